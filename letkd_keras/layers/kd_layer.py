@@ -1,0 +1,246 @@
+import keras
+from keras import ops
+
+from letkd_keras.layers.batch_normalization import BatchNormalization
+
+# The smallest norm a vector is divided by. Its square, 1e-24, needs float32: normalisations run
+# in float32 whatever the dtype policy.
+_SMALLEST_NORM = 1e-12
+
+
+def inverse_norm(x, axis):
+    """The factor that l2-normalises `x` along `axis`, in float32, kept dimensions.
+
+    Args:
+        x: Tensor of any shape and float type.
+        axis: Axis of the norm.
+
+    Returns:
+        `1 / max(||x||, 1e-12)`, `x`'s shape with `axis` of size 1. Written with the maximum inside
+        the root, so that the gradient at a vector of zeros is finite.
+    """
+    square_sum = ops.sum(ops.square(ops.cast(x, "float32")), axis=axis, keepdims=True)
+    return ops.rsqrt(ops.maximum(square_sum, _SMALLEST_NORM**2))
+
+
+@keras.saving.register_keras_serializable("letkd_keras")
+class KDLayer(keras.layers.Layer):
+    """Knowledge distillation layer that lets the student decide (letKD, section 3).
+
+    A residual block of 1x1 - BN - ReLU - 1x1 inside the student. The first 1x1 convolution holds
+    `templates` learnable templates; its responses (the *scores*) are what a distiller trains to
+    agree with the teacher's assignment of the same location to semantic entities. The second holds
+    one learnable vector per template that is added back to the features, so that the student
+    decides itself what to do with what it was taught. The layer stays at inference.
+
+    With `x` of C channels, K templates and both kernels as cosine similarities:
+
+        scores = s1 * normalise(x) @ normalise(W1)       W1 [C, K], columns normalised over C
+        p      = relu(BN(scores))
+        value  = s2 * normalise(p) @ normalise(W2)       W2 [K, C], columns normalised over K
+        x_hat  = x + alpha * value
+
+    Normalisations, BN statistics and the scales run in float32 under any dtype policy; the two
+    matrix products run in the policy's compute dtype.
+
+    Args:
+        templates: Number of templates K, at least 1.
+        alpha: Weight of the value added to the features (`value_ratio` in the authors' program).
+            0 makes the layer plain supervision: the output is the input, there are no value
+            weights, only scores.
+        template_scale: Start of the learnable scale s1 of the scores.
+        value_scale: Start of the learnable scale s2 of the values.
+        momentum: BN momentum in Keras' sense.
+        epsilon: BN epsilon.
+        kernel_initializer: Initialiser of both kernels; `None` is the authors' N(0, sqrt(2 / input
+            channels)).
+        data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
+        synchronized: Whether BN statistics are taken over all replicas.
+        **kwargs: Keras' layer arguments (`name`, `dtype`, `trainable`).
+
+    Call arguments:
+        inputs: Features [B, H, W, C] (or [B, C, H, W]).
+        training: Whether BN uses and updates batch statistics.
+        return_scores: Whether to return `(x_hat, scores)`, the scores before BN, [B, H, W, K] (or
+            [B, K, H, W]), rather than `x_hat`.
+        pool: Whether to return the global average of `x_hat`, [B, C]. The value convolution is
+            linear, so pooling first is the same number and runs it once per image, not once per
+            location.
+
+    Raises:
+        ValueError: If an argument is out of its range or the input has no four dimensions with a
+            known number of channels.
+
+    Reference:
+        Görgün, Gürbüz, Alatan. "Knowledge Distillation Layer that Lets the Student Decide", BMVC
+        2023, arXiv:2309.02843. Scales, initialisation and epsilons follow the authors' program.
+    """
+
+    def __init__(
+        self,
+        templates,
+        alpha=1.0,
+        template_scale=3.0,
+        value_scale=1.0,
+        momentum=0.9,
+        epsilon=1e-5,
+        kernel_initializer=None,
+        data_format=None,
+        synchronized=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not isinstance(templates, int) or templates < 1:
+            raise ValueError(
+                f"`templates` must be an integer of at least 1. Received: templates={templates}"
+            )
+        if not alpha >= 0:
+            raise ValueError(f"`alpha` must be 0 or more. Received: alpha={alpha}")
+        self.templates = templates
+        self.alpha = float(alpha)
+        self.template_scale_start = float(template_scale)
+        self.value_scale_start = float(value_scale)
+        self.momentum = momentum
+        self.epsilon = epsilon
+        if kernel_initializer is None:
+            kernel_initializer = keras.initializers.VarianceScaling(
+                scale=2.0, mode="fan_in", distribution="untruncated_normal"
+            )
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.data_format = data_format or keras.config.image_data_format()
+        if self.data_format not in ("channels_last", "channels_first"):
+            raise ValueError(
+                "`data_format` must be 'channels_last' or 'channels_first'. "
+                f"Received: data_format={data_format!r}"
+            )
+        self.synchronized = synchronized
+        self.channel_axis = -1 if self.data_format == "channels_last" else 1
+        self.location_axes = (1, 2) if self.data_format == "channels_last" else (2, 3)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+        self.batch_normalization = None
+
+    def build(self, input_shape):
+        channels = input_shape[self.channel_axis]
+        if channels is None:
+            raise ValueError(
+                "KDLayer needs a known number of channels. "
+                f"Received: input_shape={input_shape}, data_format={self.data_format!r}"
+            )
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={self.channel_axis: channels})
+        self.template_kernel = self.add_weight(
+            name="template_kernel",
+            shape=(channels, self.templates),
+            initializer=self._new_initializer(),
+            autocast=False,
+        )
+        self.template_scale = self._add_scale("template_scale", self.template_scale_start)
+        if self.alpha > 0:
+            self.value_kernel = self.add_weight(
+                name="value_kernel",
+                shape=(self.templates, channels),
+                initializer=self._new_initializer(),
+                autocast=False,
+            )
+            self.value_scale = self._add_scale("value_scale", self.value_scale_start)
+            self.batch_normalization = BatchNormalization(
+                axis=self.channel_axis,
+                momentum=self.momentum,
+                epsilon=self.epsilon,
+                synchronized=self.synchronized,
+                dtype=self.dtype_policy,
+                name="batch_normalization",
+            )
+            self.batch_normalization.build(self._scores_shape(input_shape))
+        self.built = True
+
+    def _new_initializer(self):
+        # A seeded instance draws the same numbers at each call of the same shape; both kernels
+        # take a clone, so that a square pair is not equal and transposed by accident.
+        return self.kernel_initializer.clone()
+
+    def _add_scale(self, name, start):
+        return self.add_weight(
+            name=name, shape=(), initializer=keras.initializers.Constant(start), autocast=False
+        )
+
+    def call(self, inputs, training=None, return_scores=False, pool=False):
+        scores = self.scores(inputs)
+        if self.alpha == 0:
+            outputs = ops.mean(inputs, axis=self.location_axes) if pool else inputs
+        else:
+            responses = ops.relu(self.batch_normalization(scores, training=training))
+            inverse = inverse_norm(responses, self.channel_axis)
+            if pool:
+                features = ops.mean(inputs, axis=self.location_axes)
+                outputs = features + self._value(self._mean_direction(responses, inverse))
+            else:
+                # The norm of a location's responses is one factor of all its values.
+                value = ops.cast(self._convolve(responses, self._value_kernel()), "float32")
+                outputs = inputs + ops.cast(value * inverse, self.compute_dtype)
+        return (outputs, scores) if return_scores else outputs
+
+    def scores(self, inputs):
+        """Scaled cosine similarity of each location with each template, [B, H, W, K]."""
+        directions = ops.cast(inputs, "float32") * inverse_norm(inputs, self.channel_axis)
+        kernel = self.template_kernel * inverse_norm(self.template_kernel, 0) * self.template_scale
+        return self._convolve(directions, kernel)
+
+    def _value_kernel(self):
+        """The second kernel as it acts: alpha * s2 * W2, normalised over the templates."""
+        scale = self.alpha * self.value_scale
+        return self.value_kernel * inverse_norm(self.value_kernel, 0) * scale
+
+    def _mean_direction(self, responses, inverse):
+        """Average over the locations of the normalised responses, [B, K]."""
+        if self.data_format == "channels_first":
+            responses, inverse = (ops.transpose(t, (0, 2, 3, 1)) for t in (responses, inverse))
+        _, height, width, _ = ops.shape(responses)
+        locations = height * width
+        responses = ops.reshape(responses, (-1, locations, self.templates))
+        weights = ops.reshape(inverse / ops.cast(locations, "float32"), (-1, 1, locations))
+        # A weighted sum as one matrix product: no second tensor of B x H x W x K.
+        mean = ops.matmul(ops.cast(weights, responses.dtype), responses)
+        return ops.squeeze(mean, axis=1)
+
+    def _value(self, directions):
+        kernel = ops.cast(self._value_kernel(), self.compute_dtype)
+        return ops.matmul(ops.cast(directions, self.compute_dtype), kernel)
+
+    def _convolve(self, inputs, kernel):
+        inputs = ops.cast(inputs, self.compute_dtype)
+        kernel = ops.cast(kernel, self.compute_dtype)
+        if self.data_format == "channels_first":
+            # TensorFlow has no channels-first convolution on a CPU.
+            return ops.einsum("bchw,ck->bkhw", inputs, kernel)
+        return ops.conv(inputs, kernel[None, None], data_format="channels_last")
+
+    def _scores_shape(self, input_shape):
+        shape = list(input_shape)
+        shape[self.channel_axis] = self.templates
+        return tuple(shape)
+
+    def compute_output_shape(self, input_shape, return_scores=False, pool=False):
+        outputs = tuple(input_shape)
+        if pool:
+            outputs = (input_shape[0], input_shape[self.channel_axis])
+        return (outputs, self._scores_shape(input_shape)) if return_scores else outputs
+
+    def compute_output_spec(self, inputs, training=None, return_scores=False, pool=False):
+        shapes = self.compute_output_shape(inputs.shape, return_scores, pool)
+        if not return_scores:
+            return keras.KerasTensor(shapes, dtype=self.compute_dtype)
+        return tuple(keras.KerasTensor(shape, dtype=self.compute_dtype) for shape in shapes)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "templates": self.templates,
+            "alpha": self.alpha,
+            "template_scale": self.template_scale_start,
+            "value_scale": self.value_scale_start,
+            "momentum": self.momentum,
+            "epsilon": self.epsilon,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "data_format": self.data_format,
+            "synchronized": self.synchronized,
+        }

@@ -1,0 +1,78 @@
+"""The pieces every network of the zoo is made of, with PyTorch's meaning and initialisation."""
+
+import keras
+
+from letkd_keras.layers import BatchNormalization
+
+
+def channel_axis():
+    """The axis of the channels of an image batch under Keras' `image_data_format`."""
+    return -1 if keras.config.image_data_format() == "channels_last" else 1
+
+
+def channels(x):
+    """Number of channels of a symbolic image batch."""
+    return x.shape[channel_axis()]
+
+
+def conv(x, filters, kernel_size, stride=1, *, name):
+    """Convolution without bias, He normal (fan out), with PyTorch's padding of `kernel_size // 2`.
+
+    `padding="same"` pads an even-sized map at the bottom and right only when the stride is 2;
+    PyTorch pads both sides. There the padding is a layer of its own.
+    """
+    padding = "same"
+    if stride > 1:
+        padding = "valid"
+        x = pad(x, kernel_size // 2, name=f"{name}_pad")
+    return keras.layers.Conv2D(
+        filters,
+        kernel_size,
+        strides=stride,
+        padding=padding,
+        use_bias=False,
+        kernel_initializer=keras.initializers.VarianceScaling(
+            scale=2.0, mode="fan_out", distribution="untruncated_normal"
+        ),
+        name=name,
+    )(x)
+
+
+def pad(x, width, *, name):
+    """Zeros on all four sides; nothing where the width is 0."""
+    return keras.layers.ZeroPadding2D(width, name=name)(x) if width else x
+
+
+def batch_norm(x, *, name):
+    """Batch normalisation over the channels with PyTorch's momentum, epsilon and variance."""
+    return BatchNormalization(axis=channel_axis(), name=name)(x)
+
+
+def relu(x, *, name):
+    """Rectifier."""
+    return keras.layers.ReLU(name=name)(x)
+
+
+def tap(x, name):
+    """A named endpoint, where KD layers are inserted and teachers are observed.
+
+    An identity, so that two endpoints can follow the same tensor (in resnet8 the last stage has one
+    block) and so that taps have the same name in every network whatever layer precedes them.
+    """
+    return keras.layers.Identity(name=name)(x)
+
+
+def classifier(x, num_classes, *, name):
+    """Global average pooling and a linear layer giving logits, initialised as PyTorch's Linear."""
+    x = keras.layers.GlobalAveragePooling2D(name="avgpool")(x)
+    bound = x.shape[-1] ** -0.5
+    return keras.layers.Dense(
+        num_classes,
+        # VarianceScaling's uniform limit is sqrt(3 * scale / fan_in).
+        kernel_initializer=keras.initializers.VarianceScaling(
+            scale=1 / 3, mode="fan_in", distribution="uniform"
+        ),
+        bias_initializer=keras.initializers.RandomUniform(-bound, bound),
+        dtype=keras.dtype_policies.get(keras.config.dtype_policy().variable_dtype),
+        name=name,
+    )(x)
