@@ -1,0 +1,42 @@
+"""Settings of the whole test suite: quiet, frugal TensorFlow, and where the golden files lie."""
+
+import os
+from pathlib import Path
+
+# Before TensorFlow is imported by any test module: its C++ side reads these once.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
+
+import pytest
+
+_GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--golden",
+        metavar="DIR",
+        type=Path,
+        default=_GOLDEN,
+        help="folder of golden .npz files to test against (default: tests/golden)",
+    )
+
+
+def pytest_configure(config):
+    directory = config.getoption("--golden")
+    if not directory.is_dir():
+        raise pytest.UsageError(f"`--golden` must be a folder. Received: {directory}")
+
+
+def pytest_generate_tests(metafunc):
+    """One test a file: `golden_model` is each model_*.npz of the golden folder in turn."""
+    if "golden_model" in metafunc.fixturenames:
+        files = sorted(metafunc.config.getoption("--golden").glob("model_*.npz"))
+        metafunc.parametrize("golden_model", files, ids=[file.stem for file in files])
+
+
+@pytest.fixture(scope="session")
+def golden_dir(request):
+    """The folder of golden files, a `Path`: tests/golden or what `--golden` says."""
+    return request.config.getoption("--golden")
