@@ -1,0 +1,17 @@
+"""The offline stage: what a teacher's features look like, fitted once, used for any student."""
+
+from letkd_keras.prototypes.fingerprint import fingerprint
+from letkd_keras.prototypes.fitting import fit_prototypes
+from letkd_keras.prototypes.prototypes import (
+    IntermediatePrototypes,
+    PenultimatePrototypes,
+    Prototypes,
+)
+
+__all__ = [
+    "IntermediatePrototypes",
+    "PenultimatePrototypes",
+    "Prototypes",
+    "fingerprint",
+    "fit_prototypes",
+]

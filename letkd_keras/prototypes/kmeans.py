@@ -1,0 +1,95 @@
+import numpy as np
+from scipy import sparse
+
+# Points are read, compared and summed in blocks of about this many bytes: enough to keep the
+# matrix products busy, little beside the points themselves.
+_BLOCK_BYTES = 8 << 20
+
+# How far apart the halves of a split cluster start, relative to its centre.
+_SPLIT = 1 / 1024
+
+
+def kmeans(points, k, iterations=20, seed=0, on_iteration=None):
+    """Lloyd's k-means with faiss' exact search, over ALL the points.
+
+    Centres start at `k` different points drawn at random. A cluster that loses its last point is
+    given half of the largest one, as faiss does. Sums run in float64, block by block, so the
+    points may lie in a memory-mapped file; where they lie does not change the result. With fewer
+    distinct points than `k`, surplus centres lie on or next to the points and nothing fails.
+
+    Args:
+        points: float32 [N, C], an array or a `numpy.memmap`; other float types are converted
+            block by block.
+        k: Number of clusters, 1 to N.
+        iterations: Number of passes over the points.
+        seed: Seed of the draw of the first centres.
+        on_iteration: Called as `on_iteration(iteration, inertia)` after each pass, `inertia` the
+            sum of squared distances before its update.
+
+    Returns:
+        Centres, float32 [k, C].
+
+    Raises:
+        ValueError: If there are fewer points than clusters or a point is not finite.
+    """
+    if points.ndim != 2:
+        raise ValueError(f"`points` must be [N, C]. Received: points of shape {points.shape}")
+    if not 1 <= k <= len(points):
+        raise ValueError(
+            "`k` must be at least 1 and at most the number of points. "
+            f"Received: k={k} for {len(points)} points"
+        )
+    first = np.sort(np.random.default_rng(seed).choice(len(points), size=k, replace=False))
+    centers = np.asarray(points[first], dtype="float32")
+    for iteration in range(iterations):
+        sums = np.zeros(centers.shape, dtype="float64")
+        counts = np.zeros(k, dtype="int64")
+        inertia = 0.0
+        for block in blocks(points):
+            distances, nearest = nearest_centers(block, centers)
+            one_hot = sparse.csc_array(
+                (np.ones(len(block)), nearest, np.arange(len(block) + 1)), shape=(k, len(block))
+            )
+            sums += one_hot @ block.astype("float64")
+            counts += np.bincount(nearest, minlength=k)
+            inertia += float(distances.sum(dtype="float64"))
+        filled = counts > 0
+        centers[filled] = sums[filled] / counts[filled, None]
+        _split_largest(centers, counts)
+        if on_iteration is not None:
+            on_iteration(iteration, inertia)
+    return centers
+
+
+def nearest_centers(points, centers):
+    """Squared distance to and index of the nearest centre, float32 [N] and int64 [N].
+
+    Raises:
+        ValueError: If a point is not finite.
+    """
+    import faiss
+
+    distances, nearest = faiss.knn(points, centers, 1)
+    if not np.isfinite(distances).all() or nearest.min(initial=0) < 0:
+        raise ValueError("Feature vectors must be finite. Received: NaN or infinite coordinates")
+    return distances[:, 0], nearest[:, 0]
+
+
+def blocks(points):
+    """Consecutive rows of `points` as contiguous float32 arrays of bounded size."""
+    rows = max(1024, _BLOCK_BYTES // (4 * points.shape[1]))
+    for start in range(0, len(points), rows):
+        yield np.ascontiguousarray(points[start : start + rows], dtype="float32")
+
+
+def _split_largest(centers, counts):
+    """Give each empty cluster half of the cluster that is largest by then, in place."""
+    counts = counts.copy()
+    for empty in np.flatnonzero(counts == 0):
+        largest = counts.argmax()
+        # Opposite steps along alternating axes, so that the halves differ by more than scale.
+        step = np.where(np.arange(centers.shape[1]) % 2, _SPLIT, -_SPLIT).astype("float32")
+        centers[empty] = centers[largest] * (1 + step)
+        centers[largest] *= 1 - step
+        counts[empty] = counts[largest] // 2
+        counts[largest] -= counts[empty]

@@ -1,0 +1,35 @@
+import keras
+import pytest
+
+from letkd_keras.prototypes import fingerprint
+
+
+def test_it_survives_saving_rebuilding_freezing_and_compiling(tmp_path, teacher):
+    model = teacher()
+    expected = fingerprint(model)
+    assert len(expected) == 64
+    model.save(tmp_path / "model.keras")
+    assert fingerprint(keras.models.load_model(tmp_path / "model.keras")) == expected
+    rebuilt = teacher(seed=1)
+    rebuilt.set_weights(model.get_weights())
+    assert [layer.name for layer in rebuilt.layers] != [layer.name for layer in model.layers]
+    assert fingerprint(rebuilt) == expected
+    model.compile("sgd", "mse")
+    model.trainable = False
+    assert fingerprint(model) == expected
+
+
+def test_any_weight_changes_it(teacher):
+    model = teacher()
+    expected = fingerprint(model)
+    for weight in model.weights:
+        value = weight.numpy()
+        weight.assign(value + 1e-6)
+        assert fingerprint(model) != expected, weight.path
+        weight.assign(value)
+    assert fingerprint(model) == expected
+
+
+def test_a_model_without_weights_is_refused():
+    with pytest.raises(ValueError, match="must be built"):
+        fingerprint(keras.Sequential([keras.layers.Dense(3)]))

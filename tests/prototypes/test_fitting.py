@@ -1,0 +1,182 @@
+import keras
+import numpy as np
+import pytest
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis as Reference
+
+from letkd_keras.prototypes import Prototypes, fingerprint, fit_prototypes
+from letkd_keras.prototypes.fitting import lda_components
+from letkd_keras.prototypes.kmeans import kmeans
+
+SIZES = {"templates": 12, "subclasses": 3, "components": 3, "iterations": 5}
+
+
+def _images(images=60, classes=5, size=8, seed=0):
+    r = np.random.default_rng(seed)
+    labels = np.arange(images) % classes
+    colours = r.standard_normal((classes, 3))
+    x = colours[labels][:, None, None] + r.standard_normal((images, size, size, 3))
+    return x.astype("float32"), labels
+
+
+def _equal(first, second):
+    for level in ("penultimate", "intermediate"):
+        for name, value in vars(getattr(first, level)).items():
+            np.testing.assert_array_equal(value, getattr(getattr(second, level), name))
+
+
+def _features(model, tap, x):
+    output = keras.Model(model.inputs, model.get_layer(tap).output).predict(x, verbose=0)
+    return output.reshape(-1, output.shape[-1])
+
+
+def test_each_part_is_what_the_method_says(teacher):
+    model, (x, y) = teacher(), _images()
+    prototypes = fit_prototypes(model, (x, y), **SIZES, seed=4, data_name="colours", batch_size=60)
+    prototypes.check_teacher(model)
+
+    level_1 = prototypes.penultimate
+    assert (level_1.tap, level_1.grid, level_1.pool) == ("penultimate", (4, 4), 1)
+    expected = kmeans(_features(model, "penultimate", x), 12, iterations=5, seed=4)
+    np.testing.assert_allclose(level_1.centers, expected, rtol=1e-5, atol=1e-6)
+
+    level_2 = prototypes.intermediate
+    assert (level_2.num_classes, level_2.subclasses, level_2.grid) == (5, 3, (4, 4))
+    features, labels = _features(model, "intermediate", x), np.repeat(y, 16)
+    reference = Reference(solver="svd").fit(features.astype("float64"), labels)
+    np.testing.assert_allclose(level_2.lda_mean, reference.xbar_, rtol=1e-5)
+    signs = np.sign(np.sum(level_2.lda_scalings * reference.scalings_[:, :3], axis=0))
+    np.testing.assert_allclose(
+        level_2.lda_scalings * signs, reference.scalings_[:, :3], rtol=1e-4, atol=1e-5
+    )
+
+    # The loop of the method, point by point.
+    z = level_2.project(features)
+    counts = np.zeros((15, 15))
+    for point, label in zip(z, labels, strict=True):
+        distances = np.sum((level_2.centers - point) ** 2, axis=1)
+        own = 3 * label + distances[3 * label : 3 * label + 3].argmin()
+        counts[own, distances.argmin()] += 1
+    expected = counts / counts.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(level_2.subclass_scores, expected, rtol=1e-5)
+    np.testing.assert_allclose(level_2.subclass_scores.sum(axis=1), 1, rtol=1e-6)
+
+    manifest = prototypes.manifest
+    assert manifest["teacher"] == {"name": "small", "fingerprint": fingerprint(model)}
+    assert manifest["data"] == {"name": "colours", "images": 60}
+    assert manifest["seed"] == 4
+    assert manifest["versions"]["keras"] == keras.__version__
+
+
+def test_the_seed_decides_and_the_teacher_is_left_alone(tmp_path, teacher):
+    model, data = teacher(), _images()
+    before = fingerprint(model)
+    first = fit_prototypes(model, data, **SIZES, seed=4)
+    _equal(first, fit_prototypes(model, data, **SIZES, seed=4))
+    other = fit_prototypes(model, data, **SIZES, seed=5)
+    assert not np.array_equal(first.penultimate.centers, other.penultimate.centers)
+    assert fingerprint(model) == before
+    first.save(tmp_path / "prototypes.npz")
+    _equal(first, Prototypes.load(tmp_path / "prototypes.npz"))
+
+
+def test_a_data_set_of_batches_is_the_same_as_arrays(teacher):
+    import tensorflow as tf
+
+    model, (x, y) = teacher(), _images()
+    arrays = fit_prototypes(model, (x, y), **SIZES, batch_size=16)
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
+    _equal(arrays, fit_prototypes(model, batches, **SIZES))
+    with_weights = [(x[i : i + 16], y[i : i + 16, None], None) for i in range(0, 60, 16)]
+    _equal(arrays, fit_prototypes(model, with_weights, **SIZES))
+
+
+def test_pooling_halves_the_grid(teacher):
+    model, (x, y) = teacher(), _images()
+    prototypes = fit_prototypes(model, (x, y), **SIZES, pool=2)
+    assert prototypes.penultimate.grid == prototypes.intermediate.grid == (2, 2)
+    model_2 = keras.Model(model.inputs, model.get_layer("penultimate").output)
+    features = model_2.predict(x, verbose=0).reshape(60, 2, 2, 2, 2, 8).mean(axis=(2, 4))
+    expected = kmeans(features.reshape(-1, 8), 12, iterations=5)
+    np.testing.assert_allclose(prototypes.penultimate.centers, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_letkd_1_has_no_intermediate_part(teacher):
+    prototypes = fit_prototypes(teacher(), _images(), **SIZES, intermediate=None)
+    assert prototypes.intermediate is None
+    prototypes.check_teacher(teacher())
+
+
+def test_little_memory_means_a_sample_for_the_clusters_but_all_points_for_the_rest(teacher):
+    model, data = teacher(), _images()
+    full = fit_prototypes(model, data, **SIZES)
+    small = fit_prototypes(model, data, **SIZES, memory=300 * (4 * 8 + 20))
+    assert not np.array_equal(full.penultimate.centers, small.penultimate.centers)
+    np.testing.assert_array_equal(full.intermediate.lda_scalings, small.intermediate.lda_scalings)
+    # Rows are histograms over all 960 points: row sums of the counts recover whole numbers.
+    assert small.intermediate.subclass_scores.shape == (15, 15)
+    np.testing.assert_allclose(small.intermediate.subclass_scores.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_number_of_components():
+    assert lda_components(60, 100, 64) == 60
+    assert lda_components(60, 100, 32) == 32
+    assert lda_components(60, 10, 64) == 8
+    assert lda_components(9, 10, 64) == 9
+    assert lda_components(60, 40, 64) == 39
+    assert lda_components(60, 2, 64) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"templates": 0}, "`templates` must be .*templates=0"),
+        ({"templates": 2.5}, "`templates` must be an integer"),
+        ({"subclasses": 0}, "subclasses=0"),
+        ({"iterations": 0}, "iterations=0"),
+        ({"pool": 3}, "`pool` must be 1 or 2"),
+        ({"templates": 961}, "templates=961 for 960 feature vectors"),
+        ({"subclasses": 193}, "subclasses=193 feature vectors.*class 0"),
+        ({"penultimate": "penultimte"}, "such as 'penultimate'"),
+        ({"intermediate": "dense"}, "must be"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_image(changes, message, monkeypatch, teacher):
+    monkeypatch.setattr(
+        "letkd_keras.prototypes.teacher_features.TeacherFeatures.__call__",
+        lambda *_: pytest.fail("the teacher ran"),
+    )
+    with pytest.raises(ValueError, match=message):
+        fit_prototypes(teacher(), _images(), **{**SIZES, **changes})
+
+
+def test_bad_data_is_refused(teacher):
+    model, (x, y) = teacher(), _images()
+    batches = [(x[:30], y[:30]), (x[30:], y[30:])]
+    with pytest.raises(ValueError, match="empty after the first"):
+        fit_prototypes(model, (batch for batch in batches), **SIZES)
+    with pytest.raises(ValueError, match=r"\[0, 5\).*from 1 to 5"):
+        fit_prototypes(model, (x, y + 1), **SIZES)
+    with pytest.raises(ValueError, match="not one-hot"):
+        fit_prototypes(model, (x, np.eye(5)[y]), **SIZES)
+    with pytest.raises(ValueError, match="60 images and 59 labels"):
+        fit_prototypes(model, (x, y[1:]), **SIZES)
+    with pytest.raises(ValueError, match="at least one image"):
+        fit_prototypes(model, (x[:0], y[:0]), **SIZES)
+    with pytest.raises(ValueError, match="templates=961 for 960"):
+        fit_prototypes(model, batches, **{**SIZES, "templates": 961})
+    with pytest.raises(ValueError, match=r"class 4 \(0\)"):
+        fit_prototypes(model, [(x[y < 4], y[y < 4])], **SIZES)
+
+
+def test_teachers_of_another_form_are_refused():
+    with pytest.raises(ValueError, match=r"functional keras.Model"):
+        fit_prototypes(keras.Sequential(), _images(), **SIZES)
+    inputs = keras.Input((8, 8, 3))
+    maps = keras.layers.Conv2D(3, 1, name="penultimate")(inputs)
+    with pytest.raises(ValueError, match=r"\[B, classes\]"):
+        fit_prototypes(keras.Model(inputs, maps), _images(), **SIZES)
+    free = keras.Input((None, None, 3))
+    maps = keras.layers.Conv2D(3, 1, name="penultimate")(free)
+    logits = keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(maps))
+    with pytest.raises(ValueError, match="of known size"):
+        fit_prototypes(keras.Model(free, logits), _images(), **SIZES, intermediate=None)

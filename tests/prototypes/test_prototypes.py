@@ -1,0 +1,142 @@
+import json
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from letkd_keras.prototypes import (
+    IntermediatePrototypes,
+    PenultimatePrototypes,
+    Prototypes,
+    fingerprint,
+)
+
+
+def _prototypes(manifest=None, intermediate=True):
+    r = np.random.default_rng(0)
+    level_1 = PenultimatePrototypes("penultimate", (4, 4), 1, r.random((7, 8), "float32"))
+    level_2 = IntermediatePrototypes(
+        tap="intermediate",
+        grid=(4, 4),
+        pool=1,
+        lda_mean=r.random(6, "float32"),
+        lda_scalings=r.random((6, 3), "float32"),
+        centers=r.random((10, 3), "float32"),
+        subclass_scores=r.random((10, 10), "float32"),
+        num_classes=5,
+        subclasses=2,
+    )
+    return Prototypes(level_1, level_2 if intermediate else None, manifest or {"seed": 3})
+
+
+@pytest.mark.parametrize("intermediate", [True, False])
+def test_saved_and_loaded_they_are_the_same(tmp_path, intermediate):
+    saved = _prototypes(intermediate=intermediate)
+    saved.save(tmp_path / "new" / "prototypes.npz")
+    loaded = Prototypes.load(tmp_path / "new" / "prototypes.npz")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["prototypes.npz"]
+    assert loaded.manifest["seed"] == 3
+    assert loaded.manifest["arrays"]["penultimate/centers"]["shape"] == [7, 8]
+    for level in ("penultimate", "intermediate"):
+        before, after = getattr(saved, level), getattr(loaded, level)
+        if before is None:
+            assert after is None
+            continue
+        for name in (f.name for f in fields(before)):
+            expected, value = getattr(before, name), getattr(after, name)
+            assert type(value) is type(expected)
+            np.testing.assert_array_equal(value, expected)
+
+
+def test_the_same_prototypes_are_the_same_bytes_also_after_a_round_trip(tmp_path):
+    first, second, third = (tmp_path / name for name in "abc")
+    _prototypes().save(first)
+    _prototypes().save(second)
+    Prototypes.load(first).save(third)
+    assert first.read_bytes() == second.read_bytes() == third.read_bytes()
+
+
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "prototypes.npz"
+    _prototypes().save(path)
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        _prototypes(manifest={"seed": object()}).save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_missing_truncated_and_foreign_files_are_told_apart(tmp_path):
+    path = tmp_path / "prototypes.npz"
+    with pytest.raises(FileNotFoundError, match="No prototypes at"):
+        Prototypes.load(path)
+    _prototypes().save(path)
+    whole = path.read_bytes()
+    for size in (0, 10, len(whole) // 2, len(whole) - 5):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match="truncated, damaged or of another kind"):
+            Prototypes.load(path)
+    np.savez(path, manifest=np.zeros(3), x=np.ones(2))
+    with pytest.raises(ValueError, match="another kind"):
+        Prototypes.load(path)
+    np.savez(path, x=np.ones(2))
+    with pytest.raises(ValueError, match="another kind"):
+        Prototypes.load(path)
+    np.savez(path, manifest=np.array({"pickled": 1}))
+    with pytest.raises(ValueError, match="another kind"):
+        Prototypes.load(path)
+
+
+def _rewrite(path, change):
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    manifest = json.loads(arrays["manifest"].tobytes())
+    change(manifest, arrays)
+    arrays["manifest"] = np.frombuffer(json.dumps(manifest).encode(), "uint8")
+    np.savez(path, **arrays)
+
+
+def test_a_changed_array_and_another_version_are_refused(tmp_path):
+    path = tmp_path / "prototypes.npz"
+
+    def touch(_, arrays):
+        arrays["penultimate/centers"][2, 3] += 1e-6
+
+    _prototypes().save(path)
+    _rewrite(path, touch)
+    with pytest.raises(ValueError, match="'penultimate/centers' does not match its checksum"):
+        Prototypes.load(path)
+
+    _prototypes().save(path)
+    _rewrite(path, lambda manifest, _: manifest.update(format_version=99))
+    with pytest.raises(ValueError, match="format version 99"):
+        Prototypes.load(path)
+
+    _prototypes().save(path)
+    _rewrite(path, lambda _, arrays: arrays.pop("intermediate/centers"))
+    with pytest.raises(ValueError, match="'intermediate/centers' does not match"):
+        Prototypes.load(path)
+
+
+def test_only_their_own_teacher_passes(teacher):
+    own = teacher()
+    prototypes = _prototypes({"teacher": {"name": "small", "fingerprint": fingerprint(own)}})
+    prototypes.check_teacher(own)
+    with pytest.raises(ValueError, match=r"another teacher.*'small' with fingerprint"):
+        prototypes.check_teacher(teacher(seed=1))
+
+
+def test_taps_are_checked_even_without_a_recorded_teacher(teacher):
+    prototypes = _prototypes()
+    prototypes.check_teacher(teacher())
+    with pytest.raises(ValueError, match=r"penultimate.*4 x 4 with 8 .*Received.* 6 x 6 with 8"):
+        prototypes.check_teacher(teacher(size=12))
+    with pytest.raises(ValueError, match=r"4 x 4 with 8 .*Received.* 4 x 4 with 9"):
+        prototypes.check_teacher(teacher(width=7))
+    with pytest.raises(ValueError, match=r"of 5 classes.*Received.* of 4"):
+        prototypes.check_teacher(teacher(num_classes=4))
+    elsewhere = replace(prototypes.penultimate, tap="penultimat")
+    with pytest.raises(ValueError, match=r"such as 'penultimate'.*tap='penultimat'"):
+        Prototypes(elsewhere).check_teacher(teacher())
+    pooled = replace(prototypes.penultimate, pool=2, grid=(2, 2))
+    Prototypes(pooled).check_teacher(teacher())

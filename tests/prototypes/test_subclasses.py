@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from letkd_keras.prototypes.subclasses import SubclassScores, fit_subclasses, subclass_scores
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+def _golden():
+    with np.load(GOLDEN / "method_subclass_scores.npz") as file:
+        return {name: file[name] for name in file.files}
+
+
+def test_scores_are_the_authors():
+    g = _golden()
+    scores = subclass_scores(g["features"], g["own_class_subclass"], g["centers"])
+    np.testing.assert_allclose(scores, g["scores"], rtol=1e-12, atol=0)
+
+
+def test_scores_from_labels_in_parts_and_merged_are_the_authors():
+    g = _golden()
+    shards = []
+    for shard in range(3):
+        scores = SubclassScores(g["centers"].astype("float32"), num_classes=5)
+        for features, labels in zip(
+            np.array_split(g["features"][shard::3], 4),
+            np.array_split(g["labels"][shard::3], 4),
+            strict=True,
+        ):
+            scores.update(features, labels)
+        shards.append(scores)
+    shards[0].merge(shards[1])
+    shards[0].merge(shards[2])
+    assert shards[0].counts.sum() == 20000
+    np.testing.assert_allclose(shards[0].result(), g["scores"], rtol=1e-6, atol=0)
+
+
+def test_a_subclass_without_points_is_confused_with_itself():
+    centers = np.array([[0.0], [1.0], [50.0]])
+    scores = subclass_scores(np.array([[0.1], [0.2], [0.9]]), np.array([0, 0, 0]), centers)
+    np.testing.assert_allclose(scores, [[2 / 3, 1 / 3, 0], [0, 1, 0], [0, 0, 1]])
+
+
+def test_subclasses_are_found_class_by_class():
+    r = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), [100, 250, 70, 180])
+    points = r.standard_normal((600, 2)) + 20 * labels[:, None]
+    centers = fit_subclasses(points.astype("float32"), labels, 4, 3, iterations=100, seed=5)
+    for label, own in enumerate(centers.reshape(4, 3, 2)):
+        members = points[labels == label]
+        nearest = np.linalg.norm(members[:, None] - own, axis=-1).argmin(axis=1)
+        means = [members[nearest == subclass].mean(axis=0) for subclass in range(3)]
+        np.testing.assert_allclose(own, means, rtol=1e-4, atol=1e-4)
+
+
+def test_a_class_has_the_same_subclasses_whatever_the_others_are():
+    points = np.random.default_rng(0).standard_normal((90, 2)).astype("float32")
+    both = fit_subclasses(points, np.repeat([0, 1], [50, 40]), 2, 3)
+    changed = points.copy()
+    changed[:50] *= 2
+    np.testing.assert_array_equal(
+        fit_subclasses(changed, np.repeat([0, 1], [50, 40]), 2, 3)[3:], both[3:]
+    )
+
+
+def test_small_classes_are_refused_by_name():
+    labels = np.array([0] * 5 + [1] * 2 + [3] * 5)
+    with pytest.raises(ValueError, match=r"class 1 \(2\), 2 \(0\)"):
+        fit_subclasses(np.zeros((12, 2), "float32"), labels, 4, 3)
