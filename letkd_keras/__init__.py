@@ -5,6 +5,7 @@ from letkd_keras.distillers import KD, Distiller, LetKD
 from letkd_keras.insertion import insert_kd_layers
 from letkd_keras.layers import BatchNormalization, IntermediateTargets, KDLayer, PenultimateTargets
 from letkd_keras.losses import TemplateKLDivergence
+from letkd_keras.prototypes import Prototypes, fit_prototypes
 
 __version__ = "0.1.0"
 
@@ -16,7 +17,9 @@ __all__ = [
     "KDLayer",
     "LetKD",
     "PenultimateTargets",
+    "Prototypes",
     "TemplateKLDivergence",
+    "fit_prototypes",
     "insert_kd_layers",
     "models",
     "optimizers",

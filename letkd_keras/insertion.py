@@ -102,8 +102,7 @@ class TrainingGraph:
             pool = layer.name in pooled
             if pool:
                 skipped.add(_readers(student, layer)[0].name)
-            wanted = {**kwargs, "return_scores": True, "pool": pool}
-            outputs, layer_scores = layer(*args, **wanted)
+            outputs, layer_scores = _WithScores(layer, pool)(*args)
             if layer.data_format == "channels_first":
                 layer_scores = keras.ops.transpose(layer_scores, (0, 2, 3, 1))
             scores[levels[layer.name]] = layer_scores
@@ -118,6 +117,26 @@ class TrainingGraph:
 
     def __call__(self, inputs, training):
         return self._function(inputs, training=training)
+
+
+class _WithScores(keras.layers.Layer):
+    """A KD layer as the training graph calls it.
+
+    A layer of its own since Keras wants the same number of outputs from all calls of a layer in
+    functional models, and the student calls the KD layer for its features alone.
+    """
+
+    def __init__(self, kd_layer, pool):
+        super().__init__(name=f"{kd_layer.name}_with_scores", dtype=kd_layer.dtype_policy)
+        self.kd_layer = kd_layer
+        self.pool = pool
+        self.built = True
+
+    def call(self, inputs, training=None):
+        return self.kd_layer(inputs, training=training, return_scores=True, pool=self.pool)
+
+    def compute_output_spec(self, inputs, training=None):
+        return self.kd_layer.compute_output_spec(inputs, return_scores=True, pool=self.pool)
 
 
 def _is_only_pooled(student, layer):
@@ -135,7 +154,8 @@ def _readers(student, layer):
     produced = {id(tensor) for tensor in keras.tree.flatten(layer.output)}
     readers = [
         node.operation
-        for node in student._nodes
+        for nodes in student._nodes_by_depth.values()
+        for node in nodes
         if any(id(tensor) in produced for tensor in node.input_tensors)
     ]
     if any(id(tensor) in produced for tensor in student.outputs):

@@ -1,0 +1,1 @@
+"""Recipes: the papers' experiments, and yours, from the command line."""

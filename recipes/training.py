@@ -1,0 +1,202 @@
+"""A schedule, and training by it that goes on where it was interrupted."""
+
+import csv
+import io
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+from letkd_keras.callbacks import StopOnNonFiniteLoss
+from letkd_keras.recipes.run_folder import read_json, write_json, write_text
+
+from letkd_keras import optimizers
+from letkd_keras.data import evaluation_batches, steps_per_epoch, training_batches
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Stochastic gradient descent as the published results have it.
+
+    Attributes:
+        epochs: Number of epochs.
+        learning_rate: Rate of the first epochs.
+        milestones: Completed epochs after which the rate falls to a tenth.
+        batch_size: Images a step, over all devices.
+        momentum: Nesterov momentum.
+        weight_decay: Coupled weight decay of every trainable variable.
+    """
+
+    epochs: int
+    learning_rate: float
+    milestones: tuple
+    batch_size: int = 64
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"`{name}` must be at least 1. Received: {name}={getattr(self, name)}"
+                )
+
+    def optimizer(self, steps):
+        """A new optimizer for epochs of so many steps."""
+        return optimizers.SGD(
+            optimizers.epoch_decay(self.learning_rate, self.milestones, steps),
+            momentum=self.momentum,
+            nesterov=True,
+            weight_decay=self.weight_decay,
+        )
+
+
+def cifar_schedule(learning_rate=0.05, epochs=240, batch_size=64):
+    """The paper's schedule for CIFAR-100, its milestones scaled to the epochs."""
+    milestones = tuple(optimizers.scale_milestones((150, 180, 210), epochs, 240))
+    return Schedule(epochs, learning_rate, milestones, batch_size)
+
+
+class MetricsLog(keras.callbacks.Callback):
+    """`metrics.csv`: a row for each epoch, whole after every one.
+
+    Rows of epochs that are trained again after an interruption are replaced.
+    """
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = Path(path)
+
+    def on_train_begin(self, logs=None):
+        self.rows = read_metrics(self.path) if self.path.exists() else []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.rows = [row for row in self.rows if row["epoch"] < epoch]
+        self.started = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        row = {"epoch": epoch, "learning_rate": rate, **(logs or {})}
+        row["seconds"] = time.perf_counter() - self.started
+        self.rows.append({name: float(value) for name, value in row.items()})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(self.rows[0]))
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.path, text.getvalue())
+
+
+class SaveState(keras.callbacks.Callback):
+    """Weights and optimizer after every epoch in one file, which is whole at any moment.
+
+    The optimizer's number of steps tells the epoch, so that there is no second file to disagree.
+    """
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = Path(path)
+
+    def on_epoch_end(self, epoch, logs=None):
+        aside = self.path.with_name("state.part.weights.h5")
+        self.model.save_weights(aside, overwrite=True)
+        aside.replace(self.path)
+
+
+def read_metrics(path):
+    """Rows of a `metrics.csv`, numbers as floats."""
+    with Path(path).open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def train(model, data, schedule, folder, *, seed, augmentation, verbose=2):
+    """Compile and fit a model, going on where an earlier call was interrupted.
+
+    Args:
+        model: Model giving logits, built and not compiled; trained in place.
+        data: `ImageData`.
+        schedule: `Schedule`.
+        folder: Where `metrics.csv`, TensorBoard logs and the state go.
+        seed: Seed of order and augmentation.
+        augmentation: Options `crop_padding` and `flip` of `training_batches`.
+        verbose: Keras' verbosity.
+
+    Returns:
+        Dictionary of the result: `accuracy_last`, `accuracy_best` (test accuracies in percent,
+        of the last and of the best epoch), `best_epoch` (counted from 1), `epochs`, `seconds`.
+
+    Raises:
+        FloatingPointError: If the loss is not finite.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = steps_per_epoch(len(data.x_train), schedule.batch_size)
+    model.compile(
+        optimizer=schedule.optimizer(steps),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    first_epoch = _restore(model, folder / "state.weights.h5", steps)
+    statistics = {"mean": data.mean, "std": data.std}
+    if first_epoch < schedule.epochs:
+        model.fit(
+            training_batches(
+                data.x_train,
+                data.y_train,
+                schedule.batch_size,
+                **statistics,
+                **augmentation,
+                seed=seed,
+                first_epoch=first_epoch,
+                epochs=schedule.epochs,
+            ),
+            validation_data=evaluation_batches(data.x_test, data.y_test, 256, **statistics),
+            steps_per_epoch=steps,
+            initial_epoch=first_epoch,
+            epochs=schedule.epochs,
+            verbose=verbose,
+            callbacks=[
+                StopOnNonFiniteLoss(),
+                MetricsLog(folder / "metrics.csv"),
+                keras.callbacks.TensorBoard(str(folder / "tensorboard"), write_graph=False),
+                SaveState(folder / "state.weights.h5"),
+            ],
+        )
+    return summary(read_metrics(folder / "metrics.csv"))
+
+
+def _restore(model, state, steps):
+    """Load the state of an interrupted training, if there is one; the epoch to go on with."""
+    if not state.exists():
+        return 0
+    model.optimizer.build(model.trainable_variables)
+    model.load_weights(state)
+    return int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // steps
+
+
+def summary(rows):
+    """Last and best epoch of the rows of a `metrics.csv`."""
+    best = max(rows, key=lambda row: row["val_accuracy"])
+    return {
+        "accuracy_last": 100 * rows[-1]["val_accuracy"],
+        "accuracy_best": 100 * best["val_accuracy"],
+        "best_epoch": int(best["epoch"]) + 1,
+        "epochs": len(rows),
+        "seconds": sum(row["seconds"] for row in rows),
+    }
+
+
+def finished(folder):
+    """The result of a training that ran to its end and was saved, or `None`."""
+    file = Path(folder) / "result.json"
+    return read_json(file) if file.exists() else None
+
+
+def finish(folder, result):
+    """Mark a training as done, once its model is saved; its state is of no more use."""
+    write_json(Path(folder) / "result.json", result)
+    (Path(folder) / "state.weights.h5").unlink(missing_ok=True)
+
+
+def schedule_config(schedule):
+    """The schedule as a JSON-like dictionary."""
+    return {**asdict(schedule), "milestones": list(schedule.milestones)}
