@@ -1,6 +1,6 @@
 """The zoo: networks of the papers as functional Keras models with named taps."""
 
-from letkd_keras.models.torch_weights import assign_state_dict
+from letkd_keras.models.state_dict import assign_state_dict
 from letkd_keras.models.zoo import build, names
 
 __all__ = ["assign_state_dict", "build", "names"]

@@ -3,6 +3,7 @@
 import keras
 
 from letkd_keras.layers import BatchNormalization
+from letkd_keras.models.grouped_convolution import GroupedConv2D
 
 
 def channel_axis():
@@ -15,27 +16,49 @@ def channels(x):
     return x.shape[channel_axis()]
 
 
-def conv(x, filters, kernel_size, stride=1, *, name):
+def conv(x, filters, kernel_size, stride=1, groups=1, *, name):
     """Convolution without bias, He normal (fan out), with PyTorch's padding of `kernel_size // 2`.
 
     `padding="same"` pads an even-sized map at the bottom and right only when the stride is 2;
     PyTorch pads both sides. There the padding is a layer of its own.
     """
-    padding = "same"
-    if stride > 1:
-        padding = "valid"
-        x = pad(x, kernel_size // 2, name=f"{name}_pad")
-    return keras.layers.Conv2D(
-        filters,
+    x, padding = _pytorch_padding(x, kernel_size, stride, name)
+    arguments = {
+        "strides": stride,
+        "padding": padding,
+        "use_bias": False,
+        "kernel_initializer": _he_normal("fan_out"),
+        "name": name,
+    }
+    if groups > 1:
+        return GroupedConv2D(filters, kernel_size, groups=groups, **arguments)(x)
+    return keras.layers.Conv2D(filters, kernel_size, **arguments)(x)
+
+
+def depthwise_conv(x, kernel_size, stride=1, *, name):
+    """Convolution of each channel on its own, otherwise like `conv`."""
+    x, padding = _pytorch_padding(x, kernel_size, stride, name)
+    return keras.layers.DepthwiseConv2D(
         kernel_size,
         strides=stride,
         padding=padding,
         use_bias=False,
-        kernel_initializer=keras.initializers.VarianceScaling(
-            scale=2.0, mode="fan_out", distribution="untruncated_normal"
-        ),
+        # Keras' kernel is [kh, kw, C, 1], PyTorch's [C, 1, kh, kw]: its fan out is our fan in.
+        depthwise_initializer=_he_normal("fan_in"),
         name=name,
     )(x)
+
+
+def _pytorch_padding(x, kernel_size, stride, name):
+    if stride == 1:
+        return x, "same"
+    return pad(x, kernel_size // 2, name=f"{name}_pad"), "valid"
+
+
+def _he_normal(mode):
+    return keras.initializers.VarianceScaling(
+        scale=2.0, mode=mode, distribution="untruncated_normal"
+    )
 
 
 def pad(x, width, *, name):
@@ -48,9 +71,14 @@ def batch_norm(x, *, name):
     return BatchNormalization(axis=channel_axis(), name=name)(x)
 
 
-def relu(x, *, name):
-    """Rectifier."""
-    return keras.layers.ReLU(name=name)(x)
+def relu(x, max_value=None, *, name):
+    """Rectifier, cut off at `max_value` if that is not `None` (6 in MobileNets)."""
+    return keras.layers.ReLU(max_value=max_value, name=name)(x)
+
+
+def concatenate(tensors, *, name):
+    """The channels of all tensors, one after the other."""
+    return keras.layers.Concatenate(axis=channel_axis(), name=name)(tensors)
 
 
 def tap(x, name):

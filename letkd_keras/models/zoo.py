@@ -3,19 +3,41 @@
 import difflib
 from functools import partial
 
-from letkd_keras.models.resnet import cifar_resnet
+import keras
+
+from letkd_keras.models.mobilenet_v1 import imagenet_mobilenet_v1
+from letkd_keras.models.mobilenet_v2 import cifar_mobilenet_v2, imagenet_mobilenet_v2
+from letkd_keras.models.resnet import cifar_resnet, cifar_resnet50, imagenet_resnet
+from letkd_keras.models.shufflenet_v1 import shufflenet_v1
+from letkd_keras.models.shufflenet_v2 import shufflenet_v2
+from letkd_keras.models.wide_resnet import wide_resnet
 
 _NARROW = (16, 16, 32, 64)
 _WIDE = (32, 64, 128, 256)
 
 # name: builder taking (num_classes, input_shape, name)
-_NETWORKS = {
+_CIFAR = {
     **{
         f"resnet{depth}": partial(cifar_resnet, depth, _NARROW)
         for depth in (8, 14, 20, 32, 44, 56, 110)
     },
     **{f"resnet{depth}x4": partial(cifar_resnet, depth, _WIDE) for depth in (8, 32)},
+    "resnet50": cifar_resnet50,
+    **{
+        f"wrn{depth}_{factor}": partial(wide_resnet, depth, factor)
+        for depth in (16, 40)
+        for factor in (1, 2)
+    },
+    "snv1": shufflenet_v1,
+    "snv2": shufflenet_v2,
+    "mnv2": partial(cifar_mobilenet_v2, 0.5),
 }
+_IMAGENET = {
+    **{f"imagenet_resnet{depth}": partial(imagenet_resnet, depth) for depth in (18, 34, 50)},
+    "imagenet_mobilenet_v1": imagenet_mobilenet_v1,
+    "imagenet_mobilenet_v2": imagenet_mobilenet_v2,
+}
+_NETWORKS = {**_CIFAR, **_IMAGENET}
 
 
 def names():
@@ -23,15 +45,16 @@ def names():
     return list(_NETWORKS)
 
 
-def build(name, num_classes=100, input_shape=(32, 32, 3)):
+def build(name, num_classes=None, input_shape=None):
     """Build a network of the zoo with fresh weights.
 
     Args:
-        name: One of `letkd_keras.models.names()`, e.g. `"resnet56"`.
-        num_classes: Number of classes, at least 2.
+        name: One of `letkd_keras.models.names()`, e.g. `"resnet56"`. Those that begin with
+            `imagenet_` shrink the image 32 times, the others 4 to 16 times.
+        num_classes: Number of classes, at least 2. `None` is 100, for ImageNet networks 1000.
         input_shape: Shape of an image without the batch dimension, in Keras' data format. Height
             and width may be `None`; KD layers then cannot be checked against a teacher's grid
-            before training.
+            before training. `None` is 32x32, for ImageNet networks 224x224, in three channels.
 
     Returns:
         A functional `keras.Model` from images to logits [B, num_classes], whose layers
@@ -46,13 +69,24 @@ def build(name, num_classes=100, input_shape=(32, 32, 3)):
         raise ValueError(
             f"`name` must be one of {', '.join(_NETWORKS)}. Received: name={name!r}.{hint}"
         )
+    default_classes, default_size = (1000, 224) if name in _IMAGENET else (100, 32)
+    if num_classes is None:
+        num_classes = default_classes
     if not isinstance(num_classes, int) or num_classes < 2:
         raise ValueError(
             f"`num_classes` must be an integer of at least 2. Received: num_classes={num_classes}"
         )
+    if input_shape is None:
+        input_shape = _image_shape(default_size)
     if len(tuple(input_shape)) != 3:
         raise ValueError(
             "`input_shape` must be that of one image, three numbers. "
             f"Received: input_shape={input_shape}"
         )
     return _NETWORKS[name](num_classes=num_classes, input_shape=tuple(input_shape), name=name)
+
+
+def _image_shape(size):
+    if keras.config.image_data_format() == "channels_first":
+        return (3, size, size)
+    return (size, size, 3)

@@ -1,0 +1,91 @@
+import keras
+from keras import ops
+
+
+class _ChannelLayer(keras.layers.Layer):
+    """What the two layers share: which axis holds the channels, and their number."""
+
+    def __init__(self, data_format=None, **kwargs):
+        super().__init__(**kwargs)
+        self.data_format = data_format or keras.config.image_data_format()
+        if self.data_format not in ("channels_last", "channels_first"):
+            raise ValueError(
+                "`data_format` must be 'channels_last' or 'channels_first'. "
+                f"Received: data_format={data_format!r}"
+            )
+        self.channel_axis = 3 if self.data_format == "channels_last" else 1
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def get_config(self):
+        return {**super().get_config(), "data_format": self.data_format}
+
+
+@keras.saving.register_keras_serializable("letkd_keras")
+class ChannelShuffle(_ChannelLayer):
+    """Lets the groups of a grouped convolution meet: the channels, read across the groups.
+
+    Channels written as a table of `groups` rows are read column by column: with two groups
+    (a, b, c, d) becomes (a, c, b, d). (Zhang et al., "ShuffleNet", CVPR 2018.)
+
+    Args:
+        groups: Number of groups, a divisor of the number of channels.
+        data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
+        **kwargs: Keras' layer arguments.
+
+    Call arguments:
+        inputs: Features [B, H, W, C] or [B, C, H, W].
+
+    Raises:
+        ValueError: If `groups` does not divide the channels.
+    """
+
+    def __init__(self, groups, data_format=None, **kwargs):
+        super().__init__(data_format=data_format, **kwargs)
+        self.groups = groups
+
+    def build(self, input_shape):
+        channels = input_shape[self.channel_axis]
+        if channels % self.groups:
+            raise ValueError(
+                "`groups` must divide the number of channels. "
+                f"Received: groups={self.groups}, input_shape={input_shape}"
+            )
+        self.built = True
+
+    def call(self, inputs):
+        axis = self.channel_axis
+        shape = list(ops.shape(inputs))
+        table = (self.groups, inputs.shape[axis] // self.groups)
+        outputs = ops.reshape(inputs, (-1, *shape[1:axis], *table, *shape[axis + 1 :]))
+        outputs = ops.swapaxes(outputs, axis, axis + 1)
+        return ops.reshape(outputs, (-1, *shape[1:]))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "groups": self.groups}
+
+
+@keras.saving.register_keras_serializable("letkd_keras")
+class ChannelSplit(_ChannelLayer):
+    """The first and the second half of the channels (ShuffleNetV2's two branches).
+
+    Args:
+        data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
+        **kwargs: Keras' layer arguments.
+
+    Call arguments:
+        inputs: Features [B, H, W, C] or [B, C, H, W], C even.
+
+    Returns:
+        Two tensors of C / 2 channels.
+    """
+
+    def call(self, inputs):
+        return tuple(ops.split(inputs, 2, axis=self.channel_axis))
+
+    def compute_output_shape(self, input_shape):
+        half = list(input_shape)
+        half[self.channel_axis] //= 2
+        return tuple(half), tuple(half)
