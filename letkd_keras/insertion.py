@@ -200,3 +200,10 @@ def find_tap(model, name, argument="tap"):
             f"Layers with a like name, or else the last ones: {', '.join(close)}"
         )
     return model.get_layer(name)
+
+
+def spatial_shape(shape):
+    """Height and width of a shape [B, H, W, C] under Keras' data format."""
+    if keras.config.image_data_format() == "channels_last":
+        return tuple(shape[1:3])
+    return tuple(shape[2:4])

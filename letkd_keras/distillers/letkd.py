@@ -9,6 +9,7 @@ from letkd_keras.insertion import (
     find_tap,
     insert_kd_layers,
     kd_layers_of,
+    spatial_shape,
 )
 from letkd_keras.layers import IntermediateTargets, KDLayer, PenultimateTargets
 from letkd_keras.losses import TemplateKLDivergence
@@ -241,10 +242,3 @@ def _check_fit(student, teacher, prototypes, taps):
                 f"prototypes one of {fitted.grid[0]}x{fitted.grid[1]}. Fit prototypes with a "
                 "`pool` that makes the teacher's grid the student's."
             )
-
-
-def spatial_shape(shape):
-    """Height and width of a shape [B, H, W, C] under Keras' data format."""
-    if keras.config.image_data_format() == "channels_last":
-        return tuple(shape[1:3])
-    return tuple(shape[2:4])
