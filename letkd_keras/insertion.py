@@ -1,20 +1,21 @@
 """KD layers into a functional student, and the student's graph as distillation runs it."""
 
-import difflib
-
 import keras
 
+from letkd_keras.graph import check_functional, copy_with, find_tap, flatten, readers, retrace
 from letkd_keras.layers import KDLayer
 
 
 def insert_after(model, insertions):
     """Copy a functional model with further layers after named ones.
 
-    Everything that read a named layer's output reads the inserted layer's instead.
+    Everything that read a named layer's output reads the inserted layer's instead. Functional
+    models inside the model (a backbone) are flattened, so that their layers can be named.
 
     Args:
         model: Functional `keras.Model`. It is left as it was.
-        insertions: Mapping of layer names to new layers of one input and one output of like shape.
+        insertions: Mapping of layer names to lists of new layers, in order, each of one input and
+            one output of like shape.
 
     Returns:
         A functional model with the same layers, names and weights, plus the insertions.
@@ -24,19 +25,17 @@ def insert_after(model, insertions):
             used more than once.
     """
     check_functional(model, "model")
+    flat = flatten(model)
     for tap in insertions:
-        find_tap(model, tap)
+        find_tap(flat, tap)
 
     def call(layer, *args, **kwargs):
         outputs = layer(*args, **kwargs)
-        inserted = insertions.get(layer.name)
-        return inserted(outputs) if inserted is not None else outputs
+        for inserted in insertions.get(layer.name, ()):
+            outputs = inserted(outputs)
+        return outputs
 
-    # `clone_model` copies layers and, for models inside the model, their graphs; weights are new.
-    copy = keras.models.clone_model(model, call_function=call)
-    for layer in model.layers:
-        copy.get_layer(layer.name).set_weights(layer.get_weights())
-    return copy
+    return copy_with(flat, call)
 
 
 def insert_kd_layers(
@@ -62,8 +61,11 @@ def insert_kd_layers(
     Raises:
         ValueError: If a tap is not in the student.
     """
-    layers = {intermediate_tap: intermediate, penultimate_tap: penultimate}
-    return insert_after(student, {tap: layer for tap, layer in layers.items() if layer is not None})
+    insertions = {}
+    for tap, layer in ((intermediate_tap, intermediate), (penultimate_tap, penultimate)):
+        if layer is not None:
+            insertions.setdefault(tap, []).append(layer)
+    return insert_after(student, insertions)
 
 
 class TrainingGraph:
@@ -78,6 +80,8 @@ class TrainingGraph:
     Args:
         student: Functional `keras.Model`.
         kd_layers: Mapping of a level's name to the `KDLayer` of the student that serves it.
+        pools: Mapping of a level's name to the window by which its scores are averaged, where the
+            student's grid is finer than the targets'; 1 where it is left out.
 
     Call arguments:
         inputs: Images.
@@ -88,9 +92,10 @@ class TrainingGraph:
         layer.
     """
 
-    def __init__(self, student, kd_layers):
+    def __init__(self, student, kd_layers, pools=()):
         scores = {}
-        pooled = {layer.name for layer in kd_layers.values() if _is_only_pooled(student, layer)}
+        pools = dict(pools)
+        pooled = {layer.name for layer in kd_layers.values() if is_only_pooled(student, layer)}
         skipped = set()
         levels = {layer.name: level for level, layer in kd_layers.items()}
 
@@ -101,22 +106,25 @@ class TrainingGraph:
                 return layer(*args, **kwargs)
             pool = layer.name in pooled
             if pool:
-                skipped.add(_readers(student, layer)[0].name)
+                skipped.add(readers(student, layer)[0].name)
             outputs, layer_scores = _WithScores(layer, pool)(*args)
             if layer.data_format == "channels_first":
                 layer_scores = keras.ops.transpose(layer_scores, (0, 2, 3, 1))
-            scores[levels[layer.name]] = layer_scores
+            level = levels[layer.name]
+            scores[level] = _average(layer_scores, pools.get(level, 1))
             return (outputs, layer_scores) if kwargs.get("return_scores") else outputs
 
-        retraced = keras.models.clone_model(
-            student, clone_function=lambda layer: layer, call_function=call
-        )
-        self._function = keras.Model(
-            retraced.inputs, {"logits": retraced.output, **scores}, name="training_graph"
-        )
+        inputs, logits = retrace(student, call_fn=call)
+        self._function = keras.Model(inputs, {"logits": logits, **scores}, name="training_graph")
 
     def __call__(self, inputs, training):
         return self._function(inputs, training=training)
+
+
+def _average(scores, pool):
+    if pool == 1:
+        return scores
+    return keras.ops.average_pool(scores, pool, strides=pool, data_format="channels_last")
 
 
 class _WithScores(keras.layers.Layer):
@@ -139,71 +147,17 @@ class _WithScores(keras.layers.Layer):
         return self.kd_layer.compute_output_spec(inputs, return_scores=True, pool=self.pool)
 
 
-def _is_only_pooled(student, layer):
-    readers = _readers(student, layer)
+def is_only_pooled(student, layer):
+    """Whether a KD layer's output goes to a global average pooling and nowhere else."""
+    reading = readers(student, layer)
     return (
-        len(readers) == 1
-        and isinstance(readers[0], keras.layers.GlobalAveragePooling2D)
-        and readers[0].data_format == layer.data_format
-        and not readers[0].keepdims
+        len(reading) == 1
+        and isinstance(reading[0], keras.layers.GlobalAveragePooling2D)
+        and reading[0].data_format == layer.data_format
+        and not reading[0].keepdims
     )
-
-
-def _readers(student, layer):
-    """The operations of the student that read the layer's output."""
-    produced = {id(tensor) for tensor in keras.tree.flatten(layer.output)}
-    readers = [
-        node.operation
-        for nodes in student._nodes_by_depth.values()
-        for node in nodes
-        if any(id(tensor) in produced for tensor in node.input_tensors)
-    ]
-    if any(id(tensor) in produced for tensor in student.outputs):
-        readers.append(student)
-    return readers
 
 
 def kd_layers_of(student):
     """The KD layers of a student by name, in the order of its graph."""
     return {layer.name: layer for layer in student.layers if isinstance(layer, KDLayer)}
-
-
-def check_functional(model, argument):
-    """Refuse what is not a functional model with one output.
-
-    Raises:
-        ValueError: Naming `argument`.
-    """
-    if not isinstance(model, keras.Model) or not hasattr(model, "operations"):
-        raise ValueError(
-            f"`{argument}` must be a functional or sequential keras.Model, so that its layers can "
-            f"be reached by name. Received: {argument}={model!r} of {type(model)}"
-        )
-    if len(model.outputs) != 1 or len(model.inputs) != 1:
-        raise ValueError(
-            f"`{argument}` must have one input and one output. "
-            f"Received: {len(model.inputs)} inputs and {len(model.outputs)} outputs"
-        )
-
-
-def find_tap(model, name, argument="tap"):
-    """The layer of a model that a tap names.
-
-    Raises:
-        ValueError: If there is none, naming close ones.
-    """
-    names = [layer.name for layer in model.layers]
-    if name not in names:
-        close = difflib.get_close_matches(str(name), names, n=5) or names[-5:]
-        raise ValueError(
-            f"`{argument}` must name a layer of {model.name!r}. Received: {argument}={name!r}. "
-            f"Layers with a like name, or else the last ones: {', '.join(close)}"
-        )
-    return model.get_layer(name)
-
-
-def spatial_shape(shape):
-    """Height and width of a shape [B, H, W, C] under Keras' data format."""
-    if keras.config.image_data_format() == "channels_last":
-        return tuple(shape[1:3])
-    return tuple(shape[2:4])

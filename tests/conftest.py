@@ -30,10 +30,11 @@ def pytest_configure(config):
 
 
 def pytest_generate_tests(metafunc):
-    """One test a file: `golden_model` is each model_*.npz of the golden folder in turn."""
-    if "golden_model" in metafunc.fixturenames:
-        files = sorted(metafunc.config.getoption("--golden").glob("model_*.npz"))
-        metafunc.parametrize("golden_model", files, ids=[file.stem for file in files])
+    """`golden_model` and `golden_step` are each such file of the golden folder in turn."""
+    for kind in ("model", "step"):
+        if f"golden_{kind}" in metafunc.fixturenames:
+            files = sorted(metafunc.config.getoption("--golden").glob(f"{kind}_*.npz"))
+            metafunc.parametrize(f"golden_{kind}", files, ids=[file.stem for file in files])
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,141 @@
+import keras
+import numpy as np
+import pytest
+
+from letkd_keras import KDLayer, LetKD, fit_prototypes, insert_kd_layers, models
+from letkd_keras.graph import flatten
+from letkd_keras.insertion import TrainingGraph, insert_after, kd_layers_of
+
+SIZE = 64
+
+BACKBONES = {
+    "mobilenet_v3_small": keras.applications.MobileNetV3Small,
+    "efficientnet_b0": keras.applications.EfficientNetB0,
+    "resnet50_v2": keras.applications.ResNet50V2,
+}
+
+
+def _nested(name, classes=3):
+    """A backbone of `keras.applications` as one layer under a new classifier."""
+    keras.utils.set_random_seed(0)
+    builder = BACKBONES[name]
+    backbone = builder(include_top=False, weights=None, input_shape=(SIZE, SIZE, 3))
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.GlobalAveragePooling2D()(backbone(inputs))
+    return keras.Model(inputs, keras.layers.Dense(classes, name="head")(x), name="nested")
+
+
+def _last_feature_map(model):
+    return [layer.name for layer in flatten(model).layers if len(layer.output.shape) == 4][-1]
+
+
+def _x(images=4, size=SIZE):
+    return np.random.default_rng(0).uniform(0, 255, (images, size, size, 3)).astype("float32")
+
+
+def _silenced(layer):
+    """A KD layer whose value is there but adds nothing."""
+    layer.value_scale.assign(0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BACKBONES)
+def test_nested_backbones_take_kd_layers_and_train(name):
+    student = _nested(name)
+    tap, x, y = _last_feature_map(student), _x(), np.array([0, 1, 2, 0])
+    supervised = insert_kd_layers(student, KDLayer(7, name="kd_penultimate"), penultimate_tap=tap)
+    names = [layer.name for layer in flatten(student).layers]
+    inserted = [layer.name for layer in supervised.layers]
+    assert [n for n in inserted if n != "kd_penultimate"] == names
+    expected = student(x, training=False)
+    assert not np.allclose(supervised(x, training=False), expected, rtol=1e-3)
+    _silenced(supervised.get_layer("kd_penultimate"))
+    np.testing.assert_allclose(supervised(x, training=False), expected, rtol=1e-4, atol=1e-5)
+
+    prototypes = fit_prototypes(student, (x, y), templates=5, penultimate=tap, intermediate=None)
+    model = LetKD(student, student, prototypes, penultimate=tap, intermediate=None)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    logs = model.train_on_batch(x, y, return_dict=True)
+    assert np.isfinite(list(logs.values())).all()
+    assert {"kl_penultimate", "task_loss"} <= logs.keys()
+
+
+def test_preprocessing_inside_a_backbone_is_kept():
+    student = _nested("mobilenet_v3_small")
+    tap = _last_feature_map(student)
+    supervised = insert_kd_layers(student, KDLayer(7, name="kd"), penultimate_tap=tap)
+    before, after = (
+        [x for x in m.layers if isinstance(x, keras.layers.Rescaling)]
+        for m in (flatten(student), supervised)
+    )
+    assert len(after) == len(before) == 1
+    assert after[0].get_config() == before[0].get_config()
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wrn16_1"])
+def test_with_alpha_0_the_students_output_is_unchanged_and_without_it_is_not(name):
+    student = models.build(name, 10)
+    x = _x(2, 32) / 255
+    kd = {"penultimate": KDLayer(5, alpha=0, name="a"), "intermediate": KDLayer(6, alpha=0)}
+    supervised = insert_kd_layers(student, **kd)
+    np.testing.assert_allclose(supervised(x), student(x), rtol=1e-5, atol=1e-6)
+    kd = {"penultimate": KDLayer(5, name="a"), "intermediate": KDLayer(6, name="b")}
+    assert not np.allclose(insert_kd_layers(student, **kd)(x), student(x), rtol=1e-3)
+
+
+def test_the_inserted_output_is_what_every_reader_reads():
+    inputs = keras.Input((4, 4, 2))
+    tapped = keras.layers.ReLU(name="tap")(inputs)
+    left = keras.layers.Conv2D(3, 1, name="left")(tapped)
+    right = keras.layers.Conv2D(3, 1, name="right")(tapped)
+    model = keras.Model(inputs, keras.layers.Add()([left, right]))
+    double = keras.layers.Rescaling(2.0)
+    x = np.abs(_x(2, 4)[..., :2])
+    np.testing.assert_allclose(insert_after(model, {"tap": [double]})(x), model(2 * x), rtol=1e-5)
+
+
+def test_the_student_is_copied_with_its_weights_and_left_alone():
+    student = models.build("resnet8", 10)
+    count = len(student.layers)
+    kd = KDLayer(5, name="kd")
+    supervised = insert_kd_layers(student, kd)
+    assert len(student.layers) == count
+    assert kd_layers_of(supervised) == {"kd": kd}
+    assert not {id(w) for w in student.weights} & {id(w) for w in supervised.weights}
+    for layer in student.layers:
+        for old, new in zip(layer.weights, supervised.get_layer(layer.name).weights, strict=True):
+            np.testing.assert_array_equal(old.numpy(), new.numpy())
+
+
+def test_the_training_graph_computes_the_same_logits_and_the_scores():
+    x = _x(2, 32) / 255
+    kd = {"penultimate": KDLayer(5, name="p"), "intermediate": KDLayer(6, name="i")}
+    student = insert_kd_layers(models.build("resnet8", 10), **kd)
+    outputs = TrainingGraph(student, kd)(x, training=False)
+    np.testing.assert_allclose(outputs["logits"], student(x), rtol=1e-4, atol=1e-5)
+    features = keras.Model(student.inputs, student.get_layer("penultimate").output)(x)
+    expected = kd["penultimate"].scores(features)
+    np.testing.assert_allclose(outputs["penultimate"], expected, rtol=1e-4, atol=1e-5)
+    assert outputs["intermediate"].shape == (2, 8, 8, 6)
+    averaged = TrainingGraph(student, kd, {"penultimate": 2})(x, training=False)["penultimate"]
+    pooled = np.asarray(expected).reshape(2, 4, 2, 4, 2, 5).mean((2, 4))
+    np.testing.assert_allclose(averaged, pooled, rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_take_a_kd_layer_is_refused():
+    inputs = keras.Input((8, 8, 3))
+    conv = keras.layers.Conv2D(3, 3, padding="same", name="conv")
+    x = conv(conv(inputs))
+    shared = keras.Model(inputs, x)
+    with pytest.raises(ValueError, match=r"calls once.*'conv', called 2 times"):
+        insert_kd_layers(shared, KDLayer(5), penultimate_tap="conv")
+    with pytest.raises(ValueError, match=r"must name a layer.*'cnv'.*conv"):
+        insert_kd_layers(shared, KDLayer(5), penultimate_tap="cnv")
+    with pytest.raises(ValueError, match="1 inputs and 2 outputs"):
+        insert_kd_layers(keras.Model(inputs, [x, x]), KDLayer(5), penultimate_tap="conv")
+    relu = keras.layers.ReLU(name="relu")(inputs)
+    unsafe = keras.Model(inputs, keras.layers.Lambda(lambda t: t, name="secret")(relu))
+    with pytest.raises(ValueError, match="Lambda layer 'secret'"):
+        insert_kd_layers(unsafe, KDLayer(5), penultimate_tap="relu")
+    with pytest.raises(ValueError, match="functional"):
+        insert_kd_layers(conv, KDLayer(5))
