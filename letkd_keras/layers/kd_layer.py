@@ -1,15 +1,25 @@
+import math
+
 import keras
 from keras import ops
 
 from letkd_keras.layers.batch_normalization import BatchNormalization
 
 # The smallest norm a vector is divided by. Its square, 1e-24, needs float32: normalisations run
-# in float32 whatever the dtype policy.
+# in at least float32 whatever the dtype policy.
 _SMALLEST_NORM = 1e-12
+
+# float16's smallest normal number. A vector shorter than this has no direction worth having there.
+_SMALLEST_FLOAT16_NORM = 2.0**-14
+
+
+def at_least_float32(x):
+    """`x` in float32 if it is of lower precision."""
+    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
 
 
 def inverse_norm(x, axis):
-    """The factor that l2-normalises `x` along `axis`, in float32, kept dimensions.
+    """The factor that l2-normalises `x` along `axis`, in at least float32, kept dimensions.
 
     Args:
         x: Tensor of any shape and float type.
@@ -17,10 +27,14 @@ def inverse_norm(x, axis):
 
     Returns:
         `1 / max(||x||, 1e-12)`, `x`'s shape with `axis` of size 1. Written with the maximum inside
-        the root, so that the gradient at a vector of zeros is finite.
+        the root, so that the gradient at a vector of zeros is finite. For a float16 `x` it is 0
+        where the norm is below 2^-14: 1e12 is infinite in float16, and infinity times zero NaN.
     """
-    square_sum = ops.sum(ops.square(ops.cast(x, "float32")), axis=axis, keepdims=True)
-    return ops.rsqrt(ops.maximum(square_sum, _SMALLEST_NORM**2))
+    square_sum = ops.sum(ops.square(at_least_float32(x)), axis=axis, keepdims=True)
+    inverse = ops.rsqrt(ops.maximum(square_sum, _SMALLEST_NORM**2))
+    if keras.backend.standardize_dtype(x.dtype) == "float16":
+        inverse = ops.where(square_sum < _SMALLEST_FLOAT16_NORM**2, 0.0, inverse)
+    return inverse
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -40,7 +54,7 @@ class KDLayer(keras.layers.Layer):
         value  = s2 * normalise(p) @ normalise(W2)       W2 [K, C], columns normalised over K
         x_hat  = x + alpha * value
 
-    Normalisations, BN statistics and the scales run in float32 under any dtype policy; the two
+    Normalisations, BN statistics and scales run in at least float32 under any dtype policy; the two
     matrix products run in the policy's compute dtype.
 
     Args:
@@ -94,8 +108,8 @@ class KDLayer(keras.layers.Layer):
             raise ValueError(
                 f"`templates` must be an integer of at least 1. Received: templates={templates}"
             )
-        if not alpha >= 0:
-            raise ValueError(f"`alpha` must be 0 or more. Received: alpha={alpha}")
+        if not 0 <= alpha < math.inf:
+            raise ValueError(f"`alpha` must be 0 or more and finite. Received: alpha={alpha}")
         self.templates = templates
         self.alpha = float(alpha)
         self.template_scale_start = float(template_scale)
@@ -175,13 +189,13 @@ class KDLayer(keras.layers.Layer):
                 outputs = features + self._value(self._mean_direction(responses, inverse))
             else:
                 # The norm of a location's responses is one factor of all its values.
-                value = ops.cast(self._convolve(responses, self._value_kernel()), "float32")
+                value = at_least_float32(self._convolve(responses, self._value_kernel()))
                 outputs = inputs + ops.cast(value * inverse, self.compute_dtype)
         return (outputs, scores) if return_scores else outputs
 
     def scores(self, inputs):
         """Scaled cosine similarity of each location with each template, [B, H, W, K]."""
-        directions = ops.cast(inputs, "float32") * inverse_norm(inputs, self.channel_axis)
+        directions = at_least_float32(inputs) * inverse_norm(inputs, self.channel_axis)
         kernel = self.template_kernel * inverse_norm(self.template_kernel, 0) * self.template_scale
         return self._convolve(directions, kernel)
 
@@ -197,7 +211,7 @@ class KDLayer(keras.layers.Layer):
         _, height, width, _ = ops.shape(responses)
         locations = height * width
         responses = ops.reshape(responses, (-1, locations, self.templates))
-        weights = ops.reshape(inverse / ops.cast(locations, "float32"), (-1, 1, locations))
+        weights = ops.reshape(inverse / ops.cast(locations, inverse.dtype), (-1, 1, locations))
         # A weighted sum as one matrix product: no second tensor of B x H x W x K.
         mean = ops.matmul(ops.cast(weights, responses.dtype), responses)
         return ops.squeeze(mean, axis=1)

@@ -5,7 +5,9 @@ from keras import ops
 class _SoftTargets(keras.layers.Layer):
     """What both kinds of targets share: frozen float32 state, pooling of the teacher's grid."""
 
-    def __init__(self, pool=1, data_format=None, dtype="float32", **kwargs):
+    def __init__(self, pool=1, data_format=None, dtype=None, **kwargs):
+        # Of its own dtype, not the global policy's: distances do not bear half precision.
+        dtype = dtype or keras.backend.result_type(keras.config.floatx(), "float32")
         super().__init__(trainable=False, dtype=dtype, **kwargs)
         if not isinstance(pool, int) or pool < 1:
             raise ValueError(f"`pool` must be an integer of at least 1. Received: pool={pool}")
@@ -188,6 +190,61 @@ class IntermediateTargets(_SoftTargets):
         self.subclass_scores = self._add_state("subclass_scores", (self.templates, self.templates))
         self.negentropies = self._add_state("negentropies", (self.templates,))
         self.built = True
+
+    def adapt(self, features, labels, iterations=20, seed=0):
+        """Fit LDA, sub-class centres and scores to teacher features, all of them in memory.
+
+        What `fit_prototypes` does for data of any size, with the same numbers.
+
+        Args:
+            features: Teacher's features [images, H, W, C], or in the data format of the layer.
+            labels: Classes of the images, integers [images] from 0 to `num_classes` - 1.
+            iterations: Iterations of each k-means.
+            seed: Seed of their initialisation.
+
+        Raises:
+            ValueError: If labels are not one an image or out of range, a class has fewer locations
+                than sub-classes, or the features have fewer discriminant directions than
+                `components`.
+        """
+        from letkd_keras.prototypes.lda import LinearDiscriminantAnalysis, Projection
+        from letkd_keras.prototypes.subclasses import (
+            SubclassScores,
+            check_class_sizes,
+            fit_subclasses,
+        )
+
+        locations = ops.convert_to_numpy(self._locations(ops.convert_to_tensor(features)))
+        labels = self._checked_labels(labels, len(locations))
+        points = locations.reshape(-1, locations.shape[-1])
+        labels = labels.repeat(len(points) // len(labels))
+        lda = LinearDiscriminantAnalysis(self.num_classes, points.shape[1])
+        lda.update(points, labels)
+        check_class_sizes(lda.counts, self.subclasses)
+        projection = Projection(lda, self.components)
+        if projection.scalings.shape[1] < self.components:
+            raise ValueError(
+                "`components` must be at most the number of discriminant directions of the "
+                f"features, {projection.scalings.shape[1]}. Received: components={self.components}"
+            )
+        by_class = labels.argsort(kind="stable")
+        projected = projection(points[by_class])
+        centers = fit_subclasses(projected, lda.counts, self.subclasses, iterations, seed)
+        scores = SubclassScores(centers, self.num_classes)
+        scores.update(projected, labels[by_class])
+        if not self.built:
+            self.build(features.shape)
+        self._assign(projection.mean, projection.scalings, centers, scores.result())
+
+    def _checked_labels(self, labels, images):
+        labels = ops.convert_to_numpy(labels)
+        fit = labels.shape in ((images,), (images, 1)) and labels.dtype.kind in "iu"
+        if not fit or labels.min() < 0 or labels.max() >= self.num_classes:
+            raise ValueError(
+                f"`labels` must be integers from 0 to {self.num_classes - 1}, one for each of the "
+                f"{images} images. Received: labels of shape {labels.shape} and {labels.dtype}"
+            )
+        return labels.reshape(-1)
 
     def _assign(self, mean, scalings, centers, subclass_scores):
         # In float64, since the bias can be a difference of large numbers.

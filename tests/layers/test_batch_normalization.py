@@ -1,0 +1,90 @@
+import keras
+import numpy as np
+import pytest
+
+from letkd_keras import BatchNormalization
+
+
+def _x(*shape):
+    return np.random.default_rng(0).normal(2, 3, shape).astype("float32")
+
+
+def test_the_running_variance_is_unbiased_by_hand():
+    layer = BatchNormalization()
+    x = np.array([[[[1.0]], [[3.0]]], [[[5.0]], [[7.0]]]], "float32")
+    y = layer(x, training=True)
+    # Mean 4, squares (9 + 1 + 1 + 9): biased variance 5, unbiased 20 / 3.
+    np.testing.assert_allclose(np.ravel(y), np.array([-3, -1, 1, 3]) / np.sqrt(5 + 1e-5), rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_mean, [0.1 * 4], rtol=1e-6)
+    np.testing.assert_allclose(layer.moving_variance, [0.9 * 1 + 0.1 * 20 / 3], rtol=1e-6)
+    layer(x, training=True)
+    np.testing.assert_allclose(layer.moving_mean, [0.9 * 0.4 + 0.4], rtol=1e-6)
+    expected = 0.9 * (0.9 + 2 / 3) + 2 / 3
+    np.testing.assert_allclose(layer.moving_variance, [expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((3, 4, 5, 2), -1), ((3, 2, 4, 5), 1), ((6, 2), -1)])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_over_several_steps_it_is_numpys_unbiased_variance(shape, axis, compiled):
+    import tensorflow as tf
+
+    layer = BatchNormalization(axis=axis, momentum=0.7)
+    layer.build((None, *shape[1:]))
+    call = tf.function(layer) if compiled else layer
+    reduced = tuple(a for a in range(len(shape)) if a != axis % len(shape))
+    mean, variance = np.zeros(2), np.ones(2)
+    for step in range(3):
+        x = (step + 1) * _x(*shape)
+        call(x, training=True)
+        mean = 0.7 * mean + 0.3 * x.mean(reduced)
+        variance = 0.7 * variance + 0.3 * x.var(reduced, ddof=1)
+    np.testing.assert_allclose(layer.moving_mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-5)
+
+
+def test_one_value_a_channel_has_no_unbiased_variance_and_stays_finite():
+    layer = BatchNormalization()
+    layer(_x(1, 1, 1, 3), training=True)
+    np.testing.assert_allclose(layer.moving_variance, 0.9 * np.ones(3), rtol=1e-6)
+
+
+def test_inference_uses_the_running_statistics_and_keeps_them():
+    layer = BatchNormalization(epsilon=1e-3)
+    layer.build((None, 4, 4, 2))
+    layer.moving_mean.assign([1.0, 2.0])
+    layer.moving_variance.assign([4.0, 9.0])
+    layer.gamma.assign([2.0, 3.0])
+    layer.beta.assign([0.5, -0.5])
+    x = _x(3, 4, 4, 2)
+    expected = (x - [1, 2]) / np.sqrt(np.array([4, 9]) + 1e-3) * [2, 3] + [0.5, -0.5]
+    for training in (False, None):
+        np.testing.assert_allclose(layer(x, training=training), expected, rtol=1e-5, atol=1e-6)
+    layer.trainable = False
+    np.testing.assert_allclose(layer(x, training=True), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(layer.moving_mean, [1, 2])
+    np.testing.assert_array_equal(layer.moving_variance, [4, 9])
+
+
+def test_statistics_are_float32_under_a_mixed_policy():
+    layer = BatchNormalization(dtype="mixed_float16")
+    x = _x(8, 4, 4, 2)
+    assert layer(x, training=True).dtype == "float16"
+    assert layer.moving_variance.dtype == "float32"
+    expected = 0.9 + 0.1 * x.var((0, 1, 2), ddof=1)
+    np.testing.assert_allclose(layer.moving_variance, expected, rtol=1e-3)
+
+
+def test_config_and_file_round_trip(tmp_path):
+    layer = BatchNormalization(axis=1, momentum=0.5, epsilon=0.1, center=False, name="bn")
+    config = layer.get_config()
+    assert BatchNormalization.from_config(config).get_config() == config
+    assert (BatchNormalization().momentum, BatchNormalization().epsilon) == (0.9, 1e-5)
+
+    inputs = keras.Input((4, 4, 2))
+    model = keras.Model(inputs, BatchNormalization(name="bn")(inputs))
+    x = _x(3, 4, 4, 2)
+    model(x, training=True)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert type(loaded.get_layer("bn")) is BatchNormalization
+    np.testing.assert_array_equal(loaded(x), model(x))

@@ -1,0 +1,309 @@
+import keras
+import numpy as np
+import pytest
+from relative_error import relative_error
+
+from letkd_keras import KDLayer
+
+
+@pytest.fixture(scope="module")
+def golden(golden_dir):
+    with np.load(golden_dir / "method_kd_layer.npz") as file:
+        return dict(file)
+
+
+def _golden_layer(golden, data_format="channels_last", **kwargs):
+    layer = KDLayer(
+        templates=len(golden["template_kernel"]),
+        alpha=float(golden["alpha"]),
+        template_scale=float(golden["template_scale"]),
+        value_scale=float(golden["value_scale"]),
+        data_format=data_format,
+        **kwargs,
+    )
+    channels = golden["x"].shape[-1]
+    shape = (None, None, None, channels)
+    layer.build(shape if data_format == "channels_last" else (None, channels, None, None))
+    layer.template_kernel.assign(golden["template_kernel"].T)
+    layer.value_kernel.assign(golden["value_kernel"].T)
+    bn = layer.batch_normalization
+    bn.gamma.assign(golden["gamma"])
+    bn.beta.assign(golden["beta"])
+    bn.moving_mean.assign(golden["mean"])
+    bn.moving_variance.assign(golden["var"])
+    return layer
+
+
+def _layer(templates=6, channels=4, **kwargs):
+    keras.utils.set_random_seed(0)
+    layer = KDLayer(templates, **kwargs)
+    layer.build((None, None, None, channels))
+    return layer
+
+
+def _features(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+def _by_hand(layer, x):
+    """The formulas of the method in float64, in inference mode."""
+    weight = {w.path.split("/", 1)[-1]: np.asarray(w, "float64") for w in layer.weights}
+    unit = lambda v, axis: v / np.maximum(np.linalg.norm(v, axis=axis, keepdims=True), 1e-12)  # noqa: E731
+    scores = (
+        weight["template_scale"]
+        * unit(x.astype("float64"), -1)
+        @ unit(weight["template_kernel"], 0)
+    )
+    bn = {name.split("/")[-1]: w for name, w in weight.items() if "batch_norm" in name}
+    p = (scores - bn["moving_mean"]) / np.sqrt(bn["moving_variance"] + layer.epsilon)
+    p = np.maximum(p * bn["gamma"] + bn["beta"], 0)
+    value = weight["value_scale"] * unit(p, -1) @ unit(weight["value_kernel"], 0)
+    return x + layer.alpha * value, scores
+
+
+# Golden numbers
+
+
+def test_inference_is_the_authors(golden):
+    layer = _golden_layer(golden)
+    out, scores = layer(golden["x"], training=False, return_scores=True)
+    assert relative_error(out, golden["out_eval"]) < 1e-6
+    assert relative_error(scores, golden["scores"]) < 1e-6
+    np.testing.assert_array_equal(layer.batch_normalization.moving_mean, golden["mean"])
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_training_statistics_and_every_gradient_are_the_authors(golden, data_format):
+    import tensorflow as tf
+
+    layer = _golden_layer(golden, data_format)
+    to = (0, 1, 2, 3) if data_format == "channels_last" else (0, 3, 1, 2)
+    back = (0, 1, 2, 3) if data_format == "channels_last" else (0, 2, 3, 1)
+    x = tf.constant(golden["x"].transpose(to))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        out, scores = layer(x, training=True, return_scores=True)
+        cost = tf.reduce_sum(out * golden["cotangent_out"].transpose(to)) + tf.reduce_sum(
+            scores * golden["cotangent_scores"].transpose(to)
+        )
+    bn = layer.batch_normalization
+    sources = {
+        "x": x,
+        "template_kernel": layer.template_kernel.value,
+        "template_scale": layer.template_scale.value,
+        "value_kernel": layer.value_kernel.value,
+        "value_scale": layer.value_scale.value,
+        "gamma": bn.gamma.value,
+        "beta": bn.beta.value,
+    }
+    assert len(layer.trainable_weights) == len(sources) - 1
+    gradients = tape.gradient(cost, sources)
+    actual = {f"grad_{name}": gradient.numpy() for name, gradient in gradients.items()}
+    actual["grad_x"] = actual["grad_x"].transpose(back)
+    for name in ("grad_template_kernel", "grad_value_kernel"):
+        actual[name] = actual[name].T
+    for name in ("grad_template_scale", "grad_value_scale"):
+        actual[name] = actual[name].reshape(1)
+    actual |= {
+        "out_train": out.numpy().transpose(back),
+        "scores": scores.numpy().transpose(back),
+        "mean_after": bn.moving_mean.numpy(),
+        "var_after": bn.moving_variance.numpy(),
+    }
+    errors = {name: relative_error(value, golden[name]) for name, value in actual.items()}
+    assert max(errors.values()) < 1e-5, errors
+
+
+def test_formulas_in_float64_agree():
+    layer = _layer(alpha=0.7)
+    layer.batch_normalization.moving_variance.assign(np.linspace(0.5, 2, 6))
+    layer.batch_normalization.moving_mean.assign(np.linspace(-1, 1, 6))
+    x = _features(2, 3, 5, 4)
+    out, scores = layer(x, return_scores=True)
+    expected_out, expected_scores = _by_hand(layer, x)
+    np.testing.assert_allclose(scores, expected_scores, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(out, expected_out, rtol=1e-5, atol=1e-6)
+
+
+# Properties
+
+
+def test_scores_do_not_feel_the_length_of_a_feature_or_a_template():
+    layer = _layer()
+    x = _features(2, 3, 3, 4)
+    scores = layer.scores(x)
+    assert np.abs(scores).max() <= 3 + 1e-5
+    np.testing.assert_allclose(layer.scores(100 * x), scores, rtol=1e-4, atol=1e-5)
+    layer.template_kernel.assign(7 * layer.template_kernel)
+    np.testing.assert_allclose(layer.scores(x), scores, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("training", [True, False])
+def test_pooling_first_is_the_same_number(golden, data_format, training):
+    x = golden["x"] if data_format == "channels_last" else golden["x"].transpose(0, 3, 1, 2)
+    axes = (1, 2) if data_format == "channels_last" else (2, 3)
+    full = _golden_layer(golden, data_format)(x, training=training)
+    pooled, scores = _golden_layer(golden, data_format)(
+        x, training=training, pool=True, return_scores=True
+    )
+    assert relative_error(pooled, np.mean(full, axis=axes)) < 1e-6
+    assert scores.shape == (_golden_layer(golden, data_format)._scores_shape(x.shape))
+
+
+def test_alpha_0_is_supervision_alone():
+    layer = _layer(alpha=0)
+    x = _features(2, 3, 3, 4)
+    assert [w.name for w in layer.weights] == ["template_kernel", "template_scale"]
+    out, scores = layer(x, training=True, return_scores=True)
+    np.testing.assert_array_equal(out, x)
+    assert scores.shape == (2, 3, 3, 6)
+    np.testing.assert_allclose(layer(x, pool=True), x.mean((1, 2)), rtol=1e-5, atol=1e-6)
+
+
+def test_square_kernels_start_different_and_with_the_authors_spread():
+    layer = _layer(templates=256, channels=256)
+    assert not np.allclose(layer.template_kernel, layer.value_kernel)
+    assert not np.allclose(layer.template_kernel, np.transpose(layer.value_kernel))
+    wide = _layer(templates=2000, channels=50)
+    assert np.std(wide.template_kernel) == pytest.approx(np.sqrt(2 / 50), rel=0.02)
+    assert np.std(wide.value_kernel) == pytest.approx(np.sqrt(2 / 2000), rel=0.02)
+    assert float(wide.template_scale) == 3.0
+    assert float(wide.value_scale) == 1.0
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("pool", [False, True])
+def test_every_policy_is_finite_even_at_vectors_of_zeros(policy, pool):
+    import tensorflow as tf
+
+    layer = _layer(dtype=policy)
+    x = _features(4, 3, 3, 4)
+    x[0] = 0  # no direction
+    x[1] *= 1e-4  # squares below float16
+    x[2] *= 1e3  # squares above float16
+    inputs = tf.Variable(x)
+    # Of six templates one fires where it is above its average: elsewhere all responses are 0.
+    layer.batch_normalization.beta.assign([0, -10, -10, -10, -10, -10])
+    with tf.GradientTape() as tape:
+        out, scores = layer(
+            tf.cast(inputs, layer.compute_dtype), training=True, return_scores=True, pool=pool
+        )
+        cost = tf.reduce_sum(tf.cast(out, "float32")) + tf.reduce_sum(tf.cast(scores, "float32"))
+    assert out.dtype == scores.dtype == layer.compute_dtype
+    weights = [w.value for w in layer.trainable_weights]
+    assert all(w.dtype == "float32" for w in layer.weights)
+    for value in [out, scores, *tape.gradient(cost, [inputs, *weights])]:
+        assert np.isfinite(np.asarray(value, "float32")).all()
+
+
+@pytest.mark.parametrize(("policy", "error"), [("mixed_float16", 5e-3), ("mixed_bfloat16", 4e-2)])
+def test_half_precision_is_near_full_precision(golden, policy, error):
+    layer = _golden_layer(golden, dtype=policy)
+    out, scores = layer(golden["x"], training=True, return_scores=True)
+    assert relative_error(keras.ops.cast(scores, "float32"), golden["scores"]) < error
+    assert relative_error(keras.ops.cast(out, "float32"), golden["out_train"]) < error
+
+
+# What Keras asks of a layer
+
+
+def test_config_round_trip():
+    layer = KDLayer(
+        5,
+        alpha=0.25,
+        template_scale=2,
+        value_scale=4,
+        momentum=0.8,
+        epsilon=1e-3,
+        kernel_initializer="ones",
+        data_format="channels_first",
+        synchronized=True,
+        name="kd",
+        dtype="mixed_bfloat16",
+    )
+    config = layer.get_config()
+    again = KDLayer.from_config(config)
+    assert again.get_config() == config
+    assert (again.templates, again.alpha, again.momentum, again.epsilon) == (5, 0.25, 0.8, 1e-3)
+    assert (again.data_format, again.synchronized, again.name) == ("channels_first", True, "kd")
+    again.build((None, 3, 4, 4))
+    assert float(again.template_scale) == 2
+    assert float(again.value_scale) == 4
+    assert np.all(again.template_kernel == np.ones((3, 5)))
+    assert again.batch_normalization.epsilon == 1e-3
+
+
+@pytest.mark.parametrize("alpha", [0, 0.5])
+def test_saved_and_loaded_it_is_the_same_layer(tmp_path, alpha):
+    inputs = keras.Input((4, 4, 3))
+    model = keras.Model(inputs, KDLayer(5, alpha=alpha, name="kd")(inputs))
+    x = _features(4, 4, 4, 3)
+    model(x, training=True)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(x), model(x))
+    assert isinstance(loaded.get_layer("kd"), KDLayer)
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("return_scores", [False, True])
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("alpha", [0, 1])
+def test_symbolic_shapes_are_the_eager_ones(data_format, return_scores, pool, alpha):
+    layer = KDLayer(5, alpha=alpha, data_format=data_format)
+    shape = (4, 6, 3) if data_format == "channels_last" else (3, 4, 6)
+    options = {"return_scores": return_scores, "pool": pool}
+    symbolic = layer(keras.Input(shape, batch_size=2), **options)
+    eager = layer(_features(2, *shape), **options)
+    computed = layer.compute_output_shape((2, *shape), **options)
+    shapes = [tensor.shape for tensor in keras.tree.flatten(eager)]
+    assert [tensor.shape for tensor in keras.tree.flatten(symbolic)] == shapes
+    assert (list(computed) if return_scores else [computed]) == shapes
+
+
+def test_the_number_of_locations_may_be_unknown():
+    inputs = keras.Input((None, None, 4))
+    layer = _layer()
+    model = keras.Model(inputs, [layer(inputs, return_scores=True, pool=True)])
+    pooled, scores = keras.tree.flatten(model(_features(2, 5, 7, 4)))
+    assert pooled.shape == (2, 4)
+    assert scores.shape == (2, 5, 7, 6)
+
+
+def test_it_fits():
+    inputs = keras.Input((4, 4, 3))
+    model = keras.Model(inputs, KDLayer(5)(inputs))
+    model.compile("sgd", "mse")
+    before = {w.path: w.numpy().copy() for w in model.weights}
+    history = model.fit(_features(8, 4, 4, 3), _features(8, 4, 4, 3, seed=1), epochs=2, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    still = [w.name for w in model.weights if np.array_equal(before[w.path], w.numpy())]
+    # BN undoes the scale of the scores: only a loss on the scores moves it.
+    assert set(still) <= {"template_scale"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"templates": 0}, "`templates` must be .*templates=0"),
+        ({"templates": 2.5}, "`templates` must be .*templates=2.5"),
+        ({"alpha": -1}, "`alpha` must be 0 or more.*alpha=-1"),
+        ({"alpha": float("nan")}, "`alpha` must be 0 or more.*alpha=nan"),
+        ({"alpha": float("inf")}, "`alpha` must be .*alpha=inf"),
+        ({"data_format": "NHWC"}, "`data_format` must be .*data_format='NHWC'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        KDLayer(**{"templates": 3, **arguments})
+
+
+def test_bad_inputs_are_refused():
+    with pytest.raises(ValueError, match=r"known number of channels.*None"):
+        KDLayer(3)(keras.Input((4, 4, None)))
+    with pytest.raises(ValueError, match=r"ndim=4"):
+        KDLayer(3)(keras.Input((4, 3)))
+    layer = _layer(channels=4)
+    with pytest.raises(ValueError, match="value 4"):
+        layer(_features(2, 3, 3, 5))

@@ -1,0 +1,307 @@
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from relative_error import relative_error
+from scipy.special import softmax, xlogy
+
+from letkd_keras import IntermediateTargets, PenultimateTargets, TemplateKLDivergence
+from letkd_keras.prototypes import IntermediatePrototypes, PenultimatePrototypes, fit_prototypes
+from letkd_keras.prototypes.subclasses import subclass_scores
+
+
+def _penultimate(centers, pool=1, **kwargs):
+    prototypes = PenultimatePrototypes("tap", (4, 4), pool, np.asarray(centers, "float32"))
+    return PenultimateTargets.from_prototypes(prototypes, **kwargs)
+
+
+def _intermediate(golden, pool=1, **kwargs):
+    prototypes = IntermediatePrototypes(
+        tap="tap",
+        grid=(4, 4),
+        pool=pool,
+        lda_mean=golden["lda_mean"],
+        lda_scalings=golden["lda_scalings"][:, : golden["centers"].shape[1]],
+        centers=golden["centers"],
+        subclass_scores=golden["subclass_scores"],
+        num_classes=int(golden["num_classes"]),
+        subclasses=int(golden["subclasses_per_class"]),
+    )
+    return IntermediateTargets.from_prototypes(prototypes, **kwargs)
+
+
+def _golden(golden_dir, name):
+    with np.load(golden_dir / f"method_{name}.npz") as file:
+        return dict(file)
+
+
+def _random(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+# Golden numbers
+
+
+def test_penultimate_targets_divergence_and_gradient_are_the_authors(golden_dir):
+    import tensorflow as tf
+
+    golden = _golden(golden_dir, "penultimate_target")
+    layer = _penultimate(golden["centers"])
+    targets, negentropy = layer(golden["teacher_features"], return_negentropy=True)
+    assert relative_error(targets, golden["targets"]) < 1e-5
+    scores = tf.constant(golden["student_scores"])
+    with tf.GradientTape() as tape:
+        tape.watch(scores)
+        kl = TemplateKLDivergence()((targets, negentropy), scores)
+    assert float(kl) == pytest.approx(float(golden["kl"]), rel=1e-5)
+    assert relative_error(tape.gradient(kl, scores), golden["grad_scores"]) < 1e-5
+
+
+@pytest.mark.parametrize(("name", "pool"), [("", 1), ("_downscale", 2)])
+def test_intermediate_targets_and_divergence_are_the_authors(golden_dir, name, pool):
+    golden = _golden(golden_dir, f"subclass_target{name}")
+    layer = _intermediate(golden, pool)
+    targets = layer(golden["teacher_features"], golden["labels"], return_negentropy=True)
+    assert relative_error(targets[0], golden["targets"]) < 1e-6
+    kl = TemplateKLDivergence()(targets, golden["student_scores"])
+    assert float(kl) == pytest.approx(float(golden["kl"]), rel=1e-5)
+
+
+def test_subclass_scores_are_the_authors(golden_dir):
+    golden = _golden(golden_dir, "subclass_scores")
+    scores = subclass_scores(golden["features"], golden["own_class_subclass"], golden["centers"])
+    np.testing.assert_allclose(scores, golden["scores"], rtol=1e-6, atol=1e-12)
+
+
+# Numbers by hand and in float64
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.25])
+def test_penultimate_targets_are_the_softmax_of_negative_squared_distances(temperature):
+    features, centers = _random(2, 3, 4, 5), _random(7, 5, seed=1)
+    layer = _penultimate(centers, temperature=temperature)
+    distances = ((features[..., None, :] - centers.astype("float64")) ** 2).sum(-1)
+    expected = softmax(-temperature * distances, axis=-1)
+    targets, negentropy = layer(features, return_negentropy=True)
+    np.testing.assert_allclose(targets, expected, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(negentropy, xlogy(expected, expected).sum(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_targets_far_from_all_centres_are_finite_and_sum_to_1():
+    layer = _penultimate(_random(7, 5))
+    targets, negentropy = layer(1e3 * _random(2, 3, 3, 5), return_negentropy=True)
+    np.testing.assert_allclose(np.sum(targets, axis=-1), 1, rtol=1e-5)
+    assert np.isfinite(negentropy).all()
+    assert np.max(negentropy) <= 1e-2
+
+
+def _two_classes():
+    """Two classes of two sub-classes on a line, the LDA a shift by 1 and a factor 2."""
+    return {
+        "lda_mean": np.array([1.0]),
+        "lda_scalings": np.array([[2.0]]),
+        "centers": np.array([[-3.0], [0.0], [1.0], [4.0]]),
+        "subclass_scores": np.array(
+            [[0.7, 0.3, 0, 0], [0.2, 0.5, 0.3, 0], [0, 0.4, 0.6, 0], [0, 0, 0.1, 0.9]]
+        ),
+        "num_classes": 2,
+        "subclasses_per_class": 2,
+    }
+
+
+def test_the_row_is_that_of_the_nearest_subclass_of_the_true_class():
+    layer = _intermediate(_two_classes())
+    # z = (f - 1) * 2: -4, 0.6 (nearest of all is 1, of class 0 it is 0), 1 and 10.
+    features = np.array([[[-1.0], [1.3]], [[1.5], [6.0]]], "float32")[None]
+    rows = _two_classes()["subclass_scores"]
+    targets = layer(np.repeat(features, 2, axis=0), np.array([0, 1]))
+    np.testing.assert_allclose(targets[0], [[rows[0], rows[1]], [rows[1], rows[1]]], rtol=1e-6)
+    np.testing.assert_allclose(targets[1], [[rows[2], rows[2]], [rows[2], rows[3]]], rtol=1e-6)
+    np.testing.assert_allclose(np.ravel(layer.project(features)), [-4, 0.6, 1, 10], rtol=1e-5)
+    _, negentropy = layer(features, np.array([0]), return_negentropy=True)
+    expected = [np.log([0.7, 0.3]) @ [0.7, 0.3], np.log([0.2, 0.5, 0.3]) @ [0.2, 0.5, 0.3]]
+    np.testing.assert_allclose(np.ravel(negentropy)[:2], expected, rtol=1e-5)
+
+
+def test_labels_may_be_a_column_one_hot_or_mixed_of_which_the_largest_decides():
+    layer = _intermediate(_two_classes())
+    features = _random(3, 2, 2, 1)
+    labels = np.array([1, 0, 1])
+    expected = layer(features, labels)
+    mixed = np.array([[0.3, 0.7], [0.9, 0.1], [0.45, 0.55]], "float32")
+    for form in (labels[:, None], labels.astype("uint8"), np.eye(2)[labels], mixed):
+        np.testing.assert_array_equal(layer(features, form), expected)
+
+
+def test_pooling_is_that_of_the_features_before_all_else():
+    features = _random(2, 4, 6, 1)
+    pooled = features.reshape(2, 2, 2, 3, 2, 1).mean((2, 4))
+    golden, labels = _two_classes(), np.array([0, 1])
+    np.testing.assert_allclose(
+        _intermediate(golden, pool=2)(features, labels), _intermediate(golden)(pooled, labels)
+    )
+    centers = _random(4, 1, seed=2)
+    np.testing.assert_allclose(
+        _penultimate(centers, pool=2)(features), _penultimate(centers)(pooled), rtol=1e-5
+    )
+
+
+def test_channels_first_features_give_the_same_targets():
+    features, labels = _random(2, 4, 4, 1), np.array([0, 1])
+    first = features.transpose(0, 3, 1, 2)
+    for pool in (1, 2):
+        last, layer = (
+            _intermediate(_two_classes(), pool, data_format=f"channels_{end}")
+            for end in ("last", "first")
+        )
+        np.testing.assert_array_equal(layer(first, labels), last(features, labels))
+        last, layer = (
+            _penultimate(_random(4, 1), pool, data_format=f"channels_{end}")
+            for end in ("last", "first")
+        )
+        np.testing.assert_array_equal(layer(first), last(features))
+
+
+# State
+
+
+def test_nothing_is_trained_and_all_is_float32_under_a_mixed_policy():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        layers = [_penultimate(_random(4, 1)), _intermediate(_two_classes())]
+        half = _random(2, 2, 2, 1).astype("float16")
+        outputs = [layers[0](half), layers[1](half, np.array([0, 1]))]
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert [layer.trainable_weights for layer in layers] == [[], []]
+    assert {w.dtype for layer in layers for w in layer.weights} == {"float32"}
+    assert {keras.backend.standardize_dtype(o.dtype) for o in outputs} == {"float32"}
+
+
+def test_config_round_trip():
+    for layer in (
+        PenultimateTargets(5, temperature=0.5, pool=2, data_format="channels_first", name="a"),
+        IntermediateTargets(5, 3, components=4, pool=2, data_format="channels_first", name="b"),
+    ):
+        again = type(layer).from_config(layer.get_config())
+        assert again.get_config() == layer.get_config()
+        assert (again.pool, again.data_format, again.trainable) == (2, "channels_first", False)
+    assert again.templates == 15
+
+
+def test_saved_and_loaded_the_targets_are_the_same(tmp_path):
+    features, label = keras.Input((4, 4, 1)), keras.Input((), dtype="int32")
+    layers = [_penultimate(_random(4, 1), name="p"), _intermediate(_two_classes(), name="i")]
+    model = keras.Model(
+        [features, label],
+        [layers[0](features), *layers[1](features, label, return_negentropy=True)],
+    )
+    model.save(tmp_path / "targets.keras")
+    loaded = keras.models.load_model(tmp_path / "targets.keras")
+    x = [_random(3, 4, 4, 1), np.array([0, 1, 0])]
+    for before, after in zip(model(x), loaded(x), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+# Fitting
+
+
+def _feature_images(images=40, classes=4, channels=6):
+    labels = np.arange(images) % classes
+    means = 2 * _random(classes, 1, 1, channels, seed=3)
+    return means[labels] + _random(images, 4, 4, channels, seed=4), labels
+
+
+def _identity_teacher(channels, classes):
+    """A teacher whose taps are its input."""
+    inputs = keras.Input((4, 4, channels))
+    x = keras.layers.Identity(name="intermediate")(inputs)
+    x = keras.layers.Identity(name="penultimate")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(classes)(x))
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_adapted_targets_are_those_of_the_offline_stage(pool, data_format):
+    features, labels = _feature_images()
+    prototypes = fit_prototypes(
+        _identity_teacher(6, 4),
+        (features, labels),
+        templates=9,
+        subclasses=3,
+        components=2,
+        iterations=5,
+        seed=7,
+        pool=pool,
+        batch_size=40,
+    )
+    options = {"pool": pool, "data_format": data_format}
+    own = features if data_format == "channels_last" else features.transpose(0, 3, 1, 2)
+
+    layer = PenultimateTargets(9, **options)
+    layer.adapt(own, iterations=5, seed=7)
+    expected = prototypes.penultimate.centers
+    np.testing.assert_allclose(layer.centers, expected, rtol=1e-5, atol=1e-6)
+
+    layer = IntermediateTargets(4, 3, components=2, **options)
+    layer.adapt(own, labels, iterations=5, seed=7)
+    offline = IntermediateTargets.from_prototypes(prototypes.intermediate)
+    for adapted, expected in zip(layer.weights, offline.weights, strict=True):
+        assert adapted.name == expected.name
+        np.testing.assert_allclose(adapted, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.sum(layer.subclass_scores, axis=1), 1, rtol=1e-6)
+
+
+def test_adapted_once_more_the_old_state_is_gone():
+    features, labels = _feature_images()
+    layer, fresh = (IntermediateTargets(4, 2, components=3) for _ in range(2))
+    layer.adapt(features[::-1] * 3, labels)
+    layer.adapt(features, labels[:, None])
+    fresh.adapt(features, labels)
+    for adapted, expected in zip(layer.weights, fresh.weights, strict=True):
+        np.testing.assert_array_equal(adapted, expected)
+
+
+def test_what_cannot_be_adapted_to_is_refused():
+    features, labels = _feature_images()
+    layer = IntermediateTargets(4, 3, components=2)
+    for wrong in (labels[:-1], labels + 1, labels - 1, labels.astype("float32"), np.eye(4)[labels]):
+        with pytest.raises(ValueError, match=r"`labels` must be integers from 0 to 3, .*40 images"):
+            layer.adapt(features, wrong)
+    with pytest.raises(ValueError, match=r"subclasses=161 feature vectors.*class 0 \(160\)"):
+        IntermediateTargets(4, 161, components=2).adapt(features, labels)
+    with pytest.raises(ValueError, match=r"`components` must be .*, 3. Received: components=4"):
+        IntermediateTargets(4, 3, components=4).adapt(features, labels)
+    with pytest.raises(ValueError, match="641 for 640"):
+        PenultimateTargets(641).adapt(features)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PenultimateTargets(3, temperature=0), "`temperature` must be more than 0"),
+        (lambda: PenultimateTargets(3, pool=0), "`pool` must be .*pool=0"),
+        (lambda: IntermediateTargets(3, 2, 2, pool=1.5), "`pool` must be .*pool=1.5"),
+    ],
+)
+def test_bad_arguments_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_layers_load_nothing_of_the_offline_stage():
+    code = (
+        "import sys, types; package = types.ModuleType('letkd_keras');"
+        "import importlib.util as u;"
+        "package.__path__ = list(u.find_spec('letkd_keras').submodule_search_locations);"
+        "sys.modules['letkd_keras'] = package;"
+        "import letkd_keras.layers;"
+        "print([m for m in sys.modules if m.startswith('letkd_keras.prototypes') or m == 'faiss'])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
