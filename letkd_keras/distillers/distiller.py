@@ -1,12 +1,17 @@
 import keras
 from keras import ops
 
-from letkd_keras.insertion import check_functional
+from letkd_keras.graph import check_functional, find_tap, flatten, output_of
 
 if keras.backend.backend() == "tensorflow":
     from letkd_keras.distillers.tensorflow_step import TrainStep
+elif keras.backend.backend() == "jax":
+    from letkd_keras.distillers.jax_step import TrainStep
 else:
-    from letkd_keras.distillers.default_step import TrainStep
+    raise ImportError(
+        "letkd_keras trains on TensorFlow or JAX: set KERAS_BACKEND to tensorflow or jax. "
+        f"Received: KERAS_BACKEND={keras.backend.backend()}"
+    )
 
 
 class FrozenTeacher:
@@ -30,9 +35,10 @@ class FrozenTeacher:
     def __init__(self, model, taps=None):
         check_functional(model, "teacher")
         self.model = model
-        outputs = {name: model.get_layer(layer).output for name, layer in (taps or {}).items()}
-        outputs["logits"] = model.outputs[0]
-        self._function = keras.Model(model.inputs, outputs, name="teacher_taps")
+        flat = flatten(model)
+        outputs = {name: output_of(flat, find_tap(flat, tap)) for name, tap in (taps or {}).items()}
+        outputs["logits"] = flat.outputs[0]
+        self._function = keras.Model(flat.inputs, outputs, name="teacher_taps")
 
     def __call__(self, inputs):
         return self._function(inputs, training=False)
@@ -109,19 +115,18 @@ class Distiller(TrainStep, keras.Model):
             total = total + weight * parts[name]
         return total, parts
 
-    def track_losses(self, total, parts, x, replicas=1):
-        """Update the running means of the losses of an epoch.
+    def track_losses(self, parts, x, replicas=1):
+        """Update the running means of the named losses of an epoch.
 
         Args:
-            total: Scalar total loss.
             parts: Scalars by name.
             x: The batch, for its size.
             replicas: Replicas in step; each one's losses are divided by it.
         """
-        batch = ops.shape(keras.tree.flatten(x)[0])[0]
-        self._loss_tracker.update_state(total * replicas, sample_weight=batch)
         for name, value in parts.items():
-            self.loss_trackers[name].update_state(value * replicas, sample_weight=batch)
+            self.loss_trackers[name].update_state(
+                value * replicas, sample_weight=ops.shape(keras.tree.flatten(x)[0])[0]
+            )
 
     def without_training_losses(self, logs):
         """The logs of an evaluation, in which the teacher has no say."""

@@ -3,14 +3,15 @@ from pathlib import Path
 import keras
 
 from letkd_keras.distillers.distiller import Distiller, FrozenTeacher
-from letkd_keras.insertion import (
-    TrainingGraph,
+from letkd_keras.graph import (
     check_functional,
     find_tap,
-    insert_kd_layers,
-    kd_layers_of,
+    flatten,
+    grid_ratio,
+    output_of,
     spatial_shape,
 )
+from letkd_keras.insertion import TrainingGraph, insert_kd_layers, kd_layers_of
 from letkd_keras.layers import IntermediateTargets, KDLayer, PenultimateTargets
 from letkd_keras.losses import TemplateKLDivergence
 
@@ -95,6 +96,8 @@ class LetKD(Distiller):
         intermediate_weight: Weight of the intermediate KL.
         temperature: Sharpness T of the penultimate targets.
         synchronized: Whether BN in the KD layers spans replicas.
+        pools: Windows, by level, by which scores are averaged where the student's grid is finer
+            than the prototypes'. Found from the grids; needed only without prototypes.
         **kwargs: `task_weight` and Keras' model arguments.
 
     Raises:
@@ -119,6 +122,7 @@ class LetKD(Distiller):
         intermediate_weight=1.0,
         temperature=1.0,
         synchronized=False,
+        pools=None,
         **kwargs,
     ):
         taps = {"intermediate": intermediate, "penultimate": penultimate}
@@ -127,7 +131,7 @@ class LetKD(Distiller):
             raise ValueError("`penultimate` and `intermediate` are both None: nothing to distil.")
         check_functional(student, "student")
         if prototypes is not None:
-            _check_fit(student, teacher, prototypes, taps)
+            pools = _check_fit(student, teacher, prototypes, taps)
             supervision = Supervision(teacher, prototypes, taps, temperature)
             alphas = {"penultimate": penultimate_alpha, "intermediate": intermediate_alpha}
             student = _with_kd_layers(student, prototypes, taps, alphas, synchronized)
@@ -138,14 +142,16 @@ class LetKD(Distiller):
             )
         else:
             supervision = None
+            pools = dict(pools or {})
         weights = {"penultimate": penultimate_weight, "intermediate": intermediate_weight}
         super().__init__(student, {f"kl_{level}": weights[level] for level in taps}, **kwargs)
         self.taps = taps
         self.temperature = float(temperature)
         self.supervision = supervision
         self.template_kl = TemplateKLDivergence()
+        self.pools = pools
         self.training_graph = TrainingGraph(
-            self.student, {level: self.student.get_layer(_kd_name(level)) for level in taps}
+            self.student, {level: self.student.get_layer(_kd_name(level)) for level in taps}, pools
         )
 
     def teach(self, x, y):
@@ -170,7 +176,7 @@ class LetKD(Distiller):
         for level in ("penultimate", "intermediate"):
             config[level] = self.taps.get(level)
             config[f"{level}_weight"] = self.distillation_weights.get(f"kl_{level}", 1.0)
-        return {**config, "temperature": self.temperature}
+        return {**config, "temperature": self.temperature, "pools": self.pools}
 
     def save_assets(self, directory):
         """Teacher and prototypes, in a whole `.keras` file only (Keras calls this)."""
@@ -215,7 +221,11 @@ def _with_kd_layers(student, prototypes, taps, alphas, synchronized):
 
 
 def _check_fit(student, teacher, prototypes, taps):
-    """Everything that would otherwise fail, or silently mislead, in the middle of training."""
+    """Everything that would otherwise fail, or silently mislead, in the middle of training.
+
+    Returns:
+        Windows by level by which the student's grid is larger than the prototypes'.
+    """
     if teacher is None:
         raise ValueError("`teacher` is needed with `prototypes`. Received: teacher=None")
     check_functional(teacher, "teacher")
@@ -225,8 +235,10 @@ def _check_fit(student, teacher, prototypes, taps):
             "`student` and `teacher` must have the same number of classes. "
             f"Received: {classes} and {teacher_classes}"
         )
+    flat = flatten(student)
+    pools = {}
     for level, tap in taps.items():
-        output = find_tap(student, tap, argument=level).output
+        output = output_of(flat, find_tap(flat, tap, argument=level))
         if len(output.shape) != 4:
             raise ValueError(
                 f"`{level}` must name a layer with feature maps [B, H, W, C]. "
@@ -236,9 +248,13 @@ def _check_fit(student, teacher, prototypes, taps):
         if fitted is None:
             continue  # Supervision says so.
         grid = spatial_shape(output.shape)
-        if None not in grid and grid != tuple(fitted.grid):
+        if None in grid:
+            continue
+        pools[level] = grid_ratio(grid, fitted.grid)
+        if pools[level] is None:
             raise ValueError(
                 f"`student`'s {level} layer {tap!r} has a grid of {grid[0]}x{grid[1]}, the "
-                f"prototypes one of {fitted.grid[0]}x{fitted.grid[1]}. Fit prototypes with a "
-                "`pool` that makes the teacher's grid the student's."
+                f"prototypes one of {fitted.grid[0]}x{fitted.grid[1]}, which must divide it. Fit "
+                "prototypes with a `pool` that makes the teacher's grid the student's."
             )
+    return pools

@@ -16,7 +16,9 @@ class TrainStep:
             scaled_loss = self.optimizer.scale_loss(loss)
         variables = self.trainable_weights
         self.optimizer.apply(tape.gradient(scaled_loss, variables), variables)
-        self.track_losses(loss, parts, x, replicas)
+        batch = tf.shape(keras.tree.flatten(x)[0])[0]
+        self._loss_tracker.update_state(loss * replicas, sample_weight=batch)
+        self.track_losses(parts, x, replicas)
         return self.compute_metrics(x, y, learned["logits"], sample_weight=sample_weight)
 
     def test_step(self, data):

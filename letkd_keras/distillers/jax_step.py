@@ -1,0 +1,53 @@
+import keras
+
+
+class TrainStep:
+    """A distiller's steps on JAX, whose trainer differentiates a pure function of the variables."""
+
+    def compute_loss_and_updates(
+        self,
+        trainable_variables,
+        non_trainable_variables,
+        metrics_variables,
+        x,
+        y,
+        sample_weight,
+        training=False,
+        optimizer_variables=None,
+    ):
+        """Loss and new state of a batch; in training under the teacher (Keras calls this)."""
+        if not training:
+            return super().compute_loss_and_updates(
+                trainable_variables,
+                non_trainable_variables,
+                metrics_variables,
+                x,
+                y,
+                sample_weight,
+            )
+        values = [
+            *zip(self.trainable_variables, trainable_variables, strict=True),
+            *zip(self.non_trainable_variables, non_trainable_variables, strict=True),
+            *zip(self.metrics_variables, metrics_variables, strict=True),
+            *zip(self.optimizer.variables, optimizer_variables, strict=True),
+        ]
+        with keras.StatelessScope(values, collect_losses=True) as scope:
+            taught = self.teach(x, y)
+            learned = self.learn(x)
+            loss, parts = self.compute_distillation_loss(x, y, learned, taught, sample_weight)
+            self.track_losses(parts, x)
+            scaled_loss = self.optimizer.scale_loss(loss)
+        return scaled_loss, (
+            loss,
+            learned["logits"],
+            _values(scope, self.non_trainable_variables),
+            _values(scope, self.metrics_variables),
+        )
+
+    def test_step(self, state, data):
+        logs, state = super().test_step(state, data)
+        return self.without_training_losses(logs), state
+
+
+def _values(scope, variables):
+    return [scope.get_current_value(variable) for variable in variables]

@@ -1,0 +1,77 @@
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from letkd_keras import fit_prototypes
+
+CLASSES = 3
+
+
+@keras.saving.register_keras_serializable("letkd_keras_tests")
+class CountRuns(keras.layers.Layer):
+    """Passes its input on and counts how often it truly ran, in no weight of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self._hidden = SimpleNamespace(runs=tf.Variable(0))
+
+    @property
+    def runs(self):
+        return int(self._hidden.runs)
+
+    def call(self, inputs):
+        self._hidden.runs.assign_add(1)
+        return inputs
+
+
+def small_network(width=4, classes=CLASSES, size=8, seed=0, l2=None, name="small"):
+    """Two blocks, both taps, normalised, with a counter of its runs at the entrance."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((size, size, 3))
+    x = CountRuns(name="count_runs")(inputs)
+    x = keras.layers.Conv2D(width, 3, 2, padding="same", name="conv1")(x)
+    x = keras.layers.BatchNormalization(name="bn1")(x)
+    x = keras.layers.ReLU(name="intermediate")(x)
+    x = keras.layers.Conv2D(width + 2, 3, padding="same", name="conv2")(x)
+    x = keras.layers.BatchNormalization(name="bn2")(x)
+    x = keras.layers.ReLU(name="penultimate")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    regularizer = None if l2 is None else keras.regularizers.L2(l2)
+    logits = keras.layers.Dense(classes, kernel_regularizer=regularizer, name="fc")(x)
+    return keras.Model(inputs, logits, name=name)
+
+
+def small_images(images=12, size=8, seed=0):
+    r = np.random.default_rng(seed)
+    labels = np.arange(images) % CLASSES
+    colours = r.standard_normal((CLASSES, 1, 1, 3))
+    x = colours[labels] + r.standard_normal((images, size, size, 3))
+    return x.astype("float32"), labels
+
+
+@pytest.fixture(scope="module")
+def setting():
+    """Functions and objects for a distillation of moments: teacher, prototypes, x, y, student."""
+    x, y = small_images()
+    teacher = small_network(width=6, seed=1, name="teacher")
+    teacher.get_layer("bn2").moving_mean.assign(np.linspace(-0.1, 0.1, 8))
+    prototypes = fit_prototypes(
+        teacher, (x, y), templates=5, subclasses=2, components=2, iterations=3
+    )
+    return SimpleNamespace(
+        x=x, y=y, teacher=teacher, prototypes=prototypes, student=small_network, images=small_images
+    )
+
+
+@pytest.fixture
+def state_of():
+    """A function: copies of all of a model's weights, and its optimizer's, by path."""
+
+    def state(model):
+        variables = [*model.weights, *(model.optimizer.variables if model.optimizer else [])]
+        return {v.path: keras.ops.convert_to_numpy(v).copy() for v in variables}
+
+    return state

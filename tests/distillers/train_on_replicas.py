@@ -1,0 +1,68 @@
+"""Train a small LetKD on so many logical CPU devices and save what comes of it.
+
+A program of its own: TensorFlow's devices are set once a process.
+
+    python train_on_replicas.py DEVICES FILE.npz
+
+Prototypes are fitted once, in `prototypes.npz` beside the file: a point between two clusters may
+fall to either for a rounding.
+"""
+
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import letkd_keras as letkd
+
+
+def classifier(name, channels):
+    """A network without batch normalisation, whose statistics would differ between replicas."""
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(channels, 3, padding="same", activation="relu")(inputs)
+    x = keras.layers.Conv2D(channels, 3, padding="same", activation="relu", name="intermediate")(x)
+    x = keras.layers.Conv2D(channels, 3, padding="same", activation="relu", name="penultimate")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(4)(x), name=name)
+
+
+def main(devices, path):
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * devices
+    )
+    strategy = tf.distribute.get_strategy()
+    if devices > 1:
+        strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)])
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(48, 8, 8, 3)).astype("float32")
+    y = generator.integers(0, 4, 48)
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        teacher, student = classifier("teacher", 12), classifier("student", 6)
+        shared = Path(path).with_name("prototypes.npz")
+        if not shared.exists():
+            letkd.fit_prototypes(teacher, (x, y), templates=16, subclasses=2, components=3).save(
+                shared
+            )
+        prototypes = letkd.Prototypes.load(shared)
+        model = letkd.LetKD(student, teacher, prototypes, synchronized=True)
+        model.compile(
+            optimizer=letkd.optimizers.SGD(0.05, momentum=0.9, nesterov=True, weight_decay=5e-4),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
+    before = teacher.get_weights()
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
+    history = model.fit(data, epochs=1, verbose=0, shuffle=False)
+    for ours, theirs in zip(teacher.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    logs = {f"log {name}": values for name, values in history.history.items()}
+    weights = {f"weight {i}": array for i, array in enumerate(model.student.get_weights())}
+    np.savez(path, **logs, **weights, replicas=strategy.num_replicas_in_sync)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])
