@@ -95,7 +95,7 @@ def imagenet_mobilenet_v2(num_classes, input_shape, name):
 
 
 def _unit(x, expansion, width, stride, layers, name, max_value):
-    """Inverted residual; `layers` are (convolution, BN) names: expanding if any, depthwise, last."""
+    """Inverted residual; `layers`: (convolution, BN) names, expanding or none, depthwise, last."""
     shortcut = x
     *expand, depthwise, project = layers
     for conv, bn in expand:

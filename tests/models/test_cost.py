@@ -1,0 +1,134 @@
+import keras
+import numpy as np
+import pytest
+
+from letkd_keras import KDLayer, insert_kd_layers, models
+from letkd_keras.models import Cost, cost_of
+
+
+def sequence(*layers, shape=(8, 8, 4)):
+    x = inputs = keras.Input(shape)
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+@pytest.mark.parametrize(
+    "layers, parameters, multiply_adds",
+    [
+        # 8x8 places, a 3x3 window of 4 channels for each of 6 filters
+        ([keras.layers.Conv2D(6, 3, padding="same")], 9 * 4 * 6 + 6, 64 * 9 * 4 * 6),
+        ([keras.layers.Conv2D(6, 3, 2, padding="valid")], 9 * 4 * 6 + 6, 9 * 9 * 4 * 6),
+        ([keras.layers.Conv2D(6, 3, groups=2, use_bias=False)], 9 * 2 * 6, 36 * 9 * 2 * 6),
+        ([keras.layers.DepthwiseConv2D(3, depth_multiplier=2)], 9 * 8 + 8, 36 * 9 * 8),
+        ([keras.layers.SeparableConv2D(5, 3, use_bias=False)], 9 * 4 + 20, 36 * (9 * 4 + 20)),
+        # each of the 64 input places reaches 2x2 places of 3 channels
+        ([keras.layers.Conv2DTranspose(3, 2, 2)], 4 * 4 * 3 + 3, 64 * 4 * 4 * 3),
+        ([keras.layers.Flatten(), keras.layers.Dense(10)], 2570, 2560),
+        ([keras.layers.Dense(10)], 50, 64 * 40),
+        ([keras.layers.BatchNormalization(), keras.layers.ReLU()], 8, 0),
+        ([keras.layers.PReLU(shared_axes=[1, 2]), keras.layers.AveragePooling2D(2)], 4, 0),
+        # templates 5 x 4, vectors 4 x 5, two scales, gamma and beta of 5
+        ([KDLayer(5)], 20 + 20 + 2 + 10, 64 * 20 + 64 * 20),
+        ([KDLayer(5, alpha=0)], 20 + 1, 64 * 20),
+    ],
+)
+def test_by_hand(layers, parameters, multiply_adds):
+    assert cost_of(sequence(*layers)) == Cost(parameters, multiply_adds)
+
+
+def test_pooled_kd_layer_has_one_value_product_an_image():
+    pooling = keras.layers.GlobalAveragePooling2D()
+    only_pooled = sequence(KDLayer(5), pooling)
+    assert cost_of(only_pooled).multiply_adds == 64 * 20 + 64 * 20
+    assert cost_of(only_pooled, pooled=True).multiply_adds == 64 * 20 + 20
+    read_twice = sequence(KDLayer(5), keras.layers.ReLU(), pooling)
+    assert cost_of(read_twice, pooled=True).multiply_adds == 64 * 20 + 64 * 20
+
+
+def test_shared_layers_cost_once_in_parameters_and_each_time_in_operations():
+    conv = keras.layers.Conv2D(4, 1, use_bias=False)
+    assert cost_of(sequence(conv, conv)) == Cost(16, 2 * 64 * 16)
+
+
+def test_models_inside_models():
+    conv = keras.layers.Conv2D(6, 3, padding="same", use_bias=False)
+    backbone = sequence(conv, shape=(None, None, 4))
+    head = keras.Sequential([keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)])
+    model = sequence(backbone, head, shape=(4, 4, 4))
+    assert cost_of(model) == Cost(216 + 14, 16 * 216 + 12)
+
+
+def test_input_shape_of_a_model_of_any_size():
+    model = sequence(keras.layers.Conv2D(2, 1, use_bias=False), shape=(None, None, 3))
+    with pytest.raises(ValueError, match="`input_shape` is needed"):
+        cost_of(model)
+    assert cost_of(model, (10, 20, 3)) == Cost(6, 200 * 6)
+
+
+def test_counting_leaves_no_trace():
+    model = models.build("resnet8", num_classes=10)
+    before = [len(layer._inbound_nodes) for layer in model.layers]
+    cost_of(model)
+    assert [len(layer._inbound_nodes) for layer in model.layers] == before
+
+
+def test_frozen_networks_cost_the_same():
+    model = models.build("resnet8", num_classes=10)
+    before = cost_of(model)
+    model.trainable = False
+    assert cost_of(model) == before
+
+
+def test_parameters_are_those_of_the_golden_files(golden_model):
+    network = golden_model.stem.removeprefix("model_")
+    if network not in models.names():
+        pytest.skip(f"{network} is not in the zoo")
+    expected = int(np.load(golden_model)["trainable_params"])
+    assert cost_of(models.build(network, num_classes=100)).parameters == expected
+
+
+@pytest.mark.parametrize(
+    "network, parameters, millions",
+    [
+        ("resnet20", 278_324, 41),  # He et al. 2016: 0.27 M, 41 M
+        ("imagenet_mobilenet_v2", 3_504_872, 300),  # Sandler et al. 2018: 3.4 M, 300 M
+        ("imagenet_mobilenet_v1", 4_231_976, 569),  # Howard et al. 2017: 4.2 M, 569 M
+        ("imagenet_resnet18", 11_689_512, 1814),  # torchvision: 1.814 G
+        ("imagenet_resnet50", 25_557_032, 4089),  # torchvision: 4.089 G
+    ],
+)
+def test_known_networks(network, parameters, millions):
+    cost = cost_of(models.build(network))
+    assert cost.parameters == parameters
+    assert cost.multiply_adds / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "student, parameters, multiply_adds", [("resnet20", 3.3, 2.0), ("snv1", 10.9, 4.9)]
+)
+def test_what_the_kd_layers_of_letkd2_multiply(student, parameters, multiply_adds):
+    plain = models.build(student, num_classes=100)
+    with_layers = insert_kd_layers(plain, KDLayer(4096), KDLayer(800))
+    before, after = cost_of(plain), cost_of(with_layers)
+    assert after.parameters / before.parameters == pytest.approx(parameters, abs=0.05)
+    assert after.multiply_adds / before.multiply_adds == pytest.approx(multiply_adds, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "layer", [keras.layers.Flatten(), keras.layers.Reshape((64, 4))], ids=["flat", "rows"]
+)
+def test_what_is_not_known_is_refused(layer):
+    if isinstance(layer, keras.layers.Reshape):
+        unknown = keras.layers.EinsumDense("abc,cd->abd", output_shape=(None, 3), name="mix")
+        match = "'mix', a EinsumDense"
+    else:
+        unknown = lambda x: keras.ops.matmul(x, keras.ops.transpose(x))  # noqa: E731
+        match = "Matmul"
+    with pytest.raises(ValueError, match=match):
+        cost_of(sequence(layer, unknown))
+
+
+def test_subclassed_models_are_refused():
+    with pytest.raises(ValueError, match="must be a functional"):
+        cost_of(keras.Model())
