@@ -1,4 +1,6 @@
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -37,7 +39,9 @@ def load_cifar(name="cifar100", data_dir=None):
 
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-        builder.download_and_prepare()
+        if not builder.is_prepared():
+            _check_network(urlsplit(builder.info.homepage).hostname)
+            builder.download_and_prepare()
     except Exception as error:  # tfds raises whatever its download met
         where = Path(data_dir or "~/tensorflow_datasets").expanduser()
         raise FileNotFoundError(
@@ -62,3 +66,8 @@ def load_cifar(name="cifar100", data_dir=None):
         split=f"as prepared in the tfds folder, {len(train['label'])} training and "
         f"{len(test['label'])} test images",
     )
+
+
+def _check_network(host):
+    """Without a network tfds tries for minutes before it says so."""
+    socket.create_connection((host, 443), timeout=20).close()

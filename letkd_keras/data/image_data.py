@@ -2,6 +2,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from letkd_keras.data.pipeline import evaluation_batches, training_batches
+from letkd_keras.data.stratified import stratified
+
 
 @dataclass(frozen=True)
 class ImageData:
@@ -39,6 +42,55 @@ class ImageData:
         """Shape of one image."""
         return self.x_train.shape[1:]
 
+    @property
+    def train_examples(self):
+        """Number of training images."""
+        return len(self.x_train)
+
+    @property
+    def test_examples(self):
+        """Number of test images."""
+        return len(self.x_test)
+
+    def training_batches(self, batch_size, **options):
+        """Shuffled, augmented, normalised batches of the training images.
+
+        Args:
+            batch_size: Images a batch.
+            **options: `seed`, `first_epoch`, `epochs` and the augmentation of
+                `letkd_keras.data.training_batches`.
+
+        Returns:
+            `tf.data.Dataset` of (float32 [B, H, W, C], int64 [B]).
+        """
+        return training_batches(
+            self.x_train,
+            self.y_train,
+            batch_size,
+            mean=self.mean,
+            std=self.std,
+            num_classes=self.num_classes,
+            **options,
+        )
+
+    def evaluation_batches(self, batch_size, split="test"):
+        """Normalised batches in a fixed order, without augmentation.
+
+        Args:
+            batch_size: Images a batch.
+            split: `"test"` or `"train"`.
+
+        Returns:
+            `tf.data.Dataset` of (float32 [B, H, W, C], int64 [B]).
+
+        Raises:
+            ValueError: If the split is neither.
+        """
+        splits = {"train": (self.x_train, self.y_train), "test": (self.x_test, self.y_test)}
+        if split not in splits:
+            raise ValueError(f"`split` must be 'train' or 'test'. Received: split={split!r}")
+        return evaluation_batches(*splits[split], batch_size, mean=self.mean, std=self.std)
+
     def subset(self, train_examples=None, test_examples=None, seed=0):
         """A smaller data set with the classes in the same proportion.
 
@@ -53,8 +105,8 @@ class ImageData:
         Raises:
             ValueError: If a number is below one per class or above what is there.
         """
-        train = _stratified(self.y_train, train_examples, seed, "train_examples")
-        test = _stratified(self.y_test, test_examples, seed, "test_examples")
+        train = stratified(self.y_train, train_examples, seed, "train_examples")
+        test = stratified(self.y_test, test_examples, seed, "test_examples")
         return ImageData(
             name=self.name,
             x_train=self.x_train[train],
@@ -66,20 +118,3 @@ class ImageData:
             class_names=self.class_names,
             split=self.split,
         )
-
-
-def _stratified(labels, examples, seed, argument):
-    if examples is None or examples == len(labels):
-        return slice(None)
-    classes = len(np.unique(labels))
-    if not classes <= examples < len(labels):
-        raise ValueError(
-            f"`{argument}` must be between {classes} (one a class) and {len(labels)}. "
-            f"Received: {argument}={examples}"
-        )
-    from sklearn.model_selection import train_test_split
-
-    chosen, _ = train_test_split(
-        np.arange(len(labels)), train_size=examples, stratify=labels, random_state=seed
-    )
-    return np.sort(chosen)

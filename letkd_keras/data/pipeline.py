@@ -8,6 +8,9 @@ import math
 
 import numpy as np
 
+from letkd_keras.data.keras_cv_policies import keras_cv_policies
+from letkd_keras.data.normalisation import normalisation
+
 
 def training_batches(
     images,
@@ -18,29 +21,37 @@ def training_batches(
     std,
     crop_padding=4,
     flip=True,
+    rotation=0.0,
+    policies=(),
+    num_classes=None,
     seed=0,
     first_epoch=0,
     epochs=None,
 ):
     """Shuffled, augmented, normalised training batches as a `tf.data.Dataset`.
 
-    Random crop after padding by reflection, horizontal flip, normalisation per channel, all on
-    whole batches (measured in `benchmarks/pipeline.py`).
+    Random rotation, random crop after padding by reflection, horizontal flip, normalisation per
+    channel, all on whole batches (measured in `benchmarks/pipeline.py`).
 
     Args:
-        images: uint8 [N, H, W, C].
+        images: uint8 [N, H, W, C]; memory-mapped or large ones are read batch by batch.
         labels: Integers [N].
         batch_size: Images a batch; the last batch of an epoch holds the rest.
         mean: Mean of each channel, of pixels in [0, 1].
         std: Standard deviation of each channel.
         crop_padding: Pixels of padding by reflection before the random crop, 0 for no crop.
         flip: Whether half of the images are mirrored left to right.
+        rotation: Largest angle of rotation to either side, in degrees.
+        policies: Names of further augmentations (`keras_cv_policies`), which draw from states of
+            their own.
+        num_classes: Number of classes, for policies that mix labels.
         seed: Seed of order and augmentation.
         first_epoch: Epoch the data set starts with.
         epochs: Number of epochs, `None` for no end. Give `fit` `steps_per_epoch`.
 
     Returns:
-        Data set of (float32 [B, H, W, C], int64 [B]).
+        Data set of (float32 [B, H, W, C], int64 [B]); labels are float32 [B, classes] if a policy
+        mixes them.
 
     Raises:
         ValueError: If sizes disagree or the batch is larger than the data.
@@ -54,8 +65,9 @@ def training_batches(
             f"Received: batch_size={batch_size}"
         )
     steps = steps_per_epoch(count, batch_size)
-    all_images, all_labels = tf.constant(images), tf.constant(labels, "int64")
-    normalise = _normaliser(mean, std)
+    read = _reader(images, labels)
+    normalise = normaliser(mean, std)
+    policy = keras_cv_policies(policies, num_classes) if policies else None
 
     def batch(number):
         epoch, step = number // steps, number % steps
@@ -63,23 +75,25 @@ def training_batches(
         # A stateless permutation: image by image, without an epoch's worth of state.
         order = tf.cast(tf.stack([tf.constant(seed, "int64"), epoch]), "int32")
         rows = tf.random.experimental.index_shuffle(places, order, np.int64(count - 1))
-        x, y = tf.gather(all_images, rows), tf.gather(all_labels, rows)
+        x, y = read(rows)
         draw = tf.stack([tf.constant(seed, "int64"), number])
-        x = augment(x, draw, crop_padding, flip)
+        x = augment(x, draw, crop_padding, flip, rotation)
+        if policy is not None:
+            x, y = policy(x, y)
         return normalise(x), y
 
     numbers = tf.data.Dataset.range(
         first_epoch * steps, np.iinfo("int64").max if epochs is None else epochs * steps
     )
     dataset = numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return _unsharded(dataset.prefetch(tf.data.AUTOTUNE))
+    return unsharded(dataset.prefetch(tf.data.AUTOTUNE))
 
 
 def evaluation_batches(images, labels, batch_size, *, mean, std):
     """Normalised batches in order, without augmentation, as a `tf.data.Dataset`.
 
     Args:
-        images: uint8 [N, H, W, C].
+        images: uint8 [N, H, W, C]; memory-mapped or large ones are read batch by batch.
         labels: Integers [N].
         batch_size: Images a batch.
         mean: Mean of each channel, of pixels in [0, 1].
@@ -90,13 +104,17 @@ def evaluation_batches(images, labels, batch_size, *, mean, std):
     """
     import tensorflow as tf
 
-    check_images(images, labels)
-    normalise = _normaliser(mean, std)
-    dataset = tf.data.Dataset.from_tensor_slices((images, np.asarray(labels, "int64")))
-    dataset = dataset.batch(batch_size).map(
-        lambda x, y: (normalise(x), y), num_parallel_calls=tf.data.AUTOTUNE
-    )
-    return _unsharded(dataset.prefetch(tf.data.AUTOTUNE))
+    count = check_images(images, labels)
+    read = _reader(images, labels)
+    normalise = normaliser(mean, std)
+
+    def batch(step):
+        x, y = read(tf.range(step * batch_size, tf.minimum((step + 1) * batch_size, count)))
+        return normalise(x), y
+
+    steps = tf.data.Dataset.range(steps_per_epoch(count, batch_size))
+    dataset = steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return unsharded(dataset.prefetch(tf.data.AUTOTUNE))
 
 
 def steps_per_epoch(count, batch_size):
@@ -104,20 +122,24 @@ def steps_per_epoch(count, batch_size):
     return math.ceil(count / batch_size)
 
 
-def augment(images, seed, crop_padding, flip):
-    """Random crop after padding by reflection, and horizontal flip, of a batch of images.
+def augment(images, seed, crop_padding, flip, rotation=0.0):
+    """Random rotation, crop after padding by reflection, and flip, of a batch of images.
 
     Args:
         images: Tensor [B, H, W, C] of any type.
         seed: Two integers; the same seed gives the same result.
         crop_padding: Pixels of padding, 0 for no crop.
         flip: Whether half of the images are mirrored.
+        rotation: Largest angle of rotation to either side, in degrees. As in torchvision, pixels
+            come from their nearest neighbour, those from outside are black.
 
     Returns:
         Tensor of the same shape and type.
     """
     import tensorflow as tf
 
+    if rotation:
+        images = _rotate(images, tf.add(seed, [2**32, 0]), rotation)
     size, height, width, _ = tf.unstack(tf.shape(images))
     columns = tf.tile(tf.range(width)[None], (size, 1))
     if crop_padding:
@@ -131,9 +153,30 @@ def augment(images, seed, crop_padding, flip):
         columns = columns + offsets[:, 1:]
     if flip:
         # A mirrored crop is the crop with its columns read backwards.
-        mirrored = tf.random.stateless_uniform((size, 1), seed + [0, 2**32]) < 0.5
+        mirrored = tf.random.stateless_uniform((size, 1), tf.add(seed, [0, 2**32])) < 0.5
         columns = tf.where(mirrored, columns[:, ::-1], columns)
     return tf.gather(images, columns, axis=2, batch_dims=1)
+
+
+def _rotate(images, seed, rotation):
+    import tensorflow as tf
+
+    size, height, width, _ = tf.unstack(tf.shape(images))
+    limit = rotation * math.pi / 180
+    angles = tf.random.stateless_uniform((size,), seed, minval=-limit, maxval=limit)
+    cosine, sine = tf.cos(angles), tf.sin(angles)
+    # Output pixel (x, y) comes from (a x + b y + c, d x + e y + f); the centre stays.
+    x, y = (tf.cast(side - 1, "float32") / 2 for side in (width, height))
+    columns = (cosine, -sine, x - cosine * x + sine * y, sine, cosine, y - sine * x - cosine * y)
+    transforms = tf.stack([*columns, tf.zeros_like(angles), tf.zeros_like(angles)], axis=1)
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=transforms,
+        output_shape=tf.stack([height, width]),
+        fill_value=0.0,
+        interpolation="NEAREST",
+        fill_mode="CONSTANT",
+    )
 
 
 def check_images(images, labels):
@@ -154,16 +197,35 @@ def check_images(images, labels):
     return len(images)
 
 
-def _normaliser(mean, std):
+# Arrays up to this size are copied into TensorFlow, where gathering needs no Python.
+_COPIED_BYTES = 2**28
+
+
+def _reader(images, labels):
+    """A function from row numbers to their images and labels."""
     import tensorflow as tf
 
-    # (x / 255 - mean) / std as one multiplication and one addition.
-    scale = np.asarray(1 / (255 * np.asarray(std)), "float32")
-    shift = np.asarray(-np.asarray(mean) / np.asarray(std), "float32")
+    all_labels = tf.constant(labels, "int64")
+    if not isinstance(images, np.memmap) and images.nbytes <= _COPIED_BYTES:
+        all_images = tf.constant(images)
+        return lambda rows: (tf.gather(all_images, rows), tf.gather(all_labels, rows))
+
+    def read(rows):
+        x = tf.numpy_function(lambda rows: np.asarray(images[rows]), [rows], tf.uint8)
+        return tf.ensure_shape(x, (None, *images.shape[1:])), tf.gather(all_labels, rows)
+
+    return read
+
+
+def normaliser(mean, std):
+    """A function from uint8 [B, H, W, C] to normalised float32, see `normalisation`."""
+    import tensorflow as tf
+
+    scale, shift = normalisation(mean, std)
     return lambda x: tf.cast(x, "float32") * scale + shift
 
 
-def _unsharded(dataset):
+def unsharded(dataset):
     """Under a distribution strategy, shard by splitting batches, not by skipping elements."""
     import tensorflow as tf
 

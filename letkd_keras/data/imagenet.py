@@ -1,0 +1,80 @@
+from pathlib import Path
+
+from letkd_keras.data.class_folders import check_same_classes, find_images, split_folders
+from letkd_keras.data.image_sources import FileSource, RecordSource
+from letkd_keras.data.streamed_images import StreamedImages
+
+# Of the training pixels, as torchvision's recipes have them.
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+# What TensorFlow decodes. ImageNet's files end in .JPEG.
+_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".gif"})
+
+
+def load_imagenet(data_dir=None, image_size=224):
+    """ImageNet, or any tree like it, read from disk image by image.
+
+    Args:
+        data_dir: A folder with `train` and `val` (or `valid`, `validation`, `test`), in each a
+            folder for each class, as torchvision's `ImageFolder` takes it; or the folder of
+            tensorflow-datasets that holds `imagenet2012`, prepared; `None` for the latter's
+            default folder.
+        image_size: Height and width of the crops.
+
+    Returns:
+        `StreamedImages`; its test images are the validation images.
+
+    Raises:
+        FileNotFoundError: If neither is there.
+        ImportError: If tensorflow-datasets is needed and not installed.
+        ValueError: If a class has no images or training and validation classes differ.
+    """
+    train_folder, test_folder = split_folders(data_dir) if data_dir else (None, None)
+    if test_folder is not None:
+        name = Path(data_dir).resolve().name
+        return _of_folders(train_folder, test_folder, name, image_size)
+    builder = _prepared("imagenet2012", data_dir)
+    train, test = (RecordSource.from_builder(builder, split) for split in ("train", "validation"))
+    return StreamedImages(
+        name="imagenet2012",
+        train=train,
+        test=test,
+        image_size=image_size,
+        mean=_MEAN,
+        std=_STD,
+        class_names=tuple(builder.info.features["label"].names),
+        split=f"{len(train)} training and {len(test)} validation images of the tfds folder",
+    )
+
+
+def _of_folders(train_folder, test_folder, name, image_size):
+    train, test = (find_images(folder, _SUFFIXES) for folder in (train_folder, test_folder))
+    check_same_classes(train, test)
+    return StreamedImages(
+        name=name,
+        train=FileSource(train),
+        test=FileSource(test),
+        image_size=image_size,
+        mean=_MEAN,
+        std=_STD,
+        class_names=train.class_names,
+        split=f"as in the folders {train_folder.name} and {test_folder.name}",
+    )
+
+
+def _prepared(name, data_dir):
+    """The `tfds` builder of a data set that is already prepared."""
+    where = Path(data_dir or "~/tensorflow_datasets").expanduser()
+    versions = sorted((where / name).glob("*/dataset_info.json"))
+    if not versions:
+        raise FileNotFoundError(
+            f"`data_dir` must have train/ and val/ with a folder for each class, or {name} as "
+            f"prepared by tensorflow-datasets. Received: {str(where)!r}"
+        )
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            f"{name} is read through tensorflow-datasets: pip install 'letkd-keras[datasets]'"
+        ) from error
+    return tfds.builder_from_directory(versions[-1].parent)

@@ -1,0 +1,263 @@
+import logging
+import os
+
+import numpy as np
+import pytest
+from image_trees import COLOURS, picture, write_tree
+from PIL import Image
+
+from letkd_keras.data import load_image_folder
+from letkd_keras.data.decoding import decode, decode_all
+from letkd_keras.data.image_folder import pixel_statistics
+
+
+def assert_colours_match(images, labels):
+    means = images.reshape(len(images), -1, 3).mean(1)
+    expected = np.array(list(COLOURS.values()))[labels]
+    np.testing.assert_allclose(means, expected, atol=6)
+
+
+def test_tree_is_split_by_class(tmp_path):
+    data = load_image_folder(write_tree(tmp_path / "pets"), 8, validation_split=0.4, seed=1)
+    assert data.name == "pets"
+    assert data.class_names == ("ant", "bee", "cat")
+    assert data.image_shape == (8, 8, 3)
+    assert np.bincount(data.y_train).tolist() == [3, 3, 3]
+    assert np.bincount(data.y_test).tolist() == [2, 2, 2]
+    assert_colours_match(data.x_train, data.y_train)
+    assert_colours_match(data.x_test, data.y_test)
+    together = np.concatenate([data.x_train, data.x_test])
+    assert len({image.tobytes() for image in together}) == 15
+
+
+def test_split_depends_on_the_seed_alone(tmp_path):
+    tree = write_tree(tmp_path)
+    first, again, other = (load_image_folder(tree, 8, seed=seed).x_test for seed in (0, 0, 5))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+@pytest.mark.parametrize("name", ["val", "validation", "test"])
+def test_tree_that_comes_split(name, tmp_path):
+    write_tree(tmp_path / "train", images=4, suffix=".jpg")
+    write_tree(tmp_path / name, images=2)
+    data = load_image_folder(tmp_path, 8)
+    assert (data.train_examples, data.test_examples) == (12, 6)
+    assert_colours_match(data.x_train, data.y_train)
+    assert_colours_match(data.x_test, data.y_test)
+    assert name in data.split
+
+
+def test_batches_are_those_of_any_data_set(tmp_path):
+    data = load_image_folder(write_tree(tmp_path), 8)
+    images, _ = next(iter(data.training_batches(12, seed=0, epochs=1, crop_padding=1)))
+    assert images.shape == (12, 8, 8, 3)
+    np.testing.assert_allclose(np.mean(images, (0, 1, 2)), 0, atol=0.3)
+
+
+def test_images_in_folders_below_a_class(tmp_path):
+    tree = write_tree(tmp_path)
+    (tree / "ant" / "more" / "deep").mkdir(parents=True)
+    picture(COLOURS["ant"], seed=77).save(tree / "ant" / "more" / "deep" / "x.bmp")
+    data = load_image_folder(tree, 8)
+    assert data.train_examples + data.test_examples == 16
+
+
+def test_other_files_are_ignored_and_counted(tmp_path, caplog):
+    tree = write_tree(tmp_path)
+    (tree / "readme.txt").write_text("x")
+    (tree / "bee" / "labels.csv").write_text("x")
+    (tree / "bee" / ".DS_Store").write_text("x")
+    (tree / ".git").mkdir()
+    with caplog.at_level(logging.WARNING, "letkd_keras"):
+        data = load_image_folder(tree, 8)
+    assert data.train_examples + data.test_examples == 15
+    assert "2 files that are no images were ignored" in caplog.text
+
+
+def test_empty_class_is_named(tmp_path):
+    tree = write_tree(tmp_path)
+    (tree / "dog").mkdir()
+    (tree / "dog" / "notes.txt").write_text("x")
+    with pytest.raises(ValueError, match="dog' with none among 1 files"):
+        load_image_folder(tree, 8)
+
+
+def test_class_of_one_image_cannot_be_split(tmp_path):
+    tree = write_tree(tmp_path)
+    (tree / "dog").mkdir()
+    picture((9, 9, 9)).save(tree / "dog" / "only.png")
+    with pytest.raises(ValueError, match=r"two images to be split\. Received: 1 in class 'dog'"):
+        load_image_folder(tree, 8)
+
+
+@pytest.mark.parametrize("share, match", [(0.05, "one image of each"), (1.0, "between 0 and 1")])
+def test_validation_split_out_of_range(share, match, tmp_path):
+    with pytest.raises(ValueError, match=f"`validation_split` must .*{match}"):
+        load_image_folder(write_tree(tmp_path), 8, validation_split=share)
+
+
+def test_classes_of_training_and_validation_differ(tmp_path):
+    write_tree(tmp_path / "train")
+    write_tree(tmp_path / "val", colours={"ant": (1, 1, 1), "cow": (2, 2, 2)})
+    with pytest.raises(ValueError, match="only in training bee, cat; only in validation cow"):
+        load_image_folder(tmp_path, 8)
+
+
+def test_folder_that_is_not_there_or_has_no_classes(tmp_path):
+    with pytest.raises(FileNotFoundError, match="folder of class folders"):
+        load_image_folder(tmp_path / "none", 8)
+    (tmp_path / "one").mkdir()
+    with pytest.raises(ValueError, match="at least two classes"):
+        load_image_folder(tmp_path, 8)
+
+
+def broken(file, kind):
+    content = file.read_bytes()
+    if kind == "truncated":
+        file.write_bytes(content[: len(content) // 2])
+    elif kind == "empty":
+        file.write_bytes(b"")
+    else:
+        file.write_text("<html>not found</html>")
+    return file
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".gif"])
+@pytest.mark.parametrize("kind", ["truncated", "empty", "no image"])
+def test_corrupt_image_is_named(kind, suffix, tmp_path):
+    tree = write_tree(tmp_path, suffix=suffix, size=(60, 50))
+    file = broken(tree / "bee" / f"3{suffix}", kind)
+    with pytest.raises(ValueError, match="is broken or no image") as error:
+        load_image_folder(tree, 8)
+    assert str(file) in str(error.value)
+
+
+def test_corrupt_images_are_skipped_when_asked(tmp_path, caplog):
+    tree = write_tree(tmp_path)
+    for name in ("bee/3.png", "cat/0.png"):
+        broken(tree / name, "truncated")
+    with caplog.at_level(logging.WARNING, "letkd_keras"):
+        data = load_image_folder(tree, 8, skip_corrupt=True)
+    assert data.train_examples + data.test_examples == 13
+    assert_colours_match(data.x_train, data.y_train)
+    assert_colours_match(data.x_test, data.y_test)
+    assert "bee/3.png" in caplog.text and "cat/0.png" in caplog.text
+
+
+def test_class_of_corrupt_images_only_is_named(tmp_path):
+    tree = write_tree(tmp_path)
+    for file in (tree / "bee").iterdir():
+        broken(file, "empty")
+    with pytest.raises(ValueError, match=r"readable training images\. Received: none in .*bee"):
+        load_image_folder(tree, 8, skip_corrupt=True)
+
+
+@pytest.mark.parametrize("skip_corrupt", [True, False])
+def test_cache_is_written_once_and_gives_the_same(skip_corrupt, tmp_path):
+    tree, cache = write_tree(tmp_path / "tree"), tmp_path / "cache"
+    plain = load_image_folder(tree, 8)
+    if skip_corrupt:
+        (tree / "ant" / "7.png").write_bytes(b"x")
+        plain = load_image_folder(tree, 8, skip_corrupt=True)
+    options = {"cache": cache, "skip_corrupt": skip_corrupt}
+    first = load_image_folder(tree, 8, **options)
+    written = {file: file.stat().st_mtime_ns for file in cache.iterdir()}
+    again = load_image_folder(tree, 8, **options)
+    assert written == {file: file.stat().st_mtime_ns for file in cache.iterdir()}
+    assert isinstance(again.x_train, np.memmap)
+    for data in (first, again):
+        for part in ("x_train", "y_train", "x_test", "y_test"):
+            np.testing.assert_array_equal(getattr(data, part), getattr(plain, part))
+    if skip_corrupt:  # a cache made while skipping does not hide what is broken
+        with pytest.raises(ValueError, match=r"7\.png"):
+            load_image_folder(tree, 8, cache=cache)
+
+
+def test_cache_of_changed_files_is_made_anew(tmp_path):
+    file = tmp_path / "x.png"
+    picture((10, 10, 10)).save(file)
+    first, _ = decode_all([file], 8, cache=tmp_path / "cache")
+    assert first.mean() < 20
+    picture((200, 200, 200), seed=1).save(file)
+    os.utime(file, ns=(1, 1))
+    second, _ = decode_all([file], 8, cache=tmp_path / "cache")
+    assert second.mean() > 190
+
+
+def test_interrupted_cache_leaves_nothing_that_looks_finished(tmp_path):
+    file = tmp_path / "x.png"
+    file.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"x\.png"):
+        decode_all([file], 8, cache=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+# 8 x 8 images in Pillow's modes, and the red, green, blue expected
+MODES = {
+    "grey": (Image.new("L", (8, 8), 100), (100, 100, 100)),
+    "black and white": (Image.new("1", (8, 8), 1), (255, 255, 255)),
+    "grey, 16 bit": (Image.fromarray(np.full((8, 8), 100 * 256 + 200, "uint16")), (100,) * 3),
+    "grey, half transparent": (Image.new("LA", (8, 8), (0, 127)), (128, 128, 128)),
+    "opaque": (Image.new("RGBA", (8, 8), (10, 20, 30, 255)), (10, 20, 30)),
+    # what is hidden below full transparency does not show: the page is white
+    "transparent": (Image.new("RGBA", (8, 8), (10, 20, 30, 0)), (255, 255, 255)),
+    "half transparent": (Image.new("RGBA", (8, 8), (0, 100, 200, 127)), (128, 178, 228)),
+    "palette": (Image.new("RGB", (8, 8), (10, 200, 30)).quantize(4), (10, 200, 30)),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_modes_become_rgb(mode, tmp_path):
+    image, expected = MODES[mode]
+    image.save(tmp_path / "x.png")
+    decoded = decode(tmp_path / "x.png", 8)
+    assert decoded.shape == (8, 8, 3) and decoded.dtype == np.uint8
+    np.testing.assert_allclose(decoded, np.broadcast_to(expected, (8, 8, 3)), atol=1)
+
+
+def test_cmyk_jpeg_becomes_rgb(tmp_path):
+    Image.new("CMYK", (16, 16), (255, 0, 0, 0)).save(tmp_path / "x.jpg")
+    np.testing.assert_allclose(decode(tmp_path / "x.jpg", 8)[4, 4], (0, 255, 255), atol=6)
+
+
+def test_floating_point_images_are_refused(tmp_path):
+    Image.fromarray(np.ones((8, 8), "float32")).save(tmp_path / "x.tif")
+    with pytest.raises(ValueError, match=r"x\.tif.*floating-point"):
+        decode(tmp_path / "x.tif", 8)
+
+
+def test_centre_of_the_resized_image(tmp_path):
+    # 40 x 20: black outside the middle 20 x 20
+    pixels = np.zeros((20, 40, 3), "uint8")
+    pixels[:, 10:30] = 200
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    np.testing.assert_array_equal(decode(tmp_path / "x.png", 20), np.full((20, 20, 3), 200))
+    half = decode(tmp_path / "x.png", 10)
+    assert half.shape == (10, 10, 3) and (half[:, 1:-1] == 200).all()
+
+
+def test_orientation_of_a_camera_is_followed(tmp_path):
+    pixels = np.zeros((8, 8, 3), "uint8")
+    pixels[:4] = 255  # the upper half is white
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    decoded = decode(tmp_path / "x.png", 8)
+    assert (decoded[:4] == 0).all() and (decoded[4:] == 255).all()
+
+
+def test_statistics_are_measured_where_none_are_given(tmp_path):
+    tree = write_tree(tmp_path)
+    measured = load_image_folder(tree, 8)
+    np.testing.assert_allclose(measured.mean, (measured.x_train / 255).mean((0, 1, 2)))
+    given = load_image_folder(tree, 8, mean=np.zeros(3))
+    assert given.mean == (0, 0, 0) and given.std == measured.std
+
+
+def test_pixel_statistics_are_those_of_numpy():
+    images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3), dtype="uint8")
+    mean, std = pixel_statistics(images, batch=7)
+    np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)))
+    np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)))
+    assert pixel_statistics(np.full((2, 4, 4, 1), 7, "uint8"))[1] == (1 / 255,)

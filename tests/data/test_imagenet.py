@@ -1,0 +1,286 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from image_trees import COLOURS, picture, write_tree
+from PIL import Image
+
+from letkd_keras.data import ImageData, StreamedImages, load_imagenet
+from letkd_keras.data.image_sources import RecordSource
+
+
+@pytest.fixture
+def tree(tmp_path):
+    write_tree(tmp_path / "made" / "train", images=7, suffix=".JPEG", size=(60, 50))
+    write_tree(tmp_path / "made" / "val", images=3, suffix=".png", size=(50, 60))
+    return tmp_path / "made"
+
+
+def arrays(batches, data=None):
+    x, y = zip(*((x.numpy(), y.numpy()) for x, y in batches), strict=True)
+    x = np.concatenate(x)
+    if data is not None:
+        x = 255 * (x * np.array(data.std) + np.array(data.mean))
+    return x, np.concatenate(y)
+
+
+def assert_colours_match(images, labels):
+    means = images.reshape(len(images), -1, 3).mean(1)
+    np.testing.assert_allclose(means, np.array(list(COLOURS.values()))[labels], atol=8)
+
+
+def test_folders_as_a_data_set(tree):
+    data = load_imagenet(tree, 32)
+    assert (data.train_examples, data.test_examples) == (21, 9)
+    assert data.class_names == ("ant", "bee", "cat") and data.num_classes == 3
+    assert data.image_shape == (32, 32, 3) and data.name == "made"
+
+
+def test_streamed_images_have_the_attributes_of_images_in_memory():
+    """What recipes rely on, besides the arrays themselves."""
+    public = {name for name in dir(ImageData) if not name.startswith("_")}
+    public |= set(ImageData.__dataclass_fields__)
+    public -= {"x_train", "y_train", "x_test", "y_test"}
+    streamed = set(dir(StreamedImages)) | set(StreamedImages.__dataclass_fields__)
+    assert public <= streamed
+
+
+def test_an_epoch_has_every_image_once(tree):
+    data = load_imagenet(tree, 16)
+    batches = list(data.training_batches(8, epochs=1))
+    assert [len(y) for _, y in batches] == [8, 8, 5]
+    images, labels = arrays(batches, data)
+    assert np.bincount(labels).tolist() == [7, 7, 7]
+    assert labels.tolist() != sorted(labels)
+    assert_colours_match(images, labels)
+
+
+def test_batches_depend_on_seed_and_epoch_alone(tree):
+    data = load_imagenet(tree, 16)
+    first, again, other = (
+        arrays(data.training_batches(8, seed=seed, epochs=3)) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first[0], again[0])
+    np.testing.assert_array_equal(first[1], again[1])
+    assert (first[1] != other[1]).any()
+    assert (first[0][:21] != first[0][21:42]).any()
+    resumed = arrays(data.training_batches(8, seed=0, first_epoch=2, epochs=3))
+    np.testing.assert_array_equal(resumed[0], first[0][42:])
+
+
+def test_batches_without_end(tree):
+    data = load_imagenet(tree, 16)
+    assert len(list(data.training_batches(21).take(5))) == 5
+
+
+@pytest.mark.parametrize("batch_size", [0, 22])
+def test_batch_size_out_of_range(batch_size, tree):
+    with pytest.raises(ValueError, match="between 1 and the 21 images"):
+        load_imagenet(tree, 16).training_batches(batch_size)
+
+
+@pytest.fixture
+def gradient(tmp_path):
+    """Twenty copies of one image in which a pixel's red is its column, its green its row."""
+    columns, rows = np.meshgrid(np.arange(200), np.arange(200))
+    pixels = np.stack([columns, rows, np.full_like(rows, 128)], axis=-1).astype("uint8")
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(10):
+                suffix = (".png", ".jpg")[number % 2]
+                Image.fromarray(pixels).save(
+                    tmp_path / split / name / f"{number}{suffix}", quality=100
+                )
+    return load_imagenet(tmp_path, 40)
+
+
+def test_crops_are_of_the_area_and_aspect_asked_for(gradient):
+    batches = gradient.training_batches(20, epochs=10, area=(0.2, 0.5), flip=False)
+    images, _ = arrays(batches, gradient)
+    # The red of the last column less that of the first is the width of the crop.
+    width = (images[:, 20, -1, 0] - images[:, 20, 0, 0]) * 40 / 39
+    height = (images[:, -1, 20, 1] - images[:, 0, 20, 1]) * 40 / 39
+    area, aspect = width * height / 200**2, width / height
+    assert area.min() > 0.17 and area.max() < 0.54
+    assert area.min() < 0.25 and area.max() > 0.45  # the whole range is used
+    assert aspect.min() > 0.7 and aspect.max() < 1.42 and aspect.std() > 0.1
+    left = images[:, 20, 0, 0]
+    assert left.std() > 10  # and the crops are anywhere
+
+
+def test_crops_are_drawn_anew_in_every_epoch(gradient):
+    images, _ = arrays(gradient.training_batches(20, epochs=2, flip=False), gradient)
+    corners = images[:, 0, 0, :2]
+    # The images are alike, so that only the draws tell the epochs, and the places in one, apart.
+    assert (np.abs(corners[:20] - corners[20:]).max(axis=1) > 3).sum() > 15
+    assert (np.abs(corners[1:20] - corners[:19]).max(axis=1) > 3).sum() > 15
+
+
+def test_half_of_the_crops_are_mirrored(gradient):
+    images, _ = arrays(gradient.training_batches(20, epochs=10), gradient)
+    mirrored = images[:, 20, -1, 0] < images[:, 20, 0, 0]
+    assert 0.4 < mirrored.mean() < 0.6
+    images, _ = arrays(gradient.training_batches(20, epochs=1, flip=False), gradient)
+    assert (images[:, 20, -1, 0] > images[:, 20, 0, 0]).all()
+
+
+def test_evaluation_sees_the_centre(gradient):
+    images, labels = arrays(gradient.evaluation_batches(7), gradient)
+    assert labels.tolist() == [0] * 10 + [1] * 10
+    # 200 pixels become 46, of which the middle 40 are kept: from 3 to 43, 13.04 to 186.96 before.
+    expected = (np.arange(40) + 3.5) * 200 / 46 - 0.5
+    for image in images:
+        np.testing.assert_allclose(image[20, :, 0], expected, atol=1.6)
+        np.testing.assert_allclose(image[:, 20, 1], expected, atol=1.6)
+
+
+def test_evaluation_batches(tree):
+    data = load_imagenet(tree, 32)
+    for split, count in (("test", 9), ("train", 21)):
+        batches = data.evaluation_batches(4, split)
+        assert batches.cardinality() == -(-count // 4)
+        images, labels = arrays(batches, data)
+        assert len(labels) == count and labels.tolist() == sorted(labels)
+        assert_colours_match(images, labels)
+    with pytest.raises(ValueError, match="`split` must be 'train' or 'test'"):
+        data.evaluation_batches(4, "val")
+
+
+def test_other_formats_and_channels(tmp_path):
+    for split in ("train", "val"):
+        write_tree(tmp_path / split, images=1)
+        Image.new("L", (30, 20), 100).save(tmp_path / split / "ant" / "grey.png")
+        Image.new("L", (30, 20), 100).save(tmp_path / split / "ant" / "grey.jpg")
+        Image.new("RGBA", (30, 20), (100, 100, 100, 3)).save(tmp_path / split / "ant" / "rgba.png")
+        Image.new("CMYK", (30, 20), (155, 155, 155, 0)).save(tmp_path / split / "ant" / "cmyk.jpg")
+    data = load_imagenet(tmp_path, 16)
+    for batches in (data.training_batches(7, epochs=1), data.evaluation_batches(7)):
+        images, _ = arrays(batches, data)
+        grey = np.abs(images - 100).max(axis=(1, 2, 3)) < 5
+        assert grey.sum() == 4
+
+
+def test_subset_keeps_the_classes_in_proportion(tree):
+    data = load_imagenet(tree, 16).subset(train_examples=6, test_examples=3, seed=1)
+    assert (data.train_examples, data.test_examples) == (6, 3)
+    assert np.bincount(arrays(data.training_batches(6, epochs=1))[1]).tolist() == [2, 2, 2]
+    with pytest.raises(ValueError, match="`train_examples` must be between 3"):
+        load_imagenet(tree, 16).subset(train_examples=2)
+
+
+def test_broken_images_are_found(tree):
+    data = load_imagenet(tree, 16)
+    data.check()
+    whole = (tree / "train" / "bee" / "2.JPEG").read_bytes()
+    (tree / "train" / "bee" / "2.JPEG").write_bytes(whole[: len(whole) // 2])
+    (tree / "val" / "cat" / "0.png").write_bytes(b"")
+    (tree / "val" / "ant" / "1.png").write_text("no image")
+    with pytest.raises(ValueError, match="that are broken") as error:
+        data.check()
+    for name in ("train/bee/2.JPEG", "val/cat/0.png", "val/ant/1.png"):
+        assert str(tree / name) in str(error.value)
+    assert str(error.value).count("/made/") == 3
+
+
+def test_folders_of_other_classes_or_none(tree):
+    (tree / "val" / "ant").rename(tree / "val" / "bug")
+    with pytest.raises(ValueError, match="only in training ant; only in validation bug"):
+        load_imagenet(tree)
+    (tree / "val" / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty' with none"):
+        load_imagenet(tree)
+
+
+def test_neither_folders_nor_records(tmp_path):
+    with pytest.raises(FileNotFoundError, match="imagenet2012 as prepared by"):
+        load_imagenet(tmp_path)
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Forty records in four files; parsing gives the number back as image and label."""
+    paths = []
+    for file in range(4):
+        path = str(tmp_path / f"{file}.tfrecord")
+        with tf.io.TFRecordWriter(path) as writer:
+            for number in range(10):
+                writer.write(str(10 * file + number).encode())
+        paths.append(path)
+    return RecordSource(
+        tuple(paths), lambda record: (record, tf.strings.to_number(record, tf.int64)), 40
+    )
+
+
+def numbers(dataset):
+    return [int(label) for _, label in dataset]
+
+
+def test_records_in_order_and_shuffled(records):
+    assert numbers(records.in_order()) == list(range(40))
+    first, again, later, other = (
+        numbers(records.shuffled(seed, tf.constant(epoch, tf.int64)))
+        for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))
+    )
+    assert first == again and sorted(first) == list(range(40))
+    assert first != later and first != other and first != list(range(40))
+
+
+def test_records_beyond_the_buffer_are_shuffled_by_file(records, monkeypatch):
+    from letkd_keras.data import image_sources
+
+    monkeypatch.setattr(image_sources, "_SHUFFLE_BUFFER", 1)
+    monkeypatch.setattr(image_sources, "_INTERLEAVED", 1)
+    orders = [numbers(records.shuffled(0, tf.constant(epoch, tf.int64))) for epoch in range(6)]
+    starts = {order[0] for order in orders}
+    assert len(starts) > 1 and starts <= {0, 10, 20, 30}
+
+
+def test_subset_of_records(records):
+    part = records.subset(5, seed=0, argument="train_examples")
+    assert len(part) == 5 and numbers(part.in_order()) == [0, 1, 2, 3, 4]
+    assert sorted(numbers(part.shuffled(0, tf.constant(0, tf.int64)))) == [0, 1, 2, 3, 4]
+    assert len(records.subset(None, seed=0, argument="x")) == 40
+    with pytest.raises(ValueError, match="`train_examples` must be between 1 and 40"):
+        records.subset(41, seed=0, argument="train_examples")
+
+
+def test_prepared_tensorflow_dataset(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class Imagenet2012(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("5.1.0")
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(encoding_format="jpeg"),
+                "label": tfds.features.ClassLabel(names=list(COLOURS)),
+                "file_name": tfds.features.Text(),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, manager):
+            return {"train": self._generate_examples(8), "validation": self._generate_examples(4)}
+
+        def _generate_examples(self, images):
+            for label, (name, colour) in enumerate(COLOURS.items()):
+                for number in range(images):
+                    content = io.BytesIO()
+                    picture(colour, (60, 50), number).save(content, "JPEG")
+                    content.seek(0)
+                    key = f"{name}{number}"
+                    yield key, {"image": content, "label": label, "file_name": key}
+
+    Imagenet2012(data_dir=tmp_path).download_and_prepare()
+    data = load_imagenet(tmp_path, 32)
+    assert data.name == "imagenet2012" and data.class_names == ("ant", "bee", "cat")
+    assert (data.train_examples, data.test_examples) == (24, 12)
+    images, labels = arrays(data.training_batches(10, epochs=1), data)
+    assert np.bincount(labels).tolist() == [8, 8, 8]
+    assert_colours_match(images, labels)
+    images, labels = arrays(data.evaluation_batches(5), data)
+    assert np.bincount(labels).tolist() == [4, 4, 4]
+    assert_colours_match(images, labels)

@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+
+from letkd_keras.data.stratified import stratified
+
+LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 4], [60, 30, 10]))
+
+
+@pytest.mark.parametrize("examples", [10, 50, 90])
+def test_classes_are_in_the_same_proportion(examples):
+    chosen = stratified(LABELS, examples, 3, "n")
+    counts = np.bincount(LABELS[chosen])[[0, 1, 4]]
+    np.testing.assert_allclose(counts, np.array([0.6, 0.3, 0.1]) * examples, atol=1)
+    assert np.all(np.diff(chosen) > 0)
+
+
+def test_every_class_is_there_and_almost_all_can_be_taken():
+    assert set(LABELS[stratified(LABELS, 3, 0, "n")]) == {0, 1, 4}
+    assert len(stratified(LABELS, 99, 0, "n")) == 99
+
+
+def test_the_seed_decides():
+    a, b, c = (stratified(LABELS, 20, seed, "n") for seed in (1, 1, 2))
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
+
+
+def test_all_is_all():
+    assert stratified(LABELS, None, 0, "n") == stratified(LABELS, 100, 0, "n") == slice(None)
+
+
+@pytest.mark.parametrize("examples", [2, 101])
+def test_too_few_or_too_many_are_refused(examples):
+    with pytest.raises(ValueError, match=r"`n` must be between 3 \(one a class\) and 100"):
+        stratified(LABELS, examples, 0, "n")
