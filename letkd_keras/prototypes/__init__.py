@@ -2,6 +2,7 @@
 
 from letkd_keras.prototypes.fingerprint import fingerprint
 from letkd_keras.prototypes.fitting import fit_prototypes
+from letkd_keras.prototypes.prototype_fit import PrototypeFit
 from letkd_keras.prototypes.prototypes import (
     IntermediatePrototypes,
     PenultimatePrototypes,
@@ -11,6 +12,7 @@ from letkd_keras.prototypes.prototypes import (
 __all__ = [
     "IntermediatePrototypes",
     "PenultimatePrototypes",
+    "PrototypeFit",
     "Prototypes",
     "fingerprint",
     "fit_prototypes",

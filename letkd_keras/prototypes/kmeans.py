@@ -1,15 +1,38 @@
+from contextlib import contextmanager
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import sparse
+from threadpoolctl import threadpool_limits
+
+from letkd_keras.prototypes.memory_mapped import release, take
 
 # Points are read, compared and summed in blocks of about this many bytes: enough to keep the
 # matrix products busy, little beside the points themselves.
-_BLOCK_BYTES = 8 << 20
+_BLOCK_BYTES = 2 << 20
 
 # How far apart the halves of a split cluster start, relative to its centre.
 _SPLIT = 1 / 1024
 
 
-def kmeans(points, k, iterations=20, seed=0, on_iteration=None):
+@dataclass(frozen=True, eq=False)
+class Iteration:
+    """State of a k-means after one of its iterations.
+
+    Attributes:
+        number: Iterations done.
+        centers: Updated centres, float32 [k, C].
+        sizes: Points of each cluster before the update, int64 [k].
+        inertia: Sum of squared distances before the update.
+    """
+
+    number: int
+    centers: np.ndarray
+    sizes: np.ndarray
+    inertia: float
+
+
+def kmeans(points, k, iterations=20, seed=0, on_iteration=None, resume=None):
     """Lloyd's k-means with faiss' exact search, over ALL the points.
 
     Centres start at `k` different points drawn at random. A cluster that loses its last point is
@@ -23,8 +46,8 @@ def kmeans(points, k, iterations=20, seed=0, on_iteration=None):
         k: Number of clusters, 1 to N.
         iterations: Number of passes over the points.
         seed: Seed of the draw of the first centres.
-        on_iteration: Called as `on_iteration(iteration, inertia)` after each pass, `inertia` the
-            sum of squared distances before its update.
+        on_iteration: Called with an `Iteration` after each pass.
+        resume: `(iterations done, centres)` of an interrupted run to go on from.
 
     Returns:
         Centres, float32 [k, C].
@@ -39,9 +62,10 @@ def kmeans(points, k, iterations=20, seed=0, on_iteration=None):
             "`k` must be at least 1 and at most the number of points. "
             f"Received: k={k} for {len(points)} points"
         )
-    first = np.sort(np.random.default_rng(seed).choice(len(points), size=k, replace=False))
-    centers = np.asarray(points[first], dtype="float32")
-    for iteration in range(iterations):
+    done, centers = resume or (0, _first_centers(points, k, seed))
+    if points.nbytes <= _BLOCK_BYTES:
+        points = np.array(points, dtype="float32")  # read once, not at each iteration
+    for number in range(done + 1, iterations + 1):
         sums = np.zeros(centers.shape, dtype="float64")
         counts = np.zeros(k, dtype="int64")
         inertia = 0.0
@@ -53,12 +77,18 @@ def kmeans(points, k, iterations=20, seed=0, on_iteration=None):
             sums += one_hot @ block.astype("float64")
             counts += np.bincount(nearest, minlength=k)
             inertia += float(distances.sum(dtype="float64"))
+        centers = centers.copy()
         filled = counts > 0
         centers[filled] = sums[filled] / counts[filled, None]
         _split_largest(centers, counts)
         if on_iteration is not None:
-            on_iteration(iteration, inertia)
+            on_iteration(Iteration(number, centers, counts, inertia))
     return centers
+
+
+def _first_centers(points, k, seed):
+    rows = np.sort(np.random.default_rng(seed).choice(len(points), size=k, replace=False))
+    return take(points, rows).astype("float32")
 
 
 def nearest_centers(points, centers):
@@ -75,11 +105,21 @@ def nearest_centers(points, centers):
     return distances[:, 0], nearest[:, 0]
 
 
+@contextmanager
+def one_thread():
+    """Within it, k-means uses one thread."""
+    import faiss  # noqa: F401  before the limit, which holds for what is loaded by then
+
+    with threadpool_limits(1):
+        yield
+
+
 def blocks(points):
     """Consecutive rows of `points` as contiguous float32 arrays of bounded size."""
     rows = max(1024, _BLOCK_BYTES // (4 * points.shape[1]))
     for start in range(0, len(points), rows):
         yield np.ascontiguousarray(points[start : start + rows], dtype="float32")
+        release(points)
 
 
 def _split_largest(centers, counts):

@@ -10,21 +10,24 @@ class LabelledImages:
             a batch (sample weights) are ignored.
         num_classes: Labels must be in `[0, num_classes)`.
         batch_size: Size of the batches taken from arrays.
+        preprocess: Function applied to each batch of images, or `None`.
 
     Attributes:
         images: Number of images, or `None` where it is not known before a pass.
+        images_per_class: Their number in each class, [num_classes], known with it.
 
     Raises:
         ValueError: If the data can be iterated over only once, or is empty, or labels are not
             integers in range.
     """
 
-    def __init__(self, data, num_classes, batch_size=256):
+    def __init__(self, data, num_classes, batch_size=256, preprocess=None):
         self.num_classes = num_classes
         self.batch_size = batch_size
         self.arrays = _arrays(data)
         self.data = data
-        self.images = None
+        self.preprocess = preprocess or (lambda images: images)
+        self.images = self.images_per_class = None
         if self.arrays is not None:
             images, labels = self.arrays
             if len(images) != len(labels):
@@ -34,14 +37,30 @@ class LabelledImages:
                 )
             self.labels = _check_labels(labels, num_classes)
             self.images = len(images)
+            self.images_per_class = np.bincount(self.labels, minlength=num_classes)
         elif not hasattr(data, "__iter__") or iter(data) is data:
             raise ValueError(
                 "`data` must be a pair of arrays or allow several passes, like a tf.data.Dataset; "
                 f"a generator is empty after the first. Received: data={data!r}"
             )
 
-    def __iter__(self):
-        """Yield `(images, labels)`, labels as int64 [B]."""
+    def batches(self, shard=(0, 1)):
+        """Batches dealt to one of several shards in turn.
+
+        Args:
+            shard: Which shard, from 0, and of how many.
+
+        Yields:
+            `(first, images, labels)`: the number, in the whole data, of the batch's first image,
+            its images, or `None` for a batch of another shard, and its labels, int64 [B].
+        """
+        first = 0
+        for number, (images, labels) in enumerate(self._batches()):
+            own = number % shard[1] == shard[0]
+            yield first, self.preprocess(images) if own else None, labels
+            first += len(labels)
+
+    def _batches(self):
         if self.arrays is None:
             for images, labels, *_ in self.data:
                 yield images, _check_labels(labels, self.num_classes)
@@ -50,6 +69,15 @@ class LabelledImages:
         for start in range(0, self.images, self.batch_size):
             batch = slice(start, start + self.batch_size)
             yield images[batch], self.labels[batch]
+
+    def count(self):
+        """Make the numbers of images known, by a pass over the data if need be."""
+        if self.images is None:
+            per_class = np.zeros(self.num_classes, dtype="int64")
+            for _, labels, *_ in self.data:
+                labels = _check_labels(labels, self.num_classes)
+                per_class += np.bincount(labels, minlength=self.num_classes)
+            self.images, self.images_per_class = int(per_class.sum()), per_class
 
 
 def _arrays(data):

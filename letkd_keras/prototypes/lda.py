@@ -1,6 +1,9 @@
 import numpy as np
 from scipy import linalg, sparse
 
+# The paper's number of components for a number of classes too small for the one asked for.
+_PUBLISHED_COMPONENTS = {10: 8}
+
 # Directions whose spread within classes is below this, after each channel is scaled to spread 1,
 # are left out; scikit-learn's default.
 _TOLERANCE = 1e-4
@@ -54,15 +57,20 @@ class LinearDiscriminantAnalysis:
         features -= means[members]
         self._merge(classes, counts, means + shift, features.T @ features)
 
-    def merge(self, other):
-        """Add another accumulator's points (a shard of the data)."""
-        if self.means.shape != other.means.shape:
+    def state(self):
+        """The sufficient statistics, as a dictionary of arrays."""
+        return {"counts": self.counts, "means": self.means, "scatter": self.scatter}
+
+    def merge(self, state):
+        """Add the `state()` of another accumulator (a shard of the data)."""
+        counts, means = np.asarray(state["counts"]), np.asarray(state["means"])
+        if self.means.shape != means.shape:
             raise ValueError(
-                "Only accumulators of the same classes and channels can be merged. "
-                f"Received: {self.means.shape} and {other.means.shape}"
+                "Only statistics of the same classes and channels can be merged. "
+                f"Received: {self.means.shape} and {means.shape}"
             )
-        classes = np.flatnonzero(other.counts)
-        self._merge(classes, other.counts[classes], other.means[classes], other.scatter)
+        classes = np.flatnonzero(counts)
+        self._merge(classes, counts[classes], means[classes], np.asarray(state["scatter"]))
 
     def _merge(self, classes, counts, means, scatter):
         total = self.counts[classes] + counts
@@ -118,3 +126,40 @@ class LinearDiscriminantAnalysis:
                 "classes, or all class means agree."
             )
         return mean, sphering @ rotation[: min(rank, components)].T
+
+
+class Projection:
+    """Features into the space of a solved LDA, and its own decisions there.
+
+    Args:
+        lda: A `LinearDiscriminantAnalysis` with all its points.
+        components: Number of components wanted.
+
+    Attributes:
+        mean: float32 [C].
+        scalings: float32 [C, d].
+        class_means: Means of the classes in that space, float32 [classes, d].
+    """
+
+    def __init__(self, lda, components):
+        mean, scalings = lda.solve(components)
+        self.mean, self.scalings = mean.astype("float32"), scalings.astype("float32")
+        self.class_means = ((lda.means - mean) @ scalings).astype("float32")
+        with np.errstate(divide="ignore"):
+            priors = np.log(lda.counts / lda.counts.sum())
+        self._biases = (priors - np.sum(self.class_means**2, axis=1) / 2).astype("float32")
+
+    def __call__(self, features):
+        """Features [N, C] to float32 [N, d]."""
+        return (features - self.mean) @ self.scalings
+
+    def classify(self, points):
+        """The class that LDA, with these components, gives each projected point, [N]."""
+        return np.argmax(points @ self.class_means.T + self._biases, axis=1)
+
+
+def lda_components(components, num_classes, channels):
+    """Number of LDA components: what is asked for, or what the classes and channels give."""
+    if components > num_classes - 1:
+        components = _PUBLISHED_COMPONENTS.get(num_classes, num_classes - 1)
+    return min(components, channels)

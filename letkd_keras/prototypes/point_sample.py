@@ -56,16 +56,20 @@ class PointSample:
         if room < len(points):
             self._replace(points[room:], labels[room:], indices[room:], keys[room:])
 
-    def merge(self, other):
-        """Add the sample of another shard, of the same seed and capacity."""
-        if (self.seed, self.capacity) != (other.seed, other.capacity):
-            raise ValueError(
-                "Only samples of the same seed and capacity can be merged. Received: "
-                f"{(self.seed, self.capacity)} and {(other.seed, other.capacity)}"
-            )
-        seen = self.seen + other.seen
-        kept = slice(0, other.size)
-        self.update(other._points[kept], other._labels[kept], other._indices[kept])
+    def state(self):
+        """What `merge` needs, as a dictionary of arrays."""
+        kept = slice(0, self.size)
+        return {
+            "points": self._points[kept],
+            "labels": self._labels[kept],
+            "indices": self._indices[kept],
+            "seen": np.array(self.seen),
+        }
+
+    def merge(self, state):
+        """Add the `state()` of another shard's sample, of the same seed and capacity."""
+        seen = self.seen + int(state["seen"])
+        self.update(state["points"], state["labels"], state["indices"])
         self.seen = seen
 
     def _replace(self, points, labels, indices, keys):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from letkd_keras.prototypes.atomic import written_aside
+from letkd_keras.atomic import written_aside
 from letkd_keras.prototypes.fingerprint import fingerprint
 from letkd_keras.prototypes.teacher_features import TeacherFeatures
 
@@ -23,7 +23,7 @@ class PenultimatePrototypes:
     Args:
         tap: Name of the teacher's layer.
         grid: `(height, width)` of the features after pooling.
-        pool: Window and stride of the average pooling of the teacher's features, 1 or 2.
+        pool: Window and stride of the average pooling of the teacher's features.
         centers: float32 [K, C].
     """
 
@@ -48,7 +48,7 @@ class IntermediatePrototypes:
     Args:
         tap: Name of the teacher's layer.
         grid: `(height, width)` of the features after pooling.
-        pool: Window and stride of the average pooling of the teacher's features, 1 or 2.
+        pool: Window and stride of the average pooling of the teacher's features.
         lda_mean: float32 [C].
         lda_scalings: float32 [C, d]; features go to `(f - lda_mean) @ lda_scalings`.
         centers: Sub-class centres there, float32 [num_classes * subclasses, d], class by class.

@@ -2,19 +2,19 @@ from itertools import pairwise
 
 import numpy as np
 
-from letkd_keras.prototypes.kmeans import kmeans
+from letkd_keras.prototypes.kmeans import kmeans, one_thread
 
-# Bytes of one block of the matrix of distances of points to all sub-class centres.
-_BLOCK_BYTES = 32 << 20
+# Bytes of one block of the matrix of distances of points to all sub-class centres. Smaller blocks
+# cost more in waiting for the threads of the product than they save in memory traffic.
+_BLOCK_BYTES = 16 << 20
 
 
-def fit_subclasses(points, labels, num_classes, subclasses, iterations=20, seed=0, on_class=None):
+def fit_subclasses(points, sizes, subclasses, iterations=20, seed=0, on_class=None):
     """Cluster each class's points by themselves (method, intermediate supervision, step 2).
 
     Args:
         points: float32 [N, d], sorted by class.
-        labels: Their classes, integers [N] in ascending order.
-        num_classes: Number of classes.
+        sizes: Number of points of each class, integers [num_classes].
         subclasses: Number of clusters of each class.
         iterations: Iterations of each k-means.
         seed: Seed; each class has its own stream of it.
@@ -26,14 +26,20 @@ def fit_subclasses(points, labels, num_classes, subclasses, iterations=20, seed=
     Raises:
         ValueError: If a class has fewer points than `subclasses`.
     """
-    bounds = np.searchsorted(labels, np.arange(num_classes + 1))
-    check_class_sizes(np.diff(bounds), subclasses)
-    centers = np.empty((num_classes, subclasses, points.shape[1]), dtype="float32")
-    for label, (start, stop) in enumerate(pairwise(bounds)):
-        centers[label] = kmeans(points[start:stop], subclasses, iterations, seed=[seed, label])
-        if on_class is not None:
-            on_class(label)
+    check_class_sizes(sizes, subclasses)
+    centers = np.empty((len(sizes), subclasses, points.shape[1]), dtype="float32")
+    # One thread: with few centres, several spend their time waiting for each other.
+    with one_thread():
+        for label, (start, stop) in enumerate(class_bounds(sizes)):
+            centers[label] = kmeans(points[start:stop], subclasses, iterations, seed=[seed, label])
+            if on_class is not None:
+                on_class(label)
     return centers.reshape(-1, points.shape[1])
+
+
+def class_bounds(sizes):
+    """`(start, stop)` of each class in points sorted by class."""
+    return list(pairwise(np.concatenate([[0], np.cumsum(sizes)])))
 
 
 def check_class_sizes(sizes, subclasses):
@@ -66,7 +72,10 @@ class SubclassScores:
         self.centers = np.asarray(centers)
         self.num_classes = num_classes
         self.counts = np.zeros((len(centers), len(centers)), dtype="int64")
-        self._half_squares = np.sum(self.centers**2, axis=1) / 2
+        # Distances up to a term of the point alone, halved, are one product of the point and a 1
+        # with these; their order is that of the distances.
+        squares = np.sum(self.centers**2, axis=1) / 2
+        self._factors = np.vstack([-self.centers.T, squares])
 
     def update(self, features, labels=None, members=None):
         """Add points, given their classes or, if known, their sub-classes.
@@ -76,15 +85,19 @@ class SubclassScores:
             labels: Classes, integers [N].
             members: Sub-classes, integers [N], instead of `labels`.
         """
-        rows = max(256, _BLOCK_BYTES // (4 * len(self.centers)))
+        rows = max(128, _BLOCK_BYTES // (4 * len(self.centers)))
+        dtype = np.result_type(features, self._factors)
+        extended = np.ones((min(rows, len(features)), self.centers.shape[1] + 1), dtype)
+        products = np.empty((len(extended), len(self.centers)), dtype)
         for start in range(0, len(features), rows):
-            block = slice(start, start + rows)
-            # Distances up to a term of the point alone, halved: the order is the same.
-            distances = self._half_squares - features[block] @ self.centers.T
+            part = features[start : start + rows]
+            block = extended[: len(part)]
+            block[:, :-1] = part
+            distances = np.matmul(block, self._factors, out=products[: len(part)])
             if members is None:
-                own = self._own_subclass(distances, labels[block])
+                own = self._own_subclass(distances, labels[start : start + rows])
             else:
-                own = members[block]
+                own = members[start : start + rows]
             np.add.at(self.counts, (own, distances.argmin(axis=1)), 1)
 
     def _own_subclass(self, distances, labels):
@@ -92,20 +105,25 @@ class SubclassScores:
         own_class = by_class[np.arange(len(labels)), labels]
         return labels * by_class.shape[2] + own_class.argmin(axis=1)
 
-    def merge(self, other):
+    def merge(self, counts):
         """Add the counts of another shard of the points."""
-        self.counts += other.counts
+        self.counts += counts
 
     def result(self):
-        """Scores [K, K] of the centres' type, rows summing to 1.
+        """Scores [K, K]: see `normalised_scores`."""
+        return normalised_scores(self.counts)
 
-        A sub-class without points is confused with itself: its own centre is nearest to it.
-        """
-        sizes = self.counts.sum(axis=1, keepdims=True)
-        scores = (self.counts / np.maximum(sizes, 1)).astype(self.centers.dtype)
-        empty = np.flatnonzero(sizes == 0)
-        scores[empty, empty] = 1
-        return scores
+
+def normalised_scores(counts):
+    """Counts [K, K] with each row divided by its sum, float64.
+
+    A sub-class without points is confused with itself: its own centre is nearest to it.
+    """
+    sizes = counts.sum(axis=1, keepdims=True)
+    scores = counts / np.maximum(sizes, 1)
+    empty = np.flatnonzero(sizes == 0)
+    scores[empty, empty] = 1
+    return scores
 
 
 def subclass_scores(features, members, centers):

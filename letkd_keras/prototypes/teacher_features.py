@@ -1,22 +1,26 @@
-import difflib
-
 import keras
 import numpy as np
+
+from letkd_keras.graph import find_tap, flatten, output_of
+from letkd_keras.prototypes.inference import BatchInference
 
 
 class TeacherFeatures:
     """A frozen teacher, looked at through its taps.
 
     One functional model runs from the teacher's input to all its taps, pools them where the
-    student's grid is smaller (method, "heterogeneous pairs") and is called in inference mode.
+    student's grid is smaller (method, "heterogeneous pairs") and is called in inference mode, on
+    all replicas of a `tf.distribute` strategy that is running.
 
     Args:
         teacher: A functional `keras.Model` from images to logits [B, classes].
         taps: Names of the layers whose outputs are wanted.
-        pool: 1, or 2 for average pooling 2x2 with stride 2.
+        pool: Window and stride of the average pooling, one for all taps or one for each; 1 leaves
+            the grid as it is, 2 halves it.
 
     Attributes:
         num_classes: Number of classes, from the teacher's output.
+        pools: Window of each tap.
         grids: `(height, width)` of each tap after pooling.
         channels: Number of channels of each tap.
 
@@ -26,21 +30,22 @@ class TeacherFeatures:
     """
 
     def __init__(self, teacher, taps, pool=1):
-        if pool not in (1, 2):
-            raise ValueError(f"`pool` must be 1 or 2. Received: pool={pool}")
         _check_output(teacher)
-        self.teacher = teacher
         self.taps = tuple(taps)
+        self.pools = _check_pools(pool, len(self.taps))
         self.num_classes = int(teacher.output.shape[-1])
-        outputs = [_channels_last(tap_output(teacher, tap)) for tap in self.taps]
-        for tap, output in zip(self.taps, outputs, strict=True):
-            _check_feature_map(tap, output, pool)
-        if pool > 1:
-            pooling = keras.layers.AveragePooling2D(pool, data_format="channels_last")
-            outputs = [pooling(output) for output in outputs]
+        flat = flatten(teacher)
+        outputs = [output_of(flat, find_tap(flat, tap)) for tap in self.taps]
+        outputs = [_channels_last(output) for output in outputs]
+        for i, (tap, window) in enumerate(zip(self.taps, self.pools, strict=True)):
+            _check_feature_map(tap, outputs[i], window)
+            if window > 1:
+                pooling = keras.layers.AveragePooling2D(window, data_format="channels_last")
+                outputs[i] = pooling(outputs[i])
         self.grids = tuple(tuple(output.shape[1:3]) for output in outputs)
         self.channels = tuple(int(output.shape[-1]) for output in outputs)
-        self.model = keras.Model(teacher.inputs, outputs)
+        self.model = keras.Model(flat.inputs, outputs)
+        self._infer = BatchInference(self.model, teacher)
 
     def locations(self, tap):
         """Number of locations of tap number `tap`."""
@@ -56,29 +61,20 @@ class TeacherFeatures:
         Returns:
             A list with, for each tap, float32 [B * height * width, C], image by image.
         """
-        features = self.model.predict_on_batch(images)
-        if len(self.taps) == 1 and not isinstance(features, list):
-            features = [features]
         return [
             np.asarray(feature, dtype="float32").reshape(-1, channels)
-            for feature, channels in zip(features, self.channels, strict=True)
+            for feature, channels in zip(self._infer(images), self.channels, strict=True)
         ]
 
 
-def tap_output(model, tap):
-    """Symbolic output of the layer named `tap`.
-
-    Raises:
-        ValueError: If there is no such layer; names like it are listed.
-    """
-    names = [layer.name for layer in model.layers]
-    if tap not in names:
-        close = difflib.get_close_matches(str(tap), names, n=5) or names[-5:]
+def _check_pools(pool, taps):
+    pools = (pool,) * taps if isinstance(pool, int) else tuple(pool)
+    if len(pools) != taps or not all(isinstance(p, int) and p >= 1 for p in pools):
         raise ValueError(
-            f"A tap must be the name of a layer of the teacher {model.name!r}, such as "
-            f"{', '.join(map(repr, close))}. Received: tap={tap!r}"
+            f"`pool` must be an integer of at least 1, or {taps} of them, one for each tap. "
+            f"Received: pool={pool}"
         )
-    return model.get_layer(tap).output
+    return pools
 
 
 def _check_output(teacher):
@@ -96,10 +92,10 @@ def _check_output(teacher):
 
 def _check_feature_map(tap, output, pool):
     shape = output.shape
-    if len(shape) != 4 or None in shape[1:] or min(shape[1:3]) < pool:
+    if len(shape) != 4 or None in shape[1:] or any(size % pool for size in shape[1:3]):
         raise ValueError(
-            "A tap must be a feature map [B, height, width, channels] of known size, at least "
-            f"{pool} x {pool}. Received: tap={tap!r} of shape {tuple(shape)}"
+            "A tap must be a feature map [B, height, width, channels] of known size, which "
+            f"pool={pool} divides. Received: tap={tap!r} of shape {tuple(shape)}"
         )
 
 

@@ -33,7 +33,7 @@ def test_inertia_falls_and_is_as_good_as_bare_faiss():
     points = np.random.default_rng(1).standard_normal((4000, 8)).astype("float32")
     seen = []
     centers = kmeans(
-        points, 64, iterations=20, on_iteration=lambda _, inertia: seen.append(inertia)
+        points, 64, iterations=20, on_iteration=lambda state: seen.append(state.inertia)
     )
     assert len(seen) == 20
     assert np.all(np.diff(seen) <= 1e-3 * seen[0])

@@ -136,7 +136,7 @@ def test_taps_are_checked_even_without_a_recorded_teacher(teacher):
     with pytest.raises(ValueError, match=r"of 5 classes.*Received.* of 4"):
         prototypes.check_teacher(teacher(num_classes=4))
     elsewhere = replace(prototypes.penultimate, tap="penultimat")
-    with pytest.raises(ValueError, match=r"such as 'penultimate'.*tap='penultimat'"):
+    with pytest.raises(ValueError, match=r"tap='penultimat'.*: penultimate"):
         Prototypes(elsewhere).check_teacher(teacher())
     pooled = replace(prototypes.penultimate, pool=2, grid=(2, 2))
     Prototypes(pooled).check_teacher(teacher())

@@ -1,0 +1,94 @@
+"""Figures that say whether prototypes are worth training with."""
+
+import numpy as np
+
+from letkd_keras.prototypes.kmeans import nearest_centers
+from letkd_keras.prototypes.memory_mapped import take
+
+# Points that purity and entropy of the penultimate clusters are estimated on, evenly spread.
+_POINTS = 1 << 16
+_ENTROPY_POINTS = 1 << 12
+
+
+def penultimate_health(centers, sizes, inertia, points, labels, num_classes):
+    """Health of the penultimate clusters.
+
+    Args:
+        centers: float32 [K, C].
+        sizes: Points of each cluster, [K].
+        inertia: Sum of squared distances to the nearest centre.
+        points: The points clustered, [N, C].
+        labels: The classes of their images, [N].
+        num_classes: Number of classes.
+
+    Returns:
+        Dictionary of JSON types: `points`, `inertia_per_point`, `used_templates`, `sizes` (least,
+        median, largest), `purity` (share of points whose class is their cluster's commonest) and
+        `mean_target_entropy` in nats (uniform targets have `log(K)`), both on a part of the points,
+        and `template_classes`, the commonest class of each template, -1 where none was seen.
+    """
+    rows = _evenly(len(points), _POINTS)
+    _, nearest = nearest_centers(take(points, rows).astype("float32"), centers)
+    votes = np.zeros((len(centers), num_classes), dtype="int32")
+    np.add.at(votes, (nearest, np.asarray(labels[rows])), 1)
+    classes = np.where(votes.sum(axis=1) > 0, votes.argmax(axis=1), -1)
+    total = int(sizes.sum())
+    return {
+        "points": total,
+        "inertia_per_point": inertia / total,
+        "used_templates": int(np.sum(sizes > 0)),
+        "sizes": _spread(sizes),
+        "purity": float(votes.max(axis=1).sum() / len(rows)),
+        "mean_target_entropy": _mean_soft_entropy(points, centers),
+        "template_classes": classes.tolist(),
+    }
+
+
+def intermediate_health(counts, right):
+    """Health of the sub-classes.
+
+    Args:
+        counts: [K, K], points by own sub-class and nearest one.
+        right: Number of points whose class the LDA gets right.
+
+    Returns:
+        Dictionary of JSON types: `points`, `used_templates`, `sizes`, `subclass_purity` (share of
+        points to which no sub-class of another class is nearer than their own),
+        `mean_target_entropy` in nats and `lda_probe_accuracy` over single locations.
+    """
+    sizes = counts.sum(axis=1)
+    total = int(sizes.sum())
+    rows = counts / np.maximum(sizes, 1)[:, None]
+    return {
+        "points": total,
+        "used_templates": int(np.sum(sizes > 0)),
+        "sizes": _spread(sizes),
+        "subclass_purity": float(np.trace(counts) / total),
+        "mean_target_entropy": float(sizes @ _entropy(rows) / total),
+        "lda_probe_accuracy": right / total,
+    }
+
+
+def _spread(sizes):
+    return [int(sizes.min()), int(np.median(sizes)), int(sizes.max())]
+
+
+def _evenly(size, wanted):
+    return np.linspace(0, size - 1, min(size, wanted)).astype("int64")
+
+
+def _mean_soft_entropy(points, centers):
+    """Mean entropy of the targets softmax(-||f - rho||^2)."""
+    rows = _evenly(len(points), _ENTROPY_POINTS)
+    entropies = []
+    for part in np.array_split(rows, max(1, len(rows) // 512)):
+        block = take(points, part).astype("float64")
+        logits = 2 * block @ centers.T - np.sum(centers.astype("float64") ** 2, axis=1)
+        logits -= logits.max(axis=1, keepdims=True)
+        soft = np.exp(logits)
+        entropies.append(_entropy(soft / soft.sum(axis=1, keepdims=True)))
+    return float(np.concatenate(entropies).mean())
+
+
+def _entropy(rows):
+    return -np.sum(rows * np.log(np.where(rows > 0, rows, 1)), axis=1)

@@ -1,0 +1,102 @@
+"""Kill a run by SIGKILL, again and again, and finish it; in a process of its own, for it forks.
+
+Usage: killed_runs.py FOLDER CACHE, where CACHE is "none" or the type of the cache.
+Prints the stages in which runs were killed.
+"""
+
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+
+from small_problem import SIZES, small_images, small_teacher
+
+from letkd_keras import atomic
+from letkd_keras.prototypes import PrototypeFit, stage_store
+
+STAGES = ("features", "penultimate", "projected", "subclasses", "scores")
+
+
+def run(out, cache):
+    """A whole run, as the command line does it."""
+    # Without a cache there is room for a sample only: the scores need a pass of their own.
+    options = {"memory": 300 * 52} if cache == "none" else {"cache": cache}
+    fit = PrototypeFit(
+        small_teacher(), small_images(), **SIZES, **options, workdir=f"{out}.work", batch_size=7
+    )
+    fit.run().save(out)
+    fit.stages.remove_all()
+
+
+def kill_at(moment):
+    """Have this process kill itself when so many moments of writing have passed."""
+    left = moment
+
+    def tick():
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def before_and_after(function):
+        def wrapped(*arguments, **keywords):
+            tick()
+            result = function(*arguments, **keywords)
+            tick()
+            return result
+
+        return wrapped
+
+    # Before and after each rename (arrays, records, checkpoints, the artifact), and each removal.
+    for name in ("replace", "rename", "unlink"):
+        setattr(atomic.Path, name, before_and_after(getattr(atomic.Path, name)))
+    stage_store.shutil.rmtree = before_and_after(stage_store.shutil.rmtree)
+    # And in the middle of each pass.
+    for gatherer in ("FeatureGatherer", "ProjectedGatherer", "ScoreGatherer"):
+        kind = getattr(sys.modules["letkd_keras.prototypes.passes"], gatherer)
+        kind.update = before_and_after(kind.update)
+
+
+def in_a_child(moment, out, cache):
+    """Whether a child that is to be killed at a moment got to its end before."""
+    child = os.fork()
+    if child == 0:
+        if moment is not None:
+            kill_at(moment)
+        run(out, cache)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL, status
+        return False
+    assert status == 0, status
+    return True
+
+
+def stage_begun(workdir):
+    """The stage that an interrupted run was in."""
+    return next((s for s in STAGES if not (workdir / s / "stage.json").exists()), "end")
+
+
+def main(folder, cache):
+    folder = Path(folder)
+    assert in_a_child(None, folder / "undisturbed.npz", cache)
+    expected = (folder / "undisturbed.npz").read_bytes()
+    moments, killed_in = random.Random(0), []
+    while not killed_in or not set(STAGES) <= set(killed_in):
+        out = folder / "killed.npz"
+        out.unlink(missing_ok=True)
+        while not in_a_child(moments.randint(1, 50), out, cache):
+            killed_in.append(stage_begun(folder / f"{out.name}.work"))
+            assert len(killed_in) < 100, killed_in
+            if out.exists():
+                assert out.read_bytes() == expected
+        assert out.read_bytes() == expected
+    left = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    assert left == ["killed.npz", "undisturbed.npz"], left
+    print(" ".join(killed_in))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

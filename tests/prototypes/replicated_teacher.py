@@ -1,0 +1,47 @@
+"""Features of a teacher on two replicas; in a process of its own, for its logical devices."""
+
+import numpy as np
+import tensorflow as tf
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+from small_problem import SIZES, small_images, small_teacher  # noqa: E402
+
+from letkd_keras.prototypes import fit_prototypes, inference  # noqa: E402
+from letkd_keras.prototypes.teacher_features import TeacherFeatures  # noqa: E402
+
+TAPS = ["penultimate", "intermediate"]
+
+
+def equal(first, second):
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+x, y = small_images(33)
+alone = small_teacher()
+expected = {size: TeacherFeatures(alone, TAPS)(x[:size]) for size in (1, 4, 33)}
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    mirrored = small_teacher()
+mirrored.set_weights(alone.get_weights())
+
+shares = []
+split = np.split
+inference.np.split = lambda array, parts: shares.append(parts) or split(array, parts)
+built_under = TeacherFeatures(mirrored, TAPS)
+for size, features in expected.items():
+    equal(built_under(x[:size]), features)
+with strategy.scope():
+    equal(TeacherFeatures(alone, TAPS)(x), expected[33])
+    within = TeacherFeatures(alone, TAPS[:1])
+equal(within(x), expected[33][:1])
+assert shares == [2] * 5, shares
+
+one = fit_prototypes(alone, (x, y), **SIZES)
+two = fit_prototypes(mirrored, (x, y), **SIZES)
+np.testing.assert_allclose(one.penultimate.centers, two.penultimate.centers, rtol=1e-4, atol=1e-5)
+assert two.manifest["data"]["images"] == 33
+print("equal")

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+from small_problem import SIZES, small_images
+
+from letkd_keras.prototypes import fit_prototypes
+from letkd_keras.prototypes.health import intermediate_health, penultimate_health
+
+
+def test_penultimate_figures_by_hand():
+    # Points at 0 (classes 0, 0, 1), at 10 (class 1); the third centre has none.
+    points = np.array([[0.0], [0.0], [0.0], [10.0]], "float32")
+    centers = np.array([[0.0], [10.0], [1000.0]], "float32")
+    health = penultimate_health(
+        centers, np.array([3, 1, 0]), 2.0, points, np.array([0, 0, 1, 1]), num_classes=2
+    )
+    assert health == {
+        "points": 4,
+        "inertia_per_point": 0.5,
+        "used_templates": 2,
+        "sizes": [0, 1, 3],
+        "purity": 0.75,
+        "mean_target_entropy": pytest.approx(0, abs=1e-9),
+        "template_classes": [0, 1, -1],
+    }
+
+
+def test_entropy_of_targets_halfway_between_two_centres_is_log_2():
+    health = penultimate_health(
+        np.array([[-1.0], [1.0]], "float32"),
+        np.array([1, 0]),
+        1.0,
+        np.zeros((1, 1), "float32"),
+        np.array([0]),
+        num_classes=1,
+    )
+    assert health["mean_target_entropy"] == pytest.approx(np.log(2))
+
+
+def test_intermediate_figures_by_hand():
+    counts = np.array([[6, 0, 2, 0], [0, 0, 0, 0], [1, 0, 1, 0], [0, 0, 0, 10]])
+    health = intermediate_health(counts, right=15)
+    share = np.array([0.75, 0.25])
+    entropy = (8 * -np.sum(share * np.log(share)) + 2 * np.log(2)) / 20
+    assert health == {
+        "points": 20,
+        "used_templates": 3,
+        "sizes": [0, 5, 10],
+        "subclass_purity": 17 / 20,
+        "mean_target_entropy": pytest.approx(entropy),
+        "lda_probe_accuracy": 0.75,
+    }
+
+
+def test_the_probe_is_scikit_learns(teacher):
+    import keras
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    model, (x, y) = teacher(), small_images()
+    tap = keras.Model(model.inputs, model.get_layer("intermediate").output)
+    features, labels = np.asarray(tap(x)).reshape(-1, 6), np.repeat(y, 16)
+    expected = LinearDiscriminantAnalysis().fit(features, labels).score(features, labels)
+    health = fit_prototypes(model, (x, y), **{**SIZES, "components": 4}).manifest["health"]
+    assert health["intermediate"]["lda_probe_accuracy"] == pytest.approx(expected, abs=2 / 960)
+    assert health["penultimate"]["points"] == health["penultimate"]["all_points"] == 960
+
+
+def test_dead_channels_cost_components_and_are_reported(teacher, caplog):
+    model = teacher()
+    kernel = model.layers[1].kernel
+    dead = np.array(kernel)
+    dead[..., 2:] = 0
+    kernel.assign(dead)
+    with caplog.at_level("WARNING", logger="letkd_keras"):
+        prototypes = fit_prototypes(model, small_images(), **SIZES)
+    assert "The LDA has 2 components of 3 wanted" in caplog.text
+    assert prototypes.intermediate.lda_scalings.shape == (6, 2)
+    assert prototypes.intermediate.centers.shape == (15, 2)
+    health = prototypes.manifest["health"]["intermediate"]
+    assert (health["lda_components"], health["lda_components_wanted"]) == (2, 3)

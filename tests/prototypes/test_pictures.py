@@ -1,0 +1,127 @@
+import struct
+
+import numpy as np
+import pytest
+from small_problem import SIZES, small_images
+
+from letkd_keras.prototypes import fit_prototypes
+from letkd_keras.prototypes.__main__ import main
+from letkd_keras.prototypes.confusion_picture import draw_confusion
+from letkd_keras.prototypes.pictures import draw
+from letkd_keras.prototypes.subclass_map_picture import draw_subclass_maps
+from letkd_keras.prototypes.template_picture import _in_the_plane, draw_templates
+
+NAMES = ("red", "green", "blue", "grey", "brown")
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    from small_problem import small_teacher
+
+    teacher, (x, y) = small_teacher(), small_images()
+    return teacher, fit_prototypes(teacher, (x, y), **SIZES, class_names=NAMES), (x, y, None, None)
+
+
+def _size(path):
+    """Width and height from the header of a PNG file."""
+    header = path.read_bytes()[:24]
+    assert header[:8] == b"\x89PNG\r\n\x1a\n"
+    return struct.unpack(">II", header[16:])
+
+
+def test_all_pictures_are_drawn(tmp_path, fitted):
+    teacher, prototypes, data = fitted
+    paths = draw(prototypes, tmp_path / "new", teacher, data)
+    assert [path.name for path in paths] == ["templates.png", "confusion.png", "subclass_maps.png"]
+    assert all(min(_size(path)) > 500 for path in paths)
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(
+        path.name for path in paths
+    )
+
+
+def test_without_teacher_or_intermediate_level_the_rest_is_drawn(tmp_path, fitted, teacher):
+    _, prototypes, data = fitted
+    assert len(draw(prototypes, tmp_path)) == 2
+    letkd_1 = fit_prototypes(teacher(), data[:2], **SIZES, intermediate=None)
+    assert [path.name for path in draw(letkd_1, tmp_path, teacher(), data)] == ["templates.png"]
+
+
+def test_templates_bear_their_classes(fitted):
+    _, prototypes, _ = fitted
+    classes = prototypes.manifest["health"]["penultimate"]["template_classes"]
+    figure = draw_templates(prototypes, NAMES)
+    left, right = figure.axes
+    assert "12 penultimate templates" in left.get_title() and "PCA" in left.get_title()
+    assert "15 sub-class centres" in right.get_title() and "PCA" in right.get_title()
+    colours = left.collections[0].get_facecolors()
+    assert len(np.unique(colours, axis=0)) == len(set(classes))
+    for label in set(classes):
+        of_class = colours[np.array(classes) == label]
+        np.testing.assert_array_equal(of_class, np.broadcast_to(of_class[0], of_class.shape))
+    assert {text.get_text() for text in right.texts} <= set(NAMES)
+
+
+def test_many_templates_are_laid_out_by_their_neighbours():
+    r = np.random.default_rng(0)
+    centers = (r.standard_normal((3, 1, 8)) * 20 + r.standard_normal((3, 20, 8))).reshape(60, 8)
+    places, how = _in_the_plane(centers.astype("float32"))
+    assert how == "t-SNE"
+    middles = places.reshape(3, 20, 2).mean(axis=1)
+    nearest = np.linalg.norm(places[:, None] - middles, axis=-1).argmin(axis=1)
+    np.testing.assert_array_equal(nearest, np.repeat(np.arange(3), 20))
+
+
+def test_confusion_shows_the_scores_and_names_the_strongest(fitted):
+    _, prototypes, _ = fitted
+    intermediate = prototypes.intermediate
+    figure = draw_confusion(intermediate, NAMES)
+    by_class = intermediate.subclass_scores.reshape(5, 3, 5, 3).sum(axis=3).mean(axis=1)
+    shown = figure.axes[1].images[0].get_array()
+    names = [label.get_text() for label in figure.axes[1].get_yticklabels()]
+    order = [NAMES.index(name) for name in names]
+    assert sorted(order) == list(range(5))
+    expected = by_class[np.ix_(order, order)]
+    np.testing.assert_allclose(shown[expected > 0], expected[expected > 0], rtol=1e-5)
+    assert (shown[expected == 0] == shown.min()).all()
+    np.fill_diagonal(by_class, 0)
+    first, second = np.unravel_index(by_class.argmax(), by_class.shape)
+    strongest = figure.axes[2].get_yticklabels()[0].get_text()
+    assert strongest == f"{NAMES[first]} → {NAMES[second]}"
+
+
+def test_maps_and_histograms_are_those_of_the_method(fitted):
+    teacher, prototypes, (x, y, _, _) = fitted
+    intermediate = prototypes.intermediate
+    doubled = (x / 2, y, lambda images: images * 2, None)
+    figure = draw_subclass_maps(intermediate, teacher, doubled, NAMES, samples=2)
+    rows = np.array(figure.axes).reshape(2, 5)
+    assert [row[0].get_title() for row in rows] == ["red", "brown"]
+    import keras
+
+    tap = keras.Model(teacher.inputs, teacher.get_layer("intermediate").output)
+    z = intermediate.project(np.asarray(tap(x[:1])).reshape(16, 6))
+    own = np.linalg.norm(z[:, None] - intermediate.centers[:3], axis=-1).argmin(axis=1)
+    commonest = np.bincount(own).argmax()
+    share = np.mean(own == commonest)
+    assert rows[0, 2].get_title() == f"sub-class {commonest}, {share:.0%} of the image"
+    bars = [bar.get_width() for bar in rows[0, 2].patches]
+    expected = np.sort(intermediate.subclass_scores[commonest])[::-1][: len(bars)]
+    np.testing.assert_allclose(bars, expected, rtol=1e-6)
+    overlay = rows[0, 1].images[0].get_array()
+    assert overlay.shape == (8, 8, 3)
+
+
+def test_another_teacher_is_refused(tmp_path, fitted, teacher):
+    _, prototypes, data = fitted
+    with pytest.raises(ValueError, match="another teacher"):
+        draw(prototypes, tmp_path, teacher(seed=1), data)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_command_draws_them(tmp_path, fitted, capsys):
+    _, prototypes, _ = fitted
+    prototypes.save(tmp_path / "prototypes.npz")
+    folder = tmp_path / "pictures"
+    assert main(["--inspect", str(tmp_path / "prototypes.npz"), "--pictures", str(folder)]) == 0
+    assert capsys.readouterr().out.count("drawn: ") == 2
+    assert _size(folder / "confusion.png")[0] > 1000

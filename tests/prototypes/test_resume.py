@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+from in_a_process import in_a_process
+from small_problem import SIZES, small_images
+
+from letkd_keras.prototypes import PrototypeFit
+from letkd_keras.prototypes.kmeans import kmeans
+
+
+@pytest.mark.parametrize("cache", ["none", pytest.param("float32", marks=pytest.mark.slow)])
+def test_killed_at_any_moment_and_started_again_it_ends_in_the_same_bytes(tmp_path, cache):
+    done = in_a_process("killed_runs.py", tmp_path, cache)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {"features", "penultimate", "projected", "subclasses", "scores"} <= set(
+        done.stdout.split()
+    )
+
+
+def test_finished_stages_are_not_computed_again(tmp_path, teacher, monkeypatch):
+    data = small_images()
+    first = PrototypeFit(teacher(), data, **SIZES, workdir=tmp_path).run()
+    monkeypatch.setattr(
+        "letkd_keras.prototypes.teacher_features.TeacherFeatures.__call__",
+        lambda *_: pytest.fail("the teacher ran"),
+    )
+    again = PrototypeFit(teacher(), data, **SIZES, workdir=tmp_path).run()
+    np.testing.assert_array_equal(again.penultimate.centers, first.penultimate.centers)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 1}, r"seed=1 \(was 0\)"),
+        ({"templates": 13}, r"templates=13 \(was 12\)"),
+        ({"cache": "float16"}, r"cache='float16' \(was None\)"),
+        ({"batch_size": 9}, r"batch_size=9 \(was 256\)"),
+        ({"intermediate": None}, r"taps=\['penultimate'\] \(was"),
+    ],
+)
+def test_a_workdir_of_other_settings_is_refused(tmp_path, teacher, changes, message):
+    PrototypeFit(teacher(), small_images(), **SIZES, workdir=tmp_path)
+    with pytest.raises(ValueError, match=message):
+        PrototypeFit(teacher(), small_images(), **{**SIZES, **changes}, workdir=tmp_path)
+
+
+def test_a_workdir_of_another_teacher_or_other_images_is_refused(tmp_path, teacher):
+    PrototypeFit(teacher(), small_images(), **SIZES, workdir=tmp_path)
+    with pytest.raises(ValueError, match="fingerprint"):
+        PrototypeFit(teacher(seed=1), small_images(), **SIZES, workdir=tmp_path)
+    with pytest.raises(ValueError, match=r"images=55 \(was 60\)"):
+        PrototypeFit(teacher(), small_images(55), **SIZES, workdir=tmp_path)
+
+
+def test_an_interrupted_kmeans_goes_on_from_its_last_iteration():
+    points = np.random.default_rng(0).standard_normal((500, 4)).astype("float32")
+    seen = []
+    whole = kmeans(points, 9, iterations=8, on_iteration=seen.append)
+    state = seen[4]
+    resumed = kmeans(points, 9, iterations=8, resume=(state.number, state.centers))
+    np.testing.assert_array_equal(resumed, whole)
+    np.testing.assert_array_equal(kmeans(points, 9, iterations=8, resume=(8, whole)), whole)
+
+
+def test_a_cache_is_announced_and_takes_all_points(tmp_path, teacher, caplog):
+    with caplog.at_level("WARNING", logger="letkd_keras"):
+        cached = PrototypeFit(
+            teacher(), small_images(), **SIZES, workdir=tmp_path, cache="float32", memory=1
+        ).run()
+    assert f"Writing a feature cache of {960 * 8 * 4:,} bytes" in caplog.text
+    assert f"Writing a feature cache of {960 * 3 * 4:,} bytes" in caplog.text
+    held = PrototypeFit(teacher(), small_images(), **SIZES).run()
+    np.testing.assert_array_equal(cached.penultimate.centers, held.penultimate.centers)
+    np.testing.assert_array_equal(cached.intermediate.centers, held.intermediate.centers)
+    np.testing.assert_array_equal(
+        cached.intermediate.subclass_scores, held.intermediate.subclass_scores
+    )
+
+
+def test_a_half_precision_cache_costs_half_the_disk_and_little_else(tmp_path, teacher, caplog):
+    with caplog.at_level("WARNING", logger="letkd_keras"):
+        cached = PrototypeFit(
+            teacher(), small_images(), **SIZES, workdir=tmp_path, cache="float16"
+        ).run()
+    assert f"Writing a feature cache of {960 * 8 * 2:,} bytes" in caplog.text
+    held = PrototypeFit(teacher(), small_images(), **SIZES).run()
+    name = "inertia_per_point"
+    assert cached.manifest["health"]["penultimate"][name] == pytest.approx(
+        held.manifest["health"]["penultimate"][name], rel=1e-2
+    )
+    np.testing.assert_array_equal(cached.intermediate.lda_mean, held.intermediate.lda_mean)
+
+
+def test_a_cache_that_the_disk_cannot_hold_is_refused_before_the_teacher_runs(
+    tmp_path, teacher, monkeypatch
+):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(
+        "letkd_keras.prototypes.teacher_features.TeacherFeatures.__call__",
+        lambda *_: pytest.fail("the teacher ran"),
+    )
+    fit = PrototypeFit(teacher(), small_images(), **SIZES, workdir=tmp_path, cache="float32")
+    with pytest.raises(OSError, match=r"needs 30,720 bytes .*; 1,000 are free"):
+        fit.run()
+
+
+def test_a_cache_needs_a_workdir(teacher):
+    with pytest.raises(ValueError, match="needs a `workdir`"):
+        PrototypeFit(teacher(), small_images(), **SIZES, cache="float32")
+    with pytest.raises(ValueError, match="cache='float64'"):
+        PrototypeFit(teacher(), small_images(), **SIZES, workdir="x", cache="float64")

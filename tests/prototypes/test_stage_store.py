@@ -1,0 +1,86 @@
+import json
+
+import numpy as np
+import pytest
+
+from letkd_keras.prototypes import memory_mapped
+from letkd_keras.prototypes.stage_store import MemoryStages, WorkDir
+
+
+def _arrays():
+    return {"points": np.arange(6.0).reshape(3, 2), "sizes": np.array([1, 2])}
+
+
+@pytest.fixture(params=["memory", "folder"])
+def stages(request, tmp_path):
+    return MemoryStages() if request.param == "memory" else WorkDir(tmp_path / "work", {"seed": 0})
+
+
+def test_arrays_come_back_until_dropped(stages):
+    assert not stages.has("features")
+    stages.save("features", _arrays())
+    assert stages.has("features")
+    for name, array in stages.load("features").items():
+        np.testing.assert_array_equal(array, _arrays()[name])
+    stages.drop("features", ("points",))
+    assert list(stages.load("features")) == ["sizes"]
+    stages.drop("features", ("points",))
+    stages.remove_all()
+
+
+def test_another_process_finds_the_stages_and_the_checkpoint(tmp_path):
+    first = WorkDir(tmp_path, {"taps": ("a", "b"), "seed": 0})
+    first.save("features", _arrays())
+    first.save_checkpoint("penultimate", {"number": np.array(3)})
+    second = WorkDir(tmp_path, {"taps": ("a", "b"), "seed": 0})
+    assert second.has("features") and not second.has("penultimate")
+    np.testing.assert_array_equal(second.load("features")["points"], _arrays()["points"])
+    assert second.load_checkpoint("penultimate")["number"] == 3
+    assert second.load_checkpoint("features") is None
+
+
+def test_a_folder_with_other_settings_is_refused_and_left_alone(tmp_path):
+    WorkDir(tmp_path, {"seed": 0, "memory": 5, "pool": 1}).save("features", _arrays())
+    with pytest.raises(ValueError, match=r"memory=6 \(was 5\), seed=1 \(was 0\)$"):
+        WorkDir(tmp_path, {"seed": 1, "memory": 6, "pool": 1})
+    assert WorkDir(tmp_path, {"seed": 0, "memory": 5, "pool": 1}).has("features")
+
+
+def test_files_without_a_record_are_no_stage(tmp_path):
+    stages = WorkDir(tmp_path, {})
+    np.save(stages.folder("features") / "points.npy", np.zeros(3))
+    assert not stages.has("features")
+    stages.save("features", _arrays())
+    assert stages.load("features")["points"].shape == (3, 2)
+
+
+def test_a_damaged_or_missing_file_is_refused_by_name(tmp_path):
+    WorkDir(tmp_path, {}).save("features", _arrays())
+    file = tmp_path / "features" / "points.npy"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"points\.npy is damaged.*Remove .*features"):
+        WorkDir(tmp_path, {}).load("features")
+    file.unlink()
+    with pytest.raises(ValueError, match=r"points\.npy is damaged"):
+        WorkDir(tmp_path, {}).load("features")
+
+
+def test_an_array_already_in_the_folder_is_checksummed_where_it_is(tmp_path):
+    stages = WorkDir(tmp_path, {})
+    mapped = memory_mapped.create(stages.folder("features") / "points.npy", (3, 2), "float32")
+    mapped[:] = 4
+    inode = (tmp_path / "features" / "points.npy").stat().st_ino
+    stages.save("features", {"points": mapped})
+    assert (tmp_path / "features" / "points.npy").stat().st_ino == inode
+    assert (WorkDir(tmp_path, {}).load("features")["points"] == 4).all()
+    record = json.loads((tmp_path / "features" / "stage.json").read_text())
+    assert len(record["points"]) == 64
+
+
+def test_everything_is_removed_at_once(tmp_path):
+    stages = WorkDir(tmp_path / "work", {})
+    stages.save("features", _arrays())
+    (tmp_path / "work.removed").mkdir()  # of an earlier run, killed while it removed
+    stages.remove_all()
+    assert not list(tmp_path.iterdir())
