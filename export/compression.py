@@ -1,0 +1,178 @@
+"""Quantisation-aware fine-tuning, pruning and clustering by tensorflow-model-optimization.
+
+Each rebuilds the folded student in tf_keras and trains it a little to give the student's own class
+probabilities, which asks for images but for no labels.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from letkd_keras.export.inverse_rms import with_calibrated_floors
+from letkd_keras.export.tf_keras_bridge import import_tfmot, to_tf_keras
+from letkd_keras.export.verification import logits_of
+
+_BATCH = 32
+
+
+def write_quantization_aware(student, path, options):
+    """Write an int8 TFLite flatbuffer after fine-tuning with the quantisation in the network.
+
+    tfmot starts the range of every result at [-6, 6] and moves it by a thousandth of the way a
+    step, so that a short training probably cuts off logits beyond 6. Plain int8 measures its
+    ranges, and has been the better one on the students tried.
+
+    Args:
+        student: Functional `keras.Model` that gives logits, folded.
+        path: File to write.
+        options: `ExportOptions` with `calibration`, the images to train on, and `epochs`.
+    """
+    tf_keras, tfmot = import_tfmot()
+    from letkd_keras.export.tf_keras_layers import CUSTOM
+
+    options.check_calibration()
+    student = with_calibrated_floors(student, options.calibration)
+    quantization = tfmot.quantization.keras
+
+    class ResultsOnly(quantization.QuantizeConfig):
+        """Quantises a layer's results; it has no weights."""
+
+        def get_weights_and_quantizers(self, layer):
+            return []
+
+        def get_activations_and_quantizers(self, layer):
+            return []
+
+        def set_quantize_weights(self, layer, quantize_weights):
+            pass
+
+        def set_quantize_activations(self, layer, quantize_activations):
+            pass
+
+        def get_output_quantizers(self, layer):
+            if isinstance(layer.output, list | tuple):
+                return []  # a split: its input is quantised already
+            return [
+                quantization.quantizers.MovingAverageQuantizer(
+                    num_bits=8, per_axis=False, symmetric=False, narrow_range=False
+                )
+            ]
+
+        def get_config(self):
+            return {}
+
+    own = (*CUSTOM.values(), tf_keras.layers.Multiply)  # what tfmot knows no way to quantise
+
+    def annotate(layer):
+        config = ResultsOnly() if isinstance(layer, own) else None
+        return quantization.quantize_annotate_layer(layer, config)
+
+    with quantization.quantize_scope({**CUSTOM, "ResultsOnly": ResultsOnly}):
+        plain = to_tf_keras(student)
+        annotated = tf_keras.models.clone_model(plain, clone_function=annotate)
+        model = quantization.quantize_apply(annotated)
+        _fine_tune(model, student, options)
+        _write(model, path, quantised=True)
+
+
+def write_pruned(student, path, options):
+    """Write a float32 TFLite flatbuffer of which `sparsity` of each kernel is zero.
+
+    Zeros take their space in the file; it shrinks when it is compressed. Convolutions but for
+    depthwise ones, and dense layers, are pruned, the smallest values first, step by step while
+    training. Arguments are those of `write_quantization_aware`.
+    """
+    tf_keras, tfmot = import_tfmot()
+    from letkd_keras.export.tf_keras_layers import CUSTOM
+
+    options.check_calibration()
+    sparsity = tfmot.sparsity.keras
+    steps = options.epochs * -(-len(options.calibration) // _BATCH)
+    # The last third of the steps trains what is left.
+    schedule = sparsity.PolynomialDecay(
+        0.0, options.sparsity, 0, max(2 * steps // 3, 1), frequency=1
+    )
+
+    def prune(layer):
+        if _has_kernel(layer, tf_keras):
+            return sparsity.prune_low_magnitude(layer, pruning_schedule=schedule)
+        return layer
+
+    with tf_keras.utils.custom_object_scope(CUSTOM):
+        model = tf_keras.models.clone_model(to_tf_keras(student), clone_function=prune)
+        _fine_tune(model, student, options, [sparsity.UpdatePruningStep()])
+        _write(sparsity.strip_pruning(model), path)
+
+
+def write_clustered(student, path, options):
+    """Write a float32 TFLite flatbuffer whose kernels have `clusters` different values each.
+
+    Like a pruned one, it shrinks when it is compressed. Arguments are those of
+    `write_quantization_aware`.
+    """
+    tf_keras, tfmot = import_tfmot()
+    from letkd_keras.export.tf_keras_layers import CUSTOM
+
+    options.check_calibration()
+    clustering = tfmot.clustering.keras
+    initialization = clustering.CentroidInitialization.KMEANS_PLUS_PLUS
+
+    def cluster(layer):
+        if _has_kernel(layer, tf_keras):
+            return clustering.cluster_weights(
+                layer,
+                number_of_clusters=options.clusters,
+                cluster_centroids_init=initialization,
+            )
+        return layer
+
+    with tf_keras.utils.custom_object_scope(CUSTOM):
+        model = tf_keras.models.clone_model(to_tf_keras(student), clone_function=cluster)
+        _fine_tune(model, student, options)
+        _write(clustering.strip_clustering(model), path)
+
+
+def _has_kernel(layer, tf_keras):
+    depthwise = isinstance(layer, tf_keras.layers.DepthwiseConv2D)
+    return isinstance(layer, tf_keras.layers.Conv2D | tf_keras.layers.Dense) and not depthwise
+
+
+def _fine_tune(model, student, options, callbacks=()):
+    """Train a tf_keras model to give the student's probabilities on the calibration images."""
+    import tf_keras
+
+    images = np.asarray(options.calibration, "float32")
+    logits = logits_of(student, images)
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    targets = exponentials / exponentials.sum(-1, keepdims=True)
+    for layer in model.layers:
+        inner = getattr(layer, "layer", layer)  # of tfmot's wrappers
+        if isinstance(inner, tf_keras.layers.BatchNormalization):
+            inner.trainable = False
+    model.compile(
+        optimizer=tf_keras.optimizers.Adam(options.learning_rate),
+        loss=tf_keras.losses.CategoricalCrossentropy(from_logits=True),
+    )
+    tf_keras.utils.set_random_seed(0)
+    model.fit(
+        images,
+        targets,
+        batch_size=_BATCH,
+        epochs=options.epochs,
+        callbacks=list(callbacks),
+        verbose=0,
+    )
+
+
+def _write(model, path, quantised=False):
+    import tensorflow as tf
+
+    image = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, "image")
+    serve = tf.function(lambda image: {"logits": model(image, training=False)}, [image])
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(model, folder, signatures={"serving_default": serve})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        if quantised:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        Path(path).write_bytes(converter.convert())

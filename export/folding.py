@@ -1,0 +1,182 @@
+import logging
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from letkd_keras.export.batch_norm_folding import affine_of, fold_batch_norms
+from letkd_keras.export.inverse_rms import InverseRMS
+from letkd_keras.export.loading import load_student
+from letkd_keras.export.rewriting import rewrite, with_weights
+from letkd_keras.export.verification import compare, images_for, logits_of
+from letkd_keras.graph import flatten
+from letkd_keras.layers import KDLayer
+
+log = logging.getLogger("letkd_keras")
+
+
+def fold(model, *, images=None, tolerance=1e-4):
+    """Copy a student as inference needs it: fewer parameters, fewer operations, the same logits.
+
+    - In a KD layer, the templates' normalisation and scale and its batch normalisation become one
+      1x1 convolution with bias; the values' normalisation, scale and alpha one kernel. A layer of
+      alpha 0 is left out.
+    - After a KD layer that is only averaged over its locations, responses are averaged first, and
+      where the classifier has fewer classes than there are channels, it and the value kernel
+      become one [templates, classes].
+    - Normalisations divide by the root mean square (`InverseRMS`), which quantises well.
+    - Other batch normalisations go into the convolutions before them; taps and dropout vanish.
+
+    A folded model has nothing left to fold: folding it again copies it.
+
+    Args:
+        model: What `export_student` takes. It is left as it was.
+        images: Array [N, H, W, C] to check on; `None`: a few of noise.
+        tolerance: Largest difference of a logit allowed, relative to the largest logit.
+
+    Returns:
+        A functional `keras.Model` in float32, of Keras' layers, `InverseRMS` and the student's own.
+        It is for inference: its batch normalisations are constants now.
+
+    Raises:
+        ValueError: If it is no functional model or calls a KD layer more than once.
+        ExportMismatch: If the folded model does not compute the same (a `ValueError`).
+    """
+    student = load_student(model)
+    folded = fold_kd_layers(fold_batch_norms(flatten(student)))
+    images = images_for(student, images)
+    comparison = compare(logits_of(student, images), logits_of(folded, images))
+    comparison.check(f"{student.name!r}, folded,", tolerance)
+    log.info(
+        "folded %s: %s parameters of %s, %s",
+        student.name,
+        f"{folded.count_params():,}",
+        f"{student.count_params():,}",
+        comparison,
+    )
+    return folded
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The constants that a KD layer is at inference, in float64.
+
+    Attributes:
+        templates: [C, K], for features divided by their RMS.
+        bias: [K].
+        values: [K, C], for responses divided by their RMS.
+    """
+
+    templates: np.ndarray
+    bias: np.ndarray
+    values: np.ndarray
+
+
+def fold_kd_layers(model, kernels=None):
+    """The part of `fold` that is about KD layers, unchecked.
+
+    Args:
+        model: Functional `keras.Model` without models inside.
+        kernels: `Kernels` by layer name, where they are not to be the layer's own.
+
+    Returns:
+        A functional model.
+    """
+    pooled = {}  # what a pooling layer, or the classifier after it, has to add
+
+    def replace(layer, rewriter, *args, **kwargs):
+        if isinstance(layer, KDLayer):
+            if rewriter.calls(layer) != 1:
+                raise ValueError(
+                    f"A KD layer must be called once. Received: {layer.name!r}, called "
+                    f"{rewriter.calls(layer)} times"
+                )
+            if layer.alpha == 0:
+                return args[0]
+            own = (kernels or {}).get(layer.name) or kernels_of(layer)
+            return _fold_kd_layer(layer, own, rewriter, pooled, args[0])
+        if layer not in pooled:
+            return None
+        outputs = rewriter.copy(layer)(*args, **kwargs)
+        return keras.layers.Add(name=f"{layer.name}_sum")([outputs, pooled.pop(layer)])
+
+    return rewrite(model, replace)
+
+
+def _fold_kd_layer(layer, kernels, rewriter, pooled, features):
+    responses, inverse = _template_responses(layer, kernels, features)
+    pooling = rewriter.only_reader(layer)
+    if not _averages_all_of(pooling, layer):
+        return _with_values(layer, kernels.values, features, responses, inverse)
+    directions = keras.layers.Multiply(name=f"{layer.name}_directions")([responses, inverse])
+    mean = keras.layers.GlobalAveragePooling2D(
+        data_format=layer.data_format, keepdims=pooling.keepdims, name=f"{layer.name}_pool"
+    )(directions)
+    target, values, name = pooling, kernels.values, f"{layer.name}_values"
+    classifier = rewriter.only_reader(pooling)
+    if _is_linear(classifier) and classifier.units < values.shape[1]:
+        target, name = classifier, f"{layer.name}_logits"
+        values = values @ np.asarray(classifier.kernel, "float64")
+    dense = keras.layers.Dense(values.shape[1], use_bias=False, name=name)
+    pooled[target] = with_weights(dense, [values], mean)
+    return features
+
+
+def _with_values(layer, values, features, responses, inverse):
+    """Features plus the values of each location."""
+    convolution = keras.layers.Conv2D(
+        values.shape[1],
+        1,
+        use_bias=False,
+        data_format=layer.data_format,
+        name=f"{layer.name}_values",
+    )
+    # One factor a location: cheaper on the C channels of the values than on K responses.
+    scaled = keras.layers.Multiply(name=f"{layer.name}_scaled_values")(
+        [with_weights(convolution, [values[None, None]], responses), inverse]
+    )
+    return keras.layers.Add(name=f"{layer.name}_sum")([features, scaled])
+
+
+def _template_responses(layer, kernels, features):
+    """Responses after ReLU, of K channels, and the factor that normalises each location's."""
+    axis = -1 if layer.data_format == "channels_last" else 1
+    inverse = InverseRMS(axis, name=f"{layer.name}_inverse_rms")(features)
+    directions = keras.layers.Multiply(name=f"{layer.name}_normalised")([features, inverse])
+    convolution = keras.layers.Conv2D(
+        len(kernels.bias),
+        1,
+        activation="relu",
+        data_format=layer.data_format,
+        name=f"{layer.name}_templates",
+    )
+    responses = with_weights(convolution, [kernels.templates[None, None], kernels.bias], directions)
+    return responses, InverseRMS(axis, name=f"{layer.name}_responses_inverse_rms")(responses)
+
+
+def kernels_of(layer):
+    """The `Kernels` of a built `KDLayer` of `alpha` above 0."""
+    templates, values = (
+        np.asarray(kernel, "float64") for kernel in (layer.template_kernel, layer.value_kernel)
+    )
+    factor, offset = affine_of(layer.batch_normalization)
+    scale = float(np.asarray(layer.template_scale))
+    templates = scale * factor * _unit_columns(templates) / np.sqrt(len(templates))
+    scale = layer.alpha * float(np.asarray(layer.value_scale))
+    values = scale * _unit_columns(values) / np.sqrt(len(values))
+    return Kernels(templates, offset, values)
+
+
+def _unit_columns(kernel):
+    return kernel / np.maximum(np.linalg.norm(kernel, axis=0), 1e-12)
+
+
+def _averages_all_of(pooling, layer):
+    return (
+        isinstance(pooling, keras.layers.GlobalAveragePooling2D)
+        and pooling.data_format == layer.data_format
+    )
+
+
+def _is_linear(layer):
+    return type(layer) is keras.layers.Dense and layer.activation is keras.activations.linear

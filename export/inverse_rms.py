@@ -1,0 +1,79 @@
+import keras
+import numpy as np
+from keras import ops
+
+from letkd_keras.export.rewriting import rewrite
+
+
+@keras.saving.register_keras_serializable("letkd_keras")
+class InverseRMS(keras.layers.Layer):
+    """One over the root mean square along an axis, kept as a dimension of size 1.
+
+    Multiplying by it normalises vectors to the length sqrt(n) rather than 1. With 1 / sqrt(n) in
+    the next kernel that is l2 normalisation, but values are about 1 whatever n is, as integers of
+    eight bits like them: those of l2-normalised vectors of 4096 are about 1/64, and converters
+    that recognise l2 normalisation give it the fixed step 1/128.
+
+    Args:
+        axis: Axis of the vectors.
+        floor: Smallest mean square that counts. A vector of zeros has the factor 1 / sqrt(floor),
+            so that quantisation must not meet too small a floor.
+        **kwargs: Keras' layer arguments.
+
+    Call arguments:
+        inputs: Tensor of any shape.
+    """
+
+    def __init__(self, axis=-1, floor=1e-12, **kwargs):
+        super().__init__(**kwargs)
+        if not floor > 0:
+            raise ValueError(f"`floor` must be positive. Received: floor={floor}")
+        self.axis = axis
+        self.floor = float(floor)
+
+    def call(self, inputs):
+        # A product, not `square`: TFLite has no square of integers.
+        mean_square = ops.mean(inputs * inputs, axis=self.axis, keepdims=True)
+        return ops.rsqrt(ops.maximum(mean_square, self.floor))
+
+    def compute_output_shape(self, input_shape):
+        shape = list(input_shape)
+        shape[self.axis] = 1
+        return tuple(shape)
+
+    def get_config(self):
+        return {**super().get_config(), "axis": self.axis, "floor": self.floor}
+
+
+def with_calibrated_floors(model, images, share=0.01):
+    """A copy of a folded model whose `InverseRMS` layers have floors that quantisation can meet.
+
+    Eight bits must span all factors that occur. A location of zeros, common after a ReLU, would
+    have the factor 1e6 and leave no step for the others; with the floor at the smallest mean square
+    that is not rare it has one among theirs, and is still a location of zeros.
+
+    Args:
+        model: Functional `keras.Model`.
+        images: Calibration images, normalised.
+        share: Share of the locations that are not zero whose mean square may be below the floor.
+
+    Returns:
+        A functional model.
+    """
+    layers = [layer for layer in model.layers if isinstance(layer, InverseRMS)]
+    if not layers:
+        return model
+    probe = keras.Model(model.inputs[0], [layer.output for layer in layers])
+    outputs = keras.tree.flatten(probe.predict(images, verbose=0))
+    floors = {}
+    for layer, factors in zip(layers, outputs, strict=True):
+        squares = 1 / np.square(np.asarray(factors, "float64")).ravel()
+        squares = squares[squares > 2 * layer.floor]
+        if len(squares):
+            floors[layer.name] = float(np.quantile(squares, share))
+
+    def replace(layer, rewriter, *args, **kwargs):
+        if layer.name in floors:
+            return rewriter.copy(layer, floor=floors[layer.name])(*args, **kwargs)
+
+    return rewrite(model, replace)

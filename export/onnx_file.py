@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import keras
+
+from letkd_keras.export.options import ExportOptions
+from letkd_keras.export.rewriting import rewrite
+from letkd_keras.graph import flatten
+from letkd_keras.models.channel_shuffle import ChannelShuffle
+
+
+def write_onnx(student, path, options=None):
+    """Write an ONNX file, float32, of any batch size: `image` to `logits`.
+
+    Args:
+        student: Functional `keras.Model` that gives logits.
+        path: File to write.
+        options: `ExportOptions`: `opset`, and `channels_first` for images [N, C, H, W].
+
+    Raises:
+        ImportError: If tf2onnx or onnx is not installed.
+    """
+    import tensorflow as tf
+
+    try:
+        import onnx
+        import tf2onnx
+    except ImportError as error:
+        raise ImportError(
+            "ONNX is written by tf2onnx: pip install 'letkd-keras[export]'"
+        ) from error
+
+    options = options or ExportOptions()
+    student = _with_shuffles_channels_first(student)
+    image = tf.TensorSpec((None, *student.input_shape[1:]), student.inputs[0].dtype, "image")
+    model, _ = tf2onnx.convert.from_function(
+        tf.function(lambda image: {"logits": student(image, training=False)}),
+        [image],
+        opset=options.opset,
+        inputs_as_nchw=["image"] if options.channels_first else None,
+    )
+    for tensor in (*model.graph.input, *model.graph.output):
+        tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
+    layout = model.metadata_props.add()
+    layout.key, layout.value = "layout", "NCHW" if options.channels_first else "NHWC"
+    onnx.checker.check_model(model, full_check=True)
+    Path(path).write_bytes(model.SerializeToString())
+
+
+def _with_shuffles_channels_first(student):
+    """A copy whose channel shuffles are those of ONNX's data format.
+
+    ONNX convolutions are channels first. The converter turns every other layer round, and cancels
+    transpositions that meet; but one of four dimensions does not meet a shuffle's, of five, and
+    each shuffle would keep three of them.
+    """
+
+    def replace(layer, rewriter, *args, **kwargs):
+        if not isinstance(layer, ChannelShuffle) or layer.data_format == "channels_first":
+            return None
+        first = keras.layers.Permute((3, 1, 2), name=f"{layer.name}_first")(args[0])
+        shuffled = rewriter.copy(layer, data_format="channels_first")(first)
+        return keras.layers.Permute((2, 3, 1), name=f"{layer.name}_last")(shuffled)
+
+    if not any(isinstance(layer, ChannelShuffle) for layer in student.layers):
+        return student
+    return rewrite(flatten(student), replace)

@@ -1,0 +1,97 @@
+"""Run an exported student on images, in a process that knows nothing of this package.
+
+    python -I reload.py RUNTIME ARTIFACT IMAGES.npy OUTPUTS.npy [THREADS [REPEATS]]
+
+writes its outputs or, with REPEATS, the seconds that each of so many runs on all images took.
+
+This file imports no module of ours and is run by its path, so that what it shows holds for anybody
+who has the artifact and only the runtime installed. Images are float32, or uint8 for `classify`.
+"""
+
+import sys
+import time
+
+import numpy as np
+
+_BATCH = 64
+
+
+def _savedmodel(path, threads, signature="serving_default", output="logits"):
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    serve = tf.saved_model.load(path).signatures[signature]
+    return lambda images: serve(image=tf.constant(images))[output].numpy()
+
+
+def _classify(path, threads):
+    return _savedmodel(path, threads, "classify", "probabilities")
+
+
+def _tflite(path, threads):
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(path, num_threads=threads).get_signature_runner("serving_default")
+    given = runner.get_input_details()["image"]
+    told = runner.get_output_details()["logits"]
+
+    def run(images):
+        if given["dtype"] != np.float32:
+            scale, zero = given["quantization"]
+            limits = np.iinfo(given["dtype"])
+            steps = np.round(images / scale) + zero
+            images = np.clip(steps, limits.min, limits.max).astype(given["dtype"])
+        logits = runner(image=images)["logits"]
+        if told["dtype"] != np.float32:
+            scale, zero = told["quantization"]
+            logits = (logits.astype("float32") - zero) * np.float32(scale)
+        return logits
+
+    return run
+
+
+def _onnx(path, threads):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    channels_first = session.get_modelmeta().custom_metadata_map.get("layout") == "NCHW"
+
+    def run(images):
+        if channels_first:
+            images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        return session.run(["logits"], {"image": images})[0]
+
+    return run
+
+
+_RUNTIMES = {"savedmodel": _savedmodel, "classify": _classify, "tflite": _tflite, "onnx": _onnx}
+
+
+def _seconds(run, images):
+    start = time.perf_counter()
+    run(images)
+    return time.perf_counter() - start
+
+
+def main(runtime, artifact, images_file, outputs_file, threads=1, repeats=0):
+    """Write the outputs for all images, or how long they take; see the module."""
+    images = np.load(images_file)
+    run = _RUNTIMES[runtime](artifact, int(threads))
+    if int(repeats):
+        for _ in range(3):
+            run(images)
+        outputs = np.array([_seconds(run, images) for _ in range(int(repeats))])
+    else:
+        starts = range(0, len(images), _BATCH)
+        outputs = np.concatenate([run(images[start : start + _BATCH]) for start in starts])
+    if "letkd_keras" in sys.modules:
+        raise SystemExit("the artifact imported letkd_keras")
+    np.save(outputs_file, outputs)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,94 @@
+"""Linear regression from sums over batches: no pass over the data is kept in memory."""
+
+import numpy as np
+from scipy import linalg
+
+
+class NormalEquations:
+    """The sums that a linear regression of targets on features needs.
+
+    Attributes:
+        gram: sum of x x^T, float64 [n, n].
+        cross: sum of x t^T, float64 [n, c].
+        power: sum of t^2, a number.
+    """
+
+    def __init__(self, features, targets):
+        self.gram = np.zeros((features, features))
+        self.cross = np.zeros((features, targets))
+        self.power = 0.0
+
+    def add(self, x, t):
+        """Add rows: features [rows, n] and targets [rows, c]."""
+        self.gram += x.T @ x
+        self.cross += x.T @ t
+        self.power += float(np.sum(np.square(t, dtype="float64")))
+
+    def error(self, kernel):
+        """Share of the targets' power that `x @ kernel` leaves."""
+        left = self.power - 2 * np.sum(kernel * self.cross) + np.sum(kernel * (self.gram @ kernel))
+        return float(left / self.power)
+
+
+def fit_ridge(equations, held_out, penalties=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2)):
+    """Ridge regression whose penalty is chosen on rows that it was not fitted to.
+
+    Args:
+        equations: `NormalEquations` to fit.
+        held_out: `NormalEquations` of other rows.
+        penalties: Penalties to choose from, relative to the mean square of a feature's sum.
+
+    Returns:
+        `(kernel [n, c], error)`: `error` is the share of the held-out targets' power it leaves.
+    """
+    values, vectors = linalg.eigh(equations.gram)
+    rotated = vectors.T @ equations.cross
+    scale = np.trace(equations.gram) / len(values)
+    best = None
+    for penalty in penalties:
+        kernel = vectors @ (rotated / (np.maximum(values, 0) + penalty * scale)[:, None])
+        error = held_out.error(kernel)
+        if best is None or error < best[1]:
+            best = kernel, error
+    return best
+
+
+def select_features(equations, count):
+    """Forward selection: the feature that explains most of what is left, one after the other.
+
+    Orthogonal least squares on the sums alone (Chen, Cowan and Grant 1991), by a Cholesky
+    factorisation that grows with the choice.
+
+    Args:
+        equations: `NormalEquations` of the candidates.
+        count: Number of features wanted.
+
+    Returns:
+        Their indices, in the order of choice, int64 [count].
+    """
+    size = len(equations.gram)
+    if not 1 <= count <= size:
+        raise ValueError(
+            f"`count` must be between 1 and the {size} features. Received: count={count}"
+        )
+    power = np.diag(equations.gram)
+    left, cross = power.copy(), equations.cross.copy()
+    # Below this a feature is a combination of those chosen, or silent, and the rest is round-off.
+    smallest = np.maximum(1e-8 * power, 1e-12 * power.max() + np.finfo("float64").tiny)
+    factor = np.zeros((size, count))
+    chosen = []
+    for step in range(count):
+        gains = np.sum(np.square(cross), axis=1) / np.maximum(left, smallest)
+        gains[chosen] = -1
+        gains[left <= smallest] = -1
+        best = int(np.argmax(gains))
+        if gains[best] < 0:
+            others = [index for index in np.argsort(-power, kind="stable") if index not in chosen]
+            return np.array(chosen + others[: count - step])
+        root = np.sqrt(left[best])
+        column = (equations.gram[:, best] - factor[:, :step] @ factor[best, :step]) / root
+        factor[:, step] = column
+        cross -= np.outer(column, cross[best] / root)
+        left -= np.square(column)
+        chosen.append(best)
+    return np.array(chosen)

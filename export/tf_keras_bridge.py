@@ -1,0 +1,135 @@
+"""The folded student in tf_keras, the Keras that tensorflow-model-optimization works on.
+
+`quantize_model` and `prune_low_magnitude` refuse a Keras 3 model and `cluster_weights` silently
+returns nothing. Imported only where it is used: tf_keras need not be installed.
+"""
+
+import contextlib
+import importlib
+import os
+import sys
+
+import keras
+
+from letkd_keras.export.inverse_rms import InverseRMS
+from letkd_keras.models.channel_shuffle import ChannelShuffle, ChannelSplit
+from letkd_keras.models.grouped_convolution import GroupedConv2D
+
+# Configuration that both Keras versions read alike; initialisers and the like are of no use here.
+_CONVOLUTION = ("strides", "padding", "data_format", "dilation_rate", "activation", "use_bias")
+_POOLING = ("pool_size", "strides", "padding", "data_format")
+_COUNTERPARTS = {
+    keras.layers.Conv2D: ("Conv2D", ("filters", "kernel_size", "groups", *_CONVOLUTION)),
+    GroupedConv2D: ("Conv2D", ("filters", "kernel_size", "groups", *_CONVOLUTION)),
+    keras.layers.DepthwiseConv2D: (
+        "DepthwiseConv2D",
+        ("kernel_size", "depth_multiplier", *_CONVOLUTION),
+    ),
+    keras.layers.Dense: ("Dense", ("units", "activation", "use_bias")),
+    keras.layers.ReLU: ("ReLU", ("max_value", "negative_slope", "threshold")),
+    keras.layers.Activation: ("Activation", ("activation",)),
+    keras.layers.Add: ("Add", ()),
+    keras.layers.Multiply: ("Multiply", ()),
+    keras.layers.Concatenate: ("Concatenate", ("axis",)),
+    keras.layers.ZeroPadding2D: ("ZeroPadding2D", ("padding", "data_format")),
+    keras.layers.MaxPooling2D: ("MaxPooling2D", _POOLING),
+    keras.layers.AveragePooling2D: ("AveragePooling2D", _POOLING),
+    keras.layers.GlobalAveragePooling2D: ("GlobalAveragePooling2D", ("data_format", "keepdims")),
+    keras.layers.Flatten: ("Flatten", ("data_format",)),
+    keras.layers.Reshape: ("Reshape", ("target_shape",)),
+    keras.layers.Rescaling: ("Rescaling", ("scale", "offset")),
+}
+
+
+def import_tfmot():
+    """`(tf_keras, tensorflow_model_optimization)`, without what the latter does to the process.
+
+    Raises:
+        ImportError: If one is not installed.
+    """
+    variable = "TF_USE_LEGACY_KERAS"
+    before = os.environ.get(variable)
+    if "tensorflow_model_optimization" not in sys.modules:
+        # keras_cv cannot be imported once tfmot is there, and recipes may want it later.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("keras_cv")
+    try:
+        import tensorflow_model_optimization as tfmot
+        import tf_keras
+    except ImportError as error:
+        raise ImportError(
+            "This needs tensorflow-model-optimization and tf_keras: "
+            "pip install 'letkd-keras[export]'"
+        ) from error
+    finally:
+        # It would reach child processes and make keras_cv build legacy layers there.
+        if before is None:
+            os.environ.pop(variable, None)
+    return tf_keras, tfmot
+
+
+def to_tf_keras(model):
+    """Rebuild a folded model in tf_keras, layer by layer, with the same weights.
+
+    Args:
+        model: What `letkd_keras.export.fold` gives.
+
+    Returns:
+        A functional `tf_keras.Model` that computes the same.
+
+    Raises:
+        ValueError: If it has a layer that is not known here, naming it.
+    """
+    import tf_keras
+
+    from letkd_keras.export import tf_keras_layers
+
+    rebuilt = {}
+
+    def rebuild(layer):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
+            return tf_keras.layers.BatchNormalization(
+                axis=axis,
+                momentum=layer.momentum,
+                epsilon=layer.epsilon,
+                center=layer.center,
+                scale=layer.scale,
+                name=layer.name,
+            )
+        if isinstance(layer, InverseRMS):
+            return tf_keras_layers.InverseRMS(layer.axis, layer.floor, name=layer.name)
+        if isinstance(layer, ChannelShuffle | ChannelSplit):
+            _check_channels_last(layer)
+            if isinstance(layer, ChannelSplit):
+                return tf_keras_layers.ChannelSplit(name=layer.name)
+            return tf_keras_layers.ChannelShuffle(layer.groups, name=layer.name)
+        if type(layer) not in _COUNTERPARTS:
+            raise ValueError(
+                f"tf_keras has no counterpart of {layer.name!r}, a {type(layer).__name__}, here. "
+                f"Known: {', '.join(sorted(kind.__name__ for kind in _COUNTERPARTS))}"
+            )
+        name, keys = _COUNTERPARTS[type(layer)]
+        config = layer.get_config()
+        options = {key: config[key] for key in keys}
+        return getattr(tf_keras.layers, name)(name=layer.name, **options)
+
+    def call(layer, *args, **kwargs):
+        if layer.name not in rebuilt:
+            rebuilt[layer.name] = rebuild(layer)
+        outputs = rebuilt[layer.name](*args)
+        if getattr(layer, "weights", ()):
+            rebuilt[layer.name].set_weights(layer.get_weights())
+        return outputs
+
+    image = tf_keras.Input(model.input_shape[1:], name="image")
+    outputs = model._run_through_graph([image], call_fn=call)
+    return tf_keras.Model(image, keras.tree.flatten(outputs)[0], name=model.name)
+
+
+def _check_channels_last(layer):
+    if layer.data_format != "channels_last":
+        raise ValueError(
+            f"`data_format` must be 'channels_last' here. Received: {layer.data_format!r} of "
+            f"{layer.name!r}"
+        )

@@ -1,0 +1,71 @@
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from letkd_keras.export.inverse_rms import with_calibrated_floors
+from letkd_keras.export.savedmodel import write_savedmodel
+
+
+def write_tflite(student, path, options=None):
+    """Write a TFLite (LiteRT) flatbuffer in float32; see `write_int8` for the arguments."""
+    _convert(student, path)
+
+
+def write_float16(student, path, options=None):
+    """Write a TFLite flatbuffer whose weights are float16; it computes in float32."""
+    import tensorflow as tf
+
+    def configure(converter):
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+
+    _convert(student, path, configure)
+
+
+def write_dynamic_range(student, path, options=None):
+    """Write a TFLite flatbuffer whose weights are int8; activations are quantised as it runs."""
+    import tensorflow as tf
+
+    def configure(converter):
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+
+    _convert(student, path, configure)
+
+
+def write_int8(student, path, options):
+    """Write a TFLite flatbuffer that computes in int8 throughout.
+
+    Args:
+        student: Functional `keras.Model` that gives logits, folded.
+        path: File to write.
+        options: `ExportOptions` with `calibration`; with `integer_io` inputs and outputs are int8.
+
+    Raises:
+        ValueError: If there are no calibration images.
+    """
+    import tensorflow as tf
+
+    options.check_calibration()
+    images = np.asarray(options.calibration, "float32")
+    student = with_calibrated_floors(student, images)
+
+    def configure(converter):
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ({"image": image[None]} for image in images)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        if options.integer_io:
+            converter.inference_input_type = converter.inference_output_type = tf.int8
+
+    _convert(student, path, configure)
+
+
+def _convert(student, path, configure=lambda converter: None):
+    import tensorflow as tf
+
+    with tempfile.TemporaryDirectory() as folder:
+        # Conversion from a SavedModel freezes the variables; from a bare function it does not.
+        write_savedmodel(student, folder)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        configure(converter)
+        Path(path).write_bytes(converter.convert())

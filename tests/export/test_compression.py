@@ -1,0 +1,102 @@
+import importlib.util
+import os
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+from random_students import with_kd_layers
+
+from letkd_keras.export import export_student, fold
+from letkd_keras.export.tf_keras_bridge import import_tfmot, to_tf_keras
+
+# Looked for, not imported: `import_tfmot` knows in which order and what to put back.
+if importlib.util.find_spec("tensorflow_model_optimization") is None:
+    pytest.skip("tensorflow-model-optimization is not installed", allow_module_level=True)
+
+
+def _tensors(path):
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    for details in interpreter.get_tensor_details():
+        try:
+            yield details, interpreter.get_tensor(details["index"])
+        except ValueError:  # not a constant
+            continue
+
+
+def _kernels(path):
+    return [
+        value
+        for details, value in _tensors(path)
+        if value.ndim in (2, 4)
+        and value.dtype == np.float32
+        and value.size > 200
+        and "image" not in details["name"]
+    ]
+
+
+def test_importing_tfmot_leaves_no_trace_in_the_environment(monkeypatch):
+    monkeypatch.delenv("TF_USE_LEGACY_KERAS", raising=False)
+    import_tfmot()
+    assert "TF_USE_LEGACY_KERAS" not in os.environ
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet8", *(pytest.param(n, marks=pytest.mark.slow) for n in ("snv1", "snv2", "mnv2"))],
+)
+def test_tf_keras_computes_the_same(name):
+    folded = fold(with_kd_layers(name, size=32))
+    images = np.random.default_rng(0).standard_normal((3, 32, 32, 3)).astype("float32")
+    ours, theirs = np.asarray(folded(images)), to_tf_keras(folded)(images).numpy()
+    np.testing.assert_allclose(theirs, ours, atol=1e-5 * np.abs(ours).max())
+
+
+def test_layer_without_a_counterpart_is_named():
+    inputs = keras.Input((4, 4, 3))
+    outputs = keras.layers.GlobalMaxPooling2D(name="strange")(inputs)
+    with pytest.raises(ValueError, match="no counterpart of 'strange', a GlobalMaxPooling2D"):
+        to_tf_keras(keras.Model(inputs, outputs))
+
+
+def _export(student, tmp_path, name, images, **options):
+    calibration = np.random.default_rng(4).standard_normal((64, 16, 16, 3)).astype("float32")
+    given = {"images": images, "calibration": calibration, "min_agreement": 0, "epochs": 1}
+    return export_student(student, tmp_path, name, **given, **options)
+
+
+@pytest.mark.slow
+def test_quantisation_aware_training_gives_an_int8_file(student, images, tmp_path):
+    result = _export(student, tmp_path, "tflite-qat", images)
+    types = {np.dtype(details["dtype"]).name for details, _ in _tensors(result.path)}
+    assert "int8" in types
+    assert not _kernels(result.path)
+    scale = np.abs(np.asarray(student(images))).max()
+    assert result.max_difference < 0.25 * scale
+
+
+@pytest.mark.slow
+def test_pruned_kernels_are_sparse(student, images, tmp_path):
+    kernels = _kernels(_export(student, tmp_path, "tflite-pruned", images, sparsity=0.5).path)
+    zeros = sum(np.sum(kernel == 0) for kernel in kernels) / sum(k.size for k in kernels)
+    assert 0.45 < zeros < 0.55
+
+
+@pytest.mark.slow
+def test_clustered_kernels_have_few_values(student, images, tmp_path):
+    kernels = _kernels(_export(student, tmp_path, "tflite-clustered", images, clusters=8).path)
+    assert kernels
+    assert max(len(np.unique(kernel)) for kernel in kernels) <= 8
+
+
+@pytest.mark.parametrize("name", ["tflite-qat", "tflite-pruned", "tflite-clustered"])
+def test_without_images_to_train_on(student, images, tmp_path, name):
+    with pytest.raises(ValueError, match="`calibration` must be given"):
+        export_student(student, tmp_path, name, images=images)
+
+
+def test_options_out_of_range(student, tmp_path):
+    for option, value in (("sparsity", 1.0), ("clusters", 1), ("epochs", 0)):
+        with pytest.raises(ValueError, match=f"`{option}` must be"):
+            export_student(student, tmp_path, "tflite-pruned", **{option: value})

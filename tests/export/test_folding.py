@@ -1,0 +1,240 @@
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from random_students import trained_looking, with_kd_layers
+
+from letkd_keras import KDLayer, insert_kd_layers, models
+from letkd_keras.export import folding
+from letkd_keras.export.folding import fold, kernels_of
+from letkd_keras.export.verification import ExportMismatch
+
+
+def _logits(model, images):
+    return np.asarray(model(images, training=False))
+
+
+def _check(model, images):
+    before = [np.array(weight) for weight in model.weights]
+    layers = [layer.name for layer in model.layers]
+    calls = [len(layer._inbound_nodes) for layer in model.layers]
+    folded = fold(model, images=images)
+    reference = _logits(model, images)
+    scale = np.abs(reference).max()
+    np.testing.assert_allclose(_logits(folded, images), reference, atol=2e-5 * scale)
+    assert not any(isinstance(layer, KDLayer) for layer in folded.layers)
+    if "wrn" not in model.name:
+        assert not any(
+            isinstance(layer, keras.layers.BatchNormalization) for layer in folded.layers
+        )
+    # The original: the same weights, layers and graph.
+    assert [layer.name for layer in model.layers] == layers
+    assert [len(layer._inbound_nodes) for layer in model.layers] == calls
+    for old, weight in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(old, weight)
+    # Idempotent.
+    again = fold(folded, images=images)
+    assert again.count_params() == folded.count_params()
+    assert [type(layer) for layer in again.layers] == [type(layer) for layer in folded.layers]
+    np.testing.assert_array_equal(_logits(again, images), _logits(folded, images))
+    return folded
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet20",
+        "snv1",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("snv2", "mnv2", "wrn16_2")),
+    ],
+)
+def test_students_of_the_zoo(name):
+    images = np.random.default_rng(2).standard_normal((4, 32, 32, 3)).astype("float32")
+    _check(with_kd_layers(name, size=32), images)
+
+
+def test_only_batch_norms_after_sums_are_left():
+    folded = fold(with_kd_layers("wrn16_2", size=32))
+    left = [
+        layer.name for layer in folded.layers if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    # A pre-activation block's first BN reads a sum, or the stem that a shortcut also reads.
+    assert all(name == "bn1" or name.endswith("_bn1") for name in left)
+
+
+def test_student_of_keras_applications_with_softmax_and_nested_backbone():
+    backbone = keras.applications.MobileNetV2(
+        input_shape=(32, 32, 3), weights=None, include_top=False, alpha=0.35
+    )
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.GlobalAveragePooling2D()(backbone(inputs, training=False))
+    x = keras.layers.Dropout(0.5)(x)
+    student = keras.Model(inputs, keras.layers.Dense(7, activation="softmax")(x), name="app")
+    model = insert_kd_layers(
+        student,
+        KDLayer(24, name="kd_penultimate"),
+        KDLayer(16, name="kd_intermediate"),
+        penultimate_tap="out_relu",
+        intermediate_tap="block_14_add",
+    )
+    images = np.random.default_rng(2).standard_normal((4, 32, 32, 3)).astype("float32")
+    probabilities = _logits(trained_looking(model), images)
+    logits = _logits(fold(model), images)
+    scores = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(scores, probabilities, atol=1e-5)
+
+
+def test_kernels_by_hand():
+    layer = KDLayer(2, alpha=0.5, epsilon=0.0)
+    layer.build((None, 1, 1, 2))
+    layer.template_kernel.assign([[3.0, 0.0], [4.0, 2.0]])
+    layer.template_scale.assign(2.0)
+    layer.value_kernel.assign([[0.0, 1.0], [5.0, 1.0]])
+    layer.value_scale.assign(4.0)
+    norm = layer.batch_normalization
+    norm.gamma.assign([1.0, 2.0])
+    norm.beta.assign([0.0, 1.0])
+    norm.moving_mean.assign([0.5, 0.0])
+    norm.moving_variance.assign([4.0, 1.0])
+    kernels = kernels_of(layer)
+    root = np.sqrt(2)
+    # Columns (3, 4) / 5 and (0, 1), times s1 = 2, times gamma / sigma = (0.5, 2), over sqrt(C).
+    np.testing.assert_allclose(kernels.templates, np.array([[0.6, 0], [0.8, 4]]) / root, atol=1e-7)
+    np.testing.assert_allclose(kernels.bias, [-0.25, 1])
+    # Columns (0, 1) and (1, 1) / sqrt(2), times alpha * s2 = 2, over sqrt(K).
+    np.testing.assert_allclose(kernels.values, np.array([[0, 1], [root, 1]]), atol=1e-7)
+
+
+def test_merges_with_the_classifier_only_where_that_is_smaller():
+    few, many = (with_kd_layers("resnet8", classes=classes) for classes in (5, 100))
+    assert fold(few).get_layer("kd_penultimate_logits").kernel.shape == (24, 5)
+    # 64 channels, 100 classes: the value kernel stays, after the average.
+    kernel = fold(many, images=np.ones((2, 16, 16, 3))).get_layer("kd_penultimate_values").kernel
+    assert kernel.shape == (24, 64)
+
+
+def test_shufflenet_v1_becomes_at_most_two_thirds():
+    student = models.build("snv1", num_classes=100)
+    model = insert_kd_layers(
+        student, KDLayer(4096, name="kd_penultimate"), KDLayer(800, name="kd_intermediate")
+    )
+    images = np.random.default_rng(0).standard_normal((2, 32, 32, 3))
+    assert fold(model, images=images).count_params() <= 0.67 * model.count_params()
+
+
+def test_layer_of_alpha_zero_is_left_out(images):
+    model = with_kd_layers("resnet8", alphas=(0.0, 1.0))
+    folded = _check(model, images)
+    names = [layer.name for layer in folded.layers]
+    assert not any(name.startswith("kd_penultimate") for name in names)
+    assert "kd_intermediate_templates" in names
+
+
+def test_model_without_kd_layers_only_loses_its_batch_norms(images):
+    model = trained_looking(models.build("resnet8", num_classes=5, input_shape=(16, 16, 3)))
+    folded = _check(model, images)
+    assert folded.count_params() < model.count_params()
+
+
+def test_locations_of_zeros(images):
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.Conv2D(8, 1, activation="relu", name="features")(inputs)
+    x = KDLayer(16, name="kd")(x)
+    outputs = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
+    model = trained_looking(keras.Model(inputs, outputs))
+    model.get_layer("features").bias.assign([-0.01] * 8)
+    _check(model, np.zeros((2, 4, 4, 3), "float32"))
+
+
+def test_batch_norm_of_an_output_read_twice_stays():
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.Conv2D(3, 1, name="shared")(inputs)
+    y = keras.layers.BatchNormalization(name="norm")(x)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Add()([x, y]))
+    model = trained_looking(keras.Model(inputs, x, name="wrn_like"))
+    folded = _check(model, np.ones((2, 4, 4, 3), "float32"))
+    assert "norm" in [layer.name for layer in folded.layers]
+
+
+def test_mixed_precision_student_folds_to_float32(images):
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = with_kd_layers("resnet8")
+    finally:
+        keras.config.set_dtype_policy(policy)
+    folded = fold(model, images=images)
+    assert {layer.compute_dtype for layer in folded.layers} == {"float32"}
+    reference = _logits(model, images).astype("float32")
+    np.testing.assert_allclose(_logits(folded, images), reference, atol=0.05)
+    assert model.layers[1].compute_dtype == "bfloat16"
+
+
+def test_folded_model_is_saved_and_loaded(student, images, tmp_path):
+    folded = fold(student)
+    folded.save(tmp_path / "folded.keras")
+    loaded = keras.models.load_model(tmp_path / "folded.keras")
+    np.testing.assert_array_equal(_logits(loaded, images), _logits(folded, images))
+
+
+def test_wrong_algebra_is_refused(student, monkeypatch):
+    right = kernels_of
+
+    def wrong(layer):
+        kernels = right(layer)
+        return dataclasses.replace(kernels, bias=kernels.bias + 0.01)
+
+    monkeypatch.setattr(folding, "kernels_of", wrong)
+    with pytest.raises(ExportMismatch, match="folded"):
+        fold(student)
+
+
+def test_operations_on_tensors_and_adapted_layers_are_copied(images):
+    inputs = keras.Input((16, 16, 3))
+    normalise = keras.layers.Normalization(axis=-1)
+    normalise.adapt(images * np.array([1.0, 2.0, 3.0]) + 1)
+    x = keras.layers.Conv2D(4, 3, name="conv")(normalise(inputs))
+    x = keras.ops.relu(keras.layers.BatchNormalization()(x)) + 0.5 * x
+    x = KDLayer(12, name="kd")(x)
+    x = keras.ops.mean(x, axis=(1, 2))
+    model = trained_looking(keras.Model(inputs, keras.layers.Dense(3)(x), name="wrn_like"))
+    normalise.finalize_state()
+    folded = _check(model, images)
+    assert "kd_values" in [layer.name for layer in folded.layers]
+
+
+def test_channels_first():
+    inputs = keras.Input((3, 8, 8))
+    x = keras.layers.Conv2D(6, 3, data_format="channels_first")(inputs)
+    x = KDLayer(10, data_format="channels_first", name="first")(x)
+    x = keras.layers.ReLU()(x)
+    x = KDLayer(12, data_format="channels_first", name="last")(x)
+    x = keras.layers.GlobalAveragePooling2D(data_format="channels_first")(x)
+    model = trained_looking(keras.Model(inputs, keras.layers.Dense(4)(x)))
+    images = np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype("float32")
+    folded = _check(model, images)
+    assert folded.get_layer("last_logits").kernel.shape == (12, 4)
+
+
+def test_average_that_keeps_its_dimensions_and_a_convolution_as_classifier(images):
+    # The head of keras.applications' MobileNet V1.
+    inputs = keras.Input((16, 16, 3))
+    x = KDLayer(12, name="kd")(keras.layers.Conv2D(6, 3)(inputs))
+    x = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
+    x = keras.layers.Conv2D(4, 1)(keras.layers.Dropout(0.1)(x))
+    model = trained_looking(keras.Model(inputs, keras.layers.Reshape((4,))(x)))
+    folded = _check(model, images)
+    assert folded.get_layer("kd_values").kernel.shape == (12, 6)
+
+
+def test_lambda_layer_and_shared_kd_layer_are_refused():
+    inputs = keras.Input((8, 8, 3))
+    shared = KDLayer(4, name="kd")
+    outputs = keras.layers.GlobalAveragePooling2D()(shared(shared(inputs)))
+    with pytest.raises(ValueError, match="'kd', called 2 times"):
+        fold(keras.Model(inputs, outputs))
+    outputs = keras.layers.Lambda(lambda x: 2 * x, name="twice")(shared(inputs))
+    outputs = keras.layers.GlobalAveragePooling2D()(outputs)
+    with pytest.raises(ValueError, match="Lambda layer 'twice'"):
+        fold(keras.Model(inputs, outputs))

@@ -1,0 +1,191 @@
+import keras
+import numpy as np
+import onnx
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from random_students import trained_looking, with_kd_layers
+
+from letkd_keras import KDLayer, insert_kd_layers
+from letkd_keras.export import export_student, formats
+from letkd_keras.export.inverse_rms import InverseRMS, with_calibrated_floors
+from letkd_keras.export.verification import ExportMismatch, reload_outputs
+from letkd_keras.models.channel_shuffle import ChannelShuffle
+
+_UNTRAINED = ("tflite", "tflite-float16", "tflite-dynamic", "tflite-int8")
+_RNG = np.random.default_rng(3)
+
+
+def _weight_types(path):
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    return {np.dtype(tensor["dtype"]).name for tensor in interpreter.get_tensor_details()}
+
+
+def _bytes(student, tmp_path, name, images, **options):
+    # Random weights on noise: the order of the logits is not asked for, see `export_student`.
+    return export_student(student, tmp_path, name, images=images, min_agreement=0, **options)
+
+
+def test_quantised_files_are_smaller_and_quantised(images, tmp_path):
+    student = with_kd_layers("resnet8", templates=(512, 64))
+    float32 = _bytes(student, tmp_path, "tflite", images).bytes
+    float16 = _bytes(student, tmp_path, "tflite-float16", images)
+    dynamic = _bytes(student, tmp_path, "tflite-dynamic", images)
+    int8 = _bytes(student, tmp_path, "tflite-int8", images, calibration=images)
+    assert float16.bytes < 0.6 * float32
+    assert "float16" in _weight_types(float16.path)
+    assert max(dynamic.bytes, int8.bytes) < 0.45 * float32
+    assert "int8" in _weight_types(dynamic.path)
+    # Only the two ends are float32.
+    interpreter = Interpreter(str(int8.path))
+    interpreter.allocate_tensors()
+    floats = [t["name"] for t in interpreter.get_tensor_details() if t["dtype"] == np.float32]
+    assert len(floats) == 2
+    scale = np.abs(np.asarray(student(images))).max()
+    assert float16.max_difference < 2e-3 * scale
+    assert int8.max_difference < 0.25 * scale
+
+
+def test_int8_at_both_ends(student, images, tmp_path):
+    result = _bytes(student, tmp_path, "tflite-int8", images, calibration=images, integer_io=True)
+    interpreter = Interpreter(str(result.path))
+    for details in (interpreter.get_input_details(), interpreter.get_output_details()):
+        assert details[0]["dtype"] == np.int8
+    assert _weight_types(result.path) <= {"int8", "int32"}
+
+
+def test_int8_without_calibration_images(student, tmp_path):
+    with pytest.raises(ValueError, match="`calibration` must be given for this format"):
+        export_student(student, tmp_path, "tflite-int8")
+    with pytest.raises(ValueError, match=r"`calibration` must be of the shape"):
+        export_student(student, tmp_path, "tflite-int8", calibration=np.zeros((4, 8, 8, 3)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_disagreement_on_images_is_refused(student, images, tmp_path):
+    noise = 40 * images
+    with pytest.raises(ExportMismatch, match="agrees with the student on less than 99"):
+        # Calibrated on images forty times fainter, the ranges do not fit.
+        export_student(
+            student,
+            tmp_path,
+            "tflite-int8",
+            images=noise,
+            calibration=images / 40,
+            min_agreement=0.995,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_floors_leave_images_as_they_are_and_keep_zeros_in_range():
+    inputs = keras.Input((2, 2, 4))
+    inverse = InverseRMS()(inputs)
+    model = keras.Model(inputs, keras.layers.Multiply()([inputs, inverse]))
+    images = _RNG.uniform(1, 2, (50, 2, 2, 4)).astype("float32")
+    images[:10, 0] = 0
+    calibrated = with_calibrated_floors(model, images)
+    floor = calibrated.layers[1].floor
+    assert 1 < floor < 2  # of about 2.3 on average, of 1 at the least
+    np.testing.assert_array_equal(calibrated(np.zeros((1, 2, 2, 4))), 0)
+    plain, changed = (np.asarray(m(images)) for m in (model, calibrated))
+    assert np.mean(np.any(plain != changed, axis=-1)) <= 0.011
+    assert model.layers[1].floor == 1e-12
+
+
+def test_onnx_states_opset_batch_and_layout(student, images, tmp_path):
+    path = export_student(student, tmp_path, "onnx", images=images, opset=15).path
+    model = onnx.load(path)
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] == 15
+    (image,), (logits,) = model.graph.input, model.graph.output
+    dims = lambda tensor: [d.dim_param or d.dim_value for d in tensor.type.tensor_type.shape.dim]  # noqa: E731
+    assert (image.name, dims(image)) == ("image", ["batch", 16, 16, 3])
+    assert (logits.name, dims(logits)) == ("logits", ["batch", 5])
+
+
+def test_onnx_channels_first_has_no_transpose_at_its_borders(student, images, tmp_path):
+    path = export_student(student, tmp_path, "onnx", images=images, channels_first=True).path
+    model = onnx.load(path)
+    assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[1:]] == [3, 16, 16]
+    ends = [
+        node.op_type
+        for node in model.graph.node
+        if "image" in node.input or "logits" in node.output
+    ]
+    assert "Transpose" not in ends
+
+
+def test_onnx_shuffles_channels_by_one_transpose(tmp_path):
+    inputs = keras.Input((8, 8, 6))
+    x = keras.layers.Conv2D(12, 1, activation="relu")(inputs)
+    x = ChannelShuffle(3)(x)
+    x = keras.layers.Conv2D(6, 3)(x)
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    path = export_student(model, tmp_path, "onnx", channels_first=True).path
+    transposes = [n for n in onnx.load(path).graph.node if n.op_type == "Transpose"]
+    assert [len(n.attribute[0].ints) for n in transposes] == [5]
+
+
+def test_savedmodel_classifies_raw_images(student, tmp_path):
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    names = ("ant", "bee", "cat", "dog", "eel")
+    path = export_student(student, tmp_path, mean=mean, std=std, class_names=names).path
+    pixels = _RNG.integers(0, 256, (3, 16, 16, 3), "uint8")
+    outputs = tf.saved_model.load(path).signatures["classify"](image=tf.constant(pixels))
+    normalised = (pixels / 255 - np.array(mean)) / np.array(std)
+    logits = np.asarray(student(normalised.astype("float32")))
+    expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)
+    chosen = [name.decode() for name in outputs["class_name"].numpy()]
+    assert chosen == [names[i] for i in logits.argmax(-1)]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"mean": (0.5, 0.5, 0.5)}, "`mean` and `std` must be given together"),
+        ({"mean": (0.5,), "std": (0.0,)}, "`std` must be positive"),
+        ({"class_names": ("one", "two")}, "`class_names` must name the 5 classes"),
+        ({"opset": 7}, "`opset` must be between 13 and 18"),
+        ({"labels": (1, 2)}, "`labels` must be one class for each"),
+    ],
+)
+def test_options_that_do_not_fit(student, images, tmp_path, options, match):
+    with pytest.raises(ValueError, match=match):
+        export_student(student, tmp_path, images=images, **options)
+
+
+def test_accuracy_before_and_after(student, images, tmp_path):
+    labels = np.asarray(student(images)).argmax(-1)
+    labels[:2] = (labels[:2] + 1) % 5
+    result = export_student(student, tmp_path, "tflite", images=images, labels=labels)
+    assert result.accuracy_before == result.accuracy == pytest.approx(4 / 6)
+
+
+def _applications_student():
+    student = keras.applications.MobileNetV2(
+        input_shape=(32, 32, 3), weights=None, classes=5, alpha=0.35
+    )
+    model = insert_kd_layers(
+        student,
+        KDLayer(24, name="kd_penultimate"),
+        KDLayer(16, name="kd_intermediate"),
+        penultimate_tap="out_relu",
+        intermediate_tap="block_14_add",
+    )
+    return trained_looking(model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["resnet20", "snv1", "snv2", "mnv2", "applications"])
+def test_every_network_in_every_format(network, tmp_path):
+    applications = network == "applications"
+    model = _applications_student() if applications else with_kd_layers(network, size=32)
+    images = _RNG.standard_normal((8, 32, 32, 3)).astype("float32")
+    # Those that train are in test_compression.py.
+    for name in ("savedmodel", *_UNTRAINED, "onnx"):
+        result = _bytes(model, tmp_path, name, images, calibration=images)
+        if "dynamic" not in name and "int8" not in name:
+            assert result.agreement == 1
+        logits = reload_outputs(formats.find(name).runtime, result.path, images[:3])
+        assert logits.shape == (3, 5)

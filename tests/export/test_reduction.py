@@ -1,0 +1,90 @@
+import keras
+import numpy as np
+import pytest
+from random_students import with_kd_layers
+
+from letkd_keras import KDLayer, models
+from letkd_keras.export import fold
+from letkd_keras.export.reduction import fine_tune, reduce_templates
+
+
+@pytest.fixture(scope="module")
+def wide():
+    return with_kd_layers("resnet8", templates=(400, 48))
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    return np.random.default_rng(5).standard_normal((100, 16, 16, 3)).astype("float32")
+
+
+def _difference(student, model, images):
+    reference = np.asarray(student(images))
+    return np.abs(np.asarray(model(images)) - reference).max() / np.abs(reference).max()
+
+
+def test_a_part_of_the_templates_does_what_all_did(wide, calibration):
+    before = wide.get_weights()
+    reduced = reduce_templates(wide, calibration, {"kd_penultimate": 100})
+    assert reduced.templates == {"kd_penultimate": 100, "kd_intermediate": 48}
+    assert reduced.errors["kd_intermediate"] == 0
+    assert 0 < reduced.errors["kd_penultimate"] < 0.1
+    assert reduced.model.get_layer("kd_penultimate_templates").filters == 100
+    # Each template less: its kernel of 64, its bias, its 5 values.
+    assert reduced.model.count_params() == fold(wide).count_params() - 300 * (64 + 1 + 5)
+    fresh = np.random.default_rng(6).standard_normal((20, 16, 16, 3)).astype("float32")
+    assert _difference(wide, reduced.model, fresh) < 0.05
+    for old, new in zip(before, wide.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_more_templates_leave_less(wide, calibration):
+    errors = [
+        reduce_templates(wide, calibration, {"kd_intermediate": count}).errors["kd_intermediate"]
+        for count in (2, 8, 32)
+    ]
+    assert errors[0] > errors[1] > errors[2] > 0
+
+
+def test_the_later_layer_makes_up_for_the_earlier(wide, calibration):
+    # The earlier layer is all but taken away; what reaches the end is close all the same.
+    alone = reduce_templates(wide, calibration, {"kd_intermediate": 1})
+    both = reduce_templates(wide, calibration, {"kd_intermediate": 1, "kd_penultimate": 399})
+    fresh = np.random.default_rng(6).standard_normal((20, 16, 16, 3)).astype("float32")
+    assert _difference(wide, both.model, fresh) < _difference(wide, alone.model, fresh)
+
+
+def test_keeping_all_templates_is_folding(wide, calibration):
+    reduced = reduce_templates(wide, calibration, 400)
+    images = calibration[:4]
+    np.testing.assert_array_equal(reduced.model(images), fold(wide)(images))
+    assert reduced.templates == {"kd_penultimate": 400, "kd_intermediate": 48}
+
+
+def test_fine_tuning_moves_towards_the_student(wide, calibration):
+    reduced = reduce_templates(wide, calibration, 2).model
+    before = [np.array(weight) for weight in reduced.weights]
+    losses = fine_tune(reduced, wide, calibration, epochs=6, learning_rate=3e-4, batch_size=25)
+    assert losses[-1] < losses[0]
+    assert any(np.any(a != np.array(b)) for a, b in zip(before, reduced.weights, strict=True))
+
+
+def test_wrong_inputs(wide, calibration):
+    with pytest.raises(ValueError, match="`model` must have KD layers"):
+        reduce_templates(
+            models.build("resnet8", num_classes=5, input_shape=(16, 16, 3)), calibration, 4
+        )
+    with pytest.raises(ValueError, match="`templates` must name KD layers of the model"):
+        reduce_templates(wide, calibration, {"conv1": 4})
+    with pytest.raises(ValueError, match="`templates` must be integers of at least 1"):
+        reduce_templates(wide, calibration, 0)
+    with pytest.raises(ValueError, match="at least ten"):
+        reduce_templates(wide, calibration[:3], 4)
+
+
+def test_layer_without_values_is_no_kd_layer_to_reduce(calibration):
+    inputs = keras.Input((16, 16, 3))
+    x = KDLayer(8, alpha=0.0, name="kd")(keras.layers.Conv2D(4, 3)(inputs))
+    outputs = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
+    with pytest.raises(ValueError, match="alpha above 0"):
+        reduce_templates(keras.Model(inputs, outputs), calibration, 2)
