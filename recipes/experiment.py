@@ -1,19 +1,19 @@
 """Teacher, prototypes, students, export, report: the whole of the method in one run folder."""
 
 import logging
-from dataclasses import dataclass
-from pathlib import Path
+import shutil
+from dataclasses import dataclass, field
 
 import keras
+
+from letkd_keras import Prototypes, fit_prototypes
+from letkd_keras.data import ImageData
 from letkd_keras.export import export_student
-from letkd_keras.recipes import methods, report
+from letkd_keras.recipes import methods, networks, report
+from letkd_keras.recipes.networks import Network
 from letkd_keras.recipes.pairs import Pair
 from letkd_keras.recipes.run_folder import RunFolder, save_model
 from letkd_keras.recipes.training import Schedule, finish, finished, schedule_config, train
-
-from letkd_keras import Prototypes, fit_prototypes, models
-from letkd_keras.data import ImageData, evaluation_batches
-from letkd_keras.insertion import spatial_shape
 
 log = logging.getLogger("letkd_keras")
 
@@ -23,17 +23,19 @@ class Experiment:
     """Everything a run's results depend on.
 
     Attributes:
-        data: The data set.
+        data: The data set, `ImageData` or what has its methods.
         pair: Teacher and student.
         methods: Names of the methods to train the student by.
         teacher_schedule: How the teacher is trained, where no file is given.
         student_schedule: How every student is trained.
-        teacher_file: A trained `.keras` teacher, or `None` to train one.
+        teacher: The teacher's `Network`, trained if it is of the zoo; `None` for the pair's.
+        student: The student's `Network`; `None` for the pair's.
         templates: Penultimate templates.
         subclasses: Sub-classes of each class at the intermediate level.
         components: LDA components.
-        crop_padding: Padding of the random crop.
-        flip: Whether images are mirrored.
+        prototype_options: Further options of `PrototypeFit`. By default every feature vector takes
+            part in the k-means, as in the paper, from a cache on disk.
+        augmentation: Options of the data's `training_batches` that differ from its defaults.
         seed: Seed of the teacher, of the prototypes and of the first trial.
         trials: Students trained by each method, from seeds `seed`, `seed + 1`, ...
         export_method: The method whose first student is exported.
@@ -45,12 +47,13 @@ class Experiment:
     methods: tuple
     teacher_schedule: Schedule
     student_schedule: Schedule
-    teacher_file: str | None = None
+    teacher: Network | None = None
+    student: Network | None = None
     templates: int = 4096
     subclasses: int = 8
     components: int = 60
-    crop_padding: int = 4
-    flip: bool = True
+    prototype_options: dict = field(default_factory=lambda: {"cache": "float32"})
+    augmentation: dict = field(default_factory=dict)
     seed: int = 0
     trials: int = 1
     export_method: str = "letkd2"
@@ -61,35 +64,51 @@ class Experiment:
         return {
             "data": self.data.name,
             "split": self.data.split,
-            "train_examples": len(self.data.x_train),
-            "test_examples": len(self.data.x_test),
+            "train_examples": self.data.train_examples,
+            "test_examples": self.data.test_examples,
             "pair": self.pair.name,
             "methods": list(self.methods),
-            "teacher_file": self.teacher_file and str(self.teacher_file),
+            "teacher": self.teacher.config(),
+            "student": self.student.config(),
             "teacher_schedule": None
-            if self.teacher_file
+            if self.teacher.is_file
             else schedule_config(self.teacher_schedule),
             "student_schedule": schedule_config(self.student_schedule),
             "templates": self.templates,
             "subclasses": self.subclasses,
             "components": self.components,
-            "crop_padding": self.crop_padding,
-            "flip": self.flip,
+            "prototype_options": dict(self.prototype_options),
+            "augmentation": dict(self.augmentation),
             "seed": self.seed,
             "trials": self.trials,
             "export_method": self.export_method,
             "formats": list(self.formats),
         }
 
-    @property
-    def augmentation(self):
-        """Options of `training_batches`."""
-        return {"crop_padding": self.crop_padding, "flip": self.flip}
+    def __post_init__(self):
+        for role in ("teacher", "student"):
+            if getattr(self, role) is None:
+                object.__setattr__(self, role, Network(getattr(self.pair, role)))
 
     @property
-    def needs_prototypes(self):
-        """Whether any method is supervised by prototypes."""
-        return any(methods.needs_prototypes(method) for method in self.methods)
+    def levels(self):
+        """Levels at which any method is supervised by prototypes."""
+        return methods.levels(self.methods)
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Where the networks of an experiment are tapped.
+
+    Attributes:
+        teacher: The teacher's layers by level.
+        student: The student's layers by level.
+        pools: Windows by level by which the teacher's grid becomes the student's.
+    """
+
+    teacher: dict
+    student: dict
+    pools: dict
 
 
 def run(experiment, run_dir, verbose=2):
@@ -106,17 +125,17 @@ def run(experiment, run_dir, verbose=2):
     Raises:
         ValueError: If the experiment or the folder does not fit; before any long work.
     """
-    _check(experiment)
+    taps = _check(experiment)
     folder = RunFolder(run_dir, experiment.config())
     handler = _log_to(folder / "log.txt")
     try:
         log.info("run folder %s", folder.path)
         with strategy().scope():
             teacher, teacher_result = _teacher(experiment, folder, verbose)
-            prototypes = _prototypes(experiment, teacher, folder, verbose)
+            prototypes = _prototypes(experiment, taps, teacher, folder, verbose)
             results = {
                 method: [
-                    _student(experiment, method, trial, teacher, prototypes, folder, verbose)
+                    _student(experiment, taps, method, trial, teacher, prototypes, folder, verbose)
                     for trial in range(experiment.trials)
                 ]
                 for method in experiment.methods
@@ -138,72 +157,65 @@ def strategy():
 
 
 def _check(experiment):
-    """Errors that need no training to be seen."""
+    """Errors that need no training to be seen, and the taps."""
     for method in experiment.methods:
         methods.check(method)
     if experiment.trials < 1:
         raise ValueError(f"`trials` must be at least 1. Received: trials={experiment.trials}")
-    teacher = _untrained_teacher(experiment)
-    classes = teacher.output_shape[-1]
-    if classes != experiment.data.num_classes:
+    examples = experiment.data.train_examples
+    for schedule in (experiment.teacher_schedule, experiment.student_schedule):
+        if schedule.batch_size > examples:
+            raise ValueError(
+                f"`batch_size` must be at most the {examples} training images. "
+                f"Received: batch_size={schedule.batch_size}"
+            )
+    teacher = experiment.teacher.build(experiment.data, "teacher")
+    student = experiment.student.build(experiment.data, "student")
+    if not experiment.levels:
+        return Taps({}, {}, {})
+    teacher_taps = experiment.teacher.taps(teacher, "teacher")
+    student_taps = experiment.student.taps(student, "student")
+    for level in experiment.levels:
+        for argument, taps in (("teacher", teacher_taps), ("student", student_taps)):
+            if taps[level] is None:
+                raise ValueError(
+                    f"No {level} tap can be proposed for the {argument}: name one of its layers, "
+                    "or distil by letkd1, which needs none."
+                )
+    pools = networks.pools(teacher, teacher_taps, student, student_taps, experiment.levels)
+    height, width = networks.grid(teacher, teacher_taps["penultimate"])
+    pool = pools["penultimate"]
+    points = examples * (height // pool) * (width // pool)
+    if points < experiment.templates:
         raise ValueError(
-            f"`teacher` must have the {experiment.data.num_classes} classes of "
-            f"{experiment.data.name}. Received: {classes}"
+            f"`templates` must be at most the {points} feature vectors of the training set. "
+            f"Received: templates={experiment.templates}"
         )
-    if experiment.needs_prototypes:
-        height, width = teacher.get_layer("penultimate").output.shape[1:3]
-        pool = _pool(teacher, _build(experiment.pair.student, experiment))
-        points = len(experiment.data.x_train) * (height // pool) * (width // pool)
-        if points < experiment.templates:
-            raise ValueError(
-                f"`templates` must be at most the {points} feature vectors of the training set. "
-                f"Received: templates={experiment.templates}"
-            )
-
-
-def _untrained_teacher(experiment):
-    if experiment.teacher_file is None:
-        return _build(experiment.pair.teacher, experiment)
-    return load_teacher(experiment.teacher_file)
-
-
-def load_teacher(path):
-    """A teacher from a `.keras` file.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If Keras cannot read it or it lacks the taps.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"`teacher` must be a .keras file. Received: {str(path)!r}")
-    teacher = keras.models.load_model(path, compile=False)
-    names = {layer.name for layer in teacher.layers}
-    for tap in ("intermediate", "penultimate"):
-        if tap not in names:
-            raise ValueError(
-                f"`teacher` must have a layer named {tap!r}, as the networks of the zoo have. "
-                f"Received: {str(path)!r}, a {teacher.name!r} without one"
-            )
-    return teacher
-
-
-def _build(network, experiment):
-    return models.build(
-        network, num_classes=experiment.data.num_classes, input_shape=experiment.data.image_shape
-    )
+    return Taps(teacher_taps, student_taps, pools)
 
 
 def _teacher(experiment, folder, verbose):
-    if experiment.teacher_file is not None:
-        teacher = load_teacher(experiment.teacher_file)
-        return teacher, {"file": str(experiment.teacher_file), **_evaluate(teacher, experiment)}
-    place = folder / "teacher"
+    network = experiment.teacher
+    if network.is_file:
+        teacher = network.build(experiment.data, "teacher")
+        result = {"file": network.name, **_evaluate(teacher, experiment)}
+    else:
+        teacher, result = _trained_teacher(experiment, folder / "teacher", verbose)
+    log.info("teacher %s: %.2f%%", network.title, result["accuracy_last"])
+    if result["accuracy_last"] < 200 / experiment.data.num_classes:
+        log.warning(
+            "The teacher is hardly better than chance on the test images. Does it take them as "
+            "this recipe normalises them?"
+        )
+    return teacher, result
+
+
+def _trained_teacher(experiment, place, verbose):
     result = finished(place)
     if result is None:
-        log.info("training the teacher %s", experiment.pair.teacher)
+        log.info("training the teacher %s", experiment.teacher.title)
         keras.utils.set_random_seed(experiment.seed)
-        teacher = _build(experiment.pair.teacher, experiment)
+        teacher = experiment.teacher.build(experiment.data, "teacher")
         result = train(
             teacher,
             experiment.data,
@@ -216,36 +228,21 @@ def _teacher(experiment, folder, verbose):
         result["parameters"] = teacher.count_params()
         save_model(teacher, place / "teacher.keras")
         finish(place, result)
-    log.info("teacher %s: %.2f%%", experiment.pair.teacher, result["accuracy_last"])
     return keras.models.load_model(place / "teacher.keras", compile=False), result
 
 
 def _evaluate(teacher, experiment):
-    teacher.compile(metrics=["accuracy"])
-    data = experiment.data
-    batches = evaluation_batches(data.x_test, data.y_test, 256, mean=data.mean, std=data.std)
+    # Keras evaluates nothing without a loss.
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    teacher.compile(loss=loss, metrics=["accuracy"])
+    batches = experiment.data.evaluation_batches(256)
     accuracy = 100 * teacher.evaluate(batches, return_dict=True, verbose=0)["accuracy"]
     return {"accuracy_last": accuracy, "parameters": teacher.count_params()}
 
 
-def _pool(teacher, student):
-    """Window by which the teacher's grid becomes the student's."""
-    ours, theirs = (
-        spatial_shape(model.get_layer("penultimate").output.shape) for model in (student, teacher)
-    )
-    if (
-        any(t % o for t, o in zip(theirs, ours, strict=True))
-        or len({t // o for t, o in zip(theirs, ours, strict=True)}) != 1
-    ):
-        raise ValueError(
-            f"The teacher's grid {theirs[0]}x{theirs[1]} must be a multiple of the student's "
-            f"{ours[0]}x{ours[1]}."
-        )
-    return theirs[0] // ours[0]
-
-
-def _prototypes(experiment, teacher, folder, verbose):
-    if not experiment.needs_prototypes:
+def _prototypes(experiment, taps, teacher, folder, verbose):
+    levels = experiment.levels
+    if not levels:
         return None
     file = folder / "prototypes.npz"
     if file.exists():
@@ -257,16 +254,21 @@ def _prototypes(experiment, teacher, folder, verbose):
     data = experiment.data
     prototypes = fit_prototypes(
         teacher,
-        evaluation_batches(data.x_train, data.y_train, 256, mean=data.mean, std=data.std),
+        data.evaluation_batches(256, "train"),
         templates=experiment.templates,
         subclasses=experiment.subclasses,
         components=experiment.components,
         seed=experiment.seed,
-        pool=_pool(teacher, _build(experiment.pair.student, experiment)),
+        penultimate=taps.teacher["penultimate"],
+        intermediate=taps.teacher["intermediate"] if "intermediate" in levels else None,
+        pool=tuple(taps.pools[level] for level in levels),
         data_name=f"{data.name} ({data.split})",
+        workdir=folder / "prototypes.work",
+        **experiment.prototype_options,
         verbose=bool(verbose),
     )
     prototypes.save(file)
+    shutil.rmtree(folder / "prototypes.work")
     return prototypes
 
 
@@ -275,16 +277,16 @@ def student_folder(folder, method, seed):
     return folder / method / f"seed{seed}"
 
 
-def _student(experiment, method, trial, teacher, prototypes, folder, verbose):
+def _student(experiment, taps, method, trial, teacher, prototypes, folder, verbose):
     seed = experiment.seed + trial
     place = student_folder(folder, method, seed)
     result = finished(place)
     if result is None:
-        log.info("training %s by %s, seed %d", experiment.pair.student, method, seed)
+        log.info("training %s by %s, seed %d", experiment.student.title, method, seed)
         # The same start for every method of a trial.
         keras.utils.set_random_seed(seed)
-        plain = _build(experiment.pair.student, experiment)
-        model = methods.build(method, plain, teacher, prototypes, experiment.pair)
+        plain = experiment.student.build(experiment.data, "student")
+        model = methods.build(method, plain, teacher, prototypes, experiment.pair, taps.student)
         result = train(
             model,
             experiment.data,
@@ -309,10 +311,7 @@ def _export(experiment, folder):
         return {}
     place = student_folder(folder, experiment.export_method, experiment.seed)
     student = keras.models.load_model(place / "student.keras", compile=False)
-    data = experiment.data
-    images = next(
-        iter(evaluation_batches(data.x_test, data.y_test, 64, mean=data.mean, std=data.std))
-    )[0].numpy()
+    images = next(iter(experiment.data.evaluation_batches(64)))[0].numpy()
     exported = {}
     for kind in experiment.formats:
         log.info("exporting to %s", kind)

@@ -5,39 +5,37 @@ import difflib
 from letkd_keras import KD, LetKD
 
 
-def _student(student, teacher, prototypes, pair):
+def _student(student, teacher, prototypes, pair, taps):
     return student
 
 
-def _kd(student, teacher, prototypes, pair):
+def _kd(student, teacher, prototypes, pair, taps):
     return KD(student, teacher)
 
 
-def _quest(student, teacher, prototypes, pair):
-    return LetKD(student, teacher, prototypes, intermediate=None, penultimate_alpha=0)
+def _quest(student, teacher, prototypes, pair, taps):
+    taps = {"penultimate": taps["penultimate"], "intermediate": None}
+    return LetKD(student, teacher, prototypes, **taps, penultimate_alpha=0)
 
 
-def _letkd1(student, teacher, prototypes, pair):
+def _letkd1(student, teacher, prototypes, pair, taps):
+    taps = {"penultimate": taps["penultimate"], "intermediate": None}
+    alpha = pair.penultimate_alpha
+    return LetKD(student, teacher, prototypes, **taps, penultimate_alpha=alpha)
+
+
+def _letkd2(student, teacher, prototypes, pair, taps):
     return LetKD(
         student,
         teacher,
         prototypes,
-        intermediate=None,
-        penultimate_alpha=pair.penultimate_alpha,
-    )
-
-
-def _letkd2(student, teacher, prototypes, pair):
-    return LetKD(
-        student,
-        teacher,
-        prototypes,
+        **taps,
         penultimate_alpha=pair.penultimate_alpha,
         intermediate_alpha=pair.intermediate_alpha,
     )
 
 
-# name: (what a table calls it, what builds it from student, teacher, prototypes and pair)
+# name: (what a table calls it, what builds it)
 METHODS = {
     "student": ("student alone", _student),
     "kd": ("KD", _kd),
@@ -61,9 +59,17 @@ def check(name):
         )
 
 
-def needs_prototypes(name):
-    """Whether the method is supervised by the teacher's prototypes."""
-    return name in ("quest", "letkd1", "letkd2")
+# name: levels at which the method is supervised by the teacher's prototypes
+_LEVELS = {
+    "quest": ("penultimate",),
+    "letkd1": ("penultimate",),
+    "letkd2": ("penultimate", "intermediate"),
+}
+
+
+def levels(names):
+    """Levels at which any of the methods is supervised by prototypes, penultimate first."""
+    return max((_LEVELS.get(name, ()) for name in names), key=len, default=())
 
 
 def title(name):
@@ -71,6 +77,15 @@ def title(name):
     return METHODS[name][0]
 
 
-def build(name, student, teacher, prototypes, pair):
-    """The model to compile and fit. Its student, or itself if it has none, is what ships."""
-    return METHODS[name][1](student, teacher, prototypes, pair)
+def build(name, student, teacher, prototypes, pair, taps):
+    """The model to compile and fit. Its student, or itself if it has none, is what ships.
+
+    Args:
+        name: Name of the method.
+        student: Student without KD layers.
+        teacher: Trained teacher.
+        prototypes: `Prototypes` of the teacher with the method's `levels`, or `None`.
+        pair: `Pair`, for its alphas.
+        taps: The student's layers by level.
+    """
+    return METHODS[name][1](student, teacher, prototypes, pair, taps)

@@ -4,6 +4,7 @@ import platform
 import statistics
 from datetime import date
 from importlib import metadata
+from pathlib import Path
 
 from letkd_keras.recipes import methods
 from letkd_keras.recipes.run_folder import write_json, write_text
@@ -27,8 +28,8 @@ def write(experiment, folder, teacher, results, exported):
         "pair": experiment.pair.name,
         "data": experiment.data.name,
         "split": experiment.data.split,
-        "train_examples": len(experiment.data.x_train),
-        "test_examples": len(experiment.data.x_test),
+        "train_examples": experiment.data.train_examples,
+        "test_examples": experiment.data.test_examples,
         "epochs": experiment.student_schedule.epochs,
         "seed": experiment.seed,
         "date": date.today().isoformat(),
@@ -38,7 +39,7 @@ def write(experiment, folder, teacher, results, exported):
         "methods": {
             method: _method(method, trials, experiment.pair) for method, trials in results.items()
         },
-        "exported": {kind: _plain(result) for kind, result in exported.items()},
+        "exported": {kind: _plain(result, folder) for kind, result in exported.items()},
     }
     _plot(experiment, folder)
     write_json(folder / "report.json", report)
@@ -61,11 +62,9 @@ def _method(method, trials, pair):
     }
 
 
-def _plain(result):
-    """An export's result as JSON-like values."""
-    values = result if isinstance(result, dict) else vars(result)
-    plain = (bool, int, float, str, type(None))
-    return {key: value if isinstance(value, plain) else str(value) for key, value in values.items()}
+def _plain(result, folder):
+    """What an export gives, with the path as it is seen from the run folder."""
+    return {**vars(result), "path": str(Path(result.path).relative_to(folder.path))}
 
 
 def _markdown(report):

@@ -1,7 +1,7 @@
 import json
-import os
-import tempfile
 from pathlib import Path
+
+from letkd_keras.atomic import written_aside
 
 
 class RunFolder:
@@ -59,17 +59,9 @@ def write_json(path, value):
 
 
 def write_text(path, text):
-    """Write a text file whole or not at all: aside, then renamed."""
-    path = Path(path)
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(aside).chmod(0o644)
-        aside.replace(path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
+    """Write a text file whole or not at all."""
+    with written_aside(path) as file:
+        file.write(text.encode())
 
 
 def save_model(model, path):

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import keras
-from letkd_keras.callbacks import StopOnNonFiniteLoss
-from letkd_keras.recipes.run_folder import read_json, write_json, write_text
 
 from letkd_keras import optimizers
-from letkd_keras.data import evaluation_batches, steps_per_epoch, training_batches
+from letkd_keras.callbacks import StopOnNonFiniteLoss
+from letkd_keras.data import steps_per_epoch
+from letkd_keras.data.keras_cv_policies import mixes_labels
+from letkd_keras.recipes.run_folder import read_json, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,11 @@ class MetricsLog(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.rows = [row for row in self.rows if row["epoch"] < epoch]
         self.started = time.perf_counter()
+        # At the end the optimizer's rate is already that of the next epoch.
+        self.rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
     def on_epoch_end(self, epoch, logs=None):
-        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        row = {"epoch": epoch, "learning_rate": rate, **(logs or {})}
+        row = {"epoch": epoch, "learning_rate": self.rate, **(logs or {})}
         row["seconds"] = time.perf_counter() - self.started
         self.rows.append({name: float(value) for name, value in row.items()})
         text = io.StringIO()
@@ -113,11 +115,11 @@ def train(model, data, schedule, folder, *, seed, augmentation, verbose=2):
 
     Args:
         model: Model giving logits, built and not compiled; trained in place.
-        data: `ImageData`.
+        data: `ImageData` or what has its methods.
         schedule: `Schedule`.
         folder: Where `metrics.csv`, TensorBoard logs and the state go.
         seed: Seed of order and augmentation.
-        augmentation: Options `crop_padding` and `flip` of `training_batches`.
+        augmentation: Options of the data's `training_batches`.
         verbose: Keras' verbosity.
 
     Returns:
@@ -129,27 +131,28 @@ def train(model, data, schedule, folder, *, seed, augmentation, verbose=2):
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    steps = steps_per_epoch(len(data.x_train), schedule.batch_size)
-    model.compile(
-        optimizer=schedule.optimizer(steps),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
+    steps = steps_per_epoch(data.train_examples, schedule.batch_size)
+    test_batches = data.evaluation_batches(256)
+    if mixes_labels(augmentation):
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+        test_batches = test_batches.map(
+            lambda x, y: (x, keras.ops.one_hot(y, data.num_classes, dtype="float32"))
+        )
+    else:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer=schedule.optimizer(steps), loss=loss, metrics=["accuracy"])
     first_epoch = _restore(model, folder / "state.weights.h5", steps)
-    statistics = {"mean": data.mean, "std": data.std}
     if first_epoch < schedule.epochs:
         model.fit(
-            training_batches(
-                data.x_train,
-                data.y_train,
+            data.training_batches(
                 schedule.batch_size,
-                **statistics,
-                **augmentation,
                 seed=seed,
                 first_epoch=first_epoch,
                 epochs=schedule.epochs,
+                **augmentation,
             ),
-            validation_data=evaluation_batches(data.x_test, data.y_test, 256, **statistics),
+            validation_data=test_batches,
+            shuffle=False,  # the batches come shuffled
             steps_per_epoch=steps,
             initial_epoch=first_epoch,
             epochs=schedule.epochs,

@@ -1,0 +1,88 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from letkd_keras.data import ImageData, load_cifar
+from letkd_keras.recipes import cifar100, pairs
+
+
+@pytest.fixture
+def images(monkeypatch):
+    """CIFAR-100 where `LETKD_DATA_DIR` says it is, else noise of its shape."""
+    folder = os.environ.get("LETKD_DATA_DIR")
+    data = load_cifar("cifar100", folder) if folder else _noise(600, 200)
+    monkeypatch.setattr("letkd_keras.data.load_cifar", lambda name, folder=None: data)
+
+
+def _noise(train, test):
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (train + test, 32, 32, 3), dtype="uint8")
+    labels = np.arange(train + test) % 100
+    return ImageData(
+        name="noise",
+        x_train=images[:train],
+        y_train=labels[:train],
+        x_test=images[train:],
+        y_test=labels[train:],
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        class_names=tuple(map(str, range(100))),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", pairs.names("cifar100"))
+def test_every_pair_runs_through_to_an_exported_student(pair, images, tmp_path):
+    report = cifar100.main(
+        [
+            *("--pair", pair, "--train-examples", "512", "--test-examples", "100"),
+            *("--epochs", "1", "--templates", "64", "--subclasses", "2"),
+            *("--run-dir", str(tmp_path / "run")),
+        ]
+    )
+    assert report["methods"]["letkd2"]["published"] > 70
+    assert {result["agreement"] for result in report["exported"].values()} == {1.0}
+    assert json.loads((tmp_path / "run" / "report.json").read_text()) == report
+
+
+def _refused(*options):
+    done = subprocess.run(
+        [sys.executable, "-m", "letkd_keras.recipes.cifar100", *options],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_a_refusal_is_one_line_and_leaves_no_folder(tmp_path):
+    run_dir = tmp_path / "run"
+    line = _refused("--pair", "resnet56-resnet2", "--run-dir", str(run_dir))
+    assert line.startswith("error: `pair` must be one of wrn40_2-wrn16_2, ")
+    assert line.endswith("Did you mean resnet56-resnet20?")
+    assert not run_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--method", "letkd"], "`method` must be one of student, kd"),
+        (["--epochs", "0"], "`epochs` must be at least 1"),
+        (["--teacher", "absent.keras"], "`teacher` must be a .keras file"),
+    ],
+)
+def test_bad_options_are_refused(options, message, images, tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        cifar100.main([*options, "--run-dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_data_set_that_is_not_there_is_said_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"cifar100 is not prepared in `data_dir`"):
+        cifar100.main(["--data-dir", str(tmp_path), "--run-dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,111 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from letkd_keras.data import load_digits
+from letkd_keras.recipes import folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Eight images of each digit, as files, in one folder a class."""
+    root = tmp_path_factory.mktemp("photos")
+    data = load_digits().subset(80)
+    for number, (image, label) in enumerate(zip(data.x_train, data.y_train, strict=True)):
+        file = root / data.class_names[label] / f"{number}.png"
+        file.parent.mkdir(exist_ok=True)
+        Image.fromarray(image).save(file)
+    return root
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """A classifier as users have them: a nested backbone, preprocessing inside, a softmax."""
+    backbone = keras.applications.MobileNetV2(
+        weights=None, include_top=False, alpha=0.35, input_shape=(64, 64, 3)
+    )
+    inputs = keras.Input((64, 64, 3))
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(backbone(x))
+    outputs = keras.layers.Dense(10, activation="softmax")(x)
+    file = tmp_path_factory.mktemp("teacher") / "teacher.keras"
+    keras.Model(inputs, outputs, name="ours").save(file)
+    return str(file)
+
+
+def _options(photos, teacher, tmp_path, *more):
+    return [
+        *("--data", str(photos), "--teacher", teacher, "--student", "resnet8"),
+        *("--epochs", "1", "--batch-size", "32", "--templates", "16", "--subclasses", "2"),
+        *("--validation-split", "0.25", "--run-dir", str(tmp_path / "run")),
+        *more,
+    ]
+
+
+@pytest.mark.slow
+def test_any_teacher_teaches_a_student_on_any_images(photos, teacher, tmp_path, caplog):
+    options = _options(photos, teacher, tmp_path, "--method", "letkd2", "--augment", "cutmix")
+    with caplog.at_level("INFO", logger="letkd_keras"):
+        report = folder.main(options)
+    assert "penultimate out_relu 2x2x1280" in caplog.text
+    assert (report["train_examples"], report["test_examples"]) == (60, 20)
+    assert set(report["exported"]) == {"savedmodel", "tflite"}
+    student = keras.models.load_model(tmp_path / "run" / "letkd2" / "seed0" / "student.keras")
+    # Raw pixels go in: the network scales them itself.
+    assert student.get_layer("rescaling").scale == pytest.approx(2 / 255)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["augmentation"] == {"crop_padding": 8, "flip": True, "policies": ["cutmix"]}
+
+
+@pytest.mark.slow
+def test_a_student_from_a_file_starts_from_its_weights(photos, teacher, tmp_path):
+    keras.utils.set_random_seed(0)
+    small = keras.applications.MobileNetV3Small(
+        weights=None, classes=10, input_shape=(64, 64, 3), classifier_activation="softmax"
+    )
+    small.save(tmp_path / "small.keras")
+    options = _options(photos, teacher, tmp_path, "--method", "letkd1")
+    options[options.index("resnet8")] = str(tmp_path / "small.keras")
+    report = folder.main([*options, "--learning-rate", "1e-9"])
+    student = keras.models.load_model(tmp_path / "run" / "letkd1" / "seed0" / "student.keras")
+    ours, theirs = (model.get_layer("conv").kernel for model in (student, small))
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    assert report["pair"] == "teacher-small"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--student", "resnet9"], "`name` must be one of .*Did you mean 'resnet"),
+        (["--penultimate", "penultimat"], "`student tap` must name a layer"),
+        (["--teacher-penultimate", "out_rel"], "`teacher tap` must name a layer.*out_relu"),
+        (["--image-size", "32"], r"`teacher` must take the images of photos.*\(32, 32, 3\)"),
+        (["--augment", "cutmixx"], "`policies` must be of randaugment, cutmix, mixup"),
+        (["--templates", "100000"], "`templates` must be at most the 240 feature vectors"),
+        (["--method", "letkd2", "letkd3"], "`method` must be one of"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_any_training(
+    options, message, photos, teacher, tmp_path
+):
+    with pytest.raises(ValueError, match=message):
+        folder.main([*_options(photos, teacher, tmp_path), *options])
+    assert not (tmp_path / "run").exists()
+
+
+def test_grids_that_do_not_divide_are_refused_with_both_sizes(photos, tmp_path):
+    inputs = keras.Input((48, 48, 3))
+    x = keras.layers.Conv2D(8, 3, strides=16, padding="same", name="maps")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    keras.Model(inputs, keras.layers.Dense(10)(x)).save(tmp_path / "t.keras")
+    keras_options = _options(photos, str(tmp_path / "t.keras"), tmp_path, "--method", "letkd1")
+    inputs = keras.Input((48, 48, 3))
+    x = keras.layers.Conv2D(8, 3, strides=12, padding="same", name="maps")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    keras.Model(inputs, keras.layers.Dense(10)(x)).save(tmp_path / "s.keras")
+    keras_options[keras_options.index("resnet8")] = str(tmp_path / "s.keras")
+    with pytest.raises(ValueError, match=r"teacher's 3x3 \('maps'\) and the student's 4x4"):
+        folder.main(keras_options)

@@ -1,0 +1,68 @@
+import pytest
+
+from letkd_keras import KDLayer, insert_kd_layers, models
+from letkd_keras.models import cost_of
+from letkd_keras.recipes import pairs
+from letkd_keras.recipes.__main__ import main
+from letkd_keras.recipes.listing import kd_rows, network_row
+
+
+def test_networks_are_counted_without_weights():
+    row = network_row("resnet8", "tiny_imagenet")
+    built = models.build("resnet8", num_classes=200, input_shape=(64, 64, 3))
+    assert row.cost == cost_of(built)
+    assert row.penultimate == row.intermediate == (16, 16, 64)
+
+
+def test_kd_layers_add_what_a_student_with_them_has_more():
+    pair = pairs.find("resnet56-resnet20", "cifar100")
+    letkd1, letkd2 = kd_rows(pair, network_row("resnet20", "cifar100"))
+    student = models.build("resnet20", num_classes=100)
+    for row, layers in (
+        (letkd1, {"penultimate": KDLayer(4096)}),
+        (letkd2, {"penultimate": KDLayer(4096), "intermediate": KDLayer(800)}),
+    ):
+        with_layers = insert_kd_layers(student, **layers)
+        assert row.cost == cost_of(with_layers)
+        assert row.pooled == cost_of(with_layers, pooled=True)
+        # Of 64 value products at the penultimate tap, one is left.
+        saved = row.cost.multiply_adds - row.pooled.multiply_adds
+        assert saved == 63 * 64 * 4096
+
+
+@pytest.mark.parametrize(
+    "pair, parameters, multiply_adds",
+    [("wrn40_2-wrn16_2", 2.8, None), ("resnet32x4-snv2", 7.7, None), ("resnet50-mnv2", 14.1, 7.5)],
+)
+def test_factors_of_letkd2(pair, parameters, multiply_adds):
+    pair = pairs.find(pair, "cifar100")
+    student = network_row(pair.student, "cifar100")
+    cost = kd_rows(pair, student)[1].cost
+    factor = cost.parameters / student.cost.parameters
+    assert factor == pytest.approx(parameters, abs=0.05)
+    if multiply_adds:
+        factor = cost.multiply_adds / student.cost.multiply_adds
+        assert factor == pytest.approx(multiply_adds, abs=0.05)
+
+
+def test_without_list_the_recipes_are_named(capsys):
+    main([])
+    text = capsys.readouterr().out
+    assert "--list" in text and "letkd_keras.recipes.cifar100" in text
+
+
+@pytest.mark.slow
+def test_list(capsys):
+    main(["--list"])
+    text = capsys.readouterr().out
+    assert "…" not in text  # nothing is cut off
+    for network in models.names():
+        assert f"│ {network} " in text
+    for pair in pairs.PAIRS:
+        assert f"│ {pair.name}" in text
+        for accuracy in (*pair.published.values(), *pair.published_top5.values()):
+            assert f"{accuracy:.2f}" in text
+    for method in ("student", "kd", "quest", "letkd1", "letkd2"):
+        assert f"│ {method} " in text
+    assert "278,324 │        40.8 M" in text
+    assert "914,808 (3.3x) │  80.9 M (2.0x)" in text
