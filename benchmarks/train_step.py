@@ -1,0 +1,275 @@
+"""What a distillation step takes, beside its floor and a peer, as JSON lines. See `--help`.
+
+    python benchmarks/train_step.py --pairs resnet56-resnet20 --methods letkd2 --steps 10
+
+One line a pair and method: `pair`, `method`, `step_ms` (a step of `LetKD`, compiled), `student_ms`
+(a training step of the student alone), `teacher_ms` (the teacher's forward pass), `peer_ms` (the
+step in PyTorch as one normally writes it, `benchmarks/peer`; null where torch is missing),
+`floor_ratio` (step / (student + teacher)), `peer_ratio` (step / peer), `peak_mib` and
+`peer_peak_mib`. A last line has `pipeline_images_per_s` of the input pipeline alone.
+
+Times are medians of interleaved calls in one process, so that what else the machine does falls on
+all alike: compare the ratios. Peak memory is that of a process which only makes steps, above what
+it held after its imports. Networks have fresh weights, prototypes the paper's sizes (4096 and 800)
+and random values, images are noise: none of which matters to time.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+PAIRS = ("resnet56-resnet20", "wrn40_2-snv1", "resnet50-mnv2")
+METHODS = {"letkd1": ("penultimate",), "letkd2": ("penultimate", "intermediate")}
+CLASSES, CLUSTERS, SUBCLASSES, COMPONENTS = 100, 4096, 8, 60
+WARM_UP = 3
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    if options.one is not None:
+        print(json.dumps(_ONE[options.one](options)))
+        return
+    # Everything runs in processes of its own: one that starts others hands them its peak memory.
+    for pair in options.pairs.split(","):
+        for method in options.methods.split(","):
+            line = {"pair": pair, "method": method, "batch_size": options.batch_size}
+            line.update(_in_a_process("times", pair, method, options))
+            line.update(_in_a_process("memory", pair, method, options))
+            line["peer_peak_mib"] = None
+            if line["peer_ms"] is not None:
+                line.update(_in_a_process("peer_memory", pair, method, options))
+            print(json.dumps(line), flush=True)
+    print(json.dumps(_in_a_process("pipeline", None, None, options)), flush=True)
+
+
+def parse(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pairs", default=",".join(PAIRS), help="teacher-student, comma separated")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--steps", type=int, default=20, help="timed calls of each")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--one", choices=_ONE, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    for name in ("steps", "batch_size", "threads"):
+        if getattr(options, name) < 1:
+            parser.error(f"`{name}` must be at least 1. Received: {getattr(options, name)}")
+    for pair in options.pairs.split(","):
+        if pair not in PAIRS:
+            parser.error(f"`pairs` must be of {', '.join(PAIRS)}. Received: {pair!r}")
+    for method in options.methods.split(","):
+        if method not in METHODS:
+            parser.error(f"`methods` must be of {', '.join(METHODS)}. Received: {method!r}")
+    return options
+
+
+def _in_a_process(what, pair, method, options):
+    command = [sys.executable, __file__, "--one", what]
+    if pair is not None:
+        command += ["--pairs", pair, "--methods", method]
+    for name in ("steps", "batch_size", "threads"):
+        command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+    threads = str(options.threads)
+    environment = {
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        **os.environ,
+        "TF_NUM_INTRAOP_THREADS": threads,
+        "TF_NUM_INTEROP_THREADS": threads,
+        "OMP_NUM_THREADS": threads,
+    }
+    process = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    if process.returncode:
+        sys.exit(f"{what} of {pair} {method} failed")
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def _times(options):
+    problem = _problem(options)
+    calls = {**_ours(problem, whole=True), "peer_ms": None}
+    if importlib.util.find_spec("torch") is not None:
+        calls["peer_ms"] = _peer(problem, options)
+    found = {name: [] for name in calls}
+    for number in range(WARM_UP + options.steps):
+        for name, call in calls.items():
+            if call is None:
+                continue
+            start = time.perf_counter()
+            call()
+            if number >= WARM_UP:
+                found[name].append(1e3 * (time.perf_counter() - start))
+    line = {name: round(statistics.median(t), 2) if t else None for name, t in found.items()}
+    line["floor_ratio"] = round(line["step_ms"] / (line["student_ms"] + line["teacher_ms"]), 3)
+    peer = line["peer_ms"]
+    line["peer_ratio"] = None if peer is None else round(line["step_ms"] / peer, 3)
+    return line
+
+
+def _memory(options):
+    import keras  # noqa: F401
+
+    import letkd_keras  # noqa: F401
+
+    before = _peak_mib()
+    step = _ours(_problem(options), whole=False)["step_ms"]
+    for _ in range(WARM_UP):
+        step()
+    return {"peak_mib": round(_peak_mib() - before)}
+
+
+def _peer_memory(options):
+    import peer.letkd
+    import peer.networks  # noqa: F401
+
+    before = _peak_mib()
+    step = _peer(_problem(options), options)
+    for _ in range(WARM_UP):
+        step()
+    return {"peer_peak_mib": round(_peak_mib() - before)}
+
+
+def _pipeline(options):
+    import numpy as np
+
+    from letkd_keras.data.pipeline import training_batches
+
+    images = np.random.default_rng(0).integers(0, 256, (50_000, 32, 32, 3), "uint8")
+    labels = np.arange(len(images)) % CLASSES
+    batches = iter(
+        training_batches(images, labels, options.batch_size, mean=[0.5] * 3, std=[0.25] * 3)
+    )
+    next(batches)
+    start, seen = time.perf_counter(), 0
+    while seen < 50 * options.batch_size:
+        seen += len(next(batches)[1])
+    return {"pipeline_images_per_s": round(seen / (time.perf_counter() - start))}
+
+
+_ONE = {"times": _times, "memory": _memory, "peer_memory": _peer_memory, "pipeline": _pipeline}
+
+
+def _problem(options):
+    """Names, levels, images and labels: the same for both sides."""
+    import numpy as np
+
+    r = np.random.default_rng(0)
+    teacher, student = options.pairs.split("-")
+    return {
+        "names": {"teacher": teacher, "student": student},
+        "levels": METHODS[options.methods],
+        "x": r.standard_normal((options.batch_size, 32, 32, 3)).astype("float32"),
+        "y": r.integers(0, CLASSES, options.batch_size),
+    }
+
+
+def _intermediate(channels):
+    """LDA, sub-class centres and scores of the paper's sizes, random."""
+    import numpy as np
+
+    r = np.random.default_rng(1)
+    templates = CLASSES * SUBCLASSES
+    arrays = (
+        np.zeros(channels),
+        r.standard_normal((channels, COMPONENTS)),
+        r.standard_normal((templates, COMPONENTS)),
+        r.dirichlet(np.full(templates, 0.05), templates),
+    )
+    return [array.astype("float32") for array in arrays]
+
+
+def _centers(channels):
+    import numpy as np
+
+    r = np.random.default_rng(2)
+    return r.standard_normal((CLUSTERS, channels)).astype("float32")
+
+
+def _ours(problem, whole):
+    """Calls by name: a step and, if `whole`, what its floor is made of."""
+    import keras
+
+    from letkd_keras import LetKD, models
+    from letkd_keras.optimizers import SGD
+    from letkd_keras.prototypes import IntermediatePrototypes, PenultimatePrototypes, Prototypes
+
+    def compiled(model):
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        optimizer = SGD(0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+        model.compile(optimizer, loss, metrics=["accuracy"])
+        return model
+
+    x, y = problem["x"], problem["y"]
+    shape = (32, 32, 3) if keras.config.image_data_format() == "channels_last" else (3, 32, 32)
+    if shape[0] == 3:
+        x = x.transpose(0, 3, 1, 2)
+    teacher, student = (
+        models.build(problem["names"][role], CLASSES, shape) for role in ("teacher", "student")
+    )
+
+    def at(level):
+        maps = [model.get_layer(level).output.shape for model in (teacher, student)]
+        rows, channels = (1, -1) if shape[-1] == 3 else (2, 1)
+        grid, pool = (maps[1][rows],) * 2, maps[0][rows] // maps[1][rows]
+        return maps[0][channels], {"tap": level, "grid": grid, "pool": pool}
+
+    channels, options = at("penultimate")
+    parts = [PenultimatePrototypes(centers=_centers(channels), **options)]
+    if "intermediate" in problem["levels"]:
+        channels, options = at("intermediate")
+        names = ("lda_mean", "lda_scalings", "centers", "subclass_scores")
+        arrays = dict(zip(names, _intermediate(channels), strict=True))
+        numbers = {"num_classes": CLASSES, "subclasses": SUBCLASSES}
+        parts.append(IntermediatePrototypes(**arrays, **numbers, **options))
+    levels = {level: level if level in problem["levels"] else None for level in METHODS["letkd2"]}
+    model = compiled(LetKD(student, teacher, Prototypes(*parts), **levels))
+    calls = {"step_ms": lambda: model.train_on_batch(x, y)}
+    if whole:
+        plain = compiled(student)
+        calls["student_ms"] = lambda: plain.train_on_batch(x, y)
+        calls["teacher_ms"] = lambda: teacher.predict_on_batch(x)
+    return calls
+
+
+def _peer(problem, options):
+    """A call that makes one step of the peer."""
+    import torch
+    from peer import letkd, networks
+
+    torch.set_num_threads(options.threads)
+    images = torch.from_numpy(problem["x"].transpose(0, 3, 1, 2).copy())
+    labels = torch.from_numpy(problem["y"])
+    teacher, student = (
+        networks.build(problem["names"][role], CLASSES) for role in ("teacher", "student")
+    )
+    taps = [networks.tap_shapes(network, images[:1]) for network in (teacher, student)]
+    layers, targets = {}, {}
+    for level in problem["levels"]:
+        channels = taps[0][level][1]
+        if level == "penultimate":
+            targets[level] = letkd.PenultimateTargets(torch.from_numpy(_centers(channels)))
+            templates = CLUSTERS
+        else:
+            arrays = [torch.from_numpy(array) for array in _intermediate(channels)]
+            targets[level] = letkd.IntermediateTargets(*arrays, subclasses=SUBCLASSES)
+            templates = CLASSES * SUBCLASSES
+        layers[level] = letkd.KDLayer(taps[1][level][1], templates, alpha=1.0)
+    pool = taps[0]["penultimate"][2] // taps[1]["penultimate"][2]
+    model = letkd.LetKD(student, teacher, layers, targets, pool).train()
+    optimizer = model.optimizer()
+    return lambda: letkd.train_step(model, optimizer, images, labels)
+
+
+def _peak_mib():
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+if __name__ == "__main__":
+    main()
