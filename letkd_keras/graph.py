@@ -1,6 +1,7 @@
 """Functional models as graphs: what reads what, copies with changes, models inside models."""
 
 import difflib
+import functools
 
 import keras
 
@@ -12,9 +13,11 @@ def check_functional(model, argument):
         ValueError: Naming `argument`.
     """
     if not isinstance(model, keras.Model) or not hasattr(model, "operations"):
+        sequential = isinstance(model, keras.Sequential)
+        hint = ". Make it one: keras.Model(model.inputs, model.outputs)" if sequential else ""
         raise ValueError(
             f"`{argument}` must be a functional keras.Model, so that its layers can be reached by "
-            f"name. Received: {argument}={model!r} of {type(model)}"
+            f"name. Received: {argument}={model!r} of {type(model)}{hint}"
         )
     if len(model.outputs) != 1 or len(model.inputs) != 1:
         raise ValueError(
@@ -117,7 +120,8 @@ def flatten(model):
     """The same model without models inside it, sharing all layers.
 
     Args:
-        model: Functional `keras.Model`, perhaps with functional models as layers (a backbone).
+        model: Functional `keras.Model`, perhaps with functional or sequential models as layers (a
+            backbone, a head).
 
     Returns:
         The model itself if there is nothing to flatten, else a functional model whose layers are
@@ -139,6 +143,8 @@ def flatten(model):
         if not _is_inner_model(operation):
             return operation(*args, **kwargs)
         inner = lambda op, *a, **k: call(op, *a, **{"training": training, **k})  # noqa: E731
+        if isinstance(operation, keras.Sequential):
+            return functools.reduce(lambda x, layer: inner(layer, x), operation.layers, args[0])
         return operation._run_through_graph(keras.tree.flatten(args[0]), call_fn=inner)
 
     inputs, outputs = retrace(model, call_fn=call)
@@ -153,8 +159,9 @@ def flatten(model):
 
 
 def _is_inner_model(operation):
-    # `Sequential` is left alone: Keras copies it as one layer.
-    return isinstance(operation, keras.Model) and hasattr(operation, "_run_through_graph")
+    return isinstance(operation, keras.Sequential) or (
+        isinstance(operation, keras.Model) and hasattr(operation, "_run_through_graph")
+    )
 
 
 def copy_with(model, call_fn):

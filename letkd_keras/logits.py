@@ -2,7 +2,7 @@
 
 import keras
 
-from letkd_keras.graph import check_functional, retrace
+from letkd_keras.graph import check_functional, flatten, nodes, retrace
 
 
 def with_logits(model, argument="model"):
@@ -12,18 +12,23 @@ def with_logits(model, argument="model"):
     work on logits, which log-softmax keeps exact where probabilities underflow.
 
     Args:
-        model: Functional `keras.Model` from images to logits or to softmax probabilities.
+        model: Functional or sequential `keras.Model` from images to logits or to softmax
+            probabilities. The softmax may be a layer's activation, a layer or an operation, and lie
+            in a model inside.
         argument: What an error calls the model.
 
     Returns:
-        The model itself if its last layer has no activation; else a model that shares all layers
-        but the last.
+        The model, as a functional one, if it does not end in an activation; else a functional model
+        without models inside it, that shares all layers but the one with the softmax.
 
     Raises:
         ValueError: If the model ends in an activation that is not a softmax.
     """
+    if isinstance(model, keras.Sequential) and model.built:
+        model = keras.Model(model.inputs, model.outputs, name=model.name)
     check_functional(model, argument)
-    last = model.outputs[0]._keras_history.operation
+    flat = flatten(model)
+    last = _end(flat)
     activation = _activation_of(last)
     if activation is keras.activations.linear:
         return model
@@ -37,18 +42,39 @@ def with_logits(model, argument="model"):
     def call(operation, *args, **kwargs):
         if operation is not last:
             return operation(*args, **kwargs)
-        if not last.weights:
+        if not getattr(last, "weights", ()):
             return args[0]
         config = {**last.get_config(), "activation": "linear"}
         outputs = (linear := last.__class__.from_config(config))(*args, **kwargs)
         linear.set_weights(last.get_weights())
         return outputs
 
-    return keras.Model(*retrace(model, call_fn=call), name=model.name)
+    return keras.Model(*retrace(flat, call_fn=call), name=model.name)
+
+
+# Operations on tensors have no activation to ask for; they are told by the names of their classes.
+_OPERATIONS = {"Softmax": keras.activations.softmax, "Sigmoid": keras.activations.sigmoid}
 
 
 def _activation_of(operation):
     if isinstance(operation, keras.layers.Softmax):
         return keras.activations.softmax
-    # A model inside the model is asked for its own end by `flatten`, before.
+    if not isinstance(operation, keras.layers.Layer):
+        return _OPERATIONS.get(type(operation).__name__, keras.activations.linear)
     return getattr(operation, "activation", keras.activations.linear)
+
+
+def _end(model):
+    """The last operation of a model that does more than hand its input on."""
+    makers = {id(tensor): node for node in nodes(model) for tensor in node.output_tensors}
+    node = makers[id(model.outputs[0])]
+    while _hands_on(node.operation):
+        node = makers[id(node.input_tensors[0])]
+    return node.operation
+
+
+def _hands_on(operation):
+    if isinstance(operation, keras.layers.Activation):
+        return operation.activation is keras.activations.linear
+    casts = type(operation).__name__ == "Cast"
+    return casts or isinstance(operation, (keras.layers.Identity, keras.layers.Dropout))

@@ -47,6 +47,20 @@ def test_flattened_it_trains_as_before(training):
     np.testing.assert_array_equal(flat.get_layer("bn").moving_mean, expected)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_sequential_models_inside_are_flattened(training):
+    block = keras.Sequential([keras.layers.BatchNormalization(name="bn"), keras.layers.ReLU()])
+    inputs = keras.Input((4, 4, 3))
+    model = keras.Model(inputs, keras.layers.Conv2D(1, 1, name="head")(block(inputs)))
+    flat = flatten(model)
+    assert [layer.name for layer in flat.layers][1:] == ["bn", block.layers[1].name, "head"]
+    expected = model(_x(), training=training)
+    np.testing.assert_allclose(flat(_x(), training=training), expected, rtol=1e-5)
+    # The statistics moved twice or not at all: the layer is the same.
+    moved = np.any(block.layers[0].moving_mean.numpy() != 0)
+    assert moved == training
+
+
 def test_names_that_would_be_there_twice_are_refused():
     inputs = keras.Input((4,))
     inner_inputs = keras.Input((4,))
@@ -100,6 +114,12 @@ def test_a_tap_is_one_call_of_one_layer():
 @pytest.mark.parametrize("model", [keras.layers.Dense(2), "resnet8", None])
 def test_what_is_no_functional_model_is_refused(model):
     with pytest.raises(ValueError, match="`net` must be a functional"):
+        check_functional(model, "net")
+
+
+def test_a_sequential_model_is_refused_with_the_way_out():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="s")
+    with pytest.raises(ValueError, match=r"functional.*keras\.Model\(model\.inputs"):
         check_functional(model, "net")
 
 

@@ -26,7 +26,30 @@ def _activation_layer(x):
     return layers.Activation("softmax", name="head")(layers.Dense(5)(x))
 
 
-@pytest.mark.parametrize("head", [_dense_softmax, _softmax_layer, _activation_layer])
+def _operation(x):
+    return keras.ops.softmax(layers.Dense(5)(x))
+
+
+def _cast_behind(x):
+    return keras.ops.cast(layers.Activation("linear")(_dense_softmax(x)), "float32")
+
+
+def _in_a_sequential(x):
+    return keras.Sequential([layers.Dense(7), layers.Dense(5, activation="softmax")])(x)
+
+
+def _in_a_model(x):
+    inputs = keras.Input((6,))
+    return keras.Model(inputs, _in_a_sequential(inputs))(x)
+
+
+HEADS = [
+    *(_dense_softmax, _softmax_layer, _activation_layer),
+    *(_operation, _cast_behind, _in_a_sequential, _in_a_model),
+]
+
+
+@pytest.mark.parametrize("head", HEADS)
 def test_the_softmax_of_the_logits_is_what_the_model_gave(head):
     model = _classifier(head)
     logits = with_logits(model)
@@ -38,9 +61,25 @@ def test_the_softmax_of_the_logits_is_what_the_model_gave(head):
     assert logits.layers[1] is model.layers[1]
 
 
-def test_logits_are_left_alone():
-    model = _classifier(layers.Dense(5))
+@pytest.mark.parametrize(
+    "head",
+    [layers.Dense(5), keras.Sequential([layers.Dropout(0.5), layers.Dense(5)])],
+    ids=["layer", "sequential"],
+)
+def test_logits_are_left_alone(head):
+    model = _classifier(head)
     assert with_logits(model) is model
+
+
+def test_a_sequential_model_becomes_functional():
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(6, 3), layers.Flatten()])
+    logits = with_logits(model)
+    assert [layer.name for layer in logits.layers[1:]] == [layer.name for layer in model.layers]
+    np.testing.assert_array_equal(logits(IMAGES), model(IMAGES))
+    model.add(layers.Dense(5, activation="softmax"))
+    np.testing.assert_allclose(
+        keras.ops.softmax(with_logits(model)(IMAGES)), model(IMAGES), rtol=1e-5
+    )
 
 
 def test_the_result_can_be_saved(tmp_path):
@@ -56,3 +95,6 @@ def test_other_ends_are_refused():
     model = _classifier(layers.Dense(5, activation="sigmoid", name="scores"))
     with pytest.raises(ValueError, match=r"`teacher` must end in logits.*'scores'.*'sigmoid'"):
         with_logits(model, "teacher")
+    model = _classifier(lambda x: keras.ops.sigmoid(layers.Dense(5)(x)))
+    with pytest.raises(ValueError, match=r"`model` must end in logits.*'sigmoid.*'sigmoid'"):
+        with_logits(model)
