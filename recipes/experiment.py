@@ -1,19 +1,14 @@
 """Teacher, prototypes, students, export, report: the whole of the method in one run folder."""
 
 import logging
-import shutil
 from dataclasses import dataclass, field
 
-import keras
-
-from letkd_keras import Prototypes, fit_prototypes
 from letkd_keras.data import ImageData
-from letkd_keras.export import export_student
-from letkd_keras.recipes import methods, networks, report
+from letkd_keras.recipes import exporting, methods, report, stages
 from letkd_keras.recipes.networks import Network
 from letkd_keras.recipes.pairs import Pair
-from letkd_keras.recipes.run_folder import RunFolder, save_model
-from letkd_keras.recipes.training import Schedule, finish, finished, schedule_config, train
+from letkd_keras.recipes.run_folder import RunFolder
+from letkd_keras.recipes.training import Schedule, schedule_config
 
 log = logging.getLogger("letkd_keras")
 
@@ -91,24 +86,14 @@ class Experiment:
                 object.__setattr__(self, role, Network(getattr(self.pair, role)))
 
     @property
+    def seeds(self):
+        """Seeds of the trials."""
+        return range(self.seed, self.seed + self.trials)
+
+    @property
     def levels(self):
         """Levels at which any method is supervised by prototypes."""
         return methods.levels(self.methods)
-
-
-@dataclass(frozen=True)
-class Taps:
-    """Where the networks of an experiment are tapped.
-
-    Attributes:
-        teacher: The teacher's layers by level.
-        student: The student's layers by level.
-        pools: Windows by level by which the teacher's grid becomes the student's.
-    """
-
-    teacher: dict
-    student: dict
-    pools: dict
 
 
 def run(experiment, run_dir, verbose=2):
@@ -125,203 +110,22 @@ def run(experiment, run_dir, verbose=2):
     Raises:
         ValueError: If the experiment or the folder does not fit; before any long work.
     """
-    taps = _check(experiment)
+    taps = stages.check(experiment)
     folder = RunFolder(run_dir, experiment.config())
-    handler = _log_to(folder / "log.txt")
-    try:
+    with stages.logged_to(folder / "log.txt"):
         log.info("run folder %s", folder.path)
-        with strategy().scope():
-            teacher, teacher_result = _teacher(experiment, folder, verbose)
-            prototypes = _prototypes(experiment, taps, teacher, folder, verbose)
+        with stages.strategy().scope():
+            teacher, teacher_result = stages.teacher(experiment, folder, verbose)
+            prototypes = stages.prototypes(experiment, taps, teacher, folder, verbose)
             results = {
                 method: [
-                    _student(experiment, taps, method, trial, teacher, prototypes, folder, verbose)
-                    for trial in range(experiment.trials)
+                    stages.student(
+                        experiment, taps, method, seed, teacher, prototypes, folder, verbose
+                    )
+                    for seed in experiment.seeds
                 ]
                 for method in experiment.methods
             }
-        exported = _export(experiment, folder)
-        return report.write(experiment, folder, teacher_result, results, exported)
-    finally:
-        log.removeHandler(handler)
-        handler.close()
-
-
-def strategy():
-    """`MirroredStrategy` where there are several GPUs, TensorFlow's default elsewhere."""
-    import tensorflow as tf
-
-    if len(tf.config.list_logical_devices("GPU")) > 1:
-        return tf.distribute.MirroredStrategy()
-    return tf.distribute.get_strategy()
-
-
-def _check(experiment):
-    """Errors that need no training to be seen, and the taps."""
-    for method in experiment.methods:
-        methods.check(method)
-    if experiment.trials < 1:
-        raise ValueError(f"`trials` must be at least 1. Received: trials={experiment.trials}")
-    examples = experiment.data.train_examples
-    for schedule in (experiment.teacher_schedule, experiment.student_schedule):
-        if schedule.batch_size > examples:
-            raise ValueError(
-                f"`batch_size` must be at most the {examples} training images. "
-                f"Received: batch_size={schedule.batch_size}"
-            )
-    teacher = experiment.teacher.build(experiment.data, "teacher")
-    student = experiment.student.build(experiment.data, "student")
-    if not experiment.levels:
-        return Taps({}, {}, {})
-    teacher_taps = experiment.teacher.taps(teacher, "teacher")
-    student_taps = experiment.student.taps(student, "student")
-    for level in experiment.levels:
-        for argument, taps in (("teacher", teacher_taps), ("student", student_taps)):
-            if taps[level] is None:
-                raise ValueError(
-                    f"No {level} tap can be proposed for the {argument}: name one of its layers, "
-                    "or distil by letkd1, which needs none."
-                )
-    pools = networks.pools(teacher, teacher_taps, student, student_taps, experiment.levels)
-    height, width = networks.grid(teacher, teacher_taps["penultimate"])
-    pool = pools["penultimate"]
-    points = examples * (height // pool) * (width // pool)
-    if points < experiment.templates:
-        raise ValueError(
-            f"`templates` must be at most the {points} feature vectors of the training set. "
-            f"Received: templates={experiment.templates}"
-        )
-    return Taps(teacher_taps, student_taps, pools)
-
-
-def _teacher(experiment, folder, verbose):
-    network = experiment.teacher
-    if network.is_file:
-        teacher = network.build(experiment.data, "teacher")
-        result = {"file": network.name, **_evaluate(teacher, experiment)}
-    else:
-        teacher, result = _trained_teacher(experiment, folder / "teacher", verbose)
-    log.info("teacher %s: %.2f%%", network.title, result["accuracy_last"])
-    if result["accuracy_last"] < 200 / experiment.data.num_classes:
-        log.warning(
-            "The teacher is hardly better than chance on the test images. Does it take them as "
-            "this recipe normalises them?"
-        )
-    return teacher, result
-
-
-def _trained_teacher(experiment, place, verbose):
-    result = finished(place)
-    if result is None:
-        log.info("training the teacher %s", experiment.teacher.title)
-        keras.utils.set_random_seed(experiment.seed)
-        teacher = experiment.teacher.build(experiment.data, "teacher")
-        result = train(
-            teacher,
-            experiment.data,
-            experiment.teacher_schedule,
-            place,
-            seed=experiment.seed,
-            augmentation=experiment.augmentation,
-            verbose=verbose,
-        )
-        result["parameters"] = teacher.count_params()
-        save_model(teacher, place / "teacher.keras")
-        finish(place, result)
-    return keras.models.load_model(place / "teacher.keras", compile=False), result
-
-
-def _evaluate(teacher, experiment):
-    # Keras evaluates nothing without a loss.
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    teacher.compile(loss=loss, metrics=["accuracy"])
-    batches = experiment.data.evaluation_batches(256)
-    accuracy = 100 * teacher.evaluate(batches, return_dict=True, verbose=0)["accuracy"]
-    return {"accuracy_last": accuracy, "parameters": teacher.count_params()}
-
-
-def _prototypes(experiment, taps, teacher, folder, verbose):
-    levels = experiment.levels
-    if not levels:
-        return None
-    file = folder / "prototypes.npz"
-    if file.exists():
-        log.info("reusing %s", file.name)
-        prototypes = Prototypes.load(file)
-        prototypes.check_teacher(teacher)
-        return prototypes
-    log.info("fitting prototypes")
-    data = experiment.data
-    prototypes = fit_prototypes(
-        teacher,
-        data.evaluation_batches(256, "train"),
-        templates=experiment.templates,
-        subclasses=experiment.subclasses,
-        components=experiment.components,
-        seed=experiment.seed,
-        penultimate=taps.teacher["penultimate"],
-        intermediate=taps.teacher["intermediate"] if "intermediate" in levels else None,
-        pool=tuple(taps.pools[level] for level in levels),
-        data_name=f"{data.name} ({data.split})",
-        workdir=folder / "prototypes.work",
-        **experiment.prototype_options,
-        verbose=bool(verbose),
-    )
-    prototypes.save(file)
-    shutil.rmtree(folder / "prototypes.work")
-    return prototypes
-
-
-def student_folder(folder, method, seed):
-    """Where a student's training is."""
-    return folder / method / f"seed{seed}"
-
-
-def _student(experiment, taps, method, trial, teacher, prototypes, folder, verbose):
-    seed = experiment.seed + trial
-    place = student_folder(folder, method, seed)
-    result = finished(place)
-    if result is None:
-        log.info("training %s by %s, seed %d", experiment.student.title, method, seed)
-        # The same start for every method of a trial.
-        keras.utils.set_random_seed(seed)
-        plain = experiment.student.build(experiment.data, "student")
-        model = methods.build(method, plain, teacher, prototypes, experiment.pair, taps.student)
-        result = train(
-            model,
-            experiment.data,
-            experiment.student_schedule,
-            place,
-            seed=seed,
-            augmentation=experiment.augmentation,
-            verbose=verbose,
-        )
-        student = getattr(model, "student", model)
-        result["parameters"] = student.count_params()
-        result["parameters_plain"] = plain.count_params()
-        save_model(student, place / "student.keras")
-        finish(place, result)
-    log.info("%s, seed %d: %.2f%%", methods.title(method), seed, result["accuracy_last"])
-    return result
-
-
-def _export(experiment, folder):
-    """The first student of the method to export in all formats, each verified."""
-    if experiment.export_method not in experiment.methods:
-        return {}
-    place = student_folder(folder, experiment.export_method, experiment.seed)
-    student = keras.models.load_model(place / "student.keras", compile=False)
-    images = next(iter(experiment.data.evaluation_batches(64)))[0].numpy()
-    exported = {}
-    for kind in experiment.formats:
-        log.info("exporting to %s", kind)
-        exported[kind] = export_student(student, folder / "exported", format=kind, images=images)
-    return exported
-
-
-def _log_to(path):
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    return handler
+        exported = exporting.export(experiment, folder)
+        costs = exporting.costs(experiment, folder)
+        return report.write(experiment, folder, teacher_result, results, exported, costs)

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 
 from letkd_keras.recipes import methods
-from letkd_keras.recipes.experiment import student_folder
 from letkd_keras.recipes.run_folder import write_json, write_text
+from letkd_keras.recipes.stages import student_folder
 
 
 def add_measures(report, experiment, run_dir, measures, published=None):
@@ -32,11 +32,11 @@ def add_measures(report, experiment, run_dir, measures, published=None):
     for method in experiment.methods:
         found[method] = [
             _measure(
-                student_folder(run_dir, method, experiment.seed + trial) / "student.keras",
+                student_folder(run_dir, method, seed) / "student.keras",
                 experiment,
                 measures,
             )
-            for trial in range(experiment.trials)
+            for seed in experiment.seeds
         ]
     # Through JSON, so that the report returned is the one that can be read again.
     report = json.loads(json.dumps({**report, "measures": found}))

@@ -1,37 +1,65 @@
 """The table of methods: what trains a student, by name."""
 
 import difflib
+import re
 
-from letkd_keras import KD, LetKD
+from letkd_keras.data import steps_per_epoch
+from letkd_keras.distillers import DKD, KD, LetKD
 
 
-def _student(student, teacher, prototypes, pair, taps):
+def _student(student, teacher, prototypes, experiment, taps):
     return student
 
 
-def _kd(student, teacher, prototypes, pair, taps):
+def _kd(student, teacher, prototypes, experiment, taps):
     return KD(student, teacher)
 
 
-def _quest(student, teacher, prototypes, pair, taps):
-    taps = {"penultimate": taps["penultimate"], "intermediate": None}
-    return LetKD(student, teacher, prototypes, **taps, penultimate_alpha=0)
+def _dkd(student, teacher, prototypes, experiment, taps):
+    schedule = experiment.student_schedule
+    steps = steps_per_epoch(experiment.data.train_examples, schedule.batch_size)
+    # Of the paper's 240 epochs the first 20.
+    warm_up_steps = steps * schedule.epochs * 20 // 240
+    return DKD(student, teacher, beta=_dkd_beta(experiment.pair), warm_up_steps=warm_up_steps)
 
 
-def _letkd1(student, teacher, prototypes, pair, taps):
-    taps = {"penultimate": taps["penultimate"], "intermediate": None}
-    alpha = pair.penultimate_alpha
-    return LetKD(student, teacher, prototypes, **taps, penultimate_alpha=alpha)
+def _dkd_beta(pair):
+    """DKD's beta by the teacher, as its authors chose it."""
+    if re.fullmatch(r"resnet(20|32|44|56|110)", pair.teacher):
+        return 2.0
+    return 6.0 if pair.teacher.startswith("wrn") and pair.student.startswith("wrn") else 8.0
 
 
-def _letkd2(student, teacher, prototypes, pair, taps):
+def _quest(student, teacher, prototypes, experiment, taps):
     return LetKD(
         student,
         teacher,
         prototypes,
-        **taps,
-        penultimate_alpha=pair.penultimate_alpha,
-        intermediate_alpha=pair.intermediate_alpha,
+        penultimate=taps.student["penultimate"],
+        intermediate=None,
+        penultimate_alpha=0,
+    )
+
+
+def _letkd1(student, teacher, prototypes, experiment, taps):
+    return LetKD(
+        student,
+        teacher,
+        prototypes,
+        penultimate=taps.student["penultimate"],
+        intermediate=None,
+        penultimate_alpha=experiment.pair.penultimate_alpha,
+    )
+
+
+def _letkd2(student, teacher, prototypes, experiment, taps):
+    return LetKD(
+        student,
+        teacher,
+        prototypes,
+        **taps.student,
+        penultimate_alpha=experiment.pair.penultimate_alpha,
+        intermediate_alpha=experiment.pair.intermediate_alpha,
     )
 
 
@@ -39,6 +67,7 @@ def _letkd2(student, teacher, prototypes, pair, taps):
 METHODS = {
     "student": ("student alone", _student),
     "kd": ("KD", _kd),
+    "dkd": ("DKD", _dkd),
     "quest": ("QUEST (letKD-1, alpha 0)", _quest),
     "letkd1": ("letKD-1", _letkd1),
     "letkd2": ("letKD-2", _letkd2),
@@ -77,7 +106,7 @@ def title(name):
     return METHODS[name][0]
 
 
-def build(name, student, teacher, prototypes, pair, taps):
+def build(name, student, teacher, prototypes, experiment, taps):
     """The model to compile and fit. Its student, or itself if it has none, is what ships.
 
     Args:
@@ -85,7 +114,7 @@ def build(name, student, teacher, prototypes, pair, taps):
         student: Student without KD layers.
         teacher: Trained teacher.
         prototypes: `Prototypes` of the teacher with the method's `levels`, or `None`.
-        pair: `Pair`, for its alphas.
-        taps: The student's layers by level.
+        experiment: `Experiment`, for its pair and schedule.
+        taps: `Taps` of both networks.
     """
-    return METHODS[name][1](student, teacher, prototypes, pair, taps)
+    return METHODS[name][1](student, teacher, prototypes, experiment, taps)

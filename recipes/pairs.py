@@ -1,7 +1,9 @@
 """The table of teacher-student pairs: a row each, nothing else tells them apart."""
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from letkd_keras import models
 
 # Columns of the paper's tables of accuracy in percent (CIFAR-100: mean of five runs).
 _CIFAR_METHODS = ("teacher", "student", "kd", "fitnet", "dkd", "simkd", "quest", "letkd1", "letkd2")
@@ -38,6 +40,10 @@ class Pair:
     def name(self):
         """`teacher-student`."""
         return f"{self.teacher}-{self.student}"
+
+    def unpublished(self):
+        """The same on other data than the paper's, where its numbers mean nothing."""
+        return replace(self, published={}, published_top5={})
 
 
 def _cifar(teacher, student, accuracies, **options):
@@ -147,3 +153,17 @@ def find(name, dataset):
     raise ValueError(
         f"`pair` must be one of {', '.join(names(dataset))}. Received: pair={name}.{hint}"
     )
+
+
+def find_or_make(name, dataset):
+    """The row of a pair; of any two networks of the zoo, `TEACHER-STUDENT`, if there is none.
+
+    Raises:
+        ValueError: If the name is neither.
+    """
+    networks = str(name).split("-")
+    if name not in names(dataset) and len(networks) == 2 and set(networks) <= set(models.names()):
+        teacher, student = networks
+        slim = student in ("snv1", "snv2", "mnv2")
+        return Pair(teacher, student, dataset, learning_rate=0.01 if slim else 0.05)
+    return find(name, dataset)

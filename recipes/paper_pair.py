@@ -65,7 +65,7 @@ class PairRun:
 
     def unpublished(self):
         """The same on other data than the paper's, where its numbers mean nothing."""
-        return replace(self, pair=replace(self.pair, published={}, published_top5={}))
+        return replace(self, pair=self.pair.unpublished())
 
     @property
     def run_dir(self):

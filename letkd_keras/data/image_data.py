@@ -1,4 +1,4 @@
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -107,14 +107,35 @@ class ImageData:
         """
         train = stratified(self.y_train, train_examples, seed, "train_examples")
         test = stratified(self.y_test, test_examples, seed, "test_examples")
-        return ImageData(
-            name=self.name,
+        return self._of(train, test)
+
+    def first_classes(self, classes):
+        """The images of the first classes alone: a smaller problem, not a smaller sample.
+
+        Args:
+            classes: Number of classes, at least 2.
+
+        Returns:
+            An `ImageData` whose name says so.
+
+        Raises:
+            ValueError: If the number is out of range.
+        """
+        if not 2 <= classes <= self.num_classes:
+            raise ValueError(
+                f"`classes` must be between 2 and {self.num_classes}. Received: classes={classes}"
+            )
+        return replace(
+            self._of(self.y_train < classes, self.y_test < classes),
+            name=f"{self.name}, first {classes} classes",
+            class_names=self.class_names[:classes],
+        )
+
+    def _of(self, train, test):
+        return replace(
+            self,
             x_train=self.x_train[train],
             y_train=self.y_train[train],
             x_test=self.x_test[test],
             y_test=self.y_test[test],
-            mean=self.mean,
-            std=self.std,
-            class_names=self.class_names,
-            split=self.split,
         )

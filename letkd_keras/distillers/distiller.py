@@ -1,7 +1,8 @@
 import keras
 from keras import ops
 
-from letkd_keras.graph import check_functional, find_tap, flatten, output_of
+from letkd_keras.distillers.tapped_model import TappedModel
+from letkd_keras.graph import check_functional
 
 if keras.backend.backend() == "tensorflow":
     from letkd_keras.distillers.tensorflow_step import TrainStep
@@ -35,13 +36,10 @@ class FrozenTeacher:
     def __init__(self, model, taps=None):
         check_functional(model, "teacher")
         self.model = model
-        flat = flatten(model)
-        outputs = {name: output_of(flat, find_tap(flat, tap)) for name, tap in (taps or {}).items()}
-        outputs["logits"] = flat.outputs[0]
-        self._function = keras.Model(flat.inputs, outputs, name="teacher_taps")
+        self.tapped = TappedModel(model, taps or {})
 
     def __call__(self, inputs):
-        return self._function(inputs, training=False)
+        return self.tapped(inputs, training=False)
 
 
 class Distiller(TrainStep, keras.Model):
@@ -111,9 +109,13 @@ class Distiller(TrainStep, keras.Model):
             **self.distillation_losses(learned, taught, sample_weight),
         }
         total = self.task_weight * parts["task_loss"]
-        for name, weight in self.distillation_weights.items():
-            total = total + weight * parts[name]
+        for name in self.distillation_weights:
+            total = total + self.distillation_weight(name) * parts[name]
         return total, parts
+
+    def distillation_weight(self, name):
+        """Weight of a distillation loss in the step that runs; a method may let it grow."""
+        return self.distillation_weights[name]
 
     def track_losses(self, parts, x, replicas=1):
         """Update the running means of the named losses of an epoch.

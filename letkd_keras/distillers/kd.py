@@ -1,9 +1,7 @@
-from pathlib import Path
-
 import keras
 from keras import ops
 
-from letkd_keras.distillers.distiller import Distiller, FrozenTeacher
+from letkd_keras.distillers.teacher_distiller import TeacherDistiller
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -37,8 +35,8 @@ class SoftLabelKLDivergence(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class KD(Distiller):
-    """Knowledge distillation by soft labels (Hinton, Vinyals, Dean 2015).
+class KD(TeacherDistiller):
+    """Knowledge distillation by soft labels (Hinton, Vinyals, Dean 2015, section 2).
 
         loss = task_weight * CE + weight * T^2 KL(teacher / T || student / T)
 
@@ -48,7 +46,7 @@ class KD(Distiller):
         temperature: T; 4 in RepDistiller, whose numbers the letKD paper compares with.
         weight: Weight of the distillation loss; 0.9 there.
         task_weight: Weight of the cross-entropy; 0.1 there.
-        **kwargs: Keras' model arguments.
+        **kwargs: Options of `TeacherDistiller`.
 
     Raises:
         ValueError: If the numbers of classes differ or a model is not functional.
@@ -57,25 +55,8 @@ class KD(Distiller):
     def __init__(
         self, student, teacher=None, temperature=4.0, weight=0.9, task_weight=0.1, **kwargs
     ):
-        super().__init__(student, {"kd": weight}, task_weight=task_weight, **kwargs)
+        super().__init__(student, teacher, {"kd": weight}, task_weight=task_weight, **kwargs)
         self.soft_label_kl = SoftLabelKLDivergence(temperature)
-        self.supervision = None
-        if teacher is not None:
-            self._set_teacher(teacher)
-
-    def _set_teacher(self, teacher):
-        supervision = FrozenTeacher(teacher)
-        if self.student.output_shape[-1] != teacher.output_shape[-1]:
-            raise ValueError(
-                "`student` and `teacher` must have the same number of classes. Received: "
-                f"{self.student.output_shape[-1]} and {teacher.output_shape[-1]}"
-            )
-        self.supervision = supervision
-
-    def teach(self, x, y):
-        if self.supervision is None:
-            raise ValueError("This KD has no teacher. Load it from a whole `.keras` file.")
-        return self.supervision(x)
 
     def distillation_losses(self, learned, taught, sample_weight=None):
         return {"kd": self.soft_label_kl(taught["logits"], learned["logits"], sample_weight)}
@@ -86,14 +67,3 @@ class KD(Distiller):
             "temperature": self.soft_label_kl.temperature,
             "weight": self.distillation_weights["kd"],
         }
-
-    def save_assets(self, directory):
-        """The teacher, in a whole `.keras` file only (Keras calls this)."""
-        if self.supervision is not None:
-            self.supervision.model.save(Path(directory) / "teacher.keras")
-
-    def load_assets(self, directory):
-        """The teacher from a whole `.keras` file (Keras calls this)."""
-        path = Path(directory) / "teacher.keras"
-        if path.exists():
-            self._set_teacher(keras.models.load_model(path, compile=False))

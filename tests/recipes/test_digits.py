@@ -58,7 +58,7 @@ def test_the_same_command_again_only_reports(run_dir, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("letkd_keras.recipes.experiment.train", never)
+    monkeypatch.setattr("letkd_keras.recipes.stages.train", never)
     before = (run_dir / "report.json").read_text()
     digits.main([*SMALL, "--run-dir", str(run_dir)])
     before, after = json.loads(before), json.loads((run_dir / "report.json").read_text())
