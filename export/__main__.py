@@ -18,7 +18,9 @@ def parse(arguments=None):
         description="Write a student with its KD layers in formats that ship, each verified by "
         "reloading it in a fresh process without this package, and a card that describes them.",
     )
-    parser.add_argument("model", type=Path, help="a .keras file or a recipe's run folder")
+    parser.add_argument(
+        "model", type=Path, help="a .keras file, a recipe's run folder or a sweep's"
+    )
     parser.add_argument(
         "--format",
         default="savedmodel,tflite",

@@ -100,12 +100,17 @@ def fingerprint(model):
 
 
 def provenance_of(model):
-    """How a run folder's student was trained, as its files tell; `None` for other models."""
+    """How the student of a run's or a sweep's folder came to be; `None` for other models."""
     if not isinstance(model, str | Path) or not Path(model).is_dir():
         return None
-    folder, place = Path(model), find_student(model).parent
-    student = (place / "student.keras").relative_to(folder)
-    found = {"run": folder.resolve().name, "student": student.as_posix()}
+    folder, file = Path(model), find_student(model)
+    if (folder / "sweep.json").is_file():
+        sweep = json.loads((folder / "sweep.json").read_text())
+        top1 = {row["form"]: row["top1"] for row in sweep["rows"]}
+        reduced = {"form": sweep["chosen"], "top1": top1[sweep["chosen"]], "whole": top1["folded"]}
+        return {**(sweep["training"] or {}), "reduced": reduced}
+    place = file.parent
+    found = {"run": folder.resolve().name, "student": file.relative_to(folder).as_posix()}
     for name, file in (("config", folder / "config.json"), ("result", place / "result.json")):
         if file.is_file():
             found[name] = json.loads(file.read_text())
@@ -185,11 +190,17 @@ def _markdown(card):
             for key in ("pair", "data", "split", "export_method", "seed", "templates")
             if key in config
         }
-        lines += [f"- Training: {', '.join(f'{key} {value}' for key, value in told.items())}"]
+        if told:
+            lines += [f"- Training: {', '.join(f'{key} {value}' for key, value in told.items())}"]
         if "accuracy_last" in result:
             lines += [
                 f"- Test accuracy in training: {result['accuracy_last']:.2f}% after "
                 f"{result['epochs']} epochs"
+            ]
+        if reduced := card["training"].get("reduced"):
+            lines += [
+                f"- Templates: {reduced['form']}, top-1 {reduced['top1']:.2f}% where all of them "
+                f"give {reduced['whole']:.2f}%"
             ]
     if card["untrained_batch_normalisations"]:
         lines += [

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def add_data_options(parser):
 
 def images_from(options):
     """`EvaluationImages` as the options say, or `None` where there is no data set."""
-    name = options.data or _data_of_run(options.model)
+    name = data_name(options)
     if name is None:
         return None
     return load_evaluation_images(
@@ -33,13 +34,23 @@ def images_from(options):
     )
 
 
-def _data_of_run(folder):
-    config = Path(folder) / "config.json"
-    return json.loads(config.read_text()).get("data") if config.is_file() else None
+def data_name(options):
+    """The data set that the options name, or that of the run or sweep they name; else `None`."""
+    if options.data:
+        return options.data
+    for name in ("config.json", "sweep.json"):
+        file = Path(options.model) / name
+        if file.is_file():
+            return json.loads(file.read_text()).get("data")
+    return None
 
 
 def run_main(main):
-    """Run a `main()` that returns an exit status; its refusals are one line and status 2."""
+    """Run a `main()` that returns an exit status; its refusals are one line and status 2.
+
+    Interrupted or terminated, it removes what it was writing and ends with status 130 or 143.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("letkd_keras").setLevel(logging.INFO)
     try:
@@ -49,3 +60,6 @@ def run_main(main):
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is there, nothing else", file=sys.stderr)
+        return 128 + signal.SIGINT

@@ -8,10 +8,13 @@ import numpy as np
 
 from letkd_keras.atomic import moved_into_place, written_aside
 from letkd_keras.export import formats
+from letkd_keras.export.folding import fold
+from letkd_keras.export.loading import load_student
 from letkd_keras.export.rewriting import rewrite
 from letkd_keras.export.student import prepare, size_on_disk
 from letkd_keras.export.verification import latency_ms, reload_outputs
 from letkd_keras.graph import flatten
+from letkd_keras.insertion import kd_layers_of
 from letkd_keras.layers import KDLayer
 from letkd_keras.models.cost import cost_of
 
@@ -67,7 +70,7 @@ def measure(model, form, format, *, images, labels=None, calibration=None, repea
     job = prepare(model, images=images[:8], calibration=calibration, fold=False)
     kind = formats.find(format)
     batch = np.resize(images, (32, *images.shape[1:])).astype("float32")
-    cost = cost_of(job.student)
+    cost = cost_of(job.student, images.shape[1:])
     with tempfile.TemporaryDirectory() as folder, moved_into_place(f"{folder}/artifact") as file:
         kind.write(job.written, file, job.options)
         logits = None if labels is None else reload_outputs(kind.runtime, file, images)
@@ -85,6 +88,29 @@ def measure(model, form, format, *, images, labels=None, calibration=None, repea
         )
     log.info("%s", row)
     return row
+
+
+def forms_of(student, images, labels=None, plain=None):
+    """The forms of a student that need no fitting: plain, trained and folded.
+
+    Args:
+        student: What `export_student` takes.
+        images: Test images [N, H, W, C], normalised; some of them check the folding.
+        labels: Their classes, or `None`.
+        plain: The student trained without KD layers. `None`: the network without its KD layers,
+            whose accuracy says nothing.
+
+    Returns:
+        Dictionary by form of the model and the labels to measure it with; without `"plain"` if
+        the student has no KD layers.
+    """
+    student, some = load_student(student), images[:64]
+    forms = {"trained": (student, labels), "folded": (fold(student, images=some), labels)}
+    if not kd_layers_of(student):
+        return forms
+    if plain is None:
+        return {"plain": (fold(without_kd_layers(student), images=some), None), **forms}
+    return {"plain": (fold(plain, images=some), labels), **forms}
 
 
 def without_kd_layers(student):

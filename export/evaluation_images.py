@@ -68,8 +68,8 @@ def load_evaluation_images(source, data_dir=None, test_images=1000, calibration_
         raise ValueError(
             f"`data` must be digits, cifar10, cifar100 or an .npz file. Received: data={source!r}"
         )
-    images, labels = _first(loaded.evaluation_batches(128), test_images)
-    calibration, _ = _first(loaded.evaluation_batches(128, split="train"), calibration_images)
+    images, labels = first_images(loaded.evaluation_batches(128), test_images)
+    calibration, _ = first_images(loaded.evaluation_batches(128, split="train"), calibration_images)
     return EvaluationImages(
         name=f"{loaded.name}, {loaded.split}",
         images=images,
@@ -81,7 +81,8 @@ def load_evaluation_images(source, data_dir=None, test_images=1000, calibration_
     )
 
 
-def _first(batches, count):
+def first_images(batches, count):
+    """The first images of batches `(images, labels)` and their labels, at most so many."""
     images, labels, found = [], [], 0
     for x, y in batches:
         images.append(x.numpy())

@@ -46,15 +46,15 @@ _aware, _pruned, _clustered = map(_compression, ("quantization_aware", "pruned",
 # Those that are trained on are other networks afterwards, as often better as worse where the
 # student hesitates; their accuracy tells more than their agreement.
 _FORMATS = {
-    "savedmodel": Format("savedmodel", "savedmodel", write_savedmodel, 1e-4, 0.999),
-    "tflite": Format("student.tflite", "tflite", write_tflite, 1e-4, 0.999),
+    "savedmodel": Format("savedmodel", "savedmodel", write_savedmodel, 1e-4, 1.0),
+    "tflite": Format("student.tflite", "tflite", write_tflite, 1e-4, 1.0),
     "tflite-float16": Format("student_float16.tflite", "tflite", write_float16, 0.02, 0.99),
     "tflite-dynamic": Format("student_dynamic.tflite", "tflite", write_dynamic_range, None, 0.98),
     "tflite-int8": Format("student_int8.tflite", "tflite", write_int8, None, 0.98, True),
     "tflite-qat": Format("student_qat.tflite", "tflite", _aware, None, 0.98, True),
     "tflite-pruned": Format("student_pruned.tflite", "tflite", _pruned, None, 0.98, True),
     "tflite-clustered": Format("student_clustered.tflite", "tflite", _clustered, None, 0.98, True),
-    "onnx": Format("student.onnx", "onnx", write_onnx, 1e-4, 0.999),
+    "onnx": Format("student.onnx", "onnx", write_onnx, 1e-4, 1.0),
 }
 
 

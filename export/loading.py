@@ -16,7 +16,8 @@ def load_student(model):
 
     Args:
         model: A distilling model (anything with a `.student`), a functional or Sequential
-            `keras.Model`, a `.keras` file of either, or a run folder of the recipes.
+            `keras.Model`, a `.keras` file of either, a run folder of the recipes, or the folder of
+            a sweep.
 
     Returns:
         A functional `keras.Model` from images to logits, also where the model gives a softmax.
@@ -57,10 +58,11 @@ def _load(path):
 
 
 def find_student(folder):
-    """The `.keras` file of the student that a run folder is about.
+    """The `.keras` file of the student that a folder is about.
 
     Args:
-        folder: A folder with `student.keras`, or the folder of a run with `config.json`.
+        folder: A folder with `student.keras`, a sweep's with `reduced.keras`, or the folder of a
+            run with `config.json`.
 
     Returns:
         Its path.
@@ -70,7 +72,7 @@ def find_student(folder):
     """
     folder = Path(folder)
     config = folder / "config.json"
-    candidates = [folder / "student.keras"]
+    candidates = [folder / "student.keras", folder / "reduced.keras"]
     if config.is_file():
         settings = json.loads(config.read_text())
         method, seed = settings.get("export_method"), settings.get("seed")

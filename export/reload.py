@@ -69,6 +69,8 @@ def _onnx(path, threads):
 
 
 _RUNTIMES = {"savedmodel": _savedmodel, "classify": _classify, "tflite": _tflite, "onnx": _onnx}
+# What runs a file on a device has no TensorFlow beside it.
+_UNWANTED = {"tflite": ("keras", "tensorflow"), "onnx": ("keras", "tensorflow")}
 
 
 def _seconds(run, images):
@@ -88,8 +90,9 @@ def main(runtime, artifact, images_file, outputs_file, threads=1, repeats=0):
     else:
         starts = range(0, len(images), _BATCH)
         outputs = np.concatenate([run(images[start : start + _BATCH]) for start in starts])
-    if "letkd_keras" in sys.modules:
-        raise SystemExit("the artifact imported letkd_keras")
+    unwanted = {"letkd_keras", *_UNWANTED.get(runtime, ())} & set(sys.modules)
+    if unwanted:
+        raise SystemExit(f"the artifact needed {', '.join(sorted(unwanted))}")
     np.save(outputs_file, outputs)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import keras
 
 from letkd_keras.atomic import moved_into_place, written_aside
-from letkd_keras.export.command_line import add_data_options, images_from, run_main
-from letkd_keras.export.cost_report import CostRow, as_json, measure, plot, table, without_kd_layers
-from letkd_keras.export.folding import fold
+from letkd_keras.export.card import provenance_of
+from letkd_keras.export.command_line import add_data_options, data_name, images_from, run_main
+from letkd_keras.export.cost_report import CostRow, as_json, forms_of, measure, plot, table
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.reduction import fine_tune, reduce_templates
 from letkd_keras.export.student import check_writable
@@ -76,33 +76,49 @@ def sweep(
     if labels is None:
         raise ValueError("`labels` must be given: a sweep compares accuracies")
     student = load_student(model)
-    measured = {"images": images, "labels": labels, "calibration": calibration}
+    measured = {"images": images, "calibration": calibration}
     measured |= {"repeats": repeats, "name": student.name}
-    folded = fold(student, images=images[:64])
-    plain = fold(without_kd_layers(student), images=images[:64])
-    # Without the layers it was trained with, the network's accuracy is not the plain one's.
-    rows = [measure(plain, "plain", format, **{**measured, "labels": None})]
-    rows.append(measure(folded, "folded", format, **measured))
-    chosen, best = rows[1], folded
+    forms = forms_of(student, images, labels)
+    if "plain" not in forms:
+        raise ValueError(
+            "`model` must have KD layers whose templates can be reduced. "
+            f"Received: model={student.name!r} without one"
+        )
+    rows = [
+        measure(forms[form][0], form, format, labels=forms[form][1], **measured)
+        for form in ("plain", "folded")
+    ]
+    folded = chosen = rows[1]
+    best = forms["folded"][0]
     for count in sorted(set(counts), reverse=True):
         reduced = reduce_templates(student, calibration, count, seed=seed)
         if fine_tune_epochs:
             fine_tune(reduced.model, student, calibration, epochs=fine_tune_epochs, seed=seed)
-        rows.append(measure(reduced.model, f"reduced-{count}", format, **measured))
-        if rows[-1].top1 >= rows[1].top1 - max_loss:
-            chosen, best = rows[-1], reduced.model
+        row = measure(reduced.model, f"reduced-{count}", format, labels=labels, **measured)
+        rows.append(row)
+        if row.top1 >= folded.top1 - max_loss:
+            chosen, best = row, reduced.model
     return Sweep(rows, chosen, best)
 
 
-def write_sweep(result, path):
+def write_sweep(result, path, *, data=None, training=None):
     """Write `sweep.json`, `sweep.md`, `sweep.png` and the chosen model, `reduced.keras`.
+
+    The folder can be exported as a run folder can.
 
     Args:
         result: `Sweep`.
         path: Folder.
+        data: Name of the images, as the command lines take it.
+        training: How the student was trained, as `provenance_of` tells.
     """
     path = Path(path)
-    told = {"chosen": result.chosen.form, "rows": [as_json(row) for row in result.rows]}
+    told = {
+        "chosen": result.chosen.form,
+        "data": data,
+        "training": training,
+        "rows": [as_json(row) for row in result.rows],
+    }
     text = f"# Templates of {result.chosen.model}\n\n{table(result.rows)}\n"
     text += f"Chosen: {result.chosen.form}.\n\n![Accuracy against cost](sweep.png)\n"
     for name, content in (("sweep.json", json.dumps(told, indent=2) + "\n"), ("sweep.md", text)):
@@ -118,8 +134,8 @@ def parse(arguments=None):
     parser = argparse.ArgumentParser(
         prog="python -m letkd_keras.export.sweep",
         description="Reduce a student's templates to several numbers, measure accuracy, size and "
-        "latency, and choose the fewest within an accuracy loss. The chosen model, reduced.keras, "
-        "can be exported like any other.",
+        "latency, and choose the fewest within an accuracy loss. The folder, with the chosen model "
+        "in reduced.keras, can be exported like a run's.",
     )
     parser.add_argument("model", type=Path, help="a .keras file or a recipe's run folder")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
@@ -152,7 +168,8 @@ def main(arguments=None):
         fine_tune_epochs=options.fine_tune_epochs,
         seed=options.seed,
     )
-    write_sweep(result, options.out)
+    training = provenance_of(options.model)
+    write_sweep(result, options.out, data=data_name(options), training=training)
     print(table(result.rows))
     print(f"chosen: {result.chosen.form}, in {options.out / 'reduced.keras'}")
     return 0

@@ -6,12 +6,13 @@ from datetime import date
 from importlib import metadata
 from pathlib import Path
 
+from letkd_keras.export import cost_report
 from letkd_keras.recipes import methods
 from letkd_keras.recipes.run_folder import write_json, write_text
 from letkd_keras.recipes.training import read_metrics
 
 
-def write(experiment, folder, teacher, results, exported):
+def write(experiment, folder, teacher, results, exported, costs=()):
     """Write the report of an experiment into its folder.
 
     Args:
@@ -20,6 +21,7 @@ def write(experiment, folder, teacher, results, exported):
         teacher: Result of the teacher.
         results: Results of the trials by method.
         exported: What `export_student` returned, by format.
+        costs: `CostRow`s of the exported student.
 
     Returns:
         The report as a dictionary.
@@ -40,10 +42,14 @@ def write(experiment, folder, teacher, results, exported):
             method: _method(method, trials, experiment.pair) for method, trials in results.items()
         },
         "exported": {kind: _plain(result, folder) for kind, result in exported.items()},
+        "costs": [cost_report.as_json(row) for row in costs],
     }
     _plot(experiment, folder)
+    if costs:
+        measured = [row for row in costs if row.top1 is not None]
+        cost_report.plot(measured, folder / "costs.png")
     write_json(folder / "report.json", report)
-    write_text(folder / "report.md", _markdown(report))
+    write_text(folder / "report.md", _markdown(report, _costs(costs)))
     return report
 
 
@@ -67,7 +73,19 @@ def _plain(result, folder):
     return {**vars(result), "path": str(Path(result.path).relative_to(folder.path))}
 
 
-def _markdown(report):
+def _costs(rows):
+    """What the exported student costs, in Markdown."""
+    if not rows:
+        return ""
+    return (
+        f"## What the student costs\n\n{cost_report.table(rows)}\n"
+        "Plain is the student without KD layers, trained alone where a top-1 is given; folded is "
+        "what is exported. Latencies are those of TFLite on this machine, the shortest of several "
+        "runs.\n\n![Accuracy against size, multiply-adds and latency](costs.png)\n"
+    )
+
+
+def _markdown(report, costs):
     teacher = report["teacher"]
     lines = [
         f"# {report['pair']} on {report['data']}",
@@ -99,6 +117,8 @@ def _markdown(report):
             for kind, result in report["exported"].items()
         ]
         lines += [""]
+    if costs:
+        lines += [costs]
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     lines += [f"Made with {versions} on {report['machine']}.", ""]
     return "\n".join(lines)

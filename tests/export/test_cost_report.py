@@ -1,10 +1,21 @@
 import json
+from argparse import Namespace
 
+import numpy as np
 import pytest
 
 from letkd_keras import models
-from letkd_keras.export import fold
-from letkd_keras.export.cost_report import CostRow, measure, plot, table, without_kd_layers
+from letkd_keras.export import export_bundle, fold
+from letkd_keras.export.card import read_card
+from letkd_keras.export.command_line import data_name
+from letkd_keras.export.cost_report import (
+    CostRow,
+    forms_of,
+    measure,
+    plot,
+    table,
+    without_kd_layers,
+)
 from letkd_keras.export.sweep import sweep, write_sweep
 
 
@@ -60,7 +71,8 @@ def test_sweep_chooses_the_fewest_within_the_loss(student, images, tmp_path, mon
     assert [row.form for row in result.rows] == list(accuracies)
     assert result.chosen.form == "reduced-4"
     assert result.model.get_layer("kd_penultimate_templates").filters == 4
-    write_sweep(result, tmp_path)
+    training = {"run": "a run", "config": {"pair": "a-b"}}
+    write_sweep(result, tmp_path, data="digits", training=training)
     assert json.loads((tmp_path / "sweep.json").read_text())["chosen"] == "reduced-4"
     assert "Chosen: reduced-4" in (tmp_path / "sweep.md").read_text()
     assert {file.name for file in tmp_path.iterdir()} == {
@@ -71,9 +83,31 @@ def test_sweep_chooses_the_fewest_within_the_loss(student, images, tmp_path, mon
     }
     result = sweep(student, calibration, images, labels, counts=(2,), max_loss=0.1)
     assert result.chosen.form == "folded"
+    # The folder is exported like a run's, and the card tells what was done to the run's student.
+    assert data_name(Namespace(data=None, model=tmp_path)) == "digits"
+    export_bundle(tmp_path, tmp_path / "out", ("tflite",), images=images)
+    told = {"form": "reduced-4", "top1": 89.8, "whole": 90.0}
+    assert read_card(tmp_path / "out")["training"] == {**training, "reduced": told}
+    assert "reduced-4, top-1 89.80% where all" in (tmp_path / "out" / "card.md").read_text()
+
+
+def test_forms_of_a_student(student, images):
+    labels = np.zeros(len(images), int)
+    forms = forms_of(student, images, labels)
+    assert list(forms) == ["plain", "trained", "folded"]
+    # The network without its KD layers was never trained as such: it has no accuracy.
+    assert forms["plain"][1] is None
+    assert forms["trained"] == (student, labels)
+    plain = without_kd_layers(student)
+    model, known = forms_of(student, images, labels, plain)["plain"]
+    assert known is labels
+    assert model.count_params() == fold(plain, images=images).count_params()
+    assert list(forms_of(plain, images)) == ["trained", "folded"]
 
 
 def test_wrong_inputs_of_a_sweep(student, images):
+    with pytest.raises(ValueError, match="`model` must have KD layers"):
+        sweep(without_kd_layers(student), images, images, [0] * 6)
     with pytest.raises(ValueError, match="`max_loss` must be 0 or more"):
         sweep(student, images, images, [0] * 6, max_loss=-1)
     with pytest.raises(ValueError, match="`labels` must be given"):

@@ -8,6 +8,7 @@ import tensorflow as tf
 from letkd_keras.distillers import KD
 from letkd_keras.export import export_student, fold, formats
 from letkd_keras.export import student as exporting
+from letkd_keras.export.cost_report import without_kd_layers
 from letkd_keras.export.verification import ExportMismatch, reload_outputs
 
 
@@ -46,8 +47,10 @@ def test_distilling_model_file_and_run_folder_export_the_same_student(student, i
     (run / "config.json").write_text(json.dumps({"export_method": "letkd2", "seed": 7}))
     student.save(place / "student.keras")
     distilling = KD(student, keras.models.clone_model(student))
+    distilling.save(tmp_path / "whole.keras")
     expected = np.asarray(student(images))
-    for number, model in enumerate([distilling, run, place / "student.keras", str(place)]):
+    files = [tmp_path / "whole.keras", place / "student.keras", run, str(place)]
+    for number, model in enumerate([distilling, *files]):
         out = tmp_path / str(number)
         result = export_student(model, out, format="tflite", images=images)
         assert result.parameters == fold(student).count_params()
@@ -126,6 +129,17 @@ def test_what_is_no_model(tmp_path):
 def test_images_of_another_shape(student, tmp_path):
     with pytest.raises(ValueError, match=r"`images` must be of the shape.*\(2, 8, 8, 3\)"):
         export_student(student, tmp_path, images=np.zeros((2, 8, 8, 3)))
+
+
+def test_a_folded_model_and_one_without_kd_layers_are_students(student, images, tmp_path):
+    folded = fold(student, images=images)
+    result = export_student(folded, tmp_path / "folded", "tflite", images=images)
+    assert result.parameters == folded.count_params()
+    plain = without_kd_layers(student)
+    result = export_student(plain, tmp_path / "plain", "tflite", images=images)
+    assert result.parameters < folded.count_params()
+    logits = reload_outputs("tflite", result.path, images)
+    np.testing.assert_allclose(logits, plain(images), atol=1e-5)
 
 
 def test_a_built_sequential_is_a_student(tmp_path):

@@ -1,0 +1,46 @@
+"""What stands in the folder when an export is stopped half way."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+_COMMAND = [sys.executable, "-m", "letkd_keras.export"]
+_QUIET = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def _stopped_while_writing(student, out, number):
+    """Exit status of an export that is sent a signal once it has begun to write an artifact."""
+    arguments = [student, "--format", "savedmodel", "--out", out]
+    process = subprocess.Popen(
+        [*_COMMAND, *map(str, arguments)], env=_QUIET, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 300
+    # The artifact is written and checked in a hidden folder, which takes seconds.
+    while not list(out.glob(".savedmodel.*/savedmodel")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    process.communicate()
+    return process.returncode
+
+
+@pytest.mark.slow
+def test_stopped_exports_leave_no_half_written_file(student, tmp_path):
+    student.save(tmp_path / "student.keras")
+    out = tmp_path / "out"
+    terminated = _stopped_while_writing(tmp_path / "student.keras", out, signal.SIGTERM)
+    assert terminated == 128 + signal.SIGTERM
+    assert list(out.iterdir()) == []
+    # A process that is killed cannot clean up; still nothing stands where an artifact would.
+    killed = _stopped_while_writing(tmp_path / "student.keras", out, signal.SIGKILL)
+    assert killed == -signal.SIGKILL
+    assert [entry.name for entry in out.iterdir() if not entry.name.startswith(".")] == []
+    again = [*_COMMAND, tmp_path / "student.keras", "--format", "savedmodel", "--out", out]
+    assert subprocess.run(list(map(str, again)), env=_QUIET).returncode == 0
+    visible = {entry.name for entry in out.iterdir() if not entry.name.startswith(".")}
+    assert visible == {"savedmodel", "card.json", "card.md"}
