@@ -54,7 +54,7 @@ class ProjectedGatherer:
     """Intermediate points in the space of the LDA, sorted by class.
 
     Args:
-        features: The `TeacherFeatures`.
+        features: The `TeacherFeatures` of the intermediate tap alone.
         projection: The `Projection`.
         points: A `PointSample` or `PointCache` of the projected features.
         expected: Number of points that an earlier pass has seen.
@@ -68,8 +68,8 @@ class ProjectedGatherer:
 
     def update(self, first, labels, features):
         """Add the features of a batch whose first image is number `first` of the data."""
-        projected = self.projection(features[1])
-        _add_points(self.points, first, labels, projected, self.features.locations(1))
+        projected = self.projection(features[0])
+        _add_points(self.points, first, labels, projected, self.features.locations(0))
 
     def state(self):
         return self.points.state()
@@ -93,20 +93,21 @@ class ScoreGatherer:
     """Counts for the sub-class scores, and how often the LDA itself is right.
 
     Args:
-        locations: Number of locations of an image.
+        features: The `TeacherFeatures` of the intermediate tap alone.
         projection: The `Projection`.
         centers: Sub-class centres [K, d].
     """
 
-    def __init__(self, locations, projection, centers):
-        self.locations = locations
+    def __init__(self, features, projection, centers):
+        self.features = features
         self.projection = projection
         self.scores = SubclassScores(centers, len(projection.class_means))
         self.right = 0
 
     def update(self, first, labels, features):
         """Add the features of a batch; the number of its first image does not matter."""
-        self.add(self.projection(features[1]), np.repeat(labels, self.locations))
+        labels = np.repeat(labels, self.features.locations(0))
+        self.add(self.projection(features[0]), labels)
 
     def add(self, points, labels):
         """Add projected points [N, d] of classes [N]."""

@@ -5,6 +5,7 @@ import numpy as np
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
+from letkd_keras.prototypes.faiss_blas import import_faiss
 from letkd_keras.prototypes.memory_mapped import release, take
 
 # Points are read, compared and summed in blocks of about this many bytes: enough to keep the
@@ -97,9 +98,7 @@ def nearest_centers(points, centers):
     Raises:
         ValueError: If a point is not finite.
     """
-    import faiss
-
-    distances, nearest = faiss.knn(points, centers, 1)
+    distances, nearest = import_faiss().knn(points, centers, 1)
     if not np.isfinite(distances).all() or nearest.min(initial=0) < 0:
         raise ValueError("Feature vectors must be finite. Received: NaN or infinite coordinates")
     return distances[:, 0], nearest[:, 0]
@@ -108,8 +107,7 @@ def nearest_centers(points, centers):
 @contextmanager
 def one_thread():
     """Within it, k-means uses one thread."""
-    import faiss  # noqa: F401  before the limit, which holds for what is loaded by then
-
+    import_faiss()  # before the limit, which holds for what is loaded by then
     with threadpool_limits(1):
         yield
 

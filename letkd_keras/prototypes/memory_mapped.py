@@ -1,6 +1,7 @@
 """Arrays in files, read and written a part at a time."""
 
 import mmap
+import os
 import shutil
 from pathlib import Path
 
@@ -13,12 +14,19 @@ _ROWS = 32
 def create(path, shape, dtype):
     """A new `.npy` file as a writable array, refused where the disk has no room for it.
 
+    The room is taken at once: a disk that others fill meanwhile would end the process by SIGBUS at
+    a write.
+
     Raises:
         OSError: If fewer bytes are free than needed; both numbers are given.
     """
     Path(path).unlink(missing_ok=True)  # what an interrupted run left would not count as free
     check_room(Path(path).parent, int(np.prod(shape)) * np.dtype(dtype).itemsize)
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with Path(path).open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
+    return array
 
 
 def check_room(folder, needed):

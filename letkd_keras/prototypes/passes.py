@@ -43,6 +43,11 @@ class TeacherPasses:
         """Whether there is an intermediate tap."""
         return len(self.features.taps) > 1
 
+    @cached_property
+    def intermediate(self):
+        """The `TeacherFeatures` of the intermediate tap alone, for the passes after the first."""
+        return self.features.last_tap()
+
     def run(self, stage, progress, shard=(0, 1)):
         """Show the teacher a shard's part of the data.
 
@@ -50,10 +55,11 @@ class TeacherPasses:
             The gatherer of the stage, which has seen it.
         """
         gatherer = self.gatherer(stage)
+        features = self.features if stage == "features" else self.intermediate
         task = progress.add_task(f"{stage}: teacher", total=self.images.images)
         for first, images, labels in self.images.batches(shard):
             if images is not None:
-                gatherer.update(first, labels, self.features(images))
+                gatherer.update(first, labels, features(images))
             progress.update(task, completed=first + len(labels))
         return gatherer
 
@@ -68,16 +74,16 @@ class TeacherPasses:
 
     def gatherer(self, stage):
         """A new gatherer for a stage."""
-        features = self.features
         if stage == "features":
+            features = self.features
             total = (self.images.images or 0) * features.locations(0)
             return FeatureGatherer(features, self._points(stage, features.channels[0], total))
         if stage == "scores":
             centers = self.stages.load("subclasses")["centers"]
-            return ScoreGatherer(features.locations(1), self.projection, centers)
+            return ScoreGatherer(self.intermediate, self.projection, centers)
         sizes = self.stages.load("features")["counts"]
         points = self._points(stage, self.projection.scalings.shape[1], sizes)
-        return ProjectedGatherer(features, self.projection, points, int(sizes.sum()))
+        return ProjectedGatherer(self.intermediate, self.projection, points, int(sizes.sum()))
 
     def _points(self, stage, channels, sizes):
         if self.cache is None:

@@ -31,6 +31,7 @@ class TeacherFeatures:
 
     def __init__(self, teacher, taps, pool=1):
         _check_output(teacher)
+        self.teacher = teacher
         self.taps = tuple(taps)
         self.pools = _check_pools(pool, len(self.taps))
         self.num_classes = int(teacher.output.shape[-1])
@@ -46,6 +47,10 @@ class TeacherFeatures:
         self.channels = tuple(int(output.shape[-1]) for output in outputs)
         self.model = keras.Model(flat.inputs, outputs)
         self._infer = BatchInference(self.model, teacher)
+
+    def last_tap(self):
+        """The last tap by itself, as `TeacherFeatures` that run the teacher no further."""
+        return TeacherFeatures(self.teacher, self.taps[-1:], self.pools[-1:])
 
     def locations(self, tap):
         """Number of locations of tap number `tap`."""

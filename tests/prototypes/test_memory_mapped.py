@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -21,6 +23,13 @@ def test_what_is_released_is_still_in_the_file(tmp_path):
     assert (array == 3).all()
     del array
     assert (np.load(tmp_path / "array.npy") == 3).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot reserve room")
+def test_room_is_taken_before_anything_is_written(tmp_path):
+    array = memory_mapped.create(tmp_path / "array.npy", (1000, 64), "float32")
+    assert (tmp_path / "array.npy").stat().st_blocks * 512 >= 256_000
+    assert not array.any()
 
 
 def test_a_short_disk_is_refused_before_anything_is_written(tmp_path, monkeypatch):
