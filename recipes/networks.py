@@ -51,7 +51,8 @@ class Network:
         """The network for a data set.
 
         A network of the zoo has fresh weights. Where the data are raw pixels (a mean of 0), it
-        begins with a layer that brings them to -1..1, and so takes them as they are.
+        begins with a layer that brings them to -1..1, and so takes them as they are. A file's that
+        takes images of any size is built for those of the data, so that its grids are known.
 
         Args:
             data: `ImageData` or what has its attributes.
@@ -68,7 +69,7 @@ class Network:
         if self.is_file:
             model = _load(Path(self.name), argument)
             _check_fits(model, data, argument)
-            return model
+            return _of_size(model, data.image_shape) if None in model.input_shape[1:] else model
         return _of_zoo(self.name, data)
 
     def taps(self, model, argument):
@@ -116,7 +117,13 @@ def _load(path, argument):
             f"`{argument}` must be a whole .keras file of layers that Keras or this package has. "
             f"Received: {str(path)!r}: {str(error).splitlines()[0]}"
         ) from error
-    return with_logits(model, argument)
+    model = with_logits(model, argument)
+    if len(model.input_shape) != 4 or len(model.output_shape) != 2:
+        raise ValueError(
+            f"`{argument}` must be a classifier of images, from [B, H, W, C] to [B, classes]. "
+            f"Received: {str(path)!r}, from {model.input_shape} to {model.output_shape}"
+        )
+    return model
 
 
 def _check_fits(model, data, argument):
@@ -139,15 +146,29 @@ def _of_zoo(name, data):
     model = models.build(name, num_classes=data.num_classes, input_shape=data.image_shape)
     if np.any(data.mean):
         return model
-    inputs = keras.Input(data.image_shape, name="image")
-    x = keras.layers.Rescaling(2 * float(np.max(data.std)), offset=-1.0, name="rescaling")(inputs)
-    return flatten(keras.Model(inputs, model(x), name=model.name))
+    rescaling = keras.layers.Rescaling(2 * float(np.max(data.std)), offset=-1.0, name="rescaling")
+    return _of_size(model, data.image_shape, rescaling)
+
+
+def _of_size(model, image_shape, preprocessing=lambda images: images):
+    inputs = keras.Input(image_shape, name="image")
+    return flatten(keras.Model(inputs, model(preprocessing(inputs)), name=model.name))
 
 
 def grid(model, tap):
-    """Height and width of the feature map at a tap."""
+    """Height and width of the feature map at a tap.
+
+    Raises:
+        ValueError: If what the layer puts out is no feature map.
+    """
     flat = flatten(model)
-    return spatial_shape(output_of(flat, find_tap(flat, tap)).shape)
+    shape = output_of(flat, find_tap(flat, tap)).shape
+    if len(shape) != 4:
+        raise ValueError(
+            f"A tap must be a layer with feature maps [B, H, W, C]. Received: {tap!r} of "
+            f"{model.name!r}, whose output is {tuple(shape)}"
+        )
+    return spatial_shape(shape)
 
 
 def pools(teacher, teacher_taps, student, student_taps, levels):

@@ -58,6 +58,32 @@ def test_a_file_keeps_its_weights_and_gives_logits(saved):
     assert network.taps(model, "teacher")["penultimate"] == "out_relu"
 
 
+def test_a_file_that_takes_any_size_is_built_for_the_data(saved):
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2, padding="same", name="maps")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    classifier = keras.Model(inputs, keras.layers.Dense(10)(x))
+    model = Network(saved(classifier)).build(CIFAR, "student")
+    assert networks.grid(model, "maps") == (16, 16)
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    np.testing.assert_allclose(model(images), classifier(images), rtol=1e-5)
+
+
+def test_what_is_no_classifier_of_images_is_refused(saved):
+    inputs = keras.Input((32, 32, 3))
+    for model, match in (
+        (keras.Model(inputs, keras.layers.Conv2D(10, 1)(inputs)), r"to \(None, 32, 32, 10\)"),
+        (keras.Sequential([keras.Input((784,)), keras.layers.Dense(10)]), r"from \(None, 784\)"),
+    ):
+        with pytest.raises(ValueError, match=rf"`teacher` must be a classifier of.*{match}"):
+            Network(saved(model)).build(CIFAR, "teacher")
+
+
+def test_a_tap_that_is_no_feature_map_is_refused():
+    with pytest.raises(ValueError, match=r"feature maps \[B, H, W, C\].*'fc'.*\(None, 10\)"):
+        networks.grid(models.build("resnet8", 10), "fc")
+
+
 def test_what_does_not_fit_is_refused(saved, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"`teacher` must be a \.keras file"):
         Network(str(tmp_path / "absent.keras")).build(CIFAR, "teacher")
