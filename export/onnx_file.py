@@ -5,7 +5,7 @@ import keras
 from letkd_keras.export.options import ExportOptions
 from letkd_keras.export.rewriting import rewrite
 from letkd_keras.graph import flatten
-from letkd_keras.models.channel_shuffle import ChannelShuffle
+from letkd_keras.models.channel_shuffle import ChannelShuffle, ChannelSplit
 
 
 def write_onnx(student, path, options=None):
@@ -47,20 +47,36 @@ def write_onnx(student, path, options=None):
 
 
 def _with_shuffles_channels_first(student):
-    """A copy whose channel shuffles are those of ONNX's data format.
+    """A copy whose channel shuffles, and the splits and joins around them, are channels first.
 
-    ONNX convolutions are channels first. The converter turns every other layer round, and cancels
-    transpositions that meet; but one of four dimensions does not meet a shuffle's, of five, and
-    each shuffle would keep three of them.
+    ONNX convolutions are. The converter turns every other layer round, and cancels transpositions
+    that meet; but one of four dimensions does not meet a shuffle's, of five, and each shuffle and
+    split would keep three of them.
     """
 
     def replace(layer, rewriter, *args, **kwargs):
-        if not isinstance(layer, ChannelShuffle) or layer.data_format == "channels_first":
+        if not _mixes_last_axis(layer):
             return None
-        first = keras.layers.Permute((3, 1, 2), name=f"{layer.name}_first")(args[0])
-        shuffled = rewriter.copy(layer, data_format="channels_first")(first)
-        return keras.layers.Permute((2, 3, 1), name=f"{layer.name}_last")(shuffled)
+        first = [
+            keras.layers.Permute((3, 1, 2), name=f"{layer.name}_first{number}")(features)
+            for number, features in enumerate(keras.tree.flatten(args))
+        ]
+        joins = isinstance(layer, keras.layers.Concatenate)
+        changes = {"axis": 1} if joins else {"data_format": "channels_first"}
+        mixed = rewriter.copy(layer, **changes)(first if joins else first[0])
+        last = [
+            keras.layers.Permute((2, 3, 1), name=f"{layer.name}_last{number}")(features)
+            for number, features in enumerate(keras.tree.flatten(mixed))
+        ]
+        return tuple(last) if isinstance(mixed, tuple) else last[0]
 
     if not any(isinstance(layer, ChannelShuffle) for layer in student.layers):
         return student
     return rewrite(flatten(student), replace)
+
+
+def _mixes_last_axis(layer):
+    if isinstance(layer, ChannelShuffle | ChannelSplit):
+        return layer.data_format == "channels_last"
+    is_join = isinstance(layer, keras.layers.Concatenate)
+    return is_join and len(layer.output.shape) == 4 and layer.axis in (-1, 3)

@@ -11,7 +11,7 @@ from letkd_keras.export import export_bundle, export_student, formats
 from letkd_keras.export.inverse_rms import InverseRMS, with_calibrated_floors
 from letkd_keras.export.verification import Comparison, ExportMismatch
 from letkd_keras.export.verify import verify
-from letkd_keras.models.channel_shuffle import ChannelShuffle
+from letkd_keras.models.channel_shuffle import ChannelShuffle, ChannelSplit
 
 _RNG = np.random.default_rng(3)
 
@@ -119,11 +119,14 @@ def test_onnx_shuffles_channels_by_one_transpose(tmp_path):
     inputs = keras.Input((8, 8, 6))
     x = keras.layers.Conv2D(12, 1, activation="relu")(inputs)
     x = ChannelShuffle(3)(x)
+    kept, x = ChannelSplit()(x)
+    x = keras.layers.Conv2D(6, 3, padding="same")(x)
+    x = ChannelShuffle(2)(keras.layers.Concatenate()([kept, x]))
     x = keras.layers.Conv2D(6, 3)(x)
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
     path = export_student(model, tmp_path, "onnx", channels_first=True).path
     transposes = [n for n in onnx.load(path).graph.node if n.op_type == "Transpose"]
-    assert [len(n.attribute[0].ints) for n in transposes] == [5]
+    assert [len(n.attribute[0].ints) for n in transposes] == [5, 5]
 
 
 def test_savedmodel_classifies_raw_images(student, tmp_path):

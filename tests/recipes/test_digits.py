@@ -35,6 +35,12 @@ def test_the_run_folder_can_be_read(run_dir):
     text = (run_dir / "report.md").read_text()
     assert "| letKD-2 |" in text and "| tflite | `exported/student.tflite` |" in text
     assert Image.open(run_dir / "curves.png").width > 500
+    assert [row["form"] for row in report["costs"]] == ["plain", "trained", "folded"]
+    assert (
+        report["costs"][1]["params"] > report["costs"][2]["params"] > report["costs"][0]["params"]
+    )
+    assert "## What the student costs" in text and "| folded | tflite |" in text
+    assert Image.open(run_dir / "costs.png").width > 500
     assert json.loads((run_dir / "config.json").read_text())["train_examples"] == 40
     assert "teacher resnet20" in (run_dir / "log.txt").read_text()
 
@@ -52,9 +58,18 @@ def test_what_is_exported_is_the_student_and_verified(run_dir):
         assert result["agreement"] == 1
         assert result["max_difference"] < 1e-4
         assert (run_dir / result["path"]).exists()
+    card = json.loads((run_dir / "exported" / "card.json").read_text())
+    assert set(card["artifacts"]) == {"savedmodel", "tflite"}
+    assert card["training"]["config"]["pair"] == "resnet20-resnet8"
 
 
-def test_the_same_command_again_only_reports(run_dir, monkeypatch):
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """A run without its table of costs, which takes seconds."""
+    monkeypatch.setattr("letkd_keras.recipes.exporting.costs", lambda experiment, folder: [])
+
+
+def test_the_same_command_again_only_reports(run_dir, monkeypatch, unmeasured):
     def never(*args, **kwargs):
         raise AssertionError("trained again")
 
@@ -70,7 +85,7 @@ def test_another_configuration_is_refused_before_anything_is_touched(run_dir):
         digits.main([*SMALL, "--seed", "1", "--run-dir", str(run_dir)])
 
 
-def test_the_student_goes_on_from_the_prototypes_and_teacher_there(run_dir, tmp_path):
+def test_the_student_goes_on_from_the_prototypes_and_teacher_there(run_dir, tmp_path, unmeasured):
     copy = shutil.copytree(run_dir, tmp_path / "copy")
     shutil.rmtree(copy / "letkd2")
     digits.main([*SMALL, "--run-dir", str(copy)])
