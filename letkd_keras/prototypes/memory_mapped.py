@@ -30,8 +30,9 @@ def create(path, shape, dtype):
 
 
 def check_room(folder, needed):
-    """Raise an `OSError` if `folder` has fewer than `needed` bytes free."""
-    free = shutil.disk_usage(folder).free
+    """Raise an `OSError` if `folder`, which need not be there yet, has fewer bytes free."""
+    there = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
     if needed > free:
         raise OSError(
             f"The feature cache needs {needed:,} bytes in {folder}; {free:,} are free. Use "

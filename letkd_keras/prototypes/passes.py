@@ -5,7 +5,7 @@ import numpy as np
 
 from letkd_keras.prototypes.gatherers import FeatureGatherer, ProjectedGatherer, ScoreGatherer
 from letkd_keras.prototypes.lda import LinearDiscriminantAnalysis, Projection, lda_components
-from letkd_keras.prototypes.point_cache import PointCache
+from letkd_keras.prototypes.point_cache import PointCache, cache_bytes
 from letkd_keras.prototypes.point_sample import PointSample
 
 _log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class TeacherPasses:
         if self.cache is None:
             return PointSample.within(self.memory, channels, self.seed)
         folder = self.stages.folder(stage)
-        size = int(np.sum(sizes)) * channels * np.dtype(self.cache).itemsize
+        size = cache_bytes(int(np.sum(sizes)), channels, self.cache)
         _log.warning("Writing a feature cache of %s bytes into %s", f"{size:,}", folder)
         return PointCache(folder, sizes, channels, self.cache)
 

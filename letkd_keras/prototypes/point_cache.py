@@ -2,6 +2,13 @@ import numpy as np
 
 from letkd_keras.prototypes import memory_mapped
 
+_LABEL = np.dtype("int32")
+
+
+def cache_bytes(points, channels, dtype):
+    """Bytes on disk of a `PointCache` of so many points, their labels with them."""
+    return points * (channels * np.dtype(dtype).itemsize + _LABEL.itemsize)
+
 
 class PointCache:
     """All points, in a memory-mapped file, sorted as they are written.
@@ -27,7 +34,7 @@ class PointCache:
             self._next_rows = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         shape = (int(sizes.sum()), channels)
         self._points = memory_mapped.create(folder / "points.npy", shape, dtype)
-        self._labels = memory_mapped.create(folder / "labels.npy", shape[:1], "int32")
+        self._labels = memory_mapped.create(folder / "labels.npy", shape[:1], _LABEL)
 
     def update(self, points, labels, indices):
         """Add points [N, C] of classes [N] and indices [N] in the whole data set."""

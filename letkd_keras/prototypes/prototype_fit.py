@@ -1,5 +1,6 @@
 import logging
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -8,8 +9,10 @@ from letkd_keras.prototypes.assembly import assemble
 from letkd_keras.prototypes.fingerprint import fingerprint
 from letkd_keras.prototypes.kmeans import blocks
 from letkd_keras.prototypes.labelled_images import LabelledImages
+from letkd_keras.prototypes.memory_mapped import check_room
 from letkd_keras.prototypes.passes import TeacherPasses
 from letkd_keras.prototypes.penultimate_clusters import check_points, cluster_penultimate
+from letkd_keras.prototypes.point_cache import cache_bytes
 from letkd_keras.prototypes.progress import stage_progress
 from letkd_keras.prototypes.prototypes import versions
 from letkd_keras.prototypes.stage_store import MemoryStages, WorkDir
@@ -100,6 +103,8 @@ class PrototypeFit:
         self.verbose = verbose
         if cache is not None:
             self.images.count()
+            if not Path(workdir).exists():  # a run that goes on has its room already
+                self._check_room(workdir)
         if self.images.images is not None:
             self._check_counts(self.images.images_per_class)
         self.manifest = {
@@ -262,6 +267,11 @@ class PrototypeFit:
         if len(self.features.taps) > 1:
             sizes = np.asarray(images_per_class) * self.features.locations(1)
             check_class_sizes(sizes, self.subclasses)
+
+    def _check_room(self, workdir):
+        """Refuse a cache before a folder is made that other settings could not use."""
+        points = self.images.images * self.features.locations(0)
+        check_room(workdir, cache_bytes(points, self.features.channels[0], self.cache))
 
     def _check_parts(self, stage, parts):
         missing = [part for part in parts if not self.stages.has(part)]

@@ -66,8 +66,8 @@ def test_a_cache_is_announced_and_takes_all_points(tmp_path, teacher, caplog):
         cached = PrototypeFit(
             teacher(), small_images(), **SIZES, workdir=tmp_path, cache="float32", memory=1
         ).run()
-    assert f"Writing a feature cache of {960 * 8 * 4:,} bytes" in caplog.text
-    assert f"Writing a feature cache of {960 * 3 * 4:,} bytes" in caplog.text
+    assert f"Writing a feature cache of {960 * (8 * 4 + 4):,} bytes" in caplog.text
+    assert f"Writing a feature cache of {960 * (3 * 4 + 4):,} bytes" in caplog.text
     held = PrototypeFit(teacher(), small_images(), **SIZES).run()
     np.testing.assert_array_equal(cached.penultimate.centers, held.penultimate.centers)
     np.testing.assert_array_equal(cached.intermediate.centers, held.intermediate.centers)
@@ -81,7 +81,7 @@ def test_a_half_precision_cache_costs_half_the_disk_and_little_else(tmp_path, te
         cached = PrototypeFit(
             teacher(), small_images(), **SIZES, workdir=tmp_path, cache="float16"
         ).run()
-    assert f"Writing a feature cache of {960 * 8 * 2:,} bytes" in caplog.text
+    assert f"Writing a feature cache of {960 * (8 * 2 + 4):,} bytes" in caplog.text
     held = PrototypeFit(teacher(), small_images(), **SIZES).run()
     name = "inertia_per_point"
     assert cached.manifest["health"]["penultimate"][name] == pytest.approx(
@@ -101,6 +101,18 @@ def test_a_cache_that_the_disk_cannot_hold_is_refused_before_the_teacher_runs(
     fit = PrototypeFit(teacher(), small_images(), **SIZES, workdir=tmp_path, cache="float32")
     with pytest.raises(OSError, match=r"needs 30,720 bytes .*; 1,000 are free"):
         fit.run()
+
+
+def test_a_cache_refused_leaves_no_folder_and_a_smaller_one_can_be_asked_for(
+    tmp_path, teacher, monkeypatch
+):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 20_000})())
+    options = {**SIZES, "workdir": tmp_path / "new" / "work"}
+    with pytest.raises(OSError, match=r"needs 34,560 bytes .*; 20,000 are free"):
+        PrototypeFit(teacher(), small_images(), **options, cache="float32")
+    assert not list(tmp_path.iterdir())
+    cached = PrototypeFit(teacher(), small_images(), **options, cache="float16").run()
+    assert cached.manifest["cache"] == "float16"
 
 
 def test_a_cache_needs_a_workdir(teacher):
