@@ -20,7 +20,7 @@ from letkd_keras.recipes.command_line import add_run_options, run_main, show, ve
 _PIXELS = {
     "0..255": ((0.0,) * 3, (1 / 255,) * 3),
     "0..1": ((0.0,) * 3, (1.0,) * 3),
-    "-1..1": ((0.5,) * 3, (0.5,) * 3),
+    "centred": ((0.5,) * 3, (0.5,) * 3),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
@@ -47,7 +47,12 @@ def parse(arguments=None):
         help="student, kd, quest, letkd1, letkd2; the last one is exported (default: %(default)s)",
     )
     add("--image-size", type=int, help="height and width (default: the teacher's, or 64)")
-    add("--pixels", choices=_PIXELS, default="0..255", help="what the networks take (%(default)s)")
+    add(
+        "--pixels",
+        choices=_PIXELS,
+        default="0..255",
+        help="what the networks take: centred is -1..1, imagenet torchvision's (%(default)s)",
+    )
     add("--validation-split", type=float, default=0.2, help="held out if there is no val folder")
     add("--skip-corrupt", action="store_true", help="leave broken images out with a warning")
     add("--cache", type=Path, help="keep decoded images here rather than in memory")

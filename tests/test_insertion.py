@@ -5,6 +5,7 @@ import pytest
 from letkd_keras import KDLayer, LetKD, fit_prototypes, insert_kd_layers, models
 from letkd_keras.graph import flatten
 from letkd_keras.insertion import TrainingGraph, insert_after, kd_layers_of
+from letkd_keras.taps import propose_taps
 
 SIZE = 64
 
@@ -42,22 +43,46 @@ def _silenced(layer):
 @pytest.mark.parametrize("name", BACKBONES)
 def test_nested_backbones_take_kd_layers_and_train(name):
     student = _nested(name)
-    tap, x, y = _last_feature_map(student), _x(), np.array([0, 1, 2, 0])
-    supervised = insert_kd_layers(student, KDLayer(7, name="kd_penultimate"), penultimate_tap=tap)
+    taps, x, y = propose_taps(student), _x(6), np.array([0, 1, 2, 0, 1, 2])
+    kd = {"penultimate": KDLayer(7, name="kd_p"), "intermediate": KDLayer(6, name="kd_i")}
+    places = {f"{level}_tap": tap for level, tap in taps.items()}
+    supervised = insert_kd_layers(student, **kd, **places)
     names = [layer.name for layer in flatten(student).layers]
-    inserted = [layer.name for layer in supervised.layers]
-    assert [n for n in inserted if n != "kd_penultimate"] == names
+    assert [n for n in _names(supervised) if n not in ("kd_p", "kd_i")] == names
+    for level, layer in kd.items():
+        source = supervised.get_layer(layer.name).input._keras_history.operation
+        assert source.name == taps[level]
     expected = student(x, training=False)
     assert not np.allclose(supervised(x, training=False), expected, rtol=1e-3)
-    _silenced(supervised.get_layer("kd_penultimate"))
+    for layer in kd.values():
+        _silenced(layer)
     np.testing.assert_allclose(supervised(x, training=False), expected, rtol=1e-4, atol=1e-5)
 
-    prototypes = fit_prototypes(student, (x, y), templates=5, penultimate=tap, intermediate=None)
-    model = LetKD(student, student, prototypes, penultimate=tap, intermediate=None)
+    prototypes = fit_prototypes(
+        student, (x, y), templates=5, subclasses=2, components=2, **taps, verbose=False
+    )
+    model = LetKD(student, student, prototypes, **taps)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    trained = [model.student.trainable_weights[0], *_templates(model.student)]
+    before = [np.array(weight) for weight in trained]
+    teachers = student.get_weights()
     logs = model.train_on_batch(x, y, return_dict=True)
     assert np.isfinite(list(logs.values())).all()
-    assert {"kl_penultimate", "task_loss"} <= logs.keys()
+    assert {"kl_penultimate", "kl_intermediate", "task_loss"} <= logs.keys()
+    assert len(trained) == 3 and all(map(_differ, trained, before))
+    assert not any(map(_differ, student.get_weights(), teachers))
+
+
+def _names(model):
+    return [layer.name for layer in model.layers]
+
+
+def _templates(student):
+    return [layer.trainable_weights[0] for layer in kd_layers_of(student).values()]
+
+
+def _differ(a, b):
+    return not np.array_equal(a, b)
 
 
 def test_preprocessing_inside_a_backbone_is_kept():

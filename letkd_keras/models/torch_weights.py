@@ -1,5 +1,6 @@
 """Checkpoints of PyTorch programs into the networks of the zoo, without running their code."""
 
+import argparse
 import pickle
 import re
 from collections.abc import Mapping
@@ -64,7 +65,8 @@ def _read_torch(path):
             "needs no PyTorch."
         ) from error
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
+        # RepDistiller's last checkpoints have the options of their command line beside the weights.
+        with torch.serialization.safe_globals([argparse.Namespace, *_numpy_scalars()]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(

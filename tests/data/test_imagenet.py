@@ -35,6 +35,8 @@ def test_folders_as_a_data_set(tree):
     assert (data.train_examples, data.test_examples) == (21, 9)
     assert data.class_names == ("ant", "bee", "cat") and data.num_classes == 3
     assert data.image_shape == (32, 32, 3) and data.name == "made"
+    # of torchvision's recipes
+    assert (data.mean, data.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def test_streamed_images_have_the_attributes_of_images_in_memory():

@@ -20,6 +20,8 @@ def test_archive_is_read(inside, tmp_path):
     assert data.x_train.shape == (18, 64, 64, 3) and data.x_test.shape == (12, 64, 64, 3)
     assert data.class_names == ("goldfish", "n01770393", "Egyptian cat")
     assert np.bincount(data.y_train).tolist() == [6, 6, 6]
+    # of the published recipes
+    assert (data.mean, data.std) == ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262))
     assert_colours_match(data.x_train, data.y_train)
     assert_colours_match(data.x_test, data.y_test)
     # val_0, val_1, ... val_11 by number, not by letters

@@ -1,3 +1,4 @@
+import argparse
 import json
 import os
 import pickle
@@ -47,6 +48,9 @@ SAVED = {
     "repdistiller.pth": lambda state, path: torch.save(checkpoint(state, "model"), path),
     "old_format.pth": lambda state, path: torch.save(
         checkpoint(state, "model"), path, _use_new_zipfile_serialization=False
+    ),
+    "resnet20_last.pth": lambda state, path: torch.save(
+        {"opt": argparse.Namespace(model="resnet20", lr=0.05), "model": state}, path
     ),
     "data_parallel.pth.tar": lambda state, path: torch.save(
         checkpoint(with_prefix(state), "state_dict"), path

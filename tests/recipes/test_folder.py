@@ -96,6 +96,37 @@ def test_what_does_not_fit_is_refused_before_any_training(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("pixels", "black", "white"),
+    [
+        ("0..255", (0, 0, 0), (255, 255, 255)),
+        ("0..1", (0, 0, 0), (1, 1, 1)),
+        ("centred", (-1, -1, -1), (1, 1, 1)),
+        ("imagenet", (-2.1179, -2.0357, -1.8044), (2.2489, 2.4286, 2.64)),
+    ],
+)
+def test_options_reach_the_experiment(pixels, black, white, photos, tmp_path, monkeypatch):
+    experiments = []
+
+    def run(experiment, run_dir, verbose):
+        experiments.append(experiment)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("letkd_keras.recipes.experiment.run", run)
+    options = _options(photos, "resnet14", tmp_path, "--pixels", pixels, "--image-size", "16")
+    with pytest.raises(KeyboardInterrupt):
+        folder.main([*options, "--no-flip", "--learning-rate", "0.01", "--method", "kd", "quest"])
+    (experiment,) = experiments
+    mean, std = (np.array(x) for x in (experiment.data.mean, experiment.data.std))
+    np.testing.assert_allclose((0 - mean) / std, black, atol=1e-4)
+    np.testing.assert_allclose((1 - mean) / std, white, atol=1e-4)
+    assert experiment.data.image_shape == (16, 16, 3)
+    assert experiment.augmentation == {"crop_padding": 2, "flip": False}
+    schedules = experiment.teacher_schedule, experiment.student_schedule
+    assert [schedule.learning_rate for schedule in schedules] == [0.05, 0.01]
+    assert (experiment.methods, experiment.export_method) == (("kd", "quest"), "quest")
+
+
 def test_grids_that_do_not_divide_are_refused_with_both_sizes(photos, tmp_path):
     inputs = keras.Input((48, 48, 3))
     x = keras.layers.Conv2D(8, 3, strides=16, padding="same", name="maps")(inputs)
