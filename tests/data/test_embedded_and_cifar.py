@@ -42,6 +42,64 @@ def test_neither_data_nor_network_is_one_clear_sentence(tmp_path, monkeypatch):
         load_cifar("cifar100", data_dir=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("cifar100", (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+        ("cifar10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    ],
+)
+def test_what_tensorflow_datasets_has_prepared(name, mean, std, tmp_path, monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    images = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), "uint8")
+
+    with tfds.core.registered.skip_registration():
+
+        class Made(tfds.core.GeneratorBasedBuilder):
+            VERSION = tfds.core.Version("1.0.0")
+
+            def _info(self):
+                features = {
+                    "image": tfds.features.Image(shape=(32, 32, 3)),
+                    "label": tfds.features.ClassLabel(names=["apple", "bee"]),
+                }
+                return tfds.core.DatasetInfo(
+                    builder=self, features=tfds.features.FeaturesDict(features)
+                )
+
+            def _split_generators(self, manager):
+                return {
+                    "train": self._generate_examples(0, 6),
+                    "test": self._generate_examples(6, 10),
+                }
+
+            def _generate_examples(self, start, stop):
+                for number in range(start, stop):
+                    yield number, {"image": images[number], "label": number % 2}
+
+    asked = []
+
+    def builder(name, data_dir):
+        asked.append(name)
+        return Made(data_dir=data_dir)
+
+    Made(data_dir=tmp_path).download_and_prepare()
+    monkeypatch.setattr(tfds, "builder", builder)
+    data = load_cifar(name, tmp_path)
+    assert asked == [name] and data.class_names == ("apple", "bee")
+    numbers = {image.tobytes(): number for number, image in enumerate(images)}
+    for x, y, expected in (
+        (data.x_train, data.y_train, range(6)),
+        (data.x_test, data.y_test, range(6, 10)),
+    ):
+        assert (x.dtype, y.dtype) == (np.uint8, np.int64)
+        found = [numbers[image.tobytes()] for image in x]
+        assert sorted(found) == list(expected)
+        np.testing.assert_array_equal(y, np.array(found) % 2)
+    # of the published recipes
+    assert (data.mean, data.std) == (mean, std)
+
+
 @pytest.mark.slow
 def test_cifar_100_as_prepared():
     data_dir = os.environ.get("LETKD_DATA_DIR")
