@@ -3,12 +3,13 @@
     python -m letkd_keras.recipes.folder --data photos --teacher teacher.keras --student mnv2
 
 `photos` has a folder of images for each class, or `train` and `val` with such folders. The teacher
-is any functional Keras classifier saved as .keras (of keras.applications, of keras-hub with a head,
-your own), or the name of a network of the zoo, which is then trained first. The student is likewise
-a name or a file; a file's weights are what it starts from. Both see the same images, scaled as
---pixels says, which is what a teacher from a file must have been trained on; networks of the zoo
-scale raw pixels themselves. KD layers follow the layers that --penultimate and --intermediate name,
-or those proposed and printed. Grids that differ are averaged where one divides the other.
+is any functional or sequential Keras classifier saved as .keras (of keras.applications, of
+keras-hub with a head, your own), or the name of a network of the zoo, which is then trained first.
+The student is likewise a name or a file; a file's weights are what it starts from. Both see the
+same images, scaled as --pixels says, which is what a teacher from a file must have been trained on;
+networks of the zoo scale raw pixels themselves. KD layers follow the layers that --penultimate and
+--intermediate name, or those proposed and printed. Grids that differ are averaged where one divides
+the other.
 """
 
 import argparse
