@@ -82,6 +82,7 @@ class TrainingGraph:
         kd_layers: Mapping of a level's name to the `KDLayer` of the student that serves it.
         pools: Mapping of a level's name to the window by which its scores are averaged, where the
             student's grid is finer than the targets'; 1 where it is left out.
+        features: Levels whose KD layer's output x_hat is wanted as well.
 
     Call arguments:
         inputs: Images.
@@ -89,13 +90,17 @@ class TrainingGraph:
 
     Returns:
         Dictionary of `"logits"` and, under its level's name, the scores [B, H, W, K] of each KD
-        layer.
+        layer; of those in `features` also x_hat [B, H, W, C], as `LEVEL_features`.
     """
 
-    def __init__(self, student, kd_layers, pools=()):
+    def __init__(self, student, kd_layers, pools=(), features=()):
         scores = {}
         pools = dict(pools)
-        pooled = {layer.name for layer in kd_layers.values() if is_only_pooled(student, layer)}
+        pooled = {
+            layer.name
+            for level, layer in kd_layers.items()
+            if level not in features and is_only_pooled(student, layer)
+        }
         skipped = set()
         levels = {layer.name: level for level, layer in kd_layers.items()}
 
@@ -108,9 +113,14 @@ class TrainingGraph:
             if pool:
                 skipped.add(readers(student, layer)[0].name)
             outputs, layer_scores = _WithScores(layer, pool)(*args)
-            if layer.data_format == "channels_first":
-                layer_scores = keras.ops.transpose(layer_scores, (0, 2, 3, 1))
             level = levels[layer.name]
+            channels_first = layer.data_format == "channels_first"
+            if channels_first:
+                layer_scores = keras.ops.transpose(layer_scores, (0, 2, 3, 1))
+            if level in features:
+                scores[f"{level}_features"] = (
+                    keras.ops.transpose(outputs, (0, 2, 3, 1)) if channels_first else outputs
+                )
             scores[level] = _average(layer_scores, pools.get(level, 1))
             return (outputs, layer_scores) if kwargs.get("return_scores") else outputs
 

@@ -56,6 +56,36 @@ def propose_taps(model):
     }
 
 
+def propose_stages(model):
+    """Layers at the ends of a classifier's stages, where methods beside letKD take features.
+
+    The stage of a grid ends with the last feature map on it that everything behind it comes from;
+    the last stage ends with the penultimate tap. In the zoo these are the layers whose outputs the
+    stages of RepDistiller's networks hand out, up to the activation that follows.
+
+    Args:
+        model: Functional `keras.Model` from images to class scores.
+
+    Returns:
+        Names of the layers, from the finest grid to the coarsest.
+
+    Raises:
+        ValueError: If the model is not functional or has no feature map before its classifier.
+    """
+    check_functional(model, "model")
+    model = flatten(model)
+    calls = [node for node in nodes(model) if not node.is_input]
+    last = _last_map(calls, model)
+    ends = {}
+    for node, is_cut in zip(calls[:last], _cuts(calls[:last]), strict=True):
+        output = node.output_tensors[0]
+        padded = isinstance(node.operation, layers.ZeroPadding2D)
+        if is_cut and not padded and len(output.shape) == 4:
+            ends[spatial_shape(output.shape)] = node.operation.name
+    ends[spatial_shape(calls[last].output_tensors[0].shape)] = calls[last].operation.name
+    return list(ends.values())
+
+
 def _last_map(calls, model):
     """Which call makes the feature map that the classifier pools or flattens."""
     makers = {id(tensor): i for i, node in enumerate(calls) for tensor in node.output_tensors}

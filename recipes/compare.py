@@ -46,6 +46,13 @@ def add_grid_options(parser):
     add("--classes", type=int, help="so many of the data set's classes, the first")
     add("--train-examples", type=int, help="train on so many images, stratified")
     add("--test-examples", type=int, help="test on so many images, stratified")
+    add(
+        "--validation-fraction",
+        type=float,
+        default=0.0,
+        help="hold so much of the training set out, choose the epoch by it and read the test set "
+        "once; 0, the papers' practice, reports the last epoch and the best on the test set",
+    )
     add("--templates", type=int, help="penultimate templates (digits 64, CIFAR-100 4096)")
     add("--subclasses", type=int, default=8, help="sub-classes of each class (%(default)s)")
     add("--data-dir", help="folder of tensorflow-datasets")
@@ -89,26 +96,33 @@ def experiment_of(options, names):
     pair = _pair(options)
     defaults = _DEFAULTS[pair.dataset]
     data = _data(options, pair)
-    if options.classes:
+    if options.classes is not None:
         pair = pair.unpublished()
+    data = data.subset(options.train_examples, options.test_examples, options.seed)
+    if options.validation_fraction:
+        data = data.hold_out(options.validation_fraction, options.seed)
     return Experiment(
-        data=data.subset(options.train_examples, options.test_examples, options.seed),
+        data=data,
         pair=pair,
         methods=tuple(names),
         teacher_schedule=cifar_schedule(
-            0.05, options.teacher_epochs or defaults.teacher_epochs, options.batch_size
+            0.05, _or(options.teacher_epochs, defaults.teacher_epochs), options.batch_size
         ),
         student_schedule=cifar_schedule(
-            pair.learning_rate, options.epochs or defaults.epochs, options.batch_size
+            pair.learning_rate, _or(options.epochs, defaults.epochs), options.batch_size
         ),
         teacher=Network(options.teacher) if options.teacher else None,
-        templates=options.templates or defaults.templates,
+        templates=_or(options.templates, defaults.templates),
         subclasses=options.subclasses,
         # A mirrored digit is another sign.
         augmentation={"flip": False} if pair.dataset == "digits" else {},
         seed=options.seed,
         trials=options.trials,
     )
+
+
+def _or(option, default):
+    return default if option is None else option
 
 
 def _pair(options):
@@ -124,7 +138,7 @@ def _data(options, pair):
 
     digits = pair.dataset == "digits"
     data = load_digits() if digits else load_cifar("cifar100", options.data_dir)
-    return data.first_classes(options.classes) if options.classes else data
+    return data if options.classes is None else data.first_classes(options.classes)
 
 
 def main(arguments=None):
@@ -134,7 +148,7 @@ def main(arguments=None):
 
     out = options.out or Path("runs", f"compare-{options.pair}")
     table = grid.run(
-        experiment_of(options, options.methods or list(methods.METHODS)), out, verbosity()
+        experiment_of(options, options.methods or list(methods.COMPARED)), out, verbosity()
     )
     show(out)
     return table

@@ -30,6 +30,7 @@ class Experiment:
         components: LDA components.
         prototype_options: Further options of `PrototypeFit`. By default every feature vector takes
             part in the k-means, as in the paper, from a cache on disk.
+        temperature: Sharpness T of the penultimate targets.
         augmentation: Options of the data's `training_batches` that differ from its defaults.
         seed: Seed of the teacher, of the prototypes and of the first trial.
         trials: Students trained by each method, from seeds `seed`, `seed + 1`, ...
@@ -48,6 +49,7 @@ class Experiment:
     subclasses: int = 8
     components: int = 60
     prototype_options: dict = field(default_factory=lambda: {"cache": "float32"})
+    temperature: float = 1.0
     augmentation: dict = field(default_factory=dict)
     seed: int = 0
     trials: int = 1
@@ -73,6 +75,7 @@ class Experiment:
             "subclasses": self.subclasses,
             "components": self.components,
             "prototype_options": dict(self.prototype_options),
+            "temperature": self.temperature,
             "augmentation": dict(self.augmentation),
             "seed": self.seed,
             "trials": self.trials,
@@ -92,7 +95,7 @@ class Experiment:
 
     @property
     def levels(self):
-        """Levels at which any method is supervised by prototypes."""
+        """Levels that the methods need prototypes for."""
         return methods.levels(self.methods)
 
 
@@ -114,7 +117,7 @@ def run(experiment, run_dir, verbose=2):
     folder = RunFolder(run_dir, experiment.config())
     with stages.logged_to(folder / "log.txt"):
         log.info("run folder %s", folder.path)
-        with stages.strategy().scope():
+        with stages.devices():
             teacher, teacher_result = stages.teacher(experiment, folder, verbose)
             prototypes = stages.prototypes(experiment, taps, teacher, folder, verbose)
             results = {

@@ -39,7 +39,7 @@ def run(experiment, out, verbose=2):
     taps = stages.check(needed)
     config = {key: value for key, value in experiment.config().items() if key not in _OPEN}
     folder = RunFolder(out, config)
-    with stages.logged_to(folder / "log.txt"), stages.strategy().scope():
+    with stages.logged_to(folder / "log.txt"), stages.devices():
         log.info("grid folder %s", folder.path)
         teacher, teacher_result = stages.teacher(experiment, folder, verbose)
         prototypes = stages.prototypes(needed, taps, teacher, folder, verbose)

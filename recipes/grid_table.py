@@ -8,9 +8,11 @@ import statistics
 from datetime import date
 from importlib import metadata
 
+import keras
+
 from letkd_keras.recipes import methods
 from letkd_keras.recipes.run_folder import write_text
-from letkd_keras.recipes.training import finished
+from letkd_keras.recipes.training import accuracies, accuracy_of, chooses_epoch, finished
 
 
 def rows(experiment, folder):
@@ -21,14 +23,13 @@ def rows(experiment, folder):
         folder: `RunFolder` of the grid.
 
     Returns:
-        List of dictionaries: `method`, `title`, `trials` (finished), `failed`, mean and standard
-        deviation (`None` of fewer than two trials) of `accuracy_last` and `accuracy_best` in
-        percent, `published`, `parameters` of what ships and `parameters_plain` without what the
-        method leaves in it, `seconds` (mean time of a training), `errors` (seed: last line).
+        List of dictionaries: `method`, `title`, `trials` (finished), `failed`, `NAME_mean` and
+        `NAME_std` (`None` of fewer than two trials) of the accuracies of a result, `published`,
+        `parameters` of what ships and `parameters_plain` without what the method leaves in it,
+        `seconds` (mean time of a training), `errors` (seed: last line).
     """
     found = {path.name for path in folder.path.iterdir() if any(path.glob("seed*"))}
-    known = [name for name in methods.METHODS if name in found]
-    return [_row(experiment, folder, name) for name in (*known, *sorted(found - set(known)))]
+    return [_row(experiment, folder, name) for name in sorted(found, key=methods.place)]
 
 
 def _row(experiment, folder, method):
@@ -39,15 +40,16 @@ def _row(experiment, folder, method):
         for place in places
         if (place / "error.txt").exists()
     }
+    published = {**experiment.pair.published, **experiment.pair.published_ablation}
     row = {
         "method": method,
         "title": methods.title(method),
         "trials": len(results),
         "failed": len(errors),
-        "published": experiment.pair.published.get(method),
+        "published": published.get(method),
         "errors": errors,
     }
-    for name in ("accuracy_last", "accuracy_best"):
+    for name in columns(experiment):
         values = [result[name] for result in results]
         row[f"{name}_mean"] = statistics.mean(values) if values else None
         row[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
@@ -55,6 +57,19 @@ def _row(experiment, folder, method):
         row[name] = results[0][name] if results else None
     row["seconds"] = statistics.mean(r["seconds"] for r in results) if results else None
     return row
+
+
+def columns(experiment):
+    """Names of the accuracies of an experiment's results, with what a table calls them."""
+    return accuracies(chooses_epoch(experiment.data))
+
+
+_CHOICE = {
+    "accuracy_best": "The best epoch is chosen on the test set, as the papers do, and so is "
+    "optimistic; the last epoch is not chosen.",
+    "accuracy_chosen": "The epoch is chosen on images held out of the training set; the test set "
+    "is read once, after that.",
+}
 
 
 def write(experiment, folder, teacher):
@@ -86,6 +101,7 @@ def _csv(table):
 
 def _markdown(experiment, teacher, table):
     data, schedule = experiment.data, experiment.student_schedule
+    shown = columns(experiment)
     lines = [
         f"# {experiment.pair.name} on {data.name}",
         "",
@@ -94,15 +110,15 @@ def _markdown(experiment, teacher, table):
         f"{experiment.templates} penultimate templates and {experiment.subclasses} a class; seeds "
         f"from {experiment.seed}; {date.today().isoformat()}.",
         "",
-        f"Teacher: {teacher['accuracy_last']:.2f}% top-1, {teacher['parameters']:,} parameters.",
+        f"Teacher: {accuracy_of(teacher):.2f}% top-1, {teacher['parameters']:,} parameters.",
         "",
-        "| method | trials | top-1, last epoch | top-1, best epoch | published "
-        "| parameters | without KD layers | time of a training |",
-        "|---|---|---|---|---|---|---|---|",
-        *(_line(row) for row in table),
+        f"| method | trials | {' | '.join(shown.values())} | published "
+        "| parameters | without what the method adds | time of a training |",
+        f"|---|---|{'---|' * len(shown)}---|---|---|---|",
+        *(_line(row, shown) for row in table),
         "",
-        "Mean ± standard deviation over the trials. The best epoch is chosen on the test set, as "
-        "the papers do, and so is optimistic; the last epoch is not chosen.",
+        "Mean ± standard deviation over the trials. "
+        + " ".join(text for name, text in _CHOICE.items() if name in shown),
         "",
         "![Accuracy by method](table.png)",
         "",
@@ -112,25 +128,28 @@ def _markdown(experiment, teacher, table):
         lines += ["Failed, to be tried again at the next start:", ""]
         lines += [f"- {title}, seed {seed}: `{text}`" for title, seed, text in failed]
         lines += [""]
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("keras", "tensorflow"))
+    packages = ("keras", keras.backend.backend())
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
     lines += [f"Made with {versions} on {os.cpu_count()} CPU cores ({platform.machine()}).", ""]
     return "\n".join(lines)
 
 
-def _line(row):
+def _line(row, shown):
     published = "-" if row["published"] is None else f"{row['published']:.2f}"
     trials = f"{row['trials']}" + (f" ({row['failed']} failed)" if row["failed"] else "")
-    if not row["trials"]:
-        return f"| {row['title']} | {trials} | - | - | {published} | - | - | - |"
-    return (
-        f"| {row['title']} | {trials} | {_spread(row, 'accuracy_last')} "
-        f"| {_spread(row, 'accuracy_best')} | {published} | {row['parameters']:,} "
-        f"| {row['parameters_plain']:,} | {row['seconds']:.0f} s |"
-    )
+    measured = ["-"] * 3
+    if row["trials"]:
+        measured = [f"{row[name]:,}" for name in ("parameters", "parameters_plain")]
+        measured += [f"{row['seconds']:.0f} s"]
+    cells = [row["title"], trials, *(spread(row, name) for name in shown), published]
+    return f"| {' | '.join([*cells, *measured])} |"
 
 
-def _spread(row, name):
+def spread(row, name):
+    """Mean and, where there is one, standard deviation of an accuracy of a row."""
     mean, std = row[f"{name}_mean"], row[f"{name}_std"]
+    if mean is None:
+        return "-"
     return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
 
 
@@ -141,10 +160,7 @@ def _plot(experiment, teacher, table, folder):
     figure = Figure(figsize=(8, 1.5 + 0.4 * len(table)), layout="constrained")
     axes = figure.subplots()
     places = range(len(table))
-    for name, marker, label in (
-        ("accuracy_last", "o", "last epoch"),
-        ("accuracy_best", "^", "best epoch"),
-    ):
+    for marker, (name, label) in zip("o^", columns(experiment).items(), strict=True):
         axes.errorbar(
             [row[f"{name}_mean"] for row in table],
             places,
@@ -157,9 +173,9 @@ def _plot(experiment, teacher, table, folder):
     published = [(x, y) for x, y in published if x is not None]
     if published:
         axes.plot(*zip(*published, strict=True), "kx", label="published")
-    axes.axvline(teacher["accuracy_last"], color="grey", linestyle=":", label="teacher")
+    axes.axvline(accuracy_of(teacher), color="grey", linestyle=":", label="teacher")
     axes.set(
-        xlabel="top-1 on test images (%), mean and standard deviation",
+        xlabel="top-1 (%), mean and standard deviation",
         title=f"{experiment.pair.name} on {experiment.data.name}",
     )
     axes.set_yticks(places, [row["title"] for row in table])

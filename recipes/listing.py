@@ -150,9 +150,8 @@ def tables():
 def _methods_table():
     table = _table("Methods (--method)", "name", "in tables", "supervised at", "KD layers")
     for name in methods.METHODS:
-        levels = methods.levels([name])
-        stay = "none" if not levels else "not needed at inference" if name == "quest" else "stay"
-        table.add_row(name, methods.title(name), " and ".join(levels) or "-", stay)
+        method = methods.METHODS[name]
+        table.add_row(name, method.title, " and ".join(method.levels) or "-", method.kd_layers)
     return table
 
 

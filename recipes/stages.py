@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import keras
@@ -10,7 +10,8 @@ import keras
 from letkd_keras import Prototypes, fit_prototypes
 from letkd_keras.recipes import methods, networks
 from letkd_keras.recipes.run_folder import save_model
-from letkd_keras.recipes.training import finish, finished, train
+from letkd_keras.recipes.training import accuracy_of, finish, finished, train
+from letkd_keras.taps import propose_stages
 
 log = logging.getLogger("letkd_keras")
 
@@ -30,13 +31,18 @@ class Taps:
     pools: dict
 
 
-def strategy():
-    """`MirroredStrategy` where there are several GPUs, TensorFlow's default elsewhere."""
+def devices():
+    """The scope of a run's devices: `MirroredStrategy` where TensorFlow has several GPUs.
+
+    Elsewhere the backend's own choice, on JAX its first device.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return nullcontext()
     import tensorflow as tf
 
     if len(tf.config.list_logical_devices("GPU")) > 1:
-        return tf.distribute.MirroredStrategy()
-    return tf.distribute.get_strategy()
+        return tf.distribute.MirroredStrategy().scope()
+    return tf.distribute.get_strategy().scope()
 
 
 def check(experiment):
@@ -53,7 +59,7 @@ def check(experiment):
         FileNotFoundError: If the file of a network is not there.
     """
     for method in experiment.methods:
-        methods.check(method)
+        methods.check(method, experiment.data)
     if experiment.trials < 1:
         raise ValueError(f"`trials` must be at least 1. Received: trials={experiment.trials}")
     examples = experiment.data.train_examples
@@ -65,11 +71,15 @@ def check(experiment):
             )
     teacher = experiment.teacher.build(experiment.data, "teacher")
     student = experiment.student.build(experiment.data, "student")
-    if not experiment.levels:
+    if methods.tap_stages(experiment.methods):
+        for model in (teacher, student):
+            propose_stages(model)
+    levels = methods.tapped(experiment.methods)
+    if not levels:
         return Taps({}, {}, {})
     teacher_taps = experiment.teacher.taps(teacher, "teacher")
     student_taps = experiment.student.taps(student, "student")
-    for level in experiment.levels:
+    for level in levels:
         for argument, taps in (("teacher", teacher_taps), ("student", student_taps)):
             if taps[level] is None:
                 raise ValueError(
@@ -77,6 +87,8 @@ def check(experiment):
                     "or distil by letkd1, which needs none."
                 )
     pools = networks.pools(teacher, teacher_taps, student, student_taps, experiment.levels)
+    if not experiment.levels:
+        return Taps(teacher_taps, student_taps, pools)
     height, width = networks.grid(teacher, teacher_taps["penultimate"])
     pool = pools["penultimate"]
     points = examples * (height // pool) * (width // pool)
@@ -100,8 +112,8 @@ def teacher(experiment, folder, verbose):
         result = {"file": network.name, **_evaluate(model, experiment)}
     else:
         model, result = _trained_teacher(experiment, folder / "teacher", verbose)
-    log.info("teacher %s: %.2f%%", network.title, result["accuracy_last"])
-    if result["accuracy_last"] < 200 / experiment.data.num_classes:
+    log.info("teacher %s: %.2f%%", network.title, accuracy_of(result))
+    if accuracy_of(result) < 200 / experiment.data.num_classes:
         log.warning(
             "The teacher is hardly better than chance on the test images. Does it take them as "
             "this recipe normalises them?"
@@ -200,7 +212,7 @@ def student(experiment, taps, method, seed, teacher, prototypes, folder, verbose
         # The same start for every method of a trial.
         keras.utils.set_random_seed(seed)
         plain = experiment.student.build(experiment.data, "student")
-        model = methods.build(method, plain, teacher, prototypes, experiment, taps)
+        model = methods.build(method, methods.Setting(plain, teacher, prototypes, experiment, taps))
         result = train(
             model,
             experiment.data,
@@ -215,7 +227,7 @@ def student(experiment, taps, method, seed, teacher, prototypes, folder, verbose
         result["parameters_plain"] = plain.count_params()
         save_model(trained, place / "student.keras")
         finish(place, result)
-    log.info("%s, seed %d: %.2f%%", methods.title(method), seed, result["accuracy_last"])
+    log.info("%s, seed %d: %.2f%%", methods.title(method), seed, accuracy_of(result))
     return result
 
 

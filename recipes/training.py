@@ -1,6 +1,7 @@
 """A schedule, and training by it that goes on where it was interrupted."""
 
 import csv
+import importlib.util
 import io
 import time
 from dataclasses import asdict, dataclass
@@ -9,9 +10,10 @@ from pathlib import Path
 import keras
 
 from letkd_keras import optimizers
-from letkd_keras.callbacks import StopOnNonFiniteLoss
+from letkd_keras.callbacks import ReseedEachEpoch, StopOnNonFiniteLoss
 from letkd_keras.data import steps_per_epoch
 from letkd_keras.data.keras_cv_policies import mixes_labels
+from letkd_keras.distillers import CRD
 from letkd_keras.recipes.run_folder import read_json, write_json, write_text
 
 
@@ -56,6 +58,10 @@ def cifar_schedule(learning_rate=0.05, epochs=240, batch_size=64):
     """The paper's schedule for CIFAR-100, its milestones scaled to the epochs."""
     milestones = tuple(optimizers.scale_milestones((150, 180, 210), epochs, 240))
     return Schedule(epochs, learning_rate, milestones, batch_size)
+
+
+_STATE = "state.weights.h5"
+_BEST = "best.weights.h5"
 
 
 class MetricsLog(keras.callbacks.Callback):
@@ -104,6 +110,31 @@ class SaveState(keras.callbacks.Callback):
         aside.replace(self.path)
 
 
+class KeepBest(keras.callbacks.Callback):
+    """The weights of the epoch that is best on validation images, of equal ones the first.
+
+    Args:
+        path: File of the weights.
+        metrics: `metrics.csv` of the epochs before an interruption.
+    """
+
+    def __init__(self, path, metrics):
+        super().__init__()
+        self.path = Path(path)
+        self.metrics = Path(metrics)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        rows = read_metrics(self.metrics) if self.metrics.exists() else []
+        before = [row["val_accuracy"] for row in rows if row["epoch"] < epoch]
+        self.best = max(before, default=-1.0)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs["val_accuracy"] > self.best:
+            aside = self.path.with_name("best.part.weights.h5")
+            self.model.save_weights(aside, overwrite=True)
+            aside.replace(self.path)
+
+
 def read_metrics(path):
     """Rows of a `metrics.csv`, numbers as floats."""
     with Path(path).open(newline="") as file:
@@ -112,6 +143,10 @@ def read_metrics(path):
 
 def train(model, data, schedule, folder, *, seed, augmentation, verbose=2):
     """Compile and fit a model, going on where an earlier call was interrupted.
+
+    Where the data have a validation set, it is evaluated after every epoch in place of the test
+    set; the model ends with the weights of the epoch that is best on it, and with these alone the
+    test set is read, once.
 
     Args:
         model: Model giving logits, built and not compiled; trained in place.
@@ -123,8 +158,10 @@ def train(model, data, schedule, folder, *, seed, augmentation, verbose=2):
         verbose: Keras' verbosity.
 
     Returns:
-        Dictionary of the result: `accuracy_last`, `accuracy_best` (test accuracies in percent,
-        of the last and of the best epoch), `best_epoch` (counted from 1), `epochs`, `seconds`.
+        Dictionary of the result, accuracies in percent, epochs counted from 1: `accuracy_last` and
+        `accuracy_best` of the last and of the best epoch on the test set, or with a validation set
+        `accuracy_chosen` on the test set and `accuracy_validation`; `best_epoch`, `epochs`,
+        `seconds`.
 
     Raises:
         FloatingPointError: If the loss is not finite.
@@ -132,16 +169,21 @@ def train(model, data, schedule, folder, *, seed, augmentation, verbose=2):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     steps = steps_per_epoch(data.train_examples, schedule.batch_size)
-    test_batches = data.evaluation_batches(256)
     if mixes_labels(augmentation):
         loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-        test_batches = test_batches.map(
-            lambda x, y: (x, keras.ops.one_hot(y, data.num_classes, dtype="float32"))
-        )
     else:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def batches(split):
+        found = data.evaluation_batches(256, split)
+        if not mixes_labels(augmentation):
+            return found
+        return found.map(lambda x, y: (x, keras.ops.one_hot(y, data.num_classes, dtype="float32")))
+
+    chooses = chooses_epoch(data)
+    keep_best = [KeepBest(folder / _BEST, folder / "metrics.csv")] if chooses else []
     model.compile(optimizer=schedule.optimizer(steps), loss=loss, metrics=["accuracy"])
-    first_epoch = _restore(model, folder / "state.weights.h5", steps)
+    first_epoch = _restore(model, folder / _STATE, steps)
     if first_epoch < schedule.epochs:
         model.fit(
             data.training_batches(
@@ -149,22 +191,63 @@ def train(model, data, schedule, folder, *, seed, augmentation, verbose=2):
                 seed=seed,
                 first_epoch=first_epoch,
                 epochs=schedule.epochs,
+                **({"with_rows": True} if isinstance(model, CRD) else {}),
                 **augmentation,
             ),
-            validation_data=test_batches,
+            validation_data=batches("validation" if chooses else "test"),
             shuffle=False,  # the batches come shuffled
             steps_per_epoch=steps,
             initial_epoch=first_epoch,
             epochs=schedule.epochs,
             verbose=verbose,
             callbacks=[
+                ReseedEachEpoch(seed),
                 StopOnNonFiniteLoss(),
+                *keep_best,
                 MetricsLog(folder / "metrics.csv"),
-                keras.callbacks.TensorBoard(str(folder / "tensorboard"), write_graph=False),
-                SaveState(folder / "state.weights.h5"),
+                *_tensorboard(folder / "tensorboard"),
+                SaveState(folder / _STATE),
             ],
         )
-    return summary(read_metrics(folder / "metrics.csv"))
+    result = summary(read_metrics(folder / "metrics.csv"))
+    if not chooses:
+        return result
+    model.load_weights(folder / _BEST)
+    chosen = model.evaluate(batches("test"), return_dict=True, verbose=0)["accuracy"]
+    del result["accuracy_last"]
+    validation = result.pop("accuracy_best")
+    return {"accuracy_chosen": 100 * chosen, "accuracy_validation": validation, **result}
+
+
+def _tensorboard(folder):
+    """TensorBoard's logs, which TensorFlow writes, where it is installed."""
+    if importlib.util.find_spec("tensorflow") is None:
+        return []
+    return [keras.callbacks.TensorBoard(str(folder), write_graph=False)]
+
+
+def chooses_epoch(data):
+    """Whether a data set has images held out to choose the epoch by."""
+    return getattr(data, "x_validation", None) is not None
+
+
+def accuracies(chooses):
+    """Names of the accuracies of a result, with what a table calls them.
+
+    Args:
+        chooses: Whether there was a validation set to choose the epoch by.
+    """
+    if chooses:
+        return {
+            "accuracy_chosen": "top-1 on test images, epoch chosen on validation images",
+            "accuracy_validation": "top-1 on validation images, that epoch",
+        }
+    return {"accuracy_last": "top-1, last epoch", "accuracy_best": "top-1, best epoch on test"}
+
+
+def accuracy_of(result):
+    """The accuracy of a result that stands for the network that was saved."""
+    return result.get("accuracy_chosen", result.get("accuracy_last"))
 
 
 def _restore(model, state, steps):
@@ -197,7 +280,8 @@ def finished(folder):
 def finish(folder, result):
     """Mark a training as done, once its model is saved; its state is of no more use."""
     write_json(Path(folder) / "result.json", result)
-    (Path(folder) / "state.weights.h5").unlink(missing_ok=True)
+    for name in (_STATE, _BEST):
+        (Path(folder) / name).unlink(missing_ok=True)
 
 
 def schedule_config(schedule):

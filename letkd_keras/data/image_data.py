@@ -1,8 +1,9 @@
 from dataclasses import dataclass, field, replace
 
+import keras
 import numpy as np
 
-from letkd_keras.data.pipeline import evaluation_batches, training_batches
+from letkd_keras.data import jax_batches, pipeline
 from letkd_keras.data.stratified import stratified
 
 
@@ -20,6 +21,8 @@ class ImageData:
         std: Standard deviation of each channel, of pixels in [0, 1].
         class_names: Name of each class, in the order of the labels.
         split: What a reader of an accuracy must know of the split.
+        x_validation: Images held out of the training set to choose by, or `None`.
+        y_validation: Their classes, or `None`.
     """
 
     name: str
@@ -31,6 +34,8 @@ class ImageData:
     std: tuple
     class_names: tuple = field(repr=False)
     split: str = ""
+    x_validation: np.ndarray | None = None
+    y_validation: np.ndarray | None = None
 
     @property
     def num_classes(self):
@@ -57,13 +62,14 @@ class ImageData:
 
         Args:
             batch_size: Images a batch.
-            **options: `seed`, `first_epoch`, `epochs` and the augmentation of
+            **options: `seed`, `first_epoch`, `epochs`, `with_rows` and the augmentation of
                 `letkd_keras.data.training_batches`.
 
         Returns:
-            `tf.data.Dataset` of (float32 [B, H, W, C], int64 [B]).
+            `tf.data.Dataset`, on the JAX backend `JaxBatches`, of (float32 [B, H, W, C],
+            int64 [B]).
         """
-        return training_batches(
+        return _batches().training_batches(
             self.x_train,
             self.y_train,
             batch_size,
@@ -78,18 +84,24 @@ class ImageData:
 
         Args:
             batch_size: Images a batch.
-            split: `"test"` or `"train"`.
+            split: `"test"`, `"train"` or, if there is one, `"validation"`.
 
         Returns:
-            `tf.data.Dataset` of (float32 [B, H, W, C], int64 [B]).
+            `tf.data.Dataset`, on the JAX backend `JaxBatches`, of (float32 [B, H, W, C],
+            int64 [B]).
 
         Raises:
-            ValueError: If the split is neither.
+            ValueError: If the split is none of these.
         """
         splits = {"train": (self.x_train, self.y_train), "test": (self.x_test, self.y_test)}
+        if self.x_validation is not None:
+            splits["validation"] = (self.x_validation, self.y_validation)
         if split not in splits:
-            raise ValueError(f"`split` must be 'train' or 'test'. Received: split={split!r}")
-        return evaluation_batches(*splits[split], batch_size, mean=self.mean, std=self.std)
+            names = " or ".join(map(repr, splits))
+            raise ValueError(f"`split` must be {names}. Received: split={split!r}")
+        return _batches().evaluation_batches(
+            *splits[split], batch_size, mean=self.mean, std=self.std
+        )
 
     def subset(self, train_examples=None, test_examples=None, seed=0):
         """A smaller data set with the classes in the same proportion.
@@ -108,6 +120,40 @@ class ImageData:
         train = stratified(self.y_train, train_examples, seed, "train_examples")
         test = stratified(self.y_test, test_examples, seed, "test_examples")
         return self._of(train, test)
+
+    def hold_out(self, fraction, seed=0):
+        """The same data with a validation set held out of the training set.
+
+        Args:
+            fraction: Share of the training images, stratified, more than 0 and less than 1.
+            seed: Seed of the choice.
+
+        Returns:
+            An `ImageData` with so many training images less, whose `split` says so.
+
+        Raises:
+            ValueError: If the fraction is out of range or leaves less than one image a class to
+                either.
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(
+                f"`fraction` must be more than 0 and less than 1. Received: fraction={fraction}"
+            )
+        held = round(fraction * self.train_examples)
+        rows = stratified(self.y_train, held, seed, "fraction times training images")
+        kept = np.setdiff1d(np.arange(self.train_examples), rows)
+        if len(np.unique(self.y_train[kept])) < len(np.unique(self.y_train)):
+            raise ValueError(
+                f"`fraction` must leave an image of each class. Received: fraction={fraction}"
+            )
+        return replace(
+            self,
+            x_train=self.x_train[kept],
+            y_train=self.y_train[kept],
+            x_validation=self.x_train[rows],
+            y_validation=self.y_train[rows],
+            split=f"{self.split}; {held} training images held out for validation, seed {seed}",
+        )
 
     def first_classes(self, classes):
         """The images of the first classes alone: a smaller problem, not a smaller sample.
@@ -139,3 +185,8 @@ class ImageData:
             x_test=self.x_test[test],
             y_test=self.y_test[test],
         )
+
+
+def _batches():
+    """What makes batches on this backend."""
+    return jax_batches if keras.backend.backend() == "jax" else pipeline

@@ -27,6 +27,7 @@ def training_batches(
     seed=0,
     first_epoch=0,
     epochs=None,
+    with_rows=False,
 ):
     """Shuffled, augmented, normalised training batches as a `tf.data.Dataset`.
 
@@ -48,6 +49,8 @@ def training_batches(
         seed: Seed of order and augmentation.
         first_epoch: Epoch the data set starts with.
         epochs: Number of epochs, `None` for no end. Give `fit` `steps_per_epoch`.
+        with_rows: Whether images come with their places in `images`, as
+            `{"image": [B, H, W, C], "row": int32 [B]}` (`CRD`).
 
     Returns:
         Data set of (float32 [B, H, W, C], int64 [B]); labels are float32 [B, classes] if a policy
@@ -59,11 +62,7 @@ def training_batches(
     import tensorflow as tf
 
     count = check_images(images, labels)
-    if not 1 <= batch_size <= count:
-        raise ValueError(
-            f"`batch_size` must be between 1 and the {count} images. "
-            f"Received: batch_size={batch_size}"
-        )
+    check_batch_size(batch_size, count)
     steps = steps_per_epoch(count, batch_size)
     read = _reader(images, labels)
     normalise = normaliser(mean, std)
@@ -80,7 +79,8 @@ def training_batches(
         x = augment(x, draw, crop_padding, flip, rotation)
         if policy is not None:
             x, y = policy(x, y)
-        return normalise(x), y
+        x = normalise(x)
+        return ({"image": x, "row": tf.cast(rows, "int32")} if with_rows else x), y
 
     numbers = tf.data.Dataset.range(
         first_epoch * steps, np.iinfo("int64").max if epochs is None else epochs * steps
@@ -195,6 +195,19 @@ def check_images(images, labels):
             f"`labels` must be one a image. Received: {len(labels)} for {len(images)} images"
         )
     return len(images)
+
+
+def check_batch_size(batch_size, count):
+    """Refuse batches of nothing, or of more images than there are.
+
+    Raises:
+        ValueError: If the size is out of range.
+    """
+    if not 1 <= batch_size <= count:
+        raise ValueError(
+            f"`batch_size` must be between 1 and the {count} images. "
+            f"Received: batch_size={batch_size}"
+        )
 
 
 # Arrays up to this size are copied into TensorFlow, where gathering needs no Python.

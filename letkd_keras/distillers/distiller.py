@@ -1,6 +1,7 @@
 import keras
 from keras import ops
 
+from letkd_keras.distillers.soft_labels import SoftLabelKLDivergence
 from letkd_keras.distillers.tapped_model import TappedModel
 from letkd_keras.graph import check_functional
 
@@ -57,17 +58,31 @@ class Distiller(TrainStep, keras.Model):
         student: Functional `keras.Model` from images to logits, what is trained.
         loss_weights: Names of the distillation losses and their weights.
         task_weight: Weight of the task loss.
+        kd_weight: Weight of a soft-label loss (`KD`) added to the others under the name `kd`; 0 for
+            none. 1 in RepDistiller's combinations with KD.
+        kd_temperature: Temperature of that loss.
         **kwargs: Keras' model arguments.
 
     Raises:
         ValueError: If the student is not functional with one input and one output.
     """
 
-    def __init__(self, student, loss_weights, task_weight=1.0, **kwargs):
+    def __init__(
+        self,
+        student,
+        loss_weights,
+        task_weight=1.0,
+        kd_weight=0.0,
+        kd_temperature=4.0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         check_functional(student, "student")
         self.student = student
         self.task_weight = float(task_weight)
+        if kd_weight:
+            loss_weights = {**loss_weights, "kd": kd_weight}
+        self.soft_label_kl = SoftLabelKLDivergence(kd_temperature)
         self.distillation_weights = {name: float(w) for name, w in loss_weights.items()}
         self.loss_trackers = {
             name: keras.metrics.Mean(name=name) for name in ("task_loss", *loss_weights)
@@ -77,7 +92,7 @@ class Distiller(TrainStep, keras.Model):
     # What a method defines
 
     def teach(self, x, y):
-        """What the teacher says of a batch: any structure of tensors. No gradient is taken."""
+        """What the teacher says of a batch: a dictionary with `"logits"`. No gradient is taken."""
         raise NotImplementedError
 
     def learn(self, x):
@@ -108,6 +123,8 @@ class Distiller(TrainStep, keras.Model):
             ),
             **self.distillation_losses(learned, taught, sample_weight),
         }
+        if "kd" in self.distillation_weights:
+            parts["kd"] = self.soft_label_kl(taught["logits"], learned["logits"], sample_weight)
         total = self.task_weight * parts["task_loss"]
         for name in self.distillation_weights:
             total = total + self.distillation_weight(name) * parts[name]
@@ -139,6 +156,8 @@ class Distiller(TrainStep, keras.Model):
             **super().get_config(),
             "student": keras.saving.serialize_keras_object(self.student),
             "task_weight": self.task_weight,
+            "kd_weight": self.distillation_weights.get("kd", 0.0),
+            "kd_temperature": self.soft_label_kl.temperature,
         }
 
     @classmethod

@@ -36,7 +36,8 @@ class Supervision:
         y: Labels.
 
     Returns:
-        Dictionary, by level, of `(targets [B, H, W, K], sum_k p log p [B, H, W])`.
+        Dictionary, by level, of `(targets [B, H, W, K], sum_k p log p [B, H, W])`, and of the
+        teacher's `"logits"` and, by level, `"features"`.
 
     Raises:
         ValueError: If the prototypes belong to another teacher or lack a level.
@@ -66,10 +67,11 @@ class Supervision:
     def __call__(self, x, y):
         features = self.teacher(x)
         labels = {"penultimate": (), "intermediate": (y,)}
-        return {
+        taught = {
             level: targets(features[level], *labels[level], return_negentropy=True)
             for level, targets in self.targets.items()
         }
+        return {**taught, "logits": features["logits"], "features": features}
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -95,10 +97,11 @@ class LetKD(Distiller):
         penultimate_weight: Weight of the penultimate KL.
         intermediate_weight: Weight of the intermediate KL.
         temperature: Sharpness T of the penultimate targets.
-        synchronized: Whether BN in the KD layers spans replicas.
+        synchronized: Whether BN in the KD layers spans replicas; `None` is yes where there are
+            several.
         pools: Windows, by level, by which scores are averaged where the student's grid is finer
             than the prototypes'. Found from the grids; needed only without prototypes.
-        **kwargs: `task_weight` and Keras' model arguments.
+        **kwargs: `task_weight`, `kd_weight`, `kd_temperature` and Keras' model arguments.
 
     Raises:
         ValueError: If teacher, student, prototypes and taps do not fit each other; the message says
@@ -121,7 +124,7 @@ class LetKD(Distiller):
         penultimate_weight=1.0,
         intermediate_weight=1.0,
         temperature=1.0,
-        synchronized=False,
+        synchronized=None,
         pools=None,
         **kwargs,
     ):

@@ -31,7 +31,7 @@ class TappedModel:
         outputs = {name: output_of(flat, find_tap(flat, tap)) for name, tap in taps.items()}
         self.shapes = {name: tuple(output.shape[1:]) for name, output in outputs.items()}
         outputs["logits"] = flat.outputs[0]
-        self._function = keras.Model(flat.inputs, outputs, name="tapped")
+        self._function = keras.Model(flat.inputs[0], outputs, name="tapped")
 
     def __call__(self, inputs, training):
         return self._function(inputs, training=training)

@@ -3,6 +3,7 @@ from pathlib import Path
 import keras
 
 from letkd_keras.distillers.distiller import Distiller, FrozenTeacher
+from letkd_keras.distillers.feature_maps import channels_last, channels_last_shape
 from letkd_keras.distillers.tapped_model import TappedModel
 
 
@@ -23,7 +24,7 @@ class TeacherDistiller(Distiller):
         teacher_taps: As many of the teacher.
         teacher_shapes: Shapes of the teacher's taps without the batch dimension, channels last;
             needed only without a teacher.
-        **kwargs: `task_weight` and Keras' model arguments.
+        **kwargs: `task_weight`, `kd_weight`, `kd_temperature` and Keras' model arguments.
 
     Attributes:
         student_shapes: Shapes of the student's taps.
@@ -82,7 +83,7 @@ class TeacherDistiller(Distiller):
     def tap_pairs(self, learned, taught):
         """The tapped outputs in order: a list of (student's, teacher's), channels last."""
         return [
-            tuple(_channels_last(outputs[name]) for outputs in (learned, taught))
+            tuple(channels_last(outputs[name]) for outputs in (learned, taught))
             for name in _numbered(self.student_taps)
         ]
 
@@ -111,18 +112,4 @@ def _numbered(taps):
 
 
 def _shapes(tapped):
-    """Shapes of the taps in order, channels last."""
-    return tuple(
-        (*shape[1:], shape[0]) if _is_channels_first(len(shape) + 1) else tuple(shape)
-        for shape in tapped.shapes.values()
-    )
-
-
-def _channels_last(features):
-    if _is_channels_first(len(features.shape)):
-        return keras.ops.transpose(features, (0, 2, 3, 1))
-    return features
-
-
-def _is_channels_first(rank):
-    return rank == 4 and keras.config.image_data_format() == "channels_first"
+    return tuple(channels_last_shape(shape) for shape in tapped.shapes.values())

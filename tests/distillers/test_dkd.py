@@ -5,7 +5,7 @@ from scipy.special import softmax
 
 from letkd_keras.distillers import DKD
 from letkd_keras.distillers.dkd import DecoupledKLDivergence
-from letkd_keras.distillers.kd import SoftLabelKLDivergence
+from letkd_keras.distillers.soft_labels import SoftLabelKLDivergence
 
 
 def _logits(seed):

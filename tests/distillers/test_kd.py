@@ -4,7 +4,7 @@ import pytest
 from scipy.special import log_softmax
 
 from letkd_keras import KD
-from letkd_keras.distillers.kd import SoftLabelKLDivergence
+from letkd_keras.distillers.soft_labels import SoftLabelKLDivergence
 
 
 def _naive(teacher, student, temperature):
@@ -38,7 +38,7 @@ def test_the_soft_label_divergence_is_hintons(temperature):
 
 
 def test_a_step_weighs_and_names_both_losses(setting):
-    model = _compiled(KD(setting.student(), setting.teacher, 2.0, weight=0.7, task_weight=0.2))
+    model = _compiled(KD(setting.student(), setting.teacher, 2.0, kd_weight=0.7, task_weight=0.2))
     copy = setting.student()
     logits = copy(setting.x, training=True)
     taught = setting.teacher(setting.x, training=False)
@@ -79,7 +79,7 @@ def test_images_of_weight_zero_are_absent(setting):
 
 
 def test_saved_and_loaded_it_trains_on(tmp_path, setting):
-    model = _compiled(KD(setting.student(), setting.teacher, temperature=3.0, weight=0.5))
+    model = _compiled(KD(setting.student(), setting.teacher, kd_temperature=3.0, kd_weight=0.5))
     model.train_on_batch(setting.x, setting.y)
     model.save(tmp_path / "kd.keras")
     loaded = keras.models.load_model(tmp_path / "kd.keras")
@@ -96,7 +96,7 @@ def test_what_cannot_be_distilled_is_refused(setting):
     with pytest.raises(ValueError, match=r"same number of classes.* 4 and 3"):
         KD(setting.student(classes=4), setting.teacher)
     with pytest.raises(ValueError, match=r"`temperature` must be more than 0.*temperature=0"):
-        KD(setting.student(), setting.teacher, temperature=0)
+        KD(setting.student(), setting.teacher, kd_temperature=0)
     with pytest.raises(ValueError, match="`teacher` must be a functional"):
         KD(setting.student(), keras.Sequential([keras.layers.Dense(3)]))
     with pytest.raises(ValueError, match="has no teacher"):

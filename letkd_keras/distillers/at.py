@@ -1,0 +1,80 @@
+import keras
+from keras import ops
+
+from letkd_keras.distillers.feature_maps import on_one_grid
+from letkd_keras.distillers.teacher_distiller import TeacherDistiller
+
+
+@keras.saving.register_keras_serializable("letkd_keras")
+class AttentionError(keras.losses.Loss):
+    """Mean of (Q_T - Q_S)^2 over the locations, Q the attention map of features [B, H, W, C].
+
+    Q is the sum over the channels of |f|^power, l2-normalised over the locations (Zagoruyko and
+    Komodakis 2017, section 3.1). The channel mean that programs take differs by a factor that the
+    normalisation removes.
+
+    Args:
+        power: Exponent p of the activations.
+        reduction: Keras' reduction over the images.
+        name: Name of the loss.
+        dtype: Dtype of the computation.
+    """
+
+    def __init__(
+        self, power=2, reduction="sum_over_batch_size", name="attention_error", dtype=None
+    ):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self.power = power
+
+    def call(self, y_true, y_pred):
+        difference = self.attention(y_true) - self.attention(y_pred)
+        return ops.mean(ops.square(difference), axis=-1)
+
+    def attention(self, features):
+        """Attention maps [B, H * W] of length 1."""
+        maps = ops.mean(ops.power(ops.abs(features), self.power), axis=-1)
+        return ops.normalize(ops.reshape(maps, (-1, maps.shape[1] * maps.shape[2])), axis=-1)
+
+    def get_config(self):
+        return {**super().get_config(), "power": self.power}
+
+
+@keras.saving.register_keras_serializable("letkd_keras")
+class AT(TeacherDistiller):
+    """Attention transfer (Zagoruyko and Komodakis 2017, equation 2, activation based).
+
+        loss = CE + weight * sum over the taps of mean (Q_T - Q_S)^2
+
+    with the mean over locations in place of the paper's norm, as in RepDistiller, whose weight
+    belongs to it. Where grids differ, the finer features are averaged.
+
+    Args:
+        student: Functional `keras.Model` from images to logits; trained in place.
+        teacher: Functional `keras.Model` from the same images to logits of the same classes.
+        student_taps: Layers of the student, the ends of its stages in RepDistiller.
+        teacher_taps: As many of the teacher.
+        weight: Weight of the loss; 1000 in RepDistiller.
+        power: Exponent p; 2 there.
+        **kwargs: Further options of `TeacherDistiller`.
+
+    Raises:
+        ValueError: As `TeacherDistiller`.
+    """
+
+    def __init__(self, student, teacher=None, *, weight=1000.0, power=2, **kwargs):
+        super().__init__(student, teacher, {"at": weight}, **kwargs)
+        self.attention_error = AttentionError(power)
+
+    def distillation_losses(self, learned, taught, sample_weight=None):
+        errors = []
+        for pair in self.tap_pairs(learned, taught):
+            ours, theirs = on_one_grid(*pair)
+            errors.append(self.attention_error(theirs, ours, sample_weight))
+        return {"at": sum(errors)}
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "weight": self.distillation_weights["at"],
+            "power": self.attention_error.power,
+        }

@@ -1,0 +1,156 @@
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("letkd_keras")
+class MemoryBank(keras.layers.Layer):
+    """The embedding of every training image by one network, as it was last seen (Wu et al. 2018).
+
+    Its memories and the normaliser Z are weights, though not trained: they are saved and resumed.
+
+    Args:
+        images: Number M of training images.
+        dimension: Channels of an embedding.
+        momentum: Share of the old memory that an update keeps; 0.5 in Wu et al. and RepDistiller.
+        **kwargs: Keras' layer arguments.
+
+    Call arguments:
+        embeddings: Embeddings of a batch by the other network, [B, dimension], of length 1.
+        rows: Integers [B, 1 + N], training images to compare each of them with.
+        temperature: Divides the inner products.
+
+    Returns:
+        log(exp(inner product / temperature) / Z) [B, 1 + N].
+    """
+
+    def __init__(self, images, dimension, momentum=0.5, **kwargs):
+        super().__init__(**{"trainable": False, "dtype": "float32", **kwargs})
+        self.images = images
+        self.dimension = dimension
+        self.momentum = momentum
+        bound = math.sqrt(3 / dimension)  # of length 1 on average
+        self.memories = self.add_weight(
+            name="memories",
+            shape=(images, dimension),
+            initializer=keras.initializers.RandomUniform(-bound, bound),
+            trainable=False,
+        )
+        self.normaliser = self.add_weight(
+            name="normaliser", shape=(), initializer="zeros", trainable=False
+        )
+        self.built = True
+
+    def call(self, embeddings, rows, temperature):
+        # All products, then those wanted: much less than to gather 16,385 memories an image.
+        products = ops.matmul(embeddings, ops.transpose(self.memories))
+        scores = ops.take_along_axis(products, rows, axis=1) / temperature
+        return scores - ops.log(self._normaliser(scores))
+
+    def _normaliser(self, scores):
+        """Z, a constant: M times the mean of the first batch (Wu et al. 2018, equation 8)."""
+        estimate = self.images * ops.mean(ops.exp(ops.stop_gradient(scores)))
+        z = ops.where(self.normaliser > 0, self.normaliser, estimate)
+        self.normaliser.assign(z)
+        return z
+
+    def update(self, embeddings, rows):
+        """Move the memories of the images `rows` [B] toward their embeddings [B, dimension]."""
+        old = ops.take(self.memories, rows, axis=0)
+        new = self.momentum * old + (1 - self.momentum) * ops.stop_gradient(embeddings)
+        new = ops.normalize(new, axis=-1)
+        memories = ops.convert_to_tensor(self.memories)
+        self.memories.assign(ops.scatter_update(memories, rows[:, None], new))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "images": self.images,
+            "dimension": self.dimension,
+            "momentum": self.momentum,
+        }
+
+
+@keras.saving.register_keras_serializable("letkd_keras")
+class NegativeSampler(keras.layers.Layer):
+    """Draws training images of other classes than an image's own, each as likely.
+
+    Args:
+        images: Number M of training images.
+        classes: Number of classes.
+        negatives: Number N drawn for an image, with replacement.
+        seed: Seed of the draws, whose state is a weight.
+        **kwargs: Keras' layer arguments.
+
+    Call arguments:
+        labels: Classes of a batch, integers [B].
+
+    Returns:
+        Integers [B, N], rows of the training set.
+    """
+
+    def __init__(self, images, classes, negatives, seed=None, **kwargs):
+        super().__init__(**{"trainable": False, **kwargs})
+        self.images = images
+        self.classes = classes
+        self.negatives = negatives
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        integers = {"initializer": "zeros", "dtype": "int32", "trainable": False}
+        self.order = self.add_weight(name="order", shape=(images,), **integers)
+        self.starts = self.add_weight(name="starts", shape=(classes,), **integers)
+        self.counts = self.add_weight(name="counts", shape=(classes,), **integers)
+        self.built = True
+
+    def adapt(self, labels):
+        """Learn which rows are of which class.
+
+        Args:
+            labels: Classes of all training images, integers [M] in the order of the rows.
+
+        Raises:
+            ValueError: If labels are out of range or all the same.
+        """
+        labels = np.asarray(labels)
+        counts = np.bincount(labels, minlength=self.classes)
+        if len(labels) != self.images or len(counts) > self.classes:
+            raise ValueError(
+                f"`labels` must be {self.images} integers below {self.classes}. "
+                f"Received: {len(labels)} up to {labels.max()}"
+            )
+        if counts.max() == len(labels):
+            raise ValueError("`labels` must be of two classes at least. Received: one")
+        self.order.assign(np.argsort(labels, kind="stable"))
+        self.starts.assign(np.cumsum(counts) - counts)
+        self.counts.assign(counts)
+
+    def call(self, labels):
+        # Rows sorted by class: those of the other classes are two runs around the own one.
+        start, count = (ops.take(v, labels)[:, None] for v in (self.starts, self.counts))
+        draws = keras.random.uniform(
+            (ops.shape(labels)[0], self.negatives), seed=self.seed_generator, dtype="float32"
+        )
+        others = ops.cast(self.images - count, "float32")
+        place = ops.minimum(ops.cast(draws * others, "int32"), self.images - count - 1)
+        return ops.take(self.order, ops.where(place < start, place, place + count))
+
+    # Keras saves no seed generator; a training that goes on must go on with its draws.
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        store["draws"] = ops.convert_to_numpy(self.seed_generator.state)
+
+    def load_own_variables(self, store):
+        self.seed_generator.state.assign(store["draws"])
+        super().load_own_variables({key: store[key] for key in store if key != "draws"})
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "images": self.images,
+            "classes": self.classes,
+            "negatives": self.negatives,
+            "seed": self.seed,
+        }

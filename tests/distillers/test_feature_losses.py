@@ -1,0 +1,189 @@
+"""Losses of the methods beside letKD, against their papers' formulas in NumPy."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+
+from letkd_keras.distillers import AT, VID, FitNet, SimKD
+from letkd_keras.distillers.at import AttentionError
+from letkd_keras.distillers.crd import NoiseContrastiveLoss
+from letkd_keras.distillers.feature_maps import FeatureMeanSquaredError, finer_by, on_one_grid
+from letkd_keras.distillers.memory_bank import MemoryBank, NegativeSampler
+from letkd_keras.distillers.sp import SimilarityError
+from letkd_keras.distillers.vid import GaussianNegativeLogLikelihood, VariationalRegressor
+
+LAST = {"student_taps": ("penultimate",), "teacher_taps": ("penultimate",)}
+
+
+def _maps(seed, channels=5, size=4, images=3):
+    return np.random.default_rng(seed).standard_normal((images, size, size, channels), "float32")
+
+
+def test_attention_is_compared_after_normalisation():
+    a, b = _maps(0), _maps(1, channels=2)
+    attention = [(f.astype("float64") ** 2).sum(-1).reshape(3, -1) for f in (a, b)]
+    qa, qb = (q / np.linalg.norm(q, axis=1, keepdims=True) for q in attention)
+    assert float(AttentionError()(a, b)) == pytest.approx(((qa - qb) ** 2).mean(), rel=1e-5)
+    assert float(AttentionError()(a, 7 * a)) == pytest.approx(0, abs=1e-12)
+    # Exponents tell maps apart: |f| weighs the locations otherwise than f^2.
+    assert float(AttentionError(1)(a, b)) != pytest.approx(float(AttentionError()(a, b)), rel=1e-3)
+
+
+def test_similarities_by_hand():
+    """Two images whose activations are orthogonal in the one network and alike in the other."""
+    orthogonal = np.array([[1.0, 0.0], [0.0, 3.0]], "float32")
+    alike = np.array([[2.0, 2.0], [2.0, 2.0]], "float32")
+    # Rows (1, 0), (0, 1) against (r, r), (r, r) with r = 1 / sqrt 2.
+    r = math.sqrt(0.5)
+    expected = (2 * (1 - r) ** 2 + 2 * r**2) / 4
+    assert float(SimilarityError()(orthogonal, alike)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_similarities_do_not_see_the_basis_of_the_features():
+    a = _maps(0)
+    rotation = np.linalg.qr(np.random.default_rng(3).standard_normal((5, 5)))[0].astype("float32")
+    assert float(SimilarityError()(a, 3 * a @ rotation)) == pytest.approx(0, abs=1e-10)
+    assert float(SimilarityError()(a, _maps(1))) > 1e-3
+
+
+def test_likelihood_is_that_of_a_gaussian():
+    from scipy.stats import norm
+
+    target, mean = _maps(0), _maps(1)
+    variance = np.linspace(0.5, 2, 5).astype("float32")
+    value = GaussianNegativeLogLikelihood()(target, (mean, variance))
+    expected = -norm.logpdf(target, mean, np.sqrt(variance)).mean() - 0.5 * math.log(2 * math.pi)
+    assert float(value) == pytest.approx(expected, rel=1e-5)
+
+
+def test_variances_start_at_five_and_belong_to_the_teachers_channels():
+    regressor = VariationalRegressor(7)
+    mean, variance = regressor(_maps(0))
+    assert mean.shape == (3, 4, 4, 7)
+    np.testing.assert_allclose(variance, np.full(7, 5.0), rtol=1e-5)
+    # Three 1x1 convolutions without biases, and the variances.
+    assert regressor.count_params() == 5 * 7 + 7 * 7 + 7 * 7 + 7
+
+
+def test_finer_maps_are_averaged():
+    fine, coarse = _maps(0, size=4), _maps(1, size=2)
+    ours, theirs = on_one_grid(fine, coarse)
+    expected = fine.reshape(3, 2, 2, 2, 2, 5).mean((2, 4))
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(theirs, coarse)
+    assert finer_by((2, 2, 9), (8, 8, 3)) == (1, 4)
+
+
+@pytest.mark.parametrize("student_size, teacher_size", [(8, 8), (16, 8), (8, 16)])
+def test_hints_bridge_grids_of_other_sizes(student_size, teacher_size, setting):
+    import tensorflow as tf
+
+    student = setting.student(size=student_size)
+    teacher = setting.student(width=6, size=teacher_size, name="teacher")
+    model = FitNet(student, teacher, **LAST)
+    regressed = model.regressor(tf.zeros((2, student_size // 2, student_size // 2, 6)))
+    assert regressed.shape == (2, teacher_size // 2, teacher_size // 2, 8)
+
+
+def test_hint_is_the_mean_squared_error_of_the_regressed():
+    a, b = _maps(0), _maps(1)
+    error = FeatureMeanSquaredError()
+    assert float(error(a, b)) == pytest.approx(((a - b) ** 2).mean(), rel=1e-5)
+    weights = np.array([0.0, 3.0, 0.0], "float32")
+    assert float(error(a, b, weights)) == pytest.approx(((a - b) ** 2)[1].mean(), rel=1e-5)
+
+
+def test_contrast_is_the_papers_in_probabilities():
+    scores = 2 * np.random.default_rng(0).standard_normal((4, 9)).astype("float32") - 4
+    e = np.exp(scores.astype("float64"))
+    h = e / (e + 8 / 50)
+    expected = -(np.log(h[:, 0]) + np.log(1 - h[:, 1:]).sum(1)).mean()
+    loss = NoiseContrastiveLoss(50)
+    assert float(loss(np.zeros(4), scores)) == pytest.approx(expected, rel=1e-5)
+    assert np.isfinite(loss(np.zeros(4), 1e4 * scores))
+
+
+def test_memories_of_the_rows_move_half_way_and_stay_of_length_one():
+    bank = MemoryBank(6, 4)
+    before = bank.memories.numpy().copy()
+    new = np.eye(4, dtype="float32")[[1, 3]]
+    bank.update(new, np.array([4, 0]))
+    after = bank.memories.numpy()
+    for row, embedding in zip((4, 0), new, strict=True):
+        moved = 0.5 * before[row] + 0.5 * embedding
+        np.testing.assert_allclose(after[row], moved / np.linalg.norm(moved), rtol=1e-5)
+    np.testing.assert_array_equal(after[[1, 2, 3, 5]], before[[1, 2, 3, 5]])
+
+
+def test_similarities_with_memories_are_normalised_by_the_first_batch():
+    bank = MemoryBank(6, 4)
+    embeddings = np.eye(4, dtype="float32")[:2]
+    rows = np.array([[0, 3, 5], [1, 2, 2]])
+    products = (
+        np.stack([bank.memories.numpy()[r] @ e for r, e in zip(rows, embeddings, strict=True)])
+        / 0.07
+    )
+    z = logsumexp(products) - math.log(products.size) + math.log(6)
+    np.testing.assert_allclose(
+        bank(embeddings, rows, temperature=0.07), products - z, rtol=1e-4, atol=1e-4
+    )
+    # The second batch is measured by the first one's Z.
+    np.testing.assert_allclose(
+        bank(embeddings[:1], rows[:1], temperature=0.07), products[:1] - z, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_negatives_are_of_other_classes_and_all_of_them_as_likely():
+    labels = np.array([2, 0, 1, 1, 0, 2, 2, 0, 2, 2])
+    sampler = NegativeSampler(10, 3, 6000, seed=0)
+    sampler.adapt(labels)
+    drawn = np.asarray(sampler(np.array([0, 2])))
+    for row, label in zip(drawn, (0, 2), strict=True):
+        others = np.flatnonzero(labels != label)
+        counts = np.bincount(row, minlength=10)
+        assert set(np.flatnonzero(counts)) == set(others)
+        expected = 6000 / len(others)
+        assert abs(counts[others] - expected).max() < 5 * math.sqrt(expected)
+    assert not np.array_equal(drawn, sampler(np.array([0, 2])))
+    with pytest.raises(ValueError, match="`labels` must be of two classes at least"):
+        sampler.adapt(np.ones(10, int))
+    with pytest.raises(ValueError, match="`labels` must be 10 integers below 3"):
+        sampler.adapt(np.arange(10))
+
+
+def test_simkd_reuses_the_teachers_classifier_and_freezes_it(setting):
+    model = SimKD(setting.student(), setting.teacher, **LAST)
+    classifier = model.student.layers[-1]
+    for ours, theirs in zip(classifier.weights, setting.teacher.layers[-1].weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert not classifier.trainable
+    # With the teacher's own features projected, the student's logits are the teacher's.
+    tail = keras.Model(model.student.get_layer("simkd_projected").output, model.student.outputs)
+    features = keras.Model(setting.teacher.inputs, setting.teacher.get_layer("penultimate").output)
+    np.testing.assert_allclose(
+        tail(features(setting.x)), setting.teacher(setting.x, training=False), rtol=1e-4, atol=1e-5
+    )
+    widths = [model.student.get_layer(f"simkd_conv{n}").filters for n in (1, 2, 3)]
+    assert widths == [4, 4, 8]
+
+
+def test_simkd_refuses_a_classifier_it_cannot_reuse(setting):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name="penultimate")(inputs)
+    x = keras.layers.Dense(3)(keras.layers.Flatten(name="flat")(x))
+    with pytest.raises(ValueError, match=r"`teacher` must have global average pooling.*'flat'"):
+        SimKD(setting.student(), keras.Model(inputs, x), **LAST)
+
+
+def test_every_tap_counts(setting):
+    taps = {"student_taps": ("intermediate", "penultimate"), "teacher_taps": ("bn1", "penultimate")}
+    for method, name in ((AT, "at"), (VID, "vid")):
+        both = method(setting.student(), setting.teacher, **taps)
+        x, y = setting.x, setting.y
+        learned, taught = both.learn(x), both.teach(x, y)
+        total = float(both.distillation_losses(learned, taught)[name])
+        learned = {**learned, "tap0": learned["tap0"] + 1.0}
+        assert float(both.distillation_losses(learned, taught)[name]) != pytest.approx(total)

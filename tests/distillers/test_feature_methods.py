@@ -1,0 +1,141 @@
+"""What all methods that compare a teacher's and a student's own outputs have in common."""
+
+import keras
+import numpy as np
+import pytest
+
+from letkd_keras.distillers import AT, CRD, KD, SP, VID, FitNet, SimKD
+
+TAPS = {"student_taps": ("intermediate", "penultimate"), "teacher_taps": ("bn1", "penultimate")}
+LAST = {"student_taps": ("penultimate",), "teacher_taps": ("penultimate",)}
+
+
+def _crd(student, teacher, labels, **options):
+    return CRD(student, teacher, labels, dimension=4, negatives=6, **LAST, **options)
+
+
+METHODS = {
+    "hint": lambda s, t, y, **o: FitNet(s, t, **LAST, **o),
+    "at": lambda s, t, y, **o: AT(s, t, **TAPS, **o),
+    "sp": lambda s, t, y, **o: SP(s, t, **LAST, **o),
+    "vid": lambda s, t, y, **o: VID(s, t, **TAPS, **o),
+    "simkd": lambda s, t, y, **o: SimKD(s, t, **LAST, **o),
+    "crd": _crd,
+}
+
+
+def _made(name, setting, **options):
+    model = METHODS[name](setting.student(), setting.teacher, setting.y, **options)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.01), loss, metrics=["accuracy"], run_eagerly=True)
+    return model
+
+
+def _batch(name, setting):
+    if name == "crd":
+        return {"image": setting.x, "row": np.arange(len(setting.y), dtype="int32")}, setting.y
+    return setting.x, setting.y
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_trains_student_and_adapters_once_each_and_not_the_teacher(name, setting):
+    model = _made(name, setting)
+    adapters = len(model.trainable_weights) - len(model.student.trainable_weights)
+    # Regressor and BN, nothing, nothing, two regressors, nothing beside the student, two maps.
+    assert adapters == {"hint": 3, "at": 0, "sp": 0, "vid": 8, "simkd": 0, "crd": 4}[name]
+    saved = [w.numpy().copy() for w in model.trainable_weights]
+    teacher = [w.numpy().copy() for w in setting.teacher.weights]
+    counters = (model.student, setting.teacher)
+    runs = [network.get_layer("count_runs").runs for network in counters]
+    logs = model.train_on_batch(*_batch(name, setting), return_dict=True)
+    assert [n.get_layer("count_runs").runs - r for n, r in zip(counters, runs, strict=True)] == [
+        1,
+        1,
+    ]
+    assert sorted(logs) == sorted(["accuracy", "loss", "task_loss", name])
+    weight = model.distillation_weights[name]
+    total = model.task_weight * logs["task_loss"] + weight * logs[name]
+    assert float(logs["loss"]) == pytest.approx(float(total), rel=1e-5)
+    for old, new in zip(saved, model.trainable_weights, strict=True):
+        assert not np.array_equal(old, new), new.path
+    for old, new in zip(teacher, setting.teacher.weights, strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_saved_and_loaded_it_trains_on(name, setting, tmp_path):
+    model = _made(name, setting)
+    model.train_on_batch(*_batch(name, setting))
+    model.save(tmp_path / "whole.keras")
+    loaded = keras.models.load_model(tmp_path / "whole.keras")
+    # The student's own entry differs in what Keras notes of a build.
+    configs = [{**m.get_config(), "student": None} for m in (loaded, model)]
+    assert configs[0] == configs[1]
+    loaded.run_eagerly = True
+    logs = []
+    for m in (model, loaded):
+        m.reset_metrics()
+        logs.append(m.train_on_batch(*_batch(name, setting), return_dict=True))
+    for key in logs[0]:
+        assert float(logs[0][key]) == pytest.approx(float(logs[1][key]), rel=1e-4), key
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_ships_is_the_student_alone(name, setting):
+    model = _made(name, setting)
+    plain = setting.student()
+    if name == "simkd":
+        kept = {"conv1", "bn1", "intermediate", "conv2", "bn2", "penultimate", "count_runs"}
+        assert kept < {layer.name for layer in model.student.layers}
+    else:
+        assert [w.path for w in model.student.weights] == [w.path for w in plain.weights]
+    np.testing.assert_array_equal(
+        model.predict(setting.x, verbose=0), model.student.predict(setting.x, verbose=0)
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_loss_falls_when_nothing_else_is_trained(name, setting):
+    model = METHODS[name](setting.student(), setting.teacher, setting.y, task_weight=0.0)
+    rate = {"hint": 3e-3, "at": 0.3, "sp": 1e-4, "vid": 0.3, "simkd": 0.3, "crd": 0.1}[name]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(rate), loss)
+    history = model.fit(*_batch(name, setting), batch_size=12, epochs=12, verbose=0).history
+    assert history[name][-1] < 0.9 * history[name][0] or (
+        history[name][-1] < history[name][0] and name == "vid"
+    )
+
+
+def test_kd_is_added_to_any_of_them(setting):
+    model = _made("at", setting, kd_weight=0.5, kd_temperature=2.0)
+    logs = model.train_on_batch(setting.x, setting.y, return_dict=True)
+    total = logs["task_loss"] + 1000 * logs["at"] + 0.5 * logs["kd"]
+    assert float(logs["loss"]) == pytest.approx(float(total), rel=1e-5)
+    kd = KD(setting.student(), setting.teacher, kd_temperature=2.0)
+    kd.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    alone = kd.train_on_batch(setting.x, setting.y, return_dict=True)
+    assert float(logs["kd"]) == pytest.approx(float(alone["kd"]), rel=1e-4)
+
+
+def test_images_of_weight_zero_are_absent(setting):
+    """From the mean over the images, as long as they are not compared with each other."""
+    weights = np.array([1.0] * 8 + [0.0] * 4, "float32")
+    x = setting.x.copy()
+    model = AT(setting.student(), setting.teacher, **TAPS)
+    learned = {k: np.asarray(v) for k, v in model.learn(x).items()}
+    taught = {k: np.asarray(v) for k, v in model.teach(x, setting.y).items()}
+    first = model.distillation_losses(learned, taught, weights)["at"]
+    learned["tap0"][8:] = 7 * learned["tap0"][8:] + 1
+    again = model.distillation_losses(learned, taught, weights)["at"]
+    assert float(first) == float(again)
+
+
+def test_taps_that_do_not_fit_are_refused(setting):
+    taps = {"student_taps": ("penultimate",), "teacher_taps": ("bn1", "penultimate")}
+    with pytest.raises(ValueError, match=r"`student_taps` and `teacher_taps` must be as many"):
+        AT(setting.student(), setting.teacher, **taps)
+    with pytest.raises(ValueError, match="`tap` must name a layer"):
+        AT(setting.student(), setting.teacher, student_taps=("conv9",), teacher_taps=("bn1",))
+    odd = setting.student(size=6)
+    with pytest.raises(ValueError, match=r"student's 3x3 and the teacher's 4x4"):
+        FitNet(odd, setting.teacher, **LAST)

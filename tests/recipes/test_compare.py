@@ -1,0 +1,69 @@
+"""All methods on digits, from the command line to the table; and a grid that was killed."""
+
+import csv
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from letkd_keras.recipes import compare, methods
+
+SMALL = [
+    *("--pair", "digits", "--train-examples", "60", "--test-examples", "40"),
+    *("--batch-size", "20", "--teacher-epochs", "1", "--epochs", "2", "--templates", "16"),
+]
+
+
+def _table(out):
+    with (out / "table.csv").open(newline="") as file:
+        return [
+            {name: value for name, value in row.items() if name != "seconds"}
+            for row in csv.DictReader(file)
+        ]
+
+
+@pytest.mark.slow
+def test_every_method_trains_and_leaves_a_student(tmp_path):
+    names = [*methods.METHODS, "letkd2+kd", "crd+kd"]
+    compare.main([*SMALL, "--epochs", "1", "--methods", *names, "--out", str(tmp_path / "grid")])
+    table = _table(tmp_path / "grid")
+    assert {row["method"]: (row["trials"], row["failed"]) for row in table} == {
+        name: ("1", "0") for name in names
+    }
+    plain = int(table[0]["parameters_plain"])
+    kept = {row["method"] for row in table if int(row["parameters"]) > plain}
+    assert kept == {
+        *("fitnet_layer", "fitnet_letkd", "simkd", "quest", "letkd1", "letkd2", "letkd2+kd"),
+        *("letkd_i0p0", "letkd_i0", "letkd_i1", "letkd_i0p1", "letkd_i1p0"),
+    }
+    for name in names:
+        student = keras.models.load_model(tmp_path / "grid" / name / "seed0" / "student.keras")
+        assert student.output_shape == (None, 10)
+
+
+@pytest.mark.slow
+def test_a_killed_grid_ends_in_the_same_table(tmp_path):
+    options = [*SMALL, "--methods", "student", "crd", "letkd2"]
+    command = [sys.executable, "-m", "letkd_keras.recipes.compare", *options]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    compare.main([*options, "--out", str(whole)])
+    process = subprocess.Popen(
+        [*command, "--out", str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    # In the middle of CRD, whose memories must come back too.
+    while not (killed / "crd" / "seed0" / "state.weights.h5").exists():
+        assert process.poll() is None, "the grid ended before it could be killed"
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    compare.main([*options, "--out", str(killed)])
+    assert _table(killed) == _table(whole)
+    ours, theirs = (
+        keras.models.load_model(out / "crd" / "seed0" / "student.keras").get_weights()
+        for out in (killed, whole)
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
