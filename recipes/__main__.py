@@ -8,6 +8,8 @@ _RECIPES = """recipes (each has --help):
   python -m letkd_keras.recipes.tiny_imagenet  the paper's Tiny-ImageNet pairs
   python -m letkd_keras.recipes.imagenet       the paper's ImageNet pairs
   python -m letkd_keras.recipes.folder         your own images, teacher and student
+  python -m letkd_keras.recipes.compare        methods beside each other, many seeds, one table
+  python -m letkd_keras.recipes.ablations      alphas, numbers of templates, temperature, LDA probe
 """
 # Wide enough for the widest table where the output is no terminal.
 _WIDTH = 140

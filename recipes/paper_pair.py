@@ -18,7 +18,7 @@ def add_pair_options(parser, *, pair, epochs, batch_size, dataset):
     """
     add = parser.add_argument
     add("--pair", default=pair, help="teacher-student, see python -m letkd_keras.recipes --list")
-    add("--method", default="letkd2", help="letkd1, letkd2, quest, kd or student (%(default)s)")
+    add("--method", default="letkd2", help="one of --list, perhaps with +kd (%(default)s)")
     add("--teacher", help="a trained .keras teacher; without it one is trained")
     add("--epochs", type=int, default=epochs, help="milestones scale with it (%(default)s)")
     add("--teacher-epochs", type=int, help="default: as --epochs")
