@@ -137,11 +137,18 @@ class MobileNetV1(nn.Module):
 
 
 def randomised(network, seed=0):
-    """The network in inference mode with batch statistics that are not the trivial ones."""
+    """The network in inference mode with batch statistics that are not the trivial ones.
+
+    Kernels are of He's scale: PyTorch's own start lets the signal die out on the way, and with it
+    what the bounds of rectifiers do.
+    """
     generator = torch.Generator().manual_seed(seed)
     for name, value in network.state_dict().items():
         if name.endswith("running_var") or (value.ndim == 1 and name.endswith("weight")):
             value.copy_(0.5 + torch.rand(value.shape, generator=generator))
         elif name.endswith(("running_mean", "bias")):
             value.copy_(0.1 * torch.randn(value.shape, generator=generator))
+        elif value.ndim > 1:
+            scale = (2 / value[0].numel()) ** 0.5
+            value.copy_(scale * torch.randn(value.shape, generator=generator))
     return network.eval()

@@ -89,13 +89,13 @@ def test_golden_logits_of_other_families(network, golden_dir, tmp_path):
     ],
 )
 def test_names_of_imagenet_checkpoints(network, original, parameters, tmp_path):
-    torch.manual_seed(0)
     original = reference_networks.randomised(original())
     assert sum(p.numel() for p in original.parameters()) == parameters
     torch.save(original.state_dict(), tmp_path / "net.pth")
     model = models.build(network, num_classes=10, input_shape=(64, 64, 3))
     models.load_torch_weights(model, tmp_path / "net.pth")
-    images = np.random.default_rng(0).standard_normal((2, 64, 64, 3)).astype("float32")
+    # So bright that rectifiers with an upper bound reach it, and others go beyond.
+    images = 10 * np.random.default_rng(0).standard_normal((2, 64, 64, 3)).astype("float32")
     with torch.no_grad():
         expected = original(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
     scale = np.abs(expected).max()
@@ -135,6 +135,21 @@ def test_all_that_does_not_fit_is_in_one_error(golden_dir, tmp_path):
         assert part in str(error.value)
     for was, now in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(was, now)
+
+
+MISFITS = {
+    "missing conv1/kernel": lambda state: state.pop("conv1.weight"),
+    "unexpected extra.weight": lambda state: state.update({"extra.weight": torch.ones(3)}),
+    "misshaped fc.bias": lambda state: state.update({"fc.bias": torch.ones(7)}),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_one_misfit_is_enough(misfit, golden_dir):
+    _, state = golden(golden_dir, "resnet20")
+    MISFITS[misfit](state)
+    with pytest.raises(ValueError, match=misfit):
+        models.assign_state_dict(models.build("resnet20"), state)
 
 
 def test_another_width_or_number_of_classes(golden_dir, tmp_path):
