@@ -1,6 +1,7 @@
 import math
 
 import keras
+import numpy as np
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
@@ -25,3 +26,25 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
             f"The loss is not finite in epoch {self.epoch + 1}, step {batch + 1}: "
             f"{', '.join(broken)}. Try a smaller learning rate, and look at the data."
         )
+
+
+class ReseedEachEpoch(keras.callbacks.Callback):
+    """Start the generators of dropout and other random layers anew, by seed and epoch.
+
+    Their states are no weights and are not saved with them. So a training that goes on at the
+    start of an epoch draws what it would have drawn without the interruption.
+
+    Args:
+        seed: Seed, 0 or more.
+    """
+
+    def __init__(self, seed):
+        super().__init__()
+        self.seed = seed
+
+    def on_epoch_begin(self, epoch, logs=None):
+        states = [v for v in self.model.variables if v.name == "seed_generator_state"]
+        for number, state in enumerate(states):
+            sequence = np.random.SeedSequence([self.seed, epoch, number])
+            # Of 31 bits, since the state is a signed integer on some devices.
+            state.assign(sequence.generate_state(2) >> 1)

@@ -3,6 +3,8 @@
 import logging
 import math
 
+import keras
+
 from letkd_keras.export import export_bundle
 from letkd_keras.export.cost_report import forms_of, measure
 from letkd_keras.export.evaluation_images import first_images
@@ -24,9 +26,18 @@ def export(experiment, folder):
         folder: `RunFolder`.
 
     Returns:
-        `Exported` by format; empty if the method is not among those of the experiment.
+        `Exported` by format; empty if the method is not among those of the experiment, and on
+        another backend than TensorFlow's.
     """
     if experiment.export_method not in experiment.methods:
+        return {}
+    if keras.backend.backend() != "tensorflow":
+        log.info(
+            "not exported, which needs TensorFlow: where that is installed, "
+            "python -m letkd_keras.export %s --format %s --out exported",
+            folder.path,
+            ",".join(experiment.formats),
+        )
         return {}
     data = experiment.data
     log.info("exporting to %s", ", ".join(experiment.formats))
@@ -54,7 +65,8 @@ def costs(experiment, folder):
     Returns:
         `CostRow`s; empty if nothing is exported or multiply-adds cannot be counted.
     """
-    if experiment.export_method not in experiment.methods:
+    exports = keras.backend.backend() == "tensorflow"
+    if not exports or experiment.export_method not in experiment.methods:
         return []
     student = load_student(folder.path)
     images, labels = _test_images(experiment.data)

@@ -6,6 +6,8 @@ from datetime import date
 from importlib import metadata
 from pathlib import Path
 
+import keras
+
 from letkd_keras.export import cost_report
 from letkd_keras.recipes import methods
 from letkd_keras.recipes.run_folder import write_json, write_text
@@ -35,7 +37,9 @@ def write(experiment, folder, teacher, results, exported, costs=()):
         "epochs": experiment.student_schedule.epochs,
         "seed": experiment.seed,
         "date": date.today().isoformat(),
-        "versions": {name: metadata.version(name) for name in ("keras", "tensorflow", "numpy")},
+        "versions": {
+            name: metadata.version(name) for name in ("keras", keras.backend.backend(), "numpy")
+        },
         "machine": platform.machine(),
         "teacher": teacher,
         "methods": {

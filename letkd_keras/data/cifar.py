@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from letkd_keras.data.image_data import ImageData
+from letkd_keras.data.npz_file import load_npz
 
 # name: (mean, std) of the training pixels, as the published recipes have them.
 _STATISTICS = {
@@ -14,12 +15,13 @@ _STATISTICS = {
 
 
 def load_cifar(name="cifar100", data_dir=None):
-    """CIFAR-100 or CIFAR-10 through tensorflow-datasets, whole, in memory.
+    """CIFAR-100 or CIFAR-10 through tensorflow-datasets or of a `.npz` file, whole, in memory.
 
     Args:
         name: `"cifar100"` or `"cifar10"`.
         data_dir: Folder of tensorflow-datasets that holds, or will hold, the prepared data set;
-            `None` for its default.
+            `None` for its default. Or the file that `python -m letkd_keras.data` wrote, or the
+            folder with it under the name of the data set, which needs no TensorFlow.
 
     Returns:
         An `ImageData`.
@@ -30,11 +32,16 @@ def load_cifar(name="cifar100", data_dir=None):
     """
     if name not in _STATISTICS:
         raise ValueError(f"`name` must be one of {', '.join(_STATISTICS)}. Received: name={name!r}")
+    file = Path(data_dir or "")
+    if file.suffix == ".npz" or (file / f"{name}.npz").is_file():
+        return load_npz(file if file.suffix else file / f"{name}.npz", name)
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ImportError(
-            f"{name} is read through tensorflow-datasets: pip install 'letkd-keras[datasets]'"
+            f"{name} is read through tensorflow-datasets: pip install 'letkd-keras[datasets]', "
+            f"or write {name}.npz where that is installed (python -m letkd_keras.data) and name "
+            "it as `data_dir`."
         ) from error
 
     try:

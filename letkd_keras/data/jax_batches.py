@@ -1,0 +1,186 @@
+"""Images in memory to batches on JAX's device, with nothing of TensorFlow.
+
+The same augmentation as in `letkd_keras.data.pipeline`, drawn by JAX's generator: again a pure
+function of seed, epoch and step.
+"""
+
+import functools
+import math
+
+import keras
+import numpy as np
+
+from letkd_keras.data.normalisation import normalisation
+
+
+class JaxBatches(keras.utils.PyDataset):
+    """Batches that a jitted function makes, on the device that the images were put on.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        labels: Integers [N].
+        numbers: Range of the batches wanted; a number is `epoch * steps + step`.
+        rows: Function from a number to the rows of its images, an integer array.
+        key: Seed of the augmentation.
+        transform: Function of (uint8 images, a key for each batch) on the device.
+        with_rows: Whether images come with their places in `images`.
+    """
+
+    def __init__(self, images, labels, numbers, rows, key, transform, with_rows=False):
+        import jax
+
+        super().__init__()
+        self.numbers = numbers
+        self.rows = rows
+        self.labels = np.asarray(labels, "int64")
+        self.with_rows = with_rows
+        images = jax.numpy.asarray(images)
+
+        @jax.jit
+        def batch(images, rows, number):
+            key_of_batch = jax.random.fold_in(jax.random.key(key), number)
+            return transform(images[rows], key_of_batch)
+
+        # The images are an argument: as a constant of the program they would be compiled into it.
+        self._batch = functools.partial(batch, images)
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def __getitem__(self, index):
+        number = self.numbers[index]
+        rows = self.rows(number).astype("int32")
+        images = self._batch(rows, number)
+        return ({"image": images, "row": rows} if self.with_rows else images), self.labels[rows]
+
+    def __iter__(self):
+        return (self[index] for index in range(len(self)))
+
+
+def training_batches(
+    images,
+    labels,
+    batch_size,
+    *,
+    mean,
+    std,
+    crop_padding=4,
+    flip=True,
+    rotation=0.0,
+    policies=(),
+    num_classes=None,
+    seed=0,
+    first_epoch=0,
+    epochs=None,
+    with_rows=False,
+):
+    """Shuffled, augmented, normalised training batches.
+
+    Arguments and errors are those of `letkd_keras.data.pipeline.training_batches`.
+
+    Returns:
+        `JaxBatches` of (float32 [B, H, W, C], int64 [B]).
+
+    Raises:
+        ValueError: Further, if `policies` are asked for, which are keras-cv's.
+    """
+    from letkd_keras.data.pipeline import check_batch_size, check_images, steps_per_epoch
+
+    count = check_images(images, labels)
+    check_batch_size(batch_size, count)
+    if policies:
+        raise ValueError(
+            "`policies` run on TensorFlow's backend (KERAS_BACKEND=tensorflow) only. "
+            f"Received: policies={policies}"
+        )
+    steps = steps_per_epoch(count, batch_size)
+
+    @functools.lru_cache(maxsize=1)
+    def order(epoch):
+        return np.random.default_rng([seed, epoch]).permutation(count)
+
+    def rows(number):
+        start = number % steps * batch_size
+        return order(number // steps)[start : start + batch_size]
+
+    # Without an end: more numbers than any training has steps, as many as JAX's 32 bits hold.
+    numbers = range(first_epoch * steps, 2**31 - 1 if epochs is None else epochs * steps)
+    normalise = _normaliser(mean, std)
+
+    def transform(images, key):
+        return normalise(augment(images, key, crop_padding, flip, rotation))
+
+    return JaxBatches(images, labels, numbers, rows, seed, transform, with_rows)
+
+
+def evaluation_batches(images, labels, batch_size, *, mean, std):
+    """Normalised batches in order, without augmentation, as `JaxBatches`.
+
+    Arguments are those of `letkd_keras.data.pipeline.evaluation_batches`.
+    """
+    from letkd_keras.data.pipeline import check_images, steps_per_epoch
+
+    count = check_images(images, labels)
+    normalise = _normaliser(mean, std)
+
+    def rows(number):
+        return np.arange(number * batch_size, min((number + 1) * batch_size, count))
+
+    numbers = range(steps_per_epoch(count, batch_size))
+    return JaxBatches(images, labels, numbers, rows, 0, lambda images, key: normalise(images))
+
+
+def augment(images, key, crop_padding, flip, rotation=0.0):
+    """Random rotation, crop after padding by reflection, and flip, of a batch of images.
+
+    Args:
+        images: Array [B, H, W, C] of any type.
+        key: JAX's random key; the same key gives the same result.
+        crop_padding: Pixels of padding, 0 for no crop.
+        flip: Whether half of the images are mirrored.
+        rotation: Largest angle of rotation to either side, in degrees; pixels come from their
+            nearest neighbour, those from outside are black.
+
+    Returns:
+        Array of the same shape and type.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    turn, shift, mirror = jax.random.split(key, 3)
+    size, height, width, _ = images.shape
+    if rotation:
+        limit = math.radians(rotation)
+        angles = jax.random.uniform(turn, (size,), minval=-limit, maxval=limit)
+        images = jax.vmap(_rotated)(images, angles)
+    rows, columns = (jnp.tile(jnp.arange(side), (size, 1)) for side in (height, width))
+    if crop_padding:
+        padding = [(0, 0), (crop_padding, crop_padding), (crop_padding, crop_padding), (0, 0)]
+        images = jnp.pad(images, padding, mode="reflect")
+        offsets = jax.random.randint(shift, (2, size, 1), 0, 2 * crop_padding + 1)
+        rows, columns = rows + offsets[0], columns + offsets[1]
+    if flip:
+        mirrored = jax.random.bernoulli(mirror, shape=(size, 1))
+        columns = jnp.where(mirrored, columns[:, ::-1], columns)
+    return images[jnp.arange(size)[:, None, None], rows[:, :, None], columns[:, None]]
+
+
+def _rotated(image, angle):
+    import jax.numpy as jnp
+    from jax.scipy.ndimage import map_coordinates
+
+    height, width, channels = image.shape
+    y, x = jnp.arange(height) - (height - 1) / 2, jnp.arange(width) - (width - 1) / 2
+    cosine, sine = jnp.cos(angle), jnp.sin(angle)
+    rows = sine * x + cosine * y[:, None] + (height - 1) / 2
+    columns = cosine * x - sine * y[:, None] + (width - 1) / 2
+    turned = [
+        map_coordinates(image[..., channel], [rows, columns], order=0)
+        for channel in range(channels)
+    ]
+    return jnp.stack(turned, axis=-1)
+
+
+def _normaliser(mean, std):
+    scale, shift = normalisation(mean, std)
+    return lambda images: images.astype("float32") * scale + shift
