@@ -6,8 +6,9 @@ from keras import ops
 class TemplateKLDivergence(keras.losses.Loss):
     """KL(targets || softmax(scores)) over the templates, averaged over the locations.
 
-    In the form `sum p log p + logsumexp(s) - sum p s`: no probability of the student is ever
-    formed, clipped or taken the logarithm of, and the gradient is softmax(s) - p.
+    In the form `sum p log p + logsumexp(s) - sum p s`: no probability is clipped or taken the
+    logarithm of but each location's largest, and the gradient is softmax(s) - p. None flows to the
+    targets.
 
     As a Keras loss it divides by the number of replicas under a distribution strategy, and a
     `sample_weight` [B] weighs the images.
@@ -30,10 +31,37 @@ class TemplateKLDivergence(keras.losses.Loss):
             targets, negentropy = y_true
         else:
             targets, negentropy = y_true, _negentropy(y_true)
-        divergence = (
-            negentropy + ops.logsumexp(y_pred, axis=-1) - ops.sum(targets * y_pred, axis=-1)
-        )
-        return ops.mean(divergence, axis=(1, 2))
+        return ops.mean(negentropy + _cross_entropy(targets, y_pred), axis=(1, 2))
+
+
+def logsumexp(logits, probabilities):
+    """Log of the sum of the exponentials over the last axis, where the softmax is at hand.
+
+    The largest probability is at least 1/K, so that its logarithm is always good.
+    """
+    return ops.max(logits, axis=-1) - ops.log(ops.max(probabilities, axis=-1))
+
+
+def inner_product(x, y):
+    """Sum of the products over the last axis of [B, H, W, K], without a tensor of them."""
+    return ops.einsum("bhwk,bhwk->bhw", x, y)
+
+
+def _cross_entropy(targets, scores):
+    """-sum_k p log softmax(s) by location."""
+
+    # By automatic differentiation a step would write twice as many tensors of [B, H, W, K].
+    @ops.custom_gradient
+    def of_scores(scores):
+        probabilities = ops.softmax(scores)
+        difference = probabilities - targets
+
+        def gradient(upstream):
+            return upstream[..., None] * difference
+
+        return logsumexp(scores, probabilities) - inner_product(targets, scores), gradient
+
+    return of_scores(scores)
 
 
 def _negentropy(p):

@@ -30,11 +30,23 @@ def inverse_norm(x, axis):
         the root, so that the gradient at a vector of zeros is finite. For a float16 `x` it is 0
         where the norm is below 2^-14: 1e12 is infinite in float16, and infinity times zero NaN.
     """
-    square_sum = ops.sum(ops.square(at_least_float32(x)), axis=axis, keepdims=True)
-    inverse = ops.rsqrt(ops.maximum(square_sum, _SMALLEST_NORM**2))
-    if keras.backend.standardize_dtype(x.dtype) == "float16":
-        inverse = ops.where(square_sum < _SMALLEST_FLOAT16_NORM**2, 0.0, inverse)
-    return inverse
+
+    # One tensor of x's size in the gradient, where the automatic one makes four.
+    @ops.custom_gradient
+    def of(x):
+        square_sum = ops.sum(ops.square(at_least_float32(x)), axis=axis, keepdims=True)
+        inverse = ops.rsqrt(ops.maximum(square_sum, _SMALLEST_NORM**2))
+        if keras.backend.standardize_dtype(x.dtype) == "float16":
+            inverse = ops.where(square_sum < _SMALLEST_FLOAT16_NORM**2, 0.0, inverse)
+
+        def gradient(upstream):
+            slope = ops.where(square_sum > _SMALLEST_NORM**2, -upstream * inverse**3, 0.0)
+            return ops.cast(slope * at_least_float32(x), x.dtype)
+
+        return inverse, gradient
+
+    # TensorFlow takes no variable for the argument, only what it holds.
+    return of(ops.copy(x))
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -69,7 +81,8 @@ class KDLayer(keras.layers.Layer):
         kernel_initializer: Initialiser of both kernels; `None` is the authors' N(0, sqrt(2 / input
             channels)).
         data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
-        synchronized: Whether BN statistics are taken over all replicas.
+        synchronized: Whether BN statistics are taken over all replicas; `None` is yes where the
+            layer is built in the scope of a strategy of several.
         **kwargs: Keras' layer arguments (`name`, `dtype`, `trainable`).
 
     Call arguments:
@@ -100,7 +113,7 @@ class KDLayer(keras.layers.Layer):
         epsilon=1e-5,
         kernel_initializer=None,
         data_format=None,
-        synchronized=False,
+        synchronized=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
