@@ -73,6 +73,23 @@ def _kd_layers(run_dir):
     return {layer.name: (layer.templates, layer.alpha) for layer in layers}
 
 
+def test_teacher_and_student_train_as_published(images, tmp_path, monkeypatch):
+    experiments = []
+
+    def run(experiment, run_dir, verbose):
+        experiments.append(experiment)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("letkd_keras.recipes.experiment.run", run)
+    epochs = ["--epochs", "24", "--teacher-epochs", "240", "--run-dir", str(tmp_path / "run")]
+    with pytest.raises(KeyboardInterrupt):
+        cifar100.main(["--pair", "wrn40_2-snv1", *epochs])
+    teacher, student = experiments[0].teacher_schedule, experiments[0].student_schedule
+    assert (teacher.learning_rate, teacher.milestones) == (0.05, (150, 180, 210))
+    assert (student.learning_rate, student.milestones) == (0.01, (15, 18, 21))
+    assert (student.batch_size, student.momentum, student.weight_decay) == (64, 0.9, 5e-4)
+
+
 def _refused(*options):
     done = subprocess.run(
         [sys.executable, "-m", "letkd_keras.recipes.cifar100", *options],

@@ -68,7 +68,7 @@ def test_measures_are_in_the_report(tmp_path):
         model.save(tmp_path / f"{place}.keras")
     (tmp_path / "report.md").write_text("# before\n")
     experiment = SimpleNamespace(
-        data=data, methods=("kd",), teacher=Network("resnet8"), seed=3, trials=2
+        data=data, methods=("kd",), teacher=Network("resnet8"), seeds=(3, 4)
     )
     published = {"top-1": {"teacher": 73.31}, "top-5": {"kd": 89.88}}
     report = add_measures({"pair": "x"}, experiment, tmp_path, accuracies, published)
