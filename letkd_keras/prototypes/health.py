@@ -2,45 +2,45 @@
 
 import numpy as np
 
-from letkd_keras.prototypes.kmeans import nearest_centers
+from letkd_keras.prototypes.kmeans import blocks, nearest_centers
 from letkd_keras.prototypes.memory_mapped import take
 
-# Points that purity and entropy of the penultimate clusters are estimated on, evenly spread.
-_POINTS = 1 << 16
+# Points that the entropy of the penultimate targets is estimated on, evenly spread.
 _ENTROPY_POINTS = 1 << 12
 
 
-def penultimate_health(centers, sizes, inertia, points, labels, num_classes):
-    """Health of the penultimate clusters.
+def penultimate_health(centers, points, labels, num_classes):
+    """Health of the penultimate clusters, by one more pass over their points.
 
     Args:
         centers: float32 [K, C].
-        sizes: Points of each cluster, [K].
-        inertia: Sum of squared distances to the nearest centre.
         points: The points clustered, [N, C].
         labels: The classes of their images, [N].
         num_classes: Number of classes.
 
     Returns:
-        Dictionary of JSON types: `points`, `inertia_per_point`, `used_templates`, `sizes` (least,
-        median, largest), `purity` (share of points whose class is their cluster's commonest) and
-        `mean_target_entropy` in nats (uniform targets have `log(K)`), both on a part of the points,
-        and `template_classes`, the commonest class of each template, -1 where none was seen.
+        Dictionary of JSON types: `points`, `inertia_per_point` (mean squared distance to the
+        nearest centre), `used_templates`, `sizes` (least, median, largest), `purity` (share of
+        points whose class is their cluster's commonest), `mean_target_entropy` in nats (uniform
+        targets have `log(K)`; on a part of the points) and `template_classes`, the commonest class
+        of each template, -1 where it has no points.
     """
-    rows = _evenly(len(points), _POINTS)
-    _, nearest = nearest_centers(take(points, rows).astype("float32"), centers)
-    votes = np.zeros((len(centers), num_classes), dtype="int32")
-    np.add.at(votes, (nearest, np.asarray(labels[rows])), 1)
-    classes = np.where(votes.sum(axis=1) > 0, votes.argmax(axis=1), -1)
-    total = int(sizes.sum())
+    votes = np.zeros((len(centers), num_classes), dtype="int64")
+    inertia, seen = 0.0, 0
+    for block in blocks(points):
+        distances, nearest = nearest_centers(block, centers)
+        np.add.at(votes, (nearest, labels[seen : seen + len(block)]), 1)
+        inertia += float(distances.sum(dtype="float64"))
+        seen += len(block)
+    sizes = votes.sum(axis=1)
     return {
-        "points": total,
-        "inertia_per_point": inertia / total,
+        "points": seen,
+        "inertia_per_point": inertia / seen,
         "used_templates": int(np.sum(sizes > 0)),
         "sizes": _spread(sizes),
-        "purity": float(votes.max(axis=1).sum() / len(rows)),
+        "purity": float(votes.max(axis=1).sum() / seen),
         "mean_target_entropy": _mean_soft_entropy(points, centers),
-        "template_classes": classes.tolist(),
+        "template_classes": np.where(sizes > 0, votes.argmax(axis=1), -1).tolist(),
     }
 
 

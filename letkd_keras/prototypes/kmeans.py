@@ -23,13 +23,11 @@ class Iteration:
     Attributes:
         number: Iterations done.
         centers: Updated centres, float32 [k, C].
-        sizes: Points of each cluster before the update, int64 [k].
         inertia: Sum of squared distances before the update.
     """
 
     number: int
     centers: np.ndarray
-    sizes: np.ndarray
     inertia: float
 
 
@@ -83,7 +81,7 @@ def kmeans(points, k, iterations=20, seed=0, on_iteration=None, resume=None):
         centers[filled] = sums[filled] / counts[filled, None]
         _split_largest(centers, counts)
         if on_iteration is not None:
-            on_iteration(Iteration(number, centers, counts, inertia))
+            on_iteration(Iteration(number, centers, inertia))
     return centers
 
 

@@ -39,11 +39,10 @@ def cluster_penultimate(passes, stage, templates, iterations, seed, progress):
             total,
         )
     task = progress.add_task("penultimate: k-means", total=iterations)
-    last = stages.load_checkpoint(stage) or {}
+    last = stages.load_checkpoint(stage)
 
     def on_iteration(iteration):
-        last.update(vars(iteration))
-        stages.save_checkpoint(stage, last)
+        stages.save_checkpoint(stage, vars(iteration))
         progress.update(task, completed=iteration.number)
 
     centers = kmeans(
@@ -54,14 +53,7 @@ def cluster_penultimate(passes, stage, templates, iterations, seed, progress):
         on_iteration,
         resume=(int(last["number"]), last["centers"]) if last else None,
     )
-    health = penultimate_health(
-        centers,
-        last["sizes"],
-        float(last["inertia"]),
-        points,
-        gathered["labels"],
-        features.num_classes,
-    )
+    health = penultimate_health(centers, points, gathered["labels"], features.num_classes)
     health["all_points"] = total
     return {"centers": centers, "health": np.frombuffer(json.dumps(health).encode(), "uint8")}
 

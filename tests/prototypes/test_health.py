@@ -7,15 +7,13 @@ from letkd_keras.prototypes.health import intermediate_health, penultimate_healt
 
 
 def test_penultimate_figures_by_hand():
-    # Points at 0 (classes 0, 0, 1), at 10 (class 1); the third centre has none.
-    points = np.array([[0.0], [0.0], [0.0], [10.0]], "float32")
+    # Points at 1 (classes 0, 0, 1), at 10 (class 1); the third centre has none.
+    points = np.array([[1.0], [1.0], [1.0], [10.0]], "float32")
     centers = np.array([[0.0], [10.0], [1000.0]], "float32")
-    health = penultimate_health(
-        centers, np.array([3, 1, 0]), 2.0, points, np.array([0, 0, 1, 1]), num_classes=2
-    )
+    health = penultimate_health(centers, points, np.array([0, 0, 1, 1]), num_classes=2)
     assert health == {
         "points": 4,
-        "inertia_per_point": 0.5,
+        "inertia_per_point": 0.75,
         "used_templates": 2,
         "sizes": [0, 1, 3],
         "purity": 0.75,
@@ -24,11 +22,20 @@ def test_penultimate_figures_by_hand():
     }
 
 
+def test_every_point_counts_for_purity_whatever_the_blocks(monkeypatch):
+    r = np.random.default_rng(0)
+    points, labels = r.standard_normal((5000, 3)).astype("float32"), r.integers(7, size=5000)
+    nearest = np.linalg.norm(points[:, None] - points[:9], axis=-1).argmin(axis=1)
+    commonest = [np.bincount(labels[nearest == cluster]).max() for cluster in range(9)]
+    monkeypatch.setattr("letkd_keras.prototypes.kmeans._BLOCK_BYTES", 1)
+    health = penultimate_health(points[:9], points, labels, num_classes=7)
+    assert health["purity"] == sum(commonest) / 5000
+    assert health["points"] == 5000
+
+
 def test_entropy_of_targets_halfway_between_two_centres_is_log_2():
     health = penultimate_health(
         np.array([[-1.0], [1.0]], "float32"),
-        np.array([1, 0]),
-        1.0,
         np.zeros((1, 1), "float32"),
         np.array([0]),
         num_classes=1,
