@@ -59,5 +59,6 @@ def _cell(experiment, taps, method, seed, teacher, prototypes, folder, verbose):
     try:
         stages.student(experiment, taps, method, seed, teacher, prototypes, folder, verbose)
     except Exception as failure:  # whatever it is, it is this cell's alone
-        write_text(error, traceback.format_exc())
-        log.error("%s, seed %d failed: %s", method, seed, str(failure).splitlines()[0])
+        summary = f"{type(failure).__name__}: {failure}".splitlines()[0]
+        write_text(error, f"{summary}\n\n{traceback.format_exc()}")
+        log.error("%s, seed %d failed: %s", method, seed, summary)

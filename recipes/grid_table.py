@@ -26,7 +26,7 @@ def rows(experiment, folder):
         List of dictionaries: `method`, `title`, `trials` (finished), `failed`, `NAME_mean` and
         `NAME_std` (`None` of fewer than two trials) of the accuracies of a result, `published`,
         `parameters` of what ships and `parameters_plain` without what the method leaves in it,
-        `seconds` (mean time of a training), `errors` (seed: last line).
+        `seconds` (mean time of a training), `errors` (summary by seed).
     """
     found = {path.name for path in folder.path.iterdir() if any(path.glob("seed*"))}
     return [_row(experiment, folder, name) for name in sorted(found, key=methods.place)]
@@ -36,7 +36,7 @@ def _row(experiment, folder, method):
     places = sorted(folder.path.glob(f"{method}/seed*"), key=lambda path: int(path.name[4:]))
     results = [result for place in places if (result := finished(place)) is not None]
     errors = {
-        int(place.name[4:]): (place / "error.txt").read_text().strip().splitlines()[-1]
+        int(place.name[4:]): (place / "error.txt").read_text().splitlines()[0]
         for place in places
         if (place / "error.txt").exists()
     }

@@ -4,7 +4,7 @@ from keras import layers
 
 from letkd_keras import models
 from letkd_keras.graph import find_tap, flatten, output_of
-from letkd_keras.taps import propose_taps
+from letkd_keras.taps import propose_stages, propose_taps
 
 # What the maker of the network would name: the last maps, and the end of the first block on their
 # grid.
@@ -81,3 +81,21 @@ def test_a_model_without_maps_before_its_classifier_is_refused():
     inputs = keras.Input((8,))
     with pytest.raises(ValueError, match="pool or flatten a feature map"):
         propose_taps(keras.Model(inputs, layers.Dense(3)(inputs)))
+
+
+@pytest.mark.parametrize(
+    "name, ends",
+    [
+        ("resnet20", {"layer1_2_relu2": 16, "layer2_2_relu2": 32, "penultimate": 64}),
+        # The activated input of the next stage: pre-activation networks have no other end.
+        ("wrn16_1", {"block2_layer_0_relu1": 16, "block3_layer_0_relu1": 32, "penultimate": 64}),
+        (
+            "snv1",
+            {"relu": 24, "layer1_3_relu3": 240, "layer2_7_relu3": 480, "penultimate": 960},
+        ),
+    ],
+)
+def test_stages_end_with_the_last_map_of_a_grid_that_all_comes_from(name, ends):
+    model = models.build(name, num_classes=10)
+    proposed = propose_stages(model)
+    assert {tap: model.get_layer(tap).output.shape[-1] for tap in proposed} == ends

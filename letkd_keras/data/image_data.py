@@ -125,27 +125,25 @@ class ImageData:
         """The same data with a validation set held out of the training set.
 
         Args:
-            fraction: Share of the training images, stratified, more than 0 and less than 1.
+            fraction: Share of the training images, classes in the same proportion, more than 0 and
+                less than 1.
             seed: Seed of the choice.
 
         Returns:
             An `ImageData` with so many training images less, whose `split` says so.
 
         Raises:
-            ValueError: If the fraction is out of range or leaves less than one image a class to
-                either.
+            ValueError: If the fraction is out of range or either side would have fewer images than
+                classes.
         """
-        if not 0 < fraction < 1:
+        held, classes = round(fraction * self.train_examples), len(np.unique(self.y_train))
+        if not classes <= held <= self.train_examples - classes:
             raise ValueError(
-                f"`fraction` must be more than 0 and less than 1. Received: fraction={fraction}"
+                "`fraction` must be more than 0 and less than 1, with an image a class on either "
+                f"side. Received: fraction={fraction} of {self.train_examples} images"
             )
-        held = round(fraction * self.train_examples)
-        rows = stratified(self.y_train, held, seed, "fraction times training images")
+        rows = stratified(self.y_train, held, seed, "fraction")
         kept = np.setdiff1d(np.arange(self.train_examples), rows)
-        if len(np.unique(self.y_train[kept])) < len(np.unique(self.y_train)):
-            raise ValueError(
-                f"`fraction` must leave an image of each class. Received: fraction={fraction}"
-            )
         return replace(
             self,
             x_train=self.x_train[kept],

@@ -105,3 +105,30 @@ def test_a_finished_training_leaves_its_result_and_no_state(data, tmp_path):
     finish(tmp_path, result)
     assert finished(tmp_path) == result
     assert not list(tmp_path.glob("state*"))
+
+
+def test_an_epoch_is_chosen_by_validation_and_tested_once(data, tmp_path, monkeypatch):
+    held = data.hold_out(0.25)
+    read = []
+    batches = type(held).evaluation_batches
+
+    def counted(self, size, split="test"):
+        read.append(split)
+        return batches(self, size, split)
+
+    monkeypatch.setattr(type(held), "evaluation_batches", counted)
+    model = _model()
+    schedule = Schedule(4, 0.3, (), batch_size=16)
+    result = _train(model, held, tmp_path, schedule)
+    assert read == ["validation", "test"]
+    rows = training.read_metrics(tmp_path / "metrics.csv")
+    validation = [row["val_accuracy"] for row in rows]
+    assert result["best_epoch"] == 1 + validation.index(max(validation))
+    assert result["accuracy_validation"] == 100 * max(validation)
+    assert "accuracy_last" not in result and "accuracy_best" not in result
+    # The model has the weights that were chosen: they give both numbers again.
+    for split, key in (("validation", "accuracy_validation"), ("test", "accuracy_chosen")):
+        again = model.evaluate(held.evaluation_batches(256, split), return_dict=True, verbose=0)
+        assert 100 * again["accuracy"] == pytest.approx(result[key])
+    finish(tmp_path, result)
+    assert not list(tmp_path.glob("*.weights.h5"))
