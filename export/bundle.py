@@ -1,6 +1,7 @@
 from letkd_keras.export import formats
 from letkd_keras.export.card import provenance_of, write_card
 from letkd_keras.export.student import check_writable, prepare, write
+from letkd_keras.export.verification import ExportMismatch
 
 _DEFAULT = ("savedmodel", "tflite", "onnx")
 
@@ -21,8 +22,9 @@ def export_bundle(model, path, formats_wanted=_DEFAULT, *, data_name=None, verif
         Dictionary of `Exported` by format.
 
     Raises:
-        ValueError, FileNotFoundError, ExportMismatch: As `export_student`. Formats written before
-            one that fails stay, each whole and verified, without a card.
+        ValueError, FileNotFoundError: As `export_student`, before anything is written.
+        ExportMismatch: If an artifact does not compute what the student computes. The other formats
+            are written all the same, and the card tells of them.
     """
     wanted = list(dict.fromkeys(formats_wanted))
     for name in wanted:
@@ -32,6 +34,14 @@ def export_bundle(model, path, formats_wanted=_DEFAULT, *, data_name=None, verif
     # Without its images a format fails: better before the others are written.
     if any(formats.find(name).needs_calibration for name in wanted):
         job.options.check_calibration()
-    results = {name: write(job, path, name, **(verify or {}).get(name, {})) for name in wanted}
-    write_card(path, job, results, data_name=data_name, training=provenance_of(model))
+    results, refused = {}, []
+    for name in wanted:
+        try:
+            results[name] = write(job, path, name, **(verify or {}).get(name, {}))
+        except ExportMismatch as mismatch:
+            refused.append(str(mismatch))
+    if results:
+        write_card(path, job, results, data_name=data_name, training=provenance_of(model))
+    if refused:
+        raise ExportMismatch("\n".join(refused))
     return results

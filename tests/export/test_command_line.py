@@ -146,6 +146,14 @@ def test_int8_without_calibration_fails_before_anything_is_written(student, imag
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_refused_leaves_the_other_formats_and_their_card(student, images, tmp_path):
+    impossible = {"tflite": {"tolerance": 1e-12}}
+    with pytest.raises(ExportMismatch, match="tflite of 'resnet8' differs"):
+        export_bundle(student, tmp_path, ("tflite", "onnx"), images=images, verify=impossible)
+    assert set(read_card(tmp_path)["artifacts"]) == {"onnx"}
+    assert {file.name for file in tmp_path.iterdir()} == {"student.onnx", "card.json", "card.md"}
+
+
 def test_refusal_is_one_line_and_status_2(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "letkd_keras.export", "none.keras", "--out", tmp_path],
