@@ -8,7 +8,6 @@ from letkd_keras.export import formats
 from letkd_keras.export.bundle import export_bundle
 from letkd_keras.export.command_line import add_data_options, images_from, run_main
 from letkd_keras.export.loading import load_student
-from letkd_keras.export.options import ExportOptions
 from letkd_keras.export.student import check_writable
 
 
@@ -33,16 +32,11 @@ def parse(arguments=None):
     parser.add_argument("--integer-io", action="store_true", help="int8: inputs and outputs too")
     parser.add_argument("--channels-first", action="store_true", help="ONNX: images [N, C, H, W]")
     parser.add_argument("--opset", type=int, default=17, help="ONNX: version of the operators")
-    defaults = ExportOptions()
-    for name, told in (
-        ("epochs", "qat, pruned, clustered: passes over the calibration images"),
-        ("learning_rate", "qat, pruned, clustered: rate of Adam"),
-        ("sparsity", "pruned: share of each kernel that becomes zero"),
-        ("clusters", "clustered: values left in each kernel"),
-    ):
-        default = getattr(defaults, name)
-        option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=type(default), default=default, help=told)
+    trained = "qat, pruned, clustered: "
+    parser.add_argument("--epochs", type=int, help=f"{trained}passes over the calibration images")
+    parser.add_argument("--learning-rate", type=float, help=f"{trained}rate of Adam")
+    parser.add_argument("--sparsity", type=float, default=0.5, help="pruned: share that is zero")
+    parser.add_argument("--clusters", type=int, default=16, help="clustered: values in a kernel")
     return parser.parse_args(arguments)
 
 

@@ -88,7 +88,8 @@ def write_pruned(student, path, options):
 
     options.check_calibration()
     sparsity = tfmot.sparsity.keras
-    steps = options.epochs * -(-len(options.calibration) // _BATCH)
+    epochs = options.epochs or 10
+    steps = epochs * -(-len(options.calibration) // _BATCH)
     # The last third of the steps trains what is left.
     schedule = sparsity.PolynomialDecay(
         0.0, options.sparsity, 0, max(2 * steps // 3, 1), frequency=1
@@ -101,7 +102,8 @@ def write_pruned(student, path, options):
 
     with tf_keras.utils.custom_object_scope(CUSTOM):
         model = tf_keras.models.clone_model(to_tf_keras(student), clone_function=prune)
-        _fine_tune(model, student, options, [sparsity.UpdatePruningStep()])
+        rate = options.learning_rate or 1e-3
+        _fine_tune(model, student, options, epochs, rate, [sparsity.UpdatePruningStep()])
         _write(sparsity.strip_pruning(model), path)
 
 
@@ -138,9 +140,12 @@ def _has_kernel(layer, tf_keras):
     return isinstance(layer, tf_keras.layers.Conv2D | tf_keras.layers.Dense) and not depthwise
 
 
-def _fine_tune(model, student, options, callbacks=()):
+def _fine_tune(model, student, options, epochs=None, learning_rate=None, callbacks=()):
     """Train a tf_keras model to give the student's probabilities on the calibration images."""
     import tf_keras
+
+    epochs = epochs or options.epochs or 3
+    learning_rate = learning_rate or options.learning_rate or 1e-4
 
     images = np.asarray(options.calibration, "float32")
     logits = logits_of(student, images)
@@ -151,7 +156,7 @@ def _fine_tune(model, student, options, callbacks=()):
         if isinstance(inner, tf_keras.layers.BatchNormalization):
             inner.trainable = False
     model.compile(
-        optimizer=tf_keras.optimizers.Adam(options.learning_rate),
+        optimizer=tf_keras.optimizers.Adam(learning_rate),
         loss=tf_keras.losses.CategoricalCrossentropy(from_logits=True),
     )
     tf_keras.utils.set_random_seed(0)
@@ -159,7 +164,7 @@ def _fine_tune(model, student, options, callbacks=()):
         images,
         targets,
         batch_size=_BATCH,
-        epochs=options.epochs,
+        epochs=epochs,
         callbacks=list(callbacks),
         verbose=0,
     )

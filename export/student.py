@@ -104,7 +104,7 @@ def export_student(
         tolerance: Largest difference of a logit allowed, relative to the largest logit; `None` for
             the format's own, 1e-4 in float32.
         min_agreement: Smallest share of the images that must be given the student's class; `None`
-            for the format's own, 0.98 in int8, 0.95 in those that are trained on.
+            for the format's own, 0.98 in int8 and in those that are trained on.
         **options: Fields of `letkd_keras.export.ExportOptions`: `calibration` (int8 and
             what is trained on need it), `integer_io`, `mean`, `std`, `class_names`,
             `channels_first`, `opset`, `epochs`, `learning_rate`, `sparsity`, `clusters`.
