@@ -3,7 +3,7 @@ import tensorflow as tf
 
 
 class TrainStep:
-    """A distiller's steps on TensorFlow."""
+    """A distiller's steps on TensorFlow, on one device, several, or several machines' devices."""
 
     def train_step(self, data):
         """One step: teacher outside the gradient tape, student once inside it."""
@@ -19,7 +19,22 @@ class TrainStep:
         batch = tf.shape(keras.tree.flatten(x)[0])[0]
         self._loss_tracker.update_state(loss * replicas, sample_weight=batch)
         self.track_losses(parts, x, replicas)
-        return self.compute_metrics(x, y, learned["logits"], sample_weight=sample_weight)
+        logs = self.compute_metrics(x, y, learned["logits"], sample_weight=sample_weight)
+        return self._gatherable(logs)
 
     def test_step(self, data):
-        return self.without_training_losses(super().test_step(data))
+        return self._gatherable(self.without_training_losses(super().test_step(data)))
+
+    def _gatherable(self, logs):
+        """Logs as Keras 3.15 gathers them: of several workers it takes vectors only."""
+        if self._has_several_workers():
+            return {name: tf.reshape(value, (1,)) for name, value in logs.items()}
+        return logs
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras 3.15 fails at it over several workers; a distiller is built when it is made.
+        if not self._has_several_workers():
+            super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+
+    def _has_several_workers(self):
+        return isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)

@@ -13,22 +13,48 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 import letkd_keras as letkd
 
 
 def classifier(name, channels):
-    """A network without batch normalisation, whose statistics would differ between replicas."""
+    """A network with the batch normalisation of the zoo."""
     inputs = keras.Input((8, 8, 3))
-    x = keras.layers.Conv2D(channels, 3, padding="same", activation="relu")(inputs)
+    x = keras.layers.Conv2D(channels, 3, padding="same")(inputs)
+    x = keras.layers.ReLU()(letkd.BatchNormalization()(x))
     x = keras.layers.Conv2D(channels, 3, padding="same", activation="relu", name="intermediate")(x)
     x = keras.layers.Conv2D(channels, 3, padding="same", activation="relu", name="penultimate")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, keras.layers.Dense(4)(x), name=name)
 
 
+def images():
+    """48 images and labels."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(48, 8, 8, 3)).astype("float32")
+    return x, generator.integers(0, 4, 48)
+
+
+def small_letkd(folder):
+    """A compiled LetKD and its teacher; the prototypes are those in the folder."""
+    keras.utils.set_random_seed(0)
+    teacher, student = classifier("teacher", 12), classifier("student", 6)
+    shared = Path(folder) / "prototypes.npz"
+    if not shared.exists():
+        fitted = letkd.fit_prototypes(teacher, images(), templates=16, subclasses=2, components=3)
+        fitted.save(shared)
+    model = letkd.LetKD(student, teacher, letkd.Prototypes.load(shared))
+    model.compile(
+        optimizer=letkd.optimizers.SGD(0.05, momentum=0.9, nesterov=True, weight_decay=5e-4),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model, teacher
+
+
 def main(devices, path):
+    import tensorflow as tf
+
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * devices
@@ -36,27 +62,11 @@ def main(devices, path):
     strategy = tf.distribute.get_strategy()
     if devices > 1:
         strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)])
-    generator = np.random.default_rng(0)
-    x = generator.normal(size=(48, 8, 8, 3)).astype("float32")
-    y = generator.integers(0, 4, 48)
-    keras.utils.set_random_seed(0)
     with strategy.scope():
-        teacher, student = classifier("teacher", 12), classifier("student", 6)
-        shared = Path(path).with_name("prototypes.npz")
-        if not shared.exists():
-            letkd.fit_prototypes(teacher, (x, y), templates=16, subclasses=2, components=3).save(
-                shared
-            )
-        prototypes = letkd.Prototypes.load(shared)
-        model = letkd.LetKD(student, teacher, prototypes, synchronized=True)
-        model.compile(
-            optimizer=letkd.optimizers.SGD(0.05, momentum=0.9, nesterov=True, weight_decay=5e-4),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-        )
+        model, teacher = small_letkd(Path(path).parent)
     before = teacher.get_weights()
-    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
-    history = model.fit(data, epochs=1, verbose=0, shuffle=False)
+    data = tf.data.Dataset.from_tensor_slices(images()).batch(16)
+    history = model.fit(data, epochs=2, verbose=0, shuffle=False)
     for ours, theirs in zip(teacher.get_weights(), before, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     logs = {f"log {name}": values for name, values in history.history.items()}
