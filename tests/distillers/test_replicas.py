@@ -37,8 +37,8 @@ def test_two_replicas_train_as_one_device_at_the_same_batch(tmp_path):
         _run("train_on_replicas.py", tmp_path / f"{devices}.npz", str(devices))
         for devices in (1, 2)
     )
-    # One device takes the fused operation, two the synchronised one: after six steps their roundings
-    # are 1e-5. Statistics of each replica by itself would make 1e-2.
+    # One device takes the fused operation, two the synchronised one: their roundings are 1e-5 after
+    # six steps. Statistics of each replica by itself would make 1e-2.
     _check_same(one, two, atol=3e-5)
 
 
