@@ -81,7 +81,7 @@ class NegativeSampler(keras.layers.Layer):
         images: Number M of training images.
         classes: Number of classes.
         negatives: Number N drawn for an image, with replacement.
-        seed: Seed of the draws, whose state is a weight.
+        seed: Seed of the draws.
         **kwargs: Keras' layer arguments.
 
     Call arguments:
@@ -135,16 +135,6 @@ class NegativeSampler(keras.layers.Layer):
         others = ops.cast(self.images - count, "float32")
         place = ops.minimum(ops.cast(draws * others, "int32"), self.images - count - 1)
         return ops.take(self.order, ops.where(place < start, place, place + count))
-
-    # Keras saves no seed generator; a training that goes on must go on with its draws.
-
-    def save_own_variables(self, store):
-        super().save_own_variables(store)
-        store["draws"] = ops.convert_to_numpy(self.seed_generator.state)
-
-    def load_own_variables(self, store):
-        self.seed_generator.state.assign(store["draws"])
-        super().load_own_variables({key: store[key] for key in store if key != "draws"})
 
     def get_config(self):
         return {

@@ -71,12 +71,16 @@ def test_saved_and_loaded_it_trains_on(name, setting, tmp_path):
     # The student's own entry differs in what Keras notes of a build.
     configs = [{**m.get_config(), "student": None} for m in (loaded, model)]
     assert configs[0] == configs[1]
+    for ours, theirs in zip(loaded.weights, model.weights, strict=True):
+        if ours.name != "seed_generator_state":
+            np.testing.assert_array_equal(ours, theirs)
     loaded.run_eagerly = True
     logs = []
     for m in (model, loaded):
         m.reset_metrics()
         logs.append(m.train_on_batch(*_batch(name, setting), return_dict=True))
-    for key in logs[0]:
+    # Keras saves no seed generators: CRD draws other negatives.
+    for key in ("task_loss", "accuracy") if name == "crd" else logs[0]:
         assert float(logs[0][key]) == pytest.approx(float(logs[1][key]), rel=1e-4), key
 
 
@@ -89,8 +93,8 @@ def test_what_ships_is_the_student_alone(name, setting):
         assert kept < {layer.name for layer in model.student.layers}
     else:
         assert [w.path for w in model.student.weights] == [w.path for w in plain.weights]
-    np.testing.assert_array_equal(
-        model.predict(setting.x, verbose=0), model.student.predict(setting.x, verbose=0)
+    np.testing.assert_allclose(
+        *(m.predict(setting.x, verbose=0) for m in (model, model.student)), rtol=1e-4, atol=1e-6
     )
 
 
@@ -122,8 +126,8 @@ def test_images_of_weight_zero_are_absent(setting):
     weights = np.array([1.0] * 8 + [0.0] * 4, "float32")
     x = setting.x.copy()
     model = AT(setting.student(), setting.teacher, **TAPS)
-    learned = {k: np.asarray(v) for k, v in model.learn(x).items()}
-    taught = {k: np.asarray(v) for k, v in model.teach(x, setting.y).items()}
+    learned = {name: np.array(value) for name, value in model.learn(x).items()}
+    taught = model.teach(x, setting.y)
     first = model.distillation_losses(learned, taught, weights)["at"]
     learned["tap0"][8:] = 7 * learned["tap0"][8:] + 1
     again = model.distillation_losses(learned, taught, weights)["at"]
