@@ -8,6 +8,9 @@ _PUBLISHED_COMPONENTS = {10: 8}
 # are left out; scikit-learn's default.
 _TOLERANCE = 1e-4
 
+# Bytes of the points, in float64, that are added at a time: some copies of them are made.
+_BLOCK_BYTES = 32 << 20
+
 
 class LinearDiscriminantAnalysis:
     """Linear discriminant analysis from sufficient statistics, exact in one pass.
@@ -42,7 +45,12 @@ class LinearDiscriminantAnalysis:
             features: [N, C], any float type.
             labels: Integers [N].
         """
-        features = np.asarray(features, dtype="float64")
+        rows = max(1, _BLOCK_BYTES // (8 * self.means.shape[1]))
+        for start in range(0, len(features), rows):
+            block = slice(start, start + rows)
+            self._add(np.asarray(features[block], dtype="float64"), labels[block])
+
+    def _add(self, features, labels):
         classes, members = np.unique(np.asarray(labels), return_inverse=True)
         counts = np.bincount(members)
         one_hot = sparse.csc_array(
