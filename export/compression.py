@@ -51,8 +51,8 @@ def write_quantization_aware(student, path, options):
             pass
 
         def get_output_quantizers(self, layer):
-            if isinstance(layer.output, list | tuple):
-                return []  # a split: its input is quantised already
+            if isinstance(layer, moving):
+                return []
             return [
                 quantization.quantizers.MovingAverageQuantizer(
                     num_bits=8, per_axis=False, symmetric=False, narrow_range=False
@@ -62,6 +62,9 @@ def write_quantization_aware(student, path, options):
         def get_config(self):
             return {}
 
+    # What only moves values must leave them with the steps that they come with: a padding behind
+    # it, which tfmot leaves alone, has the same steps at both ends.
+    moving = (CUSTOM["ChannelShuffle"], CUSTOM["ChannelSplit"])
     own = (*CUSTOM.values(), tf_keras.layers.Multiply)  # what tfmot knows no way to quantise
 
     def annotate(layer):
