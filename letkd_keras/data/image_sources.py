@@ -166,6 +166,10 @@ class RecordSource:
             )
         else:
             records = tf.data.TFRecordDataset(list(self.paths)).take(self.take)
+        if not tf.executing_eagerly():
+            # Of the function being traced alone. The global seed would have a say in the order, and
+            # one of 0 TensorFlow cannot compare with a tensor.
+            tf.random.set_seed(1)
         drawn = tf.random.stateless_uniform(
             (), tf.stack([tf.constant(seed, "int64"), epoch]), 0, 2**62, "int64"
         )

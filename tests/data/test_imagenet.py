@@ -241,6 +241,17 @@ def test_records_beyond_the_buffer_are_shuffled_by_file(records, monkeypatch):
     assert len(starts) > 1 and starts <= {0, 10, 20, 30}
 
 
+def test_order_of_records_knows_no_global_seed(records):
+    def order(global_seed):
+        tf.random.set_seed(global_seed)
+        epochs = tf.data.Dataset.range(2)
+        return numbers(epochs.flat_map(lambda epoch: records.shuffled(0, epoch)))
+
+    first = order(0)
+    assert sorted(first) == sorted([*range(40), *range(40)])
+    assert order(5) == first and first[:40] != first[40:]
+
+
 def test_subset_of_records(records):
     part = records.subset(5, seed=0, argument="train_examples")
     assert len(part) == 5 and numbers(part.in_order()) == [0, 1, 2, 3, 4]
