@@ -41,7 +41,8 @@ def main(index, ports, folder, dies_in=None):
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     data = tf.data.Dataset.from_tensor_slices(images()).batch(16).with_options(options)
     backup = keras.callbacks.BackupAndRestore(Path(folder) / f"backup{index}")
-    history = model.fit(data, epochs=2, verbose=0, shuffle=False, callbacks=[backup, Die()])
+    with strategy.scope():  # the backup assigns variables, which Keras does where it is called
+        history = model.fit(data, epochs=2, verbose=0, shuffle=False, callbacks=[backup, Die()])
     weights = {f"weight {i}": array for i, array in enumerate(model.student.get_weights())}
     np.savez(Path(folder) / f"worker{index}.npz", loss=history.history["loss"], **weights)
 
