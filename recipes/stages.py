@@ -1,6 +1,8 @@
 """The stages of an experiment in its folder: networks, teacher, prototypes, a student."""
 
+import json
 import logging
+import os
 import shutil
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -45,6 +47,17 @@ def devices():
     return tf.distribute.get_strategy().scope()
 
 
+def _check_one_machine():
+    workers = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {}).get("worker", [])
+    if len(workers) > 1:
+        raise ValueError(
+            "Recipes run on one machine with all of its GPUs: `TF_CONFIG` must not name several "
+            "workers. To train on several machines call `fit` of a distiller under "
+            "`MultiWorkerMirroredStrategy` in a program of your own (docs/speed.md). "
+            f"Received: workers {workers}"
+        )
+
+
 def check(experiment):
     """Look for errors that need no training to be seen.
 
@@ -55,9 +68,10 @@ def check(experiment):
         The experiment's `Taps`.
 
     Raises:
-        ValueError: If the experiment does not fit.
+        ValueError: If the experiment does not fit or `TF_CONFIG` names several workers.
         FileNotFoundError: If the file of a network is not there.
     """
+    _check_one_machine()
     for method in experiment.methods:
         methods.check(method, experiment.data)
     if experiment.trials < 1:

@@ -5,6 +5,26 @@ import tensorflow as tf
 class TrainStep:
     """A distiller's steps on TensorFlow, on one device, several, or several machines' devices."""
 
+    def compile(self, *args, **kwargs):
+        """Keras' `compile`, which refuses what Keras 3.15 would fail at in its first step.
+
+        Raises:
+            ValueError: If several replicas on CPUs shall run XLA or several steps at once.
+        """
+        super().compile(*args, **kwargs)
+        if _has_replicas_on_cpus(self.distribute_strategy):
+            chosen = {
+                "steps_per_execution": (self.steps_per_execution, 1),
+                "jit_compile": (self.jit_compile, False),
+            }
+            for name, (value, usable) in chosen.items():
+                if value != usable:
+                    raise ValueError(
+                        f"`{name}` must be {usable} on several CPU replicas, where Keras fails "
+                        "with anything else; use GPUs or one device to have it. "
+                        f"Received: {name}={value}, strategy={self.distribute_strategy}"
+                    )
+
     def train_step(self, data):
         """One step: teacher outside the gradient tape, student once inside it."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -38,3 +58,10 @@ class TrainStep:
 
     def _has_several_workers(self):
         return isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def _has_replicas_on_cpus(strategy):
+    # TensorFlow's default strategy knows no worker devices.
+    if strategy.num_replicas_in_sync == 1:
+        return False
+    return sum("device:CPU" in device for device in strategy.extended.worker_devices) > 1

@@ -105,12 +105,15 @@ class PenultimateTargets(_SoftTargets):
 
     def call(self, features, return_negentropy=False):
         centers = ops.convert_to_tensor(self.centers)
-        products = ops.conv(
-            self._locations(features),
-            (2.0 * self.temperature) * ops.transpose(centers)[None, None],
-            data_format="channels_last",
+        biases = -ops.sum(ops.square(centers), axis=1, keepdims=True)
+        kernel = self.temperature * ops.concatenate([2.0 * centers, biases], axis=1)
+        # The bias as a kernel of a constant channel: added apart it would cost another pass over
+        # a tensor of B x H x W x K.
+        locations = self._locations(features)
+        locations = ops.concatenate([locations, ops.ones_like(locations[..., :1])], axis=-1)
+        logits = ops.conv(
+            locations, ops.transpose(kernel)[None, None], data_format="channels_last"
         )
-        logits = products - self.temperature * ops.sum(ops.square(centers), axis=1)
         targets = ops.softmax(logits)
         if not return_negentropy:
             return targets
