@@ -22,24 +22,28 @@ def _run(program, file, *arguments, **environment):
         return dict(arrays)
 
 
-def _check_same(one, two, atol=2e-6):
+def _check_same(one, two, rtol=2e-5, atol=2e-6):
     assert (one.pop("replicas"), two.pop("replicas")) == (1, 2)
     assert one.keys() == two.keys()
     assert {"log loss", "log task_loss", "log kl_penultimate", "log kl_intermediate"} <= one.keys()
     for name in one:
-        np.testing.assert_allclose(two[name], one[name], rtol=2e-5, atol=atol, err_msg=name)
+        np.testing.assert_allclose(two[name], one[name], rtol=rtol, atol=atol, err_msg=name)
 
 
 @pytest.mark.slow
-def test_two_replicas_train_as_one_device_at_the_same_batch(tmp_path):
-    """Six steps: with batch statistics over all replicas only roundings differ."""
+@pytest.mark.parametrize(("floatx", "tolerance"), [("float64", 1e-11), ("float32", 3e-5)])
+def test_two_replicas_train_as_one_device_at_the_same_batch(tmp_path, floatx, tolerance):
+    """Six steps: with batch statistics over all replicas only roundings differ.
+
+    In float64 they are 6e-13. In float32 six steps of this network make some 1e-5 of them, with
+    either batch normalisation that a single device has. Statistics of each replica by itself would
+    make 1e-2.
+    """
     one, two = (
-        _run("train_on_replicas.py", tmp_path / f"{devices}.npz", str(devices))
+        _run("train_on_replicas.py", tmp_path / f"{devices}.npz", str(devices), floatx)
         for devices in (1, 2)
     )
-    # One device takes the fused operation, two the synchronised one: their roundings are 1e-5 after
-    # six steps. Statistics of each replica by itself would make 1e-2.
-    _check_same(one, two, atol=3e-5)
+    _check_same(one, two, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 A program of its own: TensorFlow's devices are set once a process.
 
-    python train_on_replicas.py DEVICES FILE.npz
+    python train_on_replicas.py DEVICES FLOATX FILE.npz
 
 Prototypes are fitted once, in `prototypes.npz` beside the file: a point between two clusters may
 fall to either for a rounding.
@@ -75,4 +75,5 @@ def main(devices, path):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    keras.config.set_floatx(sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[3])

@@ -25,6 +25,7 @@ def main(index, ports, folder, dies_in=None):
     import tensorflow as tf
     from train_on_replicas import images, small_letkd
 
+    keras.config.set_floatx("float64")
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     with strategy.scope():
         model, _ = small_letkd(folder)
