@@ -111,9 +111,7 @@ class PenultimateTargets(_SoftTargets):
         # a tensor of B x H x W x K.
         locations = self._locations(features)
         locations = ops.concatenate([locations, ops.ones_like(locations[..., :1])], axis=-1)
-        logits = ops.conv(
-            locations, ops.transpose(kernel)[None, None], data_format="channels_last"
-        )
+        logits = ops.conv(locations, ops.transpose(kernel)[None, None], data_format="channels_last")
         targets = ops.softmax(logits)
         if not return_negentropy:
             return targets

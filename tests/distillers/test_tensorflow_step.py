@@ -1,9 +1,10 @@
 from types import SimpleNamespace
 
 import keras
+import numpy as np
 import pytest
 
-from letkd_keras import KD, models
+from letkd_keras import KD, LetKD, fit_prototypes, models
 
 
 def _distiller():
@@ -34,3 +35,24 @@ def test_one_device_takes_both():
     distiller = _distiller()
     distiller.compile("sgd", "mse", steps_per_execution=4, jit_compile=True)
     assert (distiller.steps_per_execution, distiller.jit_compile) == (4, True)
+
+
+def test_a_step_under_xla_is_the_step_of_the_graph():
+    """Also a guard: some TensorFlow operations XLA cannot compile, and GPUs take XLA unasked."""
+    r = np.random.default_rng(0)
+    x, y = r.standard_normal((12, 8, 8, 3)).astype("float32"), np.arange(12) % 3
+
+    def losses(jit_compile):
+        keras.utils.set_random_seed(0)
+        teacher, student = (models.build("resnet8", 3, (8, 8, 3)) for _ in range(2))
+        numbers = {"templates": 5, "subclasses": 2, "components": 2, "iterations": 3}
+        distiller = LetKD(student, teacher, fit_prototypes(teacher, (x, y), **numbers))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        distiller.compile(keras.optimizers.SGD(0.01), loss, jit_compile=jit_compile)
+        history = distiller.fit(x, y, batch_size=12, epochs=2, verbose=0).history
+        assert {"kl_penultimate", "kl_intermediate"} <= history.keys()
+        return history
+
+    graph, xla = losses(False), losses(True)
+    for name, values in graph.items():
+        np.testing.assert_allclose(xla[name], values, rtol=1e-4, err_msg=name)
