@@ -32,7 +32,7 @@ def training_batches(
     """Shuffled, augmented, normalised training batches as a `tf.data.Dataset`.
 
     Random rotation, random crop after padding by reflection, horizontal flip, normalisation per
-    channel, all on whole batches (measured in `benchmarks/pipeline.py`).
+    channel, all on whole batches (measured in `benchmarks/train_step.py`).
 
     Args:
         images: uint8 [N, H, W, C]; memory-mapped or large ones are read batch by batch.

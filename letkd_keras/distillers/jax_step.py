@@ -4,6 +4,18 @@ import keras
 class TrainStep:
     """A distiller's steps on JAX, whose trainer differentiates a pure function of the variables."""
 
+    def fit(self, *args, **kwargs):
+        try:
+            return super().fit(*args, **kwargs)
+        except Exception as error:
+            # JAX says what cannot be divided, not what to do about it.
+            if type(error).__name__ == "IndivisibleError":
+                error.add_note(
+                    "Under `keras.distribution` every batch, the last of an epoch too, must be a "
+                    "multiple of the number of devices: choose `batch_size` so, or drop the rest."
+                )
+            raise
+
     def compute_loss_and_updates(
         self,
         trainable_variables,

@@ -46,16 +46,20 @@ def test_two_replicas_train_as_one_device_at_the_same_batch(tmp_path, floatx, to
     _check_same(one, two, rtol=tolerance, atol=tolerance)
 
 
+def _on_jax_devices(devices, batch_size, folder):
+    return _run(
+        "train_on_jax_devices.py",
+        folder / f"{devices}.npz",
+        str(batch_size),
+        KERAS_BACKEND="jax",
+        XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 def test_two_jax_devices_train_as_one_at_the_same_batch(tmp_path):
-    one, two = (
-        _run(
-            "train_on_jax_devices.py",
-            tmp_path / f"{devices}.npz",
-            KERAS_BACKEND="jax",
-            XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
-        )
-        for devices in (1, 2)
-    )
+    one, two = (_on_jax_devices(devices, 16, tmp_path) for devices in (1, 2))
     _check_same(one, two)
+    with pytest.raises(AssertionError, match="must be a multiple of the number of devices"):
+        _on_jax_devices(2, 15, tmp_path)

@@ -1,7 +1,7 @@
 """Train the LetKD of `train_on_replicas` on all of JAX's devices and save what comes of it.
 
     KERAS_BACKEND=jax XLA_FLAGS=--xla_force_host_platform_device_count=2 \
-        python train_on_jax_devices.py FILE.npz
+        python train_on_jax_devices.py BATCH_SIZE FILE.npz
 """
 
 import sys
@@ -13,14 +13,14 @@ import numpy as np
 from train_on_replicas import images, small_letkd
 
 
-def main(path):
+def main(batch_size, path):
     devices = keras.distribution.list_devices()
     if len(devices) > 1:
         keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
     model, teacher = small_letkd(Path(path).parent)
     before = teacher.get_weights()
     x, y = images()
-    history = model.fit(x, y, batch_size=16, epochs=2, verbose=0, shuffle=False)
+    history = model.fit(x, y, batch_size=batch_size, epochs=2, verbose=0, shuffle=False)
     for ours, theirs in zip(teacher.get_weights(), before, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     logs = {f"log {name}": values for name, values in history.history.items()}
@@ -29,4 +29,4 @@ def main(path):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(int(sys.argv[1]), sys.argv[2])
