@@ -5,13 +5,14 @@ import tensorflow as tf
 class TrainStep:
     """A distiller's steps on TensorFlow, on one device, several, or several machines' devices."""
 
-    def compile(self, *args, **kwargs):
-        """Keras' `compile`, which refuses what Keras 3.15 would fail at in its first step.
+    def make_train_function(self, force=False):
+        """Keras' compiled step; what Keras 3.15 would fail at in the midst of it is refused before.
+
+        Not in `compile`: a model with one of its own is loaded without its optimizer and loss.
 
         Raises:
             ValueError: If several replicas on CPUs shall run XLA or several steps at once.
         """
-        super().compile(*args, **kwargs)
         if _has_replicas_on_cpus(self.distribute_strategy):
             chosen = {
                 "steps_per_execution": (self.steps_per_execution, 1),
@@ -24,6 +25,7 @@ class TrainStep:
                         "with anything else; use GPUs or one device to have it. "
                         f"Received: {name}={value}, strategy={self.distribute_strategy}"
                     )
+        return super().make_train_function(force)
 
     def train_step(self, data):
         """One step: teacher outside the gradient tape, student once inside it."""
