@@ -8,6 +8,7 @@ from letkd_keras.export import formats
 from letkd_keras.export.bundle import export_bundle
 from letkd_keras.export.command_line import add_data_options, images_from, run_main
 from letkd_keras.export.loading import load_student
+from letkd_keras.export.options import ExportOptions
 from letkd_keras.export.student import check_writable
 
 
@@ -35,8 +36,12 @@ def parse(arguments=None):
     trained = "qat, pruned, clustered: "
     parser.add_argument("--epochs", type=int, help=f"{trained}passes over the calibration images")
     parser.add_argument("--learning-rate", type=float, help=f"{trained}rate of Adam")
-    parser.add_argument("--sparsity", type=float, default=0.5, help="pruned: share that is zero")
-    parser.add_argument("--clusters", type=int, default=16, help="clustered: values in a kernel")
+    parser.add_argument(
+        "--sparsity", type=float, default=ExportOptions.sparsity, help="pruned: share that is zero"
+    )
+    parser.add_argument(
+        "--clusters", type=int, default=ExportOptions.clusters, help="clustered: values in a kernel"
+    )
     return parser.parse_args(arguments)
 
 

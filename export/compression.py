@@ -105,8 +105,7 @@ def write_pruned(student, path, options):
 
     with tf_keras.utils.custom_object_scope(CUSTOM):
         model = tf_keras.models.clone_model(to_tf_keras(student), clone_function=prune)
-        rate = options.learning_rate or 1e-3
-        _fine_tune(model, student, options, epochs, rate, [sparsity.UpdatePruningStep()])
+        _fine_tune(model, student, options, epochs, 1e-3, [sparsity.UpdatePruningStep()])
         _write(sparsity.strip_pruning(model), path)
 
 
@@ -143,13 +142,15 @@ def _has_kernel(layer, tf_keras):
     return isinstance(layer, tf_keras.layers.Conv2D | tf_keras.layers.Dense) and not depthwise
 
 
-def _fine_tune(model, student, options, epochs=None, learning_rate=None, callbacks=()):
-    """Train a tf_keras model to give the student's probabilities on the calibration images."""
+def _fine_tune(model, student, options, epochs=3, learning_rate=1e-4, callbacks=()):
+    """Train a tf_keras model to give the student's probabilities on the calibration images.
+
+    Epochs and rate are a format's own, for which the options may have others.
+    """
     import tf_keras
 
-    epochs = epochs or options.epochs or 3
-    learning_rate = learning_rate or options.learning_rate or 1e-4
-
+    epochs = options.epochs or epochs
+    learning_rate = options.learning_rate or learning_rate
     images = np.asarray(options.calibration, "float32")
     logits = logits_of(student, images)
     exponentials = np.exp(logits - logits.max(-1, keepdims=True))

@@ -63,6 +63,10 @@ class ExportOptions:
             raise ValueError(
                 f"`sparsity` must be between 0 and 1. Received: sparsity={self.sparsity}"
             )
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ValueError(
+                f"`learning_rate` must be more than 0. Received: learning_rate={self.learning_rate}"
+            )
         for name, least in (("epochs", 1), ("clusters", 2)):
             value = getattr(self, name)
             if value is not None and value < least:

@@ -97,6 +97,9 @@ def test_without_images_to_train_on(student, images, tmp_path, name):
 
 
 def test_options_out_of_range(student, tmp_path):
-    for option, value in (("sparsity", 1.0), ("clusters", 1), ("epochs", 0)):
+    for option, value in (
+        *(("sparsity", 1.0), ("clusters", 1), ("epochs", 0)),
+        *(("learning_rate", 0.0), ("learning_rate", -1e-3)),
+    ):
         with pytest.raises(ValueError, match=f"`{option}` must be"):
             export_student(student, tmp_path, "tflite-pruned", **{option: value})
