@@ -203,12 +203,12 @@ def _ours(problem, whole):
     import keras
 
     from letkd_keras import LetKD, models
-    from letkd_keras.optimizers import SGD
+    from letkd_keras.optimizers import TorchSGD
     from letkd_keras.prototypes import IntermediatePrototypes, PenultimatePrototypes, Prototypes
 
     def compiled(model):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        optimizer = SGD(0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+        optimizer = TorchSGD(0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
         model.compile(optimizer, loss, metrics=["accuracy"])
         return model
 

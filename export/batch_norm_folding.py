@@ -2,7 +2,7 @@ import keras
 import numpy as np
 
 from letkd_keras.export.rewriting import rewrite, with_weights
-from letkd_keras.models.grouped_convolution import GroupedConv2D
+from letkd_keras.layers.grouped_convolution import GroupedConv2D
 
 _CONVOLUTIONS = (
     keras.layers.Conv2D,

@@ -6,10 +6,10 @@ from datetime import date
 from importlib import metadata
 from pathlib import Path
 
-from letkd_keras.atomic import written_aside
 from letkd_keras.export.batch_norm_folding import untrained_batch_norms
 from letkd_keras.export.loading import find_student
-from letkd_keras.models.cost import cost_of
+from letkd_keras.files import open_atomic
+from letkd_keras.functional.cost import cost_of
 
 
 def write_card(path, job, results, *, data_name=None, training=None):
@@ -235,5 +235,5 @@ def _row(name, artifact):
 
 
 def _write(file, text):
-    with written_aside(file) as aside:
+    with open_atomic(file) as aside:
         aside.write(text.encode())

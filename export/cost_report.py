@@ -6,17 +6,17 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from letkd_keras.atomic import moved_into_place, written_aside
 from letkd_keras.export import formats
 from letkd_keras.export.folding import fold
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.rewriting import rewrite
 from letkd_keras.export.student import prepare, size_on_disk
 from letkd_keras.export.verification import latency_ms, reload_outputs
-from letkd_keras.graph import flatten
-from letkd_keras.insertion import kd_layers_of
+from letkd_keras.files import atomic_path, open_atomic
+from letkd_keras.functional.cost import cost_of
+from letkd_keras.functional.graph import flatten
+from letkd_keras.functional.insertion import kd_layers_of
 from letkd_keras.layers import KDLayer
-from letkd_keras.models.cost import cost_of
 
 log = logging.getLogger("letkd_keras")
 
@@ -71,7 +71,7 @@ def measure(model, form, format, *, images, labels=None, calibration=None, repea
     kind = formats.find(format)
     batch = np.resize(images, (32, *images.shape[1:])).astype("float32")
     cost = cost_of(job.student, images.shape[1:])
-    with tempfile.TemporaryDirectory() as folder, moved_into_place(f"{folder}/artifact") as file:
+    with tempfile.TemporaryDirectory() as folder, atomic_path(f"{folder}/artifact") as file:
         kind.write(job.written, file, job.options)
         logits = None if labels is None else reload_outputs(kind.runtime, file, images)
         row = CostRow(
@@ -177,5 +177,5 @@ def plot(rows, path):
     for name, colour in colours.items():
         axes[-1].plot([], [], "o", color=colour, label=name)
     axes[-1].legend(fontsize=8)
-    with written_aside(path) as file:
+    with open_atomic(path) as file:
         figure.savefig(file, format="png", dpi=110)

@@ -9,7 +9,7 @@ from letkd_keras.export.inverse_rms import InverseRMS
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.rewriting import rewrite, with_weights
 from letkd_keras.export.verification import compare, images_for, logits_of
-from letkd_keras.graph import flatten
+from letkd_keras.functional.graph import flatten
 from letkd_keras.layers import KDLayer
 
 log = logging.getLogger("letkd_keras")

@@ -7,8 +7,8 @@ from pathlib import Path
 import keras
 
 from letkd_keras.export.rewriting import rewrite
-from letkd_keras.graph import check_functional, flatten
-from letkd_keras.logits import with_logits
+from letkd_keras.functional.graph import check_functional, flatten
+from letkd_keras.functional.softmax_removal import remove_softmax
 
 
 def load_student(model):
@@ -39,7 +39,7 @@ def load_student(model):
             f"Input. Received: model={student.name!r}, which is not built"
         )
     check_functional(student, "model")
-    student = with_logits(student)
+    student = remove_softmax(student)
     if any(layer.compute_dtype != "float32" for layer in student.layers):
         # A student trained in mixed precision ships, and is compared, in float32.
         student = rewrite(flatten(student), lambda layer, rewriter, *args, **kwargs: None)

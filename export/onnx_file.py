@@ -4,8 +4,8 @@ import keras
 
 from letkd_keras.export.options import ExportOptions
 from letkd_keras.export.rewriting import rewrite
-from letkd_keras.graph import flatten
-from letkd_keras.models.channel_shuffle import ChannelShuffle, ChannelSplit
+from letkd_keras.functional.graph import flatten
+from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
 
 
 def write_onnx(student, path, options=None):

@@ -2,7 +2,7 @@
 
 import keras
 
-from letkd_keras.graph import nodes, readers, retrace
+from letkd_keras.functional.graph import nodes, readers, retrace
 
 
 def rewrite(model, replace):

@@ -5,7 +5,6 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from letkd_keras.atomic import moved_into_place
 from letkd_keras.export import formats
 from letkd_keras.export.batch_norm_folding import untrained_batch_norms
 from letkd_keras.export.folding import fold as fold_model
@@ -19,6 +18,7 @@ from letkd_keras.export.verification import (
     reload_outputs,
     verify_classify,
 )
+from letkd_keras.files import atomic_path
 
 log = logging.getLogger("letkd_keras")
 
@@ -179,7 +179,7 @@ def write(job, path, format, *, tolerance=None, min_agreement=None):
     target = Path(path) / form.file_name
     tolerance = form.tolerance if tolerance is None else tolerance
     min_agreement = form.min_agreement if min_agreement is None else min_agreement
-    with moved_into_place(target) as aside:
+    with atomic_path(target) as aside:
         form.write(job.written, aside, job.options)
         logits = reload_outputs(form.runtime, aside, job.images)
         comparison = compare(job.reference, logits, job.labels)
@@ -211,7 +211,7 @@ def check_writable(path):
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
-        with moved_into_place(Path(path) / ".probe") as probe:
+        with atomic_path(Path(path) / ".probe") as probe:
             probe.write_bytes(b"")
         (Path(path) / ".probe").unlink()
     except OSError as error:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import keras
 
-from letkd_keras.atomic import moved_into_place, written_aside
 from letkd_keras.export.card import provenance_of
 from letkd_keras.export.command_line import add_data_options, data_name, images_from, run_main
 from letkd_keras.export.cost_report import CostRow, as_json, forms_of, measure, plot, table
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.reduction import fine_tune, reduce_templates
 from letkd_keras.export.student import check_writable
+from letkd_keras.files import atomic_path, open_atomic
 
 log = logging.getLogger("letkd_keras")
 
@@ -122,10 +122,10 @@ def write_sweep(result, path, *, data=None, training=None):
     text = f"# Templates of {result.chosen.model}\n\n{table(result.rows)}\n"
     text += f"Chosen: {result.chosen.form}.\n\n![Accuracy against cost](sweep.png)\n"
     for name, content in (("sweep.json", json.dumps(told, indent=2) + "\n"), ("sweep.md", text)):
-        with written_aside(path / name) as file:
+        with open_atomic(path / name) as file:
             file.write(content.encode())
     plot([row for row in result.rows if row.top1 is not None], path / "sweep.png")
-    with moved_into_place(path / "reduced.keras") as file:
+    with atomic_path(path / "reduced.keras") as file:
         result.model.save(file)
 
 

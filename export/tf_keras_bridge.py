@@ -12,8 +12,8 @@ import sys
 import keras
 
 from letkd_keras.export.inverse_rms import InverseRMS
-from letkd_keras.models.channel_shuffle import ChannelShuffle, ChannelSplit
-from letkd_keras.models.grouped_convolution import GroupedConv2D
+from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
+from letkd_keras.layers.grouped_convolution import GroupedConv2D
 
 # Configuration that both Keras versions read alike; initialisers and the like are of no use here.
 _CONVOLUTION = ("strides", "padding", "data_format", "dilation_rate", "activation", "use_bias")

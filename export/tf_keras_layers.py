@@ -21,7 +21,7 @@ class InverseRMS(tf_keras.layers.Layer):
 
 
 class ChannelShuffle(tf_keras.layers.Layer):
-    """Counterpart of `letkd_keras.models.channel_shuffle.ChannelShuffle`."""
+    """Counterpart of `letkd_keras.layers.channel_shuffle.ChannelShuffle`."""
 
     def __init__(self, groups, **kwargs):
         super().__init__(**kwargs)
@@ -38,7 +38,7 @@ class ChannelShuffle(tf_keras.layers.Layer):
 
 
 class ChannelSplit(tf_keras.layers.Layer):
-    """Counterpart of `letkd_keras.models.channel_shuffle.ChannelSplit`."""
+    """Counterpart of `letkd_keras.layers.channel_shuffle.ChannelSplit`."""
 
     def call(self, inputs):
         return tuple(tf.split(inputs, 2, axis=-1))

@@ -9,7 +9,7 @@ from letkd_keras.export import export_bundle
 from letkd_keras.export.cost_report import forms_of, measure
 from letkd_keras.export.evaluation_images import first_images
 from letkd_keras.export.loading import load_student
-from letkd_keras.models.cost import cost_of
+from letkd_keras.functional.cost import cost_of
 from letkd_keras.recipes.stages import student_folder
 
 log = logging.getLogger("letkd_keras")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import keras
 
 from letkd_keras import KDLayer, models
-from letkd_keras.models import Cost, cost_of
+from letkd_keras.functional.cost import Cost, cost_of
 from letkd_keras.recipes import methods, pairs
 
 # Classes and image size of the data sets that pairs are for.

@@ -1,8 +1,8 @@
 """The table of methods: what trains a student, by name.
 
 Weights are those of the methods' papers or, where these differ, of RepDistiller, whose numbers the
-letKD paper compares with. Tapped are the ends of the stages (`propose_stages`): all for AT and VID,
-the second for FitNet, the last for SP, CRD and SimKD, as RepDistiller does.
+letKD paper compares with. They use the ends of the stages (`suggest_stage_ends`): all for AT and
+VID, the second for FitNet, the last for SP, CRD and SimKD, as RepDistiller does.
 """
 
 import difflib
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from letkd_keras.data import ImageData, steps_per_epoch
 from letkd_keras.distillers import AT, CRD, DKD, KD, SP, VID, FitNet, HintedLetKD, LetKD, SimKD
-from letkd_keras.insertion import insert_kd_layers
+from letkd_keras.functional.insertion import insert_kd_layers
+from letkd_keras.functional.layer_suggestions import suggest_stage_ends
 from letkd_keras.layers import KDLayer
-from letkd_keras.taps import propose_stages
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Setting:
             which: Slice of the stages.
 
         Returns:
-            `student_taps` and `teacher_taps` in a dictionary.
+            `student_layers` and `teacher_layers` in a dictionary.
         """
-        ours, theirs = propose_stages(self.student), propose_stages(self.teacher)
+        ours, theirs = suggest_stage_ends(self.student), suggest_stage_ends(self.teacher)
         count = min(len(ours), len(theirs))
-        return {"student_taps": ours[-count:][which], "teacher_taps": theirs[-count:][which]}
+        return {"student_layers": ours[-count:][which], "teacher_layers": theirs[-count:][which]}
 
 
 _ALL, _SECOND, _LAST = slice(None), slice(1, 2), slice(-1, None)
@@ -72,8 +72,8 @@ def _fitnet_layer(setting, **options):
     return FitNet(
         student,
         setting.teacher,
-        student_taps=("kd_intermediate",),
-        teacher_taps=(setting.taps.teacher["intermediate"],),
+        student_layers=("kd_intermediate",),
+        teacher_layers=(setting.taps.teacher["intermediate"],),
         **options,
     )
 

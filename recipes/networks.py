@@ -8,9 +8,9 @@ import keras
 import numpy as np
 
 from letkd_keras import models
-from letkd_keras.graph import find_tap, flatten, grid_ratio, output_of, spatial_shape
-from letkd_keras.logits import with_logits
-from letkd_keras.taps import propose_taps
+from letkd_keras.functional.graph import find_layer, flatten, grid_ratio, output_of, spatial_shape
+from letkd_keras.functional.layer_suggestions import suggest_layers
+from letkd_keras.functional.softmax_removal import remove_softmax
 
 log = logging.getLogger("letkd_keras")
 
@@ -21,7 +21,7 @@ class Network:
 
     Attributes:
         name: Its name in the zoo, or the path of the file.
-        penultimate: Layer of the last feature map; `None` to have it proposed (`propose_taps`).
+        penultimate: Layer of the last feature map; `None` to have it proposed (`suggest_layers`).
         intermediate: Layer at the end of the first block of the last stage; `None` likewise.
     """
 
@@ -85,10 +85,10 @@ class Network:
         flat = flatten(model)
         for tap in named.values():
             if tap is not None:
-                find_tap(flat, tap, argument=f"{argument} tap")
+                find_layer(flat, tap, argument=f"{argument} tap")
         if None not in named.values():
             return named
-        proposed = propose_taps(model)
+        proposed = suggest_layers(model)
         taps = {level: tap or proposed[level] for level, tap in named.items()}
         if self.is_file:
             log.info("%s taps of %s: %s", argument, model.name, _described(taps, flat))
@@ -97,7 +97,7 @@ class Network:
 
 def _described(taps, model):
     shapes = {
-        level: output_of(model, find_tap(model, tap)).shape[1:]
+        level: output_of(model, find_layer(model, tap)).shape[1:]
         for level, tap in taps.items()
         if tap
     }
@@ -117,7 +117,7 @@ def _load(path, argument):
             f"`{argument}` must be a whole .keras file of layers that Keras or this package has. "
             f"Received: {str(path)!r}: {str(error).splitlines()[0]}"
         ) from error
-    model = with_logits(model, argument)
+    model = remove_softmax(model, argument)
     if len(model.input_shape) != 4 or len(model.output_shape) != 2:
         raise ValueError(
             f"`{argument}` must be a classifier of images, from [B, H, W, C] to [B, classes]. "
@@ -162,7 +162,7 @@ def grid(model, tap):
         ValueError: If what the layer puts out is no feature map.
     """
     flat = flatten(model)
-    shape = output_of(flat, find_tap(flat, tap)).shape
+    shape = output_of(flat, find_layer(flat, tap)).shape
     if len(shape) != 4:
         raise ValueError(
             f"A tap must be a layer with feature maps [B, H, W, C]. Received: {tap!r} of "
@@ -171,7 +171,7 @@ def grid(model, tap):
     return spatial_shape(shape)
 
 
-def pools(teacher, teacher_taps, student, student_taps, levels):
+def pools(teacher, teacher_layers, student, student_layers, levels):
     """Windows by which the teacher's grids become the student's, by level.
 
     Where the student's grid is the finer one, the window is 1 and `LetKD` averages its scores.
@@ -181,13 +181,13 @@ def pools(teacher, teacher_taps, student, student_taps, levels):
     """
     windows = {}
     for level in levels:
-        theirs, ours = grid(teacher, teacher_taps[level]), grid(student, student_taps[level])
+        theirs, ours = grid(teacher, teacher_layers[level]), grid(student, student_layers[level])
         window = grid_ratio(theirs, ours)
         if window is None and grid_ratio(ours, theirs) is None:
             raise ValueError(
                 f"One {level} grid must divide the other. Received: the teacher's "
-                f"{theirs[0]}x{theirs[1]} ({teacher_taps[level]!r}) and the student's "
-                f"{ours[0]}x{ours[1]} ({student_taps[level]!r})"
+                f"{theirs[0]}x{theirs[1]} ({teacher_layers[level]!r}) and the student's "
+                f"{ours[0]}x{ours[1]} ({student_layers[level]!r})"
             )
         windows[level] = window or 1
     return windows

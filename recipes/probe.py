@@ -5,7 +5,7 @@ import statistics
 import keras
 import numpy as np
 
-from letkd_keras.graph import nodes
+from letkd_keras.functional.graph import nodes
 from letkd_keras.recipes import methods, stages
 from letkd_keras.recipes.run_folder import write_json, write_text
 from letkd_keras.recipes.training import finished

@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from letkd_keras.atomic import written_aside
+from letkd_keras.files import open_atomic
 
 
 class RunFolder:
@@ -60,7 +60,7 @@ def write_json(path, value):
 
 def write_text(path, text):
     """Write a text file whole or not at all."""
-    with written_aside(path) as file:
+    with open_atomic(path) as file:
         file.write(text.encode())
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import keras
 
 from letkd_keras import Prototypes, fit_prototypes
+from letkd_keras.functional.layer_suggestions import suggest_stage_ends
 from letkd_keras.recipes import methods, networks
 from letkd_keras.recipes.run_folder import save_model
 from letkd_keras.recipes.training import accuracy_of, finish, finished, train
-from letkd_keras.taps import propose_stages
 
 log = logging.getLogger("letkd_keras")
 
@@ -87,23 +87,23 @@ def check(experiment):
     student = experiment.student.build(experiment.data, "student")
     if methods.tap_stages(experiment.methods):
         for model in (teacher, student):
-            propose_stages(model)
+            suggest_stage_ends(model)
     levels = methods.tapped(experiment.methods)
     if not levels:
         return Taps({}, {}, {})
-    teacher_taps = experiment.teacher.taps(teacher, "teacher")
-    student_taps = experiment.student.taps(student, "student")
+    teacher_layers = experiment.teacher.taps(teacher, "teacher")
+    student_layers = experiment.student.taps(student, "student")
     for level in levels:
-        for argument, taps in (("teacher", teacher_taps), ("student", student_taps)):
+        for argument, taps in (("teacher", teacher_layers), ("student", student_layers)):
             if taps[level] is None:
                 raise ValueError(
                     f"No {level} tap can be proposed for the {argument}: name one of its layers, "
                     "or distil by letkd1, which needs none."
                 )
-    pools = networks.pools(teacher, teacher_taps, student, student_taps, experiment.levels)
+    pools = networks.pools(teacher, teacher_layers, student, student_layers, experiment.levels)
     if not experiment.levels:
-        return Taps(teacher_taps, student_taps, pools)
-    height, width = networks.grid(teacher, teacher_taps["penultimate"])
+        return Taps(teacher_layers, student_layers, pools)
+    height, width = networks.grid(teacher, teacher_layers["penultimate"])
     pool = pools["penultimate"]
     points = examples * (height // pool) * (width // pool)
     if points < experiment.templates:
@@ -111,7 +111,7 @@ def check(experiment):
             f"`templates` must be at most the {points} feature vectors of the training set. "
             f"Received: templates={experiment.templates}"
         )
-    return Taps(teacher_taps, student_taps, pools)
+    return Taps(teacher_layers, student_layers, pools)
 
 
 def teacher(experiment, folder, verbose):

@@ -46,7 +46,7 @@ class Schedule:
 
     def optimizer(self, steps):
         """A new optimizer for epochs of so many steps."""
-        return optimizers.SGD(
+        return optimizers.TorchSGD(
             optimizers.epoch_decay(self.learning_rate, self.milestones, steps),
             momentum=self.momentum,
             nesterov=True,

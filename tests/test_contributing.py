@@ -28,7 +28,7 @@ def test_it_is_under_forty_lines():
 
 def test_it_is_one_minus_the_cosine(direction):
     student, teacher = (_network(channels) for channels in (4, 6))
-    taps = {"student_taps": ("map",), "teacher_taps": ("map",)}
+    taps = {"student_layers": ("map",), "teacher_layers": ("map",)}
     model = direction(student, teacher, weight=0.5, **taps)
     x = np.random.default_rng(0).standard_normal((5, 6, 6, 3)).astype("float32")
     y = np.array([0, 1, 0, 1, 1])

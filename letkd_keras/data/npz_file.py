@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from letkd_keras.atomic import written_aside
 from letkd_keras.data.image_data import ImageData
+from letkd_keras.files import open_atomic
 
 
 def save_npz(data, path):
     """Write an `ImageData` to a `.npz` file, whole or not at all."""
     found = {field.name: getattr(data, field.name) for field in fields(data)}
     arrays = {name: value for name, value in found.items() if value is not None}
-    with written_aside(path) as file:
+    with open_atomic(path) as file:
         np.savez(file, **arrays)
 
 

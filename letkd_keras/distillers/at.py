@@ -51,8 +51,8 @@ class AT(TeacherDistiller):
     Args:
         student: Functional `keras.Model` from images to logits; trained in place.
         teacher: Functional `keras.Model` from the same images to logits of the same classes.
-        student_taps: Layers of the student, the ends of its stages in RepDistiller.
-        teacher_taps: As many of the teacher.
+        student_layers: Layers of the student, the ends of its stages in RepDistiller.
+        teacher_layers: As many of the teacher.
         weight: Weight of the loss; 1000 in RepDistiller.
         power: Exponent p; 2 there.
         **kwargs: Further options of `TeacherDistiller`.

@@ -61,8 +61,8 @@ class CRD(TeacherDistiller):
         student: Functional `keras.Model` from images to logits; trained in place.
         teacher: Functional `keras.Model` from the same images to logits of the same classes.
         labels: Classes of all training images, integers [M] in the order of the rows.
-        student_taps: The student's last feature map, in a tuple of one.
-        teacher_taps: The teacher's, likewise.
+        student_layers: The student's last feature map, in a tuple of one.
+        teacher_layers: The teacher's, likewise.
         weight: Weight of the loss; 0.8 in the paper.
         dimension: Channels of the embeddings; 128 there.
         negatives: N; 16384 there.

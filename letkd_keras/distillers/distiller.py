@@ -1,9 +1,9 @@
 import keras
 from keras import ops
 
+from letkd_keras.distillers.layer_outputs import LayerOutputs
 from letkd_keras.distillers.soft_labels import SoftLabelKLDivergence
-from letkd_keras.distillers.tapped_model import TappedModel
-from letkd_keras.graph import check_functional
+from letkd_keras.functional.graph import check_functional
 
 if keras.backend.backend() == "tensorflow":
     from letkd_keras.distillers.tensorflow_step import TrainStep
@@ -37,7 +37,7 @@ class FrozenTeacher:
     def __init__(self, model, taps=None):
         check_functional(model, "teacher")
         self.model = model
-        self.tapped = TappedModel(model, taps or {})
+        self.tapped = LayerOutputs(model, taps or {})
 
     def __call__(self, inputs):
         return self.tapped(inputs, training=False)

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from letkd_keras.graph import grid_ratio
+from letkd_keras.functional.graph import grid_ratio
 
 
 def channels_last(features):

@@ -2,7 +2,7 @@ import keras
 
 from letkd_keras.distillers.feature_maps import FeatureMeanSquaredError, convolution, finer_by
 from letkd_keras.distillers.teacher_distiller import TeacherDistiller
-from letkd_keras.layers import BatchNormalization
+from letkd_keras.layers import TorchBatchNormalization
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -18,8 +18,8 @@ class FitNet(TeacherDistiller):
     Args:
         student: Functional `keras.Model` from images to logits; trained in place.
         teacher: Functional `keras.Model` from the same images to logits of the same classes.
-        student_taps: The student's guided layer, in a tuple of one.
-        teacher_taps: The teacher's hint layer, likewise.
+        student_layers: The student's guided layer, in a tuple of one.
+        teacher_layers: The teacher's hint layer, likewise.
         weight: Weight of the hint; 100 in RepDistiller.
         **kwargs: Further options of `TeacherDistiller`.
 
@@ -59,7 +59,7 @@ def regressor_of(student, teacher):
     else:
         resize = convolution(channels, 1 if down == 1 else 3, down)
     regressor = keras.Sequential(
-        [resize, BatchNormalization(axis=-1), keras.layers.ReLU()], name="regressor"
+        [resize, TorchBatchNormalization(axis=-1), keras.layers.ReLU()], name="regressor"
     )
     regressor.build((None, *student))
     return regressor

@@ -7,8 +7,8 @@ from letkd_keras.distillers.feature_maps import (
 )
 from letkd_keras.distillers.fitnet import regressor_of
 from letkd_keras.distillers.letkd import LetKD
-from letkd_keras.graph import output_of
-from letkd_keras.insertion import TrainingGraph
+from letkd_keras.functional.graph import output_of
+from letkd_keras.functional.insertion import TrainingGraph
 
 
 @keras.saving.register_keras_serializable("letkd_keras")

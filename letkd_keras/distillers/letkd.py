@@ -3,15 +3,15 @@ from pathlib import Path
 import keras
 
 from letkd_keras.distillers.distiller import Distiller, FrozenTeacher
-from letkd_keras.graph import (
+from letkd_keras.functional.graph import (
     check_functional,
-    find_tap,
+    find_layer,
     flatten,
     grid_ratio,
     output_of,
     spatial_shape,
 )
-from letkd_keras.insertion import TrainingGraph, insert_kd_layers, kd_layers_of
+from letkd_keras.functional.insertion import TrainingGraph, insert_kd_layers, kd_layers_of
 from letkd_keras.layers import IntermediateTargets, KDLayer, PenultimateTargets
 from letkd_keras.losses import TemplateKLDivergence
 
@@ -241,7 +241,7 @@ def _check_fit(student, teacher, prototypes, taps):
     flat = flatten(student)
     pools = {}
     for level, tap in taps.items():
-        output = output_of(flat, find_tap(flat, tap, argument=level))
+        output = output_of(flat, find_layer(flat, tap, argument=level))
         if len(output.shape) != 4:
             raise ValueError(
                 f"`{level}` must name a layer with feature maps [B, H, W, C]. "

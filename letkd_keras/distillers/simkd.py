@@ -2,10 +2,10 @@ import keras
 
 from letkd_keras.distillers.feature_maps import FeatureMeanSquaredError, finer_by, on_one_grid
 from letkd_keras.distillers.teacher_distiller import TeacherDistiller
-from letkd_keras.graph import (
+from letkd_keras.functional.graph import (
     check_functional,
     copy_with,
-    find_tap,
+    find_layer,
     flatten,
     output_of,
     readers,
@@ -32,8 +32,8 @@ class SimKD(TeacherDistiller):
             `model.student` is a copy with another classifier. A student that has P keeps it.
         teacher: Functional `keras.Model` from the same images to logits of the same classes, whose
             last feature map goes through global average pooling and a `Dense` layer.
-        student_taps: The student's last feature map, in a tuple of one.
-        teacher_taps: The teacher's, likewise.
+        student_layers: The student's last feature map, in a tuple of one.
+        teacher_layers: The teacher's, likewise.
         factor: How many times thinner the projector is inside; 2 in the paper.
         weight: Weight of the loss.
         task_weight: Weight of the cross-entropy; 0 in the paper.
@@ -49,8 +49,8 @@ class SimKD(TeacherDistiller):
         student,
         teacher=None,
         *,
-        student_taps,
-        teacher_taps,
+        student_layers,
+        teacher_layers,
         factor=2,
         weight=1.0,
         task_weight=0.0,
@@ -59,13 +59,13 @@ class SimKD(TeacherDistiller):
         check_functional(student, "student")
         if _PROJECTED not in {operation.name for operation in student.operations}:
             check_functional(teacher, "teacher")
-            student = _reusing_classifier(student, teacher, student_taps, teacher_taps, factor)
+            student = _reusing_classifier(student, teacher, student_layers, teacher_layers, factor)
         super().__init__(
             student,
             teacher,
             {"simkd": weight},
-            student_taps=(_PROJECTED,),
-            teacher_taps=teacher_taps,
+            student_layers=(_PROJECTED,),
+            teacher_layers=teacher_layers,
             task_weight=task_weight,
             **kwargs,
         )
@@ -85,14 +85,14 @@ class SimKD(TeacherDistiller):
         }
 
 
-def _reusing_classifier(student, teacher, student_taps, teacher_taps, factor):
+def _reusing_classifier(student, teacher, student_layers, teacher_layers, factor):
     """A copy of the student up to its tap, then the projector and the teacher's classifier."""
-    (student_tap,), (teacher_tap,) = student_taps, teacher_taps
+    (student_tap,), (teacher_tap,) = student_layers, teacher_layers
     flat_teacher = flatten(teacher)
     pooling, classifier = _classifier(flat_teacher, teacher_tap)
-    theirs = output_of(flat_teacher, find_tap(flat_teacher, teacher_tap))
+    theirs = output_of(flat_teacher, find_layer(flat_teacher, teacher_tap))
     copy = copy_with(flatten(student), lambda layer, *args, **kwargs: layer(*args, **kwargs))
-    x = output_of(copy, find_tap(copy, student_tap))
+    x = output_of(copy, find_layer(copy, student_tap))
     channels = blocks.channels(theirs)
     window, _ = finer_by(spatial_shape(x.shape), spatial_shape(theirs.shape))
     if window > 1:
@@ -112,7 +112,7 @@ def _reusing_classifier(student, teacher, student_taps, teacher_taps, factor):
 
 def _classifier(teacher, tap):
     """The global average pooling and the `Dense` layer that follow the teacher's tap."""
-    layer, following = find_tap(teacher, tap), []
+    layer, following = find_layer(teacher, tap), []
     for kind in (keras.layers.GlobalAveragePooling2D, keras.layers.Dense):
         (layer, *others) = readers(teacher, layer)
         if others or not isinstance(layer, kind):

@@ -34,8 +34,8 @@ class SP(TeacherDistiller):
     Args:
         student: Functional `keras.Model` from images to logits; trained in place.
         teacher: Functional `keras.Model` from the same images to logits of the same classes.
-        student_taps: Layers of the student; the last feature map in RepDistiller.
-        teacher_taps: As many of the teacher.
+        student_layers: Layers of the student; the last feature map in RepDistiller.
+        teacher_layers: As many of the teacher.
         weight: Weight of the loss; 3000 in the paper and in RepDistiller.
         **kwargs: Further options of `TeacherDistiller`.
 

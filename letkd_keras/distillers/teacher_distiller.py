@@ -4,7 +4,7 @@ import keras
 
 from letkd_keras.distillers.distiller import Distiller, FrozenTeacher
 from letkd_keras.distillers.feature_maps import channels_last, channels_last_shape
-from letkd_keras.distillers.tapped_model import TappedModel
+from letkd_keras.distillers.layer_outputs import LayerOutputs
 
 
 class TeacherDistiller(Distiller):
@@ -20,8 +20,8 @@ class TeacherDistiller(Distiller):
         teacher: Functional `keras.Model` from the same images to logits of the same classes, or
             `None` where the distiller is rebuilt from a whole `.keras` file.
         loss_weights: Names of the distillation losses and their weights.
-        student_taps: Layers of the student whose outputs are compared, in order.
-        teacher_taps: As many of the teacher.
+        student_layers: Layers of the student whose outputs are compared, in order.
+        teacher_layers: As many of the teacher.
         teacher_shapes: Shapes of the teacher's taps without the batch dimension, channels last;
             needed only without a teacher.
         **kwargs: `task_weight`, `kd_weight`, `kd_temperature` and Keras' model arguments.
@@ -41,19 +41,19 @@ class TeacherDistiller(Distiller):
         teacher,
         loss_weights,
         *,
-        student_taps=(),
-        teacher_taps=(),
+        student_layers=(),
+        teacher_layers=(),
         teacher_shapes=(),
         **kwargs,
     ):
         super().__init__(student, loss_weights, **kwargs)
-        self.student_taps, self.teacher_taps = tuple(student_taps), tuple(teacher_taps)
-        if len(self.student_taps) != len(self.teacher_taps):
+        self.student_layers, self.teacher_layers = tuple(student_layers), tuple(teacher_layers)
+        if len(self.student_layers) != len(self.teacher_layers):
             raise ValueError(
-                "`student_taps` and `teacher_taps` must be as many. "
-                f"Received: {self.student_taps} and {self.teacher_taps}"
+                "`student_layers` and `teacher_layers` must be as many. "
+                f"Received: {self.student_layers} and {self.teacher_layers}"
             )
-        self.tapped_student = TappedModel(student, _numbered(self.student_taps))
+        self.tapped_student = LayerOutputs(student, _numbered(self.student_layers))
         self.student_shapes = _shapes(self.tapped_student)
         self.teacher_shapes = tuple(tuple(shape) for shape in teacher_shapes)
         self.supervision = None
@@ -61,7 +61,7 @@ class TeacherDistiller(Distiller):
             self._set_teacher(teacher)
 
     def _set_teacher(self, teacher):
-        supervision = FrozenTeacher(teacher, _numbered(self.teacher_taps))
+        supervision = FrozenTeacher(teacher, _numbered(self.teacher_layers))
         if self.student.output_shape[-1] != teacher.output_shape[-1]:
             raise ValueError(
                 "`student` and `teacher` must have the same number of classes. Received: "
@@ -84,14 +84,14 @@ class TeacherDistiller(Distiller):
         """The tapped outputs in order: a list of (student's, teacher's), channels last."""
         return [
             tuple(channels_last(outputs[name]) for outputs in (learned, taught))
-            for name in _numbered(self.student_taps)
+            for name in _numbered(self.student_layers)
         ]
 
     def get_config(self):
         return {
             **super().get_config(),
-            "student_taps": self.student_taps,
-            "teacher_taps": self.teacher_taps,
+            "student_layers": self.student_layers,
+            "teacher_layers": self.teacher_layers,
             "teacher_shapes": self.teacher_shapes,
         }
 

@@ -83,8 +83,8 @@ class VID(TeacherDistiller):
     Args:
         student: Functional `keras.Model` from images to logits; trained in place.
         teacher: Functional `keras.Model` from the same images to logits of the same classes.
-        student_taps: Layers of the student, the ends of its stages in RepDistiller.
-        teacher_taps: As many of the teacher.
+        student_layers: Layers of the student, the ends of its stages in RepDistiller.
+        teacher_layers: As many of the teacher.
         weight: Weight of the loss; 1 in RepDistiller.
         **kwargs: Further options of `TeacherDistiller`.
 

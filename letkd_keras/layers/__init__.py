@@ -1,7 +1,17 @@
-"""Layers of the method: the KD layer, the teacher's soft targets, PyTorch's batch normalisation."""
+"""Layers: the KD layer, the teacher's soft targets, and layers with PyTorch's meaning."""
 
-from letkd_keras.layers.batch_normalization import BatchNormalization
+from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
+from letkd_keras.layers.grouped_convolution import GroupedConv2D
 from letkd_keras.layers.kd_layer import KDLayer
 from letkd_keras.layers.soft_targets import IntermediateTargets, PenultimateTargets
+from letkd_keras.layers.torch_batch_normalization import TorchBatchNormalization
 
-__all__ = ["BatchNormalization", "IntermediateTargets", "KDLayer", "PenultimateTargets"]
+__all__ = [
+    "ChannelShuffle",
+    "ChannelSplit",
+    "GroupedConv2D",
+    "IntermediateTargets",
+    "KDLayer",
+    "PenultimateTargets",
+    "TorchBatchNormalization",
+]

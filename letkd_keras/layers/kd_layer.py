@@ -3,7 +3,7 @@ import math
 import keras
 from keras import ops
 
-from letkd_keras.layers.batch_normalization import BatchNormalization
+from letkd_keras.layers.torch_batch_normalization import TorchBatchNormalization
 
 # The smallest norm a vector is divided by. Its square, 1e-24, needs float32: normalisations run
 # in at least float32 whatever the dtype policy.
@@ -169,7 +169,7 @@ class KDLayer(keras.layers.Layer):
                 autocast=False,
             )
             self.value_scale = self._add_scale("value_scale", self.value_scale_start)
-            self.batch_normalization = BatchNormalization(
+            self.batch_normalization = TorchBatchNormalization(
                 axis=self.channel_axis,
                 momentum=self.momentum,
                 epsilon=self.epsilon,

@@ -1,8 +1,7 @@
 """The zoo: networks of the papers as functional Keras models with named taps."""
 
-from letkd_keras.models.cost import Cost, cost_of
 from letkd_keras.models.state_dict import assign_state_dict
 from letkd_keras.models.torch_weights import load_torch_weights
 from letkd_keras.models.zoo import build, names
 
-__all__ = ["Cost", "assign_state_dict", "build", "cost_of", "load_torch_weights", "names"]
+__all__ = ["assign_state_dict", "build", "load_torch_weights", "names"]

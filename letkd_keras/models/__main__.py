@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from letkd_keras.atomic import written_aside
+from letkd_keras.files import open_atomic
 from letkd_keras.models import build, load_torch_weights
 
 _EPILOG = """example:
@@ -42,7 +42,7 @@ def main(arguments=None):
 
 def save_whole(model, path):
     """Save a `.keras` file whole or not at all; an existing one stays until then."""
-    with tempfile.TemporaryDirectory() as folder, written_aside(path) as file:
+    with tempfile.TemporaryDirectory() as folder, open_atomic(path) as file:
         model.save(Path(folder) / "model.keras")
         with Path(folder, "model.keras").open("rb") as saved:
             shutil.copyfileobj(saved, file)

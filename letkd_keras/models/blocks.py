@@ -2,8 +2,8 @@
 
 import keras
 
-from letkd_keras.layers import BatchNormalization
-from letkd_keras.models.grouped_convolution import GroupedConv2D
+from letkd_keras.layers import TorchBatchNormalization
+from letkd_keras.layers.grouped_convolution import GroupedConv2D
 
 
 def channel_axis():
@@ -68,7 +68,7 @@ def pad(x, width, *, name):
 
 def batch_norm(x, *, name):
     """Batch normalisation over the channels with PyTorch's momentum, epsilon and variance."""
-    return BatchNormalization(axis=channel_axis(), name=name)(x)
+    return TorchBatchNormalization(axis=channel_axis(), name=name)(x)
 
 
 def relu(x, max_value=None, *, name):

@@ -1,7 +1,7 @@
 import keras
 
+from letkd_keras.layers.channel_shuffle import ChannelShuffle
 from letkd_keras.models import blocks
-from letkd_keras.models.channel_shuffle import ChannelShuffle
 
 _GROUPS = 3
 _STEM = 24

@@ -1,7 +1,7 @@
 import keras
 
+from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
 from letkd_keras.models import blocks
-from letkd_keras.models.channel_shuffle import ChannelShuffle, ChannelSplit
 
 _STEM = 24
 _STAGES = ((116, 3), (232, 7), (464, 3))  # channels, units after the one that halves the grid

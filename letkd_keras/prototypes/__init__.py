@@ -1,6 +1,5 @@
 """The offline stage: what a teacher's features look like, fitted once, used for any student."""
 
-from letkd_keras.prototypes.fingerprint import fingerprint
 from letkd_keras.prototypes.fitting import fit_prototypes
 from letkd_keras.prototypes.prototype_fit import PrototypeFit
 from letkd_keras.prototypes.prototypes import (
@@ -14,6 +13,5 @@ __all__ = [
     "PenultimatePrototypes",
     "PrototypeFit",
     "Prototypes",
-    "fingerprint",
     "fit_prototypes",
 ]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from letkd_keras.atomic import written_aside
+from letkd_keras.files import open_atomic
 from letkd_keras.prototypes.confusion_picture import draw_confusion
 from letkd_keras.prototypes.subclass_map_picture import draw_subclass_maps
 from letkd_keras.prototypes.template_picture import draw_templates
@@ -42,6 +42,6 @@ def draw(prototypes, folder, teacher=None, data=None, samples=6):
             )
     paths = [Path(folder) / f"{name}.png" for name in pictures]
     for path, figure in zip(paths, pictures.values(), strict=True):
-        with written_aside(path) as file:
+        with open_atomic(path) as file:
             figure.savefig(file, format="png", dpi=120)
     return paths

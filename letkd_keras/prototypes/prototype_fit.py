@@ -5,8 +5,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from letkd_keras.functional.fingerprint import fingerprint
 from letkd_keras.prototypes.assembly import assemble
-from letkd_keras.prototypes.fingerprint import fingerprint
 from letkd_keras.prototypes.kmeans import blocks
 from letkd_keras.prototypes.labelled_images import LabelledImages
 from letkd_keras.prototypes.memory_mapped import check_room

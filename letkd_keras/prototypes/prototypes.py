@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from letkd_keras.atomic import written_aside
-from letkd_keras.prototypes.fingerprint import fingerprint
+from letkd_keras.files import open_atomic
+from letkd_keras.functional.fingerprint import fingerprint
 from letkd_keras.prototypes.teacher_features import TeacherFeatures
 
 _FORMAT = "letkd_keras.prototypes"
@@ -121,7 +121,7 @@ class Prototypes:
             "arrays": {name: _describe(array) for name, array in arrays.items()},
         }
         text = np.frombuffer(json.dumps(manifest, sort_keys=True).encode(), dtype="uint8")
-        with written_aside(path) as file:
+        with open_atomic(path) as file:
             np.savez(file, manifest=text, **arrays)
 
     @classmethod

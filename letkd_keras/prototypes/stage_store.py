@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from letkd_keras.atomic import written_aside
+from letkd_keras.files import open_atomic
 
 _RECORD = "stage.json"
 _CHECKPOINT = "checkpoint.npz"
@@ -115,7 +115,7 @@ class WorkDir:
             if isinstance(array, np.memmap) and Path(array.filename) == file.resolve():
                 array.flush()
                 continue
-            with written_aside(file) as opened:
+            with open_atomic(file) as opened:
                 np.save(opened, array, allow_pickle=False)
             self._verified.discard(file)
         self._write_json(
@@ -146,7 +146,7 @@ class WorkDir:
 
     def save_checkpoint(self, stage, arrays):
         """Keep the state of an unfinished stage in place of an earlier one."""
-        with written_aside(self.folder(stage) / _CHECKPOINT) as file:
+        with open_atomic(self.folder(stage) / _CHECKPOINT) as file:
             np.savez(file, **arrays)
 
     def load_checkpoint(self, stage):
@@ -159,7 +159,7 @@ class WorkDir:
 
     @staticmethod
     def _write_json(path, value):
-        with written_aside(path) as file:
+        with open_atomic(path) as file:
             file.write(json.dumps(value, indent=1, sort_keys=True).encode())
 
 

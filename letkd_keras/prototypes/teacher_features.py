@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 
-from letkd_keras.graph import find_tap, flatten, output_of
+from letkd_keras.functional.graph import find_layer, flatten, output_of
 from letkd_keras.prototypes.inference import BatchInference
 
 
@@ -36,7 +36,7 @@ class TeacherFeatures:
         self.pools = _check_pools(pool, len(self.taps))
         self.num_classes = int(teacher.output.shape[-1])
         flat = flatten(teacher)
-        outputs = [output_of(flat, find_tap(flat, tap)) for tap in self.taps]
+        outputs = [output_of(flat, find_layer(flat, tap)) for tap in self.taps]
         outputs = [_channels_last(output) for output in outputs]
         for i, (tap, window) in enumerate(zip(self.taps, self.pools, strict=True)):
             _check_feature_map(tap, outputs[i], window)

@@ -15,7 +15,7 @@ from letkd_keras.distillers.memory_bank import MemoryBank, NegativeSampler
 from letkd_keras.distillers.sp import SimilarityError
 from letkd_keras.distillers.vid import GaussianNegativeLogLikelihood, VariationalRegressor
 
-LAST = {"student_taps": ("penultimate",), "teacher_taps": ("penultimate",)}
+LAST = {"student_layers": ("penultimate",), "teacher_layers": ("penultimate",)}
 
 
 def _maps(seed, channels=5, size=4, images=3):
@@ -179,7 +179,10 @@ def test_simkd_refuses_a_classifier_it_cannot_reuse(setting):
 
 
 def test_every_tap_counts(setting):
-    taps = {"student_taps": ("intermediate", "penultimate"), "teacher_taps": ("bn1", "penultimate")}
+    taps = {
+        "student_layers": ("intermediate", "penultimate"),
+        "teacher_layers": ("bn1", "penultimate"),
+    }
     for method, name in ((AT, "at"), (VID, "vid")):
         both = method(setting.student(), setting.teacher, **taps)
         x, y = setting.x, setting.y

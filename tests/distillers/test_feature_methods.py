@@ -6,8 +6,8 @@ import pytest
 
 from letkd_keras.distillers import AT, CRD, KD, SP, VID, FitNet, SimKD
 
-TAPS = {"student_taps": ("intermediate", "penultimate"), "teacher_taps": ("bn1", "penultimate")}
-LAST = {"student_taps": ("penultimate",), "teacher_taps": ("penultimate",)}
+TAPS = {"student_layers": ("intermediate", "penultimate"), "teacher_layers": ("bn1", "penultimate")}
+LAST = {"student_layers": ("penultimate",), "teacher_layers": ("penultimate",)}
 
 
 def _crd(student, teacher, labels, **options):
@@ -135,11 +135,11 @@ def test_images_of_weight_zero_are_absent(setting):
 
 
 def test_taps_that_do_not_fit_are_refused(setting):
-    taps = {"student_taps": ("penultimate",), "teacher_taps": ("bn1", "penultimate")}
-    with pytest.raises(ValueError, match=r"`student_taps` and `teacher_taps` must be as many"):
+    taps = {"student_layers": ("penultimate",), "teacher_layers": ("bn1", "penultimate")}
+    with pytest.raises(ValueError, match=r"`student_layers` and `teacher_layers` must be as many"):
         AT(setting.student(), setting.teacher, **taps)
     with pytest.raises(ValueError, match="`tap` must name a layer"):
-        AT(setting.student(), setting.teacher, student_taps=("conv9",), teacher_taps=("bn1",))
+        AT(setting.student(), setting.teacher, student_layers=("conv9",), teacher_layers=("bn1",))
     odd = setting.student(size=6)
     with pytest.raises(ValueError, match=r"student's 3x3 and the teacher's 4x4"):
         FitNet(odd, setting.teacher, **LAST)

@@ -7,7 +7,7 @@ from golden_weights import rule_weights
 from relative_error import relative_error
 
 from letkd_keras import LetKD, models
-from letkd_keras.optimizers import SGD
+from letkd_keras.optimizers import TorchSGD
 from letkd_keras.prototypes import IntermediatePrototypes, PenultimatePrototypes, Prototypes
 
 # How far two float32 programs are apart (tests/golden/README.md), relative. Fixed, not measured:
@@ -44,7 +44,7 @@ _LOSSES = {
 }
 
 
-class _RecordingSGD(SGD):
+class _RecordingSGD(TorchSGD):
     """The optimizer under test, which also keeps the norm of each gradient it was given."""
 
     def build(self, variables):

@@ -53,7 +53,7 @@ def test_saved_and_loaded_it_trains_on(setting, tmp_path):
 
 def test_a_hint_can_pass_through_a_layer_that_nothing_supervises(setting):
     student = insert_kd_layers(setting.student(), intermediate=KDLayer(6, name="kd_intermediate"))
-    taps = {"student_taps": ("kd_intermediate",), "teacher_taps": ("intermediate",)}
+    taps = {"student_layers": ("kd_intermediate",), "teacher_layers": ("intermediate",)}
     model = FitNet(student, setting.teacher, **taps)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.run_eagerly = True

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from letkd_keras import KDLayer, LetKD, Prototypes, fit_prototypes, insert_kd_layers, models
-from letkd_keras.optimizers import SGD
-from letkd_keras.prototypes import fingerprint
+from letkd_keras.functional import fingerprint
+from letkd_keras.optimizers import TorchSGD
 
 LOSSES = ["kl_intermediate", "kl_penultimate", "loss", "task_loss"]
 
 
 def _compiled(model, **kwargs):
     model.compile(
-        optimizer=SGD(0.05, momentum=0.9, nesterov=True, weight_decay=5e-4),
+        optimizer=TorchSGD(0.05, momentum=0.9, nesterov=True, weight_decay=5e-4),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         # Tracing costs more than these steps; tests of `fit` as people use it trace.
         **{"metrics": ["accuracy"], "run_eagerly": True, **kwargs},
@@ -195,7 +195,7 @@ def test_regularisers_and_metrics_count(setting):
 def test_mixed_labels_train(setting):
     model = _letkd(setting)
     model.compile(
-        SGD(0.05), keras.losses.CategoricalCrossentropy(from_logits=True), run_eagerly=True
+        TorchSGD(0.05), keras.losses.CategoricalCrossentropy(from_logits=True), run_eagerly=True
     )
     mixed = (0.8 * np.eye(3)[setting.y] + 0.2 * np.eye(3)[setting.y[::-1]]).astype("float32")
     hard = _step(_compiled(_letkd(setting)), setting)

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-HERE = Path(__file__).parent
+PROGRAMS = Path(__file__).parents[1] / "programs"
 
 
 def _run(program, file, *arguments, **environment):
     done = subprocess.run(
-        [sys.executable, str(HERE / program), *arguments, str(file)],
+        [sys.executable, str(PROGRAMS / program), *arguments, str(file)],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-HERE = Path(__file__).parent
+PROGRAMS = Path(__file__).parents[1] / "programs"
 
 
 def _free_ports(count):
@@ -26,7 +26,7 @@ def _start(folder, dies_in=None):
     return [
         subprocess.Popen(
             [
-                *(sys.executable, str(HERE / "train_on_workers.py"), str(index), ports),
+                *(sys.executable, str(PROGRAMS / "train_on_workers.py"), str(index), ports),
                 *(str(folder), *([str(dies_in)] if index and dies_in is not None else [])),
             ],
             stdout=subprocess.DEVNULL,
@@ -42,7 +42,7 @@ def test_two_workers_of_which_one_dies_end_as_one_device(tmp_path):
     """Losses and weights, within roundings of float64, after both have been started again."""
     done = subprocess.run(
         [
-            *(sys.executable, str(HERE / "train_on_replicas.py"), "1", "float64"),
+            *(sys.executable, str(PROGRAMS / "train_on_replicas.py"), "1", "float64"),
             str(tmp_path / "one.npz"),
         ],
         capture_output=True,

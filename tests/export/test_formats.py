@@ -11,7 +11,7 @@ from letkd_keras.export import export_bundle, export_student, formats
 from letkd_keras.export.inverse_rms import InverseRMS, with_calibrated_floors
 from letkd_keras.export.verification import Comparison, ExportMismatch
 from letkd_keras.export.verify import verify
-from letkd_keras.models.channel_shuffle import ChannelShuffle, ChannelSplit
+from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
 
 _RNG = np.random.default_rng(3)
 

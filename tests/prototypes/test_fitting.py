@@ -4,7 +4,8 @@ import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis as Reference
 from small_problem import SIZES, small_images
 
-from letkd_keras.prototypes import Prototypes, fingerprint, fit_prototypes
+from letkd_keras.functional import fingerprint
+from letkd_keras.prototypes import Prototypes, fit_prototypes
 from letkd_keras.prototypes.kmeans import kmeans
 from letkd_keras.prototypes.lda import lda_components
 

@@ -11,5 +11,5 @@ def test_two_replicas_share_each_batch_and_give_what_one_gives():
 
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 def test_jax_needs_no_tensorflow(tmp_path):
-    done = in_a_process("without_tensorflow.py", tmp_path / "p.npz", KERAS_BACKEND="jax")
+    done = in_a_process("prototypes_without_tensorflow.py", tmp_path / "p.npz", KERAS_BACKEND="jax")
     assert done.stdout.split() == ["fitted"], done.stderr[-3000:]

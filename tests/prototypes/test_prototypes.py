@@ -4,11 +4,11 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
+from letkd_keras.functional import fingerprint
 from letkd_keras.prototypes import (
     IntermediatePrototypes,
     PenultimatePrototypes,
     Prototypes,
-    fingerprint,
 )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-PROGRAM = Path(__file__).with_name("train_until_killed.py")
+PROGRAM = Path(__file__).parents[1] / "programs" / "train_until_killed.py"
 STEPS = 25  # five epochs of five
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from letkd_keras import KDLayer, insert_kd_layers, models
-from letkd_keras.models import cost_of
+from letkd_keras.functional.cost import cost_of
 from letkd_keras.recipes import pairs
 from letkd_keras.recipes.__main__ import main
 from letkd_keras.recipes.listing import kd_rows, network_row

@@ -14,7 +14,7 @@ from letkd_keras.data import load_digits
 from letkd_keras.data.npz_file import save_npz
 from letkd_keras.export import export_student
 
-PROGRAM = Path(__file__).with_name("without_tensorflow.py")
+PROGRAM = Path(__file__).parents[1] / "programs" / "recipe_without_tensorflow.py"
 
 
 @pytest.mark.slow

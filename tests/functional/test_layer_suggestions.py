@@ -3,8 +3,8 @@ import pytest
 from keras import layers
 
 from letkd_keras import models
-from letkd_keras.graph import find_tap, flatten, output_of
-from letkd_keras.taps import propose_stages, propose_taps
+from letkd_keras.functional.graph import find_layer, flatten, output_of
+from letkd_keras.functional.layer_suggestions import suggest_layers, suggest_stage_ends
 
 # What the maker of the network would name: the last maps, and the end of the first block on their
 # grid.
@@ -19,7 +19,7 @@ APPLICATIONS = {
 
 
 def _proposed(model):
-    taps = propose_taps(model)
+    taps = suggest_layers(model)
     return taps["penultimate"], taps["intermediate"]
 
 
@@ -33,8 +33,8 @@ def test_taps_of_keras_applications(name):
 def test_the_proposal_is_the_papers_where_the_zoo_did_not_name_it(name):
     named = models.build(name, num_classes=3)
     unnamed = _without_names(named)
-    for level, proposed in propose_taps(unnamed).items():
-        ours = output_of(unnamed, find_tap(unnamed, proposed))
+    for level, proposed in suggest_layers(unnamed).items():
+        ours = output_of(unnamed, find_layer(unnamed, proposed))
         assert ours.shape == named.get_layer(level).output.shape
         source = named.get_layer(level).input._keras_history.operation
         assert proposed in (source.name, f"was_{level}")
@@ -64,7 +64,11 @@ def test_layers_of_a_nested_backbone_are_proposed():
     x = layers.GlobalAveragePooling2D()(backbone(inputs))
     model = keras.Model(inputs, layers.Dense(3)(x))
     assert _proposed(model) == ("out_relu", "block_13_project_BN")
-    assert output_of(flatten(model), find_tap(flatten(model), "out_relu")).shape[1:] == (2, 2, 1280)
+    assert output_of(flatten(model), find_layer(flatten(model), "out_relu")).shape[1:] == (
+        2,
+        2,
+        1280,
+    )
 
 
 def test_operations_on_tensors_count_like_layers():
@@ -80,7 +84,7 @@ def test_operations_on_tensors_count_like_layers():
 def test_a_model_without_maps_before_its_classifier_is_refused():
     inputs = keras.Input((8,))
     with pytest.raises(ValueError, match="pool or flatten a feature map"):
-        propose_taps(keras.Model(inputs, layers.Dense(3)(inputs)))
+        suggest_layers(keras.Model(inputs, layers.Dense(3)(inputs)))
 
 
 @pytest.mark.parametrize(
@@ -97,5 +101,5 @@ def test_a_model_without_maps_before_its_classifier_is_refused():
 )
 def test_stages_end_with_the_last_map_of_a_grid_that_all_comes_from(name, ends):
     model = models.build(name, num_classes=10)
-    proposed = propose_stages(model)
+    proposed = suggest_stage_ends(model)
     assert {tap: model.get_layer(tap).output.shape[-1] for tap in proposed} == ends

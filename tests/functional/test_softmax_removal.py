@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from letkd_keras.logits import with_logits
+from letkd_keras.functional.softmax_removal import remove_softmax
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
 
@@ -52,7 +52,7 @@ HEADS = [
 @pytest.mark.parametrize("head", HEADS)
 def test_the_softmax_of_the_logits_is_what_the_model_gave(head):
     model = _classifier(head)
-    logits = with_logits(model)
+    logits = remove_softmax(model)
     values = logits.predict(IMAGES, verbose=0)
     np.testing.assert_allclose(
         keras.ops.softmax(values), model.predict(IMAGES, verbose=0), rtol=1e-6
@@ -68,22 +68,22 @@ def test_the_softmax_of_the_logits_is_what_the_model_gave(head):
 )
 def test_logits_are_left_alone(head):
     model = _classifier(head)
-    assert with_logits(model) is model
+    assert remove_softmax(model) is model
 
 
 def test_a_sequential_model_becomes_functional():
     model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(6, 3), layers.Flatten()])
-    logits = with_logits(model)
+    logits = remove_softmax(model)
     assert [layer.name for layer in logits.layers[1:]] == [layer.name for layer in model.layers]
     np.testing.assert_array_equal(logits(IMAGES), model(IMAGES))
     model.add(layers.Dense(5, activation="softmax"))
     np.testing.assert_allclose(
-        keras.ops.softmax(with_logits(model)(IMAGES)), model(IMAGES), rtol=1e-5
+        keras.ops.softmax(remove_softmax(model)(IMAGES)), model(IMAGES), rtol=1e-5
     )
 
 
 def test_the_result_can_be_saved(tmp_path):
-    logits = with_logits(_classifier(_dense_softmax))
+    logits = remove_softmax(_classifier(_dense_softmax))
     logits.save(tmp_path / "logits.keras")
     loaded = keras.models.load_model(tmp_path / "logits.keras")
     np.testing.assert_array_equal(
@@ -94,7 +94,7 @@ def test_the_result_can_be_saved(tmp_path):
 def test_other_ends_are_refused():
     model = _classifier(layers.Dense(5, activation="sigmoid", name="scores"))
     with pytest.raises(ValueError, match=r"`teacher` must end in logits.*'scores'.*'sigmoid'"):
-        with_logits(model, "teacher")
+        remove_softmax(model, "teacher")
     model = _classifier(lambda x: keras.ops.sigmoid(layers.Dense(5)(x)))
     with pytest.raises(ValueError, match=r"`model` must end in logits.*'sigmoid.*'sigmoid'"):
-        with_logits(model)
+        remove_softmax(model)

@@ -2,7 +2,7 @@
 
 from keras import layers
 
-from letkd_keras.graph import check_functional, flatten, nodes, readers, spatial_shape
+from letkd_keras.functional.graph import check_functional, flatten, nodes, readers, spatial_shape
 
 _MERGES = (layers.Add, layers.Concatenate, layers.Average, layers.Subtract, layers.Maximum)
 _ACTIVATIONS = (
@@ -18,7 +18,7 @@ _MERGING_OPERATIONS = ("Add", "Concatenate")
 _ACTIVATING_OPERATIONS = ("Relu", "Relu6", "Silu", "Gelu", "HardSwish", "HardSilu", "LeakyRelu")
 
 
-def propose_taps(model):
+def suggest_layers(model):
     """Layers of a classifier that the letKD taps are likely to follow.
 
     The *penultimate* tap is the last feature map before the grid is pooled or flattened away. The
@@ -56,7 +56,7 @@ def propose_taps(model):
     }
 
 
-def propose_stages(model):
+def suggest_stage_ends(model):
     """Layers at the ends of a classifier's stages, where methods beside letKD take features.
 
     The stage of a grid ends with the last feature map on it that everything behind it comes from;

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 
 from letkd_keras import KDLayer, LetKD, fit_prototypes, insert_kd_layers, models
-from letkd_keras.graph import flatten
-from letkd_keras.insertion import TrainingGraph, insert_after, kd_layers_of
-from letkd_keras.taps import propose_taps
+from letkd_keras.functional.graph import flatten
+from letkd_keras.functional.insertion import TrainingGraph, insert_after, kd_layers_of
+from letkd_keras.functional.layer_suggestions import suggest_layers
 
 SIZE = 64
 
@@ -43,7 +43,7 @@ def _silenced(layer):
 @pytest.mark.parametrize("name", BACKBONES)
 def test_nested_backbones_take_kd_layers_and_train(name):
     student = _nested(name)
-    taps, x, y = propose_taps(student), _x(6), np.array([0, 1, 2, 0, 1, 2])
+    taps, x, y = suggest_layers(student), _x(6), np.array([0, 1, 2, 0, 1, 2])
     kd = {"penultimate": KDLayer(7, name="kd_p"), "intermediate": KDLayer(6, name="kd_i")}
     places = {f"{level}_tap": tap for level, tap in taps.items()}
     supervised = insert_kd_layers(student, **kd, **places)

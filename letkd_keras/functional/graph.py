@@ -71,7 +71,7 @@ def readers(model, layer):
     return reading
 
 
-def find_tap(model, name, argument="tap"):
+def find_layer(model, name, argument="tap"):
     """The layer, or operation on tensors, of a functional model that a tap names.
 
     Raises:

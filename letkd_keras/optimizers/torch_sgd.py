@@ -3,7 +3,7 @@ from keras import ops
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class SGD(keras.optimizers.SGD):
+class TorchSGD(keras.optimizers.SGD):
     """Stochastic gradient descent with PyTorch's meaning of momentum and weight decay.
 
     For gradient g, variable w, velocity v and the rate lr of the step:

@@ -21,7 +21,7 @@ def classifier(name, channels):
     """A network with the batch normalisation of the zoo."""
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(channels, 3, padding="same")(inputs)
-    x = keras.layers.ReLU()(letkd.BatchNormalization()(x))
+    x = keras.layers.ReLU()(letkd.TorchBatchNormalization()(x))
     x = keras.layers.Conv2D(channels, 3, padding="same", activation="relu", name="intermediate")(x)
     x = keras.layers.Conv2D(channels, 3, padding="same", activation="relu", name="penultimate")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
@@ -45,7 +45,7 @@ def small_letkd(folder):
         fitted.save(shared)
     model = letkd.LetKD(student, teacher, letkd.Prototypes.load(shared))
     model.compile(
-        optimizer=letkd.optimizers.SGD(0.05, momentum=0.9, nesterov=True, weight_decay=5e-4),
+        optimizer=letkd.optimizers.TorchSGD(0.05, momentum=0.9, nesterov=True, weight_decay=5e-4),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )

@@ -1,9 +1,9 @@
 import keras
 
-from letkd_keras.graph import find_tap, flatten, output_of
+from letkd_keras.functional.graph import find_layer, flatten, output_of
 
 
-class TappedModel:
+class LayerOutputs:
     """A functional model that also gives the outputs of some of its layers, run once.
 
     Not a Keras object on purpose: the weights are the model's, and are saved once.
@@ -28,7 +28,7 @@ class TappedModel:
 
     def __init__(self, model, taps):
         flat = flatten(model)
-        outputs = {name: output_of(flat, find_tap(flat, tap)) for name, tap in taps.items()}
+        outputs = {name: output_of(flat, find_layer(flat, tap)) for name, tap in taps.items()}
         self.shapes = {name: tuple(output.shape[1:]) for name, output in outputs.items()}
         outputs["logits"] = flat.outputs[0]
         self._function = keras.Model(flat.inputs[0], outputs, name="tapped")

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from letkd_keras import BatchNormalization
+from letkd_keras import TorchBatchNormalization
 
 
 def _x(*shape):
@@ -10,7 +10,7 @@ def _x(*shape):
 
 
 def test_the_running_variance_is_unbiased_by_hand():
-    layer = BatchNormalization()
+    layer = TorchBatchNormalization()
     x = np.array([[[[1.0]], [[3.0]]], [[[5.0]], [[7.0]]]], "float32")
     y = layer(x, training=True)
     # Mean 4, squares (9 + 1 + 1 + 9): biased variance 5, unbiased 20 / 3.
@@ -28,7 +28,7 @@ def test_the_running_variance_is_unbiased_by_hand():
 def test_over_several_steps_it_is_numpys_unbiased_variance(shape, axis, compiled):
     import tensorflow as tf
 
-    layer = BatchNormalization(axis=axis, momentum=0.7)
+    layer = TorchBatchNormalization(axis=axis, momentum=0.7)
     layer.build((None, *shape[1:]))
     call = tf.function(layer) if compiled else layer
     reduced = tuple(a for a in range(len(shape)) if a != axis % len(shape))
@@ -43,13 +43,13 @@ def test_over_several_steps_it_is_numpys_unbiased_variance(shape, axis, compiled
 
 
 def test_one_value_a_channel_has_no_unbiased_variance_and_stays_finite():
-    layer = BatchNormalization()
+    layer = TorchBatchNormalization()
     layer(_x(1, 1, 1, 3), training=True)
     np.testing.assert_allclose(layer.moving_variance, 0.9 * np.ones(3), rtol=1e-6)
 
 
 def test_inference_uses_the_running_statistics_and_keeps_them():
-    layer = BatchNormalization(epsilon=1e-3)
+    layer = TorchBatchNormalization(epsilon=1e-3)
     layer.build((None, 4, 4, 2))
     layer.moving_mean.assign([1.0, 2.0])
     layer.moving_variance.assign([4.0, 9.0])
@@ -66,7 +66,7 @@ def test_inference_uses_the_running_statistics_and_keeps_them():
 
 
 def test_statistics_are_float32_under_a_mixed_policy():
-    layer = BatchNormalization(dtype="mixed_float16")
+    layer = TorchBatchNormalization(dtype="mixed_float16")
     x = _x(8, 4, 4, 2)
     assert layer(x, training=True).dtype == "float16"
     assert layer.moving_variance.dtype == "float32"
@@ -75,16 +75,16 @@ def test_statistics_are_float32_under_a_mixed_policy():
 
 
 def test_config_and_file_round_trip(tmp_path):
-    layer = BatchNormalization(axis=1, momentum=0.5, epsilon=0.1, center=False, name="bn")
+    layer = TorchBatchNormalization(axis=1, momentum=0.5, epsilon=0.1, center=False, name="bn")
     config = layer.get_config()
-    assert BatchNormalization.from_config(config).get_config() == config
-    assert (BatchNormalization().momentum, BatchNormalization().epsilon) == (0.9, 1e-5)
+    assert TorchBatchNormalization.from_config(config).get_config() == config
+    assert (TorchBatchNormalization().momentum, TorchBatchNormalization().epsilon) == (0.9, 1e-5)
 
     inputs = keras.Input((4, 4, 2))
-    model = keras.Model(inputs, BatchNormalization(name="bn")(inputs))
+    model = keras.Model(inputs, TorchBatchNormalization(name="bn")(inputs))
     x = _x(3, 4, 4, 2)
     model(x, training=True)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert type(loaded.get_layer("bn")) is BatchNormalization
+    assert type(loaded.get_layer("bn")) is TorchBatchNormalization
     np.testing.assert_array_equal(loaded(x), model(x))

@@ -2,10 +2,10 @@
 
 import keras
 
-from letkd_keras.graph import check_functional, flatten, nodes, retrace
+from letkd_keras.functional.graph import check_functional, flatten, nodes, retrace
 
 
-def with_logits(model, argument="model"):
+def remove_softmax(model, argument="model"):
     """The same classifier, giving logits.
 
     `keras.applications` and many users' models end in a softmax. Distillation and the losses here

@@ -3,18 +3,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-_HERE = Path(__file__).parent
+_HELPERS = Path(__file__).parent
+_PROGRAMS = _HELPERS.with_name("programs")
 
 
 def in_a_process(script, *arguments, **environment):
-    """Run a script of this folder in a process of its own.
+    """Run a script of tests/programs in a process of its own.
 
     Returns:
         Its `subprocess.CompletedProcess`, output as text.
     """
-    paths = [str(_HERE), str(_HERE.parent.parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(_PROGRAMS), str(_HELPERS), os.environ.get("PYTHONPATH", "")]
     return subprocess.run(
-        [sys.executable, _HERE / script, *map(str, arguments)],
+        [sys.executable, _PROGRAMS / script, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **environment},
         capture_output=True,
         text=True,

@@ -1,16 +1,17 @@
 import keras
 import pytest
+from small_problem import small_teacher
 
-from letkd_keras.prototypes import fingerprint
+from letkd_keras.functional import fingerprint
 
 
-def test_it_survives_saving_rebuilding_freezing_and_compiling(tmp_path, teacher):
-    model = teacher()
+def test_it_survives_saving_rebuilding_freezing_and_compiling(tmp_path):
+    model = small_teacher()
     expected = fingerprint(model)
     assert len(expected) == 64
     model.save(tmp_path / "model.keras")
     assert fingerprint(keras.models.load_model(tmp_path / "model.keras")) == expected
-    rebuilt = teacher(seed=1)
+    rebuilt = small_teacher(seed=1)
     rebuilt.set_weights(model.get_weights())
     assert [layer.name for layer in rebuilt.layers] != [layer.name for layer in model.layers]
     assert fingerprint(rebuilt) == expected
@@ -19,8 +20,8 @@ def test_it_survives_saving_rebuilding_freezing_and_compiling(tmp_path, teacher)
     assert fingerprint(model) == expected
 
 
-def test_any_weight_changes_it(teacher):
-    model = teacher()
+def test_any_weight_changes_it():
+    model = small_teacher()
     expected = fingerprint(model)
     for weight in model.weights:
         value = weight.numpy()

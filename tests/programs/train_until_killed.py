@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from letkd_keras import BatchNormalization
+from letkd_keras import TorchBatchNormalization
 from letkd_keras.data import load_digits
 from letkd_keras.recipes import training
 
@@ -25,7 +25,7 @@ def main(folder, step):
     keras.utils.set_random_seed(3)
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.Conv2D(4, 3, strides=4)(inputs)
-    x = keras.layers.Dropout(0.2)(BatchNormalization()(x))
+    x = keras.layers.Dropout(0.2)(TorchBatchNormalization()(x))
     model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(x)))
 
     class Killed(training.StopOnNonFiniteLoss):

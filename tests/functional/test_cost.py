@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from letkd_keras import KDLayer, insert_kd_layers, models
-from letkd_keras.models import Cost, cost_of
+from letkd_keras.functional.cost import Cost, cost_of
 
 
 def sequence(*layers, shape=(8, 8, 4)):

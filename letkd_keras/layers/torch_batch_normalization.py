@@ -5,7 +5,7 @@ from keras import ops
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class BatchNormalization(keras.layers.BatchNormalization):
+class TorchBatchNormalization(keras.layers.BatchNormalization):
     """Batch normalisation whose running variance is the unbiased one.
 
     PyTorch normalises a training batch with the biased variance, as Keras does, but accumulates

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from letkd_keras.optimizers import SGD
+from letkd_keras.optimizers import TorchSGD
 
 STEPS = 6
 DROP = 3  # steps before the rate drops
@@ -27,7 +27,7 @@ def _schedule():
 def _ours(momentum, nesterov, weight_decay, learning_rate=None, **kwargs):
     """Weights after each step."""
     variable = keras.Variable(_start(), name="w")
-    optimizer = SGD(
+    optimizer = TorchSGD(
         _schedule() if learning_rate is None else learning_rate,
         momentum=momentum,
         nesterov=nesterov,
@@ -62,7 +62,7 @@ SETTINGS = [
 
 def test_two_nesterov_steps_by_hand():
     variable = keras.Variable(np.array([1.0]))
-    optimizer = SGD(0.1, momentum=0.5, nesterov=True, weight_decay=0.2)
+    optimizer = TorchSGD(0.1, momentum=0.5, nesterov=True, weight_decay=0.2)
     optimizer.apply([keras.ops.convert_to_tensor([1.0])], [variable])
     # g = 1 + 0.2 = 1.2, v = 1.2, step 1.2 + 0.5 * 1.2 = 1.8
     np.testing.assert_allclose(variable, [0.82], rtol=1e-6)
@@ -97,7 +97,7 @@ def test_every_step_is_torchs_through_a_drop_of_the_rate(momentum, nesterov, wei
 
 def test_a_drop_acts_at_once_unlike_keras():
     variable, kerass = keras.Variable(np.array([0.0])), keras.Variable(np.array([0.0]))
-    optimizers = [SGD(1.0, momentum=0.9), keras.optimizers.SGD(1.0, momentum=0.9)]
+    optimizers = [TorchSGD(1.0, momentum=0.9), keras.optimizers.SGD(1.0, momentum=0.9)]
     sizes = []
     for rate in (1.0, 1e-6):
         for optimizer, w in zip(optimizers, (variable, kerass), strict=True):
@@ -117,7 +117,7 @@ def test_every_trainable_variable_decays_and_no_other():
     for weight in model.weights:
         weight.assign(2 * np.ones(weight.shape))
     zeros = [keras.ops.zeros(w.shape) for w in model.trainable_weights]
-    SGD(0.1, weight_decay=0.5).apply(zeros, model.trainable_weights)
+    TorchSGD(0.1, weight_decay=0.5).apply(zeros, model.trainable_weights)
     for weight in model.trainable_weights:
         np.testing.assert_allclose(weight, np.full(weight.shape, 2 - 0.1 * 0.5 * 2), rtol=1e-6)
     for weight in model.non_trainable_weights:
@@ -126,7 +126,7 @@ def test_every_trainable_variable_decays_and_no_other():
 
 def test_variables_may_be_left_out_of_the_decay():
     kernel, bias = (keras.Variable(np.ones(2), name=name) for name in ("kernel", "bias"))
-    optimizer = SGD(0.1, weight_decay=0.5)
+    optimizer = TorchSGD(0.1, weight_decay=0.5)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     optimizer.apply([keras.ops.zeros(2)] * 2, [kernel, bias])
     np.testing.assert_allclose(kernel, [0.95, 0.95], rtol=1e-6)
@@ -135,20 +135,20 @@ def test_variables_may_be_left_out_of_the_decay():
 
 def test_clipping_is_of_the_gradient_alone():
     variable = keras.Variable(np.array([10.0]))
-    SGD(0.1, weight_decay=0.5, clipvalue=1.0).apply(
+    TorchSGD(0.1, weight_decay=0.5, clipvalue=1.0).apply(
         [keras.ops.convert_to_tensor([7.0])], [variable]
     )
     np.testing.assert_allclose(variable, [10 - 0.1 * (1 + 5)], rtol=1e-6)
 
 
 def test_config_round_trip():
-    optimizer = SGD(_schedule(), momentum=0.9, nesterov=True, weight_decay=5e-4, clipnorm=2.0)
-    again = SGD.from_config(optimizer.get_config())
+    optimizer = TorchSGD(_schedule(), momentum=0.9, nesterov=True, weight_decay=5e-4, clipnorm=2.0)
+    again = TorchSGD.from_config(optimizer.get_config())
     assert again.get_config() == optimizer.get_config()
     assert again.coupled_weight_decay == 5e-4
     assert again.weight_decay is None  # Keras' decoupled one
     serialised = keras.optimizers.serialize(optimizer)
-    assert type(keras.optimizers.deserialize(serialised)) is SGD
+    assert type(keras.optimizers.deserialize(serialised)) is TorchSGD
 
 
 def test_a_reloaded_model_goes_on_as_if_never_interrupted(tmp_path):
@@ -159,12 +159,12 @@ def test_a_reloaded_model_goes_on_as_if_never_interrupted(tmp_path):
     x, y = r.standard_normal((8, 3)).astype("float32"), r.standard_normal((8, 1)).astype("float32")
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
-    model.compile(SGD(_schedule(), momentum=0.9, nesterov=True, weight_decay=0.01), "mse")
+    model.compile(TorchSGD(_schedule(), momentum=0.9, nesterov=True, weight_decay=0.01), "mse")
     fit(model, 1)
     model.save(tmp_path / "model.keras")
     fit(model, 2)
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert type(loaded.optimizer) is SGD
+    assert type(loaded.optimizer) is TorchSGD
     fit(loaded, 2)
     for before, after in zip(model.weights, loaded.weights, strict=True):
         np.testing.assert_array_equal(before, after)
@@ -179,4 +179,4 @@ def test_a_reloaded_model_goes_on_as_if_never_interrupted(tmp_path):
 )
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        SGD(**arguments)
+        TorchSGD(**arguments)

@@ -1,6 +1,6 @@
 """The CIFAR-100 recipe from teacher to report, on JAX, where importing TensorFlow fails.
 
-KERAS_BACKEND=jax python without_tensorflow.py IMAGES.npz RUN_DIR TEACHER-STUDENT
+KERAS_BACKEND=jax python recipe_without_tensorflow.py IMAGES.npz RUN_DIR TEACHER-STUDENT
 """
 
 import importlib.metadata

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import keras
 
-from letkd_keras.graph import check_functional
-from letkd_keras.insertion import is_only_pooled
+from letkd_keras.functional.graph import check_functional
+from letkd_keras.functional.insertion import is_only_pooled
 from letkd_keras.layers import KDLayer
 
 # Layers whose kernel is applied once at each location of their output.

@@ -2,7 +2,14 @@
 
 import keras
 
-from letkd_keras.graph import check_functional, copy_with, find_tap, flatten, readers, retrace
+from letkd_keras.functional.graph import (
+    check_functional,
+    copy_with,
+    find_layer,
+    flatten,
+    readers,
+    retrace,
+)
 from letkd_keras.layers import KDLayer
 
 
@@ -27,7 +34,7 @@ def insert_after(model, insertions):
     check_functional(model, "model")
     flat = flatten(model)
     for tap in insertions:
-        find_tap(flat, tap)
+        find_layer(flat, tap)
 
     def call(layer, *args, **kwargs):
         outputs = layer(*args, **kwargs)

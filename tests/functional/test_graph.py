@@ -2,10 +2,10 @@ import keras
 import numpy as np
 import pytest
 
-from letkd_keras.graph import (
+from letkd_keras.functional.graph import (
     check_functional,
     copy_with,
-    find_tap,
+    find_layer,
     flatten,
     grid_ratio,
     output_of,
@@ -104,11 +104,11 @@ def test_a_tap_is_one_call_of_one_layer():
     inputs = keras.Input((4,))
     twice = keras.layers.Dense(4, name="twice")
     model = keras.Model(inputs, keras.layers.ReLU(name="relu")(twice(twice(inputs))), name="m")
-    assert find_tap(model, "relu") is model.get_layer("relu")
+    assert find_layer(model, "relu") is model.get_layer("relu")
     with pytest.raises(ValueError, match=r"`here` must .*calls once.*'twice', called 2 times"):
-        find_tap(model, "twice", argument="here")
+        find_layer(model, "twice", argument="here")
     with pytest.raises(ValueError, match=r"`tap` must name a layer of 'm'.*'rely'.*relu"):
-        find_tap(model, "rely")
+        find_layer(model, "rely")
 
 
 @pytest.mark.parametrize("model", [keras.layers.Dense(2), "resnet8", None])

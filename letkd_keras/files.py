@@ -1,0 +1,134 @@
+"""Files and folders that appear whole or not at all; JSON, checksums, models on disk."""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def open_atomic(path):
+    """Open a binary file that appears at `path` whole or not at all.
+
+    Args:
+        path: File to write. Its folder is created if needed; an existing file is replaced.
+
+    Yields:
+        A file open for writing. It lies in the same folder under a hidden name. At the end it is
+        flushed to disk and renamed; on an exception it is removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        # "x" applies the permissions that the user's umask allows, as for any new file.
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def atomic_path(path):
+    """Offer a path for a file or folder that other code writes, and move it to `path` at the end.
+
+    Args:
+        path: File or folder to write. Its folder is created if needed; what exists is replaced.
+
+    Yields:
+        A path with the same name in a new hidden folder beside it. What exists there at the end is
+        moved to `path`; on an exception nothing is left.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        written = temporary / path.name
+        yield written
+        if path.is_dir():
+            # A folder cannot be renamed over one that has files.
+            path.replace(temporary / "replaced")
+        written.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path, text):
+    """Write a text file whole or not at all."""
+    with open_atomic(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path, value):
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path):
+    """Read a JSON file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not JSON; the message names the file.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: it is not a JSON file ({error}).") from error
+
+
+def save_model(model, path):
+    """Save a `.keras` file whole or not at all."""
+    with atomic_path(path) as temporary:
+        model.save(temporary)
+
+
+def save_figure(figure, path, **options):
+    """Save a Matplotlib figure whole or not at all."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, **options)
+
+
+def checksum(path):
+    """SHA-256 of a file, or of the names and checksums of all files of a folder."""
+    path = Path(path)
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()} {checksum(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def size_on_disk(path):
+    """Bytes of a file, or of all files of a folder."""
+    path = Path(path)
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
+def check_writable(path, argument="path"):
+    """Refuse a folder that cannot be created or written, before any long work.
+
+    Raises:
+        ValueError: With the system's reason.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        probe = Path(path) / f".{secrets.token_hex(4)}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"`{argument}` must be a folder that can be written ({error.strerror}). "
+            f"Received: {argument}={str(path)!r}"
+        ) from error

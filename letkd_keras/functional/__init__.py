@@ -1,0 +1,20 @@
+"""Functional Keras models as graphs. The only package that uses Keras' private attributes."""
+
+from letkd_keras.functional.cost import Cost, cost_of
+from letkd_keras.functional.fingerprint import fingerprint
+from letkd_keras.functional.insertion import insert_after, insert_kd_layers
+from letkd_keras.functional.layer_suggestions import suggest_layers, suggest_stage_ends
+from letkd_keras.functional.loading import load_model
+from letkd_keras.functional.softmax_removal import remove_softmax
+
+__all__ = [
+    "Cost",
+    "cost_of",
+    "fingerprint",
+    "insert_after",
+    "insert_kd_layers",
+    "load_model",
+    "remove_softmax",
+    "suggest_layers",
+    "suggest_stage_ends",
+]
