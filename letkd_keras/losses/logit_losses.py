@@ -87,6 +87,7 @@ _ROWS = (
     LogitLoss("kd-ls", "KD + LS", _LS, KDLoss, _STANDARDIZED, weight=9.0, task_weight=0.1),
     LogitLoss("dkd", "DKD", _DKD, DKDLoss, warm_up_epochs=20),
     LogitLoss("dkd-ls", "DKD + LS", _LS, DKDLoss, _STANDARDIZED, weight=9.0, warm_up_epochs=20),
+    # The settings of PCKA's program, which compares with DIST on CIFAR-100.
     LogitLoss("dist", "DIST", _DIST, DISTLoss, {"beta": 2.0, "gamma": 2.0, "temperature": 4.0}),
     # The paper sets power and weight by the pair. These are those of the authors' example of WTTM.
     LogitLoss("wttm", "WTTM", _WTTM, WTTMLoss, {"power": 0.2}, weight=4.0),
