@@ -1,4 +1,4 @@
-"""The zoo: networks of the papers as functional Keras models with named taps."""
+"""The zoo: networks of the papers as functional Keras models with named layers."""
 
 from letkd_keras.models.cost import Cost, cost_of
 from letkd_keras.models.state_dict import assign_state_dict
