@@ -9,10 +9,9 @@ from letkd_keras import models
 from letkd_keras.files import save_model
 from letkd_keras.models.__main__ import main
 
-torch = pytest.importorskip("torch")
-
 
 def test_checkpoint_becomes_a_keras_file(golden_dir, tmp_path, capsys):
+    torch = pytest.importorskip("torch")
     file = np.load(golden_dir / "model_resnet20.npz")
     arrays = rule_weights(json.loads(str(file["keys"])), file["seed"])
     state = {name: torch.from_numpy(array) for name, array in arrays.items()}
