@@ -67,7 +67,7 @@ def _fitnet_layer(setting, **options):
         intermediate=KDLayer(
             subclasses, alpha=setting.experiment.pair.intermediate_alpha, name="kd_intermediate"
         ),
-        intermediate_tap=setting.taps.student["intermediate"],
+        intermediate_layer=setting.taps.student["intermediate"],
     )
     return FitNet(
         student,

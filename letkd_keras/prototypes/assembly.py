@@ -43,7 +43,7 @@ def _intermediate(passes, subclasses):
     part = IntermediatePrototypes(
         tap=features.taps[1],
         grid=features.grids[1],
-        pool=features.pools[1],
+        pool_size=features.pools[1],
         lda_mean=projection.mean,
         lda_scalings=projection.scalings,
         centers=np.array(stages.load("subclasses")["centers"]),

@@ -23,13 +23,13 @@ class PenultimatePrototypes:
     Args:
         tap: Name of the teacher's layer.
         grid: `(height, width)` of the features after pooling.
-        pool: Window and stride of the average pooling of the teacher's features.
+        pool_size: Window and stride of the average pooling of the teacher's features.
         centers: float32 [K, C].
     """
 
     tap: str
     grid: tuple[int, int]
-    pool: int
+    pool_size: int
     centers: np.ndarray
 
     @property
@@ -48,7 +48,7 @@ class IntermediatePrototypes:
     Args:
         tap: Name of the teacher's layer.
         grid: `(height, width)` of the features after pooling.
-        pool: Window and stride of the average pooling of the teacher's features.
+        pool_size: Window and stride of the average pooling of the teacher's features.
         lda_mean: float32 [C].
         lda_scalings: float32 [C, d]; features go to `(f - lda_mean) @ lda_scalings`.
         centers: Sub-class centres there, float32 [num_classes * subclasses, d], class by class.
@@ -59,7 +59,7 @@ class IntermediatePrototypes:
 
     tap: str
     grid: tuple[int, int]
-    pool: int
+    pool_size: int
     lda_mean: np.ndarray
     lda_scalings: np.ndarray
     centers: np.ndarray
@@ -195,13 +195,13 @@ def versions():
 
 
 def _check_tap(teacher, level, part):
-    features = TeacherFeatures(teacher, [part.tap], part.pool)
+    features = TeacherFeatures(teacher, [part.tap], part.pool_size)
     grid, channels = features.grids[0], features.channels[0]
     if grid != tuple(part.grid) or channels != part.channels:
         raise ValueError(
             f"These {level} prototypes are of a grid of {part.grid[0]} x {part.grid[1]} with "
-            f"{part.channels} channels (pool={part.pool}). Received: a teacher {teacher.name!r} "
-            f"whose {part.tap!r} gives {grid[0]} x {grid[1]} with {channels} channels"
+            f"{part.channels} channels (pool_size={part.pool_size}). Received: a teacher "
+            f"{teacher.name!r} whose {part.tap!r} gives {grid[0]} x {grid[1]} with {channels} channels"
         )
     classes = getattr(part, "num_classes", features.num_classes)
     if classes != features.num_classes:
