@@ -41,7 +41,7 @@ def _intermediate(passes, subclasses):
     scored = stages.load("scores")
     counts = np.array(scored["counts"])
     part = IntermediatePrototypes(
-        tap=features.taps[1],
+        layer=features.taps[1],
         grid=features.grids[1],
         pool_size=features.pools[1],
         lda_mean=projection.mean,

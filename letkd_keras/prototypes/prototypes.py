@@ -21,13 +21,13 @@ class PenultimatePrototypes:
     """Clusters of a teacher's penultimate features (method, "Penultimate supervision").
 
     Args:
-        tap: Name of the teacher's layer.
+        layer: Name of the teacher's layer.
         grid: `(height, width)` of the features after pooling.
         pool_size: Window and stride of the average pooling of the teacher's features.
         centers: float32 [K, C].
     """
 
-    tap: str
+    layer: str
     grid: tuple[int, int]
     pool_size: int
     centers: np.ndarray
@@ -46,7 +46,7 @@ class IntermediatePrototypes:
     """Sub-classes by the teacher's decisions (method, "Intermediate supervision").
 
     Args:
-        tap: Name of the teacher's layer.
+        layer: Name of the teacher's layer.
         grid: `(height, width)` of the features after pooling.
         pool_size: Window and stride of the average pooling of the teacher's features.
         lda_mean: float32 [C].
@@ -57,7 +57,7 @@ class IntermediatePrototypes:
         subclasses: Sub-classes of each class.
     """
 
-    tap: str
+    layer: str
     grid: tuple[int, int]
     pool_size: int
     lda_mean: np.ndarray
@@ -94,6 +94,11 @@ class Prototypes:
     penultimate: PenultimatePrototypes
     intermediate: IntermediatePrototypes | None = None
     manifest: dict = field(default_factory=dict)
+
+    @property
+    def levels(self):
+        """The levels they supervise."""
+        return tuple(level for level in _LEVELS if getattr(self, level) is not None)
 
     def save(self, path):
         """Write everything to one `.npz` file, aside first, then renamed.
@@ -195,13 +200,13 @@ def versions():
 
 
 def _check_tap(teacher, level, part):
-    features = TeacherFeatures(teacher, [part.tap], part.pool_size)
+    features = TeacherFeatures(teacher, [part.layer], part.pool_size)
     grid, channels = features.grids[0], features.channels[0]
     if grid != tuple(part.grid) or channels != part.channels:
         raise ValueError(
             f"These {level} prototypes are of a grid of {part.grid[0]} x {part.grid[1]} with "
             f"{part.channels} channels (pool_size={part.pool_size}). Received: a teacher "
-            f"{teacher.name!r} whose {part.tap!r} gives {grid[0]} x {grid[1]} with {channels} channels"
+            f"{teacher.name!r} whose {part.layer!r} gives {grid[0]} x {grid[1]} with {channels} channels"
         )
     classes = getattr(part, "num_classes", features.num_classes)
     if classes != features.num_classes:

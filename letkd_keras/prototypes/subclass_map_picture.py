@@ -47,7 +47,7 @@ def _one_of_each(labels, samples):
 
 def _own_subclasses(intermediate, teacher, images, labels):
     """Sub-class of each location within its image's class, [B, H, W]."""
-    features = TeacherFeatures(teacher, [intermediate.tap], intermediate.pool_size)(images)[0]
+    features = TeacherFeatures(teacher, [intermediate.layer], intermediate.pool_size)(images)[0]
     points = intermediate.project(features).reshape(len(images), -1, intermediate.centers.shape[1])
     centers = intermediate.centers.reshape(intermediate.num_classes, intermediate.subclasses, -1)
     distances = np.sum((points[:, :, None] - centers[labels][:, None]) ** 2, axis=-1)

@@ -27,7 +27,7 @@ def test_each_part_is_what_the_method_says(teacher):
     prototypes.check_teacher(model)
 
     level_1 = prototypes.penultimate
-    assert (level_1.tap, level_1.grid, level_1.pool_size) == ("penultimate", (4, 4), 1)
+    assert (level_1.layer, level_1.grid, level_1.pool_size) == ("penultimate", (4, 4), 1)
     expected = kmeans(_features(model, "penultimate", x), 12, iterations=5, seed=4)
     np.testing.assert_allclose(level_1.centers, expected, rtol=1e-5, atol=1e-6)
 

@@ -16,7 +16,7 @@ def _prototypes(manifest=None, intermediate=True):
     r = np.random.default_rng(0)
     level_1 = PenultimatePrototypes("penultimate", (4, 4), 1, r.random((7, 8), "float32"))
     level_2 = IntermediatePrototypes(
-        tap="intermediate",
+        layer="intermediate",
         grid=(4, 4),
         pool_size=1,
         lda_mean=r.random(6, "float32"),
@@ -135,7 +135,7 @@ def test_taps_are_checked_even_without_a_recorded_teacher(teacher):
         prototypes.check_teacher(teacher(width=7))
     with pytest.raises(ValueError, match=r"of 5 classes.*Received.* of 4"):
         prototypes.check_teacher(teacher(num_classes=4))
-    elsewhere = replace(prototypes.penultimate, tap="penultimat")
+    elsewhere = replace(prototypes.penultimate, layer="penultimat")
     with pytest.raises(ValueError, match=r"tap='penultimat'.*: penultimate"):
         Prototypes(elsewhere).check_teacher(teacher())
     pooled = replace(prototypes.penultimate, pool_size=2, grid=(2, 2))
