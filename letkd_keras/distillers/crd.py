@@ -51,14 +51,14 @@ class CRD(Distiller):
 
     An embedding is a linear map of the pooled features, l2-normalised, which starts as PyTorch's
     linear layer does. The positive is the image itself, the negatives are N images of other
-    classes, compared through memory banks of all training images. RepDistiller draws the negatives without
-    replacement where there are enough; here they are drawn with replacement, which has the same
-    expectation.
+    classes, compared through memory banks of all training images. RepDistiller draws the negatives
+    without replacement where there are enough; here they are drawn with replacement, which has the
+    same expectation.
 
     Images come with their rows in the training set: `fit` takes batches of
     `({"image": images, "row": integers [B]}, labels)`, as `ImageData.training_batches` gives where
-    it is asked for rows. `evaluate` and `predict` take images. The banks are updated in every step; several
-    replicas of a distribution strategy would each update their own, and are refused.
+    it is asked for rows. `evaluate` and `predict` take images. The banks are updated in every step;
+    several replicas of a distribution strategy would each update their own, and are refused.
 
     Args:
         teacher: Functional `keras.Model` from images to logits; see `Distiller`.

@@ -29,9 +29,9 @@ class Distiller(TrainStep, keras.Model):
 
     A method is a subclass. It names layers of both models, makes what it trains beside the student
     (its *adapters*) from `student_shapes` and `teacher_shapes` after this constructor, and
-    overrides `compute_distillation_losses`. A method that needs more than the outputs of layers overrides
-    `compute_teacher_outputs` or `compute_student_outputs` too. Adapters are trained and saved with
-    the distiller; `student` never has them.
+    overrides `compute_distillation_losses`. A method that needs more than the outputs of layers
+    overrides `compute_teacher_outputs` or `compute_student_outputs` too. Adapters are trained and
+    saved with the distiller; `student` never has them.
 
     The logs of `fit` have `loss` (what is minimised), `task_loss` (the compiled loss plus the
     student's own regularisers) and every distillation loss under its own name, without its weight.
