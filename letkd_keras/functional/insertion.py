@@ -1,4 +1,4 @@
-"""Inserting KD layers into a student, and the student's graph during training."""
+"""Inserting KD layers into a student."""
 
 import keras
 

@@ -59,9 +59,9 @@ def test_nested_backbones_take_kd_layers_and_train(name):
     np.testing.assert_allclose(supervised(x, training=False), expected, rtol=1e-4, atol=1e-5)
 
     prototypes = fit_prototypes(
-        student, (x, y), templates=5, subclasses=2, components=2, **names, verbose=False
+        student, (x, y), templates=5, subclasses=2, components=2, **arguments, verbose=False
     )
-    model = LetKD(student, student, prototypes, **names)
+    model = LetKD(student, student, prototypes, **arguments)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     trained = [model.student.trainable_weights[0], *_templates(model.student)]
     before = [np.array(weight) for weight in trained]
