@@ -18,7 +18,7 @@ from letkd_keras.prototypes.health import intermediate_health, penultimate_healt
 from letkd_keras.prototypes.kmeans import blocks, kmeans
 from letkd_keras.prototypes.labeled_images import LabeledImages
 from letkd_keras.prototypes.passes import POINTS_PER_CENTER, Passes
-from letkd_keras.prototypes.points import cache_bytes
+from letkd_keras.prototypes.points import NO_ROOM, cache_bytes
 from letkd_keras.prototypes.prototypes import (
     LEVELS,
     IntermediatePrototypes,
@@ -472,4 +472,5 @@ def _check_points(per_class, features, templates, subclasses):
 def _check_room(workdir, images, features, feature_cache):
     """Refuse a cache before a folder is created that other settings could not use."""
     points = len(images) * features.locations("penultimate")
-    check_room(workdir, cache_bytes(points, features.channels["penultimate"], feature_cache))
+    size = cache_bytes(points, features.channels["penultimate"], feature_cache)
+    check_room(workdir, size, NO_ROOM)
