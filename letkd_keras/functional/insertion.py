@@ -1,4 +1,4 @@
-"""Inserting KD layers into a student, and the student's graph during training."""
+"""Inserting KD layers into a student."""
 
 import keras
 
@@ -8,7 +8,6 @@ from letkd_keras.functional.graph import (
     find_layer,
     flatten,
     readers,
-    retrace,
 )
 from letkd_keras.layers import KDLayer
 
@@ -80,99 +79,6 @@ def insert_kd_layers(
             find_layer(flat, name, argument)
             insertions.setdefault(name, []).append(layer)
     return insert_after(student, insertions)
-
-
-class TrainingGraph:
-    """The student's graph as a training step runs it: one pass for logits and scores.
-
-    It shares the student's layers and computes the same logits. KD layers also return their
-    scores. A KD layer whose output is only read by a global average pooling pools its output itself
-    (`pool_output` of `KDLayer`), so that its value convolution runs once per image.
-
-    This is not a Keras object, so that a model that holds it saves the student's weights once.
-
-    Args:
-        student: Functional `keras.Model`.
-        kd_layers: Mapping of levels to the student's `KDLayer`s.
-        pool_sizes: Mapping of a level's name to the window of the average pooling of its scores,
-            for a student whose grid is finer than that of the targets. A missing level means 1.
-        features: Levels of which x_hat, the output of the KD layer, is also returned.
-
-    Call arguments:
-        inputs: Images.
-        training: Whether the student runs in training mode.
-
-    Returns:
-        Dictionary of `"logits"` and the scores [B, H, W, K] of each KD layer under its level, and
-        for levels in `features` also x_hat [B, H, W, C] as `LEVEL_features`.
-    """
-
-    def __init__(self, student, kd_layers, pool_sizes=(), features=()):
-        scores = {}
-        pool_sizes = dict(pool_sizes)
-        pooled = {
-            layer.name
-            for level, layer in kd_layers.items()
-            if level not in features and is_only_pooled(student, layer)
-        }
-        skipped = set()
-        levels = {layer.name: level for level, layer in kd_layers.items()}
-
-        def call(layer, *args, **kwargs):
-            if layer.name in skipped:
-                return args[0]
-            if layer.name not in levels:
-                return layer(*args, **kwargs)
-            pool_output = layer.name in pooled
-            if pool_output:
-                skipped.add(readers(student, layer)[0].name)
-            outputs, layer_scores = _WithScores(layer, pool_output)(*args)
-            level = levels[layer.name]
-            channels_first = layer.data_format == "channels_first"
-            if channels_first:
-                layer_scores = keras.ops.transpose(layer_scores, (0, 2, 3, 1))
-            if level in features:
-                scores[f"{level}_features"] = (
-                    keras.ops.transpose(outputs, (0, 2, 3, 1)) if channels_first else outputs
-                )
-            scores[level] = _average(layer_scores, pool_sizes.get(level, 1))
-            return (outputs, layer_scores) if kwargs.get("return_scores") else outputs
-
-        inputs, logits = retrace(student, call_fn=call)
-        self._function = keras.Model(inputs, {"logits": logits, **scores}, name="training_graph")
-
-    def __call__(self, inputs, training):
-        return self._function(inputs, training=training)
-
-
-def _average(scores, pool_size):
-    if pool_size == 1:
-        return scores
-    return keras.ops.average_pool(scores, pool_size, strides=pool_size, data_format="channels_last")
-
-
-class _WithScores(keras.layers.Layer):
-    """Calls a KD layer for its output and its scores.
-
-    The student calls the KD layer for its output only, and Keras requires that all calls of a layer
-    in functional models return the same number of outputs. So this is another layer.
-    """
-
-    def __init__(self, kd_layer, pool_output):
-        super().__init__(name=f"{kd_layer.name}_with_scores", dtype=kd_layer.dtype_policy)
-        self.kd_layer = kd_layer
-        self.pool_output = pool_output
-        self.built = True
-
-    def call(self, inputs, training=None):
-        return self.kd_layer(
-            inputs, training=training, return_scores=True, pool_output=self.pool_output
-        )
-
-    def compute_output_spec(self, inputs, training=None):
-        return self.kd_layer.compute_output_spec(
-            inputs, return_scores=True, pool_output=self.pool_output
-        )
 
 
 def is_only_pooled(student, layer):

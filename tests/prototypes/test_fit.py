@@ -6,6 +6,7 @@ from small_problem import SIZES, small_images
 
 from letkd_keras.functional import fingerprint
 from letkd_keras.prototypes import Prototypes, fit_prototypes
+from letkd_keras.prototypes import fit as fit_module
 from letkd_keras.prototypes.kmeans import kmeans
 from letkd_keras.prototypes.lda import lda_components
 
@@ -16,8 +17,8 @@ def _equal(first, second):
             np.testing.assert_array_equal(value, getattr(getattr(second, level), name))
 
 
-def _features(model, tap, x):
-    output = keras.Model(model.inputs, model.get_layer(tap).output).predict(x, verbose=0)
+def _features(model, layer, x):
+    output = keras.Model(model.inputs, model.get_layer(layer).output).predict(x, verbose=0)
     return output.reshape(-1, output.shape[-1])
 
 
@@ -27,7 +28,7 @@ def test_each_part_is_what_the_method_says(teacher):
     prototypes.check_teacher(model)
 
     level_1 = prototypes.penultimate
-    assert (level_1.tap, level_1.grid, level_1.pool_size) == ("penultimate", (4, 4), 1)
+    assert (level_1.layer, level_1.grid, level_1.pool_size) == ("penultimate", (4, 4), 1)
     expected = kmeans(_features(model, "penultimate", x), 12, iterations=5, seed=4)
     np.testing.assert_allclose(level_1.centers, expected, rtol=1e-5, atol=1e-6)
 
@@ -84,7 +85,7 @@ def test_a_data_set_of_batches_is_the_same_as_arrays(teacher):
 
 def test_pooling_halves_the_grid(teacher):
     model, (x, y) = teacher(), small_images()
-    prototypes = fit_prototypes(model, (x, y), **SIZES, pool=2)
+    prototypes = fit_prototypes(model, (x, y), **SIZES, pool_size=2)
     assert prototypes.penultimate.grid == prototypes.intermediate.grid == (2, 2)
     model_2 = keras.Model(model.inputs, model.get_layer("penultimate").output)
     features = model_2.predict(x, verbose=0).reshape(60, 2, 2, 2, 2, 8).mean(axis=(2, 4))
@@ -93,7 +94,7 @@ def test_pooling_halves_the_grid(teacher):
 
 
 def test_letkd_1_has_no_intermediate_part(teacher):
-    prototypes = fit_prototypes(teacher(), small_images(), **SIZES, intermediate=None)
+    prototypes = fit_prototypes(teacher(), small_images(), **SIZES, levels=("penultimate",))
     assert prototypes.intermediate is None
     prototypes.check_teacher(teacher())
 
@@ -125,11 +126,14 @@ def test_number_of_components():
         ({"templates": 2.5}, "`templates` must be an integer"),
         ({"subclasses": 0}, "subclasses=0"),
         ({"iterations": 0}, "iterations=0"),
-        ({"pool": 3}, "which pool=3 divides"),
+        ({"pool_size": 3}, "which pool_size=3 divides"),
+        ({"pool_size": {"penultimate": 2}}, "one for each of the levels penultimate, intermediate"),
+        ({"levels": ("intermediate",)}, "`levels` must be .*levels=.'intermediate',"),
+        ({"templates": True}, "templates=True"),
         ({"templates": 961}, "templates=961 for 960 feature vectors"),
         ({"subclasses": 193}, "subclasses=193 feature vectors.*class 0"),
-        ({"penultimate": "penultimte"}, "tap=.penultimte.*: penultimate"),
-        ({"intermediate": "dense"}, "must name a layer"),
+        ({"penultimate_layer": "penultimte"}, "penultimate_layer=.penultimte.*: penultimate"),
+        ({"intermediate_layer": "dense"}, "must name a layer"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_image(changes, message, monkeypatch, teacher):
@@ -167,8 +171,157 @@ def test_teachers_of_another_form_are_refused():
     maps = keras.layers.Conv2D(3, 1, name="penultimate")(inputs)
     with pytest.raises(ValueError, match=r"\[B, classes\]"):
         fit_prototypes(keras.Model(inputs, maps), small_images(), **SIZES)
-    free = keras.Input((None, None, 3))
-    maps = keras.layers.Conv2D(3, 1, name="penultimate")(free)
-    logits = keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(maps))
-    with pytest.raises(ValueError, match="of known size"):
-        fit_prototypes(keras.Model(free, logits), small_images(), **SIZES, intermediate=None)
+
+
+def test_a_teacher_of_any_size_takes_the_size_of_the_images(tmp_path):
+    import tensorflow as tf
+
+    fixed, (x, y) = unnamed_teacher(), small_images()
+    inputs = keras.Input((None, None, 3))
+    free = keras.models.clone_model(fixed, input_tensors=inputs)
+    free.set_weights(fixed.get_weights())
+    assert free.input_shape == (None, None, None, 3)
+    expected = fit_prototypes(fixed, (x, y), **SIZES)
+    fitted = fit_prototypes(free, (x, y), **SIZES)
+    _equal(fitted, expected)
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
+    _equal(fit_prototypes(free, batches, **SIZES), expected)
+    fitted.save(tmp_path / "prototypes.npz")
+    Prototypes.load(tmp_path / "prototypes.npz").check_teacher(free)
+
+
+def test_images_of_another_size_than_the_teachers_are_refused(teacher):
+    x, y = small_images(size=6)
+    with pytest.raises(ValueError, match=r"images of shape \(8, 8, 3\).*shape \(6, 6, 3\)"):
+        fit_prototypes(teacher(), (x, y), **SIZES)
+
+
+# === Layers ===
+
+
+def unnamed_teacher(softmax=False, intermediate=True):
+    """Two blocks on the last grid, or one, of layers without names; probabilities or logits."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(6, 3, 2, padding="same", name="convolution")(inputs)
+    if intermediate:
+        x = keras.layers.ReLU(name="first")(x)
+        x = keras.layers.Conv2D(8, 3, padding="same")(x)
+    x = keras.layers.ReLU(name="last")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    activation = "softmax" if softmax else None
+    return keras.Model(inputs, keras.layers.Dense(5, activation=activation)(x), name="own")
+
+
+def test_layers_are_suggested_where_none_are_named(caplog):
+    caplog.set_level("INFO", logger="letkd_keras")
+    prototypes = fit_prototypes(unnamed_teacher(), small_images(), **SIZES)
+    assert prototypes.penultimate.layer == "last"
+    assert prototypes.intermediate.layer == "first"
+    assert "layers: penultimate 'last', intermediate 'first'" in caplog.text
+    named = fit_prototypes(
+        unnamed_teacher(),
+        small_images(),
+        **SIZES,
+        penultimate_layer="first",
+        levels=["penultimate"],
+    )
+    assert named.penultimate.layer == "first" and named.levels == ("penultimate",)
+
+
+def test_a_softmax_at_the_end_is_left_out():
+    logits, probabilities = unnamed_teacher(), unnamed_teacher(softmax=True)
+    first = fit_prototypes(logits, small_images(), **SIZES)
+    second = fit_prototypes(probabilities, small_images(), **SIZES)
+    _equal(first, second)
+    first.check_teacher(probabilities)
+    second.check_teacher(logits)
+
+
+def test_a_teacher_without_an_intermediate_layer_gets_the_prototypes_of_letkd_1(caplog):
+    teacher = unnamed_teacher(intermediate=False)
+    prototypes = fit_prototypes(teacher, small_images(), **SIZES)
+    assert prototypes.levels == ("penultimate",)
+    assert "No intermediate layer of 'own' can be suggested" in caplog.text
+    with pytest.raises(ValueError, match=r"`intermediate_layer` must name .*none can be suggested"):
+        fit_prototypes(teacher, small_images(), **SIZES, levels=("penultimate", "intermediate"))
+
+
+def test_each_level_has_its_own_pool_size(teacher):
+    pool_size = {"penultimate": 4, "intermediate": 2}
+    prototypes = fit_prototypes(teacher(), small_images(), **SIZES, pool_size=pool_size)
+    assert (prototypes.penultimate.grid, prototypes.penultimate.pool_size) == ((1, 1), 4)
+    assert (prototypes.intermediate.grid, prototypes.intermediate.pool_size) == ((2, 2), 2)
+
+
+# === Sizes of samples ===
+
+
+def test_few_vectors_for_each_center_are_reported(teacher, caplog):
+    caplog.set_level("INFO", logger="letkd_keras")
+    fit_prototypes(teacher(), small_images(), **SIZES, memory=300 * (4 * 8 + 20))
+    expected = "a sample of 300 of the 960 feature vectors, 25 for each of 12 centers"
+    (warning,) = [record for record in caplog.records if expected in record.getMessage()]
+    assert warning.levelname == "WARNING" and "at least 256" in warning.getMessage()
+    caplog.clear()
+    fit_prototypes(teacher(), small_images(), **SIZES)
+    assert "k-means has only 80 feature vectors for each of 12 centers" in caplog.text
+    caplog.clear()
+    few = {**SIZES, "templates": 3, "subclasses": 1}
+    options = {"memory": 768 * (4 * 8 + 20), "levels": ("penultimate",)}
+    fit_prototypes(teacher(), small_images(), **few, **options)
+    assert "WARNING" not in {record.levelname for record in caplog.records}
+
+
+# === Work folder ===
+
+
+def test_a_work_folder_with_other_files_is_refused_before_the_teacher_runs(
+    tmp_path, teacher, monkeypatch
+):
+    (tmp_path / "thesis.txt").write_text("mine")
+    monkeypatch.setattr(
+        "letkd_keras.prototypes.teacher_features.TeacherFeatures.__call__",
+        lambda *_: pytest.fail("the teacher ran"),
+    )
+    with pytest.raises(ValueError, match="`workdir` must be a new or empty folder"):
+        fit_prototypes(teacher(), small_images(), **SIZES, workdir=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+# === Progress ===
+
+
+def test_every_step_has_a_bar_that_gets_to_its_end(teacher, capsys, monkeypatch):
+    bars, progress_of = {}, fit_module._progress
+
+    def keep(verbose):
+        progress = progress_of(verbose)
+        stop = progress.stop
+
+        def stopped():
+            bars.update({task.description: (task.completed, task.total) for task in progress.tasks})
+            stop()
+
+        progress.stop = stopped
+        return progress
+
+    monkeypatch.setattr(fit_module, "_progress", keep)
+    fit_prototypes(teacher(), small_images(), **SIZES, verbose=True)
+    assert bars == {
+        "features: teacher": (60, 60),
+        "penultimate: k-means": (5, 5),
+        "projected: teacher": (60, 60),
+        "sub-classes: k-means": (5, 5),
+        "sub-classes: scores": (5, 5),
+    }
+    shown = capsys.readouterr()
+    assert "features: teacher" in shown.err
+    assert shown.out == ""
+
+
+@pytest.mark.parametrize("verbose", [False, "auto"])
+def test_nothing_is_shown_unless_wanted_or_in_a_terminal(teacher, capsys, verbose):
+    fit_prototypes(teacher(), small_images(), **SIZES, verbose=verbose)
+    shown = capsys.readouterr()
+    assert shown.out == shown.err == ""
