@@ -186,7 +186,7 @@ def test_images_of_weight_zero_are_absent_from_all_losses(setting, state_of):
         assert doubled[name] == pytest.approx(2 * plain[name], rel=1e-5)
 
 
-def test_regularisers_and_metrics_count(setting):
+def test_regularizers_and_metrics_count(setting):
     student = setting.student(l2=0.1)
     model = _compiled(
         _letkd(setting, student),
