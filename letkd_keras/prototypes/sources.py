@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from letkd_keras.data import load_cifar, load_digits
-from letkd_keras.data.normalisation import normalisation
+from letkd_keras.data.normalization import scale_and_shift
 
 # Names under which an .npz file may hold its images and labels.
 _NAMES = (("x_train", "y_train"), ("images", "labels"), ("x", "y"))
@@ -68,5 +68,5 @@ def _open_npz(path):
 
 def _normaliser(mean, std):
     """A function from uint8 [B, H, W, C] to normalised float32."""
-    scale, shift = normalisation(mean, std)
+    scale, shift = scale_and_shift(mean, std)
     return lambda images: images.astype("float32") * scale + shift
