@@ -22,12 +22,14 @@ command's module looks like this:
 import argparse
 import difflib
 import errno
+import importlib.util
 import logging
 import math
 import os
 import re
 import signal
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -552,6 +554,45 @@ def set_up_logging():
     logging.getLogger("letkd_keras").setLevel(logging.INFO)
     for handler in logging.getLogger().handlers:
         handler.addFilter(_is_shown)
+    if "tensorflow" not in sys.modules:
+        sys.meta_path.insert(0, _QuietImport("tensorflow"))
+
+
+class _QuietImport:
+    """Hide the information that a library's C++ code writes to stderr while it is imported.
+
+    TensorFlow writes some before it has read `TF_CPP_MIN_LOG_LEVEL`. Other lines are kept.
+    """
+
+    def __init__(self, name):
+        self.name = name
+
+    def find_spec(self, name, path=None, target=None):
+        if name != self.name:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: self._execute(execute, module)
+        return spec
+
+    @staticmethod
+    def _execute(execute, module):
+        sys.stderr.flush()
+        with tempfile.TemporaryFile() as written:
+            original = os.dup(2)
+            os.dup2(written.fileno(), 2)
+            try:
+                execute(module)
+            finally:
+                sys.stderr.flush()
+                os.dup2(original, 2)
+                os.close(original)
+                written.seek(0)
+                for line in written.read().decode(errors="replace").splitlines(keepends=True):
+                    if not re.match(r"I\d{4} |WARNING: All log messages before absl", line):
+                        sys.stderr.write(line)
 
 
 def _is_shown(record):

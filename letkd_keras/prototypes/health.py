@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from letkd_keras.memory_mapped import take
 from letkd_keras.prototypes.kmeans import blocks, nearest_centers
-from letkd_keras.prototypes.memory_mapped import take
 
 # Points that the entropy of the penultimate targets is estimated on, evenly spread.
 _ENTROPY_POINTS = 1 << 12

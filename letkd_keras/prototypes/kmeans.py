@@ -5,8 +5,8 @@ import numpy as np
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
+from letkd_keras.memory_mapped import release, take
 from letkd_keras.prototypes.faiss_blas import import_faiss
-from letkd_keras.prototypes.memory_mapped import release, take
 
 # Points are read, compared and summed in blocks of about this many bytes: enough to keep the
 # matrix products busy, little beside the points themselves.

@@ -1,8 +1,12 @@
 import numpy as np
 
-from letkd_keras.prototypes import memory_mapped
+from letkd_keras import memory_mapped
 
 _LABEL = np.dtype("int32")
+NO_ROOM = (
+    "Use cache='float16', another workdir, or no cache (k-means then runs on what fits into "
+    "`memory`)."
+)
 
 
 def cache_bytes(points, channels, dtype):
@@ -33,8 +37,8 @@ class PointCache:
         if sizes.ndim:
             self._next_rows = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         shape = (int(sizes.sum()), channels)
-        self._points = memory_mapped.create(folder / "points.npy", shape, dtype)
-        self._labels = memory_mapped.create(folder / "labels.npy", shape[:1], _LABEL)
+        self._points = memory_mapped.create(folder / "points.npy", shape, dtype, NO_ROOM)
+        self._labels = memory_mapped.create(folder / "labels.npy", shape[:1], _LABEL, NO_ROOM)
 
     def update(self, points, labels, indices):
         """Add points [N, C] of classes [N] and indices [N] in the whole data set."""

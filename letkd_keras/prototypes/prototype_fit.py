@@ -6,13 +6,13 @@ import keras
 import numpy as np
 
 from letkd_keras.functional.fingerprint import fingerprint
+from letkd_keras.memory_mapped import check_room
 from letkd_keras.prototypes.assembly import assemble
 from letkd_keras.prototypes.kmeans import blocks
 from letkd_keras.prototypes.labelled_images import LabelledImages
-from letkd_keras.prototypes.memory_mapped import check_room
 from letkd_keras.prototypes.passes import TeacherPasses
 from letkd_keras.prototypes.penultimate_clusters import check_points, cluster_penultimate
-from letkd_keras.prototypes.point_cache import cache_bytes
+from letkd_keras.prototypes.point_cache import NO_ROOM, cache_bytes
 from letkd_keras.prototypes.progress import stage_progress
 from letkd_keras.prototypes.prototypes import versions
 from letkd_keras.prototypes.stage_store import MemoryStages, WorkDir
@@ -271,7 +271,7 @@ class PrototypeFit:
     def _check_room(self, workdir):
         """Refuse a cache before a folder is made that other settings could not use."""
         points = self.images.images * self.features.locations(0)
-        check_room(workdir, cache_bytes(points, self.features.channels[0], self.cache))
+        check_room(workdir, cache_bytes(points, self.features.channels[0], self.cache), NO_ROOM)
 
     def _check_parts(self, stage, parts):
         missing = [part for part in parts if not self.stages.has(part)]

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from letkd_keras.prototypes import memory_mapped
+from letkd_keras import memory_mapped
 from letkd_keras.prototypes.stage_store import MemoryStages, WorkDir
 
 
