@@ -315,7 +315,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):
         """Parse the options, see `argparse.ArgumentParser.parse_args`."""
-        options, unknown = self.parse_known_args(args, namespace)
+        words = _join_pixels(sys.argv[1:] if args is None else args)
+        options, unknown = self.parse_known_args(words, namespace)
         if unknown:
             first = unknown[0]
             kind = "option" if first.startswith("-") else "argument"
@@ -336,6 +337,17 @@ class Parser(argparse.ArgumentParser):
             "the following arguments are required:", "these options are required:"
         )
         self.exit(2, f"error: {message}\n")
+
+
+def _join_pixels(words):
+    """Write `--pixels -1..1` as one word; argparse would take the value for an option."""
+    joined = []
+    for word in words:
+        if joined and joined[-1] == "--pixels" and word in PIXELS:
+            joined[-1] = f"--pixels={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 # === Options that several commands have ===
