@@ -1,4 +1,4 @@
-"""KD layers into a functional student, and the student's graph as distillation runs it."""
+"""Inserting KD layers into a student, and the student's graph during training."""
 
 import keras
 
@@ -14,27 +14,27 @@ from letkd_keras.layers import KDLayer
 
 
 def insert_after(model, insertions):
-    """Copy a functional model with further layers after named ones.
+    """Copy a functional model and insert layers after named ones.
 
-    Everything that read a named layer's output reads the inserted layer's instead. Functional
-    models inside the model (a backbone) are flattened, so that their layers can be named.
+    Whatever reads the output of a named layer reads the output of the inserted layer in the copy.
+    Models inside the model (a backbone) are flattened, so that their layers can be named.
 
     Args:
-        model: Functional `keras.Model`. It is left as it was.
-        insertions: Mapping of layer names to lists of new layers, in order, each of one input and
-            one output of like shape.
+        model: Functional `keras.Model`; it is not changed.
+        insertions: Mapping of layer names to lists of new layers, in order. Each has one input and
+            one output of the same shape.
 
     Returns:
-        A functional model with the same layers, names and weights, plus the insertions.
+        A functional model with the same layers, names and weights, and the inserted layers.
 
     Raises:
-        ValueError: If the model is not functional, a name is not one of its layers or the layer is
-            used more than once.
+        ValueError: If the model is not functional, has no layer of a given name or calls that layer
+            more than once.
     """
     check_functional(model, "model")
     flat = flatten(model)
-    for tap in insertions:
-        find_layer(flat, tap)
+    for name in insertions:
+        find_layer(flat, name, "insertions")
 
     def call(layer, *args, **kwargs):
         outputs = layer(*args, **kwargs)
@@ -53,51 +53,58 @@ def insert_kd_layers(
     penultimate_layer="penultimate",
     intermediate_layer="intermediate",
 ):
-    """Copy a student with KD layers in it.
+    """Copy a student and insert KD layers.
 
     Args:
-        student: Functional `keras.Model`; it is left as it was.
-        penultimate: The `KDLayer` after the last feature map, or `None`.
-        intermediate: The `KDLayer` after the first block of the last stage, or `None`.
-        penultimate_layer: Name of the student's layer that the former follows.
-        intermediate_layer: Name of the student's layer that the latter follows.
+        student: Functional `keras.Model`; it is not changed.
+        penultimate: `KDLayer` to insert after the last feature map, or `None`.
+        intermediate: `KDLayer` to insert after the first block of the last stage, or `None`.
+        penultimate_layer: Name of the student's layer after which `penultimate` is inserted.
+        intermediate_layer: Name of the student's layer after which `intermediate` is inserted.
 
     Returns:
-        A functional model with the KD layers inside, still from images to logits.
+        A functional model from images to logits with the KD layers inside.
 
     Raises:
-        ValueError: If a tap is not in the student.
+        ValueError: If the student is not functional, has no layer of a given name or calls that
+            layer more than once.
     """
+    check_functional(student, "student")
+    flat = flatten(student)
     insertions = {}
-    for tap, layer in ((intermediate_layer, intermediate), (penultimate_layer, penultimate)):
+    for argument, name, layer in (
+        ("intermediate_layer", intermediate_layer, intermediate),
+        ("penultimate_layer", penultimate_layer, penultimate),
+    ):
         if layer is not None:
-            insertions.setdefault(tap, []).append(layer)
+            find_layer(flat, name, argument)
+            insertions.setdefault(name, []).append(layer)
     return insert_after(student, insertions)
 
 
 class TrainingGraph:
-    """The student's graph as a distillation step runs it: once, for logits and scores.
+    """The student's graph as a training step runs it: one pass for logits and scores.
 
-    It shares the student's layers and computes the same logits. KD layers also hand out their
-    scores, and one that only a global average pooling reads pools first (`KDLayer.call`), so that
-    its value convolution runs once per image.
+    It shares the student's layers and computes the same logits. KD layers also return their
+    scores. A KD layer whose output is only read by a global average pooling pools its output itself
+    (`pool_output` of `KDLayer`), so that its value convolution runs once per image.
 
-    Not a Keras object on purpose: the weights are the student's, and are saved once.
+    This is not a Keras object, so that a model that holds it saves the student's weights once.
 
     Args:
         student: Functional `keras.Model`.
-        kd_layers: Mapping of a level's name to the `KDLayer` of the student that serves it.
+        kd_layers: Mapping of levels to the student's `KDLayer`s.
         pool_sizes: Mapping of a level's name to the window of the average pooling of its scores,
             for a student whose grid is finer than that of the targets. A missing level means 1.
-        features: Levels whose KD layer's output x_hat is wanted as well.
+        features: Levels of which x_hat, the output of the KD layer, is also returned.
 
     Call arguments:
         inputs: Images.
         training: Whether the student runs in training mode.
 
     Returns:
-        Dictionary of `"logits"` and, under its level's name, the scores [B, H, W, K] of each KD
-        layer; of those in `features` also x_hat [B, H, W, C], as `LEVEL_features`.
+        Dictionary of `"logits"` and the scores [B, H, W, K] of each KD layer under its level, and
+        for levels in `features` also x_hat [B, H, W, C] as `LEVEL_features`.
     """
 
     def __init__(self, student, kd_layers, pool_sizes=(), features=()):
@@ -138,17 +145,17 @@ class TrainingGraph:
         return self._function(inputs, training=training)
 
 
-def _average(scores, pool):
-    if pool == 1:
+def _average(scores, pool_size):
+    if pool_size == 1:
         return scores
-    return keras.ops.average_pool(scores, pool, strides=pool, data_format="channels_last")
+    return keras.ops.average_pool(scores, pool_size, strides=pool_size, data_format="channels_last")
 
 
 class _WithScores(keras.layers.Layer):
-    """A KD layer as the training graph calls it.
+    """Calls a KD layer for its output and its scores.
 
-    A layer of its own since Keras wants the same number of outputs from all calls of a layer in
-    functional models, and the student calls the KD layer for its features alone.
+    The student calls the KD layer for its output only, and Keras requires that all calls of a layer
+    in functional models return the same number of outputs. So this is another layer.
     """
 
     def __init__(self, kd_layer, pool_output):
@@ -169,7 +176,7 @@ class _WithScores(keras.layers.Layer):
 
 
 def is_only_pooled(student, layer):
-    """Whether a KD layer's output goes to a global average pooling and nowhere else."""
+    """Whether a KD layer's output is only read by a global average pooling."""
     reading = readers(student, layer)
     return (
         len(reading) == 1

@@ -12,18 +12,18 @@ _TEXTS = ("config.json", "metadata.json")
 
 
 def load_model(path, argument="path"):
-    """Load a `.keras` file, with one clear sentence where that is not possible.
+    """Load a `.keras` file, or fail with one clear sentence.
 
     Args:
         path: The file.
-        argument: What an error calls it.
+        argument: Name of the path in errors.
 
     Returns:
-        A `keras.Model`, not compiled.
+        A `keras.Model` that is not compiled.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a whole `.keras` file, needs classes that are not registered, or
+        ValueError: If it is not a complete `.keras` file, needs classes that are not registered, or
             declares contents that are far larger than the file (`config.json` and `metadata.json`
             above 64 MB, others above 64 MB and 16 times the size of the file).
     """
@@ -31,14 +31,14 @@ def load_model(path, argument="path"):
     if not path.is_file():
         raise FileNotFoundError(f"`{argument}` must be a .keras file. Received: {str(path)!r}")
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"`{argument}` must be a whole .keras file. Received: {str(path)!r}")
+        raise ValueError(f"`{argument}` must be a complete .keras file. Received: {str(path)!r}")
     _check_sizes(path, argument)
     try:
         return keras.models.load_model(path, compile=False)
-    except Exception as error:  # Keras raises whatever a file leads it to
+    except Exception as error:  # Keras raises errors of many types here
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
-            f"`{argument}` must be a .keras file whose layers Keras or this package has. "
+            f"`{argument}` must be a .keras file with layers of Keras or of this package. "
             f"Received: {str(path)!r}: {reason[0]}"
         ) from error
 
@@ -51,7 +51,7 @@ def _check_sizes(path, argument):
             entries = archive.infolist()
     except zipfile.BadZipFile as error:
         raise ValueError(
-            f"`{argument}` must be a whole .keras file. Received: {str(path)!r} ({error})"
+            f"`{argument}` must be a complete .keras file. Received: {str(path)!r} ({error})"
         ) from error
     for entry in entries:
         largest = _LARGEST_TEXT if entry.filename in _TEXTS else allowed

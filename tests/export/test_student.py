@@ -118,7 +118,7 @@ def test_what_is_no_model(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"must be a \.keras file or a run folder"):
         export_student(tmp_path / "absent.keras", tmp_path)
     (tmp_path / "broken.keras").write_bytes(b"half a file")
-    with pytest.raises(ValueError, match=r"whole \.keras file"):
+    with pytest.raises(ValueError, match=r"complete \.keras file"):
         export_student(tmp_path / "broken.keras", tmp_path)
     with pytest.raises(FileNotFoundError, match="a folder with a trained student"):
         export_student(tmp_path, tmp_path)

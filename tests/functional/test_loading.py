@@ -42,5 +42,5 @@ def test_entries_far_larger_than_the_file_are_refused_unread(file, name, monkeyp
 
 def test_truncated_file(file):
     file.write_bytes(file.read_bytes()[:-30])
-    with pytest.raises(ValueError, match=r"`teacher` must be a whole \.keras file"):
+    with pytest.raises(ValueError, match=r"`teacher` must be a complete \.keras file"):
         load_model(file, "teacher")
