@@ -134,8 +134,8 @@ def test_savedmodel_classifies_raw_images(student, tmp_path):
     path = export_student(student, tmp_path, mean=mean, std=std, class_names=names).path
     pixels = _RNG.integers(0, 256, (3, 16, 16, 3), "uint8")
     outputs = tf.saved_model.load(path).signatures["classify"](image=tf.constant(pixels))
-    normalised = (pixels / 255 - np.array(mean)) / np.array(std)
-    logits = np.asarray(student(normalised.astype("float32")))
+    normalized = (pixels / 255 - np.array(mean)) / np.array(std)
+    logits = np.asarray(student(normalized.astype("float32")))
     expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)
     chosen = [name.decode() for name in outputs["class_name"].numpy()]

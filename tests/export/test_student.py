@@ -8,6 +8,7 @@ from letkd_keras.export import export_student, fold, formats
 from letkd_keras.export import student as exporting
 from letkd_keras.export.cost_report import without_kd_layers
 from letkd_keras.export.formats.tflite import write_tflite
+from letkd_keras.export.loading import load_student
 from letkd_keras.export.verification import ExportMismatch, reload_outputs
 from letkd_keras.run_folder import RunFolder
 
@@ -42,21 +43,21 @@ def test_savedmodel_takes_any_batch_and_holds_each_variable_once(student, tmp_pa
     assert variables.stat().st_size < 1.2 * 4 * values
 
 
-def test_distilling_model_file_and_run_folder_export_the_same_student(student, images, tmp_path):
+def test_distiller_file_and_run_folder_are_the_same_student(student, images, tmp_path):
     run = RunFolder(tmp_path / "run", {"export_method": "letkd2", "seed": 7}).path
     folder = run / "letkd2" / "seed7"
     folder.mkdir(parents=True)
     student.save(folder / "student.keras")
-    distilling = KD(student, keras.models.clone_model(student))
-    distilling.save(tmp_path / "whole.keras")
+    distiller = KD(keras.models.clone_model(student), student)
+    distiller.save(tmp_path / "whole.keras")
     expected = np.asarray(student(images))
     files = [tmp_path / "whole.keras", folder / "student.keras", run, str(folder)]
-    for number, model in enumerate([distilling, *files]):
-        out = tmp_path / str(number)
-        result = export_student(model, out, format="tflite", images=images)
-        assert result.parameters == fold(student).count_params()
-        logits = reload_outputs("tflite", result.path, images)
-        np.testing.assert_allclose(logits, expected, atol=1e-5)
+    for model in (distiller, *files):
+        np.testing.assert_array_equal(load_student(model)(images), expected)
+    result = export_student(run, tmp_path / "out", format="tflite", images=images)
+    assert result.parameters == fold(student).count_params()
+    logits = reload_outputs("tflite", result.path, images)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
 def test_exporting_again_replaces_what_was_there(student, tmp_path):
