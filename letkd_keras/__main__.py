@@ -9,13 +9,13 @@ from letkd_keras.command_line import Parser, run_main
 _PACKAGES = ("recipes", "prototypes", "export", "models", "data")
 
 
-def commands():
+def list_commands():
     """Find the modules that `python -m` runs, without importing them.
 
     Returns:
         Dictionary from the name of a module to the first line of its docstring.
     """
-    found = {}
+    commands = {}
     for package in _PACKAGES:
         name = f"{__package__}.{package}"
         (folder,) = importlib.util.find_spec(name).submodule_search_locations
@@ -23,15 +23,15 @@ def commands():
             tree = ast.parse(file.read_text(encoding="utf-8"))
             if any(_runs(statement) for statement in tree.body):
                 module = name if file.stem == "__main__" else f"{name}.{file.stem}"
-                found[module] = (ast.get_docstring(tree) or "").partition("\n")[0]
-    return found
+                commands[module] = (ast.get_docstring(tree) or "").partition("\n")[0]
+    return commands
 
 
 def main(arguments=None):
     """Print the list."""
     Parser("letkd_keras", __doc__).parse_args(arguments)
     print("Commands, each with its own --help:")
-    for module, description in commands().items():
+    for module, description in list_commands().items():
         print(f"  python -m {module:36} {description}")
 
 

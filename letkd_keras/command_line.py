@@ -523,7 +523,7 @@ def run_main(main, *, interrupted="interrupted; the same command continues where
     """Run the `main()` of a command and end the process with its exit status.
 
     A refusal (`ValueError`, `OSError`, `ImportError`, `FloatingPointError`, `MemoryError`) is
-    printed as one line, with the options' names in place of the arguments' where they were typed;
+    printed as one line, and names the options that were typed rather than the arguments;
     the status is 2. `LETKD_TRACEBACK=1` shows the traceback instead. Ctrl-C prints one line and the
     status is 130; SIGTERM ends with 143.
 

@@ -128,6 +128,16 @@ def test_avif_is_an_image_where_pillow_reads_it(tmp_path, monkeypatch):
     assert image_suffixes.__wrapped__() == {".png"}
 
 
+def test_names_that_cannot_be_encoded(tmp_path):
+    tree = write_tree(tmp_path)
+    file = os.fsdecode(b"\xe4.png")
+    picture(COLOURS["ant"]).save(tree / "ant" / file)
+    assert len(find_images(tree).digest()) == 64
+    (tree / "cat").rename(tree / os.fsdecode(b"c\xe4t"))
+    with pytest.raises(ValueError, match=r"must be valid UTF-8. Received: 'c\\udce4t'"):
+        find_images(tree)
+
+
 def test_digest_of_a_tree_does_not_depend_on_where_it_is(tmp_path):
     first = find_images(write_tree(tmp_path / "a")).digest()
     assert find_images(write_tree(tmp_path / "b")).digest() == first
