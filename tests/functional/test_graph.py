@@ -27,11 +27,11 @@ from letkd_keras.functional.graph import (
 
 
 def _nested():
-    """conv -> inner (batch normalisation, always in inference mode) -> head."""
+    """conv -> inner (batch normalization, always in inference mode) -> head."""
     keras.utils.set_random_seed(0)
     inner_inputs = keras.Input((4, 4, 2))
-    normalised = keras.layers.BatchNormalization(name="bn")(inner_inputs)
-    inner = keras.Model(inner_inputs, keras.layers.ReLU(name="relu")(normalised), name="inner")
+    normalized = keras.layers.BatchNormalization(name="bn")(inner_inputs)
+    inner = keras.Model(inner_inputs, keras.layers.ReLU(name="relu")(normalized), name="inner")
     inputs = keras.Input((4, 4, 3))
     x = inner(keras.layers.Conv2D(2, 1, name="conv")(inputs), training=False)
     return keras.Model(inputs, keras.layers.Conv2D(1, 1, name="head")(x), name="outer")
