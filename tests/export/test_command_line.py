@@ -104,7 +104,7 @@ def test_a_run_whose_data_changed_is_refused(run, data_file, tmp_path):
 
 
 def test_whole_distiller_is_exported_by_the_command(student, tmp_path):
-    KD(student, keras.models.clone_model(student)).save(tmp_path / "whole.keras")
+    KD(teacher=keras.models.clone_model(student), student=student).save(tmp_path / "whole.keras")
     arguments = [tmp_path / "whole.keras", "--formats", "tflite", "--out", tmp_path / "out"]
     done = _subprocess("letkd_keras.export", *arguments)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
-from conftest import image_data
+from small_image_data import image_data
 
 from letkd_keras.export.evaluation_images import evaluation_images, selection_images, take
 

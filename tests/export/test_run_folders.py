@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import image_data
+from small_image_data import image_data
 
 from letkd_keras.command_line import Parser, add_data_options
 from letkd_keras.data import DataSpec

@@ -48,7 +48,7 @@ def test_distiller_file_and_run_folder_are_the_same_student(student, images, tmp
     folder = run / "letkd2" / "seed7"
     folder.mkdir(parents=True)
     student.save(folder / "student.keras")
-    distiller = KD(keras.models.clone_model(student), student)
+    distiller = KD(teacher=keras.models.clone_model(student), student=student)
     distiller.save(tmp_path / "whole.keras")
     expected = np.asarray(student(images))
     files = [tmp_path / "whole.keras", folder / "student.keras", run, str(folder)]
