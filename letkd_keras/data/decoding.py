@@ -85,11 +85,17 @@ def decode_all(files, size, skip_corrupt=False, cache=None, advice=""):
 
     Raises:
         OSError: If the disk has no room for the cache.
-        ValueError: If a file cannot be decoded and `skip_corrupt` is not set, or a file of the
-            cache is damaged.
+        ValueError: If a file cannot be decoded and `skip_corrupt` is not set, the images do not fit
+            into the memory, or a file of the cache is damaged.
     """
     shape = (len(files), size, size, 3)
     if cache is None:
+        needed, memory = len(files) * size * size * 3, memory_mapped.physical_memory()
+        if needed > memory:
+            raise ValueError(
+                f"{len(files)} images of {size}x{size} need {needed:,} bytes of memory; there are "
+                f"{memory:,}. Use a smaller `image_size`, or an `image_cache` (--image-cache)"
+            )
         images = np.empty(shape, "uint8")
         kept = _decode_into(images, files, size, skip_corrupt, advice)
         return (images if len(kept) == len(images) else images[: len(kept)]), kept

@@ -74,7 +74,10 @@ class DataSpec:
     seed: int = 0
 
     def __post_init__(self):
-        object.__setattr__(self, "source", str(self.source))
+        source = str(self.source)
+        if source in ("tfds:cifar10", "tfds:cifar100"):  # have published means and deviations
+            source = source.removeprefix("tfds:")
+        object.__setattr__(self, "source", source)
         self._check_ranges()
         kind = self.kind  # refuses an unknown source
         self._check_exists()

@@ -274,6 +274,15 @@ def test_room_for_the_cache_is_reserved_first(tmp_path, monkeypatch):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_images_that_do_not_fit_into_the_memory_are_refused(tmp_path, monkeypatch):
+    tree = write_tree(tmp_path / "tree")
+    monkeypatch.setattr("letkd_keras.memory_mapped.physical_memory", lambda: 10_000)
+    expected = r"12 images of 64x64 need 147,456 bytes of memory; there are 10,000\. .*image_cache"
+    with pytest.raises(ValueError, match=expected):
+        load_image_folder(tree, 64)
+    load_image_folder(tree, 64, image_cache=tmp_path / "cache")
+
+
 def test_damaged_cache_is_named(tmp_path):
     file = tmp_path / "x.png"
     picture((10, 10, 10)).save(file)

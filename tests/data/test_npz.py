@@ -5,8 +5,8 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
+from letkd_keras import memory_mapped
 from letkd_keras.data import DataSpec, ImageData, load_digits
-from letkd_keras.data import npz as npz_module
 from letkd_keras.data.npz import load_npz, save_npz
 
 
@@ -135,7 +135,7 @@ def test_declared_sizes_are_checked_before_reading(shape, values, tmp_path):
 
 def test_more_than_the_memory_is_refused(data, tmp_path, monkeypatch):
     save_npz(data, tmp_path / "x.npz")
-    monkeypatch.setattr(npz_module, "_memory", lambda: 1000)
+    monkeypatch.setattr(memory_mapped, "physical_memory", lambda: 1000)
     with pytest.raises(ValueError, match="must fit into the memory of 1,000 bytes"):
         load_npz(tmp_path / "x.npz")
 

@@ -160,6 +160,10 @@ def test_pixel_scales_by_hand():
     assert tuple(PIXELS) == NAMES
 
 
+def test_cifar_has_one_meaning():
+    assert DataSpec("tfds:cifar100") == DataSpec("cifar100")
+
+
 def test_a_path_is_a_source(tmp_path):
     write_tree(tmp_path / "a")
     assert DataSpec(Path(tmp_path / "a")) == DataSpec(str(tmp_path / "a"))
