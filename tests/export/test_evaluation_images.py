@@ -1,8 +1,10 @@
 from dataclasses import replace
 
 import numpy as np
+from image_trees import write_tree
 from small_image_data import image_data
 
+from letkd_keras.data import DataSpec
 from letkd_keras.export.evaluation_images import evaluation_images, selection_images, take
 
 
@@ -58,3 +60,15 @@ def test_selection_images_are_the_validation_images_where_there_are_some():
     rows = _rows(few.images, data, "validation")
     assert len(set(rows)) == 5
     np.testing.assert_array_equal(data.y_validation[rows], few.labels)
+
+
+def test_streamed_images(tmp_path):
+    write_tree(tmp_path / "train", images=8, size=(40, 40))
+    write_tree(tmp_path / "val", images=3, size=(40, 40))
+    data = DataSpec(f"imagenet:{tmp_path}", image_size=16, validation_fraction=0.25).open()
+    evaluation = evaluation_images(data, test_images=6, calibration_images=6)
+    assert evaluation.images.shape == (6, 16, 16, 3)
+    np.testing.assert_array_equal(np.bincount(evaluation.labels), [2, 2, 2])
+    selection = selection_images(data, selection=100, calibration=9)
+    np.testing.assert_array_equal(np.bincount(selection.labels), [2, 2, 2])
+    assert len(selection.calibration) == 9

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from image_trees import write_tree
 from small_image_data import image_data
 
 from letkd_keras.command_line import Parser, add_data_options
@@ -80,6 +81,21 @@ def test_changed_data_of_a_run_are_refused(run, data_file):
     data = image_data()
     save_npz(replace(data, y_train=data.y_train[::-1]), data_file)
     with pytest.raises(ValueError, match=r"data set .*blocks.npz has changed since"):
+        open_data(run, _options())
+
+
+@pytest.mark.parametrize("source", ["{}", "imagenet:{}"])
+def test_data_of_a_run_on_a_folder_of_images(tmp_path, source):
+    tree = tmp_path / "tree"
+    write_tree(tree / "train", images=8, size=(40, 40))
+    write_tree(tree / "val", images=3, size=(40, 40))
+    spec = DataSpec(source.format(tree), image_size=16, pixels="-1..1")
+    data = {**spec.config(), "digest": spec.open().digest}
+    run = RunFolder(tmp_path / "run", {"data": data}).path
+    opened = open_data(run, _options())
+    assert (opened.data.image_shape, opened.data.mean) == ((16, 16, 3), (0.5,) * 3)
+    (tree / "val" / "cat" / "0.png").unlink()
+    with pytest.raises(ValueError, match="has changed since"):
         open_data(run, _options())
 
 
