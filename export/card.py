@@ -262,8 +262,8 @@ def _training_lines(training):
         lines += [f"- Data: {', '.join(images or [str(data.get('source'))])}"]
     if "accuracy_selected" in result:
         lines += [
-            f"- Weights: epoch {result['best_epoch']} of {result['epochs']}, selected on validation "
-            f"images (accuracy {result['accuracy_validation']:.2f}%); test accuracy "
+            f"- Weights: epoch {result['best_epoch']} of {result['epochs']}, selected on "
+            f"validation images (accuracy {result['accuracy_validation']:.2f}%); test accuracy "
             f"{result['accuracy_selected']:.2f}%"
         ]
     elif "accuracy_last" in result:
