@@ -1,13 +1,12 @@
 """The student that a run ships: exported, verified and measured."""
 
 import logging
-import math
 
 import keras
 
 from letkd_keras.export import export_bundle
 from letkd_keras.export.cost_report import forms_of, measure
-from letkd_keras.export.evaluation_images import first_images
+from letkd_keras.export.evaluation_images import take
 from letkd_keras.export.loading import load_student
 from letkd_keras.functional.cost import cost_of
 from letkd_keras.recipes.stages import student_folder
@@ -15,7 +14,6 @@ from letkd_keras.recipes.stages import student_folder
 log = logging.getLogger("letkd_keras")
 
 _IMAGES = 1000
-_VALUES = 2**26  # of all images together, 256 MB
 
 
 def export(experiment, folder):
@@ -34,9 +32,9 @@ def export(experiment, folder):
     if keras.backend.backend() != "tensorflow":
         log.info(
             "not exported, which needs TensorFlow: where that is installed, "
-            "python -m letkd_keras.export %s --format %s --out exported",
+            "python -m letkd_keras.export %s --formats %s --out exported",
             folder.path,
-            ",".join(experiment.formats),
+            " ".join(experiment.formats),
         )
         return {}
     data = experiment.data
@@ -86,7 +84,5 @@ def costs(experiment, folder):
 
 
 def _test_images(data):
-    """Test images, normalised, and labels: the first ones, as many as memory is worth."""
-    batches = data.evaluation_batches(64)
-    values = math.prod(batches.element_spec[0].shape[1:])
-    return first_images(batches, max(64, min(_IMAGES, _VALUES // values)))
+    """Test images, normalized, and labels."""
+    return take(data, "test", _IMAGES)
