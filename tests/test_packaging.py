@@ -106,7 +106,7 @@ def test_every_dependency_has_a_floor_and_constraints_txt_a_version_that_meets_i
 
 def test_the_sdist_has_the_project_and_the_wheel_made_of_it_the_package(source, python, tmp_path):
     # Without --wheel or --sdist, `build` makes the wheel from the sdist, not from the tree.
-    _run(sys.executable, "-m", "build", "-q", "--no-isolation", "-o", tmp_path, source)
+    _run(sys.executable, "-m", "build", "--no-isolation", "-o", tmp_path, source)
     (sdist,), (wheel,) = tmp_path.glob("*.tar.gz"), tmp_path.glob("*.whl")
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
