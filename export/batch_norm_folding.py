@@ -2,6 +2,7 @@ import keras
 import numpy as np
 
 from letkd_keras.export.rewriting import rewrite, with_weights
+from letkd_keras.functional.graph import layers_inside
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
 
 _CONVOLUTIONS = (
@@ -70,7 +71,7 @@ def affine_of(batch_norm):
 
 def untrained_batch_norms(model):
     """Names of the batch normalisations whose statistics are still those they started with."""
-    layers = [layer for layer in model._flatten_layers() if _is_batch_norm(layer)]
+    layers = [layer for layer in layers_inside(model) if _is_batch_norm(layer)]
     return [
         layer.name
         for layer in layers

@@ -12,6 +12,7 @@ import sys
 import keras
 
 from letkd_keras.export.inverse_rms import InverseRMS
+from letkd_keras.functional.graph import run
 from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
 
@@ -123,7 +124,7 @@ def to_tf_keras(model):
         return outputs
 
     image = tf_keras.Input(model.input_shape[1:], name="image")
-    outputs = model._run_through_graph([image], call_fn=call)
+    outputs = run(model, image, call)
     return tf_keras.Model(image, keras.tree.flatten(outputs)[0], name=model.name)
 
 

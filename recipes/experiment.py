@@ -28,8 +28,8 @@ class Experiment:
         templates: Penultimate templates.
         subclasses: Sub-classes of each class at the intermediate level.
         components: LDA components.
-        prototype_options: Further options of `PrototypeFit`. By default every feature vector takes
-            part in the k-means, as in the paper, from a cache on disk.
+        prototype_options: Further options of `fit_prototypes`. By default every feature vector
+            takes part in the k-means, as in the paper, from a cache on disk.
         temperature: Sharpness T of the penultimate targets.
         augmentation: Options of the data's `training_batches` that differ from its defaults.
         seed: Seed of the teacher, of the prototypes and of the first trial.
@@ -48,7 +48,7 @@ class Experiment:
     templates: int = 4096
     subclasses: int = 8
     components: int = 60
-    prototype_options: dict = field(default_factory=lambda: {"cache": "float32"})
+    prototype_options: dict = field(default_factory=lambda: {"feature_cache": "float32"})
     temperature: float = 1.0
     augmentation: dict = field(default_factory=dict)
     seed: int = 0

@@ -97,12 +97,12 @@ def main(arguments=None):
     data = load_image_folder(
         options.data,
         image_size,
-        validation_split=options.validation_split,
+        test_fraction=options.validation_split,
         seed=options.seed,
         mean=mean,
         std=std,
         skip_corrupt=options.skip_corrupt,
-        cache=options.cache,
+        image_cache=options.cache,
     )
     pair = Pair(teacher.title, student.title, data.name)
     experiment = Experiment(

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from letkd_keras.data import ImageData, steps_per_epoch
 from letkd_keras.distillers import AT, CRD, DKD, KD, SP, VID, FitNet, HintedLetKD, LetKD, SimKD
 from letkd_keras.functional.insertion import insert_kd_layers
-from letkd_keras.functional.layer_suggestions import suggest_stage_ends
 from letkd_keras.layers import KDLayer
+from letkd_keras.losses import KDLoss
 
 
 @dataclass(frozen=True)
@@ -34,88 +34,67 @@ class Setting:
     experiment: object
     taps: object
 
-    def stages(self, which):
-        """Taps at the ends of the stages that both networks have, counted from the last.
-
-        Args:
-            which: Slice of the stages.
-
-        Returns:
-            `student_layers` and `teacher_layers` in a dictionary.
-        """
-        ours, theirs = suggest_stage_ends(self.student), suggest_stage_ends(self.teacher)
-        count = min(len(ours), len(theirs))
-        return {"student_layers": ours[-count:][which], "teacher_layers": theirs[-count:][which]}
-
-
-_ALL, _SECOND, _LAST = slice(None), slice(1, 2), slice(-1, None)
-
 
 def _kd(setting):
-    return KD(setting.student, setting.teacher)
+    return KD(setting.teacher, setting.student)
 
 
 def _fitnet(setting, **options):
-    return FitNet(setting.student, setting.teacher, **setting.stages(_SECOND), **options)
+    return FitNet(setting.teacher, setting.student, **options)
 
 
 def _fitnet_layer(setting, **options):
-    """The hint at the intermediate tap, behind a KD layer that nothing supervises."""
-    subclasses = setting.experiment.subclasses * setting.experiment.data.num_classes
+    """FitNet on a student whose penultimate KD layer nothing supervises (Table 6)."""
+    layer = KDLayer(
+        setting.experiment.templates,
+        alpha=setting.experiment.pair.penultimate_alpha,
+        name="kd_penultimate",
+    )
     student = insert_kd_layers(
-        setting.student,
-        intermediate=KDLayer(
-            subclasses, alpha=setting.experiment.pair.intermediate_alpha, name="kd_intermediate"
-        ),
-        intermediate_tap=setting.taps.student["intermediate"],
+        setting.student, layer, penultimate_layer=setting.taps.student["penultimate"]
     )
-    return FitNet(
-        student,
-        setting.teacher,
-        student_layers=("kd_intermediate",),
-        teacher_layers=(setting.taps.teacher["intermediate"],),
-        **options,
-    )
+    return FitNet(setting.teacher, student, **options)
 
 
 def _fitnet_letkd(setting, **options):
     return HintedLetKD(
-        setting.student,
         setting.teacher,
+        setting.student,
         setting.prototypes,
-        intermediate=setting.taps.student["intermediate"],
-        intermediate_alpha=setting.experiment.pair.intermediate_alpha,
+        penultimate_layer=setting.taps.student["penultimate"],
+        penultimate_alpha=setting.experiment.pair.penultimate_alpha,
+        temperature=setting.experiment.temperature,
         **options,
     )
 
 
 def _at(setting, **options):
-    return AT(setting.student, setting.teacher, **setting.stages(_ALL), **options)
+    return AT(setting.teacher, setting.student, **options)
 
 
 def _sp(setting, **options):
-    return SP(setting.student, setting.teacher, **setting.stages(_LAST), **options)
+    return SP(setting.teacher, setting.student, **options)
 
 
 def _vid(setting, **options):
-    return VID(setting.student, setting.teacher, **setting.stages(_ALL), **options)
+    return VID(setting.teacher, setting.student, **options)
 
 
 def _crd(setting, **options):
     labels = setting.experiment.data.y_train
-    return CRD(setting.student, setting.teacher, labels, **setting.stages(_LAST), **options)
+    return CRD(setting.teacher, setting.student, labels, **options)
 
 
 def _simkd(setting, **options):
-    return SimKD(setting.student, setting.teacher, **setting.stages(_LAST), **options)
+    return SimKD(setting.teacher, setting.student, **options)
 
 
 def _dkd(setting, **options):
     schedule = setting.experiment.student_schedule
     steps = steps_per_epoch(setting.experiment.data.train_examples, schedule.batch_size)
     return DKD(
-        setting.student,
         setting.teacher,
+        setting.student,
         beta=_dkd_beta(setting.experiment.pair),
         # Of the paper's 240 epochs the first 20.
         warm_up_steps=steps * schedule.epochs * 20 // 240,
@@ -135,17 +114,16 @@ def _letkd(penultimate, intermediate):
 
     def build(setting, **options):
         alphas = {"penultimate": penultimate, "intermediate": intermediate}
-        for level, alpha in alphas.items():
-            if alpha is None:
-                options[level] = None
-                continue
-            options[level] = setting.taps.student[level]
+        options["levels"] = [level for level, alpha in alphas.items() if alpha is not None]
+        for level in options["levels"]:
+            alpha = alphas[level]
+            options[f"{level}_layer"] = setting.taps.student[level]
             own = getattr(setting.experiment.pair, f"{level}_alpha")
             options[f"{level}_alpha"] = own if alpha == "pair" else alpha
         temperature = setting.experiment.temperature
         return LetKD(
-            setting.student,
             setting.teacher,
+            setting.student,
             setting.prototypes,
             temperature=temperature,
             **options,
@@ -194,8 +172,8 @@ METHODS = {
     "student": Method("student alone", None, adds=False),
     "kd": Method("KD", _kd, adds=False),
     "fitnet": Method("FitNet", _fitnet, stages=True),
-    "fitnet_layer": Method("FitNet + KD layer", _fitnet_layer, taps=_INTERMEDIATE),
-    "fitnet_letkd": Method("FitNet + KD layer, supervised", _fitnet_letkd, _INTERMEDIATE),
+    "fitnet_layer": Method("FitNet + KD layer", _fitnet_layer, taps=_PENULTIMATE),
+    "fitnet_letkd": Method("FitNet + KD layer, supervised", _fitnet_letkd, _PENULTIMATE),
     "at": Method("AT", _at, stages=True),
     "sp": Method("SP", _sp, stages=True),
     "vid": Method("VID", _vid, stages=True),
@@ -297,5 +275,7 @@ def build(name, setting):
     method = METHODS[_base(name)]
     if method.build is None:
         return setting.student
-    options = {"kd_weight": _KD_WEIGHT} if name.endswith(_PLUS_KD) else {}
+    options = {}
+    if name.endswith(_PLUS_KD):
+        options["logit_losses"] = {"kd": (KDLoss(), _KD_WEIGHT)}
     return method.build(setting, **options)

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import shutil
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import keras
 
 from letkd_keras import Prototypes, fit_prototypes
 from letkd_keras.functional.layer_suggestions import suggest_stage_ends
+from letkd_keras.prototypes import remove_workdir
 from letkd_keras.recipes import methods, networks
 from letkd_keras.recipes.run_folder import save_model
 from letkd_keras.recipes.training import accuracy_of, finish, finished, train
@@ -185,16 +185,17 @@ def prototypes(experiment, taps, teacher, folder, verbose):
         subclasses=experiment.subclasses,
         components=experiment.components,
         seed=experiment.seed,
-        penultimate=taps.teacher["penultimate"],
-        intermediate=taps.teacher["intermediate"] if "intermediate" in levels else None,
-        pool=tuple(taps.pools[level] for level in levels),
+        levels=levels,
+        penultimate_layer=taps.teacher["penultimate"],
+        intermediate_layer=taps.teacher["intermediate"],
+        pool_size={level: taps.pools[level] for level in levels},
         data_name=f"{data.name} ({data.split})",
         workdir=folder / "prototypes.work",
         **experiment.prototype_options,
         verbose=bool(verbose),
     )
     fitted.save(file)
-    shutil.rmtree(folder / "prototypes.work")
+    remove_workdir(folder / "prototypes.work")
     return fitted
 
 

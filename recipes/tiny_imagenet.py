@@ -49,7 +49,7 @@ def main(arguments=None):
     from letkd_keras.recipes.training import cifar_schedule
 
     experiment = this.experiment(
-        load_tiny_imagenet(options.data_dir, options.cache),
+        load_tiny_imagenet(options.data_dir, image_cache=options.cache),
         cifar_schedule,
         augmentation={"rotation": 20.0, "crop_padding": 0},
     )

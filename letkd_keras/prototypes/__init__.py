@@ -1,17 +1,16 @@
-"""The offline stage: what a teacher's features look like, fitted once, used for any student."""
+"""Prototypes: what a teacher's features look like. Fitted once, they supervise any student."""
 
-from letkd_keras.prototypes.fitting import fit_prototypes
-from letkd_keras.prototypes.prototype_fit import PrototypeFit
-from letkd_keras.prototypes.prototypes import (
-    IntermediatePrototypes,
-    PenultimatePrototypes,
-    Prototypes,
-)
+from letkd_keras.lazy_names import lazy_names
 
-__all__ = [
-    "IntermediatePrototypes",
-    "PenultimatePrototypes",
-    "PrototypeFit",
-    "Prototypes",
-    "fit_prototypes",
-]
+# Name -> module that defines it.
+_PUBLIC = {
+    "IntermediatePrototypes": "prototypes",
+    "PenultimatePrototypes": "prototypes",
+    "Prototypes": "prototypes",
+    "fit_prototypes": "fit",
+    "remove_workdir": "steps",
+}
+
+__all__ = sorted(_PUBLIC)
+
+__getattr__, __dir__ = lazy_names(__name__, _PUBLIC)

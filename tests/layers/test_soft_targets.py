@@ -6,22 +6,23 @@ import numpy as np
 import pytest
 from relative_error import relative_error
 from scipy.special import softmax, xlogy
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from letkd_keras import IntermediateTargets, PenultimateTargets, TemplateKLDivergence
-from letkd_keras.prototypes import IntermediatePrototypes, PenultimatePrototypes, fit_prototypes
+from letkd_keras.prototypes import IntermediatePrototypes, PenultimatePrototypes
 from letkd_keras.prototypes.subclasses import subclass_scores
 
 
-def _penultimate(centers, pool=1, **kwargs):
-    prototypes = PenultimatePrototypes("tap", (4, 4), pool, np.asarray(centers, "float32"))
+def _penultimate(centers, pool_size=1, **kwargs):
+    prototypes = PenultimatePrototypes("layer", (4, 4), pool_size, np.asarray(centers, "float32"))
     return PenultimateTargets.from_prototypes(prototypes, **kwargs)
 
 
-def _intermediate(golden, pool=1, **kwargs):
+def _intermediate(golden, pool_size=1, **kwargs):
     prototypes = IntermediatePrototypes(
-        tap="tap",
-        grid=(4, 4),
-        pool=pool,
+        "layer",
+        (4, 4),
+        pool_size,
         lda_mean=golden["lda_mean"],
         lda_scalings=golden["lda_scalings"][:, : golden["centers"].shape[1]],
         centers=golden["centers"],
@@ -89,7 +90,7 @@ def test_penultimate_targets_are_the_softmax_of_negative_squared_distances(tempe
     np.testing.assert_allclose(negentropy, xlogy(expected, expected).sum(-1), rtol=1e-4, atol=1e-5)
 
 
-def test_targets_far_from_all_centres_are_finite_and_sum_to_1():
+def test_targets_far_from_all_centers_are_finite_and_sum_to_1():
     layer = _penultimate(_random(7, 5))
     targets, negentropy = layer(1e3 * _random(2, 3, 3, 5), return_negentropy=True)
     np.testing.assert_allclose(np.sum(targets, axis=-1), 1, rtol=1e-5)
@@ -125,7 +126,7 @@ def test_the_row_is_that_of_the_nearest_subclass_of_the_true_class():
     np.testing.assert_allclose(np.ravel(negentropy)[:2], expected, rtol=1e-5)
 
 
-def test_labels_may_be_a_column_one_hot_or_mixed_of_which_the_largest_decides():
+def test_labels_may_be_a_column_one_hot_or_mixed():
     layer = _intermediate(_two_classes())
     features = _random(3, 2, 2, 1)
     labels = np.array([1, 0, 1])
@@ -135,16 +136,16 @@ def test_labels_may_be_a_column_one_hot_or_mixed_of_which_the_largest_decides():
         np.testing.assert_array_equal(layer(features, form), expected)
 
 
-def test_pooling_is_that_of_the_features_before_all_else():
+def test_features_are_pooled_first():
     features = _random(2, 4, 6, 1)
     pooled = features.reshape(2, 2, 2, 3, 2, 1).mean((2, 4))
     golden, labels = _two_classes(), np.array([0, 1])
     np.testing.assert_allclose(
-        _intermediate(golden, pool=2)(features, labels), _intermediate(golden)(pooled, labels)
+        _intermediate(golden, pool_size=2)(features, labels), _intermediate(golden)(pooled, labels)
     )
     centers = _random(4, 1, seed=2)
     np.testing.assert_allclose(
-        _penultimate(centers, pool=2)(features), _penultimate(centers)(pooled), rtol=1e-5
+        _penultimate(centers, pool_size=2)(features), _penultimate(centers)(pooled), rtol=1e-5
     )
 
 
@@ -164,10 +165,104 @@ def test_channels_first_features_give_the_same_targets():
         np.testing.assert_array_equal(layer(first), last(features))
 
 
+# TF32
+
+
+def _rounded_to_tf32(x):
+    """`x` with a mantissa of 10 bits, to nearest, ties to even: what tensor cores multiply."""
+    bits = np.ascontiguousarray(x, "float32").view("uint32")
+    last = (bits >> np.uint32(13)) & np.uint32(1)
+    bits = (bits + np.uint32(0xFFF) + last) & np.uint32(0xFFFFE000)
+    return keras.ops.convert_to_tensor(bits.view("float32"))
+
+
+class _TF32Ops:
+    """`keras.ops` whose matrix products round their factors to TF32."""
+
+    def __getattr__(self, name):
+        return getattr(keras.ops, name)
+
+    def conv(self, inputs, kernel, **kwargs):
+        return keras.ops.conv(_rounded_to_tf32(inputs), _rounded_to_tf32(kernel), **kwargs)
+
+    def matmul(self, x, y):
+        return keras.ops.matmul(_rounded_to_tf32(x), _rounded_to_tf32(y))
+
+
+def test_rounding_to_tf32_by_hand():
+    ulp = 2.0**-10
+    values = np.array([1 + ulp, 1 + ulp / 2, 1 + 1.5 * ulp, 1 + 0.51 * ulp, -3000.7, 0], "float32")
+    expected = [1 + ulp, 1, 1 + 2 * ulp, 1 + ulp, -3000, 0]
+    np.testing.assert_array_equal(_rounded_to_tf32(values), expected)
+
+
+@pytest.mark.parametrize("channels", [64, 512, 2048])
+def test_penultimate_targets_tolerate_tf32(monkeypatch, channels):
+    """Features after a ReLU between two of 4096 centers, which are drawn from the same data."""
+    r = np.random.default_rng(0)
+    centers = np.maximum(r.normal(1, 0.5, (4096, channels)), 0).astype("float32")
+    first, second = r.choice(4096, (2, 4, 4, 4))
+    # Logits of the two centers that differ by at most 3, and a little noise.
+    squares = np.square(centers[first] - centers[second]).sum(-1, keepdims=True)
+    share = 0.5 + r.uniform(-1.5, 1.5, squares.shape) / squares
+    features = share * centers[first] + (1 - share) * centers[second]
+    features = np.abs(features + r.normal(0, 0.02, features.shape)).astype("float32")
+    points, exact = features.reshape(-1, channels).astype("float64"), centers.astype("float64")
+    expected = softmax(2 * points @ exact.T - np.square(exact).sum(1), axis=-1)
+    layer = _penultimate(centers)
+    monkeypatch.setattr("letkd_keras.layers.soft_targets.ops", _TF32Ops())
+    targets, negentropy = layer(features, return_negentropy=True)
+    targets = np.reshape(targets, expected.shape)
+    assert np.abs(targets - expected).max() < 1e-2
+    assert np.median(expected.max(axis=1)) < 0.9
+    np.testing.assert_allclose(np.ravel(negentropy), xlogy(expected, expected).sum(1), atol=1e-2)
+    # A bias that is part of the product is wrong by more.
+    biased = 2 * np.float64(_rounded_to_tf32(features).numpy().reshape(points.shape)) @ exact.T
+    biased -= np.float64(_rounded_to_tf32(np.square(centers).sum(1)))
+    assert np.abs(softmax(biased, axis=-1) - expected).max() > 1e-2
+
+
+@pytest.mark.parametrize("channels", [64, 1024])
+def test_the_nearest_subclass_is_rarely_another_under_tf32(monkeypatch, channels):
+    """Features of 20 classes with 8 sub-classes each, correlated, after a ReLU, LDA of 19."""
+    r = np.random.default_rng(0)
+    classes, subclasses, components = 20, 8, 19
+    mixing = r.normal(0, 1, (channels, channels)) * np.geomspace(1, 0.05, channels)[:, None]
+    class_means = r.normal(0, 2, (classes, 1, 1, channels))
+    means = class_means + r.normal(0, 1, (classes, subclasses, 1, channels))
+    latent = means + r.normal(0, 1, (classes, subclasses, 32, channels))
+    features = np.maximum(1 + 0.5 * latent @ mixing / np.sqrt(channels), 0).astype("float32")
+    points = features.reshape(-1, channels)
+    labels = np.arange(classes).repeat(subclasses * 32)
+    lda = LinearDiscriminantAnalysis(solver="eigen", shrinkage=1e-3).fit(points, labels)
+    mean, scalings = points.mean(0), lda.scalings_[:, :components]
+    z = (points - mean) @ scalings
+    centers = z.reshape(classes * subclasses, 32, components).mean(1)
+    layer = _intermediate(
+        {
+            "lda_mean": mean,
+            "lda_scalings": scalings,
+            "centers": centers,
+            "subclass_scores": np.eye(classes * subclasses),
+            "num_classes": classes,
+            "subclasses_per_class": subclasses,
+        }
+    )
+    own = centers.reshape(classes, subclasses, components)[labels]
+    distances = np.square(z[:, None] - own).sum(-1)
+    expected = distances.argmin(1) + labels * subclasses
+    monkeypatch.setattr("letkd_keras.layers.soft_targets.ops", _TF32Ops())
+    nearest = np.argmax(layer(points[:, None, None], labels), axis=-1).ravel()
+    assert np.mean(nearest != expected) < 0.005
+    # Where the choice is another one, the two centers are about as near.
+    chosen = np.take_along_axis(distances, (nearest - labels * subclasses)[:, None], axis=1)[:, 0]
+    np.testing.assert_allclose(chosen, distances.min(1), rtol=0.02)
+
+
 # State
 
 
-def test_nothing_is_trained_and_all_is_float32_under_a_mixed_policy():
+def test_no_weight_is_trainable_and_all_are_float32_under_a_mixed_policy():
     keras.config.set_dtype_policy("mixed_float16")
     try:
         layers = [_penultimate(_random(4, 1)), _intermediate(_two_classes())]
@@ -182,12 +277,14 @@ def test_nothing_is_trained_and_all_is_float32_under_a_mixed_policy():
 
 def test_config_round_trip():
     for layer in (
-        PenultimateTargets(5, temperature=0.5, pool=2, data_format="channels_first", name="a"),
-        IntermediateTargets(5, 3, components=4, pool=2, data_format="channels_first", name="b"),
+        PenultimateTargets(5, temperature=0.5, pool_size=2, data_format="channels_first", name="a"),
+        IntermediateTargets(
+            5, 3, components=4, pool_size=2, data_format="channels_first", name="b"
+        ),
     ):
         again = type(layer).from_config(layer.get_config())
         assert again.get_config() == layer.get_config()
-        assert (again.pool, again.data_format, again.trainable) == (2, "channels_first", False)
+        assert (again.pool_size, again.data_format, again.trainable) == (2, "channels_first", False)
     assert again.templates == 15
 
 
@@ -205,86 +302,24 @@ def test_saved_and_loaded_the_targets_are_the_same(tmp_path):
         np.testing.assert_array_equal(before, after)
 
 
-# Fitting
-
-
-def _feature_images(images=40, classes=4, channels=6):
-    labels = np.arange(images) % classes
-    means = 2 * _random(classes, 1, 1, channels, seed=3)
-    return means[labels] + _random(images, 4, 4, channels, seed=4), labels
-
-
-def _identity_teacher(channels, classes):
-    """A teacher whose taps are its input."""
-    inputs = keras.Input((4, 4, channels))
-    x = keras.layers.Identity(name="intermediate")(inputs)
-    x = keras.layers.Identity(name="penultimate")(x)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, keras.layers.Dense(classes)(x))
-
-
-@pytest.mark.parametrize("pool", [1, 2])
-@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
-def test_adapted_targets_are_those_of_the_offline_stage(pool, data_format):
-    features, labels = _feature_images()
-    prototypes = fit_prototypes(
-        _identity_teacher(6, 4),
-        (features, labels),
-        templates=9,
-        subclasses=3,
-        components=2,
-        iterations=5,
-        seed=7,
-        pool=pool,
-        batch_size=40,
-    )
-    options = {"pool": pool, "data_format": data_format}
-    own = features if data_format == "channels_last" else features.transpose(0, 3, 1, 2)
-
-    layer = PenultimateTargets(9, **options)
-    layer.adapt(own, iterations=5, seed=7)
-    expected = prototypes.penultimate.centers
-    np.testing.assert_allclose(layer.centers, expected, rtol=1e-5, atol=1e-6)
-
-    layer = IntermediateTargets(4, 3, components=2, **options)
-    layer.adapt(own, labels, iterations=5, seed=7)
-    offline = IntermediateTargets.from_prototypes(prototypes.intermediate)
-    for adapted, expected in zip(layer.weights, offline.weights, strict=True):
-        assert adapted.name == expected.name
-        np.testing.assert_allclose(adapted, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(np.sum(layer.subclass_scores, axis=1), 1, rtol=1e-6)
-
-
-def test_adapted_once_more_the_old_state_is_gone():
-    features, labels = _feature_images()
-    layer, fresh = (IntermediateTargets(4, 2, components=3) for _ in range(2))
-    layer.adapt(features[::-1] * 3, labels)
-    layer.adapt(features, labels[:, None])
-    fresh.adapt(features, labels)
-    for adapted, expected in zip(layer.weights, fresh.weights, strict=True):
-        np.testing.assert_array_equal(adapted, expected)
-
-
-def test_what_cannot_be_adapted_to_is_refused():
-    features, labels = _feature_images()
-    layer = IntermediateTargets(4, 3, components=2)
-    for wrong in (labels[:-1], labels + 1, labels - 1, labels.astype("float32"), np.eye(4)[labels]):
-        with pytest.raises(ValueError, match=r"`labels` must be integers from 0 to 3, .*40 images"):
-            layer.adapt(features, wrong)
-    with pytest.raises(ValueError, match=r"subclasses=161 feature vectors.*class 0 \(160\)"):
-        IntermediateTargets(4, 161, components=2).adapt(features, labels)
-    with pytest.raises(ValueError, match=r"`components` must be .*, 3. Received: components=4"):
-        IntermediateTargets(4, 3, components=4).adapt(features, labels)
-    with pytest.raises(ValueError, match="641 for 640"):
-        PenultimateTargets(641).adapt(features)
+# Refusals
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: PenultimateTargets(0), "`templates` must be an integer of at least 1.*=0"),
+        (lambda: PenultimateTargets(True), "`templates` must be .*templates=True"),
         (lambda: PenultimateTargets(3, temperature=0), "`temperature` must be more than 0"),
-        (lambda: PenultimateTargets(3, pool=0), "`pool` must be .*pool=0"),
-        (lambda: IntermediateTargets(3, 2, 2, pool=1.5), "`pool` must be .*pool=1.5"),
+        (lambda: PenultimateTargets(3, temperature=float("nan")), "`temperature` must .*nan"),
+        (lambda: PenultimateTargets(3, temperature=float("inf")), "`temperature` must .*inf"),
+        (lambda: PenultimateTargets(3, temperature="1"), "`temperature` must .*='1'"),
+        (lambda: PenultimateTargets(3, pool_size=0), "`pool_size` must be .*pool_size=0"),
+        (lambda: PenultimateTargets(3, data_format="NHWC"), "`data_format` must be .*'NHWC'"),
+        (lambda: IntermediateTargets(3, 2, 2, pool_size=1.5), "`pool_size` must be .*=1.5"),
+        (lambda: IntermediateTargets(0, 2, 2), "`num_classes` must be .*num_classes=0"),
+        (lambda: IntermediateTargets(3, -1, 2), "`subclasses` must be .*subclasses=-1"),
+        (lambda: IntermediateTargets(3, 2, 2.0), "`components` must be .*components=2.0"),
     ],
 )
 def test_bad_arguments_are_refused(make, message):
@@ -292,7 +327,7 @@ def test_bad_arguments_are_refused(make, message):
         make()
 
 
-def test_layers_load_nothing_of_the_offline_stage():
+def test_layers_do_not_import_the_prototypes_package():
     code = (
         "import sys, types; package = types.ModuleType('letkd_keras');"
         "import importlib.util as u;"

@@ -1,4 +1,4 @@
-"""Train a small LetKD on so many logical CPU devices and save what comes of it.
+"""Train a small LetKD with logit losses on so many logical CPU devices and save the results.
 
 A program of its own: TensorFlow's devices are set once a process.
 
@@ -43,7 +43,17 @@ def small_letkd(folder):
     if not shared.exists():
         fitted = letkd.fit_prototypes(teacher, images(), templates=16, subclasses=2, components=3)
         fitted.save(shared)
-    model = letkd.LetKD(student, teacher, letkd.Prototypes.load(shared))
+    logit_losses = {
+        "kd": (letkd.losses.KDLoss(), 0.5),
+        "keras": (keras.distillation.LogitsDistillation(2.0), 0.1),
+    }
+    model = letkd.LetKD(
+        teacher,
+        student,
+        letkd.Prototypes.load(shared),
+        logit_losses=logit_losses,
+        warm_up_steps=4,
+    )
     model.compile(
         optimizer=letkd.optimizers.TorchSGD(0.05, momentum=0.9, nesterov=True, weight_decay=5e-4),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -67,8 +77,8 @@ def main(devices, path):
     before = teacher.get_weights()
     data = tf.data.Dataset.from_tensor_slices(images()).batch(16)
     history = model.fit(data, epochs=2, verbose=0, shuffle=False)
-    for ours, theirs in zip(teacher.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for after, expected in zip(teacher.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(after, expected)
     logs = {f"log {name}": values for name, values in history.history.items()}
     weights = {f"weight {i}": array for i, array in enumerate(model.student.get_weights())}
     np.savez(path, **logs, **weights, replicas=strategy.num_replicas_in_sync)

@@ -7,7 +7,7 @@ from letkd_keras.prototypes.health import intermediate_health, penultimate_healt
 
 
 def test_penultimate_figures_by_hand():
-    # Points at 1 (classes 0, 0, 1), at 10 (class 1); the third centre has none.
+    # Points at 1 (classes 0, 0, 1), at 10 (class 1); the third center has none.
     points = np.array([[1.0], [1.0], [1.0], [10.0]], "float32")
     centers = np.array([[0.0], [10.0], [1000.0]], "float32")
     health = penultimate_health(centers, points, np.array([0, 0, 1, 1]), num_classes=2)
@@ -26,14 +26,14 @@ def test_every_point_counts_for_purity_whatever_the_blocks(monkeypatch):
     r = np.random.default_rng(0)
     points, labels = r.standard_normal((5000, 3)).astype("float32"), r.integers(7, size=5000)
     nearest = np.linalg.norm(points[:, None] - points[:9], axis=-1).argmin(axis=1)
-    commonest = [np.bincount(labels[nearest == cluster]).max() for cluster in range(9)]
+    largest = [np.bincount(labels[nearest == cluster]).max() for cluster in range(9)]
     monkeypatch.setattr("letkd_keras.prototypes.kmeans._BLOCK_BYTES", 1)
     health = penultimate_health(points[:9], points, labels, num_classes=7)
-    assert health["purity"] == sum(commonest) / 5000
+    assert health["purity"] == sum(largest) / 5000
     assert health["points"] == 5000
 
 
-def test_entropy_of_targets_halfway_between_two_centres_is_log_2():
+def test_entropy_of_targets_halfway_between_two_centers_is_log_2():
     health = penultimate_health(
         np.array([[-1.0], [1.0]], "float32"),
         np.zeros((1, 1), "float32"),
@@ -63,8 +63,8 @@ def test_the_probe_is_scikit_learns(teacher):
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     model, (x, y) = teacher(), small_images()
-    tap = keras.Model(model.inputs, model.get_layer("intermediate").output)
-    features, labels = np.asarray(tap(x)).reshape(-1, 6), np.repeat(y, 16)
+    first = keras.Model(model.inputs, model.get_layer("intermediate").output)
+    features, labels = np.asarray(first(x)).reshape(-1, 6), np.repeat(y, 16)
     expected = LinearDiscriminantAnalysis().fit(features, labels).score(features, labels)
     health = fit_prototypes(model, (x, y), **{**SIZES, "components": 4}).manifest["health"]
     assert health["intermediate"]["lda_probe_accuracy"] == pytest.approx(expected, abs=2 / 960)

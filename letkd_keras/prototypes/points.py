@@ -1,0 +1,208 @@
+"""The points that a k-means takes: a sample of them in memory, or all of them in a file."""
+
+import numpy as np
+
+from letkd_keras import memory_mapped
+
+# Bytes held for a point beside its coordinates: label, index and key.
+_BYTES_BESIDE = 4 + 8 + 8
+
+# Type of the labels in a cache.
+_LABEL = np.dtype("int32")
+
+# What to do where the disk has no room for a cache.
+NO_ROOM = (
+    "Use feature_cache='float16', another workdir, or no feature cache (each k-means then takes a "
+    "sample)."
+)
+
+
+class PointSample:
+    """All points while they fit, a uniform sample of them once they do not.
+
+    Each point has a pseudo-random key computed from the seed and its index in the data set; the
+    points of lowest key are kept. So the sample depends neither on the order in which points come
+    nor on how they are split into batches and shards, and the sample of two merged shards is that
+    of one pass.
+
+    Args:
+        capacity: Largest number of points held.
+        channels: Number of channels C.
+        seed: Seed of the keys.
+
+    Attributes:
+        seen: Number of points added so far.
+    """
+
+    def __init__(self, capacity, channels, seed=0):
+        if capacity < 1:
+            raise ValueError(f"`capacity` must be at least 1. Received: capacity={capacity}")
+        self.capacity = capacity
+        self.seed = seed
+        self.seen = 0
+        self.size = 0
+        # Memory is taken by the system as rows are written, not here.
+        try:
+            self._points = np.empty((capacity, channels), dtype="float32")
+        except MemoryError as error:
+            raise ValueError(
+                f"There is no memory for the {4 * capacity * channels:,} bytes of {capacity:,} "
+                "feature vectors: give a smaller `memory`, or a `feature_cache` and a `workdir`."
+            ) from error
+        self._labels = np.empty(capacity, dtype="int32")
+        self._indices = np.empty(capacity, dtype="int64")
+        self._keys = np.empty(capacity, dtype="uint64")
+
+    @staticmethod
+    def fitting(memory, channels):
+        """Number of points that a sample can hold in `memory` bytes, at least one."""
+        return max(1, memory // (4 * channels + _BYTES_BESIDE))
+
+    def update(self, points, labels, indices):
+        """Add points.
+
+        Args:
+            points: [N, C].
+            labels: Their classes, integers [N].
+            indices: Their indices in the whole data set, integers [N], never the same twice.
+        """
+        self.seen += len(points)
+        keys = _keys(self.seed, indices)
+        room = min(self.capacity - self.size, len(points))
+        rows = np.arange(self.size, self.size + room)
+        self.size += room
+        self._write(rows, points[:room], labels[:room], indices[:room], keys[:room])
+        if room < len(points):
+            self._replace(points[room:], labels[room:], indices[room:], keys[room:])
+
+    def state(self):
+        """What `merge` needs, as a dictionary of arrays."""
+        kept = slice(0, self.size)
+        return {
+            "points": self._points[kept],
+            "labels": self._labels[kept],
+            "indices": self._indices[kept],
+            "seen": np.array(self.seen),
+        }
+
+    def merge(self, state):
+        """Add the `state()` of another shard's sample, of the same seed and capacity."""
+        seen = self.seen + int(state["seen"])
+        self.update(state["points"], state["labels"], state["indices"])
+        self.seen = seen
+
+    def _replace(self, points, labels, indices, keys):
+        """Let points of lower key take the rows of the highest keys held."""
+        candidates = np.flatnonzero(keys < self._keys.max())
+        everything = np.concatenate([self._keys, keys[candidates]])
+        dropped = np.argpartition(everything, self.capacity - 1)[self.capacity :]
+        rows = dropped[dropped < self.capacity]
+        entering = np.ones(len(candidates), dtype=bool)
+        entering[dropped[dropped >= self.capacity] - self.capacity] = False
+        entering = candidates[entering]
+        self._write(rows, points[entering], labels[entering], indices[entering], keys[entering])
+
+    def _write(self, rows, points, labels, indices, keys):
+        self._points[rows] = points
+        self._labels[rows] = labels
+        self._indices[rows] = indices
+        self._keys[rows] = keys
+
+    def sorted(self, by_class=False):
+        """The points held, in the order of their indices, or of classes and then indices.
+
+        The sample gives its memory away: nothing can be added afterwards.
+
+        Args:
+            by_class: Whether to sort by class first.
+
+        Returns:
+            `(points, labels)`, float32 [N, C] and int32 [N].
+        """
+        kept = slice(0, self.size)
+        keys = (self._indices[kept],) + ((self._labels[kept],) if by_class else ())
+        order = np.lexsort(keys)
+        points, labels = self._points[kept], self._labels[kept][order]
+        if (order[1:] < order[:-1]).any():
+            # One channel at a time: a sorted copy would take the memory a second time.
+            for channel in range(points.shape[1]):
+                points[:, channel] = points[order, channel]
+        self._points = self._labels = self._indices = self._keys = None
+        return points, labels
+
+
+def _keys(seed, indices):
+    """SplitMix64 of each index, its stream chosen by the seed, uint64 [N]."""
+    keys = np.asarray(indices).astype("uint64")
+    keys += np.random.default_rng(seed).integers(2**64, dtype="uint64", size=1)
+    keys *= np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        keys ^= keys >> np.uint64(shift)
+        keys *= np.uint64(factor)
+    return keys ^ (keys >> np.uint64(31))
+
+
+def cache_bytes(points, channels, dtype):
+    """Bytes on disk of a `PointCache` of so many points, their labels with them."""
+    return points * (channels * np.dtype(dtype).itemsize + _LABEL.itemsize)
+
+
+class PointCache:
+    """All points, in a memory-mapped file, sorted as they are written.
+
+    Same methods as `PointSample`, without a limit but the disk's.
+
+    Args:
+        folder: Folder of `points.npy` and `labels.npy`.
+        sizes: Number of points of each class, to sort by class; or one number, the number of all
+            points, to keep the order of their indices.
+        channels: Number of channels C.
+        dtype: Type in the file, "float32" or "float16".
+
+    Raises:
+        OSError: If the disk has no room for the file.
+    """
+
+    def __init__(self, folder, sizes, channels, dtype="float32"):
+        sizes = np.asarray(sizes)
+        self.seen = 0
+        self._next_rows = None
+        if sizes.ndim:
+            self._next_rows = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        shape = (int(sizes.sum()), channels)
+        self._points = memory_mapped.create(folder / "points.npy", shape, dtype, NO_ROOM)
+        self._labels = memory_mapped.create(folder / "labels.npy", shape[:1], _LABEL, NO_ROOM)
+
+    def update(self, points, labels, indices):
+        """Add points [N, C] of classes [N] and indices [N] in the whole data set."""
+        self.seen += len(points)
+        if self.seen > len(self._points):
+            raise ValueError(
+                f"`data` must give the same images at each pass. Received: more than the "
+                f"{len(self._points)} feature vectors counted before"
+            )
+        rows = indices if self._next_rows is None else self._rows_by_class(labels)
+        self._points[rows] = points
+        self._labels[rows] = labels
+        memory_mapped.release(self._points)
+        memory_mapped.release(self._labels)
+
+    def _rows_by_class(self, labels):
+        order = np.argsort(labels, kind="stable")
+        classes, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
+        rank = np.arange(len(labels)) - np.repeat(first, counts)
+        rows = np.empty(len(labels), dtype="int64")
+        rows[order] = self._next_rows[labels[order]] + rank
+        self._next_rows[classes] += counts
+        return rows
+
+    def sorted(self, by_class=False):
+        """`(points, labels)` in the order given when the cache was made."""
+        if by_class != (self._next_rows is not None):
+            raise ValueError(f"The cache is sorted another way. Received: by_class={by_class}")
+        if self.seen < len(self._points):
+            raise ValueError(
+                f"`data` must give the same images at each pass. Received: {self.seen} feature "
+                f"vectors, {len(self._points)} before"
+            )
+        return self._points, self._labels

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+
+from letkd_keras.prototypes.points import PointCache, PointSample
+
+
+def _points(size=1000):
+    points = np.arange(size, dtype="float32")[:, None] * [1, 10]
+    return points, np.arange(size) % 7, np.arange(size)
+
+
+def _fill(sample, batches):
+    points, labels, indices = _points()
+    for batch in batches:
+        sample.update(points[batch], labels[batch], indices[batch])
+    return sample
+
+
+def test_everything_is_kept_in_order_while_it_fits():
+    points, labels, _ = _points()
+    sample = _fill(PointSample(1000, 2), np.array_split(np.arange(1000), 9))
+    kept, kept_labels = sample.sorted()
+    np.testing.assert_array_equal(kept, points)
+    np.testing.assert_array_equal(kept_labels, labels)
+
+
+def test_the_sample_is_the_same_in_any_order_and_from_any_shards():
+    expected, expected_labels = _fill(PointSample(100, 2, seed=4), [np.arange(1000)]).sorted()
+    assert expected.shape == (100, 2)
+    shuffled = np.random.default_rng(0).permutation(1000)
+    other, _ = _fill(PointSample(100, 2, seed=4), np.array_split(shuffled, 40)).sorted()
+    np.testing.assert_array_equal(other, expected)
+    merged = _fill(PointSample(100, 2, seed=4), [np.arange(0, 1000, 2)])
+    merged.merge(_fill(PointSample(100, 2, seed=4), [np.arange(1, 1000, 2)]).state())
+    assert merged.seen == 1000
+    other, other_labels = merged.sorted()
+    np.testing.assert_array_equal(other, expected)
+    np.testing.assert_array_equal(other_labels, expected_labels)
+    assert not np.array_equal(_fill(PointSample(100, 2), [np.arange(1000)]).sorted()[0], expected)
+
+
+def test_every_point_has_the_same_chance():
+    counts = np.zeros(1000)
+    for seed in range(400):
+        kept, _ = _fill(PointSample(100, 2, seed=seed), np.array_split(np.arange(1000), 3)).sorted()
+        counts[kept[:, 0].astype(int)] += 1
+    # 40 +- 6 expected each; thirds of the data set and the extremes agree with chance.
+    thirds = [part.mean() for part in np.array_split(counts, 3)]
+    np.testing.assert_allclose(thirds, 40, atol=1.5)
+    assert counts.min() > 12 and counts.max() < 75
+
+
+def test_sorted_by_class():
+    points, labels, _ = _points()
+    kept, kept_labels = _fill(PointSample(1000, 2), [np.arange(1000)]).sorted(by_class=True)
+    order = np.argsort(labels, kind="stable")
+    np.testing.assert_array_equal(kept_labels, labels[order])
+    np.testing.assert_array_equal(kept, points[order])
+
+
+def test_labels_indices_and_keys_need_memory_too():
+    assert PointSample.fitting(1000, 5) == 25
+    assert PointSample.fitting(1, 5) == 1
+
+
+def test_misuse_is_refused():
+    with pytest.raises(ValueError, match="capacity=0"):
+        PointSample(0, 2)
+
+
+# === Cache ===
+
+
+def _random_points(size=200):
+    points = np.random.default_rng(0).standard_normal((size, 3)).astype("float32")
+    return points, np.random.default_rng(1).integers(4, size=size)
+
+
+def _fill_cache(cache, points, labels, batch=7):
+    for start in range(0, len(points), batch):
+        rows = np.arange(start, min(start + batch, len(points)))
+        cache.update(points[rows], labels[rows], rows)
+    return cache
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_points_are_kept_in_order(tmp_path, dtype):
+    points, labels = _random_points()
+    kept, kept_labels = _fill_cache(PointCache(tmp_path, 200, 3, dtype), points, labels).sorted()
+    assert kept.dtype == dtype
+    np.testing.assert_array_equal(kept, points.astype(dtype))
+    np.testing.assert_array_equal(kept_labels, labels)
+    assert (tmp_path / "points.npy").stat().st_size == 128 + 200 * 3 * kept.itemsize
+
+
+def test_points_are_sorted_by_class_as_they_come(tmp_path):
+    points, labels = _random_points()
+    cache = _fill_cache(PointCache(tmp_path, np.bincount(labels), 3), points, labels)
+    kept, kept_labels = cache.sorted(by_class=True)
+    order = np.argsort(labels, kind="stable")
+    np.testing.assert_array_equal(kept, points[order])
+    np.testing.assert_array_equal(kept_labels, labels[order])
+
+
+def test_more_or_fewer_points_than_counted_are_refused(tmp_path):
+    points, labels = _random_points()
+    with pytest.raises(ValueError, match=r"same images at each pass.*199 feature"):
+        _fill_cache(PointCache(tmp_path, 199, 3), points, labels)
+    with pytest.raises(ValueError, match=r"Received: 200 feature vectors, 201 before"):
+        _fill_cache(PointCache(tmp_path, 201, 3), points, labels).sorted()
+    with pytest.raises(ValueError, match="by_class=True"):
+        _fill_cache(PointCache(tmp_path, 200, 3), points, labels).sorted(by_class=True)
