@@ -117,8 +117,8 @@ def _measure(options):
     import keras  # noqa: F401
     import sklearn.discriminant_analysis  # noqa: F401
 
-    import letkd_keras.prototypes.prototype_fit  # noqa: F401
-    from letkd_keras.prototypes.faiss_blas import import_faiss
+    import letkd_keras.prototypes.fit  # noqa: F401
+    from letkd_keras.prototypes.kmeans import import_faiss
 
     if options.one.endswith("-peer"):
         import faiss  # noqa: F401  as it loads by itself
@@ -153,7 +153,7 @@ def _lda_peer(options, clock):
 
 
 def _cache(options, clock):
-    from letkd_keras.prototypes.point_cache import PointCache
+    from letkd_keras.prototypes.points import PointCache
 
     folder = Path(options.cache)
     folder.mkdir(exist_ok=True)
@@ -193,9 +193,10 @@ def _kmeans_peer(options, clock):
 
 def _kmeans_sample(options, clock):
     from letkd_keras.prototypes.kmeans import kmeans
-    from letkd_keras.prototypes.point_sample import PointSample
+    from letkd_keras.prototypes.points import PointSample
 
-    sample = PointSample.within(options.sample_memory, options.channels)
+    capacity = PointSample.fitting(options.sample_memory, options.channels)
+    sample = PointSample(capacity, options.channels)
     for rows, points, labels in _stream(options.points, options.channels):
         with clock:
             sample.update(points, labels, rows)
@@ -218,7 +219,7 @@ def _inertia(options, centers):
 def _subclasses(options, clock):
     import numpy as np
 
-    from letkd_keras.prototypes.point_cache import PointCache
+    from letkd_keras.prototypes.points import PointCache
     from letkd_keras.prototypes.subclasses import fit_subclasses
 
     # Each class has its images in turn: as many points as the rest leaves.

@@ -224,7 +224,7 @@ def _ours(problem, whole):
         maps = [model.get_layer(level).output.shape for model in (teacher, student)]
         rows, channels = (1, -1) if shape[-1] == 3 else (2, 1)
         grid, pool = (maps[1][rows],) * 2, maps[0][rows] // maps[1][rows]
-        return maps[0][channels], {"tap": level, "grid": grid, "pool": pool}
+        return maps[0][channels], {"layer": level, "grid": grid, "pool_size": pool}
 
     channels, options = at("penultimate")
     parts = [PenultimatePrototypes(centers=_centers(channels), **options)]

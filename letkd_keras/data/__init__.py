@@ -1,23 +1,22 @@
-"""Data sets and the batches made of them."""
+"""Data sets and their batches."""
 
-from letkd_keras.data.cifar import load_cifar
-from letkd_keras.data.digits import load_digits
-from letkd_keras.data.image_data import ImageData
-from letkd_keras.data.image_folder import load_image_folder
-from letkd_keras.data.imagenet import load_imagenet
-from letkd_keras.data.pipeline import evaluation_batches, steps_per_epoch, training_batches
-from letkd_keras.data.streamed_images import StreamedImages
-from letkd_keras.data.tiny_imagenet import load_tiny_imagenet
+from letkd_keras.lazy_names import lazy_names
 
-__all__ = [
-    "ImageData",
-    "StreamedImages",
-    "evaluation_batches",
-    "load_cifar",
-    "load_digits",
-    "load_image_folder",
-    "load_imagenet",
-    "load_tiny_imagenet",
-    "steps_per_epoch",
-    "training_batches",
-]
+# Name -> module that defines it.
+_PUBLIC = {
+    "DataSpec": "spec",
+    "ImageData": "image_data",
+    "StreamedImages": "streamed_images",
+    "evaluation_batches": "pipeline",
+    "load_cifar": "cifar",
+    "load_digits": "digits",
+    "load_image_folder": "image_folder",
+    "load_imagenet": "imagenet",
+    "load_tiny_imagenet": "tiny_imagenet",
+    "steps_per_epoch": "pipeline",
+    "training_batches": "pipeline",
+}
+
+__all__ = sorted(_PUBLIC)
+
+__getattr__, __dir__ = lazy_names(__name__, _PUBLIC)

@@ -1,35 +1,43 @@
-"""CIFAR as one `.npz` file, for machines without TensorFlow. See `--help`.
+"""Write a data set to one .npz file, which every command reads as --data FILE.npz.
 
-python -m letkd_keras.data --dataset cifar100 --out cifar100.npz
-KERAS_BACKEND=jax python -m letkd_keras.recipes.cifar100 --data-dir cifar100.npz
+    python -m letkd_keras.data --data cifar100 --out cifar100.npz
+    KERAS_BACKEND=jax python -m letkd_keras.recipes.cifar100 --data cifar100.npz
+
+Reading such a file needs neither TensorFlow nor tensorflow-datasets. Images of several sizes, and
+data sets that do not fit into memory, cannot be written.
 """
 
-import argparse
-import sys
+from letkd_keras.command_line import (
+    Parser,
+    add_data_options,
+    add_out_option,
+    add_seed_option,
+    output_file,
+    run_main,
+)
 
-from letkd_keras.data.cifar import load_cifar
-from letkd_keras.data.npz_file import save_npz
+
+def parse(arguments=None):
+    """Parse the command line."""
+    parser = Parser("letkd_keras.data", __doc__)
+    add_data_options(parser, required=True)
+    add_seed_option(parser)
+    add_out_option(parser, type=output_file(".npz"), required=True, help="the .npz file to write")
+    return parser.parse_args(arguments)
 
 
 def main(arguments=None):
-    """Read a data set through tensorflow-datasets and write it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m letkd_keras.data",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--dataset", default="cifar100", help="cifar100 or cifar10")
-    parser.add_argument("--data-dir", help="folder of tensorflow-datasets")
-    parser.add_argument("--out", required=True, help="the .npz file to write")
-    options = parser.parse_args(arguments)
-    try:
-        data = load_cifar(options.dataset, options.data_dir)
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    """Read the data set and write it."""
+    options = parse(arguments)
+    from letkd_keras.data.npz import save_npz
+    from letkd_keras.data.spec import DataSpec
+    from letkd_keras.files import check_writable
+
+    check_writable(options.out.absolute().parent)
+    data = DataSpec.from_options(options).open()
     save_npz(data, options.out)
     print(f"{options.out}: {data.name}, {data.split}")
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

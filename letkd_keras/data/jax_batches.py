@@ -10,7 +10,7 @@ import math
 import keras
 import numpy as np
 
-from letkd_keras.data.normalisation import normalisation
+from letkd_keras.data.normalization import scale_and_shift
 
 
 class JaxBatches(keras.utils.PyDataset):
@@ -182,5 +182,5 @@ def _rotated(image, angle):
 
 
 def _normaliser(mean, std):
-    scale, shift = normalisation(mean, std)
+    scale, shift = scale_and_shift(mean, std)
     return lambda images: images.astype("float32") * scale + shift

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from letkd_keras.data.keras_cv_policies import keras_cv_policies
-from letkd_keras.data.normalisation import normalisation
+from letkd_keras.data.normalization import scale_and_shift
 
 
 def training_batches(
@@ -234,7 +234,7 @@ def normaliser(mean, std):
     """A function from uint8 [B, H, W, C] to normalised float32, see `normalisation`."""
     import tensorflow as tf
 
-    scale, shift = normalisation(mean, std)
+    scale, shift = scale_and_shift(mean, std)
     return lambda x: tf.cast(x, "float32") * scale + shift
 
 

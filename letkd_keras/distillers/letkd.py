@@ -54,7 +54,7 @@ class Supervision:
         prototypes.check_teacher(teacher)
         self.prototypes = prototypes
         self.teacher = FrozenTeacher(
-            teacher, {level: getattr(prototypes, level).tap for level in levels}
+            teacher, {level: getattr(prototypes, level).layer for level in levels}
         )
         options = {"penultimate": {"temperature": temperature}, "intermediate": {}}
         self.targets = {
@@ -258,6 +258,6 @@ def _check_fit(student, teacher, prototypes, taps):
             raise ValueError(
                 f"`student`'s {level} layer {tap!r} has a grid of {grid[0]}x{grid[1]}, the "
                 f"prototypes one of {fitted.grid[0]}x{fitted.grid[1]}, which must divide it. Fit "
-                "prototypes with a `pool` that makes the teacher's grid the student's."
+                "prototypes with a `pool_size` that makes the teacher's grid the student's."
             )
     return pools

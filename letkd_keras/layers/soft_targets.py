@@ -72,7 +72,7 @@ class PenultimateTargets(_SoftTargets):
     @classmethod
     def from_prototypes(cls, prototypes, **kwargs):
         """Targets from a `PenultimatePrototypes`."""
-        layer = cls(templates=len(prototypes.centers), pool=prototypes.pool, **kwargs)
+        layer = cls(templates=len(prototypes.centers), pool=prototypes.pool_size, **kwargs)
         layer.build((None, None, None, prototypes.centers.shape[1]), channel_axis=-1)
         layer.centers.assign(prototypes.centers)
         return layer
@@ -165,7 +165,7 @@ class IntermediateTargets(_SoftTargets):
             num_classes=prototypes.num_classes,
             subclasses=prototypes.subclasses,
             components=components,
-            pool=prototypes.pool,
+            pool=prototypes.pool_size,
             **kwargs,
         )
         layer.build((None, None, None, channels), channel_axis=-1)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from letkd_keras.memory_mapped import take
 from letkd_keras.prototypes.kmeans import blocks, nearest_centers
-from letkd_keras.prototypes.memory_mapped import take
 
 # Points that the entropy of the penultimate targets is estimated on, evenly spread.
 _ENTROPY_POINTS = 1 << 12
@@ -20,7 +20,7 @@ def penultimate_health(centers, points, labels, num_classes):
 
     Returns:
         Dictionary of JSON types: `points`, `inertia_per_point` (mean squared distance to the
-        nearest centre), `used_templates`, `sizes` (least, median, largest), `purity` (share of
+        nearest center), `used_templates`, `sizes` (least, median, largest), `purity` (share of
         points whose class is their cluster's commonest), `mean_target_entropy` in nats (uniform
         targets have `log(K)`; on a part of the points) and `template_classes`, the commonest class
         of each template, -1 where it has no points.

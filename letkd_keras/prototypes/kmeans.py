@@ -1,19 +1,26 @@
+import functools
+import importlib
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from letkd_keras.prototypes.faiss_blas import import_faiss
-from letkd_keras.prototypes.memory_mapped import release, take
+from letkd_keras.memory_mapped import release, take
 
 # Points are read, compared and summed in blocks of about this many bytes: enough to keep the
 # matrix products busy, little beside the points themselves.
 _BLOCK_BYTES = 2 << 20
 
-# How far apart the halves of a split cluster start, relative to its centre.
+# How far apart the halves of a split cluster start, relative to its center.
 _SPLIT = 1 / 1024
+
+_CORE_TYPE = "OPENBLAS_CORETYPE"
+
+# Processors that an older OpenBLAS does not know by name, and their nearest relative that it does.
+_RELATIVES = {"Cooperlake": "SkylakeX", "SapphireRapids": "SkylakeX"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +29,7 @@ class Iteration:
 
     Attributes:
         number: Iterations done.
-        centers: Updated centres, float32 [k, C].
+        centers: Updated centers, float32 [k, C].
         inertia: Sum of squared distances before the update.
     """
 
@@ -34,22 +41,22 @@ class Iteration:
 def kmeans(points, k, iterations=20, seed=0, on_iteration=None, resume=None):
     """Lloyd's k-means with faiss' exact search, over ALL the points.
 
-    Centres start at `k` different points drawn at random. A cluster that loses its last point is
+    Centers start at `k` different points drawn at random. A cluster that loses its last point is
     given half of the largest one, as faiss does. Sums run in float64, block by block, so the
     points may lie in a memory-mapped file; where they lie does not change the result. With fewer
-    distinct points than `k`, surplus centres lie on or next to the points and nothing fails.
+    distinct points than `k`, surplus centers lie on or next to the points and nothing fails.
 
     Args:
         points: float32 [N, C], an array or a `numpy.memmap`; other float types are converted
             block by block.
         k: Number of clusters, 1 to N.
         iterations: Number of passes over the points.
-        seed: Seed of the draw of the first centres.
+        seed: Seed of the draw of the first centers.
         on_iteration: Called with an `Iteration` after each pass.
-        resume: `(iterations done, centres)` of an interrupted run to go on from.
+        resume: `(iterations done, centers)` of an interrupted run to go on from.
 
     Returns:
-        Centres, float32 [k, C].
+        Centers, float32 [k, C].
 
     Raises:
         ValueError: If there are fewer points than clusters or a point is not finite.
@@ -91,7 +98,7 @@ def _first_centers(points, k, seed):
 
 
 def nearest_centers(points, centers):
-    """Squared distance to and index of the nearest centre, float32 [N] and int64 [N].
+    """Squared distance to and index of the nearest center, float32 [N] and int64 [N].
 
     Raises:
         ValueError: If a point is not finite.
@@ -100,6 +107,28 @@ def nearest_centers(points, centers):
     if not np.isfinite(distances).all() or nearest.min(initial=0) < 0:
         raise ValueError("Feature vectors must be finite. Received: NaN or infinite coordinates")
     return distances[:, 0], nearest[:, 0]
+
+
+@functools.cache
+def import_faiss():
+    """The module faiss, its matrix products made for this processor.
+
+    faiss' Linux wheels carry an OpenBLAS of 2021. On a processor newer than itself it falls back
+    on code for the oldest ones, without AVX, which makes k-means about three times slower. NumPy's
+    OpenBLAS is up to date: the processor that it detected is passed on while faiss is
+    loaded. An `OPENBLAS_CORETYPE` that is set in the environment is respected, and a faiss that is
+    already loaded stays as it is.
+    """
+    detected = [
+        lib["architecture"] for lib in threadpool_info() if lib["internal_api"] == "openblas"
+    ]
+    if not detected or _CORE_TYPE in os.environ:
+        return importlib.import_module("faiss")
+    os.environ[_CORE_TYPE] = _RELATIVES.get(detected[0], detected[0])
+    try:
+        return importlib.import_module("faiss")
+    finally:
+        del os.environ[_CORE_TYPE]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ class LinearDiscriminantAnalysis:
     own class, so large offsets cost no digits. The solution is that of
     `sklearn.discriminant_analysis.LinearDiscriminantAnalysis` (solver "svd": `xbar_` and
     `scalings_`) up to the sign of each column; versions that divide the scatter by points -
-    classes rather than by points differ by that common factor, which no nearest centre feels.
+    classes rather than by points differ by that common factor, which no nearest center feels.
 
     Args:
         num_classes: Number of classes.

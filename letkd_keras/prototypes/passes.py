@@ -1,115 +1,311 @@
+"""Passes of a teacher over the data, and what each of them gathers.
+
+A gatherer takes the features of batches (`update`), gives what it holds as arrays (`state`), takes
+another shard's (`merge`), and ends in the arrays of its step (`result`).
+"""
+
 import logging
 from functools import cached_property
 
 import numpy as np
 
-from letkd_keras.prototypes.gatherers import FeatureGatherer, ProjectedGatherer, ScoreGatherer
 from letkd_keras.prototypes.lda import LinearDiscriminantAnalysis, Projection, lda_components
-from letkd_keras.prototypes.point_cache import PointCache, cache_bytes
-from letkd_keras.prototypes.point_sample import PointSample
+from letkd_keras.prototypes.points import PointCache, PointSample, cache_bytes
+from letkd_keras.prototypes.steps import part_name
+from letkd_keras.prototypes.subclasses import SubclassScores
 
 _log = logging.getLogger(__name__)
 
+# Fewer points than this for each center leave a k-means with poor centers.
+POINTS_PER_CENTER = 256
 
-class TeacherPasses:
-    """The passes of a teacher over the data: `features`, `projected` and `scores`.
+# Bytes of points that a sample holds where `memory` is None, if they are enough.
+_DEFAULT_MEMORY = 2**28
+
+
+class Passes:
+    """The passes `features`, `projected` and `scores`.
 
     Args:
         features: The `TeacherFeatures`.
-        images: The `LabelledImages`.
-        stages: Where finished stages are kept.
+        images: The `LabeledImages`.
+        steps: Where finished steps are kept.
+        templates: Centers of the penultimate k-means.
+        subclasses: Centers of the k-means of each class.
         components: LDA components wanted.
         seed: Seed of the samples.
-        memory: Bytes of feature vectors held by a pass.
-        cache: Type of the points kept on disk instead, or `None`.
+        memory: Bytes of feature vectors held by a pass, or `None`.
+        feature_cache: Type of the points kept on disk instead, or `None`.
+        progress: Where progress is shown.
     """
 
-    def __init__(self, features, images, stages, *, components, seed, memory, cache):
+    def __init__(
+        self,
+        features,
+        images,
+        steps,
+        *,
+        templates,
+        subclasses,
+        components,
+        seed,
+        memory,
+        feature_cache,
+        progress,
+    ):
         self.features = features
         self.images = images
-        self.stages = stages
+        self.steps = steps
+        self.templates = templates
+        self.subclasses = subclasses
         self.components = components
         self.seed = seed
         self.memory = memory
-        self.cache = cache
+        self.feature_cache = feature_cache
+        self.progress = progress
 
-    def next(self):
-        """Name of the first pass that is not finished, or `None`."""
-        passes = ["features", "projected", "scores"][: 3 if self.has_intermediate else 1]
-        return next((stage for stage in passes if not self.stages.has(stage)), None)
-
-    @property
-    def has_intermediate(self):
-        """Whether there is an intermediate tap."""
-        return len(self.features.taps) > 1
-
-    @cached_property
-    def intermediate(self):
-        """The `TeacherFeatures` of the intermediate tap alone, for the passes after the first."""
-        return self.features.last_tap()
-
-    def run(self, stage, progress, shard=(0, 1)):
-        """Show the teacher a shard's part of the data.
+    def run(self, step):
+        """Run a whole pass.
 
         Returns:
-            The gatherer of the stage, which has seen it.
+            Arrays of the step.
         """
-        gatherer = self.gatherer(stage)
-        features = self.features if stage == "features" else self.intermediate
-        task = progress.add_task(f"{stage}: teacher", total=self.images.images)
-        for first, images, labels in self.images.batches(shard):
-            if images is not None:
-                gatherer.update(first, labels, features(images))
-            progress.update(task, completed=first + len(labels))
-        return gatherer
+        return self._with_labels(step, self._pass(step, (0, 1)).result())
 
-    def merge(self, stage, parts):
-        """Make a stage of the parts of all shards, which are removed."""
-        gatherer = self.gatherer(stage)
+    def run_shard(self, step, index, count):
+        """Run a shard's part of a pass and keep it, unless that has been done."""
+        part = part_name(step, index, count)
+        if not self.steps.has(part):
+            state = self._pass(step, (index, count)).state()
+            self.steps.save(part, self._with_labels(step, state))
+
+    def merge(self, step, count):
+        """Merge the parts that shards have kept, which are removed afterwards.
+
+        Returns:
+            Arrays of the step.
+
+        Raises:
+            ValueError: If a shard has not done its part.
+        """
+        parts = [part_name(step, shard, count) for shard in range(count)]
+        missing = [part for part in parts if not self.steps.has(part)]
+        if missing:
+            raise ValueError(
+                f"Every shard must have done its part of the pass {step!r} before the merge. "
+                f"Received: a workdir without {', '.join(missing)}"
+            )
+        gatherer = self.gatherer(step)
         for part in parts:
-            gatherer.merge(self.stages.load(part))
-        self.stages.save(stage, gatherer.result())
-        for part in parts:
-            self.stages.remove(part)
+            state = self.steps.load(part)
+            if step == "features":
+                self.images.expect(state["image_labels"])
+            gatherer.merge(state)
+        return self._with_labels(step, gatherer.result())
 
-    def gatherer(self, stage):
-        """A new gatherer for a stage."""
-        if stage == "features":
-            features = self.features
-            total = (self.images.images or 0) * features.locations(0)
-            return FeatureGatherer(features, self._points(stage, features.channels[0], total))
-        if stage == "scores":
-            centers = self.stages.load("subclasses")["centers"]
-            return ScoreGatherer(self.intermediate, self.projection, centers)
-        sizes = self.stages.load("features")["counts"]
-        points = self._points(stage, self.projection.scalings.shape[1], sizes)
-        return ProjectedGatherer(self.intermediate, self.projection, points, int(sizes.sum()))
-
-    def _points(self, stage, channels, sizes):
-        if self.cache is None:
-            return PointSample.within(self.memory, channels, self.seed)
-        folder = self.stages.folder(stage)
-        size = cache_bytes(int(np.sum(sizes)), channels, self.cache)
-        _log.warning("Writing a feature cache of %s bytes into %s", f"{size:,}", folder)
-        return PointCache(folder, sizes, channels, self.cache)
+    def gatherer(self, step):
+        """A new gatherer for a step."""
+        if step == "features":
+            points = self._points(
+                step,
+                self.features.channels["penultimate"],
+                len(self.images) * self.features.locations("penultimate"),
+                self.templates,
+            )
+            return FeatureGatherer(self.features, points)
+        if step == "scores":
+            centers = self.steps.load("subclasses")["centers"]
+            return ScoreGatherer(self.features, self.projection, centers)
+        points = self._points(
+            step,
+            self.projection.scalings.shape[1],
+            self.steps.load("features")["counts"],
+            self.subclasses * self.features.num_classes,
+        )
+        return ProjectedGatherer(self.features, self.projection, points)
 
     @property
     def wanted_components(self):
-        """LDA components wanted of these classes and channels."""
-        return lda_components(self.components, self.features.num_classes, self.features.channels[1])
+        """LDA components wanted for these classes and channels."""
+        channels = self.features.channels["intermediate"]
+        return lda_components(self.components, self.features.num_classes, channels)
 
     @cached_property
     def projection(self):
         """The LDA's `Projection`, once the pass `features` is finished."""
-        lda = LinearDiscriminantAnalysis(self.features.num_classes, self.features.channels[1])
-        lda.merge(self.stages.load("features"))
+        channels = self.features.channels["intermediate"]
+        lda = LinearDiscriminantAnalysis(self.features.num_classes, channels)
+        lda.merge(self.steps.load("features"))
         projection = Projection(lda, self.wanted_components)
-        found = projection.scalings.shape[1]
-        if found < self.wanted_components:
+        solved = projection.scalings.shape[1]
+        if solved < self.wanted_components:
             _log.warning(
                 "The LDA has %d components of %d wanted: the features of a class vary in too few "
                 "directions (constant channels, or fewer points than channels).",
-                found,
+                solved,
                 self.wanted_components,
             )
         return projection
+
+    @cached_property
+    def _intermediate(self):
+        return self.features.only("intermediate")
+
+    def _pass(self, step, shard):
+        """Show the teacher a shard's part of the data; the gatherer that has seen it."""
+        features = self.features
+        if step != "features":
+            self.images.expect(self.steps.load("features")["image_labels"])
+            features = self._intermediate
+        gatherer = self.gatherer(step)
+        task = self.progress.add_task(f"{step}: teacher", total=len(self.images) or None)
+        for first, images, labels in self.images.batches(shard):
+            if images is not None:
+                gatherer.update(first, labels, features(images))
+            self.progress.update(task, completed=first + len(labels))
+        return gatherer
+
+    def _with_labels(self, step, arrays):
+        """The labels of the first pass are kept: those of later passes must be the same."""
+        return {**arrays, "image_labels": self.images.labels} if step == "features" else arrays
+
+    def _points(self, step, channels, sizes, centers):
+        total = int(np.sum(sizes))
+        if self.feature_cache is not None:
+            folder = self.steps.folder(step)
+            size = cache_bytes(total, channels, self.feature_cache)
+            _log.info("Writing a feature cache of %s bytes into %s", f"{size:,}", folder)
+            return PointCache(folder, sizes, channels, self.feature_cache)
+        capacity = sample_size(self.memory, channels, centers)
+        # Points that are known not to come need no room.
+        capacity = min(capacity, total) if total else capacity
+        return PointSample(capacity, channels, self.seed)
+
+
+def sample_size(memory, channels, centers):
+    """Number of points that a k-means takes at most.
+
+    Args:
+        memory: Bytes of points. `None` means 256 MiB, or as much as 256 points for each center
+            need if that is more.
+        channels: Number of channels C.
+        centers: Number of centers.
+    """
+    if memory is not None:
+        return PointSample.fitting(memory, channels)
+    return max(PointSample.fitting(_DEFAULT_MEMORY, channels), POINTS_PER_CENTER * centers)
+
+
+class FeatureGatherer:
+    """Penultimate points for the k-means and, at the intermediate level, statistics for the LDA.
+
+    Args:
+        features: The `TeacherFeatures`.
+        points: A `PointSample` or `PointCache` of the penultimate features.
+    """
+
+    def __init__(self, features, points):
+        self.features = features
+        self.points = points
+        self.lda = None
+        if "intermediate" in features.layers:
+            channels = features.channels["intermediate"]
+            self.lda = LinearDiscriminantAnalysis(features.num_classes, channels)
+
+    def update(self, first, labels, features):
+        """Add the features of a batch whose first image is number `first` of the data."""
+        locations = self.features.locations("penultimate")
+        _add_points(self.points, first, labels, features["penultimate"], locations)
+        if self.lda is not None:
+            labels = np.repeat(labels, self.features.locations("intermediate"))
+            self.lda.update(features["intermediate"], labels)
+
+    def state(self):
+        return {**self._lda_state(), **self.points.state()}
+
+    def merge(self, state):
+        self.points.merge(state)
+        if self.lda is not None:
+            self.lda.merge(state)
+
+    def result(self):
+        points, labels = self.points.sorted()
+        return {**self._lda_state(), "points": points, "labels": labels}
+
+    def _lda_state(self):
+        return {} if self.lda is None else self.lda.state()
+
+
+class ProjectedGatherer:
+    """Intermediate points in the space of the LDA, sorted by class.
+
+    Args:
+        features: The `TeacherFeatures`.
+        projection: The `Projection`.
+        points: A `PointSample` or `PointCache` of the projected features.
+    """
+
+    def __init__(self, features, projection, points):
+        self.features = features
+        self.projection = projection
+        self.points = points
+
+    def update(self, first, labels, features):
+        """Add the features of a batch whose first image is number `first` of the data."""
+        projected = self.projection(features["intermediate"])
+        locations = self.features.locations("intermediate")
+        _add_points(self.points, first, labels, projected, locations)
+
+    def state(self):
+        return self.points.state()
+
+    def merge(self, state):
+        self.points.merge(state)
+
+    def result(self):
+        seen = self.points.seen
+        points, labels = self.points.sorted(by_class=True)
+        sizes = np.bincount(labels, minlength=self.features.num_classes)
+        return {"points": points, "sizes": sizes, "seen": np.array(seen)}
+
+
+class ScoreGatherer:
+    """Counts for the sub-class scores, and how often the LDA itself is right.
+
+    Args:
+        features: The `TeacherFeatures`.
+        projection: The `Projection`.
+        centers: Sub-class centers [K, d].
+    """
+
+    def __init__(self, features, projection, centers):
+        self.features = features
+        self.projection = projection
+        self.scores = SubclassScores(centers, features.num_classes)
+        self.right = 0
+
+    def update(self, first, labels, features):
+        """Add the features of a batch; the number of its first image does not matter."""
+        labels = np.repeat(labels, self.features.locations("intermediate"))
+        self.add(self.projection(features["intermediate"]), labels)
+
+    def add(self, points, labels):
+        """Add projected points [N, d] of classes [N]."""
+        self.scores.update(points, labels)
+        self.right += int(np.sum(self.projection.classify(points) == labels))
+
+    def state(self):
+        return {"counts": self.scores.counts, "right": np.array(self.right)}
+
+    def merge(self, state):
+        self.scores.merge(state["counts"])
+        self.right += int(state["right"])
+
+    def result(self):
+        return self.state()
+
+
+def _add_points(points, first, labels, features, locations):
+    """Add the features of a batch of images, `locations` for each, to a sample or cache."""
+    indices = first * locations + np.arange(len(features))
+    points.update(features, np.repeat(labels, locations), indices)

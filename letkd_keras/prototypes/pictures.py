@@ -1,26 +1,48 @@
-"""Pictures of what was learned, drawn from prototypes: PNG files, no screen needed."""
+"""Pictures of prototypes: PNG files, drawn without a screen."""
 
 from pathlib import Path
 
-from letkd_keras.files import open_atomic
-from letkd_keras.prototypes.confusion_picture import draw_confusion
-from letkd_keras.prototypes.subclass_map_picture import draw_subclass_maps
-from letkd_keras.prototypes.template_picture import draw_templates
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from scipy.cluster import hierarchy
+from scipy.spatial.distance import squareform
+
+from letkd_keras.files import save_figure
+from letkd_keras.prototypes.kmeans import one_thread
+from letkd_keras.prototypes.labeled_images import LabeledImages
+from letkd_keras.prototypes.teacher_features import TeacherFeatures
+
+# Fewer points than this are laid out by PCA: t-SNE needs neighbors.
+_LEAST_FOR_TSNE = 50
+# Limits of what can be read or seen in a picture.
+_MOST_NAMES = 30
+_MOST_CELLS = 400
+_PAIRS = 15
+_BARS = 6
+_HISTOGRAMS = 3
 
 
-def draw(prototypes, folder, teacher=None, data=None, samples=6):
+def draw(
+    prototypes, folder, teacher=None, data=None, *, preprocess=None, class_names=None, samples=6
+):
     """Draw all pictures that can be drawn.
 
-    `templates.png`: the templates in two dimensions (t-SNE, or PCA where they are few), coloured by
-    class. `confusion.png`: which classes the teacher confuses, by `subclass_scores`.
-    `subclass_maps.png`: which sub-class each location of some images belongs to and what the
-    teacher confuses it with (as figure 2 of the paper's supplement); it needs teacher and data.
+    - `templates.png`: the templates in two dimensions (t-SNE, or PCA where they are few), colored
+      by class.
+    - `confusion.png`: which classes the teacher confuses, by `subclass_scores`.
+    - `subclass_maps.png`: which sub-class each location of some images belongs to and what the
+      teacher confuses it with (as figure 2 of the paper's supplement). It needs teacher and data.
 
     Args:
         prototypes: `Prototypes`.
-        folder: Folder of the PNG files; made if missing.
+        folder: Folder of the PNG files; created if needed.
         teacher: The `keras.Model` that they belong to, or `None`.
-        data: `(images, labels, preprocess, class_names)` as `open_data` gives it, or `None`.
+        data: Images and labels as in `fit_prototypes`, or `None`.
+        preprocess: As in `fit_prototypes`; images are shown as they are before it.
+        class_names: Names of the classes; `None` means those of the manifest, or numbers.
         samples: Number of images in `subclass_maps.png`.
 
     Returns:
@@ -29,19 +51,281 @@ def draw(prototypes, folder, teacher=None, data=None, samples=6):
     Raises:
         ValueError: If the prototypes belong to another teacher.
     """
-    names = prototypes.manifest.get("data", {}).get("class_names")
-    if data is not None and data[3] is not None:
-        names = data[3]
-    pictures = {"templates": draw_templates(prototypes, names)}
+    if class_names is None:
+        class_names = prototypes.manifest.get("data", {}).get("class_names")
+    pictures = {"templates": draw_templates(prototypes, class_names)}
     if prototypes.intermediate is not None:
-        pictures["confusion"] = draw_confusion(prototypes.intermediate, names)
+        pictures["confusion"] = draw_confusion(prototypes.intermediate, class_names)
         if teacher is not None and data is not None:
             prototypes.check_teacher(teacher)
             pictures["subclass_maps"] = draw_subclass_maps(
-                prototypes.intermediate, teacher, data, names, samples
+                prototypes.intermediate, teacher, data, preprocess, class_names, samples
             )
     paths = [Path(folder) / f"{name}.png" for name in pictures]
     for path, figure in zip(paths, pictures.values(), strict=True):
-        with open_atomic(path) as file:
-            figure.savefig(file, format="png", dpi=120)
+        save_figure(figure, path, dpi=120)
     return paths
+
+
+def class_name(label, class_names):
+    """Name of a class, or its number where there are no names."""
+    return f"class {label}" if class_names is None else str(class_names[label])
+
+
+# === Templates ===
+
+
+def draw_templates(prototypes, class_names=None):
+    """A `Figure` of the templates of each level, colored by class.
+
+    A penultimate template has the class of most of its points; a sub-class center has its own.
+    """
+    penultimate, intermediate = prototypes.penultimate, prototypes.intermediate
+    health = prototypes.manifest.get("health", {}).get("penultimate", {})
+    classes = np.asarray(health.get("template_classes", [-1] * penultimate.templates))
+    panels = [("penultimate templates by their most frequent class", penultimate.centers, classes)]
+    if intermediate is not None:
+        own = np.repeat(np.arange(intermediate.num_classes), intermediate.subclasses)
+        panels.append(("sub-class centers by class", intermediate.centers, own))
+    figure = Figure(figsize=(9 * len(panels), 9), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (title, centers, classes) in zip(axes, panels, strict=True):
+        positions, how = _in_the_plane(centers)
+        _scatter(axis, positions, classes, class_names)
+        axis.set_title(f"{len(centers)} {title} ({how})")
+        axis.set(xticks=[], yticks=[])
+    return figure
+
+
+def _in_the_plane(centers):
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    if len(centers) < _LEAST_FOR_TSNE:
+        components = min(2, *centers.shape)
+        positions = np.zeros((len(centers), 2))
+        positions[:, :components] = PCA(components, random_state=0).fit_transform(centers)
+        return positions, "PCA"
+    perplexity = min(30, len(centers) // 5)
+    layout = TSNE(perplexity=perplexity, init="pca", random_state=0)
+    with one_thread():  # the same picture on any machine
+        return layout.fit_transform(centers.astype("float32")), "t-SNE"
+
+
+def _scatter(axis, positions, classes, class_names):
+    shown = np.unique(classes[classes >= 0])
+    colors = np.full((len(classes), 4), 0.75)
+    for number, label in enumerate(shown):
+        colors[classes == label] = _hue(number, len(shown))
+    size = np.clip(12000 / len(positions), 12, 80)
+    axis.scatter(*positions.T, c=colors, s=size, linewidths=0)
+    # Classes whose templates lie closest together are named first, and only where there is room.
+    middles = {label: _most_central(positions[classes == label]) for label in shown}
+    spread = {
+        label: np.median(np.linalg.norm(positions[classes == label] - middles[label], axis=1))
+        for label in shown
+        if np.sum(classes == label) > 1 or len(shown) <= _MOST_NAMES
+    }
+    room = np.ptp(positions, axis=0) * (0.09, 0.03)
+    named = np.zeros((0, 2))
+    for label in sorted(spread, key=spread.get):
+        middle = middles[label]
+        if len(named) == _MOST_NAMES or (np.abs(named - middle) < room).all(axis=1).any():
+            continue
+        named = np.vstack([named, middle])
+        axis.annotate(
+            class_name(label, class_names),
+            middle,
+            xytext=(0, 6),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+            color=0.7 * colors[classes == label][0][:3],
+            path_effects=[withStroke(linewidth=3, foreground="white", alpha=0.8)],
+        )
+
+
+def _most_central(positions):
+    """The position that is nearest to the median of all."""
+    return positions[np.linalg.norm(positions - np.median(positions, axis=0), axis=1).argmin()]
+
+
+def _hue(number, count):
+    """Colors far apart: evenly spread, or for many by the golden section."""
+    position = 0.92 * number / count if count <= 12 else number * 0.618034 % 1
+    red, green, blue, _ = colormaps["hsv"](position)
+    return 0.9 * red, 0.75 * green, 0.9 * blue, 1
+
+
+# === Confusion ===
+
+
+def draw_confusion(intermediate, class_names=None):
+    """A `Figure` of `subclass_scores`, with confused classes next to each other."""
+    per_class, classes = intermediate.subclasses, intermediate.num_classes
+    scores = intermediate.subclass_scores.astype("float64")
+    by_class = scores.reshape(classes, per_class, classes, per_class).sum(axis=3).mean(axis=1)
+    order = _confused_together(by_class)
+    rows = (order[:, None] * per_class + np.arange(per_class)).ravel()
+
+    figure = Figure(figsize=(21, 7.5), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 0.75))
+    _heat_map(
+        figure,
+        left,
+        _largest_of_blocks(scores[np.ix_(rows, rows)]),
+        f"Confusion of the {len(scores)} sub-classes (row: own, column: nearest)",
+    )
+    _heat_map(
+        figure,
+        middle,
+        by_class[np.ix_(order, order)],
+        f"Confusion of the {classes} classes (mean of their sub-classes)",
+    )
+    left.set_xlabel("ordered by class as in the middle: confused classes are next to each other")
+    if classes <= _MOST_NAMES:
+        names = [class_name(label, class_names) for label in order]
+        middle.set_xticks(range(classes), names, rotation=90)
+        middle.set_yticks(range(classes), names)
+    _strongest_pairs(right, by_class, class_names)
+    return figure
+
+
+def _confused_together(by_class):
+    if len(by_class) < 3:
+        return np.arange(len(by_class))
+    together = (by_class + by_class.T) / 2
+    np.fill_diagonal(together, 0)
+    distances = squareform(together.max() - together, checks=False)
+    tree = hierarchy.linkage(distances, "average", optimal_ordering=True)
+    return hierarchy.leaves_list(tree)
+
+
+def _largest_of_blocks(values):
+    """A matrix of at most `_MOST_CELLS` rows: the largest value of each block."""
+    starts = np.arange(0, len(values), -(-len(values) // _MOST_CELLS))
+    return np.maximum.reduceat(np.maximum.reduceat(values, starts, axis=0), starts, axis=1)
+
+
+def _heat_map(figure, axis, values, title):
+    seen = values[values > 0]
+    norm = LogNorm(vmin=max(seen.min(), 1e-4), vmax=seen.max())
+    image = axis.imshow(
+        np.maximum(values, norm.vmin), norm=norm, cmap="magma", interpolation="nearest"
+    )
+    axis.set_title(title, fontsize=10)
+    axis.set(xticks=[], yticks=[])
+    figure.colorbar(image, ax=axis, shrink=0.8)
+
+
+def _strongest_pairs(axis, by_class, class_names):
+    others = by_class.copy()
+    np.fill_diagonal(others, 0)
+    strongest = np.argsort(others, axis=None)[::-1][:_PAIRS]
+    strongest = [np.unravel_index(index, others.shape) for index in strongest]
+    labels = [f"{class_name(a, class_names)} → {class_name(b, class_names)}" for a, b in strongest]
+    positions = np.arange(len(strongest))
+    axis.barh(positions, [others[pair] for pair in strongest], color="tab:red")
+    axis.set_yticks(positions, labels)
+    axis.invert_yaxis()
+    kept = np.trace(by_class) / len(others)
+    axis.set_title(f"Most confused classes ({kept:.0%} of points stay in their class)", fontsize=10)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+# === Maps of sub-classes ===
+
+
+def draw_subclass_maps(intermediate, teacher, data, preprocess=None, class_names=None, samples=6):
+    """A `Figure` of some images, the sub-class of each location, and the rows of scores there."""
+    images, labels = _one_of_each(data, intermediate.num_classes, samples)
+    own = _own_subclasses(
+        intermediate, teacher, images if preprocess is None else preprocess(images), labels
+    )
+    figure = Figure(figsize=(4.4 + 3.4 * _HISTOGRAMS, 2.3 * len(images)), layout="constrained")
+    columns = 2 + _HISTOGRAMS
+    axes = figure.subplots(
+        len(images), columns, squeeze=False, width_ratios=[1, 1] + [1.2] * _HISTOGRAMS
+    )
+    for row, image, label, subclasses in zip(axes, images, labels, own, strict=True):
+        picture = _displayed(image)
+        row[0].imshow(picture)
+        row[0].set_title(class_name(label, class_names), fontsize=10)
+        _overlay(row[1], picture, subclasses)
+        shown, counts = np.unique(subclasses, return_counts=True)
+        shown = shown[np.argsort(-counts, kind="stable")]
+        for axis, subclass in zip(row[2:], shown, strict=False):
+            share = np.mean(subclasses == subclass)
+            _histogram(axis, intermediate, label, subclass, share, class_names)
+        for axis in (*row[:2], *row[2 + len(shown) :]):
+            axis.set_axis_off()
+    axes[0, 1].set_title("sub-class", fontsize=10)
+    return figure
+
+
+def _one_of_each(data, num_classes, samples):
+    """The first image of each of some classes, spread over all of them, and their labels."""
+    wanted = np.linspace(0, num_classes - 1, min(samples, num_classes)).astype(int)
+    chosen = {}
+    for _, images, labels in LabeledImages(data, num_classes).batches():
+        for label in wanted:
+            if label not in chosen and label in labels:
+                chosen[label] = np.asarray(images[int((labels == label).argmax())])
+        if len(chosen) == len(wanted):
+            break
+    return np.stack([chosen[label] for label in sorted(chosen)]), np.array(sorted(chosen))
+
+
+def _own_subclasses(intermediate, teacher, images, labels):
+    """Sub-class of each location within its image's class, [B, H, W]."""
+    layer = {"intermediate": intermediate.layer}
+    features = TeacherFeatures(teacher, layer, intermediate.pool_size)(images)
+    points = intermediate.project(features["intermediate"]).reshape(
+        len(images), -1, intermediate.centers.shape[1]
+    )
+    centers = intermediate.centers.reshape(intermediate.num_classes, intermediate.subclasses, -1)
+    distances = np.sum((points[:, :, None] - centers[labels][:, None]) ** 2, axis=-1)
+    return distances.argmin(axis=-1).reshape(len(images), *intermediate.grid)
+
+
+def _displayed(image):
+    """An image of any range as RGB or gray levels in [0, 1]."""
+    image = np.asarray(image, dtype="float64")
+    low, high = image.min(), image.max()
+    image = (image - low) / (high - low or 1)
+    return image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, axis=-1)
+
+
+def _overlay(axis, picture, subclasses):
+    """Sub-classes in their colors over a gray picture."""
+    height, width = picture.shape[:2]
+    gray = 0.55 + 0.45 * picture.mean(axis=-1, keepdims=True)
+    rows = np.arange(height) * subclasses.shape[0] // height
+    columns = np.arange(width) * subclasses.shape[1] // width
+    axis.imshow(gray * _subclass_color(subclasses[np.ix_(rows, columns)])[..., :3])
+
+
+def _histogram(axis, intermediate, label, subclass, share, class_names):
+    row = intermediate.subclass_scores[label * intermediate.subclasses + subclass]
+    largest = np.argsort(-row, kind="stable")[:_BARS]
+    positions = np.arange(len(largest))
+    own = largest // intermediate.subclasses == label
+    colors = [
+        _subclass_color(nearest % intermediate.subclasses) if same else (0.75, 0.75, 0.75, 1)
+        for nearest, same in zip(largest, own, strict=True)
+    ]
+    axis.barh(positions, row[largest], color=colors)
+    names = [
+        f"{class_name(nearest_class, class_names)} {nearest}"
+        for nearest_class, nearest in zip(*divmod(largest, intermediate.subclasses), strict=True)
+    ]
+    axis.set_yticks(positions, names, fontsize=7)
+    axis.tick_params(axis="x", labelsize=7)
+    axis.invert_yaxis()
+    axis.set_title(f"sub-class {subclass}, {share:.0%} of the image", fontsize=9)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines["left"].set(color=_subclass_color(subclass), linewidth=5)
+
+
+def _subclass_color(subclass):
+    return colormaps["tab20"]((np.asarray(subclass) * 2 % 20 + np.asarray(subclass) // 10 % 2) / 20)

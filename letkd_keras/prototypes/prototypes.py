@@ -9,57 +9,64 @@ import numpy as np
 
 from letkd_keras.files import open_atomic
 from letkd_keras.functional.fingerprint import fingerprint
+from letkd_keras.functional.softmax_removal import remove_softmax
 from letkd_keras.prototypes.teacher_features import TeacherFeatures
 
+LEVELS = ("penultimate", "intermediate")
+
 _FORMAT = "letkd_keras.prototypes"
-_FORMAT_VERSION = 1
-_LEVELS = ("penultimate", "intermediate")
+_FORMAT_VERSION = 2
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PenultimatePrototypes:
     """Clusters of a teacher's penultimate features (method, "Penultimate supervision").
 
     Args:
-        tap: Name of the teacher's layer.
+        layer: Name of the teacher's layer.
         grid: `(height, width)` of the features after pooling.
-        pool: Window and stride of the average pooling of the teacher's features.
-        centers: float32 [K, C].
+        pool_size: Window and stride of the average pooling of the teacher's features.
+        centers: Cluster centers, float32 [K, C].
     """
 
-    tap: str
+    layer: str
     grid: tuple[int, int]
-    pool: int
+    pool_size: int
     centers: np.ndarray
 
     @property
     def channels(self):
+        """Number of the teacher's channels C."""
         return self.centers.shape[1]
 
     @property
     def templates(self):
+        """Number of templates K."""
         return self.centers.shape[0]
 
+    def __repr__(self):
+        return _short(self)
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class IntermediatePrototypes:
     """Sub-classes by the teacher's decisions (method, "Intermediate supervision").
 
     Args:
-        tap: Name of the teacher's layer.
+        layer: Name of the teacher's layer.
         grid: `(height, width)` of the features after pooling.
-        pool: Window and stride of the average pooling of the teacher's features.
+        pool_size: Window and stride of the average pooling of the teacher's features.
         lda_mean: float32 [C].
         lda_scalings: float32 [C, d]; features go to `(f - lda_mean) @ lda_scalings`.
-        centers: Sub-class centres there, float32 [num_classes * subclasses, d], class by class.
+        centers: Sub-class centers there, float32 [num_classes * subclasses, d], class by class.
         subclass_scores: float32 [K, K]; row s is what the teacher confuses sub-class s with.
         num_classes: Number of classes.
         subclasses: Sub-classes of each class.
     """
 
-    tap: str
+    layer: str
     grid: tuple[int, int]
-    pool: int
+    pool_size: int
     lda_mean: np.ndarray
     lda_scalings: np.ndarray
     centers: np.ndarray
@@ -69,24 +76,30 @@ class IntermediatePrototypes:
 
     @property
     def channels(self):
+        """Number of the teacher's channels C."""
         return self.lda_scalings.shape[0]
 
     @property
     def templates(self):
+        """Number of templates K."""
         return self.centers.shape[0]
 
     def project(self, features):
-        """Teacher features [N, C] in the space of the centres, float32 [N, d]."""
+        """Teacher features [N, C] in the space of the centers, float32 [N, d]."""
         return (features - self.lda_mean) @ self.lda_scalings
 
+    def __repr__(self):
+        return _short(self)
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Prototypes:
-    """What a teacher's features look like: made once offline, used to supervise any student.
+    """What a teacher's features look like. Fitted once, they supervise any student.
 
     Args:
-        penultimate: Clusters of the last feature map.
-        intermediate: Sub-classes at the start of the last stage, or `None` (letKD-1).
+        penultimate: `PenultimatePrototypes`, the clusters of the last feature map.
+        intermediate: `IntermediatePrototypes`, the sub-classes at the start of the last stage, or
+            `None` (letKD-1).
         manifest: Where they come from: teacher and its fingerprint, data, seed, versions. JSON
             types only. `save` adds a checksum of each array.
     """
@@ -95,17 +108,24 @@ class Prototypes:
     intermediate: IntermediatePrototypes | None = None
     manifest: dict = field(default_factory=dict)
 
+    @property
+    def levels(self):
+        """The levels they supervise, `("penultimate",)` or `("penultimate", "intermediate")`."""
+        return tuple(level for level in LEVELS if getattr(self, level) is not None)
+
+    def __repr__(self):
+        levels = ", ".join(f"{level}={getattr(self, level)!r}" for level in self.levels)
+        return f"Prototypes({levels})"
+
     def save(self, path):
-        """Write everything to one `.npz` file, aside first, then renamed.
+        """Write everything to one `.npz` file, whole or not at all.
 
         Args:
             path: File to write; an existing one is replaced.
         """
         arrays, levels = {}, {}
-        for level in _LEVELS:
+        for level in self.levels:
             part = getattr(self, level)
-            if part is None:
-                continue
             levels[level] = {}
             for name in (f.name for f in fields(part)):
                 value = getattr(part, name)
@@ -136,40 +156,41 @@ class Prototypes:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is truncated or damaged, or not one of ours.
+            ValueError: If the file is truncated, damaged, of another kind or version, or has values
+                that are not finite.
         """
         manifest, arrays = _read(path)
-        for name, described in manifest["arrays"].items():
-            if name not in arrays or _describe(arrays[name]) != described:
-                raise ValueError(
-                    f"{path} is damaged: its array {name!r} does not match its checksum. "
-                    "Fit the prototypes again."
-                )
         kinds = {"penultimate": PenultimatePrototypes, "intermediate": IntermediatePrototypes}
-        parts = {}
-        for level, values in manifest.pop("levels").items():
-            prefix = f"{level}/"
-            own = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-            parts[level] = kinds[level](**{**values, "grid": tuple(values["grid"])}, **own)
-        return cls(**parts, manifest=manifest)
+        try:
+            for name, described in manifest["arrays"].items():
+                _check_array(path, name, arrays.get(name), described)
+            parts = {}
+            for level, values in manifest.pop("levels").items():
+                prefix = f"{level}/"
+                own = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+                parts[level] = kinds[level](**{**values, "grid": tuple(values["grid"])}, **own)
+            return cls(**parts, manifest=manifest)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path} is not a whole prototypes file: its manifest is incomplete ({error!r})."
+            ) from error
 
     def check_teacher(self, teacher):
         """Refuse a teacher these prototypes do not belong to.
 
         Prototypes put together by hand, whose manifest names no teacher, are checked for their
-        taps only.
+        layers only.
 
         Args:
-            teacher: A functional `keras.Model`.
+            teacher: A functional `keras.Model`; it may end in logits or in a softmax.
 
         Raises:
-            ValueError: If the teacher's weights are others, or a tap is missing or has another
+            ValueError: If the teacher's weights are others, or a layer is missing or has another
                 grid or number of channels.
         """
-        for level in _LEVELS:
-            part = getattr(self, level)
-            if part is not None:
-                _check_tap(teacher, level, part)
+        teacher = remove_softmax(teacher, "teacher")
+        for level in self.levels:
+            _check_layer(teacher, level, getattr(self, level))
         expected = self.manifest.get("teacher", {}).get("fingerprint")
         if expected is not None:
             received = fingerprint(teacher)
@@ -194,20 +215,44 @@ def versions():
     return found
 
 
-def _check_tap(teacher, level, part):
-    features = TeacherFeatures(teacher, [part.tap], part.pool)
-    grid, channels = features.grids[0], features.channels[0]
+def _short(part):
+    """One line about a level's prototypes, without their arrays."""
+    height, width = part.grid
+    pooled = f", pool_size={part.pool_size}" if part.pool_size > 1 else ""
+    return (
+        f"{type(part).__name__}({part.templates} templates of {part.layer!r}, "
+        f"{height}x{width}x{part.channels}{pooled})"
+    )
+
+
+def _check_layer(teacher, level, part):
+    features = TeacherFeatures(teacher, {level: part.layer}, part.pool_size)
+    grid, channels = features.grids[level], features.channels[level]
     if grid != tuple(part.grid) or channels != part.channels:
         raise ValueError(
             f"These {level} prototypes are of a grid of {part.grid[0]} x {part.grid[1]} with "
-            f"{part.channels} channels (pool={part.pool}). Received: a teacher {teacher.name!r} "
-            f"whose {part.tap!r} gives {grid[0]} x {grid[1]} with {channels} channels"
+            f"{part.channels} channels (pool_size={part.pool_size}). Received: a teacher "
+            f"{teacher.name!r} whose {part.layer!r} gives {grid[0]} x {grid[1]} with {channels} "
+            "channels"
         )
     classes = getattr(part, "num_classes", features.num_classes)
     if classes != features.num_classes:
         raise ValueError(
             f"These {level} prototypes are of {classes} classes. "
             f"Received: a teacher {teacher.name!r} of {features.num_classes}"
+        )
+
+
+def _check_array(path, name, array, described):
+    if array is None or _describe(array) != described:
+        raise ValueError(
+            f"{path} is damaged: its array {name!r} does not match its checksum. "
+            "Fit the prototypes again."
+        )
+    if not np.isfinite(array).all():
+        raise ValueError(
+            f"{path} cannot be used: its array {name!r} has NaN or infinite values. "
+            "Fit the prototypes again."
         )
 
 
@@ -224,18 +269,32 @@ def _read(path):
         raise FileNotFoundError(f"No prototypes at {path}")
     try:
         with np.load(path, allow_pickle=False) as file:
+            # `save` does not compress: a file that declares more bytes than it has is refused
+            # before they are allocated.
+            declared = sum(member.file_size for member in file.zip.infolist())
+            if declared > Path(path).stat().st_size:
+                raise ValueError(f"it declares {declared:,} bytes")
             arrays = {name: file[name] for name in file.files}
         manifest = json.loads(arrays.pop("manifest").tobytes())
-    except (zipfile.BadZipFile, EOFError, OSError, KeyError, ValueError, AttributeError) as error:
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        OSError,
+        KeyError,
+        ValueError,
+        AttributeError,
+        NotImplementedError,
+        MemoryError,
+    ) as error:
         raise ValueError(
             f"{path} is not a whole prototypes file: it is truncated, damaged or of another kind "
             f"({error})."
         ) from error
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise ValueError(f"{path} is a file of another kind, not prototypes.")
-    if manifest["format_version"] != _FORMAT_VERSION:
+    version = manifest.get("format_version")
+    if version != _FORMAT_VERSION:
         raise ValueError(
-            f"{path} is of format version {manifest['format_version']}; this program reads version "
-            f"{_FORMAT_VERSION}."
+            f"{path} has format version {version}; this program reads version {_FORMAT_VERSION}."
         )
     return manifest, arrays

@@ -4,7 +4,7 @@ import numpy as np
 
 from letkd_keras.prototypes.kmeans import kmeans, one_thread
 
-# Bytes of one block of the matrix of distances of points to all sub-class centres. Smaller blocks
+# Bytes of one block of the matrix of distances of points to all sub-class centers. Smaller blocks
 # cost more in waiting for the threads of the product than they save in memory traffic.
 _BLOCK_BYTES = 16 << 20
 
@@ -21,14 +21,14 @@ def fit_subclasses(points, sizes, subclasses, iterations=20, seed=0, on_class=No
         on_class: Called as `on_class(label)` after each class.
 
     Returns:
-        Centres, float32 [num_classes * subclasses, d], class by class.
+        Centers, float32 [num_classes * subclasses, d], class by class.
 
     Raises:
         ValueError: If a class has fewer points than `subclasses`.
     """
     check_class_sizes(sizes, subclasses)
     centers = np.empty((len(sizes), subclasses, points.shape[1]), dtype="float32")
-    # One thread: with few centres, several spend their time waiting for each other.
+    # One thread: with few centers, several spend their time waiting for each other.
     with one_thread():
         for label, (start, stop) in enumerate(class_bounds(sizes)):
             centers[label] = kmeans(points[start:stop], subclasses, iterations, seed=[seed, label])
@@ -61,7 +61,7 @@ class SubclassScores:
     class), which sub-class of any class is nearest.
 
     Args:
-        centers: Sub-class centres [K, d], class by class.
+        centers: Sub-class centers [K, d], class by class.
         num_classes: Number of classes; divides K. `None` if members are always given.
 
     Attributes:
@@ -110,14 +110,14 @@ class SubclassScores:
         self.counts += counts
 
     def result(self):
-        """Scores [K, K]: see `normalised_scores`."""
-        return normalised_scores(self.counts)
+        """Scores [K, K]: see `normalized_scores`."""
+        return normalized_scores(self.counts)
 
 
-def normalised_scores(counts):
+def normalized_scores(counts):
     """Counts [K, K] with each row divided by its sum, float64.
 
-    A sub-class without points is confused with itself: its own centre is nearest to it.
+    A sub-class without points is confused with itself: its own center is nearest to it.
     """
     sizes = counts.sum(axis=1, keepdims=True)
     scores = counts / np.maximum(sizes, 1)
@@ -132,11 +132,11 @@ def subclass_scores(features, members, centers):
     Args:
         features: [N, d].
         members: Own sub-class of each point, integers [N].
-        centers: Sub-class centres [K, d].
+        centers: Sub-class centers [K, d].
 
     Returns:
-        Scores [K, K]: row s is the histogram of the nearest centres of the members of s,
-        normalised to 1.
+        Scores [K, K]: row s is the histogram of the nearest centers of the members of s,
+        normalized to 1.
     """
     scores = SubclassScores(centers)
     scores.update(features, members=members)

@@ -1,60 +1,56 @@
 import keras
 import numpy as np
 
-from letkd_keras.functional.graph import find_layer, flatten, output_of
-from letkd_keras.prototypes.inference import BatchInference
+from letkd_keras.functional.graph import check_functional, find_layer, flatten, output_of
 
 
 class TeacherFeatures:
-    """A frozen teacher, looked at through its taps.
+    """Feature vectors of a frozen teacher at some of its layers.
 
-    One functional model runs from the teacher's input to all its taps, pools them where the
-    student's grid is smaller (method, "heterogeneous pairs") and is called in inference mode, on
-    all replicas of a `tf.distribute` strategy that is running.
+    One functional model runs from the teacher's input to these layers, pools their outputs where
+    the student's grid is smaller (method, "heterogeneous pairs") and is called in inference mode,
+    on all replicas of a `tf.distribute` strategy that is running.
 
     Args:
         teacher: A functional `keras.Model` from images to logits [B, classes].
-        taps: Names of the layers whose outputs are wanted.
-        pool: Window and stride of the average pooling, one for all taps or one for each; 1 leaves
-            the grid as it is, 2 halves it.
+        layers: Dictionary of layer names by level.
+        pool_size: Window and stride of the average pooling, one integer or a dictionary by level; 1
+            leaves the grid as it is, 2 halves it.
 
     Attributes:
         num_classes: Number of classes, from the teacher's output.
-        pools: Window of each tap.
-        grids: `(height, width)` of each tap after pooling.
-        channels: Number of channels of each tap.
+        pool_sizes: Pooling window by level.
+        grids: `(height, width)` after pooling by level.
+        channels: Number of channels by level.
 
     Raises:
         ValueError: If the teacher is no functional model with one output [B, classes], has no such
-            layer, or a tap is no feature map of known size.
+            layer, or a layer's output is no feature map of known size.
     """
 
-    def __init__(self, teacher, taps, pool=1):
-        _check_output(teacher)
+    def __init__(self, teacher, layers, pool_size=1):
+        check_classifier(teacher)
         self.teacher = teacher
-        self.taps = tuple(taps)
-        self.pools = _check_pools(pool, len(self.taps))
+        self.layers = dict(layers)
+        self.pool_sizes = _pool_sizes(pool_size, self.layers)
         self.num_classes = int(teacher.output.shape[-1])
         flat = flatten(teacher)
-        outputs = [output_of(flat, find_layer(flat, tap)) for tap in self.taps]
-        outputs = [_channels_last(output) for output in outputs]
-        for i, (tap, window) in enumerate(zip(self.taps, self.pools, strict=True)):
-            _check_feature_map(tap, outputs[i], window)
-            if window > 1:
-                pooling = keras.layers.AveragePooling2D(window, data_format="channels_last")
-                outputs[i] = pooling(outputs[i])
-        self.grids = tuple(tuple(output.shape[1:3]) for output in outputs)
-        self.channels = tuple(int(output.shape[-1]) for output in outputs)
-        self.model = keras.Model(flat.inputs, outputs)
-        self._infer = BatchInference(self.model, teacher)
+        outputs = {}
+        for level, name in self.layers.items():
+            output = output_of(flat, find_layer(flat, name, argument=f"{level}_layer"))
+            outputs[level] = _pooled(output, level, name, self.pool_sizes[level])
+        self.grids = {level: tuple(output.shape[1:3]) for level, output in outputs.items()}
+        self.channels = {level: int(output.shape[-1]) for level, output in outputs.items()}
+        self.model = keras.Model(flat.inputs, list(outputs.values()))
+        self._infer = _BatchInference(self.model, teacher)
 
-    def last_tap(self):
-        """The last tap by itself, as `TeacherFeatures` that run the teacher no further."""
-        return TeacherFeatures(self.teacher, self.taps[-1:], self.pools[-1:])
+    def only(self, level):
+        """One level by itself, as `TeacherFeatures` that run the teacher no further."""
+        return TeacherFeatures(self.teacher, {level: self.layers[level]}, self.pool_sizes[level])
 
-    def locations(self, tap):
-        """Number of locations of tap number `tap`."""
-        height, width = self.grids[tap]
+    def locations(self, level):
+        """Number of locations of an image at a level."""
+        height, width = self.grids[level]
         return height * width
 
     def __call__(self, images):
@@ -64,47 +60,110 @@ class TeacherFeatures:
             images: Batch of images, as the teacher takes them.
 
         Returns:
-            A list with, for each tap, float32 [B * height * width, C], image by image.
+            Dictionary by level of float32 [B * height * width, C], image by image.
         """
-        return [
-            np.asarray(feature, dtype="float32").reshape(-1, channels)
-            for feature, channels in zip(self._infer(images), self.channels, strict=True)
-        ]
+        return {
+            level: np.asarray(output, dtype="float32").reshape(-1, self.channels[level])
+            for level, output in zip(self.layers, self._infer(images), strict=True)
+        }
 
 
-def _check_pools(pool, taps):
-    pools = (pool,) * taps if isinstance(pool, int) else tuple(pool)
-    if len(pools) != taps or not all(isinstance(p, int) and p >= 1 for p in pools):
-        raise ValueError(
-            f"`pool` must be an integer of at least 1, or {taps} of them, one for each tap. "
-            f"Received: pool={pool}"
-        )
-    return pools
-
-
-def _check_output(teacher):
-    try:
-        shape = teacher.output.shape
-    except AttributeError:
-        shape = None  # a subclassed model has no output, a model of several has a list
-    if shape is None or len(shape) != 2 or shape[-1] is None:
+def check_classifier(teacher):
+    """Raise a `ValueError` if the teacher has not one output of logits [B, classes]."""
+    check_functional(teacher, "teacher")
+    shape = teacher.output.shape
+    if len(shape) != 2 or shape[-1] is None:
         raise ValueError(
             "`teacher` must be a functional keras.Model with one output of logits [B, classes]. "
-            f"Received: teacher={teacher!r} with output shape "
-            f"{getattr(teacher, 'output_shape', None)}"
+            f"Received: teacher={teacher.name!r} with output shape {tuple(shape)}"
         )
 
 
-def _check_feature_map(tap, output, pool):
-    shape = output.shape
-    if len(shape) != 4 or None in shape[1:] or any(size % pool for size in shape[1:3]):
+def _pool_sizes(pool_size, levels):
+    sizes = pool_size
+    if not isinstance(pool_size, dict):
+        sizes = dict.fromkeys(levels, pool_size)
+    good = set(levels) <= set(sizes) and all(
+        isinstance(sizes[level], int) and sizes[level] >= 1 for level in levels
+    )
+    if not good:
         raise ValueError(
-            "A tap must be a feature map [B, height, width, channels] of known size, which "
-            f"pool={pool} divides. Received: tap={tap!r} of shape {tuple(shape)}"
+            "`pool_size` must be an integer of at least 1, or a dictionary with one for each of "
+            f"the levels {', '.join(levels)}. Received: pool_size={pool_size}"
+        )
+    return {level: sizes[level] for level in levels}
+
+
+def _pooled(output, level, name, window):
+    if keras.config.image_data_format() == "channels_first" and len(output.shape) == 4:
+        output = keras.layers.Permute((2, 3, 1))(output)
+    shape = output.shape
+    if len(shape) != 4 or None in shape[1:] or any(size % window for size in shape[1:3]):
+        raise ValueError(
+            f"`{level}_layer` must give a feature map [B, height, width, channels] of known size, "
+            f"which pool_size={window} divides. "
+            f"Received: {level}_layer={name!r} of shape {tuple(shape)}"
+        )
+    if window == 1:
+        return output
+    return keras.layers.AveragePooling2D(window, data_format="channels_last")(output)
+
+
+class _BatchInference:
+    """A model's outputs for a batch of images, in inference mode, on every replica there is.
+
+    Under a `tf.distribute` strategy of several replicas the batch is dealt to them in equal parts
+    and their outputs are put together in the order of the images. (`predict_on_batch` would have
+    every replica compute the whole batch.)
+
+    Args:
+        model: A functional `keras.Model` with a list of outputs, made of the teacher's layers.
+        teacher: The teacher. The strategy that counts is the one under which it or `model` was
+            built or, if they were built under none, the one running at the call.
+    """
+
+    def __init__(self, model, teacher):
+        self.model = model
+        self.teacher = teacher
+        self._on_replicas = {}
+
+    def __call__(self, images):
+        """Images [B, ...] to a list of NumPy arrays [B, ...]."""
+        if keras.backend.backend() == "tensorflow":
+            strategies = self.model.distribute_strategy, self.teacher.distribute_strategy
+            strategy = max(strategies, key=lambda strategy: strategy.num_replicas_in_sync)
+            if strategy.num_replicas_in_sync > 1:
+                if strategy not in self._on_replicas:
+                    self._on_replicas[strategy] = _on_replicas(self.model, strategy)
+                return self._on_replicas[strategy](images)
+        outputs = self.model.predict_on_batch(images)
+        return outputs if isinstance(outputs, list) else [outputs]
+
+
+def _on_replicas(model, strategy):
+    import tensorflow as tf
+
+    # Those of this process: each worker of several goes through the data that it is given.
+    replicas = len(strategy.extended.worker_devices)
+
+    @tf.function(reduce_retracing=True)
+    def run(images):
+        return strategy.run(
+            lambda part: keras.tree.flatten(model(part, training=False)), args=(images,)
         )
 
+    def gather(output, size):
+        parts = strategy.experimental_local_results(output)
+        return np.concatenate([part.numpy() for part in parts])[:size]
 
-def _channels_last(output):
-    if keras.config.image_data_format() == "channels_first" and len(output.shape) == 4:
-        return keras.layers.Permute((2, 3, 1))(output)
-    return output
+    def on_replicas(images):
+        images = keras.ops.convert_to_numpy(images)
+        # Equal parts, none of them empty: the last image is repeated as often as needed.
+        padding = np.repeat(images[-1:], -len(images) % replicas, axis=0)
+        parts = np.split(np.concatenate([images, padding]), replicas)
+        distributed = strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(parts[context.replica_id_in_sync_group % replicas])
+        )
+        return [gather(output, len(images)) for output in run(distributed)]
+
+    return on_replicas

@@ -183,11 +183,11 @@ def _supervision(golden, teacher, student):
     """The rest of LetKD's arguments: prototypes by rule, alphas, levels."""
     tap_shape = lambda model: model.get_layer("penultimate").output.shape[1:3]  # noqa: E731
     grid = tap_shape(student)
-    options = {"grid": grid, "pool": tap_shape(teacher)[0] // grid[0]}
+    options = {"grid": grid, "pool_size": tap_shape(teacher)[0] // grid[0]}
     rule = golden["centers_rule"]
     normal = np.random.default_rng(rule["seed"]).standard_normal(rule["shape"])
     centers = (rule["mean"] + rule["std"] * normal).astype("float32")
-    penultimate = PenultimatePrototypes(tap="penultimate", centers=centers, **options)
+    penultimate = PenultimatePrototypes(layer="penultimate", centers=centers, **options)
     alphas = [float(alpha) for alpha in golden["value_ratio"]]
     if "lda_seed" not in golden:
         return {
@@ -203,7 +203,7 @@ def _supervision(golden, teacher, student):
     scalings = r.standard_normal((channels, components))
     centers = r.standard_normal((templates, components)).astype("float32")
     intermediate = IntermediatePrototypes(
-        tap="intermediate",
+        layer="intermediate",
         lda_mean=golden["lda_mean"],
         lda_scalings=scalings,
         centers=centers * float(golden["hint_std"]) * np.sqrt(channels),

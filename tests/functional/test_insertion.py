@@ -58,8 +58,9 @@ def test_nested_backbones_take_kd_layers_and_train(name):
         _silenced(layer)
     np.testing.assert_allclose(supervised(x, training=False), expected, rtol=1e-4, atol=1e-5)
 
+    layers = {f"{level}_layer": name for level, name in taps.items()}
     prototypes = fit_prototypes(
-        student, (x, y), templates=5, subclasses=2, components=2, **taps, verbose=False
+        student, (x, y), templates=5, subclasses=2, components=2, **layers, verbose=False
     )
     model = LetKD(student, student, prototypes, **taps)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -19,9 +19,9 @@ def _penultimate(centers, pool=1, **kwargs):
 
 def _intermediate(golden, pool=1, **kwargs):
     prototypes = IntermediatePrototypes(
-        tap="tap",
+        layer="layer",
         grid=(4, 4),
-        pool=pool,
+        pool_size=pool,
         lda_mean=golden["lda_mean"],
         lda_scalings=golden["lda_scalings"][:, : golden["centers"].shape[1]],
         centers=golden["centers"],
@@ -235,7 +235,7 @@ def test_adapted_targets_are_those_of_the_offline_stage(pool, data_format):
         components=2,
         iterations=5,
         seed=7,
-        pool=pool,
+        pool_size=pool,
         batch_size=40,
     )
     options = {"pool": pool, "data_format": data_format}

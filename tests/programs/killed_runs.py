@@ -1,7 +1,7 @@
 """Kill a run by SIGKILL, again and again, and finish it; in a process of its own, for it forks.
 
 Usage: killed_runs.py FOLDER CACHE, where CACHE is "none" or the type of the cache.
-Prints the stages in which runs were killed.
+Prints the steps in which runs were killed.
 """
 
 import os
@@ -12,21 +12,21 @@ from pathlib import Path
 
 from small_problem import SIZES, small_images, small_teacher
 
-from letkd_keras import atomic
-from letkd_keras.prototypes import PrototypeFit, stage_store
-
-STAGES = ("features", "penultimate", "projected", "subclasses", "scores")
+from letkd_keras import files
+from letkd_keras.prototypes import fit_prototypes, remove_workdir, steps
+from letkd_keras.prototypes.steps import STEPS
 
 
 def run(out, cache):
     """A whole run, as the command line does it."""
     # Without a cache there is room for a sample only: the scores need a pass of their own.
-    options = {"memory": 300 * 52} if cache == "none" else {"cache": cache}
-    fit = PrototypeFit(
-        small_teacher(), small_images(), **SIZES, **options, workdir=f"{out}.work", batch_size=7
+    options = {"memory": 300 * 52} if cache == "none" else {"feature_cache": cache}
+    workdir = f"{out}.work"
+    prototypes = fit_prototypes(
+        small_teacher(), small_images(), **SIZES, **options, workdir=workdir, batch_size=7
     )
-    fit.run().save(out)
-    fit.stages.remove_all()
+    prototypes.save(out)
+    remove_workdir(workdir)
 
 
 def kill_at(moment):
@@ -49,9 +49,9 @@ def kill_at(moment):
         return wrapped
 
     # Before and after each rename (arrays, records, checkpoints, the artifact), and each removal.
-    for name in ("replace", "rename", "unlink"):
-        setattr(atomic.Path, name, before_and_after(getattr(atomic.Path, name)))
-    stage_store.shutil.rmtree = before_and_after(stage_store.shutil.rmtree)
+    for name in ("replace", "rename", "unlink", "rmdir"):
+        setattr(files.Path, name, before_and_after(getattr(files.Path, name)))
+    steps.shutil.rmtree = before_and_after(steps.shutil.rmtree)
     # And in the middle of each pass.
     for gatherer in ("FeatureGatherer", "ProjectedGatherer", "ScoreGatherer"):
         kind = getattr(sys.modules["letkd_keras.prototypes.passes"], gatherer)
@@ -74,9 +74,9 @@ def in_a_child(moment, out, cache):
     return True
 
 
-def stage_begun(workdir):
-    """The stage that an interrupted run was in."""
-    return next((s for s in STAGES if not (workdir / s / "stage.json").exists()), "end")
+def step_begun(workdir):
+    """The step that an interrupted run was in."""
+    return next((s for s in STEPS if not (workdir / s / "step.json").exists()), "end")
 
 
 def main(folder, cache):
@@ -84,11 +84,11 @@ def main(folder, cache):
     assert in_a_child(None, folder / "undisturbed.npz", cache)
     expected = (folder / "undisturbed.npz").read_bytes()
     moments, killed_in = random.Random(0), []
-    while not killed_in or not set(STAGES) <= set(killed_in):
+    while not killed_in or not set(STEPS) <= set(killed_in):
         out = folder / "killed.npz"
         out.unlink(missing_ok=True)
         while not in_a_child(moments.randint(1, 50), out, cache):
-            killed_in.append(stage_begun(folder / f"{out.name}.work"))
+            killed_in.append(step_begun(folder / f"{out.name}.work"))
             assert len(killed_in) < 100, killed_in
             if out.exists():
                 assert out.read_bytes() == expected

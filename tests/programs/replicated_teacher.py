@@ -9,20 +9,21 @@ tf.config.set_logical_device_configuration(
 
 from small_problem import SIZES, small_images, small_teacher  # noqa: E402
 
-from letkd_keras.prototypes import fit_prototypes, inference  # noqa: E402
+from letkd_keras.prototypes import fit_prototypes, teacher_features  # noqa: E402
 from letkd_keras.prototypes.teacher_features import TeacherFeatures  # noqa: E402
 
-TAPS = ["penultimate", "intermediate"]
+LAYERS = {level: level for level in ("penultimate", "intermediate")}
 
 
 def equal(first, second):
-    for one, other in zip(first, second, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert first.keys() == second.keys()
+    for level, one in first.items():
+        np.testing.assert_allclose(one, second[level], rtol=1e-5, atol=1e-6)
 
 
 x, y = small_images(33)
 alone = small_teacher()
-expected = {size: TeacherFeatures(alone, TAPS)(x[:size]) for size in (1, 4, 33)}
+expected = {size: TeacherFeatures(alone, LAYERS)(x[:size]) for size in (1, 4, 33)}
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():
     mirrored = small_teacher()
@@ -30,14 +31,14 @@ mirrored.set_weights(alone.get_weights())
 
 shares = []
 split = np.split
-inference.np.split = lambda array, parts: shares.append(parts) or split(array, parts)
-built_under = TeacherFeatures(mirrored, TAPS)
+teacher_features.np.split = lambda array, parts: shares.append(parts) or split(array, parts)
+built_under = TeacherFeatures(mirrored, LAYERS)
 for size, features in expected.items():
     equal(built_under(x[:size]), features)
 with strategy.scope():
-    equal(TeacherFeatures(alone, TAPS)(x), expected[33])
-    within = TeacherFeatures(alone, TAPS[:1])
-equal(within(x), expected[33][:1])
+    equal(TeacherFeatures(alone, LAYERS)(x), expected[33])
+    within = TeacherFeatures(alone, {"penultimate": "penultimate"})
+equal(within(x), {"penultimate": expected[33]["penultimate"]})
 assert shares == [2] * 5, shares
 
 one = fit_prototypes(alone, (x, y), **SIZES)

@@ -7,7 +7,7 @@ from letkd_keras.prototypes.health import intermediate_health, penultimate_healt
 
 
 def test_penultimate_figures_by_hand():
-    # Points at 1 (classes 0, 0, 1), at 10 (class 1); the third centre has none.
+    # Points at 1 (classes 0, 0, 1), at 10 (class 1); the third center has none.
     points = np.array([[1.0], [1.0], [1.0], [10.0]], "float32")
     centers = np.array([[0.0], [10.0], [1000.0]], "float32")
     health = penultimate_health(centers, points, np.array([0, 0, 1, 1]), num_classes=2)
@@ -33,7 +33,7 @@ def test_every_point_counts_for_purity_whatever_the_blocks(monkeypatch):
     assert health["points"] == 5000
 
 
-def test_entropy_of_targets_halfway_between_two_centres_is_log_2():
+def test_entropy_of_targets_halfway_between_two_centers_is_log_2():
     health = penultimate_health(
         np.array([[-1.0], [1.0]], "float32"),
         np.zeros((1, 1), "float32"),

@@ -21,7 +21,7 @@ def test_one_cluster_is_the_mean():
     np.testing.assert_allclose(kmeans(points, 1)[0], points.mean(axis=0), rtol=1e-5, atol=1e-6)
 
 
-def test_centres_are_the_means_of_their_points_after_convergence():
+def test_centers_are_the_means_of_their_points_after_convergence():
     _, points = _blobs(4, 60)
     centers = kmeans(points, 4, iterations=50)
     _, nearest = nearest_centers(points, centers)

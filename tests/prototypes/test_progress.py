@@ -2,14 +2,14 @@ import pytest
 from small_problem import SIZES, small_images
 
 from letkd_keras.prototypes import fit_prototypes
-from letkd_keras.prototypes.progress import stage_progress
+from letkd_keras.prototypes import fit as fit_module
 
 
-def test_every_stage_has_a_bar_that_gets_to_its_end(teacher, capsys, monkeypatch):
-    bars = {}
+def test_every_step_has_a_bar_that_gets_to_its_end(teacher, capsys, monkeypatch):
+    bars, progress_of = {}, fit_module._progress
 
     def keep(verbose):
-        progress = stage_progress(verbose)
+        progress = progress_of(verbose)
         stop = progress.stop
 
         def stopped():
@@ -19,7 +19,7 @@ def test_every_stage_has_a_bar_that_gets_to_its_end(teacher, capsys, monkeypatch
         progress.stop = stopped
         return progress
 
-    monkeypatch.setattr("letkd_keras.prototypes.prototype_fit.stage_progress", keep)
+    monkeypatch.setattr(fit_module, "_progress", keep)
     fit_prototypes(teacher(), small_images(), **SIZES, verbose=True)
     assert bars == {
         "features: teacher": (60, 60),

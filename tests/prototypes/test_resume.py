@@ -3,7 +3,7 @@ import pytest
 from in_a_process import in_a_process
 from small_problem import SIZES, small_images
 
-from letkd_keras.prototypes import PrototypeFit
+from letkd_keras.prototypes import fit_prototypes
 from letkd_keras.prototypes.kmeans import kmeans
 
 
@@ -18,12 +18,12 @@ def test_killed_at_any_moment_and_started_again_it_ends_in_the_same_bytes(tmp_pa
 
 def test_finished_stages_are_not_computed_again(tmp_path, teacher, monkeypatch):
     data = small_images()
-    first = PrototypeFit(teacher(), data, **SIZES, workdir=tmp_path).run()
+    first = fit_prototypes(teacher(), data, **SIZES, workdir=tmp_path)
     monkeypatch.setattr(
         "letkd_keras.prototypes.teacher_features.TeacherFeatures.__call__",
         lambda *_: pytest.fail("the teacher ran"),
     )
-    again = PrototypeFit(teacher(), data, **SIZES, workdir=tmp_path).run()
+    again = fit_prototypes(teacher(), data, **SIZES, workdir=tmp_path)
     np.testing.assert_array_equal(again.penultimate.centers, first.penultimate.centers)
 
 
@@ -38,17 +38,17 @@ def test_finished_stages_are_not_computed_again(tmp_path, teacher, monkeypatch):
     ],
 )
 def test_a_workdir_of_other_settings_is_refused(tmp_path, teacher, changes, message):
-    PrototypeFit(teacher(), small_images(), **SIZES, workdir=tmp_path)
+    fit_prototypes(teacher(), small_images(), **SIZES, workdir=tmp_path)
     with pytest.raises(ValueError, match=message):
-        PrototypeFit(teacher(), small_images(), **{**SIZES, **changes}, workdir=tmp_path)
+        fit_prototypes(teacher(), small_images(), **{**SIZES, **changes}, workdir=tmp_path)
 
 
 def test_a_workdir_of_another_teacher_or_other_images_is_refused(tmp_path, teacher):
-    PrototypeFit(teacher(), small_images(), **SIZES, workdir=tmp_path)
+    fit_prototypes(teacher(), small_images(), **SIZES, workdir=tmp_path)
     with pytest.raises(ValueError, match="fingerprint"):
-        PrototypeFit(teacher(seed=1), small_images(), **SIZES, workdir=tmp_path)
+        fit_prototypes(teacher(seed=1), small_images(), **SIZES, workdir=tmp_path)
     with pytest.raises(ValueError, match=r"images=55 \(was 60\)"):
-        PrototypeFit(teacher(), small_images(55), **SIZES, workdir=tmp_path)
+        fit_prototypes(teacher(), small_images(55), **SIZES, workdir=tmp_path)
 
 
 def test_an_interrupted_kmeans_goes_on_from_its_last_iteration():
@@ -63,12 +63,12 @@ def test_an_interrupted_kmeans_goes_on_from_its_last_iteration():
 
 def test_a_cache_is_announced_and_takes_all_points(tmp_path, teacher, caplog):
     with caplog.at_level("WARNING", logger="letkd_keras"):
-        cached = PrototypeFit(
+        cached = fit_prototypes(
             teacher(), small_images(), **SIZES, workdir=tmp_path, cache="float32", memory=1
-        ).run()
+        )
     assert f"Writing a feature cache of {960 * (8 * 4 + 4):,} bytes" in caplog.text
     assert f"Writing a feature cache of {960 * (3 * 4 + 4):,} bytes" in caplog.text
-    held = PrototypeFit(teacher(), small_images(), **SIZES).run()
+    held = fit_prototypes(teacher(), small_images(), **SIZES)
     np.testing.assert_array_equal(cached.penultimate.centers, held.penultimate.centers)
     np.testing.assert_array_equal(cached.intermediate.centers, held.intermediate.centers)
     np.testing.assert_array_equal(
@@ -78,11 +78,11 @@ def test_a_cache_is_announced_and_takes_all_points(tmp_path, teacher, caplog):
 
 def test_a_half_precision_cache_costs_half_the_disk_and_little_else(tmp_path, teacher, caplog):
     with caplog.at_level("WARNING", logger="letkd_keras"):
-        cached = PrototypeFit(
+        cached = fit_prototypes(
             teacher(), small_images(), **SIZES, workdir=tmp_path, cache="float16"
-        ).run()
+        )
     assert f"Writing a feature cache of {960 * (8 * 2 + 4):,} bytes" in caplog.text
-    held = PrototypeFit(teacher(), small_images(), **SIZES).run()
+    held = fit_prototypes(teacher(), small_images(), **SIZES)
     name = "inertia_per_point"
     assert cached.manifest["health"]["penultimate"][name] == pytest.approx(
         held.manifest["health"]["penultimate"][name], rel=1e-2
@@ -98,7 +98,7 @@ def test_a_cache_that_the_disk_cannot_hold_is_refused_before_the_teacher_runs(
         "letkd_keras.prototypes.teacher_features.TeacherFeatures.__call__",
         lambda *_: pytest.fail("the teacher ran"),
     )
-    fit = PrototypeFit(teacher(), small_images(), **SIZES, workdir=tmp_path, cache="float32")
+    fit = fit_prototypes(teacher(), small_images(), **SIZES, workdir=tmp_path, cache="float32")
     with pytest.raises(OSError, match=r"needs 30,720 bytes .*; 1,000 are free"):
         fit.run()
 
@@ -109,14 +109,14 @@ def test_a_cache_refused_leaves_no_folder_and_a_smaller_one_can_be_asked_for(
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 20_000})())
     options = {**SIZES, "workdir": tmp_path / "new" / "work"}
     with pytest.raises(OSError, match=r"needs 34,560 bytes .*; 20,000 are free"):
-        PrototypeFit(teacher(), small_images(), **options, cache="float32")
+        fit_prototypes(teacher(), small_images(), **options, cache="float32")
     assert not list(tmp_path.iterdir())
-    cached = PrototypeFit(teacher(), small_images(), **options, cache="float16").run()
+    cached = fit_prototypes(teacher(), small_images(), **options, cache="float16")
     assert cached.manifest["cache"] == "float16"
 
 
 def test_a_cache_needs_a_workdir(teacher):
     with pytest.raises(ValueError, match="needs a `workdir`"):
-        PrototypeFit(teacher(), small_images(), **SIZES, cache="float32")
+        fit_prototypes(teacher(), small_images(), **SIZES, cache="float32")
     with pytest.raises(ValueError, match="cache='float64'"):
-        PrototypeFit(teacher(), small_images(), **SIZES, workdir="x", cache="float64")
+        fit_prototypes(teacher(), small_images(), **SIZES, workdir="x", cache="float64")

@@ -1,7 +1,14 @@
+"""The points that a k-means takes: a sample of them in memory, or all of them in a file."""
+
 import numpy as np
+
+from letkd_keras import memory_mapped
 
 # Bytes held for a point beside its coordinates: label, index and key.
 _BYTES_BESIDE = 4 + 8 + 8
+
+# Type of the labels in a cache.
+_LABEL = np.dtype("int32")
 
 
 class PointSample:
@@ -29,15 +36,21 @@ class PointSample:
         self.seen = 0
         self.size = 0
         # Memory is taken by the system as rows are written, not here.
-        self._points = np.empty((capacity, channels), dtype="float32")
+        try:
+            self._points = np.empty((capacity, channels), dtype="float32")
+        except MemoryError as error:
+            raise ValueError(
+                f"There is no memory for the {4 * capacity * channels:,} bytes of {capacity:,} "
+                "feature vectors: give a smaller `memory`, or a `feature_cache` and a `workdir`."
+            ) from error
         self._labels = np.empty(capacity, dtype="int32")
         self._indices = np.empty(capacity, dtype="int64")
         self._keys = np.empty(capacity, dtype="uint64")
 
-    @classmethod
-    def within(cls, memory, channels, seed=0):
-        """A sample of as many points as fit into `memory` bytes, at least one."""
-        return cls(max(1, memory // (4 * channels + _BYTES_BESIDE)), channels, seed)
+    @staticmethod
+    def fitting(memory, channels):
+        """Number of points that a sample can hold in `memory` bytes, at least one."""
+        return max(1, memory // (4 * channels + _BYTES_BESIDE))
 
     def update(self, points, labels, indices):
         """Add points.
@@ -121,3 +134,69 @@ def _keys(seed, indices):
         keys ^= keys >> np.uint64(shift)
         keys *= np.uint64(factor)
     return keys ^ (keys >> np.uint64(31))
+
+
+def cache_bytes(points, channels, dtype):
+    """Bytes on disk of a `PointCache` of so many points, their labels with them."""
+    return points * (channels * np.dtype(dtype).itemsize + _LABEL.itemsize)
+
+
+class PointCache:
+    """All points, in a memory-mapped file, sorted as they are written.
+
+    Same methods as `PointSample`, without a limit but the disk's.
+
+    Args:
+        folder: Folder of `points.npy` and `labels.npy`.
+        sizes: Number of points of each class, to sort by class; or one number, the number of all
+            points, to keep the order of their indices.
+        channels: Number of channels C.
+        dtype: Type in the file, "float32" or "float16".
+
+    Raises:
+        OSError: If the disk has no room for the file.
+    """
+
+    def __init__(self, folder, sizes, channels, dtype="float32"):
+        sizes = np.asarray(sizes)
+        self.seen = 0
+        self._next_rows = None
+        if sizes.ndim:
+            self._next_rows = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+        shape = (int(sizes.sum()), channels)
+        self._points = memory_mapped.create(folder / "points.npy", shape, dtype)
+        self._labels = memory_mapped.create(folder / "labels.npy", shape[:1], _LABEL)
+
+    def update(self, points, labels, indices):
+        """Add points [N, C] of classes [N] and indices [N] in the whole data set."""
+        self.seen += len(points)
+        if self.seen > len(self._points):
+            raise ValueError(
+                f"`data` must give the same images at each pass. Received: more than the "
+                f"{len(self._points)} feature vectors counted before"
+            )
+        rows = indices if self._next_rows is None else self._rows_by_class(labels)
+        self._points[rows] = points
+        self._labels[rows] = labels
+        memory_mapped.release(self._points)
+        memory_mapped.release(self._labels)
+
+    def _rows_by_class(self, labels):
+        order = np.argsort(labels, kind="stable")
+        classes, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
+        rank = np.arange(len(labels)) - np.repeat(first, counts)
+        rows = np.empty(len(labels), dtype="int64")
+        rows[order] = self._next_rows[labels[order]] + rank
+        self._next_rows[classes] += counts
+        return rows
+
+    def sorted(self, by_class=False):
+        """`(points, labels)` in the order given when the cache was made."""
+        if by_class != (self._next_rows is not None):
+            raise ValueError(f"The cache is sorted another way. Received: by_class={by_class}")
+        if self.seen < len(self._points):
+            raise ValueError(
+                f"`data` must give the same images at each pass. Received: {self.seen} feature "
+                f"vectors, {len(self._points)} before"
+            )
+        return self._points, self._labels

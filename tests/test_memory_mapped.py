@@ -3,7 +3,7 @@ import os
 import numpy as np
 import pytest
 
-from letkd_keras.prototypes import memory_mapped
+from letkd_keras import memory_mapped
 
 
 def test_rows_taken_are_those_of_indexing(tmp_path):

@@ -27,7 +27,7 @@ def test_each_part_is_what_the_method_says(teacher):
     prototypes.check_teacher(model)
 
     level_1 = prototypes.penultimate
-    assert (level_1.tap, level_1.grid, level_1.pool) == ("penultimate", (4, 4), 1)
+    assert (level_1.layer, level_1.grid, level_1.pool_size) == ("penultimate", (4, 4), 1)
     expected = kmeans(_features(model, "penultimate", x), 12, iterations=5, seed=4)
     np.testing.assert_allclose(level_1.centers, expected, rtol=1e-5, atol=1e-6)
 
@@ -84,7 +84,7 @@ def test_a_data_set_of_batches_is_the_same_as_arrays(teacher):
 
 def test_pooling_halves_the_grid(teacher):
     model, (x, y) = teacher(), small_images()
-    prototypes = fit_prototypes(model, (x, y), **SIZES, pool=2)
+    prototypes = fit_prototypes(model, (x, y), **SIZES, pool_size=2)
     assert prototypes.penultimate.grid == prototypes.intermediate.grid == (2, 2)
     model_2 = keras.Model(model.inputs, model.get_layer("penultimate").output)
     features = model_2.predict(x, verbose=0).reshape(60, 2, 2, 2, 2, 8).mean(axis=(2, 4))
@@ -93,7 +93,7 @@ def test_pooling_halves_the_grid(teacher):
 
 
 def test_letkd_1_has_no_intermediate_part(teacher):
-    prototypes = fit_prototypes(teacher(), small_images(), **SIZES, intermediate=None)
+    prototypes = fit_prototypes(teacher(), small_images(), **SIZES, levels=("penultimate",))
     assert prototypes.intermediate is None
     prototypes.check_teacher(teacher())
 
@@ -125,11 +125,14 @@ def test_number_of_components():
         ({"templates": 2.5}, "`templates` must be an integer"),
         ({"subclasses": 0}, "subclasses=0"),
         ({"iterations": 0}, "iterations=0"),
-        ({"pool": 3}, "which pool=3 divides"),
+        ({"pool_size": 3}, "which pool_size=3 divides"),
+        ({"pool_size": {"penultimate": 2}}, "one for each of the levels penultimate, intermediate"),
+        ({"levels": ("intermediate",)}, "`levels` must be .*levels=.'intermediate',"),
+        ({"templates": True}, "templates=True"),
         ({"templates": 961}, "templates=961 for 960 feature vectors"),
         ({"subclasses": 193}, "subclasses=193 feature vectors.*class 0"),
-        ({"penultimate": "penultimte"}, "tap=.penultimte.*: penultimate"),
-        ({"intermediate": "dense"}, "must name a layer"),
+        ({"penultimate_layer": "penultimte"}, "penultimate_layer=.penultimte.*: penultimate"),
+        ({"intermediate_layer": "dense"}, "must name a layer"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_image(changes, message, monkeypatch, teacher):
@@ -171,4 +174,4 @@ def test_teachers_of_another_form_are_refused():
     maps = keras.layers.Conv2D(3, 1, name="penultimate")(free)
     logits = keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(maps))
     with pytest.raises(ValueError, match="of known size"):
-        fit_prototypes(keras.Model(free, logits), small_images(), **SIZES, intermediate=None)
+        fit_prototypes(keras.Model(free, logits), small_images(), **SIZES)

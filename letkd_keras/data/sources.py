@@ -1,0 +1,34 @@
+"""The loader of each kind of `DataSpec`."""
+
+from letkd_keras.data.cifar import load_cifar
+from letkd_keras.data.digits import load_digits
+from letkd_keras.data.image_folder import load_image_folder
+from letkd_keras.data.imagenet import load_imagenet
+from letkd_keras.data.npz import load_npz
+from letkd_keras.data.tfds import load_tfds
+from letkd_keras.data.tiny_imagenet import load_tiny_imagenet
+
+
+def load(spec):
+    """Read the whole data set that a `DataSpec` names, before classes and images are selected."""
+    size = {} if spec.image_size is None else {"image_size": spec.image_size}
+    kind, location = spec.kind, spec.location
+    if kind == "digits":
+        return load_digits(size=spec.image_size or 32)
+    if kind in ("cifar10", "cifar100"):
+        return load_cifar(kind, spec.data_dir)
+    if kind == "tiny_imagenet":
+        return load_tiny_imagenet(location, spec.image_cache)
+    if kind == "imagenet":
+        return load_imagenet(location, **size)
+    if kind == "tfds":
+        return load_tfds(location, spec.data_dir, **size)
+    if kind == "npz":
+        return load_npz(location)
+    return load_image_folder(
+        location,
+        spec.image_size or 64,
+        seed=spec.seed,
+        skip_corrupt=spec.skip_corrupt,
+        cache=spec.image_cache,
+    )

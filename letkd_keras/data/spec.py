@@ -1,0 +1,225 @@
+"""The one way to name a data set, for commands and for `config.json`."""
+
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from letkd_keras import command_line
+
+_NAMES = ("digits", "cifar10", "cifar100")
+# Sources written as NAME:DIR, or tfds:NAME.
+_PREFIXES = {
+    "tiny-imagenet": "tiny_imagenet",
+    "imagenet": "imagenet",
+    "tfds": "tfds",
+}
+# Options that not every kind of source has: option -> kinds.
+_APPLIES = {
+    "data_dir": ("cifar10", "cifar100", "tfds"),
+    "image_size": ("digits", "imagenet", "folder", "tfds"),
+    "skip_corrupt": ("folder",),
+    "image_cache": ("folder", "tiny_imagenet"),
+}
+_SPELLED = {
+    "digits": "digits",
+    "cifar10": "cifar10",
+    "cifar100": "cifar100",
+    "tiny_imagenet": "tiny-imagenet:DIR",
+    "imagenet": "imagenet:DIR",
+    "tfds": "tfds:NAME",
+    "folder": "a folder",
+    "npz": "an .npz file",
+}
+_PATHS = ("data_dir", "image_cache")
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What `--data` and its options select.
+
+    Args:
+        source: `"digits"`, `"cifar10"`, `"cifar100"`, `"tiny-imagenet:DIR"`, `"imagenet:DIR"`,
+            `"tfds:NAME"`, a folder with a folder for each class (or with `train` and `val`), or an
+            `.npz` file that `python -m letkd_keras.data` wrote.
+        data_dir: Folder of tensorflow-datasets, for `cifar10`, `cifar100` and `tfds:NAME`; `None`
+            for its default.
+        image_size: Height and width, for data whose images have no fixed size; `None` for the
+            default: 32 for digits, 64 for a folder, 224 for ImageNet and streamed `tfds:NAME`.
+        pixels: What the networks take, a name of `letkd_keras.data.normalization.PIXELS`; `None`
+            for mean and standard deviation of the data set.
+        classes: Number of classes, the first ones; `None` for all.
+        train_examples: Number of training images, classes in the same proportion; `None` for all.
+        test_examples: Number of test images likewise.
+        validation_fraction: Share of the training images that is held out as the validation split.
+        skip_corrupt: Whether image files that cannot be read are left out.
+        image_cache: Folder for decoded images; `None` keeps them in memory.
+        seed: Seed of every choice of images.
+
+    Raises:
+        FileNotFoundError: If the folder or file of the source does not exist.
+        ValueError: If an argument is out of range, the source is unknown, or an option does not
+            apply to it.
+    """
+
+    source: str
+    data_dir: str | None = None
+    image_size: int | None = None
+    pixels: str | None = None
+    classes: int | None = None
+    train_examples: int | None = None
+    test_examples: int | None = None
+    validation_fraction: float = 0.0
+    skip_corrupt: bool = False
+    image_cache: str | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, "source", str(self.source))
+        for name in _PATHS:
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, str(getattr(self, name)))
+        self._check_ranges()
+        kind = self.kind  # refuses an unknown source
+        self._check_exists()
+        for name, kinds in _APPLIES.items():
+            if getattr(self, name) not in (None, False) and kind not in kinds:
+                names = ", ".join(_SPELLED[kind] for kind in kinds)
+                raise ValueError(
+                    f"`{name}` applies only to {names}. "
+                    f"Received: {name}={getattr(self, name)!r} with data={self.source!r}"
+                )
+
+    @classmethod
+    def from_options(cls, options):
+        """Read the options of `letkd_keras.command_line.add_data_options`.
+
+        Args:
+            options: Result of `parse_args`.
+
+        Returns:
+            `DataSpec`.
+        """
+        given = {
+            field.name: getattr(options, field.name)
+            for field in fields(cls)
+            if hasattr(options, field.name)
+        }
+        return cls(source=options.data, **given)
+
+    @classmethod
+    def from_config(cls, config):
+        """Rebuild a specification from `config()`; other keys of the dictionary are ignored.
+
+        Raises:
+            ValueError: If there is no source, or as the class does.
+        """
+        if "source" not in config:
+            raise ValueError(f"`config` must have the key 'source'. Received: {sorted(config)}")
+        names = [field.name for field in fields(cls) if field.name in config]
+        return cls(**{name: config[name] for name in names})
+
+    def config(self):
+        """Describe the data set as a dictionary of JSON types, paths made absolute."""
+        config = asdict(self)
+        for name in _PATHS:
+            if config[name] is not None:
+                config[name] = str(Path(config[name]).expanduser().resolve())
+        if self.kind in ("folder", "npz"):
+            config["source"] = str(Path(self.source).expanduser().resolve())
+        elif self.kind in ("tiny_imagenet", "imagenet"):
+            prefix, _, folder = self.source.partition(":")
+            config["source"] = f"{prefix}:{Path(folder).expanduser().resolve()}"
+        return config
+
+    @property
+    def dataset(self):
+        """Key of the data set in tables.
+
+        `"digits"`, `"cifar10"`, `"cifar100"`, `"tiny_imagenet"`, `"imagenet"`, `"folder"`,
+        `"npz"` or `"tfds:NAME"`.
+        """
+        return self.source if self.kind == "tfds" else self.kind
+
+    def open(self):
+        """Read the data set.
+
+        Returns:
+            `ImageData`, or `StreamedImages` for `imagenet:DIR` and for `tfds:NAME` with images of
+            several sizes.
+
+        Raises:
+            FileNotFoundError: If the data set does not exist there.
+            ImportError: If tensorflow-datasets is needed and not installed.
+            ValueError: If the data are damaged, or an option is out of range for them.
+        """
+        from letkd_keras.data.normalization import statistics_of
+        from letkd_keras.data.sources import load
+
+        data = load(self)
+        if self.pixels is not None:
+            mean, std = statistics_of(self.pixels, data.image_shape[-1])
+            data = replace(data, mean=mean, std=std)
+        if self.classes is not None:
+            data = data.first_classes(self.classes)
+        data = data.subset(self.train_examples, self.test_examples, self.seed)
+        if self.validation_fraction:
+            data = data.hold_out(self.validation_fraction, self.seed)
+        return data
+
+    @property
+    def location(self):
+        """What follows the prefix of the source: a folder or the name of a tfds data set."""
+        prefix, colon, rest = self.source.partition(":")
+        return rest if colon and prefix in _PREFIXES else self.source
+
+    @property
+    def kind(self):
+        """Kind of source: `dataset`, but `"tfds"` for every `tfds:NAME`."""
+        if self.source in _NAMES:
+            return self.source
+        prefix, colon, rest = self.source.partition(":")
+        if colon and prefix in _PREFIXES:
+            if not rest:
+                what = "NAME" if prefix == "tfds" else "DIR"
+                raise ValueError(f"`data` must be {prefix}:{what}. Received: data={self.source!r}")
+            return _PREFIXES[prefix]
+        if Path(self.source).suffix.lower() == ".npz":
+            return "npz"
+        if Path(self.source).expanduser().is_dir():
+            return "folder"
+        known = (*_NAMES, *(_SPELLED[kind] for kind in _PREFIXES.values()))
+        raise ValueError(
+            "`data` must be digits, cifar10, cifar100, tiny-imagenet:DIR, imagenet:DIR, tfds:NAME, "
+            f"an existing folder or an .npz file. Received: data={self.source!r}"
+            f"{command_line.did_you_mean(self.source, known)}"
+        )
+
+    def _check_exists(self):
+        path = Path(self.location).expanduser()
+        if self.kind in ("tiny_imagenet", "imagenet") and not path.is_dir():
+            raise FileNotFoundError(
+                f"`data` must name an existing folder. Received: data={self.source!r}"
+            )
+        if self.kind == "npz" and not path.is_file():
+            raise FileNotFoundError(
+                f"`data` must be an existing file. Received: data={self.source!r}"
+            )
+
+    def _check_ranges(self):
+        if not self.source.strip():
+            raise ValueError(f"`data` must not be empty. Received: data={self.source!r}")
+        optional = {
+            "image_size": command_line.image_size,
+            "classes": command_line.class_count,
+            "train_examples": command_line.positive_integer,
+            "test_examples": command_line.positive_integer,
+        }
+        for name, range_ in optional.items():
+            if getattr(self, name) is not None:
+                range_.check(getattr(self, name), name)
+        command_line.share.check(self.validation_fraction, "validation_fraction")
+        command_line.seed.check(self.seed, "seed")
+        if self.pixels is not None and self.pixels not in command_line.PIXELS:
+            raise ValueError(
+                f"`pixels` must be one of {', '.join(command_line.PIXELS)}. "
+                f"Received: pixels={self.pixels!r}"
+            )

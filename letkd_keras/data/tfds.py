@@ -1,0 +1,152 @@
+"""Data sets that tensorflow-datasets has prepared."""
+
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from letkd_keras.data.image_data import ImageData
+from letkd_keras.data.image_folder import pixel_statistics
+from letkd_keras.data.image_sources import RecordSource
+from letkd_keras.data.streamed_images import StreamedImages
+
+# Larger data sets are streamed from disk.
+_MEMORY = 2**31
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def load_tfds(name, data_dir=None, image_size=None):
+    """Any data set of tensorflow-datasets with the features `image` and `label`.
+
+    Images that all have one size and together less than 2 GiB are read into memory, with the
+    measured mean and standard deviation of their pixels. Others are streamed, with ImageNet's.
+
+    Args:
+        name: Name of the data set, such as `"cifar10"` or `"imagenet2012"`.
+        data_dir: Folder of tensorflow-datasets; `None` for its default.
+        image_size: Height and width of streamed images, 224 by default. For data in memory it must
+            be `None`.
+
+    Returns:
+        `ImageData` or `StreamedImages`. The test images are the split `test`, or else `validation`.
+
+    Raises:
+        FileNotFoundError: If the data set is not prepared and cannot be downloaded.
+        ImportError: If tensorflow-datasets is not installed.
+        ValueError: If the data set has other features or splits, or `image_size` does not apply.
+    """
+    builder = prepared_builder(name, data_dir)
+    features, splits = builder.info.features, builder.info.splits
+    if (
+        features is None
+        or not {"image", "label"} <= set(features)
+        or not hasattr(features["label"], "names")
+    ):
+        raise ValueError(
+            "`data` must be an image classification data set with the features image and label. "
+            f"Received: data='tfds:{name}' with {', '.join(features or ['none'])}"
+        )
+    test = next((split for split in ("test", "validation") if split in splits), None)
+    if "train" not in splits or test is None:
+        raise ValueError(
+            "`data` must have the splits train and test or validation. "
+            f"Received: data='tfds:{name}' with {', '.join(splits)}"
+        )
+    shape = features["image"].shape
+    images = splits["train"].num_examples + splits[test].num_examples
+    if None in shape or images * np.prod(shape) > _MEMORY:
+        return _streamed(builder, name, test, image_size or 224)
+    if image_size is not None:
+        raise ValueError(
+            f"`image_size` does not apply to images of one size. Received: "
+            f"image_size={image_size} with data='tfds:{name}' of {shape[0]}x{shape[1]}"
+        )
+    return in_memory(builder, name, test=test)
+
+
+def prepared_builder(name, data_dir=None):
+    """The `tfds` builder of a data set, prepared.
+
+    Raises:
+        FileNotFoundError: If the data set is not prepared and cannot be downloaded.
+        ImportError: If tensorflow-datasets is not installed.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            f"{name} is read with tensorflow-datasets: pip install 'letkd-keras[datasets]'. Or "
+            "write the data set to a file where it is installed (python -m letkd_keras.data) and "
+            "give that file as `data`."
+        ) from error
+    try:
+        builder = tfds.builder(name, data_dir=None if data_dir is None else str(data_dir))
+        if not builder.is_prepared():
+            _check_network(urlsplit(builder.info.homepage).hostname)
+            builder.download_and_prepare()
+    except Exception as error:  # tfds raises whatever happened in its download
+        folder = Path(data_dir or "~/tensorflow_datasets").expanduser()
+        raise FileNotFoundError(
+            f"{name} is not prepared in `data_dir` {str(folder)!r} and could not be downloaded "
+            f"({type(error).__name__}). Give the folder that holds {name}/<version>, or use a "
+            "computer with network access."
+        ) from error
+    return builder
+
+
+def in_memory(builder, name, mean=None, std=None, test="test"):
+    """Read a prepared data set into memory.
+
+    Args:
+        builder: `tfds` builder.
+        name: Name that the data set gets.
+        mean: Mean of each channel, of pixels in [0, 1]; `None` measures the training images.
+        std: Standard deviation likewise.
+        test: Name of the split of the test images.
+
+    Returns:
+        `ImageData`.
+    """
+    import tensorflow_datasets as tfds
+
+    train, test = (
+        tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1, shuffle_files=False))
+        for split in ("train", test)
+    )
+    x_train = np.ascontiguousarray(train["image"])
+    if mean is None or std is None:
+        mean, std = pixel_statistics(x_train)
+    return ImageData(
+        name=name,
+        x_train=x_train,
+        y_train=train["label"].astype("int64"),
+        x_test=np.ascontiguousarray(test["image"]),
+        y_test=test["label"].astype("int64"),
+        mean=mean,
+        std=std,
+        class_names=tuple(builder.info.features["label"].names),
+        split=f"as prepared by tensorflow-datasets, {len(train['label'])} training and "
+        f"{len(test['label'])} test images",
+    )
+
+
+def _streamed(builder, name, test, image_size):
+    mean, std = _IMAGENET
+    train, test = (RecordSource.from_builder(builder, split) for split in ("train", test))
+    return StreamedImages(
+        name=name,
+        train=train,
+        test=test,
+        image_size=image_size,
+        mean=mean,
+        std=std,
+        class_names=tuple(builder.info.features["label"].names),
+        split=f"as prepared by tensorflow-datasets, {len(train)} training and {len(test)} test "
+        "images",
+    )
+
+
+def _check_network(host):
+    """Fail soon without a network; tfds would try for minutes."""
+    socket.create_connection((host, 443), timeout=20).close()

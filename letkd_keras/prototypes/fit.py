@@ -1,0 +1,475 @@
+import contextlib
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from letkd_keras.functional.fingerprint import fingerprint
+from letkd_keras.functional.layer_suggestions import suggest_layers
+from letkd_keras.functional.softmax_removal import remove_softmax
+from letkd_keras.memory_mapped import check_room
+from letkd_keras.prototypes.health import intermediate_health, penultimate_health
+from letkd_keras.prototypes.kmeans import blocks, kmeans
+from letkd_keras.prototypes.labeled_images import LabeledImages
+from letkd_keras.prototypes.passes import POINTS_PER_CENTER, Passes
+from letkd_keras.prototypes.points import cache_bytes
+from letkd_keras.prototypes.prototypes import (
+    LEVELS,
+    IntermediatePrototypes,
+    PenultimatePrototypes,
+    Prototypes,
+    versions,
+)
+from letkd_keras.prototypes.steps import PASSES, STEPS, MemorySteps, WorkFolder, part_name
+from letkd_keras.prototypes.subclasses import (
+    check_class_sizes,
+    class_bounds,
+    fit_subclasses,
+    normalized_scores,
+)
+from letkd_keras.prototypes.teacher_features import TeacherFeatures, check_classifier
+
+_log = logging.getLogger(__name__)
+
+
+def fit_prototypes(
+    teacher,
+    data,
+    *,
+    templates=4096,
+    subclasses=8,
+    components=60,
+    levels=None,
+    penultimate_layer=None,
+    intermediate_layer=None,
+    pool_size=1,
+    iterations=20,
+    seed=0,
+    memory=None,
+    feature_cache=None,
+    workdir=None,
+    preprocess=None,
+    batch_size=256,
+    data_name=None,
+    class_names=None,
+    verbose="auto",
+    shard=None,
+    merge=None,
+):
+    """Fit a teacher's prototypes to the training images: the offline part of letKD.
+
+    The fit is a sequence of steps:
+
+    1. `features`: the teacher sees every image once. Kept are penultimate feature vectors for the
+       k-means, and class means and scatter of the intermediate ones for the LDA.
+    2. `penultimate`: k-means of the penultimate feature vectors.
+    3. `projected`: the teacher sees every image again. Kept are intermediate feature vectors in the
+       space of the LDA.
+    4. `subclasses`: a k-means of each class's vectors.
+    5. `scores`: which sub-class is nearest to each vector, counted. If the vectors kept by step 3
+       are only a sample, the teacher sees every image once more.
+
+    The last three are left out where there is no intermediate level. The teacher runs in inference
+    mode and stays as it is. Memory does not grow with the number of images.
+
+    Args:
+        teacher: A functional `keras.Model` from images to the logits [B, classes] of a classifier.
+            A softmax at its end is left out.
+        data: `(images, labels)` arrays, or a set of `(images, labels, ...)` batches that can be
+            iterated over several times, such as a `tf.data.Dataset`: the training images as the
+            teacher takes them, normalized, without augmentation and in the same order at each pass.
+            Labels are integers [B].
+        templates: Number K of penultimate clusters.
+        subclasses: Number of sub-classes (clusters) of each class at the intermediate level.
+        components: Number of LDA components, never more than classes - 1 or channels. Where the
+            classes allow fewer than wanted, the number is the paper's (8 for ten classes) or
+            classes - 1.
+        levels: Levels to fit, `("penultimate",)` (letKD-1) or `("penultimate", "intermediate")`
+            (letKD-2). `None` means both, or the penultimate one alone where no intermediate layer
+            can be suggested.
+        penultimate_layer: Name of the teacher's layer whose output is clustered. `None` means the
+            one that `suggest_layers` names.
+        intermediate_layer: Name of the teacher's layer whose output is divided into sub-classes.
+            `None` means the one that `suggest_layers` names.
+        pool_size: Window and stride of the average pooling that makes the teacher's grid the
+            student's: 2 for the paper's ShuffleNets, 1 for none. One integer, or a dictionary by
+            level.
+        iterations: Number of iterations of each k-means.
+        seed: Seed of the k-means runs and of the sample of feature vectors.
+        memory: Bytes of feature vectors that a step holds. Each k-means takes all vectors while
+            they fit, else a uniform sample; LDA and scores always take all. `None` means 256 MiB,
+            or as much as 256 vectors for each center need if that is more. With 4096 templates
+            those are 0.29e9 bytes for 64 channels, 2.2e9 for 512 and 8.6e9 for 2048. (All vectors
+            of CIFAR-100 with 64 channels on an 8x8 grid are 0.9e9 bytes; all of ImageNet with 2048
+            channels on a 7x7 grid are 0.5e12, so a sample is the default.) With fewer than 256
+            vectors for each center a warning is logged.
+        feature_cache: `"float32"` or `"float16"` to keep all vectors in a memory-mapped file in
+            `workdir`, whatever `memory` is, so that each k-means takes all of them. `None` means no
+            file.
+        workdir: Folder in which finished steps are kept. A fit that was interrupted at any moment
+            continues from there and ends in the same bytes. The folder must be new, empty or one of
+            an earlier fit with the same settings; `remove_workdir` removes it. `None` means memory.
+        preprocess: Function applied to each batch of images before the teacher, or `None`.
+        batch_size: Size of the batches taken from arrays.
+        data_name: Name of the data for the manifest, or `None`.
+        class_names: Names of the classes for the manifest and for pictures, or `None`.
+        verbose: Whether to show progress; `"auto"` shows it in a terminal.
+        shard: `(index, count)` to do this process's part of the next pass over the data, with
+            several processes or machines that share `workdir`. Batches are dealt to the shards in
+            turn.
+        merge: Number of shards, to merge the parts that they have done and run the steps up to the
+            next pass.
+
+    Returns:
+        `Prototypes`; `None` after a shard, and after a merge while there are passes left.
+
+    Raises:
+        ValueError: If an argument is out of its range, a layer is not in the teacher, images are
+            not finite, labels are not integers below the teacher's number of classes or differ
+            between two passes, there are fewer feature vectors than clusters, or `workdir` holds
+            other files or a fit with other settings.
+        OSError: If the disk has no room for the feature cache.
+
+    Reference:
+        Görgün, Gürbüz, Alatan. "Knowledge Distillation Layer that Lets the Student Decide", BMVC
+        2023, arXiv:2309.02843, section 3, with the numbers of the authors' program.
+    """
+    _check_numbers(
+        templates=templates,
+        subclasses=subclasses,
+        components=components,
+        iterations=iterations,
+        batch_size=batch_size,
+        **({} if memory is None else {"memory": memory}),
+    )
+    _check_feature_cache(feature_cache, workdir)
+    _check_shards(shard, merge, workdir, feature_cache)
+
+    # === The teacher's layers and the images ===
+    teacher = remove_softmax(teacher, "teacher")
+    check_classifier(teacher)
+    layers = _layers(teacher, levels, penultimate_layer, intermediate_layer)
+    features = TeacherFeatures(teacher, layers, pool_size)
+    images = LabeledImages(data, features.num_classes, batch_size, preprocess)
+    if feature_cache is not None:
+        images.read_labels()
+    if images.labels is not None:
+        _check_points(images.per_class(), features, templates, subclasses)
+    if feature_cache is not None and not Path(workdir).exists():
+        _check_room(workdir, images, features, feature_cache)
+
+    # === What the prototypes depend on ===
+    manifest = {
+        "teacher": {"name": teacher.name, "fingerprint": fingerprint(teacher)},
+        "data": {"name": data_name},
+        "seed": seed,
+        "iterations": iterations,
+        "memory": memory,
+        "feature_cache": feature_cache,
+        "backend": keras.backend.backend(),
+        "versions": versions(),
+    }
+    if class_names is not None:
+        manifest["data"]["class_names"] = [str(name) for name in class_names]
+    settings = {
+        **manifest,
+        "images": len(images) or None,
+        "layers": layers,
+        "pool_size": features.pool_sizes,
+        "templates": templates,
+        "subclasses": subclasses,
+        "components": components,
+        "batch_size": batch_size,
+    }
+    steps = MemorySteps() if workdir is None else WorkFolder(workdir, settings)
+
+    # === The steps ===
+    # Shards write to folders of their own, at the same time.
+    lock = steps.locked() if shard is None else contextlib.nullcontext()
+    with lock, _progress(verbose) as progress:
+        passes = Passes(
+            features,
+            images,
+            steps,
+            templates=templates,
+            subclasses=subclasses,
+            components=components,
+            seed=seed,
+            memory=memory,
+            feature_cache=feature_cache,
+            progress=progress,
+        )
+        compute = {
+            "features": lambda: passes.run("features"),
+            "penultimate": lambda: _penultimate(passes, iterations),
+            "projected": lambda: passes.run("projected"),
+            "subclasses": lambda: _subclasses(passes, iterations),
+            "scores": lambda: _scores(passes),
+        }
+        worked = False
+        for step in STEPS if "intermediate" in layers else STEPS[:2]:
+            if not steps.has(step):
+                start = time.monotonic()
+                shared = step in PASSES and not (step == "scores" and _holds_all_points(steps))
+                if shard is not None:
+                    if shared:
+                        passes.run_shard(step, *shard)
+                        _log.info("%s: part %d of %d is done", step, shard[0] + 1, shard[1])
+                    else:
+                        _log.info("no pass waits for shards: merge them")
+                    return None
+                if merge is not None and shared:
+                    if worked:
+                        _log.info("merged; run every shard again for %r, then merge again", step)
+                        return None
+                    steps.save(step, passes.merge(step, merge))
+                else:
+                    steps.save(step, compute[step]())
+                worked = True
+                _log.info("%s: %.1f s", step, time.monotonic() - start)
+            _remove_used(steps, step, merge)
+        if shard is not None:
+            _log.info("all steps are finished: merge the shards")
+            return None
+        return _prototypes(passes, manifest)
+
+
+# === Steps between the passes ===
+
+
+def _penultimate(passes, iterations):
+    """The k-means of the penultimate points, resumed after its last finished iteration."""
+    steps, features, step = passes.steps, passes.features, "penultimate"
+    gathered = steps.load("features")
+    points, images = gathered["points"], gathered["image_labels"]
+    per_class = np.bincount(images, minlength=features.num_classes)
+    _check_points(per_class, features, passes.templates, passes.subclasses)
+    total = len(images) * features.locations(step)
+    _tell_sample(len(points), total, passes.templates)
+    task = passes.progress.add_task("penultimate: k-means", total=iterations)
+    last = steps.load_checkpoint(step)
+
+    def on_iteration(iteration):
+        steps.save_checkpoint(step, vars(iteration))
+        passes.progress.update(task, completed=iteration.number)
+
+    centers = kmeans(
+        points,
+        passes.templates,
+        iterations,
+        passes.seed,
+        on_iteration,
+        resume=(int(last["number"]), last["centers"]) if last else None,
+    )
+    health = penultimate_health(centers, points, gathered["labels"], features.num_classes)
+    health["all_points"] = total
+    return {"centers": centers, "health": np.frombuffer(json.dumps(health).encode(), "uint8")}
+
+
+def _subclasses(passes, iterations):
+    """A k-means of each class's projected points."""
+    projected = passes.steps.load("projected")
+    points, sizes = projected["points"], projected["sizes"]
+    _tell_sample(len(points), int(projected["seen"]), passes.subclasses * len(sizes))
+    task = passes.progress.add_task("sub-classes: k-means", total=len(sizes))
+    centers = fit_subclasses(
+        points,
+        sizes,
+        passes.subclasses,
+        iterations,
+        passes.seed,
+        on_class=lambda _: passes.progress.advance(task),
+    )
+    return {"centers": centers}
+
+
+def _scores(passes):
+    """The nearest sub-classes, counted: from the points held, or by a pass if they are a sample."""
+    if not _holds_all_points(passes.steps):
+        return passes.run("scores")
+    projected = passes.steps.load("projected")
+    gatherer = passes.gatherer("scores")
+    task = passes.progress.add_task("sub-classes: scores", total=len(projected["sizes"]))
+    for label, (start, stop) in enumerate(class_bounds(projected["sizes"])):
+        for block in blocks(projected["points"][start:stop]):
+            gatherer.add(block, np.full(len(block), label))
+        passes.progress.advance(task)
+    return gatherer.result()
+
+
+def _holds_all_points(steps):
+    """Whether the projected points held are all there are."""
+    projected = steps.load("projected")
+    return int(projected["sizes"].sum()) == int(projected["seen"])
+
+
+def _remove_used(steps, step, shards):
+    """Remove what a finished step has made superfluous: points are large."""
+    if step == "penultimate":
+        steps.drop("features", ("points", "labels"))
+    if step == "scores":
+        steps.drop("projected", ("points",))
+    for shard in range(shards or 0):
+        if steps.has(part_name(step, shard, shards)):
+            steps.remove(part_name(step, shard, shards))
+
+
+def _prototypes(passes, manifest):
+    """The prototypes of finished steps."""
+    features, steps = passes.features, passes.steps
+    clusters = steps.load("penultimate")
+    health = {"penultimate": json.loads(clusters["health"].tobytes())}
+
+    def source(level):
+        return {
+            "layer": features.layers[level],
+            "grid": features.grids[level],
+            "pool_size": features.pool_sizes[level],
+        }
+
+    penultimate = PenultimatePrototypes(
+        **source("penultimate"), centers=np.array(clusters["centers"])
+    )
+    intermediate = None
+    if "intermediate" in features.layers:
+        projection, scored = passes.projection, steps.load("scores")
+        counts = np.array(scored["counts"])
+        intermediate = IntermediatePrototypes(
+            **source("intermediate"),
+            lda_mean=projection.mean,
+            lda_scalings=projection.scalings,
+            centers=np.array(steps.load("subclasses")["centers"]),
+            subclass_scores=normalized_scores(counts).astype("float32"),
+            num_classes=features.num_classes,
+            subclasses=passes.subclasses,
+        )
+        health["intermediate"] = {
+            **intermediate_health(counts, int(scored["right"])),
+            "lda_components": projection.scalings.shape[1],
+            "lda_components_wanted": passes.wanted_components,
+        }
+    data = {**manifest["data"], "images": len(steps.load("features")["image_labels"])}
+    return Prototypes(penultimate, intermediate, {**manifest, "data": data, "health": health})
+
+
+# === Choices, checks and messages ===
+
+
+def _layers(teacher, levels, penultimate_layer, intermediate_layer):
+    """Layer names by level."""
+    if levels is not None and tuple(levels) not in (LEVELS[:1], LEVELS):
+        raise ValueError(
+            '`levels` must be ("penultimate",), ("penultimate", "intermediate") or None. '
+            f"Received: levels={levels!r}"
+        )
+    layers = {"penultimate": penultimate_layer, "intermediate": intermediate_layer}
+    layers = {level: layers[level] for level in levels or LEVELS}
+    if None in layers.values():
+        suggested = suggest_layers(teacher)
+        layers = {level: layer or suggested[level] for level, layer in layers.items()}
+    if layers.get("intermediate", "") is None:
+        if levels is not None:
+            raise ValueError(
+                "`intermediate_layer` must name a layer of the teacher: none can be suggested. "
+                'letKD-1 needs none: levels=("penultimate",).'
+            )
+        _log.warning(
+            "No intermediate layer of %r can be suggested: the prototypes are those of letKD-1.",
+            teacher.name,
+        )
+        del layers["intermediate"]
+    shown = ", ".join(f"{level} {layer!r}" for level, layer in layers.items())
+    _log.info("The teacher's layers: %s", shown)
+    return layers
+
+
+def _tell_sample(points, total, centers):
+    if points < total:
+        level = logging.INFO if points >= POINTS_PER_CENTER * centers else logging.WARNING
+        _log.log(
+            level,
+            "k-means takes a sample of %d of the %d feature vectors, %d for each of %d centers "
+            "(at least %d are advised): more `memory` or a `feature_cache` makes room for more.",
+            points,
+            total,
+            points // centers,
+            centers,
+            POINTS_PER_CENTER,
+        )
+    elif points < POINTS_PER_CENTER * centers:
+        _log.info(
+            "k-means has only %d feature vectors for each of %d centers (at least %d are "
+            "advised): fewer centers may serve as well.",
+            points // centers,
+            centers,
+            POINTS_PER_CENTER,
+        )
+
+
+def _progress(verbose):
+    """A bar for each step, on the standard error stream."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    shown = sys.stderr.isatty() if verbose == "auto" else bool(verbose)
+    return Progress(*columns, console=Console(stderr=True), disable=not shown)
+
+
+def _check_numbers(**numbers):
+    for name, value in numbers.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value}")
+
+
+def _check_feature_cache(feature_cache, workdir):
+    if feature_cache not in (None, "float32", "float16") or (feature_cache and workdir is None):
+        raise ValueError(
+            "`feature_cache` must be None, 'float32' or 'float16', and needs a `workdir`. "
+            f"Received: feature_cache={feature_cache!r}, workdir={workdir!r}"
+        )
+
+
+def _check_shards(shard, merge, workdir, feature_cache):
+    if shard is None and merge is None:
+        return
+    if shard is not None and merge is not None:
+        raise ValueError("`shard` and `merge` exclude each other. Received: both")
+    if workdir is None or feature_cache is not None:
+        raise ValueError(
+            "Shards need a `workdir` and no `feature_cache`. "
+            f"Received: workdir={workdir!r}, feature_cache={feature_cache!r}"
+        )
+    index, count = shard or (0, merge)
+    if not 0 <= index < count:
+        raise ValueError(
+            f"A shard must be one of 0 to count - 1. Received: index={index}, count={count}"
+        )
+
+
+def _check_points(per_class, features, templates, subclasses):
+    images = int(np.sum(per_class))
+    if images == 0:
+        raise ValueError("`data` must have at least one image. Received: none")
+    points = images * features.locations("penultimate")
+    if points < templates:
+        raise ValueError(
+            "There must be at least as many feature vectors as clusters. "
+            f"Received: templates={templates} for {points} feature vectors"
+        )
+    if "intermediate" in features.layers:
+        check_class_sizes(per_class * features.locations("intermediate"), subclasses)
+
+
+def _check_room(workdir, images, features, feature_cache):
+    """Refuse a cache before a folder is created that other settings could not use."""
+    points = len(images) * features.locations("penultimate")
+    check_room(workdir, cache_bytes(points, features.channels["penultimate"], feature_cache))

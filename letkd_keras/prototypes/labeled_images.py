@@ -1,0 +1,184 @@
+from pathlib import Path
+
+import keras
+import numpy as np
+
+
+class LabeledImages:
+    """Batches of images and integer labels, the same ones as often as wanted.
+
+    Args:
+        data: `(images, labels)` arrays, or anything that can be iterated over repeatedly and yields
+            `(images, labels, ...)` batches, such as a batched `tf.data.Dataset`. Further entries of
+            a batch (sample weights) are ignored.
+        num_classes: Labels must be in `[0, num_classes)`.
+        batch_size: Size of the batches taken from arrays.
+        preprocess: Function applied to each batch of images, or `None`.
+
+    Attributes:
+        labels: Labels of all images, int32 [N], or `None` where they are not known before a pass.
+
+    Raises:
+        ValueError: If `data` is not of that form, or has no end, or can be iterated over only once.
+    """
+
+    def __init__(self, data, num_classes, batch_size=256, preprocess=None):
+        self.data = data
+        self.num_classes = num_classes
+        self.batch_size = batch_size
+        self.preprocess = preprocess
+        self.labels = None
+        self._arrays = _arrays(data)
+        if self._arrays is None:
+            _check_batches(data)
+            return
+        images, labels = self._arrays
+        if len(images) != len(labels):
+            raise ValueError(
+                "`data` must have one label per image. "
+                f"Received: {len(images)} images and {len(labels)} labels"
+            )
+        self.labels = _checked_labels(labels, num_classes)
+
+    def __len__(self):
+        """Number of images; 0 where it is not known before a pass."""
+        return 0 if self.labels is None else len(self.labels)
+
+    def per_class(self):
+        """Number of images of each class, int64 [num_classes], once the labels are known."""
+        return np.bincount(self.labels, minlength=self.num_classes)
+
+    def expect(self, labels):
+        """Say what an earlier pass, perhaps of another process, has seen.
+
+        Raises:
+            ValueError: If the labels are known and are others.
+        """
+        if self.labels is None:
+            self.labels = np.array(labels)
+        self._check_same(0, labels)
+        self._check_end(len(labels))
+
+    def read_labels(self):
+        """Make the labels known, by a pass over the data if need be."""
+        if self.labels is None:
+            labels = [_checked_labels(batch[1], self.num_classes) for batch in self._batches()]
+            self.labels = np.concatenate([np.zeros(0, "int32"), *labels])
+
+    def batches(self, shard=(0, 1)):
+        """One pass over the data. Batches are dealt to the shards in turn.
+
+        Args:
+            shard: Which shard, from 0, and of how many.
+
+        Yields:
+            `(first, images, labels)`: the number, in the whole data, of the batch's first image,
+            its images, or `None` for a batch of another shard, and its labels, int32 [B].
+
+        Raises:
+            ValueError: If labels are not integers in range, differ from those of an earlier pass,
+                or an image is not finite.
+        """
+        first, seen = 0, [np.zeros(0, "int32")]
+        for number, (images, labels) in enumerate(self._batches()):
+            labels = _checked_labels(labels, self.num_classes)
+            self._check_same(first, labels)
+            own = number % shard[1] == shard[0]
+            yield first, self._prepared(images, first) if own else None, labels
+            first += len(labels)
+            seen.append(labels)
+        if self.labels is None:
+            self.labels = np.concatenate(seen)
+        self._check_end(first)
+
+    def _batches(self):
+        if self._arrays is not None:
+            images = self._arrays[0]
+            for start in range(0, len(images), self.batch_size):
+                batch = slice(start, start + self.batch_size)
+                yield images[batch], self.labels[batch]
+            return
+        for batch in self.data:
+            if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+                raise ValueError(
+                    "`data` must yield batches (images, labels). "
+                    f"Received: a batch of {type(batch).__name__}"
+                )
+            yield batch[0], batch[1]
+
+    def _prepared(self, images, first):
+        if self.preprocess is not None:
+            images = self.preprocess(images)
+        array = keras.ops.convert_to_numpy(images)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+            raise ValueError(
+                "`data` must have finite images. Received: NaN or infinite values in image "
+                f"{first + int(bad.argmax())}"
+            )
+        return images
+
+    def _check_same(self, first, labels):
+        if self.labels is None:
+            return
+        before = self.labels[first : first + len(labels)]
+        if len(before) < len(labels):
+            self._check_end(first + len(labels))
+        if not np.array_equal(before, labels):
+            other = first + int((before != labels).argmax())
+            raise ValueError(
+                "`data` must give the same images in the same order at each pass, without "
+                f"shuffling. Received: image {other} of class {labels[other - first]}, which was "
+                f"of class {before[other - first]} before"
+            )
+
+    def _check_end(self, images):
+        if images != len(self):
+            raise ValueError(
+                "`data` must give the same images in the same order at each pass. "
+                f"Received: {images} images, {len(self)} before"
+            )
+
+
+def _arrays(data):
+    """`data` where it is a pair of arrays rather than a sequence of two batches."""
+    if isinstance(data, tuple) and len(data) == 2 and all(hasattr(a, "shape") for a in data):
+        return data
+    return None
+
+
+def _check_batches(data):
+    expected = "`data` must be a pair of arrays or a set of batches such as a tf.data.Dataset"
+    if isinstance(data, (str, Path)):
+        raise ValueError(
+            f"{expected}, not a path: open it with letkd_keras.data first. Received: data={data!r}"
+        )
+    if hasattr(data, "shape") or not hasattr(data, "__iter__"):
+        raise ValueError(f"{expected}. Received: data of type {type(data).__name__}")
+    if iter(data) is data:
+        raise ValueError(
+            f"{expected}, which allows several passes; a generator is empty after the first. "
+            f"Received: data={data!r}"
+        )
+    # tf.data.INFINITE_CARDINALITY
+    if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
+        raise ValueError(
+            "`data` must come to an end: remove `.repeat()`. Received: an endless data set"
+        )
+
+
+def _checked_labels(labels, num_classes):
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            "Labels must be integers [B], not one-hot. "
+            f"Received: labels of shape {labels.shape} and type {labels.dtype}"
+        )
+    if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
+        raise ValueError(
+            f"Labels must lie in [0, {num_classes}), the teacher's classes. "
+            f"Received: labels from {labels.min()} to {labels.max()}"
+        )
+    return labels.astype("int32")

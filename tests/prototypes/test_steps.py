@@ -1,0 +1,87 @@
+import json
+
+import numpy as np
+import pytest
+
+from letkd_keras import memory_mapped
+from letkd_keras.prototypes import remove_workdir
+from letkd_keras.prototypes.steps import MemorySteps, WorkFolder
+
+
+def _arrays():
+    return {"points": np.arange(6.0).reshape(3, 2), "sizes": np.array([1, 2])}
+
+
+@pytest.fixture(params=["memory", "folder"])
+def steps(request, tmp_path):
+    return MemorySteps() if request.param == "memory" else WorkFolder(tmp_path / "work", {"seed": 0})
+
+
+def test_arrays_come_back_until_dropped(steps):
+    assert not steps.has("features")
+    steps.save("features", _arrays())
+    assert steps.has("features")
+    for name, array in steps.load("features").items():
+        np.testing.assert_array_equal(array, _arrays()[name])
+    steps.drop("features", ("points",))
+    assert list(steps.load("features")) == ["sizes"]
+    steps.drop("features", ("points",))
+    steps.remove_all()
+
+
+def test_another_process_finds_the_steps_and_the_checkpoint(tmp_path):
+    first = WorkFolder(tmp_path, {"taps": ("a", "b"), "seed": 0})
+    first.save("features", _arrays())
+    first.save_checkpoint("penultimate", {"number": np.array(3)})
+    second = WorkFolder(tmp_path, {"taps": ("a", "b"), "seed": 0})
+    assert second.has("features") and not second.has("penultimate")
+    np.testing.assert_array_equal(second.load("features")["points"], _arrays()["points"])
+    assert second.load_checkpoint("penultimate")["number"] == 3
+    assert second.load_checkpoint("features") is None
+
+
+def test_a_folder_with_other_settings_is_refused_and_left_alone(tmp_path):
+    WorkFolder(tmp_path, {"seed": 0, "memory": 5, "pool": 1}).save("features", _arrays())
+    with pytest.raises(ValueError, match=r"memory=6 \(was 5\), seed=1 \(was 0\)$"):
+        WorkFolder(tmp_path, {"seed": 1, "memory": 6, "pool": 1})
+    assert WorkFolder(tmp_path, {"seed": 0, "memory": 5, "pool": 1}).has("features")
+
+
+def test_files_without_a_record_are_no_step(tmp_path):
+    steps = WorkFolder(tmp_path, {})
+    np.save(steps.folder("features") / "points.npy", np.zeros(3))
+    assert not steps.has("features")
+    steps.save("features", _arrays())
+    assert steps.load("features")["points"].shape == (3, 2)
+
+
+def test_a_damaged_or_missing_file_is_refused_by_name(tmp_path):
+    WorkFolder(tmp_path, {}).save("features", _arrays())
+    file = tmp_path / "features" / "points.npy"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"points\.npy is damaged.*Remove .*features"):
+        WorkFolder(tmp_path, {}).load("features")
+    file.unlink()
+    with pytest.raises(ValueError, match=r"points\.npy is damaged"):
+        WorkFolder(tmp_path, {}).load("features")
+
+
+def test_an_array_already_in_the_folder_is_checksummed_where_it_is(tmp_path):
+    steps = WorkFolder(tmp_path, {})
+    mapped = memory_mapped.create(steps.folder("features") / "points.npy", (3, 2), "float32")
+    mapped[:] = 4
+    inode = (tmp_path / "features" / "points.npy").stat().st_ino
+    steps.save("features", {"points": mapped})
+    assert (tmp_path / "features" / "points.npy").stat().st_ino == inode
+    assert (WorkFolder(tmp_path, {}).load("features")["points"] == 4).all()
+    record = json.loads((tmp_path / "features" / "step.json").read_text())
+    assert len(record["points"]) == 64
+
+
+def test_everything_is_removed_at_once(tmp_path):
+    steps = WorkFolder(tmp_path / "work", {})
+    steps.save("features", _arrays())
+    (tmp_path / "work.removed").mkdir()  # of an earlier run, killed while it removed
+    steps.remove_all()
+    assert not list(tmp_path.iterdir())
