@@ -65,7 +65,7 @@ def calls(batch_size):
         taught = soft_targets()
         with tf.GradientTape() as tape:
             tape.watch(student)
-            pooled, scores = layer(student, training=True, return_scores=True, pool=True)
+            pooled, scores = layer(student, training=True, return_scores=True, pool_output=True)
             loss = divergence(taught, scores) + tf.reduce_sum(pooled * cotangent[:, 0, 0])
         return tape.gradient(loss, [student, *(v.value for v in layer.trainable_variables)])
 

@@ -220,7 +220,9 @@ def _with_kd_layers(student, prototypes, taps, alphas, synchronized):
             )
     if not layers:
         return student
-    return insert_kd_layers(student, **layers, **{f"{level}_tap": taps[level] for level in layers})
+    return insert_kd_layers(
+        student, **layers, **{f"{level}_layer": taps[level] for level in layers}
+    )
 
 
 def _check_fit(student, teacher, prototypes, taps):

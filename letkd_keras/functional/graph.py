@@ -71,8 +71,8 @@ def readers(model, layer):
     return reading
 
 
-def find_layer(model, name, argument="tap"):
-    """The layer, or operation on tensors, of a functional model that a tap names.
+def find_layer(model, name, argument="layer"):
+    """The layer, or operation on tensors, of a functional model with a given name.
 
     Raises:
         ValueError: If there is none, naming close ones, or if it is called more than once, so that

@@ -50,8 +50,8 @@ def insert_kd_layers(
     penultimate=None,
     intermediate=None,
     *,
-    penultimate_tap="penultimate",
-    intermediate_tap="intermediate",
+    penultimate_layer="penultimate",
+    intermediate_layer="intermediate",
 ):
     """Copy a student with KD layers in it.
 
@@ -59,8 +59,8 @@ def insert_kd_layers(
         student: Functional `keras.Model`; it is left as it was.
         penultimate: The `KDLayer` after the last feature map, or `None`.
         intermediate: The `KDLayer` after the first block of the last stage, or `None`.
-        penultimate_tap: Name of the student's layer that the former follows.
-        intermediate_tap: Name of the student's layer that the latter follows.
+        penultimate_layer: Name of the student's layer that the former follows.
+        intermediate_layer: Name of the student's layer that the latter follows.
 
     Returns:
         A functional model with the KD layers inside, still from images to logits.
@@ -69,7 +69,7 @@ def insert_kd_layers(
         ValueError: If a tap is not in the student.
     """
     insertions = {}
-    for tap, layer in ((intermediate_tap, intermediate), (penultimate_tap, penultimate)):
+    for tap, layer in ((intermediate_layer, intermediate), (penultimate_layer, penultimate)):
         if layer is not None:
             insertions.setdefault(tap, []).append(layer)
     return insert_after(student, insertions)
@@ -87,8 +87,8 @@ class TrainingGraph:
     Args:
         student: Functional `keras.Model`.
         kd_layers: Mapping of a level's name to the `KDLayer` of the student that serves it.
-        pools: Mapping of a level's name to the window by which its scores are averaged, where the
-            student's grid is finer than the targets'; 1 where it is left out.
+        pool_sizes: Mapping of a level's name to the window of the average pooling of its scores,
+            for a student whose grid is finer than that of the targets. A missing level means 1.
         features: Levels whose KD layer's output x_hat is wanted as well.
 
     Call arguments:
@@ -100,9 +100,9 @@ class TrainingGraph:
         layer; of those in `features` also x_hat [B, H, W, C], as `LEVEL_features`.
     """
 
-    def __init__(self, student, kd_layers, pools=(), features=()):
+    def __init__(self, student, kd_layers, pool_sizes=(), features=()):
         scores = {}
-        pools = dict(pools)
+        pool_sizes = dict(pool_sizes)
         pooled = {
             layer.name
             for level, layer in kd_layers.items()
@@ -116,10 +116,10 @@ class TrainingGraph:
                 return args[0]
             if layer.name not in levels:
                 return layer(*args, **kwargs)
-            pool = layer.name in pooled
-            if pool:
+            pool_output = layer.name in pooled
+            if pool_output:
                 skipped.add(readers(student, layer)[0].name)
-            outputs, layer_scores = _WithScores(layer, pool)(*args)
+            outputs, layer_scores = _WithScores(layer, pool_output)(*args)
             level = levels[layer.name]
             channels_first = layer.data_format == "channels_first"
             if channels_first:
@@ -128,7 +128,7 @@ class TrainingGraph:
                 scores[f"{level}_features"] = (
                     keras.ops.transpose(outputs, (0, 2, 3, 1)) if channels_first else outputs
                 )
-            scores[level] = _average(layer_scores, pools.get(level, 1))
+            scores[level] = _average(layer_scores, pool_sizes.get(level, 1))
             return (outputs, layer_scores) if kwargs.get("return_scores") else outputs
 
         inputs, logits = retrace(student, call_fn=call)
@@ -151,17 +151,21 @@ class _WithScores(keras.layers.Layer):
     functional models, and the student calls the KD layer for its features alone.
     """
 
-    def __init__(self, kd_layer, pool):
+    def __init__(self, kd_layer, pool_output):
         super().__init__(name=f"{kd_layer.name}_with_scores", dtype=kd_layer.dtype_policy)
         self.kd_layer = kd_layer
-        self.pool = pool
+        self.pool_output = pool_output
         self.built = True
 
     def call(self, inputs, training=None):
-        return self.kd_layer(inputs, training=training, return_scores=True, pool=self.pool)
+        return self.kd_layer(
+            inputs, training=training, return_scores=True, pool_output=self.pool_output
+        )
 
     def compute_output_spec(self, inputs, training=None):
-        return self.kd_layer.compute_output_spec(inputs, return_scores=True, pool=self.pool)
+        return self.kd_layer.compute_output_spec(
+            inputs, return_scores=True, pool_output=self.pool_output
+        )
 
 
 def is_only_pooled(student, layer):

@@ -74,8 +74,8 @@ class KDLayer(keras.layers.Layer):
         alpha: Weight of the value added to the features (`value_ratio` in the authors' program).
             0 makes the layer plain supervision: the output is the input, there are no value
             weights, only scores.
-        template_scale: Start of the learnable scale s1 of the scores.
-        value_scale: Start of the learnable scale s2 of the values.
+        initial_template_scale: Initial value of the trainable scale s1 of the scores.
+        initial_value_scale: Initial value of the trainable scale s2 of the values.
         momentum: BN momentum in Keras' sense.
         epsilon: BN epsilon.
         kernel_initializer: Initialiser of both kernels; `None` is the authors' N(0, sqrt(2 / input
@@ -90,9 +90,9 @@ class KDLayer(keras.layers.Layer):
         training: Whether BN uses and updates batch statistics.
         return_scores: Whether to return `(x_hat, scores)`, the scores before BN, [B, H, W, K] (or
             [B, K, H, W]), rather than `x_hat`.
-        pool: Whether to return the global average of `x_hat`, [B, C]. The value convolution is
-            linear, so pooling first is the same number and runs it once per image, not once per
-            location.
+        pool_output: Whether to return the global average of `x_hat`, [B, C]. The value convolution
+            is linear, so it can run once per image, after the average, instead of once per
+            location. The result is the same.
 
     Raises:
         ValueError: If an argument is out of its range or the input has no four dimensions with a
@@ -107,8 +107,8 @@ class KDLayer(keras.layers.Layer):
         self,
         templates,
         alpha=1.0,
-        template_scale=3.0,
-        value_scale=1.0,
+        initial_template_scale=3.0,
+        initial_value_scale=1.0,
         momentum=0.9,
         epsilon=1e-5,
         kernel_initializer=None,
@@ -125,8 +125,8 @@ class KDLayer(keras.layers.Layer):
             raise ValueError(f"`alpha` must be 0 or more and finite. Received: alpha={alpha}")
         self.templates = templates
         self.alpha = float(alpha)
-        self.template_scale_start = float(template_scale)
-        self.value_scale_start = float(value_scale)
+        self.initial_template_scale = float(initial_template_scale)
+        self.initial_value_scale = float(initial_value_scale)
         self.momentum = momentum
         self.epsilon = epsilon
         if kernel_initializer is None:
@@ -160,7 +160,7 @@ class KDLayer(keras.layers.Layer):
             initializer=self._new_initializer(),
             autocast=False,
         )
-        self.template_scale = self._add_scale("template_scale", self.template_scale_start)
+        self.template_scale = self._add_scale("template_scale", self.initial_template_scale)
         if self.alpha > 0:
             self.value_kernel = self.add_weight(
                 name="value_kernel",
@@ -168,7 +168,7 @@ class KDLayer(keras.layers.Layer):
                 initializer=self._new_initializer(),
                 autocast=False,
             )
-            self.value_scale = self._add_scale("value_scale", self.value_scale_start)
+            self.value_scale = self._add_scale("value_scale", self.initial_value_scale)
             self.batch_normalization = TorchBatchNormalization(
                 axis=self.channel_axis,
                 momentum=self.momentum,
@@ -190,14 +190,14 @@ class KDLayer(keras.layers.Layer):
             name=name, shape=(), initializer=keras.initializers.Constant(start), autocast=False
         )
 
-    def call(self, inputs, training=None, return_scores=False, pool=False):
+    def call(self, inputs, training=None, return_scores=False, pool_output=False):
         scores = self.scores(inputs)
         if self.alpha == 0:
-            outputs = ops.mean(inputs, axis=self.location_axes) if pool else inputs
+            outputs = ops.mean(inputs, axis=self.location_axes) if pool_output else inputs
         else:
             responses = ops.relu(self.batch_normalization(scores, training=training))
             inverse = inverse_norm(responses, self.channel_axis)
-            if pool:
+            if pool_output:
                 features = ops.mean(inputs, axis=self.location_axes)
                 outputs = features + self._value(self._mean_direction(responses, inverse))
             else:
@@ -246,14 +246,14 @@ class KDLayer(keras.layers.Layer):
         shape[self.channel_axis] = self.templates
         return tuple(shape)
 
-    def compute_output_shape(self, input_shape, return_scores=False, pool=False):
+    def compute_output_shape(self, input_shape, return_scores=False, pool_output=False):
         outputs = tuple(input_shape)
-        if pool:
+        if pool_output:
             outputs = (input_shape[0], input_shape[self.channel_axis])
         return (outputs, self._scores_shape(input_shape)) if return_scores else outputs
 
-    def compute_output_spec(self, inputs, training=None, return_scores=False, pool=False):
-        shapes = self.compute_output_shape(inputs.shape, return_scores, pool)
+    def compute_output_spec(self, inputs, training=None, return_scores=False, pool_output=False):
+        shapes = self.compute_output_shape(inputs.shape, return_scores, pool_output)
         if not return_scores:
             return keras.KerasTensor(shapes, dtype=self.compute_dtype)
         return tuple(keras.KerasTensor(shape, dtype=self.compute_dtype) for shape in shapes)
@@ -263,8 +263,8 @@ class KDLayer(keras.layers.Layer):
             **super().get_config(),
             "templates": self.templates,
             "alpha": self.alpha,
-            "template_scale": self.template_scale_start,
-            "value_scale": self.value_scale_start,
+            "initial_template_scale": self.initial_template_scale,
+            "initial_value_scale": self.initial_value_scale,
             "momentum": self.momentum,
             "epsilon": self.epsilon,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),

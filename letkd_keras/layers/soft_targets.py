@@ -7,13 +7,15 @@ from letkd_keras.losses import inner_product, logsumexp
 class _SoftTargets(keras.layers.Layer):
     """What both kinds of targets share: frozen float32 state, pooling of the teacher's grid."""
 
-    def __init__(self, pool=1, data_format=None, dtype=None, **kwargs):
+    def __init__(self, pool_size=1, data_format=None, dtype=None, **kwargs):
         # Of its own dtype, not the global policy's: distances do not bear half precision.
         dtype = dtype or keras.backend.result_type(keras.config.floatx(), "float32")
         super().__init__(trainable=False, dtype=dtype, **kwargs)
-        if not isinstance(pool, int) or pool < 1:
-            raise ValueError(f"`pool` must be an integer of at least 1. Received: pool={pool}")
-        self.pool = pool
+        if not isinstance(pool_size, int) or pool_size < 1:
+            raise ValueError(
+                f"`pool_size` must be an integer of at least 1. Received: pool_size={pool_size}"
+            )
+        self.pool_size = pool_size
         self.data_format = data_format or keras.config.image_data_format()
 
     def _add_state(self, name, shape):
@@ -23,16 +25,16 @@ class _SoftTargets(keras.layers.Layer):
         """Teacher features as [B, H, W, C] after pooling."""
         if self.data_format == "channels_first":
             features = ops.transpose(features, (0, 2, 3, 1))
-        if self.pool > 1:
+        if self.pool_size > 1:
             features = ops.average_pool(
-                features, self.pool, strides=self.pool, data_format="channels_last"
+                features, self.pool_size, strides=self.pool_size, data_format="channels_last"
             )
         return features
 
     def get_config(self):
         config = super().get_config()
         del config["trainable"]
-        return {**config, "pool": self.pool, "data_format": self.data_format}
+        return {**config, "pool_size": self.pool_size, "data_format": self.data_format}
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -48,7 +50,7 @@ class PenultimateTargets(_SoftTargets):
         templates: Number of centres K.
         temperature: Sharpness, more than 0; the paper's T = 1. The supplement's pseudo-code omits
             the minus sign; the authors' program has it.
-        pool: Window and stride of the average pooling of the teacher's features, 1 for none.
+        pool_size: Window and stride of the average pooling of the teacher's features, 1 for none.
         data_format: Keras' data format of the features.
         **kwargs: Keras' layer arguments.
 
@@ -57,11 +59,11 @@ class PenultimateTargets(_SoftTargets):
         return_negentropy: Whether to return `(targets, sum_k p log p)`, the second [B, H, W].
 
     Returns:
-        Targets [B, H / pool, W / pool, K], each location summing to 1.
+        Targets [B, H / pool_size, W / pool_size, K], each location summing to 1.
     """
 
-    def __init__(self, templates, temperature=1.0, pool=1, data_format=None, **kwargs):
-        super().__init__(pool=pool, data_format=data_format, **kwargs)
+    def __init__(self, templates, temperature=1.0, pool_size=1, data_format=None, **kwargs):
+        super().__init__(pool_size=pool_size, data_format=data_format, **kwargs)
         if not temperature > 0:
             raise ValueError(
                 f"`temperature` must be more than 0. Received: temperature={temperature}"
@@ -72,7 +74,7 @@ class PenultimateTargets(_SoftTargets):
     @classmethod
     def from_prototypes(cls, prototypes, **kwargs):
         """Targets from a `PenultimatePrototypes`."""
-        layer = cls(templates=len(prototypes.centers), pool=prototypes.pool_size, **kwargs)
+        layer = cls(templates=len(prototypes.centers), pool_size=prototypes.pool_size, **kwargs)
         layer.build((None, None, None, prototypes.centers.shape[1]), channel_axis=-1)
         layer.centers.assign(prototypes.centers)
         return layer
@@ -82,26 +84,6 @@ class PenultimateTargets(_SoftTargets):
             channel_axis = -1 if self.data_format == "channels_last" else 1
         self.centers = self._add_state("centers", (self.templates, input_shape[channel_axis]))
         self.built = True
-
-    def adapt(self, features, iterations=20, seed=0):
-        """Fit the centres to teacher features by k-means.
-
-        Args:
-            features: Teacher's features [images, H, W, C], or any array whose last dimension (the
-                channel dimension of the data format) is C.
-            iterations: Iterations of k-means.
-            seed: Seed of its initialisation.
-
-        Raises:
-            ValueError: If there are fewer locations than centres.
-        """
-        from letkd_keras.prototypes.kmeans import kmeans
-
-        locations = ops.convert_to_numpy(self._locations(ops.convert_to_tensor(features)))
-        if not self.built:
-            self.build(features.shape)
-        points = locations.reshape(-1, locations.shape[-1])
-        self.centers.assign(kmeans(points, self.templates, iterations=iterations, seed=seed))
 
     def call(self, features, return_negentropy=False):
         centers = ops.convert_to_tensor(self.centers)
@@ -137,7 +119,7 @@ class IntermediateTargets(_SoftTargets):
         num_classes: Number of classes.
         subclasses: Sub-classes per class; K = num_classes * subclasses templates, class by class.
         components: LDA components d.
-        pool: Window and stride of the average pooling of the teacher's features, 1 for none.
+        pool_size: Window and stride of the average pooling of the teacher's features, 1 for none.
         data_format: Keras' data format of the features.
         **kwargs: Keras' layer arguments.
 
@@ -148,11 +130,13 @@ class IntermediateTargets(_SoftTargets):
         return_negentropy: Whether to return `(targets, sum_k p log p)`, the second [B, H, W].
 
     Returns:
-        Targets [B, H / pool, W / pool, K], each location summing to 1.
+        Targets [B, H / pool_size, W / pool_size, K], each location summing to 1.
     """
 
-    def __init__(self, num_classes, subclasses, components, pool=1, data_format=None, **kwargs):
-        super().__init__(pool=pool, data_format=data_format, **kwargs)
+    def __init__(
+        self, num_classes, subclasses, components, pool_size=1, data_format=None, **kwargs
+    ):
+        super().__init__(pool_size=pool_size, data_format=data_format, **kwargs)
         self.num_classes = num_classes
         self.subclasses = subclasses
         self.components = components
@@ -165,7 +149,7 @@ class IntermediateTargets(_SoftTargets):
             num_classes=prototypes.num_classes,
             subclasses=prototypes.subclasses,
             components=components,
-            pool=prototypes.pool_size,
+            pool_size=prototypes.pool_size,
             **kwargs,
         )
         layer.build((None, None, None, channels), channel_axis=-1)
@@ -193,61 +177,6 @@ class IntermediateTargets(_SoftTargets):
         self.negentropies = self._add_state("negentropies", (self.templates,))
         self.built = True
 
-    def adapt(self, features, labels, iterations=20, seed=0):
-        """Fit LDA, sub-class centres and scores to teacher features, all of them in memory.
-
-        What `fit_prototypes` does for data of any size, with the same numbers.
-
-        Args:
-            features: Teacher's features [images, H, W, C], or in the data format of the layer.
-            labels: Classes of the images, integers [images] from 0 to `num_classes` - 1.
-            iterations: Iterations of each k-means.
-            seed: Seed of their initialisation.
-
-        Raises:
-            ValueError: If labels are not one an image or out of range, a class has fewer locations
-                than sub-classes, or the features have fewer discriminant directions than
-                `components`.
-        """
-        from letkd_keras.prototypes.lda import LinearDiscriminantAnalysis, Projection
-        from letkd_keras.prototypes.subclasses import (
-            SubclassScores,
-            check_class_sizes,
-            fit_subclasses,
-        )
-
-        locations = ops.convert_to_numpy(self._locations(ops.convert_to_tensor(features)))
-        labels = self._checked_labels(labels, len(locations))
-        points = locations.reshape(-1, locations.shape[-1])
-        labels = labels.repeat(len(points) // len(labels))
-        lda = LinearDiscriminantAnalysis(self.num_classes, points.shape[1])
-        lda.update(points, labels)
-        check_class_sizes(lda.counts, self.subclasses)
-        projection = Projection(lda, self.components)
-        if projection.scalings.shape[1] < self.components:
-            raise ValueError(
-                "`components` must be at most the number of discriminant directions of the "
-                f"features, {projection.scalings.shape[1]}. Received: components={self.components}"
-            )
-        by_class = labels.argsort(kind="stable")
-        projected = projection(points[by_class])
-        centers = fit_subclasses(projected, lda.counts, self.subclasses, iterations, seed)
-        scores = SubclassScores(centers, self.num_classes)
-        scores.update(projected, labels[by_class])
-        if not self.built:
-            self.build(features.shape)
-        self._assign(projection.mean, projection.scalings, centers, scores.result())
-
-    def _checked_labels(self, labels, images):
-        labels = ops.convert_to_numpy(labels)
-        fit = labels.shape in ((images,), (images, 1)) and labels.dtype.kind in "iu"
-        if not fit or labels.min() < 0 or labels.max() >= self.num_classes:
-            raise ValueError(
-                f"`labels` must be integers from 0 to {self.num_classes - 1}, one for each of the "
-                f"{images} images. Received: labels of shape {labels.shape} and {labels.dtype}"
-            )
-        return labels.reshape(-1)
-
     def _assign(self, mean, scalings, centers, subclass_scores):
         # In float64, since the bias can be a difference of large numbers.
         self.lda_kernel.assign(scalings)
@@ -259,7 +188,7 @@ class IntermediateTargets(_SoftTargets):
         self.negentropies.assign(xlogy(subclass_scores, subclass_scores).sum(axis=1))
 
     def project(self, features):
-        """LDA components z of the teacher's features, [B, H / pool, W / pool, d]."""
+        """LDA components z of the teacher's features, [B, H / pool_size, W / pool_size, d]."""
         kernel = ops.convert_to_tensor(self.lda_kernel)[None, None]
         z = ops.conv(self._locations(features), kernel, data_format="channels_last")
         return z + self.lda_bias

@@ -1,4 +1,4 @@
-"""The zoo: networks of the papers as functional Keras models with named taps."""
+"""The zoo: networks of the papers as functional Keras models with named layers."""
 
 from letkd_keras.models.state_dict import assign_state_dict
 from letkd_keras.models.torch_weights import load_torch_weights

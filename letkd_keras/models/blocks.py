@@ -4,6 +4,7 @@ import keras
 
 from letkd_keras.layers import TorchBatchNormalization
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
+from letkd_keras.models.initialization import PYTORCH_DEFAULT
 
 
 def channel_axis():
@@ -16,8 +17,8 @@ def channels(x):
     return x.shape[channel_axis()]
 
 
-def conv(x, filters, kernel_size, stride=1, groups=1, *, name):
-    """Convolution without bias, He normal (fan out), with PyTorch's padding of `kernel_size // 2`.
+def conv(x, filters, kernel_size, stride=1, groups=1, *, initialization=PYTORCH_DEFAULT, name):
+    """Convolution without bias, with PyTorch's padding of `kernel_size // 2`.
 
     `padding="same"` pads an even-sized map at the bottom and right only when the stride is 2;
     PyTorch pads both sides. There the padding is a layer of its own.
@@ -27,7 +28,7 @@ def conv(x, filters, kernel_size, stride=1, groups=1, *, name):
         "strides": stride,
         "padding": padding,
         "use_bias": False,
-        "kernel_initializer": _he_normal("fan_out"),
+        "kernel_initializer": initialization.convolution(),
         "name": name,
     }
     if groups > 1:
@@ -35,7 +36,7 @@ def conv(x, filters, kernel_size, stride=1, groups=1, *, name):
     return keras.layers.Conv2D(filters, kernel_size, **arguments)(x)
 
 
-def depthwise_conv(x, kernel_size, stride=1, *, name):
+def depthwise_conv(x, kernel_size, stride=1, *, initialization=PYTORCH_DEFAULT, name):
     """Convolution of each channel on its own, otherwise like `conv`."""
     x, padding = _pytorch_padding(x, kernel_size, stride, name)
     return keras.layers.DepthwiseConv2D(
@@ -43,8 +44,7 @@ def depthwise_conv(x, kernel_size, stride=1, *, name):
         strides=stride,
         padding=padding,
         use_bias=False,
-        # Keras' kernel is [kh, kw, C, 1], PyTorch's [C, 1, kh, kw]: its fan out is our fan in.
-        depthwise_initializer=_he_normal("fan_in"),
+        depthwise_initializer=initialization.convolution(depthwise=True),
         name=name,
     )(x)
 
@@ -53,12 +53,6 @@ def _pytorch_padding(x, kernel_size, stride, name):
     if stride == 1:
         return x, "same"
     return pad(x, kernel_size // 2, name=f"{name}_pad"), "valid"
-
-
-def _he_normal(mode):
-    return keras.initializers.VarianceScaling(
-        scale=2.0, mode=mode, distribution="untruncated_normal"
-    )
 
 
 def pad(x, width, *, name):
@@ -81,26 +75,23 @@ def concatenate(tensors, *, name):
     return keras.layers.Concatenate(axis=channel_axis(), name=name)(tensors)
 
 
-def tap(x, name):
-    """A named endpoint, where KD layers are inserted and teachers are observed.
+def endpoint(x, name):
+    """A layer that gives a feature map its name: KD layers follow it, distillers read it.
 
-    An identity, so that two endpoints can follow the same tensor (in resnet8 the last stage has one
-    block) and so that taps have the same name in every network whatever layer precedes them.
+    An identity, so that several names can follow the same tensor (in resnet8 the last stage has one
+    block) and are the same in every network whatever layer precedes them. Of several the stage end
+    comes before `penultimate`: a KD layer after the latter leaves the former as it is.
     """
     return keras.layers.Identity(name=name)(x)
 
 
-def classifier(x, num_classes, *, name):
-    """Global average pooling and a linear layer giving logits, initialised as PyTorch's Linear."""
+def classifier(x, num_classes, *, initialization=PYTORCH_DEFAULT, name):
+    """Global average pooling and a linear layer that gives logits."""
     x = keras.layers.GlobalAveragePooling2D(name="avgpool")(x)
-    bound = x.shape[-1] ** -0.5
     return keras.layers.Dense(
         num_classes,
-        # VarianceScaling's uniform limit is sqrt(3 * scale / fan_in).
-        kernel_initializer=keras.initializers.VarianceScaling(
-            scale=1 / 3, mode="fan_in", distribution="uniform"
-        ),
-        bias_initializer=keras.initializers.RandomUniform(-bound, bound),
+        kernel_initializer=initialization.linear_weight(),
+        bias_initializer=initialization.linear_bias(x.shape[-1]),
         dtype=keras.dtype_policies.get(keras.config.dtype_policy().variable_dtype),
         name=name,
     )(x)

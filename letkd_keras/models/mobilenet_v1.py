@@ -18,7 +18,10 @@ _UNITS = (
     (1024, 2),
     (1024, 1),
 )
-_INTERMEDIATE = 12  # the unit that is the tap, counted from 1: the first of 1024 channels
+# Units are counted from 1.
+_INTERMEDIATE = 12  # the first of 1024 channels
+# The last units on the grids of the four stages of an ImageNet ResNet: no source lists any.
+_STAGE_ENDS = {3: "stage1", 5: "stage2", 11: "stage3", 13: "stage4"}
 
 
 def imagenet_mobilenet_v1(num_classes, input_shape, name):
@@ -34,8 +37,10 @@ def imagenet_mobilenet_v1(num_classes, input_shape, name):
         name: Name of the model.
 
     Returns:
-        A functional `keras.Model`. Tap `intermediate` is the first unit of 1024 channels, tap
-        `penultimate` the last, both after ReLU.
+        A functional `keras.Model`. Its layer `intermediate` is the first unit of 1024 channels,
+        `penultimate` the last; both are outputs of a ReLU. `stage1` to `stage4` are a choice of
+        this package: the last unit on each of the grids where a ResNet's stages end, 1/4 to 1/32
+        of the image.
     """
     # === Functional Model ===
     inputs = keras.Input(input_shape, name="image")
@@ -45,8 +50,10 @@ def imagenet_mobilenet_v1(num_classes, input_shape, name):
     for number, (width, stride) in enumerate(_UNITS, start=1):
         x = _unit(x, width, stride, name=f"model_{number}")
         if number == _INTERMEDIATE:
-            x = blocks.tap(x, "intermediate")
-    x = blocks.tap(x, "penultimate")
+            x = blocks.endpoint(x, "intermediate")
+        if number in _STAGE_ENDS:
+            x = blocks.endpoint(x, _STAGE_ENDS[number])
+    x = blocks.endpoint(x, "penultimate")
     logits = blocks.classifier(x, num_classes, name="fc")
     return keras.Model(inputs, logits, name=name)
 

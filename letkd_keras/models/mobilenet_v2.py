@@ -1,6 +1,9 @@
+from functools import partial
+
 import keras
 
 from letkd_keras.models import blocks
+from letkd_keras.models.initialization import MOBILENET_V2
 
 # expansion, channels at width 1, units, stride: table 2 of the paper
 _STAGES = (
@@ -13,7 +16,13 @@ _STAGES = (
     (6, 320, 1, 1),
 )
 _LAST = 1280
-_INTERMEDIATE = 160  # channels of the stage whose first unit is the tap
+_INTERMEDIATE = 160  # channels of the stage whose first unit is `intermediate`
+# Which rows of the table end a stage for the methods that read several feature maps.
+_STAGE_ENDS = {1: "stage1", 2: "stage2", 4: "stage3", 6: "stage4"}
+
+_conv = partial(blocks.conv, initialization=MOBILENET_V2)
+_depthwise_conv = partial(blocks.depthwise_conv, initialization=MOBILENET_V2)
+_classifier = partial(blocks.classifier, initialization=MOBILENET_V2)
 
 
 def cifar_mobilenet_v2(width, num_classes, input_shape, name):
@@ -29,12 +38,13 @@ def cifar_mobilenet_v2(width, num_classes, input_shape, name):
         name: Name of the model.
 
     Returns:
-        A functional `keras.Model`. Tap `intermediate` is the first unit of the stage of 160 times
-        `width` channels (linear, no ReLU), tap `penultimate` follows the last BN - ReLU.
+        A functional `keras.Model`. Its layer `intermediate` is the first unit of the stage of 160
+        times `width` channels (linear, no ReLU), `penultimate` follows the last BN - ReLU. `stage1`
+        to `stage4` are the last units of 24, 32, 96 and 320 times `width` channels (linear).
     """
     # === Functional Model ===
     inputs = keras.Input(input_shape, name="image")
-    x = blocks.conv(inputs, int(32 * width), 3, 2, name="conv1_0")
+    x = _conv(inputs, int(32 * width), 3, 2, name="conv1_0")
     x = blocks.batch_norm(x, name="conv1_1")
     x = blocks.relu(x, name="conv1_2")
     for stage, (expansion, channels, units, stride) in enumerate(_STAGES):
@@ -44,12 +54,14 @@ def cifar_mobilenet_v2(width, num_classes, input_shape, name):
             layers = [(f"{block}_conv_{i}", f"{block}_conv_{i + 1}") for i in (0, 3, 6)]
             x = _unit(x, expansion, int(channels * width), unit_stride, layers, block, None)
             if channels == _INTERMEDIATE and unit == 0:
-                x = blocks.tap(x, "intermediate")
-    x = blocks.conv(x, _LAST, 1, name="conv2_0")
+                x = blocks.endpoint(x, "intermediate")
+        if stage in _STAGE_ENDS:
+            x = blocks.endpoint(x, _STAGE_ENDS[stage])
+    x = _conv(x, _LAST, 1, name="conv2_0")
     x = blocks.batch_norm(x, name="conv2_1")
     x = blocks.relu(x, name="conv2_2")
-    x = blocks.tap(x, "penultimate")
-    logits = blocks.classifier(x, num_classes, name="classifier_0")
+    x = blocks.endpoint(x, "penultimate")
+    logits = _classifier(x, num_classes, name="classifier_0")
     return keras.Model(inputs, logits, name=name)
 
 
@@ -66,15 +78,17 @@ def imagenet_mobilenet_v2(num_classes, input_shape, name):
         name: Name of the model.
 
     Returns:
-        A functional `keras.Model` with the taps of `cifar_mobilenet_v2`: 160 and 1280 channels.
+        A functional `keras.Model` with the named layers of `cifar_mobilenet_v2`. That `stage1` to
+        `stage4` are the same units as there is a choice of this package: they end on the grids
+        where a ResNet's stages end, 1/4 to 1/32 of the image.
     """
     # === Functional Model ===
     inputs = keras.Input(input_shape, name="image")
-    x = blocks.conv(inputs, 32, 3, 2, name="features_0_0")
+    x = _conv(inputs, 32, 3, 2, name="features_0_0")
     x = blocks.batch_norm(x, name="features_0_1")
     x = blocks.relu(x, 6, name="features_0_2")
     block = 0
-    for expansion, channels, units, stride in _STAGES:
+    for stage, (expansion, channels, units, stride) in enumerate(_STAGES):
         for unit in range(units):
             block += 1
             name_of = f"features_{block}_conv_{{}}".format
@@ -85,12 +99,14 @@ def imagenet_mobilenet_v2(num_classes, input_shape, name):
             unit_stride = 1 if unit else stride
             x = _unit(x, expansion, channels, unit_stride, layers, f"features_{block}", 6)
             if channels == _INTERMEDIATE and unit == 0:
-                x = blocks.tap(x, "intermediate")
-    x = blocks.conv(x, _LAST, 1, name="features_18_0")
+                x = blocks.endpoint(x, "intermediate")
+        if stage in _STAGE_ENDS:
+            x = blocks.endpoint(x, _STAGE_ENDS[stage])
+    x = _conv(x, _LAST, 1, name="features_18_0")
     x = blocks.batch_norm(x, name="features_18_1")
     x = blocks.relu(x, 6, name="features_18_2")
-    x = blocks.tap(x, "penultimate")
-    logits = blocks.classifier(x, num_classes, name="classifier_1")
+    x = blocks.endpoint(x, "penultimate")
+    logits = _classifier(x, num_classes, name="classifier_1")
     return keras.Model(inputs, logits, name=name)
 
 
@@ -99,15 +115,15 @@ def _unit(x, expansion, width, stride, layers, name, max_value):
     shortcut = x
     *expand, depthwise, project = layers
     for conv, bn in expand:
-        x = blocks.conv(x, expansion * blocks.channels(x), 1, name=conv)
+        x = _conv(x, expansion * blocks.channels(x), 1, name=conv)
         x = blocks.batch_norm(x, name=bn)
         x = blocks.relu(x, max_value, name=f"{conv}_relu")
     conv, bn = depthwise
-    x = blocks.depthwise_conv(x, 3, stride, name=conv)
+    x = _depthwise_conv(x, 3, stride, name=conv)
     x = blocks.batch_norm(x, name=bn)
     x = blocks.relu(x, max_value, name=f"{conv}_relu")
     conv, bn = project
-    x = blocks.conv(x, width, 1, name=conv)
+    x = _conv(x, width, 1, name=conv)
     x = blocks.batch_norm(x, name=bn)
     if stride == 1 and blocks.channels(shortcut) == width:
         x = keras.layers.Add(name=f"{name}_add")([x, shortcut])

@@ -21,8 +21,9 @@ def shufflenet_v1(num_classes, input_shape, name):
         name: Name of the model.
 
     Returns:
-        A functional `keras.Model`. Tap `intermediate` is the last stage's first unit, tap
-        `penultimate` its last, both after ReLU.
+        A functional `keras.Model`. Its layer `intermediate` is the last stage's first unit,
+        `penultimate` its last, `stage1` to `stage3` are the last units of the stages; all are
+        outputs of a ReLU.
     """
     # === Functional Model ===
     inputs = keras.Input(input_shape, name="image")
@@ -33,8 +34,9 @@ def shufflenet_v1(num_classes, input_shape, name):
         for unit in range(units):
             x = _unit(x, width, 1 if unit else 2, name=f"layer{stage}_{unit}")
             if stage == len(_STAGES) and unit == 0:
-                x = blocks.tap(x, "intermediate")
-    x = blocks.tap(x, "penultimate")
+                x = blocks.endpoint(x, "intermediate")
+        x = blocks.endpoint(x, f"stage{stage}")
+    x = blocks.endpoint(x, "penultimate")
     logits = blocks.classifier(x, num_classes, name="linear")
     return keras.Model(inputs, logits, name=name)
 

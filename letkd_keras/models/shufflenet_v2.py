@@ -21,8 +21,9 @@ def shufflenet_v2(num_classes, input_shape, name):
         name: Name of the model.
 
     Returns:
-        A functional `keras.Model`. Tap `intermediate` is the last stage's first unit (464
-        channels), tap `penultimate` follows the last convolution's BN - ReLU (1024).
+        A functional `keras.Model`. Its layer `intermediate` is the last stage's first unit (464
+        channels), `penultimate` follows the last convolution's BN - ReLU (1024), `stage1` to
+        `stage3` are the last units of the stages.
     """
     # === Functional Model ===
     inputs = keras.Input(input_shape, name="image")
@@ -30,11 +31,12 @@ def shufflenet_v2(num_classes, input_shape, name):
     for stage, (width, units) in enumerate(_STAGES, start=1):
         x = _halving_unit(x, width, name=f"layer{stage}_0")
         if stage == len(_STAGES):
-            x = blocks.tap(x, "intermediate")
+            x = blocks.endpoint(x, "intermediate")
         for unit in range(1, units + 1):
             x = _unit(x, name=f"layer{stage}_{unit}")
+        x = blocks.endpoint(x, f"stage{stage}")
     x = _pointwise(x, _LAST, "", 2)
-    x = blocks.tap(x, "penultimate")
+    x = blocks.endpoint(x, "penultimate")
     logits = blocks.classifier(x, num_classes, name="linear")
     return keras.Model(inputs, logits, name=name)
 

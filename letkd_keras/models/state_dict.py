@@ -17,7 +17,7 @@ _PARAMETERS = {
 def assign_state_dict(model, state_dict):
     """Give a network of the zoo the weights of a PyTorch state dict.
 
-    Layers of the zoo bear the names of the PyTorch modules, with `_` for `.`; kernels are
+    Layers of the zoo have the names of the PyTorch modules, with `_` for `.`; kernels are
     transposed from [out, in / groups, h, w] and [out, in]. Nothing is assigned unless everything
     fits.
 

@@ -1,4 +1,13 @@
-"""The table of networks: one row a name."""
+"""The table of networks: one row a name.
+
+Every network names the feature maps that distillation reads by layers that change nothing:
+
+- `penultimate`: the last feature map before the pooling (letKD's penultimate level);
+- `intermediate`: the output of the first block of the last stage (letKD's intermediate level);
+- `stage1`, `stage2`, ...: the ends of the stages, the features f1, f2, ... of the methods that
+  letKD is compared with, as RepDistiller defines them for CIFAR. Three in `resnet*`, `wrn*`, `snv1`
+  and `snv2`; four in `resnet50`, `mnv2` and the ImageNet networks.
+"""
 
 import difflib
 from functools import partial
@@ -57,15 +66,16 @@ def build(name, num_classes=None, input_shape=None):
             before training. `None` is 32x32, for ImageNet networks 224x224, in three channels.
 
     Returns:
-        A functional `keras.Model` from images to logits [B, num_classes], whose layers
-        `intermediate` and `penultimate` are the taps of letKD.
+        A functional `keras.Model` from images to logits [B, num_classes], with the layers
+        `penultimate`, `intermediate` and `stage1`, `stage2`, ... Its weights start as those of the
+        PyTorch network do.
 
     Raises:
         ValueError: If the name is not in the table (it is listed) or a number is out of range.
     """
     if name not in _NETWORKS:
-        close = difflib.get_close_matches(str(name), _NETWORKS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        close = _like(str(name).lower())
+        hint = f" Did you mean {close!r}?" if close else ""
         raise ValueError(
             f"`name` must be one of {', '.join(_NETWORKS)}. Received: name={name!r}.{hint}"
         )
@@ -84,6 +94,13 @@ def build(name, num_classes=None, input_shape=None):
             f"Received: input_shape={input_shape}"
         )
     return _NETWORKS[name](num_classes=num_classes, input_shape=tuple(input_shape), name=name)
+
+
+def _like(name):
+    """The known name that `name` is part of ("resnet18"), else the closest, else `None`."""
+    whole = [known for known in _NETWORKS if name and name in known]
+    close = difflib.get_close_matches(name, whole or _NETWORKS, n=1, cutoff=0.0 if whole else 0.6)
+    return close[0] if close else None
 
 
 def _image_shape(size):

@@ -138,7 +138,7 @@ def test_taps_that_do_not_fit_are_refused(setting):
     taps = {"student_layers": ("penultimate",), "teacher_layers": ("bn1", "penultimate")}
     with pytest.raises(ValueError, match=r"`student_layers` and `teacher_layers` must be as many"):
         AT(setting.student(), setting.teacher, **taps)
-    with pytest.raises(ValueError, match="`tap` must name a layer"):
+    with pytest.raises(ValueError, match="`layer` must name a layer"):
         AT(setting.student(), setting.teacher, student_layers=("conv9",), teacher_layers=("bn1",))
     odd = setting.student(size=6)
     with pytest.raises(ValueError, match=r"student's 3x3 and the teacher's 4x4"):

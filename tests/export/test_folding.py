@@ -75,8 +75,8 @@ def test_student_of_keras_applications_with_softmax_and_nested_backbone():
         student,
         KDLayer(24, name="kd_penultimate"),
         KDLayer(16, name="kd_intermediate"),
-        penultimate_tap="out_relu",
-        intermediate_tap="block_14_add",
+        penultimate_layer="out_relu",
+        intermediate_layer="block_14_add",
     )
     images = np.random.default_rng(2).standard_normal((4, 32, 32, 3)).astype("float32")
     probabilities = _logits(trained_looking(model), images)

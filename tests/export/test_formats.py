@@ -173,8 +173,8 @@ def _applications_student():
         student,
         KDLayer(24, name="kd_penultimate"),
         KDLayer(16, name="kd_intermediate"),
-        penultimate_tap="out_relu",
-        intermediate_tap="block_14_add",
+        penultimate_layer="out_relu",
+        intermediate_layer="block_14_add",
     )
     return trained_looking(model)
 

@@ -107,7 +107,7 @@ def test_a_tap_is_one_call_of_one_layer():
     assert find_layer(model, "relu") is model.get_layer("relu")
     with pytest.raises(ValueError, match=r"`here` must .*calls once.*'twice', called 2 times"):
         find_layer(model, "twice", argument="here")
-    with pytest.raises(ValueError, match=r"`tap` must name a layer of 'm'.*'rely'.*relu"):
+    with pytest.raises(ValueError, match=r"`layer` must name a layer of 'm'.*'rely'.*relu"):
         find_layer(model, "rely")
 
 

@@ -45,8 +45,8 @@ def test_nested_backbones_take_kd_layers_and_train(name):
     student = _nested(name)
     taps, x, y = suggest_layers(student), _x(6), np.array([0, 1, 2, 0, 1, 2])
     kd = {"penultimate": KDLayer(7, name="kd_p"), "intermediate": KDLayer(6, name="kd_i")}
-    places = {f"{level}_tap": tap for level, tap in taps.items()}
-    supervised = insert_kd_layers(student, **kd, **places)
+    names_of = {f"{level}_layer": tap for level, tap in taps.items()}
+    supervised = insert_kd_layers(student, **kd, **names_of)
     names = [layer.name for layer in flatten(student).layers]
     assert [n for n in _names(supervised) if n not in ("kd_p", "kd_i")] == names
     for level, layer in kd.items():
@@ -89,7 +89,7 @@ def _differ(a, b):
 def test_preprocessing_inside_a_backbone_is_kept():
     student = _nested("mobilenet_v3_small")
     tap = _last_feature_map(student)
-    supervised = insert_kd_layers(student, KDLayer(7, name="kd"), penultimate_tap=tap)
+    supervised = insert_kd_layers(student, KDLayer(7, name="kd"), penultimate_layer=tap)
     before, after = (
         [x for x in m.layers if isinstance(x, keras.layers.Rescaling)]
         for m in (flatten(student), supervised)
@@ -154,14 +154,14 @@ def test_what_cannot_take_a_kd_layer_is_refused():
     x = conv(conv(inputs))
     shared = keras.Model(inputs, x)
     with pytest.raises(ValueError, match=r"calls once.*'conv', called 2 times"):
-        insert_kd_layers(shared, KDLayer(5), penultimate_tap="conv")
+        insert_kd_layers(shared, KDLayer(5), penultimate_layer="conv")
     with pytest.raises(ValueError, match=r"must name a layer.*'cnv'.*conv"):
-        insert_kd_layers(shared, KDLayer(5), penultimate_tap="cnv")
+        insert_kd_layers(shared, KDLayer(5), penultimate_layer="cnv")
     with pytest.raises(ValueError, match="1 inputs and 2 outputs"):
-        insert_kd_layers(keras.Model(inputs, [x, x]), KDLayer(5), penultimate_tap="conv")
+        insert_kd_layers(keras.Model(inputs, [x, x]), KDLayer(5), penultimate_layer="conv")
     relu = keras.layers.ReLU(name="relu")(inputs)
     unsafe = keras.Model(inputs, keras.layers.Lambda(lambda t: t, name="secret")(relu))
     with pytest.raises(ValueError, match="Lambda layer 'secret'"):
-        insert_kd_layers(unsafe, KDLayer(5), penultimate_tap="relu")
+        insert_kd_layers(unsafe, KDLayer(5), penultimate_layer="relu")
     with pytest.raises(ValueError, match="functional"):
         insert_kd_layers(conv, KDLayer(5))

@@ -16,8 +16,8 @@ def _golden_layer(golden, data_format="channels_last", **kwargs):
     layer = KDLayer(
         templates=len(golden["template_kernel"]),
         alpha=float(golden["alpha"]),
-        template_scale=float(golden["template_scale"]),
-        value_scale=float(golden["value_scale"]),
+        initial_template_scale=float(golden["template_scale"]),
+        initial_value_scale=float(golden["value_scale"]),
         data_format=data_format,
         **kwargs,
     )
@@ -145,7 +145,7 @@ def test_pooling_first_is_the_same_number(golden, data_format, training):
     axes = (1, 2) if data_format == "channels_last" else (2, 3)
     full = _golden_layer(golden, data_format)(x, training=training)
     pooled, scores = _golden_layer(golden, data_format)(
-        x, training=training, pool=True, return_scores=True
+        x, training=training, pool_output=True, return_scores=True
     )
     assert relative_error(pooled, np.mean(full, axis=axes)) < 1e-6
     assert scores.shape == (_golden_layer(golden, data_format)._scores_shape(x.shape))
@@ -158,7 +158,7 @@ def test_alpha_0_is_supervision_alone():
     out, scores = layer(x, training=True, return_scores=True)
     np.testing.assert_array_equal(out, x)
     assert scores.shape == (2, 3, 3, 6)
-    np.testing.assert_allclose(layer(x, pool=True), x.mean((1, 2)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(layer(x, pool_output=True), x.mean((1, 2)), rtol=1e-5, atol=1e-6)
 
 
 def test_square_kernels_start_different_and_with_the_authors_spread():
@@ -187,7 +187,10 @@ def test_every_policy_is_finite_even_at_vectors_of_zeros(policy, pool):
     layer.batch_normalization.beta.assign([0, -10, -10, -10, -10, -10])
     with tf.GradientTape() as tape:
         out, scores = layer(
-            tf.cast(inputs, layer.compute_dtype), training=True, return_scores=True, pool=pool
+            tf.cast(inputs, layer.compute_dtype),
+            training=True,
+            return_scores=True,
+            pool_output=pool,
         )
         cost = tf.reduce_sum(tf.cast(out, "float32")) + tf.reduce_sum(tf.cast(scores, "float32"))
     assert out.dtype == scores.dtype == layer.compute_dtype
@@ -212,8 +215,8 @@ def test_config_round_trip():
     layer = KDLayer(
         5,
         alpha=0.25,
-        template_scale=2,
-        value_scale=4,
+        initial_template_scale=2,
+        initial_value_scale=4,
         momentum=0.8,
         epsilon=1e-3,
         kernel_initializer="ones",
@@ -253,7 +256,7 @@ def test_saved_and_loaded_it_is_the_same_layer(tmp_path, alpha):
 def test_symbolic_shapes_are_the_eager_ones(data_format, return_scores, pool, alpha):
     layer = KDLayer(5, alpha=alpha, data_format=data_format)
     shape = (4, 6, 3) if data_format == "channels_last" else (3, 4, 6)
-    options = {"return_scores": return_scores, "pool": pool}
+    options = {"return_scores": return_scores, "pool_output": pool}
     symbolic = layer(keras.Input(shape, batch_size=2), **options)
     eager = layer(_features(2, *shape), **options)
     computed = layer.compute_output_shape((2, *shape), **options)
@@ -265,7 +268,7 @@ def test_symbolic_shapes_are_the_eager_ones(data_format, return_scores, pool, al
 def test_the_number_of_locations_may_be_unknown():
     inputs = keras.Input((None, None, 4))
     layer = _layer()
-    model = keras.Model(inputs, [layer(inputs, return_scores=True, pool=True)])
+    model = keras.Model(inputs, [layer(inputs, return_scores=True, pool_output=True)])
     pooled, scores = keras.tree.flatten(model(_features(2, 5, 7, 4)))
     assert pooled.shape == (2, 4)
     assert scores.shape == (2, 5, 7, 6)

@@ -8,20 +8,20 @@ from relative_error import relative_error
 from scipy.special import softmax, xlogy
 
 from letkd_keras import IntermediateTargets, PenultimateTargets, TemplateKLDivergence
-from letkd_keras.prototypes import IntermediatePrototypes, PenultimatePrototypes, fit_prototypes
+from letkd_keras.prototypes import IntermediatePrototypes, PenultimatePrototypes
 from letkd_keras.prototypes.subclasses import subclass_scores
 
 
-def _penultimate(centers, pool=1, **kwargs):
-    prototypes = PenultimatePrototypes("tap", (4, 4), pool, np.asarray(centers, "float32"))
+def _penultimate(centers, pool_size=1, **kwargs):
+    prototypes = PenultimatePrototypes("layer", (4, 4), pool_size, np.asarray(centers, "float32"))
     return PenultimateTargets.from_prototypes(prototypes, **kwargs)
 
 
-def _intermediate(golden, pool=1, **kwargs):
+def _intermediate(golden, pool_size=1, **kwargs):
     prototypes = IntermediatePrototypes(
-        layer="layer",
-        grid=(4, 4),
-        pool_size=pool,
+        "layer",
+        (4, 4),
+        pool_size,
         lda_mean=golden["lda_mean"],
         lda_scalings=golden["lda_scalings"][:, : golden["centers"].shape[1]],
         centers=golden["centers"],
@@ -140,11 +140,11 @@ def test_pooling_is_that_of_the_features_before_all_else():
     pooled = features.reshape(2, 2, 2, 3, 2, 1).mean((2, 4))
     golden, labels = _two_classes(), np.array([0, 1])
     np.testing.assert_allclose(
-        _intermediate(golden, pool=2)(features, labels), _intermediate(golden)(pooled, labels)
+        _intermediate(golden, pool_size=2)(features, labels), _intermediate(golden)(pooled, labels)
     )
     centers = _random(4, 1, seed=2)
     np.testing.assert_allclose(
-        _penultimate(centers, pool=2)(features), _penultimate(centers)(pooled), rtol=1e-5
+        _penultimate(centers, pool_size=2)(features), _penultimate(centers)(pooled), rtol=1e-5
     )
 
 
@@ -182,12 +182,14 @@ def test_nothing_is_trained_and_all_is_float32_under_a_mixed_policy():
 
 def test_config_round_trip():
     for layer in (
-        PenultimateTargets(5, temperature=0.5, pool=2, data_format="channels_first", name="a"),
-        IntermediateTargets(5, 3, components=4, pool=2, data_format="channels_first", name="b"),
+        PenultimateTargets(5, temperature=0.5, pool_size=2, data_format="channels_first", name="a"),
+        IntermediateTargets(
+            5, 3, components=4, pool_size=2, data_format="channels_first", name="b"
+        ),
     ):
         again = type(layer).from_config(layer.get_config())
         assert again.get_config() == layer.get_config()
-        assert (again.pool, again.data_format, again.trainable) == (2, "channels_first", False)
+        assert (again.pool_size, again.data_format, again.trainable) == (2, "channels_first", False)
     assert again.templates == 15
 
 
@@ -205,86 +207,18 @@ def test_saved_and_loaded_the_targets_are_the_same(tmp_path):
         np.testing.assert_array_equal(before, after)
 
 
-# Fitting
-
-
-def _feature_images(images=40, classes=4, channels=6):
-    labels = np.arange(images) % classes
-    means = 2 * _random(classes, 1, 1, channels, seed=3)
-    return means[labels] + _random(images, 4, 4, channels, seed=4), labels
-
-
-def _identity_teacher(channels, classes):
-    """A teacher whose taps are its input."""
-    inputs = keras.Input((4, 4, channels))
-    x = keras.layers.Identity(name="intermediate")(inputs)
-    x = keras.layers.Identity(name="penultimate")(x)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, keras.layers.Dense(classes)(x))
-
-
-@pytest.mark.parametrize("pool", [1, 2])
-@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
-def test_adapted_targets_are_those_of_the_offline_stage(pool, data_format):
-    features, labels = _feature_images()
-    prototypes = fit_prototypes(
-        _identity_teacher(6, 4),
-        (features, labels),
-        templates=9,
-        subclasses=3,
-        components=2,
-        iterations=5,
-        seed=7,
-        pool_size=pool,
-        batch_size=40,
-    )
-    options = {"pool": pool, "data_format": data_format}
-    own = features if data_format == "channels_last" else features.transpose(0, 3, 1, 2)
-
-    layer = PenultimateTargets(9, **options)
-    layer.adapt(own, iterations=5, seed=7)
-    expected = prototypes.penultimate.centers
-    np.testing.assert_allclose(layer.centers, expected, rtol=1e-5, atol=1e-6)
-
-    layer = IntermediateTargets(4, 3, components=2, **options)
-    layer.adapt(own, labels, iterations=5, seed=7)
-    offline = IntermediateTargets.from_prototypes(prototypes.intermediate)
-    for adapted, expected in zip(layer.weights, offline.weights, strict=True):
-        assert adapted.name == expected.name
-        np.testing.assert_allclose(adapted, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(np.sum(layer.subclass_scores, axis=1), 1, rtol=1e-6)
-
-
-def test_adapted_once_more_the_old_state_is_gone():
-    features, labels = _feature_images()
-    layer, fresh = (IntermediateTargets(4, 2, components=3) for _ in range(2))
-    layer.adapt(features[::-1] * 3, labels)
-    layer.adapt(features, labels[:, None])
-    fresh.adapt(features, labels)
-    for adapted, expected in zip(layer.weights, fresh.weights, strict=True):
-        np.testing.assert_array_equal(adapted, expected)
-
-
-def test_what_cannot_be_adapted_to_is_refused():
-    features, labels = _feature_images()
-    layer = IntermediateTargets(4, 3, components=2)
-    for wrong in (labels[:-1], labels + 1, labels - 1, labels.astype("float32"), np.eye(4)[labels]):
-        with pytest.raises(ValueError, match=r"`labels` must be integers from 0 to 3, .*40 images"):
-            layer.adapt(features, wrong)
-    with pytest.raises(ValueError, match=r"subclasses=161 feature vectors.*class 0 \(160\)"):
-        IntermediateTargets(4, 161, components=2).adapt(features, labels)
-    with pytest.raises(ValueError, match=r"`components` must be .*, 3. Received: components=4"):
-        IntermediateTargets(4, 3, components=4).adapt(features, labels)
-    with pytest.raises(ValueError, match="641 for 640"):
-        PenultimateTargets(641).adapt(features)
+# Refusals
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: PenultimateTargets(3, temperature=0), "`temperature` must be more than 0"),
-        (lambda: PenultimateTargets(3, pool=0), "`pool` must be .*pool=0"),
-        (lambda: IntermediateTargets(3, 2, 2, pool=1.5), "`pool` must be .*pool=1.5"),
+        (lambda: PenultimateTargets(3, pool_size=0), "`pool_size` must be .*pool_size=0"),
+        (
+            lambda: IntermediateTargets(3, 2, 2, pool_size=1.5),
+            "`pool_size` must be .*pool_size=1.5",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(make, message):

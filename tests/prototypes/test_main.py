@@ -42,7 +42,7 @@ def test_options_reach_the_fit(tmp_path, files):
     assert main([*files[0], "--out", str(out), *options, "--templates", "5"]) == 0
     found = Prototypes.load(out)
     assert found.intermediate is None
-    assert found.penultimate.pool == 2
+    assert found.penultimate.pool_size == 2
     assert found.manifest["memory"] == 512
     assert found.manifest["health"]["penultimate"]["points"] == 512 // 52
     assert found.manifest["health"]["penultimate"]["all_points"] == 240

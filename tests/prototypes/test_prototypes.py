@@ -18,7 +18,7 @@ def _prototypes(manifest=None, intermediate=True):
     level_2 = IntermediatePrototypes(
         tap="intermediate",
         grid=(4, 4),
-        pool=1,
+        pool_size=1,
         lda_mean=r.random(6, "float32"),
         lda_scalings=r.random((6, 3), "float32"),
         centers=r.random((10, 3), "float32"),
@@ -138,5 +138,5 @@ def test_taps_are_checked_even_without_a_recorded_teacher(teacher):
     elsewhere = replace(prototypes.penultimate, tap="penultimat")
     with pytest.raises(ValueError, match=r"tap='penultimat'.*: penultimate"):
         Prototypes(elsewhere).check_teacher(teacher())
-    pooled = replace(prototypes.penultimate, pool=2, grid=(2, 2))
+    pooled = replace(prototypes.penultimate, pool_size=2, grid=(2, 2))
     Prototypes(pooled).check_teacher(teacher())

@@ -4,7 +4,7 @@ import pytest
 from relative_error import relative_error
 from scipy.special import log_softmax, softmax, xlogy
 
-from letkd_keras import TemplateKLDivergence
+from letkd_keras.losses import TemplateKLDivergence
 
 
 def _targets_and_scores(*shape, seed=0, sharpness=3.0):

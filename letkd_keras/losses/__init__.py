@@ -1,0 +1,25 @@
+"""Losses: of the KD layer's templates, and of the student's logits against the teacher's."""
+
+from letkd_keras.losses.dist import DISTLoss
+from letkd_keras.losses.dkd import DKDLoss
+from letkd_keras.losses.kd import KDLoss
+from letkd_keras.losses.logit_losses import LOGIT_LOSSES, LogitLoss, logit_loss
+from letkd_keras.losses.logit_standardization import standardize_logits
+from letkd_keras.losses.rld import RLDLoss
+from letkd_keras.losses.template_kl import TemplateKLDivergence, inner_product, logsumexp
+from letkd_keras.losses.wttm import WTTMLoss
+
+__all__ = [
+    "LOGIT_LOSSES",
+    "DISTLoss",
+    "DKDLoss",
+    "KDLoss",
+    "LogitLoss",
+    "RLDLoss",
+    "TemplateKLDivergence",
+    "WTTMLoss",
+    "inner_product",
+    "logit_loss",
+    "logsumexp",
+    "standardize_logits",
+]

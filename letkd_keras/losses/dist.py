@@ -1,0 +1,107 @@
+import keras
+from keras import ops
+
+from letkd_keras.losses import teacher_logits
+
+# Added to the product of the norms, as in the authors' program.
+_EPSILON = 1e-8
+# Below this squared norm the square root's gradient is cut off: at 0 it would be infinite.
+_SMALLEST_SQUARE = 1e-24
+
+
+@keras.saving.register_keras_serializable("letkd_keras")
+class DISTLoss(keras.losses.Loss):
+    """Correlation of the student's probabilities with the teacher's, by sample and by class.
+
+        T^2 (beta mean_i (1 - r(Y_i:, S_i:)) + gamma mean_k (1 - r(Y_:k, S_:k)))
+
+    with Y and S the softened probabilities [B, classes] of teacher and student and r Pearson's
+    correlation: of a sample's probabilities over the classes (inter-class), and of a class's
+    probabilities over the batch (intra-class). Correlation asks for less than equality, which a
+    small student cannot reach under a strong teacher (Huang et al., "Knowledge Distillation from A
+    Stronger Teacher", NeurIPS 2022). T squared is the authors' program's; the paper's listing has
+    none. The labels are not used.
+
+    The intra-class part is a value of the whole batch, which `call` adds to each sample's
+    inter-class part, so that the mean over the batch is the sum above. **It is computed per
+    replica**: under a distribution strategy each replica correlates over its own part of the batch,
+    so that the value depends on how the batch is divided. A batch of one image has no intra-class
+    correlation; that part is then a constant.
+
+    A `sample_weight` weighs the samples in both parts: in the intra-class part means and
+    correlations over the batch are weighted, so that a sample of weight 0 is absent from it. As
+    with every Keras loss, the sum is then divided by the size of the batch, not by the weights'
+    sum.
+
+    Args:
+        beta: Weight of the inter-class part.
+        gamma: Weight of the intra-class part.
+        temperature: T, more than 0; 1 in the authors' program for ImageNet, 4 usual on CIFAR-100.
+        reduction: Keras' reduction over the samples.
+        name: Name of the loss.
+        dtype: Dtype of the computation; float32 unless Keras' `floatx` says otherwise.
+
+    Call arguments:
+        y_true: `(teacher's logits [B, classes], labels)`.
+        y_pred: Student's logits [B, classes].
+        sample_weight: Weights [B] or [B, 1] of the samples, 0 or more, or `None`.
+
+    Raises:
+        ValueError: If `temperature` is not more than 0.
+    """
+
+    def __init__(
+        self,
+        beta=1.0,
+        gamma=1.0,
+        temperature=1.0,
+        reduction="sum_over_batch_size",
+        name="dist",
+        dtype=None,
+    ):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self.beta = float(beta)
+        self.gamma = float(gamma)
+        self.temperature = teacher_logits.check_positive("temperature", temperature)
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        # Keras weighs values after `call`; the correlation over the batch needs the weights in it.
+        if sample_weight is not None:
+            y_true = {"pair": y_true, "weights": sample_weight}
+        return super().__call__(y_true, y_pred, sample_weight)
+
+    def call(self, y_true, y_pred):
+        weights = 1.0
+        if isinstance(y_true, dict):
+            weights = ops.reshape(y_true["weights"], (-1, 1))
+            y_true = y_true["pair"]
+        teacher, _ = teacher_logits.split(y_true, y_pred)
+        teacher = ops.softmax(teacher / self.temperature)
+        student = ops.softmax(y_pred / self.temperature)
+        inter = 1 - _correlation(teacher, student, axis=1)
+        intra = ops.mean(1 - _correlation(teacher, student, axis=0, weights=weights))
+        return self.temperature**2 * (self.beta * inter + self.gamma * intra)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "dtype": self.dtype,
+            "beta": self.beta,
+            "gamma": self.gamma,
+            "temperature": self.temperature,
+        }
+
+
+def _correlation(x, y, axis, weights=1.0):
+    """Pearson's correlation along an axis, with weights that broadcast to x and y."""
+    weights = ops.broadcast_to(ops.cast(weights, x.dtype), ops.shape(x))
+    total = ops.maximum(ops.sum(weights, axis=axis, keepdims=True), _SMALLEST_SQUARE)
+    x = x - ops.sum(weights * x, axis=axis, keepdims=True) / total
+    y = y - ops.sum(weights * y, axis=axis, keepdims=True) / total
+    norms = _norm(x, weights, axis) * _norm(y, weights, axis)
+    return ops.sum(weights * x * y, axis=axis) / (norms + _EPSILON)
+
+
+def _norm(x, weights, axis):
+    square = ops.sum(weights * ops.square(x), axis=axis)
+    return ops.sqrt(ops.maximum(square, _SMALLEST_SQUARE))

@@ -1,0 +1,81 @@
+import keras
+
+from letkd_keras.losses import logit_standardization, teacher_logits
+
+
+@keras.saving.register_keras_serializable("letkd_keras")
+class DKDLoss(keras.losses.Loss):
+    """Decoupled knowledge distillation: target-class and non-target-class parts, weighed apart.
+
+        T^2 (alpha KL(b_teacher || b_student) + beta KL(q_teacher || q_student))
+
+    with b = (p_t, 1 - p_t) the softened probabilities of the target class t and of all others, and
+    q the softmax over the others alone (Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022,
+    equations 5 to 7). With 1 - p_t of the teacher for beta and 1 for alpha the sum is Hinton's loss
+    (equation 4).
+
+    Args:
+        alpha: Weight of the target-class part (TCKD).
+        beta: Weight of the non-target-class part (NCKD). The authors choose it by the teacher: 2
+            for the narrow ResNets, 6 for a wide ResNet under a wide ResNet, 8 for the others.
+        temperature: T, more than 0.
+        standardize_logits: Whether both networks' logits are standardized first (Sun et al., CVPR
+            2024, see `letkd_keras.losses.standardize_logits`). T is 2 there.
+        reduction: Keras' reduction over the samples.
+        name: Name of the loss.
+        dtype: Dtype of the computation; float32 unless Keras' `floatx` says otherwise.
+
+    Call arguments:
+        y_true: `(teacher's logits [B, classes], labels)`, the labels integers [B] or [B, 1] or
+            distributions [B, classes], whose largest entry is the target class.
+        y_pred: Student's logits [B, classes].
+        sample_weight: Weights [B] of the samples, or `None`.
+
+    Raises:
+        ValueError: If `temperature` is not more than 0.
+    """
+
+    def __init__(
+        self,
+        alpha=1.0,
+        beta=8.0,
+        temperature=4.0,
+        standardize_logits=False,
+        reduction="sum_over_batch_size",
+        name="dkd",
+        dtype=None,
+    ):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self.alpha = float(alpha)
+        self.beta = float(beta)
+        self.temperature = teacher_logits.check_positive("temperature", temperature)
+        self.standardize_logits = bool(standardize_logits)
+
+    def call(self, y_true, y_pred):
+        teacher, labels = teacher_logits.split(y_true, y_pred)
+        target = teacher_logits.target_mask(labels, teacher.shape[-1])
+        b_teacher, q_teacher = self._log_probabilities(teacher, target)
+        b_student, q_student = self._log_probabilities(y_pred, target)
+        tckd = teacher_logits.kl_divergence(b_teacher, b_student)
+        nckd = teacher_logits.kl_divergence(q_teacher, q_student)
+        return self.temperature**2 * (self.alpha * tckd + self.beta * nckd)
+
+    def _log_probabilities(self, logits, target):
+        """Logarithms of b [B, 2] and of q [B, classes]."""
+        if self.standardize_logits:
+            logits = logit_standardization.standardize_logits(logits)
+        logits = logits / self.temperature
+        return (
+            teacher_logits.log_binary(logits, target),
+            teacher_logits.log_softmax_without(logits, target),
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "dtype": self.dtype,
+            "alpha": self.alpha,
+            "beta": self.beta,
+            "temperature": self.temperature,
+            "standardize_logits": self.standardize_logits,
+        }

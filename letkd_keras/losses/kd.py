@@ -1,0 +1,62 @@
+import keras
+from keras import ops
+
+from letkd_keras.losses import logit_standardization, teacher_logits
+
+
+@keras.saving.register_keras_serializable("letkd_keras")
+class KDLoss(keras.losses.Loss):
+    """Hinton's knowledge distillation: KL divergence of the softened probabilities.
+
+        T^2 KL(softmax(teacher / T) || softmax(student / T))
+
+    (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015). T squared keeps the
+    gradient's size when T changes. The labels are not used.
+
+    Args:
+        temperature: T, more than 0.
+        standardize_logits: Whether both networks' logits are standardized first (Sun et al., CVPR
+            2024, see `letkd_keras.losses.standardize_logits`). T is 2 there.
+        reduction: Keras' reduction over the samples.
+        name: Name of the loss.
+        dtype: Dtype of the computation; float32 unless Keras' `floatx` says otherwise.
+
+    Call arguments:
+        y_true: `(teacher's logits [B, classes], labels)`.
+        y_pred: Student's logits [B, classes].
+        sample_weight: Weights [B] of the samples, or `None`.
+
+    Raises:
+        ValueError: If `temperature` is not more than 0.
+    """
+
+    def __init__(
+        self,
+        temperature=4.0,
+        standardize_logits=False,
+        reduction="sum_over_batch_size",
+        name="kd",
+        dtype=None,
+    ):
+        super().__init__(reduction=reduction, name=name, dtype=dtype)
+        self.temperature = teacher_logits.check_positive("temperature", temperature)
+        self.standardize_logits = bool(standardize_logits)
+
+    def call(self, y_true, y_pred):
+        teacher, _ = teacher_logits.split(y_true, y_pred)
+        return self.temperature**2 * teacher_logits.kl_divergence(
+            self._log_probabilities(teacher), self._log_probabilities(y_pred)
+        )
+
+    def _log_probabilities(self, logits):
+        if self.standardize_logits:
+            logits = logit_standardization.standardize_logits(logits)
+        return ops.log_softmax(logits / self.temperature)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "dtype": self.dtype,
+            "temperature": self.temperature,
+            "standardize_logits": self.standardize_logits,
+        }
