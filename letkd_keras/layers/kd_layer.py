@@ -1,15 +1,14 @@
-import math
-
 import keras
 from keras import ops
 
+from letkd_keras.arguments import data_format_or_default, finite_number, positive_integer
 from letkd_keras.layers.torch_batch_normalization import TorchBatchNormalization
 
-# The smallest norm a vector is divided by. Its square, 1e-24, needs float32: normalisations run
-# in at least float32 whatever the dtype policy.
+# No vector is divided by a smaller norm. The square, 1e-24, needs float32, so normalization runs
+# in at least float32 under every dtype policy.
 _SMALLEST_NORM = 1e-12
 
-# float16's smallest normal number. A vector shorter than this has no direction worth having there.
+# The smallest normal number of float16. A shorter vector has no useful direction in float16.
 _SMALLEST_FLOAT16_NORM = 2.0**-14
 
 
@@ -26,12 +25,13 @@ def inverse_norm(x, axis):
         axis: Axis of the norm.
 
     Returns:
-        `1 / max(||x||, 1e-12)`, `x`'s shape with `axis` of size 1. Written with the maximum inside
-        the root, so that the gradient at a vector of zeros is finite. For a float16 `x` it is 0
-        where the norm is below 2^-14: 1e12 is infinite in float16, and infinity times zero NaN.
+        `1 / max(||x||, 1e-12)`, of the shape of `x` with size 1 along `axis`. The maximum is taken
+        inside the root, so that the gradient at a vector of zeros is finite. For a float16 `x` the
+        factor is 0 where the norm is below 2^-14, because 1e12 is infinite in float16 and infinity
+        times zero is NaN.
     """
 
-    # One tensor of x's size in the gradient, where the automatic one makes four.
+    # This gradient creates one tensor of the size of x. The automatic one creates four.
     @ops.custom_gradient
     def of(x):
         square_sum = ops.sum(ops.square(at_least_float32(x)), axis=axis, keepdims=True)
@@ -45,7 +45,7 @@ def inverse_norm(x, axis):
 
         return inverse, gradient
 
-    # TensorFlow takes no variable for the argument, only what it holds.
+    # TensorFlow's custom gradient accepts tensors but no variables.
     return of(ops.copy(x))
 
 
@@ -54,35 +54,34 @@ class KDLayer(keras.layers.Layer):
     """Knowledge distillation layer that lets the student decide (letKD, section 3).
 
     A residual block of 1x1 - BN - ReLU - 1x1 inside the student. The first 1x1 convolution holds
-    `templates` learnable templates; its responses (the *scores*) are what a distiller trains to
-    agree with the teacher's assignment of the same location to semantic entities. The second holds
-    one learnable vector per template that is added back to the features, so that the student
-    decides itself what to do with what it was taught. The layer stays at inference.
+    `templates` trainable templates. A distiller trains its responses, the *scores*, to agree with
+    the teacher's assignment of the same location to semantic entities. The second convolution holds
+    one trainable vector per template, which is added back to the features. So the student decides
+    how to use the teacher's assignment. The layer remains in the student at inference.
 
     With `x` of C channels, K templates and both kernels as cosine similarities:
 
-        scores = s1 * normalise(x) @ normalise(W1)       W1 [C, K], columns normalised over C
+        scores = s1 * normalize(x) @ normalize(W1)       W1 [C, K], columns normalized over C
         p      = relu(BN(scores))
-        value  = s2 * normalise(p) @ normalise(W2)       W2 [K, C], columns normalised over K
+        value  = s2 * normalize(p) @ normalize(W2)       W2 [K, C], columns normalized over K
         x_hat  = x + alpha * value
 
-    Normalisations, BN statistics and scales run in at least float32 under any dtype policy; the two
-    matrix products run in the policy's compute dtype.
+    Normalization, BN statistics and scales run in at least float32 under every dtype policy. The
+    two matrix products run in the compute dtype of the policy.
 
     Args:
         templates: Number of templates K, at least 1.
         alpha: Weight of the value added to the features (`value_ratio` in the authors' program).
-            0 makes the layer plain supervision: the output is the input, there are no value
-            weights, only scores.
+            With 0 the layer only supervises: it returns its input and has no value weights.
         initial_template_scale: Initial value of the trainable scale s1 of the scores.
         initial_value_scale: Initial value of the trainable scale s2 of the values.
-        momentum: BN momentum in Keras' sense.
-        epsilon: BN epsilon.
-        kernel_initializer: Initialiser of both kernels; `None` is the authors' N(0, sqrt(2 / input
-            channels)).
+        momentum: BN momentum in Keras' sense, at least 0 and less than 1.
+        epsilon: BN epsilon, more than 0.
+        kernel_initializer: Initializer of both kernels. `None` is that of the authors' program,
+            normal with standard deviation sqrt(2 / input channels).
         data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
-        synchronized: Whether BN statistics are taken over all replicas; `None` is yes where the
-            layer is built in the scope of a strategy of several.
+        synchronized: Whether BN statistics are taken over all replicas. `None` means yes if the
+            layer is built in the scope of a strategy with several replicas.
         **kwargs: Keras' layer arguments (`name`, `dtype`, `trainable`).
 
     Call arguments:
@@ -95,12 +94,12 @@ class KDLayer(keras.layers.Layer):
             location. The result is the same.
 
     Raises:
-        ValueError: If an argument is out of its range or the input has no four dimensions with a
-            known number of channels.
+        ValueError: If an argument is out of its range, the input does not have four dimensions or
+            its number of channels is unknown.
 
     Reference:
         Görgün, Gürbüz, Alatan. "Knowledge Distillation Layer that Lets the Student Decide", BMVC
-        2023, arXiv:2309.02843. Scales, initialisation and epsilons follow the authors' program.
+        2023, arXiv:2309.02843. Scales, initialization and epsilons follow the authors' program.
     """
 
     def __init__(
@@ -117,29 +116,20 @@ class KDLayer(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not isinstance(templates, int) or templates < 1:
-            raise ValueError(
-                f"`templates` must be an integer of at least 1. Received: templates={templates}"
-            )
-        if not 0 <= alpha < math.inf:
-            raise ValueError(f"`alpha` must be 0 or more and finite. Received: alpha={alpha}")
-        self.templates = templates
-        self.alpha = float(alpha)
-        self.initial_template_scale = float(initial_template_scale)
-        self.initial_value_scale = float(initial_value_scale)
-        self.momentum = momentum
-        self.epsilon = epsilon
+        self.templates = positive_integer("templates", templates)
+        self.alpha = finite_number("alpha", alpha, minimum=0)
+        self.initial_template_scale = finite_number(
+            "initial_template_scale", initial_template_scale
+        )
+        self.initial_value_scale = finite_number("initial_value_scale", initial_value_scale)
+        self.momentum = finite_number("momentum", momentum, minimum=0, below=1)
+        self.epsilon = finite_number("epsilon", epsilon, above=0)
         if kernel_initializer is None:
             kernel_initializer = keras.initializers.VarianceScaling(
                 scale=2.0, mode="fan_in", distribution="untruncated_normal"
             )
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.data_format = data_format or keras.config.image_data_format()
-        if self.data_format not in ("channels_last", "channels_first"):
-            raise ValueError(
-                "`data_format` must be 'channels_last' or 'channels_first'. "
-                f"Received: data_format={data_format!r}"
-            )
+        self.data_format = data_format_or_default(data_format)
         self.synchronized = synchronized
         self.channel_axis = -1 if self.data_format == "channels_last" else 1
         self.location_axes = (1, 2) if self.data_format == "channels_last" else (2, 3)
@@ -181,8 +171,8 @@ class KDLayer(keras.layers.Layer):
         self.built = True
 
     def _new_initializer(self):
-        # A seeded instance draws the same numbers at each call of the same shape; both kernels
-        # take a clone, so that a square pair is not equal and transposed by accident.
+        # A seeded initializer draws the same numbers for equal shapes. Each kernel uses a clone, so
+        # that two square kernels do not start equal.
         return self.kernel_initializer.clone()
 
     def _add_scale(self, name, start):
@@ -201,7 +191,8 @@ class KDLayer(keras.layers.Layer):
                 features = ops.mean(inputs, axis=self.location_axes)
                 outputs = features + self._value(self._mean_direction(responses, inverse))
             else:
-                # The norm of a location's responses is one factor of all its values.
+                # Dividing the values of a location by the norm of its responses is the same as
+                # dividing the responses.
                 value = at_least_float32(self._convolve(responses, self._value_kernel()))
                 outputs = inputs + ops.cast(value * inverse, self.compute_dtype)
         return (outputs, scores) if return_scores else outputs
@@ -213,19 +204,19 @@ class KDLayer(keras.layers.Layer):
         return self._convolve(directions, kernel)
 
     def _value_kernel(self):
-        """The second kernel as it acts: alpha * s2 * W2, normalised over the templates."""
+        """The second kernel as applied: alpha * s2 * W2, normalized over the templates."""
         scale = self.alpha * self.value_scale
         return self.value_kernel * inverse_norm(self.value_kernel, 0) * scale
 
     def _mean_direction(self, responses, inverse):
-        """Average over the locations of the normalised responses, [B, K]."""
+        """Average of the normalized responses over the locations, [B, K]."""
         if self.data_format == "channels_first":
             responses, inverse = (ops.transpose(t, (0, 2, 3, 1)) for t in (responses, inverse))
         _, height, width, _ = ops.shape(responses)
         locations = height * width
         responses = ops.reshape(responses, (-1, locations, self.templates))
         weights = ops.reshape(inverse / ops.cast(locations, inverse.dtype), (-1, 1, locations))
-        # A weighted sum as one matrix product: no second tensor of B x H x W x K.
+        # The weighted sum is one matrix product and needs no second tensor of B x H x W x K.
         mean = ops.matmul(ops.cast(weights, responses.dtype), responses)
         return ops.squeeze(mean, axis=1)
 
@@ -237,7 +228,7 @@ class KDLayer(keras.layers.Layer):
         inputs = ops.cast(inputs, self.compute_dtype)
         kernel = ops.cast(kernel, self.compute_dtype)
         if self.data_format == "channels_first":
-            # TensorFlow has no channels-first convolution on a CPU.
+            # On CPU, TensorFlow has no channels-first convolution.
             return ops.einsum("bchw,ck->bkhw", inputs, kernel)
         return ops.conv(inputs, kernel[None, None], data_format="channels_last")
 

@@ -1,27 +1,29 @@
 import keras
 
+from letkd_keras.arguments import finite_number, positive_integer
+
 
 def epoch_decay(initial_rate, milestones, steps_per_epoch, factor=0.1):
-    """Rate divided at epochs, as a schedule over steps.
+    """Create a schedule whose learning rate drops after given epochs.
 
     Args:
         initial_rate: Rate of the first epochs, more than 0.
-        milestones: Increasing numbers of completed epochs after which the rate drops; the paper's
-            (150, 180, 210).
-        steps_per_epoch: Steps of an epoch, at least 1.
-        factor: What the rate is multiplied by at each milestone.
+        milestones: Increasing numbers of completed epochs after which the rate drops. The paper
+            uses (150, 180, 210).
+        steps_per_epoch: Number of steps in an epoch, at least 1.
+        factor: Factor, more than 0, by which the rate is multiplied at each milestone.
 
     Returns:
-        A `keras.optimizers.schedules.LearningRateSchedule`; the plain rate without milestones.
+        A `keras.optimizers.schedules.LearningRateSchedule`, or `initial_rate` if there are no
+        milestones.
 
     Raises:
-        ValueError: If the milestones do not increase or a number is out of range.
+        ValueError: If the milestones do not increase or a number is out of its range.
     """
+    initial_rate = finite_number("initial_rate", initial_rate, above=0)
+    factor = finite_number("factor", factor, above=0)
+    steps_per_epoch = positive_integer("steps_per_epoch", steps_per_epoch)
     milestones = list(milestones)
-    if steps_per_epoch < 1:
-        raise ValueError(
-            f"`steps_per_epoch` must be at least 1. Received: steps_per_epoch={steps_per_epoch}"
-        )
     if milestones != sorted(set(milestones)) or any(m < 1 for m in milestones):
         raise ValueError(
             "`milestones` must be increasing numbers of epochs of at least 1. "
@@ -29,7 +31,7 @@ def epoch_decay(initial_rate, milestones, steps_per_epoch, factor=0.1):
         )
     if not milestones:
         return initial_rate
-    # Keras keeps a value up to and including its boundary; step 0 is the first.
+    # Keras keeps a value up to and including its boundary, and the first step is step 0.
     return keras.optimizers.schedules.PiecewiseConstantDecay(
         [milestone * steps_per_epoch - 1 for milestone in milestones],
         [initial_rate * factor**drops for drops in range(len(milestones) + 1)],
@@ -37,15 +39,16 @@ def epoch_decay(initial_rate, milestones, steps_per_epoch, factor=0.1):
 
 
 def scale_milestones(milestones, epochs, full_epochs):
-    """The same milestones for a shorter or longer schedule, without any that would coincide.
+    """Scale milestones to a schedule with another number of epochs.
 
     Args:
         milestones: Milestones of the full schedule.
-        epochs: Epochs of the schedule wanted.
-        full_epochs: Epochs of the full schedule.
+        epochs: Number of epochs of the new schedule.
+        full_epochs: Number of epochs of the full schedule.
 
     Returns:
-        Increasing milestones, each at least 1 and below `epochs`.
+        Increasing milestones, each at least 1 and less than `epochs`. Milestones that would
+        coincide are merged.
     """
     scaled = {round(milestone * epochs / full_epochs) for milestone in milestones}
     return sorted(milestone for milestone in scaled if 0 < milestone < epochs)

@@ -1,5 +1,9 @@
+import numbers
+
 import keras
 from keras import ops
+
+from letkd_keras.arguments import finite_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -12,21 +16,23 @@ class TorchSGD(keras.optimizers.SGD):
         v = momentum * v + g
         w = w - lr * (g + momentum * v)        (Nesterov; otherwise w - lr * v)
 
-    `keras.optimizers.SGD` folds the rate into the velocity, so that a drop of the rate acts only
-    as the old velocity dies out, and decouples the weight decay from momentum (with momentum 0.9
-    about ten times weaker). The published schedules assume PyTorch's.
+    `keras.optimizers.SGD` multiplies the gradient by the rate before it enters the velocity, so a
+    drop of the rate takes effect only after several steps. It also decouples the weight decay from
+    the momentum, which makes it about ten times weaker with momentum 0.9. The published schedules
+    assume PyTorch's meaning.
 
     Args:
-        learning_rate: Rate, or a `keras.optimizers.schedules.LearningRateSchedule`.
-        momentum: Between 0 and 1.
-        nesterov: Whether the step looks ahead.
-        weight_decay: Factor, 0 or more, of every trainable variable added to its gradient - biases,
-            scales and batch normalisation too, unless `exclude_from_weight_decay` says otherwise.
+        learning_rate: Rate, more than 0, or a `keras.optimizers.schedules.LearningRateSchedule`.
+        momentum: From 0 to 1.
+        nesterov: Whether to use Nesterov momentum.
+        weight_decay: Factor, 0 or more, with which every trainable variable is added to its
+            gradient. That includes biases, scales and batch normalization, unless
+            `exclude_from_weight_decay` excludes them.
         name: Name of the optimizer.
-        **kwargs: What every Keras optimizer takes (clipping, EMA, loss scale, accumulation).
+        **kwargs: Arguments of every Keras optimizer (clipping, EMA, loss scale, accumulation).
 
     Raises:
-        ValueError: If `weight_decay` is negative.
+        ValueError: If a number is not finite or out of its range.
     """
 
     def __init__(
@@ -38,15 +44,15 @@ class TorchSGD(keras.optimizers.SGD):
         name="sgd",
         **kwargs,
     ):
+        if isinstance(learning_rate, numbers.Number):
+            learning_rate = finite_number("learning_rate", learning_rate, above=0)
+        finite_number("momentum", momentum, minimum=0)
+        weight_decay = finite_number("weight_decay", weight_decay or 0.0, minimum=0)
         super().__init__(
             learning_rate=learning_rate, momentum=momentum, nesterov=nesterov, name=name, **kwargs
         )
-        weight_decay = weight_decay or 0.0
-        if weight_decay < 0:
-            raise ValueError(
-                f"`weight_decay` must be 0 or more. Received: weight_decay={weight_decay}"
-            )
-        # Not the base class's `weight_decay`, which would decay a second time, decoupled.
+        # Keras applies its decoupled decay to every optimizer whose attribute `weight_decay` is
+        # set, and has no public way to turn that off. So the attribute has another name.
         self.coupled_weight_decay = weight_decay
 
     def update_step(self, gradient, variable, learning_rate):

@@ -291,6 +291,12 @@ def test_it_fits():
     [
         ({"templates": 0}, "`templates` must be .*templates=0"),
         ({"templates": 2.5}, "`templates` must be .*templates=2.5"),
+        ({"templates": True}, "`templates` must be .*templates=True"),
+        ({"alpha": "1"}, "`alpha` must be .*alpha='1'"),
+        ({"initial_template_scale": float("nan")}, "`initial_template_scale` must be finite.*nan"),
+        ({"initial_value_scale": float("inf")}, "`initial_value_scale` must be finite.*inf"),
+        ({"momentum": 1.0}, "`momentum` must be 0 or more and less than 1 and finite.*=1.0"),
+        ({"epsilon": 0}, "`epsilon` must be more than 0.*epsilon=0"),
         ({"alpha": -1}, "`alpha` must be 0 or more.*alpha=-1"),
         ({"alpha": float("nan")}, "`alpha` must be 0 or more.*alpha=nan"),
         ({"alpha": float("inf")}, "`alpha` must be .*alpha=inf"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from relative_error import relative_error
 from scipy.special import softmax, xlogy
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from letkd_keras import IntermediateTargets, PenultimateTargets, TemplateKLDivergence
 from letkd_keras.prototypes import IntermediatePrototypes, PenultimatePrototypes
@@ -164,6 +165,100 @@ def test_channels_first_features_give_the_same_targets():
         np.testing.assert_array_equal(layer(first), last(features))
 
 
+# TF32
+
+
+def _rounded_to_tf32(x):
+    """`x` with a mantissa of 10 bits, to nearest, ties to even: what tensor cores multiply."""
+    bits = np.ascontiguousarray(x, "float32").view("uint32")
+    last = (bits >> np.uint32(13)) & np.uint32(1)
+    bits = (bits + np.uint32(0xFFF) + last) & np.uint32(0xFFFFE000)
+    return keras.ops.convert_to_tensor(bits.view("float32"))
+
+
+class _TF32Ops:
+    """`keras.ops` whose matrix products round their factors to TF32."""
+
+    def __getattr__(self, name):
+        return getattr(keras.ops, name)
+
+    def conv(self, inputs, kernel, **kwargs):
+        return keras.ops.conv(_rounded_to_tf32(inputs), _rounded_to_tf32(kernel), **kwargs)
+
+    def matmul(self, x, y):
+        return keras.ops.matmul(_rounded_to_tf32(x), _rounded_to_tf32(y))
+
+
+def test_rounding_to_tf32_by_hand():
+    ulp = 2.0**-10
+    values = np.array([1 + ulp, 1 + ulp / 2, 1 + 1.5 * ulp, 1 + 0.51 * ulp, -3000.7, 0], "float32")
+    expected = [1 + ulp, 1, 1 + 2 * ulp, 1 + ulp, -3000, 0]
+    np.testing.assert_array_equal(_rounded_to_tf32(values), expected)
+
+
+@pytest.mark.parametrize("channels", [64, 512, 2048])
+def test_penultimate_targets_tolerate_tf32(monkeypatch, channels):
+    """Features after a ReLU between two of 4096 centers, which are drawn from the same data."""
+    r = np.random.default_rng(0)
+    centers = np.maximum(r.normal(1, 0.5, (4096, channels)), 0).astype("float32")
+    first, second = r.choice(4096, (2, 4, 4, 4))
+    # Logits of the two centers that differ by at most 3, and a little noise.
+    squares = np.square(centers[first] - centers[second]).sum(-1, keepdims=True)
+    share = 0.5 + r.uniform(-1.5, 1.5, squares.shape) / squares
+    features = share * centers[first] + (1 - share) * centers[second]
+    features = np.abs(features + r.normal(0, 0.02, features.shape)).astype("float32")
+    points, exact = features.reshape(-1, channels).astype("float64"), centers.astype("float64")
+    expected = softmax(2 * points @ exact.T - np.square(exact).sum(1), axis=-1)
+    layer = _penultimate(centers)
+    monkeypatch.setattr("letkd_keras.layers.soft_targets.ops", _TF32Ops())
+    targets, negentropy = layer(features, return_negentropy=True)
+    targets = np.reshape(targets, expected.shape)
+    assert np.abs(targets - expected).max() < 1e-2
+    assert np.median(expected.max(axis=1)) < 0.9
+    np.testing.assert_allclose(np.ravel(negentropy), xlogy(expected, expected).sum(1), atol=1e-2)
+    # A bias that is part of the product is wrong by more.
+    biased = 2 * np.float64(_rounded_to_tf32(features).numpy().reshape(points.shape)) @ exact.T
+    biased -= np.float64(_rounded_to_tf32(np.square(centers).sum(1)))
+    assert np.abs(softmax(biased, axis=-1) - expected).max() > 1e-2
+
+
+@pytest.mark.parametrize("channels", [64, 1024])
+def test_the_nearest_subclass_is_rarely_another_under_tf32(monkeypatch, channels):
+    """Features of 20 classes with 8 sub-classes each, correlated, after a ReLU, LDA of 19."""
+    r = np.random.default_rng(0)
+    classes, subclasses, components = 20, 8, 19
+    mixing = r.normal(0, 1, (channels, channels)) * np.geomspace(1, 0.05, channels)[:, None]
+    class_means = r.normal(0, 2, (classes, 1, 1, channels))
+    means = class_means + r.normal(0, 1, (classes, subclasses, 1, channels))
+    latent = means + r.normal(0, 1, (classes, subclasses, 32, channels))
+    features = np.maximum(1 + 0.5 * latent @ mixing / np.sqrt(channels), 0).astype("float32")
+    points = features.reshape(-1, channels)
+    labels = np.arange(classes).repeat(subclasses * 32)
+    lda = LinearDiscriminantAnalysis(solver="eigen", shrinkage=1e-3).fit(points, labels)
+    mean, scalings = points.mean(0), lda.scalings_[:, :components]
+    z = (points - mean) @ scalings
+    centers = z.reshape(classes * subclasses, 32, components).mean(1)
+    layer = _intermediate(
+        {
+            "lda_mean": mean,
+            "lda_scalings": scalings,
+            "centers": centers,
+            "subclass_scores": np.eye(classes * subclasses),
+            "num_classes": classes,
+            "subclasses_per_class": subclasses,
+        }
+    )
+    own = centers.reshape(classes, subclasses, components)[labels]
+    distances = np.square(z[:, None] - own).sum(-1)
+    expected = distances.argmin(1) + labels * subclasses
+    monkeypatch.setattr("letkd_keras.layers.soft_targets.ops", _TF32Ops())
+    nearest = np.argmax(layer(points[:, None, None], labels), axis=-1).ravel()
+    assert np.mean(nearest != expected) < 0.005
+    # Where the choice is another one, the two centers are about as near.
+    chosen = np.take_along_axis(distances, (nearest - labels * subclasses)[:, None], axis=1)[:, 0]
+    np.testing.assert_allclose(chosen, distances.min(1), rtol=0.02)
+
+
 # State
 
 
@@ -213,12 +308,18 @@ def test_saved_and_loaded_the_targets_are_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: PenultimateTargets(0), "`templates` must be an integer of at least 1.*=0"),
+        (lambda: PenultimateTargets(True), "`templates` must be .*templates=True"),
         (lambda: PenultimateTargets(3, temperature=0), "`temperature` must be more than 0"),
+        (lambda: PenultimateTargets(3, temperature=float("nan")), "`temperature` must .*nan"),
+        (lambda: PenultimateTargets(3, temperature=float("inf")), "`temperature` must .*inf"),
+        (lambda: PenultimateTargets(3, temperature="1"), "`temperature` must .*='1'"),
         (lambda: PenultimateTargets(3, pool_size=0), "`pool_size` must be .*pool_size=0"),
-        (
-            lambda: IntermediateTargets(3, 2, 2, pool_size=1.5),
-            "`pool_size` must be .*pool_size=1.5",
-        ),
+        (lambda: PenultimateTargets(3, data_format="NHWC"), "`data_format` must be .*'NHWC'"),
+        (lambda: IntermediateTargets(3, 2, 2, pool_size=1.5), "`pool_size` must be .*=1.5"),
+        (lambda: IntermediateTargets(0, 2, 2), "`num_classes` must be .*num_classes=0"),
+        (lambda: IntermediateTargets(3, -1, 2), "`subclasses` must be .*subclasses=-1"),
+        (lambda: IntermediateTargets(3, 2, 2.0), "`components` must be .*components=2.0"),
     ],
 )
 def test_bad_arguments_are_refused(make, message):

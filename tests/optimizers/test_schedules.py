@@ -37,12 +37,20 @@ def test_the_schedule_serialises():
         ((3, 2), 4, r"`milestones` must be increasing.*\[3, 2\]"),
         ((2, 2), 4, "`milestones` must be increasing"),
         ((0, 2), 4, "at least 1"),
-        ((2, 3), 0, "`steps_per_epoch` must be at least 1.*steps_per_epoch=0"),
+        ((2, 3), 0, "`steps_per_epoch` must be an integer of at least 1.*steps_per_epoch=0"),
     ],
 )
-def test_bad_arguments_are_refused(milestones, steps, message):
+def test_bad_milestones_and_steps_are_refused(milestones, steps, message):
     with pytest.raises(ValueError, match=message):
         epoch_decay(0.05, milestones, steps)
+
+
+@pytest.mark.parametrize("rate", [0, -0.05, float("nan"), float("inf"), "0.05"])
+def test_bad_rates_are_refused(rate):
+    with pytest.raises(ValueError, match="`initial_rate` must be more than 0 and finite"):
+        epoch_decay(rate, (2, 3), 4)
+    with pytest.raises(ValueError, match="`factor` must be more than 0 and finite"):
+        epoch_decay(0.05, (2, 3), 4, factor=rate)
 
 
 @pytest.mark.parametrize(

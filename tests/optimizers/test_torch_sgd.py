@@ -24,7 +24,7 @@ def _schedule():
     return keras.optimizers.schedules.PiecewiseConstantDecay([DROP - 1], [0.1, 0.01])
 
 
-def _ours(momentum, nesterov, weight_decay, learning_rate=None, **kwargs):
+def _weights_after_each_step(momentum, nesterov, weight_decay, learning_rate=None, **kwargs):
     """Weights after each step."""
     variable = keras.Variable(_start(), name="w")
     optimizer = TorchSGD(
@@ -73,13 +73,15 @@ def test_two_nesterov_steps_by_hand():
 
 
 @pytest.mark.parametrize(("momentum", "nesterov", "weight_decay"), SETTINGS)
-def test_every_step_is_the_formulas_through_a_drop_of_the_rate(momentum, nesterov, weight_decay):
-    ours = _ours(momentum, nesterov, weight_decay)
-    np.testing.assert_allclose(ours, _by_formula(momentum, nesterov, weight_decay), rtol=1e-5)
+def test_every_step_follows_the_formulas_through_a_drop_of_the_rate(
+    momentum, nesterov, weight_decay
+):
+    actual = _weights_after_each_step(momentum, nesterov, weight_decay)
+    np.testing.assert_allclose(actual, _by_formula(momentum, nesterov, weight_decay), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("momentum", "nesterov", "weight_decay"), SETTINGS)
-def test_every_step_is_torchs_through_a_drop_of_the_rate(momentum, nesterov, weight_decay):
+def test_every_step_equals_torchs_through_a_drop_of_the_rate(momentum, nesterov, weight_decay):
     torch = pytest.importorskip("torch")
     parameter = torch.nn.Parameter(torch.tensor(_start()))
     optimizer = torch.optim.SGD(
@@ -91,16 +93,16 @@ def test_every_step_is_torchs_through_a_drop_of_the_rate(momentum, nesterov, wei
         parameter.grad = torch.tensor(gradient)
         optimizer.step()
         path.append(parameter.detach().numpy().copy())
-    ours = _ours(momentum, nesterov, weight_decay)
-    np.testing.assert_allclose(ours, np.stack(path), rtol=1e-5, atol=1e-7)
+    actual = _weights_after_each_step(momentum, nesterov, weight_decay)
+    np.testing.assert_allclose(actual, np.stack(path), rtol=1e-5, atol=1e-7)
 
 
 def test_a_drop_acts_at_once_unlike_keras():
-    variable, kerass = keras.Variable(np.array([0.0])), keras.Variable(np.array([0.0]))
+    variable, keras_variable = keras.Variable(np.array([0.0])), keras.Variable(np.array([0.0]))
     optimizers = [TorchSGD(1.0, momentum=0.9), keras.optimizers.SGD(1.0, momentum=0.9)]
     sizes = []
     for rate in (1.0, 1e-6):
-        for optimizer, w in zip(optimizers, (variable, kerass), strict=True):
+        for optimizer, w in zip(optimizers, (variable, keras_variable), strict=True):
             optimizer.learning_rate = rate
             before = float(w[0])
             optimizer.apply([keras.ops.convert_to_tensor([1.0])], [w])
@@ -124,7 +126,7 @@ def test_every_trainable_variable_decays_and_no_other():
         np.testing.assert_array_equal(weight, np.full(weight.shape, 2))
 
 
-def test_variables_may_be_left_out_of_the_decay():
+def test_variables_can_be_excluded_from_the_decay():
     kernel, bias = (keras.Variable(np.ones(2), name=name) for name in ("kernel", "bias"))
     optimizer = TorchSGD(0.1, weight_decay=0.5)
     optimizer.exclude_from_weight_decay(var_names=["bias"])
@@ -133,7 +135,7 @@ def test_variables_may_be_left_out_of_the_decay():
     np.testing.assert_array_equal(bias, [1, 1])
 
 
-def test_clipping_is_of_the_gradient_alone():
+def test_only_the_gradient_is_clipped():
     variable = keras.Variable(np.array([10.0]))
     TorchSGD(0.1, weight_decay=0.5, clipvalue=1.0).apply(
         [keras.ops.convert_to_tensor([7.0])], [variable]
@@ -151,7 +153,7 @@ def test_config_round_trip():
     assert type(keras.optimizers.deserialize(serialised)) is TorchSGD
 
 
-def test_a_reloaded_model_goes_on_as_if_never_interrupted(tmp_path):
+def test_a_reloaded_model_continues_as_without_interruption(tmp_path):
     def fit(model, epochs):
         model.fit(x, y, batch_size=4, epochs=epochs, shuffle=False, verbose=0)
 
@@ -174,7 +176,13 @@ def test_a_reloaded_model_goes_on_as_if_never_interrupted(tmp_path):
     ("arguments", "message"),
     [
         ({"weight_decay": -1e-4}, "`weight_decay` must be 0 or more.*-0.0001"),
+        ({"weight_decay": float("nan")}, "`weight_decay` must be .*nan"),
         ({"momentum": 1.5}, "`momentum` must be"),
+        ({"momentum": float("nan")}, "`momentum` must be 0 or more.*nan"),
+        ({"learning_rate": 0}, "`learning_rate` must be more than 0 and finite.*=0"),
+        ({"learning_rate": -0.1}, "`learning_rate` must be .*-0.1"),
+        ({"learning_rate": float("inf")}, "`learning_rate` must be .*inf"),
+        ({"learning_rate": float("nan")}, "`learning_rate` must be .*nan"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
