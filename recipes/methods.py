@@ -163,13 +163,6 @@ METHODS = {
         "letKD-2, penultimate alpha 0", LetKD, _BOTH, alphas={"penultimate": 0}
     ),
 }
-# What `compare` trains by default: the methods of the paper's tables of results.
-COMPARED = (
-    *("student", "kd", "dkd", "fitnet", "at", "sp", "vid", "crd", "simkd"),
-    *("quest", "letkd1", "letkd2"),
-)
-
-
 def parse(name):
     """Resolve the name of a method.
 
@@ -311,6 +304,11 @@ def logit_loss_settings(settings, pair):
     return result
 
 
+def added_weight(loss):
+    """Weight of a loss on the logits that is added to a method."""
+    return _ADDED_WEIGHTS.get(loss, LOGIT_LOSSES[loss].weight)
+
+
 def build(name, inputs):
     """The model of a method, to be compiled and fitted.
 
@@ -358,7 +356,7 @@ def _logit_options(method, added, experiment):
         row, own = LOGIT_LOSSES[name], experiment.logit_losses.get(name, {})
         weight = own.get("weight", row.weight)
         if name in added:
-            weight = _ADDED_WEIGHTS.get(name, weight)
+            weight = added_weight(name)
         elif "task_weight" in own:
             options["task_weight"] = own["task_weight"]
         losses[name.replace("-", "_")] = (logit_loss(name, **own.get("options", {})), weight)

@@ -276,6 +276,27 @@ def experiment_of(options, settings, methods=None, export_method=None):
     )
 
 
+def settings_of(options):
+    """The `Settings` of the recipe of the data set that `--data` names.
+
+    A folder, an `.npz` file and data of tensorflow-datasets have those of the recipe `folder`.
+
+    Raises:
+        ValueError: If there is no such data set.
+    """
+    from letkd_keras.data import DataSpec
+    from letkd_keras.recipes import cifar100, digits, folder, imagenet, tiny_imagenet
+
+    recipes = {
+        "digits": digits,
+        "cifar10": cifar100,
+        "cifar100": cifar100,
+        "tiny_imagenet": tiny_imagenet,
+        "imagenet": imagenet,
+    }
+    return recipes.get(DataSpec.from_options(options).dataset, folder).SETTINGS
+
+
 def _checked_formats(options):
     names = getattr(options, "formats", None)
     if not names:
