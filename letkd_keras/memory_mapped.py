@@ -1,4 +1,4 @@
-"""Arrays in files, read and written a part at a time."""
+"""Arrays in files that are memory-mapped: read and written a part at a time."""
 
 import mmap
 import os
@@ -7,45 +7,71 @@ from pathlib import Path
 
 import numpy as np
 
-# Rows taken at a time: many pages are mapped around each.
+# Rows that `take` copies at a time. The system maps many pages around each.
 _ROWS = 32
 
 
-def create(path, shape, dtype):
-    """A new `.npy` file as a writable array, refused where the disk has no room for it.
+def create(path, shape, dtype, advice=""):
+    """Create an `.npy` file as a writable array, unless the disk has no room for it.
 
-    The room is taken at once: a disk that others fill meanwhile would end the process by SIGBUS at
-    a write.
+    All of its room is reserved at once. If others filled the disk later, a write into mapped memory
+    would end the process with SIGBUS.
+
+    Args:
+        path: The file. An existing one is replaced.
+        shape: Shape of the array.
+        dtype: Type of the array.
+        advice: What an error advises.
+
+    Returns:
+        `numpy.memmap` of zeros.
 
     Raises:
-        OSError: If fewer bytes are free than needed; both numbers are given.
+        OSError: If fewer bytes are free than needed; both numbers are given. No file is left.
     """
-    Path(path).unlink(missing_ok=True)  # what an interrupted run left would not count as free
-    check_room(Path(path).parent, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+    path = Path(path)
+    path.unlink(missing_ok=True)  # what an interrupted run left would not count as free
+    check_room(path.parent, int(np.prod(shape)) * np.dtype(dtype).itemsize, advice)
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):
-        with Path(path).open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise OSError(
+                f"{array.nbytes:,} bytes cannot be reserved in {path.parent} ({error.strerror}). "
+                f"{advice}".rstrip()
+            ) from error
     return array
 
 
-def check_room(folder, needed):
-    """Raise an `OSError` if `folder`, which need not be there yet, has fewer bytes free."""
-    there = next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
+def check_room(folder, needed, advice=""):
+    """Refuse to use more bytes than are free in a folder.
+
+    Args:
+        folder: The folder, which need not exist yet.
+        needed: Number of bytes.
+        advice: What the error advises.
+
+    Raises:
+        OSError: If fewer bytes are free.
+    """
+    existing = next(
+        path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists()
+    )
+    free = shutil.disk_usage(existing).free
     if needed > free:
         raise OSError(
-            f"The feature cache needs {needed:,} bytes in {folder}; {free:,} are free. Use "
-            "cache='float16', another workdir, or no cache (k-means then runs on what fits into "
-            "`memory`)."
+            f"A file needs {needed:,} bytes in {folder}; {free:,} are free. {advice}".rstrip()
         )
 
 
 def take(array, rows):
-    """`array[rows]` as a new array, without holding more of a file than what is taken.
+    """Copy `array[rows]` without keeping more of the file in memory than the copy.
 
-    The system maps the neighbours of each page touched: rows spread over a file would bring in
-    nearly all of it.
+    The system also maps the pages around each page that is read. Rows spread over a file would
+    bring nearly all of it into memory.
     """
     taken = np.empty((len(rows), *array.shape[1:]), dtype=array.dtype)
     for start in range(0, len(rows), _ROWS):
@@ -56,10 +82,10 @@ def take(array, rows):
 
 
 def release(array):
-    """Let go of the pages of a memory-mapped array held so far; others are left alone.
+    """Release the pages of a memory-mapped array; other arrays are left as they are.
 
     What was read or written stays in the file (and in the system's page cache while there is
-    room), but no longer counts as this process's memory.
+    room), but no longer counts as memory of this process.
     """
     while array is not None and not isinstance(array, mmap.mmap):
         array = getattr(array, "base", None)

@@ -1,15 +1,17 @@
-"""Trees of images with a folder for each class, as files and labels."""
+"""Trees of images with a folder for each class, as lists of files and labels."""
 
+import hashlib
 import logging
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 log = logging.getLogger("letkd_keras")
 
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".avif")
 
 
 @dataclass(frozen=True)
@@ -20,100 +22,122 @@ class ImageFiles:
         files: Paths, class by class, in the order of their names.
         labels: Class of each, int64 [N].
         class_names: Names of the class folders, sorted: the classes 0, 1, ...
-        ignored: Number of files in the tree that are no images by their suffix.
+        ignored: Number of files in the tree that are not images.
+        root: Folder of the class folders.
     """
 
     files: tuple
     labels: np.ndarray
     class_names: tuple
     ignored: int
+    root: Path
 
     def __len__(self):
         return len(self.files)
 
     def select(self, chosen):
-        """The same classes with the files of the chosen indices or slice only."""
+        """The same classes with only the files of the chosen indices or slice."""
         indices = np.arange(len(self))[chosen]
+        files = tuple(self.files[index] for index in indices)
+        return ImageFiles(files, self.labels[indices], self.class_names, self.ignored, self.root)
+
+    def first_classes(self, classes):
+        """The files of the first classes only."""
+        few = self.select(self.labels < classes)
         return ImageFiles(
-            tuple(self.files[index] for index in indices),
-            self.labels[indices],
-            self.class_names,
-            self.ignored,
+            few.files, few.labels, self.class_names[:classes], self.ignored, self.root
         )
 
+    def digest(self):
+        """SHA-256 of names (below the root), sizes and labels of the files, in hexadecimal."""
+        digest = hashlib.sha256()
+        for file, label in zip(self.files, self.labels, strict=True):
+            name = Path(file).relative_to(self.root).as_posix()
+            digest.update(
+                f"{name}\0{Path(file).stat().st_size}\0{label}\n".encode("utf-8", "replace")
+            )
+        return digest.hexdigest()
 
-def find_images(path, suffixes=frozenset(_IMAGE_SUFFIXES)):
-    """The images of a tree whose folders are the classes.
 
-    Every folder of `path` is a class, named and, sorted by name, numbered by it; all images below
-    it, at any depth, are its own. Files that are no images by their suffix are ignored, with a
-    warning that counts them; so are hidden files and folders, without one.
+@cache
+def image_suffixes():
+    """Suffixes of the image files that the installed Pillow reads, in lower case."""
+    from PIL import Image
+
+    readable = Image.registered_extensions()
+    return frozenset(suffix for suffix in _SUFFIXES if suffix in readable)
+
+
+def find_images(path, suffixes=None):
+    """Find the images of a tree whose folders are the classes.
+
+    Each folder of `path` is a class with the name of the folder, numbered in the order of the
+    names. All images below it, at any depth, belong to it. Links to folders are followed, but no
+    folder is read twice. Files that are not images by their suffix, or not regular files, are
+    ignored with a warning that counts them. Hidden files and folders are ignored without one.
 
     Args:
         path: The folder of the class folders.
-        suffixes: Lower-case suffixes of images.
+        suffixes: Suffixes of images, in lower case; `None` for `image_suffixes()`.
 
     Returns:
         `ImageFiles`.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If it has fewer than two class folders, or one of them has no image.
+        ValueError: If it has fewer than two class folders, two of them are the same folder, or one
+            has no image.
     """
-    path = Path(path)
+    path, suffixes = Path(path), image_suffixes() if suffixes is None else suffixes
     if not path.is_dir():
         raise FileNotFoundError(
             f"`path` must be a folder of class folders. Received: {str(path)!r}"
         )
-    classes = sorted(
-        (entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")),
-        key=lambda folder: folder.name,
-    )
+    entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+    classes = sorted((entry for entry in entries if entry.is_dir()), key=lambda entry: entry.name)
     if len(classes) < 2:
         raise ValueError(
             f"`path` must have a folder for each of at least two classes. Received: {str(path)!r} "
             f"with {', '.join(folder.name for folder in classes) or 'no folder'}"
         )
-    files, labels = [], []
-    ignored = sum(entry.is_file() for entry in path.iterdir() if not entry.name.startswith("."))
+    visited = _identities(path, classes)
+    files, labels, ignored = [], [], len(entries) - len(classes)
     for label, folder in enumerate(classes):
-        found = _files_below(folder)
-        images = sorted(file for file in found if file.suffix.lower() in suffixes)
+        regular, others = _files_below(folder, visited)
+        images = sorted(file for file in regular if Path(file).suffix.lower() in suffixes)
         if not images:
             raise ValueError(
                 f"Every class folder must have images ({', '.join(sorted(suffixes))}). "
-                f"Received: {str(folder)!r} with none among {len(found)} files"
+                f"Received: {str(folder)!r} with none among {len(regular) + others} files"
             )
-        ignored += len(found) - len(images)
-        files += images
+        ignored += len(regular) + others - len(images)
+        files += [Path(file) for file in images]
         labels += [label] * len(images)
     if ignored:
-        log.warning("%s: %d files that are no images were ignored", path, ignored)
-    return ImageFiles(
-        tuple(files), np.array(labels, "int64"), tuple(folder.name for folder in classes), ignored
-    )
+        log.warning("%s: %d files that are not images were ignored", path, ignored)
+    names = tuple(folder.name for folder in classes)
+    return ImageFiles(tuple(files), np.array(labels, "int64"), names, ignored, path)
 
 
 def split_folders(path):
-    """The training and the validation folder of a tree that comes split.
+    """The training and the validation folder of a tree that is already split.
 
     Args:
         path: Folder that may have `train` and, beside it, `val`, `valid`, `validation` or `test`.
 
     Returns:
-        `(train, validation)` paths; `(train, None)` where there is only `train`, `(path, None)`
-        where there is neither.
+        `(train, validation)` paths; `(train, None)` if there is only `train`, `(path, None)` if
+        there is neither.
     """
     path = Path(path)
     if not (path / "train").is_dir():
         return path, None
     names = ("val", "valid", "validation", "test")
-    found = next((path / name for name in names if (path / name).is_dir()), None)
-    return path / "train", found
+    return path / "train", next((path / name for name in names if (path / name).is_dir()), None)
 
 
 def check_same_classes(train, test):
-    """Refuse a validation set of other classes than the training set's.
+    """Refuse validation images whose classes are not those of the training images.
 
     Args:
         train: `ImageFiles`.
@@ -131,13 +155,56 @@ def check_same_classes(train, test):
         )
 
 
-def _files_below(folder):
-    """Files that are not hidden, without a system call for each: ImageNet has a million."""
-    found = []
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(place, name) for name in names if not name.startswith(".")]
-    return found
+def _identities(path, classes):
+    """Identities of the root and the class folders, which no link may lead to again."""
+    identities = {_identity(path): path}
+    for folder in classes:
+        other = identities.setdefault(_identity(folder), folder)
+        if other is not folder:
+            raise ValueError(
+                f"Class folders must be different folders. Received: {str(folder)!r}, which is "
+                f"{str(other)!r}"
+            )
+    return set(identities)
+
+
+def _identity(folder):
+    status = os.stat(folder)  # noqa: PTH116 - a string or a path
+    return status.st_dev, status.st_ino
+
+
+def _files_below(folder, visited):
+    """Regular files that are not hidden, as strings, and the number of other entries.
+
+    Links to folders in `visited`, to which all folders are added, are not followed. There is no
+    system call for each file: ImageNet has more than a million.
+    """
+    regular, others, folders = [], 0, [str(folder)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                kind = _kind(entry)
+                if kind == "folder":
+                    identity = _identity(entry.path)
+                    if identity in visited:
+                        log.warning("%s: this folder is already part of the tree", entry.path)
+                    else:
+                        visited.add(identity)
+                        folders.append(entry.path)
+                elif kind == "file":
+                    regular.append(entry.path)
+                else:
+                    others += 1
+    return regular, others
+
+
+def _kind(entry):
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
+    except OSError:  # a link to itself
+        return "other"
 
 
 def _some(names):

@@ -1,8 +1,9 @@
-"""Image files to arrays of one size."""
+"""Image files decoded to arrays of one size."""
 
 import hashlib
 import logging
 import os
+import secrets
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -10,35 +11,39 @@ from pathlib import Path
 
 import numpy as np
 
+from letkd_keras import memory_mapped
+from letkd_keras.files import open_atomic
+
 log = logging.getLogger("letkd_keras")
 
-# What Pillow raises on broken files, depending on the format and on where they break.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+# What Pillow raises for damaged files; it depends on the format and on the kind of damage.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+_NO_ROOM = "Use another folder as image cache, or none."
 
 
 def decode(file, size):
-    """An image file as an RGB array of `size` by `size` pixels.
+    """Decode an image file to an RGB array of `size` by `size` pixels.
 
-    The image is turned as its EXIF orientation says, its shorter side is resized to `size`
-    (bilinear, antialiased) and its centre cut out. Grey-scale becomes three equal channels, 16 bits
-    become 8, CMYK and palettes are converted; what is transparent shows white. Of an animation it
-    is the first frame.
+    The image is rotated according to its EXIF orientation. Its shorter side is resized to `size`
+    (bilinear, antialiased), and the center is cropped. Grayscale becomes three equal channels, 16
+    bits become 8, CMYK and palettes are converted. Transparent parts show a white background. The
+    first frame of an animation is used.
 
     Args:
-        file: Path of anything that Pillow reads.
-        size: Height and width wanted.
+        file: Path of a file in any format that Pillow reads.
+        size: Height and width.
 
     Returns:
         uint8 [size, size, 3].
 
     Raises:
-        ValueError: If the file is broken or no image, naming it.
+        ValueError: If the file is damaged or not an image; it is named.
     """
     from PIL import Image, ImageOps
 
     try:
         with Image.open(file) as image:
-            image.draft("RGB", (size, size))  # JPEG: decode no more pixels than needed
+            image.draft("RGB", (size, size))  # decode a JPEG at a smaller scale where it is enough
             image = _rgb(ImageOps.exif_transpose(image))
             scale = size / min(image.size)
             width, height = (max(size, round(side * scale)) for side in image.size)
@@ -46,8 +51,8 @@ def decode(file, size):
             if image.size != (width, height):
                 image = image.resize((width, height), Image.Resampling.BILINEAR)
             return np.asarray(image.crop((left, top, left + size, top + size)))
-    except (*_BROKEN, Image.DecompressionBombError) as error:
-        raise ValueError(f"{str(file)!r} is broken or no image: {error}") from error
+    except (*_DAMAGED, Image.DecompressionBombError) as error:
+        raise ValueError(f"{str(file)!r} is damaged or not an image: {error}") from error
 
 
 def _rgb(image):
@@ -55,7 +60,7 @@ def _rgb(image):
 
     if image.mode == "F":
         raise ValueError("floating-point images are not supported")
-    if image.mode.startswith("I"):  # 16 bits a pixel, of which Pillow's own conversion clips most
+    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion clips most values
         image = Image.fromarray((np.asarray(image).astype("uint32") >> 8).astype("uint8"))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -65,62 +70,80 @@ def _rgb(image):
 
 
 def decode_all(files, size, skip_corrupt=False, cache=None):
-    """Many image files as one array.
+    """Decode many image files into one array.
 
     Args:
         files: Paths.
-        size: Height and width wanted, see `decode`.
-        skip_corrupt: Whether a broken file is left out with a warning that names it, rather than an
-            error.
-        cache: Folder to keep the array in, memory-mapped from then on; `None` for memory. It is
-            used again for the same files of the same size and time.
+        size: Height and width, see `decode`.
+        skip_corrupt: Whether a file that cannot be decoded is left out with a warning.
+        cache: Folder that keeps the array, which is then memory-mapped; `None` for memory. It is
+            used again for the same files with the same sizes and modification times.
 
     Returns:
-        `(images, kept)`: uint8 [M, size, size, 3] and the indices [M] of the files they are of.
+        `(images, kept)`: uint8 [M, size, size, 3] and the indices [M] of their files.
 
     Raises:
-        ValueError: If a file is broken and `skip_corrupt` is not set.
+        OSError: If the disk has no room for the cache.
+        ValueError: If a file cannot be decoded and `skip_corrupt` is not set, or a file of the
+            cache is damaged.
     """
+    shape = (len(files), size, size, 3)
     if cache is None:
-        images = np.empty((len(files), size, size, 3), "uint8")
+        images = np.empty(shape, "uint8")
         kept = _decode_into(images, files, size, skip_corrupt)
         return (images if len(kept) == len(images) else images[: len(kept)]), kept
-    place = Path(cache) / f"{_digest(files, size)}.npy"
-    kept_place = place.with_suffix(".kept.npy")
-    if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        aside = place.with_name(f".{place.name}.{os.getpid()}")
-        shape = (len(files), size, size, 3)
-        images = np.lib.format.open_memmap(aside, "w+", "uint8", shape)
+    path = Path(cache).expanduser() / f"{_digest(files, size)}.npy"
+    kept_path = path.with_suffix(".kept.npy")
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            np.save(kept_place, _decode_into(images, files, size, skip_corrupt))
+            images = memory_mapped.create(temporary, shape, "uint8", _NO_ROOM)
+            kept = _decode_into(images, files, size, skip_corrupt)
             images.flush()
-            aside.replace(place)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
-    kept = np.load(kept_place)
+            with open_atomic(kept_path) as file:
+                np.save(file, kept)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    try:
+        images, kept = np.load(path, mmap_mode="r"), np.load(kept_path)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(
+            f"The image cache {str(path)!r} is damaged ({error}). Remove it and {kept_path.name}"
+        ) from error
     if len(kept) < len(files) and not skip_corrupt:
-        broken = sorted(set(range(len(files))) - set(kept.tolist()))
-        decode(files[broken[0]], size)
-    return np.load(place, mmap_mode="r")[: len(kept)], kept
+        # The cache was made with `skip_corrupt`: report the first file that was left out.
+        missing = sorted(set(range(len(files))) - set(kept.tolist()))
+        _decode_or_advise(files[missing[0]], size)
+    return images[: len(kept)], kept
+
+
+def _decode_or_advise(file, size):
+    try:
+        return decode(file, size)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. Remove this file, or leave such files out with `skip_corrupt` "
+            "(--skip-corrupt)"
+        ) from error
 
 
 def _decode_into(images, files, size, skip_corrupt):
-    """Fill the first rows of `images`; the indices of the files they are of."""
+    """Fill the first rows of `images`; returns the indices of their files."""
     kept = []
 
     def read(file):
+        if not skip_corrupt:
+            return _decode_or_advise(file, size)
         try:
             return decode(file, size)
         except ValueError as error:
-            if not skip_corrupt:
-                raise
             log.warning("left out: %s", error)
             return None
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        # In portions: what is decoded and not yet copied stays small.
+        # In portions, so that few decoded images wait to be copied.
         for start in range(0, len(files), 1024):
             for index, image in enumerate(threads.map(read, files[start : start + 1024]), start):
                 if image is not None:
@@ -130,7 +153,7 @@ def _decode_into(images, files, size, skip_corrupt):
 
 
 def _digest(files, size):
-    """A name for the decoded files that changes with them."""
+    """A name for the decoded files that changes when they change."""
     digest = hashlib.sha256(f"{size}".encode())
     for file in files:
         status = Path(file).stat()

@@ -3,35 +3,38 @@ import numpy as np
 from letkd_keras.data.image_data import ImageData
 
 
-def load_digits(size=32, test_share=1 / 3, seed=0):
-    """Handwritten digits of the UCI set that scikit-learn ships: real images, no download.
+def load_digits(image_size=32, test_fraction=1 / 3, seed=0):
+    """Handwritten digits that scikit-learn contains: real images without a download.
 
-    The 1,797 images of 8x8 are enlarged to `size` by bicubic interpolation and repeated over three
-    channels.
+    The 1,797 images of 8x8 pixels (UCI optical digits) are enlarged to `image_size` by bicubic
+    interpolation and repeated over three channels.
 
     Args:
-        size: Height and width wanted, at least 8.
-        test_share: Share of the images, stratified, that makes the test set.
+        image_size: Height and width, at least 8.
+        test_fraction: Share of the images of each class that are test images.
         seed: Seed of the split.
 
     Returns:
         An `ImageData` of ten classes.
+
+    Raises:
+        ValueError: If the size is less than 8.
     """
     from scipy.ndimage import zoom
     from sklearn.datasets import load_digits as load
     from sklearn.model_selection import train_test_split
 
-    if size < 8:
-        raise ValueError(f"`size` must be at least 8. Received: size={size}")
+    if image_size < 8:
+        raise ValueError(f"`image_size` must be at least 8. Received: image_size={image_size}")
     bunch = load()
-    images = bunch.images / 16.0
-    images = zoom(images, (1, size / 8, size / 8), order=3, mode="nearest", grid_mode=True)
+    images, factor = bunch.images / 16.0, image_size / 8
+    images = zoom(images, (1, factor, factor), order=3, mode="nearest", grid_mode=True)
     images = np.round(255 * np.clip(images, 0, 1)).astype("uint8")
     images = np.repeat(images[..., None], 3, axis=-1)
     x_train, x_test, y_train, y_test = train_test_split(
         images,
         bunch.target.astype("int64"),
-        test_size=test_share,
+        test_size=test_fraction,
         stratify=bunch.target,
         random_state=seed,
     )

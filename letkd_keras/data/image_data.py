@@ -1,15 +1,17 @@
+import hashlib
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import keras
 import numpy as np
 
 from letkd_keras.data import jax_batches, pipeline
-from letkd_keras.data.stratified import stratified
+from letkd_keras.data.selection import check_classes, find_split, held_out, stratified
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """A classification data set in memory, as it comes: no augmentation, no normalisation.
+    """A classification data set in memory, without augmentation and normalization.
 
     Attributes:
         name: Name of the data set, for manifests and reports.
@@ -20,22 +22,38 @@ class ImageData:
         mean: Mean of each channel, of pixels in [0, 1].
         std: Standard deviation of each channel, of pixels in [0, 1].
         class_names: Name of each class, in the order of the labels.
-        split: What a reader of an accuracy must know of the split.
+        split: How the images were split, for a reader of an accuracy.
         x_validation: Images held out of the training set to choose by, or `None`.
         y_validation: Their classes, or `None`.
+
+    Raises:
+        ValueError: If an array has the wrong type, shape or range; it is named.
     """
 
     name: str
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
+    x_train: np.ndarray = field(repr=False)
+    y_train: np.ndarray = field(repr=False)
+    x_test: np.ndarray = field(repr=False)
+    y_test: np.ndarray = field(repr=False)
     mean: tuple
     std: tuple
     class_names: tuple = field(repr=False)
     split: str = ""
-    x_validation: np.ndarray | None = None
-    y_validation: np.ndarray | None = None
+    x_validation: np.ndarray | None = field(default=None, repr=False)
+    y_validation: np.ndarray | None = field(default=None, repr=False)
+
+    def __post_init__(self):
+        classes = len(self.class_names)
+        if classes < 2:
+            raise ValueError(
+                f"`class_names` must name at least two classes. Received: {classes} names"
+            )
+        for part in ("train", "test", *(["validation"] if self.has_validation else [])):
+            images, labels = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
+            _check_images(images, f"x_{part}", self.image_shape)
+            _check_labels(labels, f"y_{part}", len(images), classes)
+        for name in ("mean", "std"):
+            _check_statistics(getattr(self, name), name, self.image_shape[-1])
 
     @property
     def num_classes(self):
@@ -45,7 +63,7 @@ class ImageData:
     @property
     def image_shape(self):
         """Shape of one image."""
-        return self.x_train.shape[1:]
+        return tuple(np.shape(self.x_train)[1:])
 
     @property
     def train_examples(self):
@@ -57,17 +75,36 @@ class ImageData:
         """Number of test images."""
         return len(self.x_test)
 
+    @property
+    def has_validation(self):
+        """Whether there is a validation split."""
+        return self.x_validation is not None
+
+    @cached_property
+    def digest(self):
+        """SHA-256 of all images, labels and class names, in hexadecimal."""
+        digest = hashlib.sha256("\0".join(map(str, self.class_names)).encode())
+        for images, labels in self._splits().values():
+            digest.update(f"\n{np.shape(images)}\n".encode())
+            for start in range(0, len(images), 1024):
+                digest.update(np.ascontiguousarray(images[start : start + 1024]))
+            digest.update(np.ascontiguousarray(labels, "<i8"))
+        return digest.hexdigest()
+
     def training_batches(self, batch_size, **options):
-        """Shuffled, augmented, normalised batches of the training images.
+        """Shuffled, augmented, normalized batches of the training images.
 
         Args:
-            batch_size: Images a batch.
-            **options: `seed`, `first_epoch`, `epochs`, `with_rows` and the augmentation of
-                `letkd_keras.data.training_batches`.
+            batch_size: Images of a batch.
+            **options: `seed`, `first_epoch`, `epochs`, `drop_remainder`, `with_rows` and the
+                augmentation of `letkd_keras.data.training_batches`.
 
         Returns:
             `tf.data.Dataset`, on the JAX backend `JaxBatches`, of (float32 [B, H, W, C],
             int64 [B]).
+
+        Raises:
+            ValueError: If the batch size or an option is out of range.
         """
         return _batches().training_batches(
             self.x_train,
@@ -80,10 +117,10 @@ class ImageData:
         )
 
     def evaluation_batches(self, batch_size, split="test"):
-        """Normalised batches in a fixed order, without augmentation.
+        """Normalized batches in a fixed order, without augmentation; the last may be smaller.
 
         Args:
-            batch_size: Images a batch.
+            batch_size: Images of a batch.
             split: `"test"`, `"train"` or, if there is one, `"validation"`.
 
         Returns:
@@ -91,16 +128,11 @@ class ImageData:
             int64 [B]).
 
         Raises:
-            ValueError: If the split is none of these.
+            ValueError: If there is no such split.
         """
-        splits = {"train": (self.x_train, self.y_train), "test": (self.x_test, self.y_test)}
-        if self.x_validation is not None:
-            splits["validation"] = (self.x_validation, self.y_validation)
-        if split not in splits:
-            names = " or ".join(map(repr, splits))
-            raise ValueError(f"`split` must be {names}. Received: split={split!r}")
+        images, labels = find_split(self._splits(), split)
         return _batches().evaluation_batches(
-            *splits[split], batch_size, mean=self.mean, std=self.std
+            images, labels, batch_size, mean=self.mean, std=self.std
         )
 
     def subset(self, train_examples=None, test_examples=None, seed=0):
@@ -115,46 +147,46 @@ class ImageData:
             An `ImageData`.
 
         Raises:
-            ValueError: If a number is below one per class or above what is there.
+            ValueError: If a number is less than one for each class, or more than there are.
         """
         train = stratified(self.y_train, train_examples, seed, "train_examples")
         test = stratified(self.y_test, test_examples, seed, "test_examples")
-        return self._of(train, test)
+        return replace(
+            self,
+            x_train=self.x_train[train],
+            y_train=self.y_train[train],
+            x_test=self.x_test[test],
+            y_test=self.y_test[test],
+        )
 
     def hold_out(self, fraction, seed=0):
-        """The same data with a validation set held out of the training set.
+        """The same data with a validation split that is held out of the training images.
 
         Args:
-            fraction: Share of the training images, classes in the same proportion, more than 0 and
-                less than 1.
+            fraction: Share of the training images, classes in the same proportion, greater than 0
+                and less than 1.
             seed: Seed of the choice.
 
         Returns:
-            An `ImageData` with so many training images less, whose `split` says so.
+            An `ImageData` with fewer training images, whose `split` says so.
 
         Raises:
-            ValueError: If the fraction is out of range or either side would have fewer images than
-                classes.
+            ValueError: If the fraction is out of range, or would leave fewer images than classes on
+                either side.
         """
-        held, classes = round(fraction * self.train_examples), len(np.unique(self.y_train))
-        if not classes <= held <= self.train_examples - classes:
-            raise ValueError(
-                "`fraction` must be more than 0 and less than 1, with an image a class on either "
-                f"side. Received: fraction={fraction} of {self.train_examples} images"
-            )
-        rows = stratified(self.y_train, held, seed, "fraction")
-        kept = np.setdiff1d(np.arange(self.train_examples), rows)
+        validation, train = held_out(self.y_train, fraction, seed)
         return replace(
             self,
-            x_train=self.x_train[kept],
-            y_train=self.y_train[kept],
-            x_validation=self.x_train[rows],
-            y_validation=self.y_train[rows],
-            split=f"{self.split}; {held} training images held out for validation, seed {seed}",
+            x_train=self.x_train[train],
+            y_train=self.y_train[train],
+            x_validation=self.x_train[validation],
+            y_validation=self.y_train[validation],
+            split=f"{self.split}; {len(validation)} training images held out for validation, "
+            f"seed {seed}",
         )
 
     def first_classes(self, classes):
-        """The images of the first classes alone: a smaller problem, not a smaller sample.
+        """The images of the first classes only.
 
         Args:
             classes: Number of classes, at least 2.
@@ -165,26 +197,70 @@ class ImageData:
         Raises:
             ValueError: If the number is out of range.
         """
-        if not 2 <= classes <= self.num_classes:
-            raise ValueError(
-                f"`classes` must be between 2 and {self.num_classes}. Received: classes={classes}"
-            )
-        return replace(
-            self._of(self.y_train < classes, self.y_test < classes),
-            name=f"{self.name}, first {classes} classes",
-            class_names=self.class_names[:classes],
-        )
-
-    def _of(self, train, test):
+        check_classes(classes, self.num_classes)
+        chosen = {}
+        for part, (images, labels) in self._splits().items():
+            rows = np.asarray(labels) < classes
+            chosen |= {f"x_{part}": images[rows], f"y_{part}": labels[rows]}
         return replace(
             self,
-            x_train=self.x_train[train],
-            y_train=self.y_train[train],
-            x_test=self.x_test[test],
-            y_test=self.y_test[test],
+            name=f"{self.name}, first {classes} classes",
+            class_names=self.class_names[:classes],
+            **chosen,
         )
+
+    def _splits(self):
+        splits = {"train": (self.x_train, self.y_train), "test": (self.x_test, self.y_test)}
+        if self.has_validation:
+            splits["validation"] = (self.x_validation, self.y_validation)
+        return splits
 
 
 def _batches():
-    """What makes batches on this backend."""
+    """The module that makes batches on this backend."""
     return jax_batches if keras.backend.backend() == "jax" else pipeline
+
+
+def _check_images(images, name, image_shape):
+    if getattr(images, "dtype", None) != np.uint8 or images.ndim != 4:
+        raise ValueError(f"`{name}` must be uint8 [N, H, W, C]. Received: {_shape_of(images)}")
+    if 0 in images.shape or images.shape[1:] != image_shape:
+        raise ValueError(
+            f"`{name}` must have at least one image of shape {image_shape}, without empty "
+            f"dimensions. Received: {_shape_of(images)}"
+        )
+
+
+def _check_labels(labels, name, images, classes):
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu" or labels.shape != (images,):
+        raise ValueError(
+            f"`{name}` must be integers, one for each of the {images} images. "
+            f"Received: {_shape_of(labels)}"
+        )
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"`{name}` must be from 0 to {classes - 1}, for {classes} class names. "
+            f"Received: values from {labels.min()} to {labels.max()}"
+        )
+
+
+def _check_statistics(values, name, channels):
+    values = np.asarray(values)
+    expected = "finite numbers greater than 0" if name == "std" else "finite numbers"
+    if (
+        values.dtype.kind not in "fiu"
+        or values.shape != (channels,)
+        or not np.isfinite(values).all()
+        or (name == "std" and values.min() <= 0)
+    ):
+        raise ValueError(
+            f"`{name}` must be {expected}, one for each of the {channels} channels. "
+            f"Received: {name}={values.tolist()}"
+        )
+
+
+def _shape_of(array):
+    if not hasattr(array, "dtype"):
+        return type(array).__name__
+    return f"{array.dtype} of shape {tuple(array.shape)}"

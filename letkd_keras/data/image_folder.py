@@ -14,39 +14,40 @@ def load_image_folder(
     path,
     image_size,
     *,
-    validation_split=0.2,
+    test_fraction=0.2,
     seed=0,
     mean=None,
     std=None,
     skip_corrupt=False,
-    cache=None,
+    image_cache=None,
 ):
     """Any tree of images with a folder for each class.
 
-    Either the class folders lie in `path`, and a stratified share of the images is held out, or
-    `path` has `train` and `val` (or `valid`, `validation`, `test`) with the class folders below.
-    What becomes of grey-scale, transparent or oblong images `letkd_keras.data.decoding.decode`
-    says; which files count as images `letkd_keras.data.class_folders.find_images`.
+    The class folders are in `path`, or in `train` and `val` (or `valid`, `validation`, `test`)
+    below it. In the first case a share of the images of each class becomes the test images.
+    `letkd_keras.data.decoding.decode` describes what is done with grayscale, transparent or oblong
+    images, `letkd_keras.data.class_folders.find_images` which files are images.
 
     Args:
         path: The tree.
-        image_size: Height and width that all images are brought to.
-        validation_split: Share of the images held out, in (0, 1); without effect where the tree
-            comes split.
+        image_size: Height and width that all images are resized and cropped to.
+        test_fraction: Share of the images that are test images, in (0, 1). It has no effect if the
+            tree is already split.
         seed: Seed of the split.
         mean: Mean of each channel, of pixels in [0, 1]; `None` measures the training images.
         std: Standard deviation likewise.
-        skip_corrupt: Whether broken files are left out with a warning rather than an error.
-        cache: Folder for the decoded images, memory-mapped from there; `None` holds them in memory,
-            3 * `image_size`**2 bytes each.
+        skip_corrupt: Whether image files that cannot be read are left out with a warning.
+        image_cache: Folder for the decoded images, which are then memory-mapped; `None` keeps them
+            in memory, 3 * `image_size`**2 bytes each.
 
     Returns:
-        `ImageData`; its test images are those held out.
+        `ImageData`.
 
     Raises:
-        FileNotFoundError: If `path` is not there.
+        FileNotFoundError: If `path` does not exist.
+        OSError: If the disk has no room for the image cache.
         ValueError: If a class has no images or too few to be split, training and validation classes
-            differ, or an image is broken; files and folders are named.
+            differ, or an image is damaged; files and folders are named.
     """
     if image_size < 8:
         raise ValueError(f"`image_size` must be at least 8. Received: image_size={image_size}")
@@ -54,15 +55,14 @@ def load_image_folder(
     train_folder, test_folder = split_folders(path)
     train = find_images(train_folder)
     if test_folder is None:
-        chosen, held_out = _split(train, validation_split, seed)
-        train, test = train.select(chosen), train.select(held_out)
-        split = f"{validation_split:g} of the images of each class held out, seed {seed}"
+        train, test = (train.select(part) for part in _split(train, test_fraction, seed))
+        split = f"{test_fraction:g} of the images of each class are test images, seed {seed}"
     else:
         test = find_images(test_folder)
         check_same_classes(train, test)
         split = f"as in the folders {train_folder.name} and {test_folder.name}"
     (x_train, y_train), (x_test, y_test) = (
-        _decoded(files, image_size, skip_corrupt, cache) for files in (train, test)
+        _decoded(files, image_size, skip_corrupt, image_cache) for files in (train, test)
     )
     _check_classes(y_train, train.class_names, train_folder)
     if mean is None or std is None:
@@ -83,11 +83,11 @@ def load_image_folder(
 
 
 def pixel_statistics(images, batch=1024):
-    """Mean and standard deviation of each channel, a batch at a time.
+    """Mean and standard deviation of each channel, computed a batch at a time.
 
     Args:
         images: uint8 [N, H, W, C].
-        batch: Images read at once.
+        batch: Number of images that are read at once.
 
     Returns:
         Two tuples of C numbers, of pixels in [0, 1]; the deviation is at least 1/255.
@@ -110,7 +110,7 @@ def _decoded(files, image_size, skip_corrupt, cache):
 
 
 def _check_classes(labels, class_names, folder):
-    """Refuse a class that skipping has left without training images."""
+    """Refuse a class whose training images were all left out."""
     missing = sorted(set(range(len(class_names))) - set(labels.tolist()))
     if missing:
         raise ValueError(
@@ -119,13 +119,14 @@ def _check_classes(labels, class_names, folder):
         )
 
 
-def _split(files, validation_split, seed):
+def _split(files, test_fraction, seed):
+    """Indices of the training and of the test images."""
     from sklearn.model_selection import train_test_split
 
-    if not 0 < validation_split < 1:
+    if not 0 < test_fraction < 1:
         raise ValueError(
-            "`validation_split` must be between 0 and 1. "
-            f"Received: validation_split={validation_split}"
+            "`test_fraction` must be greater than 0 and less than 1. "
+            f"Received: test_fraction={test_fraction}"
         )
     counts = np.bincount(files.labels)
     if counts.min() < 2:
@@ -133,13 +134,13 @@ def _split(files, validation_split, seed):
             "Every class needs at least two images to be split. "
             f"Received: {counts.min()} in class {files.class_names[int(counts.argmin())]!r}"
         )
-    held_out = round(validation_split * len(files))
-    if not len(counts) <= held_out <= len(files) - len(counts):
+    test_examples = round(test_fraction * len(files))
+    if not len(counts) <= test_examples <= len(files) - len(counts):
         raise ValueError(
-            f"`validation_split` must leave one image of each of the {len(counts)} classes on both "
-            f"sides. Received: validation_split={validation_split} of {len(files)} images"
+            f"`test_fraction` must leave one image of each of the {len(counts)} classes on both "
+            f"sides. Received: test_fraction={test_fraction} of {len(files)} images"
         )
-    chosen, others = train_test_split(
-        np.arange(len(files)), test_size=held_out, stratify=files.labels, random_state=seed
+    parts = train_test_split(
+        np.arange(len(files)), test_size=test_examples, stratify=files.labels, random_state=seed
     )
-    return np.sort(chosen), np.sort(others)
+    return [np.sort(part) for part in parts]

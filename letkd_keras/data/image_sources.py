@@ -1,12 +1,15 @@
-"""Where encoded images come from: files, or the records of tensorflow-datasets."""
+"""Where encoded images are read from: files, or the records of tensorflow-datasets."""
 
+import hashlib
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 
-from letkd_keras.data.stratified import stratified
+from letkd_keras.data.selection import held_out, stratified
 
-# Encoded images that records are shuffled among: of ImageNet about 450 MB.
+# Encoded images in the buffer that records are shuffled in: about 450 MB of ImageNet.
 _SHUFFLE_BUFFER = 4096
 # Files of records that are read in turns.
 _INTERLEAVED = 16
@@ -15,7 +18,7 @@ _INTERLEAVED = 16
 def decode(encoded):
     """JPEG, PNG, BMP or the first frame of a GIF as RGB, uint8 [H, W, 3].
 
-    Grey-scale becomes three equal channels, CMYK is converted, transparency is dropped.
+    Grayscale becomes three equal channels, CMYK is converted, transparency is dropped.
     """
     import tensorflow as tf
 
@@ -40,11 +43,31 @@ class FileSource:
         """So many images, the classes in the same proportion.
 
         Raises:
-            ValueError: If the number is below one per class or above what is there.
+            ValueError: If the number is less than one for each class, or more than there are.
         """
         return FileSource(
             self.files.select(stratified(self.files.labels, examples, seed, argument))
         )
+
+    def hold_out(self, fraction, seed):
+        """Split the images in two, the classes in the same proportion.
+
+        Returns:
+            `(held_out, rest)`, two sources.
+
+        Raises:
+            ValueError: If the fraction is out of range.
+        """
+        parts = held_out(self.files.labels, fraction, seed)
+        return tuple(FileSource(self.files.select(part)) for part in parts)
+
+    def first_classes(self, classes):
+        """The images of the first classes."""
+        return FileSource(self.files.first_classes(classes))
+
+    def digest(self):
+        """SHA-256 of the names, sizes and labels of the files."""
+        return self.files.digest()
 
     def in_order(self):
         """`tf.data.Dataset` of (encoded image, label), class by class."""
@@ -53,36 +76,38 @@ class FileSource:
         return self._read(tf.data.Dataset.range(len(self)))
 
     def shuffled(self, seed, epoch):
-        """The same in an order that depends on seed and epoch (a tensor) alone."""
+        """The same in an order that depends only on the seed and the epoch (a tensor)."""
         import tensorflow as tf
 
         last = np.int64(len(self) - 1)
         key = tf.cast(tf.stack([tf.constant(seed, "int64"), epoch]), "int32")
-        places = tf.data.Dataset.range(len(self))
-        return self._read(places.map(lambda n: tf.random.experimental.index_shuffle(n, key, last)))
+        positions = tf.data.Dataset.range(len(self))
+        return self._read(
+            positions.map(lambda n: tf.random.experimental.index_shuffle(n, key, last))
+        )
 
-    def broken(self):
-        """Files that TensorFlow cannot decode, by reading all of them once.
+    def unreadable(self):
+        """Files that TensorFlow cannot decode; reads all of them once.
 
         Returns:
             List of paths.
         """
         import tensorflow as tf
 
-        def check(place, image):
-            return place, tf.shape(decode(image[0]))
+        def check(index, image):
+            return index, tf.shape(decode(image[0]))
 
         checked = self.in_order().enumerate().map(check, tf.data.AUTOTUNE, deterministic=True)
-        whole = {int(place) for place, _ in checked.ignore_errors()}
-        return [self.files.files[place] for place in range(len(self)) if place not in whole]
+        readable = {int(index) for index, _ in checked.ignore_errors()}
+        return [self.files.files[index] for index in range(len(self)) if index not in readable]
 
-    def _read(self, places):
+    def _read(self, indices):
         import tensorflow as tf
 
         paths = tf.constant([str(file) for file in self.files.files])
         labels = tf.constant(self.files.labels)
-        return places.map(
-            lambda place: (tf.io.read_file(paths[place]), labels[place]),
+        return indices.map(
+            lambda index: (tf.io.read_file(paths[index]), labels[index]),
             tf.data.AUTOTUNE,
             deterministic=True,
         )
@@ -95,14 +120,21 @@ class RecordSource:
     Attributes:
         paths: Files of records.
         parse: Function from a record to (encoded image, label).
-        count: Number of images, of all files together.
-        take: How many of them, the first ones, are used.
+        lengths: Number of records of each file.
+        take: How many records, the first ones, are used; `None` for all.
+        share: `Fraction` of the records that are held out, or `None`.
+        phase: Which records are held out: those at which `(position + phase) * share` reaches the
+            next whole number.
+        complement: Whether this source has the other records.
     """
 
     paths: tuple
     parse: object = field(repr=False)
-    count: int
-    take: int = None
+    lengths: tuple
+    take: int | None = None
+    share: Fraction | None = None
+    phase: int = 0
+    complement: bool = False
 
     @classmethod
     def from_builder(cls, builder, split):
@@ -118,39 +150,94 @@ class RecordSource:
             return example["image"], example["label"]
 
         info = builder.info.splits[split]
-        return cls(tuple(map(str, info.filepaths)), parse, info.num_examples)
+        return cls(tuple(map(str, info.filepaths)), parse, tuple(info.shard_lengths))
 
     def __len__(self):
-        return self.count if self.take is None else self.take
+        # Of a subset the files are read as one.
+        lengths = self.lengths if self.take is None else (self.take,)
+        return sum(self._selected(length) for length in lengths)
 
     def subset(self, examples, seed, argument):
         """The first images in the order of preparation, which tensorflow-datasets has shuffled.
 
         Raises:
-            ValueError: If the number is out of range.
+            ValueError: If the number is out of range, or images were held out before.
         """
-        if examples is not None and not 1 <= examples <= self.count:
+        if examples is None:
+            return self
+        if self.share is not None:
+            raise ValueError(f"`{argument}` must be selected before images are held out")
+        if not 1 <= examples <= len(self):
             raise ValueError(
-                f"`{argument}` must be between 1 and {self.count}. Received: {argument}={examples}"
+                f"`{argument}` must be between 1 and {len(self)}. Received: {argument}={examples}"
             )
         return replace(self, take=examples)
 
-    def broken(self):
-        """No files: records have no names, and tensorflow-datasets has decoded each of them."""
+    def hold_out(self, fraction, seed):
+        """Split the records in two at regular distances, about `fraction` of them and the rest.
+
+        Classes are in about the same proportion, since tensorflow-datasets has shuffled the
+        records.
+
+        Returns:
+            `(held_out, rest)`, two sources.
+
+        Raises:
+            ValueError: If the fraction is out of range, or images were held out before.
+        """
+        if self.share is not None:
+            raise ValueError("Images can be held out only once")
+        share = Fraction(fraction).limit_denominator(1000) if np.isfinite(fraction) else 0
+        chosen = replace(self, share=share, phase=int(seed) % 1000)
+        rest = replace(chosen, complement=True)
+        if not 0 < share < 1 or not (len(chosen) and len(rest)):
+            raise ValueError(
+                "`fraction` must be greater than 0 and less than 1, with at least one image on "
+                f"either side. Received: fraction={fraction} of {len(self)} images"
+            )
+        return chosen, rest
+
+    def first_classes(self, classes):
+        """Refused: the labels are known only once all records have been read.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            f"`classes` does not apply to records of tensorflow-datasets. "
+            f"Received: classes={classes}"
+        )
+
+    def digest(self):
+        """SHA-256 of the names, sizes and lengths of the files of records."""
+        digest = hashlib.sha256(
+            f"{self.take} {self.share} {self.phase} {self.complement}\n".encode()
+        )
+        for path, length in zip(self.paths, self.lengths, strict=True):
+            size = Path(path).stat().st_size
+            digest.update(f"{Path(path).name}\0{size}\0{length}\n".encode())
+        return digest.hexdigest()
+
+    def unreadable(self):
+        """No files: tensorflow-datasets has decoded each record when it prepared them."""
         return []
 
     def in_order(self):
         """`tf.data.Dataset` of (encoded image, label), file by file."""
         import tensorflow as tf
 
-        records = tf.data.TFRecordDataset(list(self.paths)).take(len(self))
+        if self.take is None:
+            paths = tf.data.Dataset.from_tensor_slices(list(self.paths))
+            records = paths.flat_map(self._records)
+        else:
+            records = self._first_records()
         return records.map(self.parse, tf.data.AUTOTUNE, deterministic=True)
 
     def shuffled(self, seed, epoch):
-        """The same in an order that depends on seed and epoch (a tensor) alone.
+        """The same in an order that depends only on the seed and the epoch (a tensor).
 
         Files in random order, sixteen read in turns, and a buffer of encoded images: the usual
-        approximation of a shuffle. Of a subset only the buffer shuffles.
+        approximation of a shuffle. A subset is shuffled by the buffer only.
         """
         import tensorflow as tf
 
@@ -159,16 +246,16 @@ class RecordSource:
             key = tf.cast(tf.stack([tf.constant(seed, "int64"), epoch]), "int32")
             order = tf.random.experimental.index_shuffle(tf.range(last + 1), key, last)
             records = tf.data.Dataset.from_tensor_slices(tf.gather(paths, order)).interleave(
-                tf.data.TFRecordDataset,
+                self._records,
                 cycle_length=min(_INTERLEAVED, len(self.paths)),
                 num_parallel_calls=tf.data.AUTOTUNE,
                 deterministic=True,
             )
         else:
-            records = tf.data.TFRecordDataset(list(self.paths)).take(self.take)
+            records = self._first_records()
         if not tf.executing_eagerly():
-            # Of the function being traced alone. The global seed would have a say in the order, and
-            # one of 0 TensorFlow cannot compare with a tensor.
+            # Only for the function that is being traced. TensorFlow would combine the global seed
+            # with this one, and cannot compare a global seed of 0 with a tensor.
             tf.random.set_seed(1)
         drawn = tf.random.stateless_uniform(
             (), tf.stack([tf.constant(seed, "int64"), epoch]), 0, 2**62, "int64"
@@ -177,3 +264,35 @@ class RecordSource:
             min(_SHUFFLE_BUFFER, len(self)), seed=drawn, reshuffle_each_iteration=False
         )
         return records.map(self.parse, tf.data.AUTOTUNE, deterministic=True)
+
+    def _first_records(self):
+        import tensorflow as tf
+
+        return self._select(tf.data.TFRecordDataset(list(self.paths)).take(self.take))
+
+    def _records(self, path):
+        import tensorflow as tf
+
+        return self._select(tf.data.TFRecordDataset(path))
+
+    def _select(self, records):
+        """The records that are held out, or the others."""
+        if self.share is None:
+            return records
+        numerator, denominator = self.share.numerator, self.share.denominator
+
+        def is_selected(position, _):
+            before = (position + self.phase) * numerator // denominator
+            after = (position + self.phase + 1) * numerator // denominator
+            return (after > before) != self.complement
+
+        return records.enumerate().filter(is_selected).map(lambda _, record: record)
+
+    def _selected(self, length):
+        """How many of the first `length` records of a file `_select` keeps."""
+        if self.share is None:
+            return length
+        numerator, denominator = self.share.numerator, self.share.denominator
+        before = self.phase * numerator // denominator
+        chosen = (self.phase + length) * numerator // denominator - before
+        return length - chosen if self.complement else chosen

@@ -2,30 +2,30 @@ from pathlib import Path
 
 from letkd_keras.data.class_folders import check_same_classes, find_images, split_folders
 from letkd_keras.data.image_sources import FileSource, RecordSource
+from letkd_keras.data.normalization import PIXELS
 from letkd_keras.data.streamed_images import StreamedImages
 
-# Of the training pixels, as torchvision's recipes have them.
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
-# What TensorFlow decodes. ImageNet's files end in .JPEG.
+# Mean and standard deviation of the training pixels, as in torchvision's recipes.
+_MEAN, _STD = PIXELS["imagenet"]
+# Suffixes of the files that TensorFlow decodes. ImageNet's end in .JPEG.
 _SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".gif"})
 
 
 def load_imagenet(data_dir=None, image_size=224):
-    """ImageNet, or any tree like it, read from disk image by image.
+    """ImageNet, or any tree of the same form, read from disk image by image.
 
     Args:
-        data_dir: A folder with `train` and `val` (or `valid`, `validation`, `test`), in each a
+        data_dir: A folder with `train` and `val` (or `valid`, `validation`, `test`) that have a
             folder for each class, as torchvision's `ImageFolder` takes it; or the folder of
-            tensorflow-datasets that holds `imagenet2012`, prepared; `None` for the latter's
-            default folder.
+            tensorflow-datasets that holds the prepared `imagenet2012`; `None` for the default
+            folder of tensorflow-datasets.
         image_size: Height and width of the crops.
 
     Returns:
         `StreamedImages`; its test images are the validation images.
 
     Raises:
-        FileNotFoundError: If neither is there.
+        FileNotFoundError: If the folder holds neither.
         ImportError: If tensorflow-datasets is needed and not installed.
         ValueError: If a class has no images or training and validation classes differ.
     """
@@ -63,18 +63,18 @@ def _of_folders(train_folder, test_folder, name, image_size):
 
 
 def _prepared(name, data_dir):
-    """The `tfds` builder of a data set that is already prepared."""
-    where = Path(data_dir or "~/tensorflow_datasets").expanduser()
-    versions = sorted((where / name).glob("*/dataset_info.json"))
+    """The `tfds` builder of a data set that was prepared before."""
+    folder = Path(data_dir or "~/tensorflow_datasets").expanduser()
+    versions = sorted((folder / name).glob("*/dataset_info.json"))
     if not versions:
         raise FileNotFoundError(
             f"`data_dir` must have train/ and val/ with a folder for each class, or {name} as "
-            f"prepared by tensorflow-datasets. Received: {str(where)!r}"
+            f"prepared by tensorflow-datasets. Received: {str(folder)!r}"
         )
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ImportError(
-            f"{name} is read through tensorflow-datasets: pip install 'letkd-keras[datasets]'"
+            f"{name} is read with tensorflow-datasets: pip install 'letkd-keras[datasets]'"
         ) from error
     return tfds.builder_from_directory(versions[-1].parent)

@@ -1,7 +1,7 @@
-"""Images in memory to batches on JAX's device, with nothing of TensorFlow.
+"""Batches of images in memory on JAX's device, without TensorFlow.
 
-The same augmentation as in `letkd_keras.data.pipeline`, drawn by JAX's generator: again a pure
-function of seed, epoch and step.
+The augmentation is that of `letkd_keras.data.pipeline` with JAX's random numbers. It is again a
+pure function of seed, epoch and step.
 """
 
 import functools
@@ -10,20 +10,21 @@ import math
 import keras
 import numpy as np
 
-from letkd_keras.data.normalization import scale_and_shift
+from letkd_keras.data.normalization import normalize
+from letkd_keras.data.pipeline import check_batch_size, check_images, steps_per_epoch
 
 
 class JaxBatches(keras.utils.PyDataset):
-    """Batches that a jitted function makes, on the device that the images were put on.
+    """Batches that a compiled function makes on the device of the images.
 
     Args:
         images: uint8 [N, H, W, C].
         labels: Integers [N].
-        numbers: Range of the batches wanted; a number is `epoch * steps + step`.
-        rows: Function from a number to the rows of its images, an integer array.
+        numbers: Range of the numbers of the batches; a number is `epoch * steps + step`.
+        rows: Function from a number to the indices of its images, an integer array.
         key: Seed of the augmentation.
-        transform: Function of (uint8 images, a key for each batch) on the device.
-        with_rows: Whether images come with their places in `images`.
+        transform: Function of (uint8 images, key of the batch) on the device.
+        with_rows: Whether batches contain the index of each image in `images`.
     """
 
     def __init__(self, images, labels, numbers, rows, key, transform, with_rows=False):
@@ -41,7 +42,7 @@ class JaxBatches(keras.utils.PyDataset):
             key_of_batch = jax.random.fold_in(jax.random.key(key), number)
             return transform(images[rows], key_of_batch)
 
-        # The images are an argument: as a constant of the program they would be compiled into it.
+        # The images are an argument, so that they are not compiled into the program as a constant.
         self._batch = functools.partial(batch, images)
 
     def __len__(self):
@@ -72,9 +73,10 @@ def training_batches(
     seed=0,
     first_epoch=0,
     epochs=None,
+    drop_remainder=True,
     with_rows=False,
 ):
-    """Shuffled, augmented, normalised training batches.
+    """Shuffled, augmented, normalized training batches.
 
     Arguments and errors are those of `letkd_keras.data.pipeline.training_batches`.
 
@@ -82,18 +84,16 @@ def training_batches(
         `JaxBatches` of (float32 [B, H, W, C], int64 [B]).
 
     Raises:
-        ValueError: Further, if `policies` are asked for, which are keras-cv's.
+        ValueError: Also if there are `policies`; keras-cv needs TensorFlow.
     """
-    from letkd_keras.data.pipeline import check_batch_size, check_images, steps_per_epoch
-
     count = check_images(images, labels)
     check_batch_size(batch_size, count)
     if policies:
         raise ValueError(
-            "`policies` run on TensorFlow's backend (KERAS_BACKEND=tensorflow) only. "
+            "`policies` need the TensorFlow backend (KERAS_BACKEND=tensorflow). "
             f"Received: policies={policies}"
         )
-    steps = steps_per_epoch(count, batch_size)
+    steps = steps_per_epoch(count, batch_size, drop_remainder)
 
     @functools.lru_cache(maxsize=1)
     def order(epoch):
@@ -103,31 +103,31 @@ def training_batches(
         start = number % steps * batch_size
         return order(number // steps)[start : start + batch_size]
 
-    # Without an end: more numbers than any training has steps, as many as JAX's 32 bits hold.
+    # Without an end: as many numbers as JAX's 32 bits can count, more than the steps of a training.
     numbers = range(first_epoch * steps, 2**31 - 1 if epochs is None else epochs * steps)
-    normalise = _normaliser(mean, std)
 
     def transform(images, key):
-        return normalise(augment(images, key, crop_padding, flip, rotation))
+        augmented = augment(images, key, crop_padding, flip, rotation)
+        return normalize(augmented, mean, std)
 
     return JaxBatches(images, labels, numbers, rows, seed, transform, with_rows)
 
 
 def evaluation_batches(images, labels, batch_size, *, mean, std):
-    """Normalised batches in order, without augmentation, as `JaxBatches`.
+    """Normalized batches in order, without augmentation, as `JaxBatches`.
 
     Arguments are those of `letkd_keras.data.pipeline.evaluation_batches`.
     """
-    from letkd_keras.data.pipeline import check_images, steps_per_epoch
-
     count = check_images(images, labels)
-    normalise = _normaliser(mean, std)
+    check_batch_size(batch_size)
 
     def rows(number):
         return np.arange(number * batch_size, min((number + 1) * batch_size, count))
 
-    numbers = range(steps_per_epoch(count, batch_size))
-    return JaxBatches(images, labels, numbers, rows, 0, lambda images, key: normalise(images))
+    numbers = range(steps_per_epoch(count, batch_size, drop_remainder=False))
+    return JaxBatches(
+        images, labels, numbers, rows, 0, lambda images, key: normalize(images, mean, std)
+    )
 
 
 def augment(images, key, crop_padding, flip, rotation=0.0):
@@ -139,7 +139,7 @@ def augment(images, key, crop_padding, flip, rotation=0.0):
         crop_padding: Pixels of padding, 0 for no crop.
         flip: Whether half of the images are mirrored.
         rotation: Largest angle of rotation to either side, in degrees; pixels come from their
-            nearest neighbour, those from outside are black.
+            nearest neighbor, those from outside are black.
 
     Returns:
         Array of the same shape and type.
@@ -179,8 +179,3 @@ def _rotated(image, angle):
         for channel in range(channels)
     ]
     return jnp.stack(turned, axis=-1)
-
-
-def _normaliser(mean, std):
-    scale, shift = scale_and_shift(mean, std)
-    return lambda images: images.astype("float32") * scale + shift

@@ -1,34 +1,33 @@
-"""Stronger augmentation, of the keras-cv library, on batches in a `tf.data` pipeline."""
+"""Stronger augmentation with the keras-cv library, on batches of a `tf.data` pipeline."""
 
-import difflib
+from letkd_keras.command_line import did_you_mean
 
 POLICIES = ("randaugment", "cutmix", "mixup")
 
 
 def keras_cv_policies(names, num_classes):
-    """RandAugment, CutMix and MixUp as keras-cv has them.
+    """RandAugment, CutMix and MixUp of keras-cv.
 
-    Of CutMix and MixUp, where both are named, each batch takes one by chance. They mix labels as
-    well as images, and all labels then become distributions over the classes. The intermediate soft
-    targets of letKD, which need one class an image, take the stronger label
-    (`IntermediateTargets`).
+    If both CutMix and MixUp are named, one of them is drawn for each batch. They mix labels as well
+    as images, and all labels become distributions over the classes. The intermediate soft targets
+    of letKD need one class for each image and use the stronger label (`IntermediateTargets`).
 
-    keras-cv's CutMix weighs labels by the whole rectangle, also where the border cuts some of it
-    off. It draws from random states of its own: a training that was interrupted goes on with other
-    draws than an undisturbed one.
+    keras-cv's CutMix weights labels by the whole rectangle, even if the border cuts off a part of
+    it. keras-cv has its own random states: a training that was interrupted continues with other
+    random numbers than one that was not.
 
     Args:
-        names: Of `POLICIES`, in any order.
+        names: Names of `POLICIES`, in any order.
         num_classes: Number of classes.
 
     Returns:
         `policy(images, labels)`, from uint8 [B, H, W, 3] and integers [B] to float32 [B, H, W, 3]
-        in [0, 255] and the labels: as they were, or float32 [B, classes] if they may be mixed.
+        in [0, 255] and the labels: unchanged, or float32 [B, classes] if they may be mixed.
 
     Raises:
         ValueError: If a name is unknown.
         ImportError: If keras-cv is not installed, or tensorflow-model-optimization was imported
-            before it, which breaks it.
+            before it; keras-cv then cannot be imported.
     """
     for name in names:
         check(name)
@@ -37,12 +36,12 @@ def keras_cv_policies(names, num_classes):
         import keras_cv
     except ImportError as error:
         raise ImportError(
-            "RandAugment, CutMix and MixUp are keras-cv's: pip install 'letkd-keras[augment]'"
+            "RandAugment, CutMix and MixUp need keras-cv: pip install 'letkd-keras[augment]'"
         ) from error
     except AttributeError as error:
         raise ImportError(
             "keras-cv cannot be imported after tensorflow-model-optimization: import keras_cv "
-            "first, or augment in a process of its own"
+            "first, or use another process"
         ) from error
     import tensorflow as tf
 
@@ -71,17 +70,18 @@ def keras_cv_policies(names, num_classes):
 
 
 def mixes_labels(augmentation):
-    """Whether options of `training_batches` give labels that are distributions."""
+    """Whether labels are distributions with these options of `training_batches`."""
     return any(name in augmentation.get("policies", ()) for name in ("cutmix", "mixup"))
 
 
 def check(name):
-    """Refuse a policy that keras-cv is not asked for.
+    """Refuse an unknown policy.
 
     Raises:
-        ValueError: Listing those there are.
+        ValueError: With the names of `POLICIES`.
     """
     if name not in POLICIES:
-        close = difflib.get_close_matches(str(name), POLICIES, n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise ValueError(f"`policies` must be of {', '.join(POLICIES)}. Received: {name!r}.{hint}")
+        raise ValueError(
+            f"`policies` must be names of {', '.join(POLICIES)}. Received: {name!r}"
+            f"{did_you_mean(name, POLICIES)}"
+        )

@@ -1,6 +1,10 @@
-"""A data set of images as one `.npz` file, read where there is no TensorFlow."""
+"""A data set as one `.npz` file, which can be read without TensorFlow."""
 
+import os
+import zipfile
+import zlib
 from dataclasses import fields
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -8,44 +12,131 @@ import numpy as np
 from letkd_keras.data.image_data import ImageData
 from letkd_keras.files import open_atomic
 
+_OPTIONAL = {"x_validation", "y_validation"}
+_TEXTS = ("name", "split")
+_LISTS = ("mean", "std", "class_names")
+
 
 def save_npz(data, path):
-    """Write an `ImageData` to a `.npz` file, whole or not at all."""
-    found = {field.name: getattr(data, field.name) for field in fields(data)}
-    arrays = {name: value for name, value in found.items() if value is not None}
+    """Write an `ImageData` to an `.npz` file, whole or not at all.
+
+    Args:
+        data: `ImageData`.
+        path: The file.
+
+    Raises:
+        ValueError: If the data are streamed from disk.
+    """
+    if not isinstance(data, ImageData):
+        raise ValueError(
+            "`data` must be a data set in memory to be written as .npz. "
+            f"Received: {type(data).__name__} {data.name!r}"
+        )
+    values = {field.name: getattr(data, field.name) for field in fields(data)}
+    arrays = {name: value for name, value in values.items() if value is not None}
     with open_atomic(path) as file:
         np.savez(file, **arrays)
 
 
-def load_npz(path, name=None):
-    """The `ImageData` of a file that `save_npz` wrote.
+def load_npz(path):
+    """Read the `ImageData` that `save_npz` wrote.
+
+    The file may come from elsewhere: nothing of it is executed, and the declared sizes are checked
+    before anything is read.
 
     Args:
         path: The file.
-        name: Name that the data set must have, or `None` for any.
+
+    Returns:
+        `ImageData`.
 
     Raises:
-        FileNotFoundError: If it is not there.
-        ValueError: If it holds something else or another data set.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not such a file, is damaged or larger than the memory, or an array has
+            the wrong type, shape or range. The file and the array are named.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"No file of images at {str(path)!r}.")
-    needed = {field.name for field in fields(ImageData)} - {"x_validation", "y_validation"}
+        raise FileNotFoundError(f"`data` must be an existing .npz file. Received: {str(path)!r}")
     try:
-        with np.load(path) as file:
-            found = dict(file)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"`path` must be a .npz file. Received: {str(path)!r}") from error
-    if missing := sorted(needed - set(found)):
+        values = _read(path)
+        for name in _TEXTS:
+            if values[name].dtype.kind != "U" or values[name].ndim:
+                raise ValueError(f"`{name}` must be a text. Received: {_describe(values[name])}")
+            values[name] = str(values[name])
+        for name in _LISTS:
+            kinds = "U" if name == "class_names" else "fiu"
+            if values[name].dtype.kind not in kinds or values[name].ndim != 1:
+                kind = "texts" if name == "class_names" else "numbers"
+                raise ValueError(
+                    f"`{name}` must be a list of {kind}. Received: {_describe(values[name])}"
+                )
+            values[name] = tuple(values[name].tolist())
+        if len(_OPTIONAL & set(values)) == 1:
+            raise ValueError("`x_validation` and `y_validation` must be given together")
+        return ImageData(**values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _read(path):
+    names = {field.name for field in fields(ImageData)}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+            if missing := sorted(names - _OPTIONAL - set(entries)):
+                raise ValueError(
+                    "The file must be one that `python -m letkd_keras.data` wrote. "
+                    f"Received: a file without {', '.join(missing)}"
+                )
+            entries = {name: entries[name] for name in sorted(names & set(entries))}
+            _check_total(entries.values())
+            return {name: _read_array(archive, entry, name) for name, entry in entries.items()}
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as e:
+        raise ValueError(f"The file must be a whole .npz file ({e})") from e
+
+
+def _check_total(entries):
+    total, memory = sum(entry.file_size for entry in entries), _memory()
+    if total > memory:
         raise ValueError(
-            "`path` must be a file that `python -m letkd_keras.data` wrote. "
-            f"Received: {str(path)!r} without {', '.join(missing)}"
+            f"The arrays must fit into the memory of {memory:,} bytes. Received: {total:,} bytes"
         )
-    for text in ("name", "split"):
-        found[text] = str(found[text])
-    for numbers in ("mean", "std", "class_names"):
-        found[numbers] = tuple(found[numbers].tolist())
-    if name not in (None, found["name"]):
-        raise ValueError(f"`path` must hold {name}. Received: {str(path)!r} of {found['name']}")
-    return ImageData(**found)
+
+
+def _read_array(archive, entry, name):
+    """Read an array whose header agrees with the size of its entry."""
+    with archive.open(entry) as file:
+        shape, dtype = _read_header(file, name)
+        size = prod(shape) * dtype.itemsize
+        if dtype.hasobject or size != entry.file_size - file.tell():
+            raise ValueError(
+                f"`{name}` must be numbers or texts of the declared size. Received: {dtype} of "
+                f"shape {shape} in {entry.file_size:,} bytes"
+            )
+    with archive.open(entry) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _read_header(file, name):
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, _, dtype = read(file)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"`{name}` must be a NumPy array ({error})") from error
+    if any(side < 0 for side in shape):
+        raise ValueError(f"`{name}` must not have negative dimensions. Received: shape {shape}")
+    return shape, dtype
+
+
+def _memory():
+    """Bytes of physical memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _describe(array):
+    return f"{array.dtype} of shape {array.shape}"

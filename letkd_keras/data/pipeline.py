@@ -1,7 +1,7 @@
-"""Images in memory to batches for `fit`: a pure function of seed, epoch and step.
+"""Batches for `fit` of images in memory: a pure function of seed, epoch and step.
 
-Order and augmentation of a step depend on nothing else, so that a run started again at any step
-sees what an uninterrupted one would have seen, whatever the number of threads.
+The order and the augmentation of a step depend on nothing else. A run that is started again at any
+step therefore sees the same batches as one that was not interrupted, for any number of threads.
 """
 
 import math
@@ -27,30 +27,34 @@ def training_batches(
     seed=0,
     first_epoch=0,
     epochs=None,
+    drop_remainder=True,
     with_rows=False,
 ):
-    """Shuffled, augmented, normalised training batches as a `tf.data.Dataset`.
+    """Shuffled, augmented, normalized training batches as a `tf.data.Dataset`.
 
-    Random rotation, random crop after padding by reflection, horizontal flip, normalisation per
-    channel, all on whole batches (measured in `benchmarks/train_step.py`).
+    Random rotation, random crop after padding by reflection, horizontal flip and normalization per
+    channel are computed on whole batches (measured in `benchmarks/train_step.py`).
 
     Args:
         images: uint8 [N, H, W, C]; memory-mapped or large ones are read batch by batch.
         labels: Integers [N].
-        batch_size: Images a batch; the last batch of an epoch holds the rest.
+        batch_size: Images of a batch.
         mean: Mean of each channel, of pixels in [0, 1].
         std: Standard deviation of each channel.
         crop_padding: Pixels of padding by reflection before the random crop, 0 for no crop.
         flip: Whether half of the images are mirrored left to right.
         rotation: Largest angle of rotation to either side, in degrees.
-        policies: Names of further augmentations (`keras_cv_policies`), which draw from states of
+        policies: Names of further augmentations (`keras_cv_policies`). They have random states of
             their own.
         num_classes: Number of classes, for policies that mix labels.
         seed: Seed of order and augmentation.
         first_epoch: Epoch the data set starts with.
-        epochs: Number of epochs, `None` for no end. Give `fit` `steps_per_epoch`.
-        with_rows: Whether images come with their places in `images`, as
-            `{"image": [B, H, W, C], "row": int32 [B]}` (`CRD`).
+        epochs: Epoch that the data set ends before, `None` for no end. Give `fit`
+            `steps_per_epoch`.
+        drop_remainder: Whether the last, smaller batch of an epoch is left out, as in the authors'
+            program.
+        with_rows: Whether batches contain the index of each image in `images`, as
+            `{"image": [B, H, W, C], "row": int32 [B]}` (`CRD` needs it).
 
     Returns:
         Data set of (float32 [B, H, W, C], int64 [B]); labels are float32 [B, classes] if a policy
@@ -63,63 +67,77 @@ def training_batches(
 
     count = check_images(images, labels)
     check_batch_size(batch_size, count)
-    steps = steps_per_epoch(count, batch_size)
+    steps = steps_per_epoch(count, batch_size, drop_remainder)
     read = _reader(images, labels)
-    normalise = normaliser(mean, std)
+    normalize = normalizer(mean, std)
     policy = keras_cv_policies(policies, num_classes) if policies else None
 
     def batch(number):
         epoch, step = number // steps, number % steps
-        places = tf.range(step * batch_size, tf.minimum((step + 1) * batch_size, count))
-        # A stateless permutation: image by image, without an epoch's worth of state.
+        positions = tf.range(step * batch_size, tf.minimum((step + 1) * batch_size, count))
+        # A stateless permutation: computed for each image, without the state of a whole epoch.
         order = tf.cast(tf.stack([tf.constant(seed, "int64"), epoch]), "int32")
-        rows = tf.random.experimental.index_shuffle(places, order, np.int64(count - 1))
+        rows = tf.random.experimental.index_shuffle(positions, order, np.int64(count - 1))
         x, y = read(rows)
         draw = tf.stack([tf.constant(seed, "int64"), number])
         x = augment(x, draw, crop_padding, flip, rotation)
         if policy is not None:
             x, y = policy(x, y)
-        x = normalise(x)
+        x = normalize(x)
         return ({"image": x, "row": tf.cast(rows, "int32")} if with_rows else x), y
 
     numbers = tf.data.Dataset.range(
         first_epoch * steps, np.iinfo("int64").max if epochs is None else epochs * steps
     )
     dataset = numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return unsharded(dataset.prefetch(tf.data.AUTOTUNE))
+    return without_auto_shard(dataset.prefetch(tf.data.AUTOTUNE))
 
 
 def evaluation_batches(images, labels, batch_size, *, mean, std):
-    """Normalised batches in order, without augmentation, as a `tf.data.Dataset`.
+    """Normalized batches in order, without augmentation, as a `tf.data.Dataset`.
 
     Args:
         images: uint8 [N, H, W, C]; memory-mapped or large ones are read batch by batch.
         labels: Integers [N].
-        batch_size: Images a batch.
+        batch_size: Images of a batch; the last batch may be smaller.
         mean: Mean of each channel, of pixels in [0, 1].
         std: Standard deviation of each channel.
 
     Returns:
         Data set of (float32 [B, H, W, C], int64 [B]).
+
+    Raises:
+        ValueError: If sizes disagree or the batch size is not positive.
     """
     import tensorflow as tf
 
     count = check_images(images, labels)
+    check_batch_size(batch_size)
     read = _reader(images, labels)
-    normalise = normaliser(mean, std)
+    normalize = normalizer(mean, std)
 
     def batch(step):
         x, y = read(tf.range(step * batch_size, tf.minimum((step + 1) * batch_size, count)))
-        return normalise(x), y
+        return normalize(x), y
 
-    steps = tf.data.Dataset.range(steps_per_epoch(count, batch_size))
+    steps = tf.data.Dataset.range(steps_per_epoch(count, batch_size, drop_remainder=False))
     dataset = steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return unsharded(dataset.prefetch(tf.data.AUTOTUNE))
+    return without_auto_shard(dataset.prefetch(tf.data.AUTOTUNE))
 
 
-def steps_per_epoch(count, batch_size):
-    """Batches of an epoch, the last, smaller one included."""
-    return math.ceil(count / batch_size)
+def steps_per_epoch(count, batch_size, drop_remainder=True):
+    """Number of batches of an epoch.
+
+    Args:
+        count: Number of images.
+        batch_size: Images of a batch.
+        drop_remainder: Whether the last, smaller batch is left out, as training batches do by
+            default.
+
+    Returns:
+        An integer.
+    """
+    return count // batch_size if drop_remainder else math.ceil(count / batch_size)
 
 
 def augment(images, seed, crop_padding, flip, rotation=0.0):
@@ -131,7 +149,7 @@ def augment(images, seed, crop_padding, flip, rotation=0.0):
         crop_padding: Pixels of padding, 0 for no crop.
         flip: Whether half of the images are mirrored.
         rotation: Largest angle of rotation to either side, in degrees. As in torchvision, pixels
-            come from their nearest neighbour, those from outside are black.
+            come from their nearest neighbor, those from outside are black.
 
     Returns:
         Tensor of the same shape and type.
@@ -165,7 +183,7 @@ def _rotate(images, seed, rotation):
     limit = rotation * math.pi / 180
     angles = tf.random.stateless_uniform((size,), seed, minval=-limit, maxval=limit)
     cosine, sine = tf.cos(angles), tf.sin(angles)
-    # Output pixel (x, y) comes from (a x + b y + c, d x + e y + f); the centre stays.
+    # Output pixel (x, y) comes from (a x + b y + c, d x + e y + f); the center stays.
     x, y = (tf.cast(side - 1, "float32") / 2 for side in (width, height))
     columns = (cosine, -sine, x - cosine * x + sine * y, sine, cosine, y - sine * x - cosine * y)
     transforms = tf.stack([*columns, tf.zeros_like(angles), tf.zeros_like(angles)], axis=1)
@@ -180,10 +198,13 @@ def _rotate(images, seed, rotation):
 
 
 def check_images(images, labels):
-    """Number of images, once images and labels are seen to fit.
+    """Check that images and labels match.
+
+    Returns:
+        The number of images.
 
     Raises:
-        ValueError: If they do not.
+        ValueError: If they do not match.
     """
     if images.ndim != 4 or images.dtype != np.uint8:
         raise ValueError(
@@ -192,25 +213,28 @@ def check_images(images, labels):
         )
     if len(labels) != len(images):
         raise ValueError(
-            f"`labels` must be one a image. Received: {len(labels)} for {len(images)} images"
+            "`labels` must be as many as `images`. "
+            f"Received: {len(labels)} labels for {len(images)} images"
         )
     return len(images)
 
 
-def check_batch_size(batch_size, count):
-    """Refuse batches of nothing, or of more images than there are.
+def check_batch_size(batch_size, count=None):
+    """Refuse empty batches and batches of more images than there are.
+
+    Args:
+        batch_size: Images of a batch.
+        count: Number of images of which whole batches are made; `None` for no limit.
 
     Raises:
         ValueError: If the size is out of range.
     """
-    if not 1 <= batch_size <= count:
-        raise ValueError(
-            f"`batch_size` must be between 1 and the {count} images. "
-            f"Received: batch_size={batch_size}"
-        )
+    if not 1 <= batch_size <= (batch_size if count is None else count):
+        limit = "at least 1" if count is None else f"between 1 and the {count} training images"
+        raise ValueError(f"`batch_size` must be {limit}. Received: batch_size={batch_size}")
 
 
-# Arrays up to this size are copied into TensorFlow, where gathering needs no Python.
+# Arrays up to this size are copied into TensorFlow, which then gathers rows without Python.
 _COPIED_BYTES = 2**28
 
 
@@ -230,16 +254,16 @@ def _reader(images, labels):
     return read
 
 
-def normaliser(mean, std):
-    """A function from uint8 [B, H, W, C] to normalised float32, see `normalisation`."""
+def normalizer(mean, std):
+    """A function from uint8 [B, H, W, C] to normalized float32, see `scale_and_shift`."""
     import tensorflow as tf
 
     scale, shift = scale_and_shift(mean, std)
     return lambda x: tf.cast(x, "float32") * scale + shift
 
 
-def unsharded(dataset):
-    """Under a distribution strategy, shard by splitting batches, not by skipping elements."""
+def without_auto_shard(dataset):
+    """Under a distribution strategy, split each batch instead of skipping elements."""
     import tensorflow as tf
 
     options = tf.data.Options()

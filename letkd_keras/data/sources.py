@@ -14,7 +14,7 @@ def load(spec):
     size = {} if spec.image_size is None else {"image_size": spec.image_size}
     kind, location = spec.kind, spec.location
     if kind == "digits":
-        return load_digits(size=spec.image_size or 32)
+        return load_digits(spec.image_size or 32)
     if kind in ("cifar10", "cifar100"):
         return load_cifar(kind, spec.data_dir)
     if kind == "tiny_imagenet":
@@ -30,5 +30,5 @@ def load(spec):
         spec.image_size or 64,
         seed=spec.seed,
         skip_corrupt=spec.skip_corrupt,
-        cache=spec.image_cache,
+        image_cache=spec.image_cache,
     )

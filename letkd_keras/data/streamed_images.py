@@ -1,22 +1,30 @@
-"""Data sets read from disk image by image, for those that no memory holds."""
+"""Data sets that are read from disk image by image, because they do not fit into memory."""
 
+import hashlib
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
 from letkd_keras.data.image_sources import decode
-from letkd_keras.data.pipeline import normaliser, steps_per_epoch, unsharded
+from letkd_keras.data.pipeline import (
+    check_batch_size,
+    normalizer,
+    steps_per_epoch,
+    without_auto_shard,
+)
+from letkd_keras.data.selection import check_classes, find_split
 
-# The usual margin of evaluation: 256 pixels of the shorter side for a crop of 224.
-_MARGIN = 256 / 224
+# In evaluation the shorter side is resized to 256 pixels for a crop of 224, as usual.
+_RESIZED = 256 / 224
 
 
 @dataclass(frozen=True)
 class StreamedImages:
     """A classification data set whose images are decoded as they are needed.
 
-    It has the methods and the descriptive attributes of `ImageData`. Nothing but the batches in
-    work is in memory (and, for records, a buffer of encoded images to shuffle in).
+    It has the methods and the descriptive attributes of `ImageData`. Only the current batches are
+    in memory, and for records a buffer of encoded images that are shuffled.
 
     Attributes:
         name: Name of the data set, for manifests and reports.
@@ -26,7 +34,8 @@ class StreamedImages:
         mean: Mean of each channel, of pixels in [0, 1].
         std: Standard deviation of each channel.
         class_names: Name of each class, in the order of the labels.
-        split: What a reader of an accuracy must know of the split.
+        split: How the images were split, for a reader of an accuracy.
+        validation: Source of images held out of the training images, or `None`.
     """
 
     name: str
@@ -37,6 +46,7 @@ class StreamedImages:
     std: tuple
     class_names: tuple = field(repr=False)
     split: str = ""
+    validation: object = field(default=None, repr=False)
 
     @property
     def num_classes(self):
@@ -58,8 +68,24 @@ class StreamedImages:
         """Number of test images."""
         return len(self.test)
 
+    @property
+    def has_validation(self):
+        """Whether there is a validation split."""
+        return self.validation is not None
+
+    @cached_property
+    def digest(self):
+        """SHA-256 of the lists of files with their sizes and labels, in hexadecimal.
+
+        The contents of the files are not read.
+        """
+        digest = hashlib.sha256("\0".join(self.class_names).encode())
+        for source in self._sources().values():
+            digest.update(f"\n{source.digest()}".encode())
+        return digest.hexdigest()
+
     def subset(self, train_examples=None, test_examples=None, seed=0):
-        """A smaller data set, see `subset` of the sources.
+        """A smaller data set: of files with the classes in the same proportion, else the first.
 
         Args:
             train_examples: Number of training images, or `None` for all.
@@ -78,6 +104,49 @@ class StreamedImages:
             test=self.test.subset(test_examples, seed, "test_examples"),
         )
 
+    def hold_out(self, fraction, seed=0):
+        """The same data with a validation split that is held out of the training images.
+
+        Args:
+            fraction: Share of the training images, greater than 0 and less than 1.
+            seed: Seed of the choice.
+
+        Returns:
+            `StreamedImages` with fewer training images, whose `split` says so.
+
+        Raises:
+            ValueError: If the fraction is out of range.
+        """
+        validation, train = self.train.hold_out(fraction, seed)
+        return replace(
+            self,
+            train=train,
+            validation=validation,
+            split=f"{self.split}; {len(validation)} training images held out for validation, "
+            f"seed {seed}",
+        )
+
+    def first_classes(self, classes):
+        """The images of the first classes only.
+
+        Args:
+            classes: Number of classes, at least 2.
+
+        Returns:
+            `StreamedImages` whose name says so.
+
+        Raises:
+            ValueError: If the number is out of range, or the images are records of
+                tensorflow-datasets.
+        """
+        check_classes(classes, self.num_classes)
+        return replace(
+            self,
+            name=f"{self.name}, first {classes} classes",
+            class_names=self.class_names[:classes],
+            **{name: source.first_classes(classes) for name, source in self._sources().items()},
+        )
+
     def training_batches(
         self,
         batch_size,
@@ -88,19 +157,22 @@ class StreamedImages:
         seed=0,
         first_epoch=0,
         epochs=None,
+        drop_remainder=True,
     ):
-        """Shuffled batches of random resized crops: a function of seed and epoch alone.
+        """Shuffled batches of random resized crops, a function of seed and epoch only.
 
         A crop of random area and aspect is resized to `image_size` (bilinear, antialiased).
 
         Args:
-            batch_size: Images a batch; the last batch of an epoch holds the rest.
+            batch_size: Images of a batch.
             area: Smallest and largest share of the image that a crop covers.
             aspect: Smallest and largest width-to-height ratio of a crop.
             flip: Whether half of the images are mirrored left to right.
             seed: Seed of order and crops.
             first_epoch: Epoch the data set starts with.
-            epochs: Number of epochs, `None` for no end. Give `fit` `steps_per_epoch`.
+            epochs: Epoch that the data set ends before, `None` for no end. Give `fit`
+                `steps_per_epoch`.
+            drop_remainder: Whether the last, smaller batch of an epoch is left out.
 
         Returns:
             `tf.data.Dataset` of (float32 [B, H, W, 3], int64 [B]).
@@ -111,54 +183,49 @@ class StreamedImages:
         import tensorflow as tf
 
         count = len(self.train)
-        if not 1 <= batch_size <= count:
-            raise ValueError(
-                f"`batch_size` must be between 1 and the {count} images. "
-                f"Received: batch_size={batch_size}"
-            )
+        check_batch_size(batch_size, count)
 
         def epoch_batches(epoch):
-            def crop(place, image):
+            def crop(position, image):
                 encoded, label = image
-                draw = tf.stack([tf.constant(seed, "int64"), epoch * count + place])
+                draw = tf.stack([tf.constant(seed, "int64"), epoch * count + position])
                 return self._random_crop(encoded, draw, area, aspect, flip), label
 
             images = self.train.shuffled(seed, epoch).enumerate()
-            return self._batches(images.map(crop, tf.data.AUTOTUNE, deterministic=True), batch_size)
+            crops = images.map(crop, tf.data.AUTOTUNE, deterministic=True)
+            return self._batches(crops, batch_size, drop_remainder)
 
         numbers = tf.data.Dataset.range(
             first_epoch, np.iinfo("int64").max if epochs is None else epochs
         )
-        return unsharded(numbers.flat_map(epoch_batches).prefetch(tf.data.AUTOTUNE))
+        return without_auto_shard(numbers.flat_map(epoch_batches).prefetch(tf.data.AUTOTUNE))
 
     def evaluation_batches(self, batch_size, split="test"):
-        """Batches in a fixed order: the centres of images resized to 8/7 of `image_size`.
+        """Batches in a fixed order: the centers of images resized to 8/7 of `image_size`.
 
         Args:
-            batch_size: Images a batch.
-            split: `"test"` or `"train"`.
+            batch_size: Images of a batch; the last batch may be smaller.
+            split: `"test"`, `"train"` or, if there is one, `"validation"`.
 
         Returns:
             `tf.data.Dataset` of (float32 [B, H, W, 3], int64 [B]).
 
         Raises:
-            ValueError: If the split is neither.
+            ValueError: If there is no such split.
         """
         import tensorflow as tf
 
-        sources = {"train": self.train, "test": self.test}
-        if split not in sources:
-            raise ValueError(f"`split` must be 'train' or 'test'. Received: split={split!r}")
-        source = sources[split]
+        source = find_split(self._sources(), split)
         images = source.in_order().map(
-            lambda encoded, label: (self._centre_crop(encoded), label),
+            lambda encoded, label: (self._center_crop(encoded), label),
             tf.data.AUTOTUNE,
             deterministic=True,
         )
         batches = self._batches(images, batch_size).prefetch(tf.data.AUTOTUNE)
-        # Sources of records cannot tell how many they are.
-        steps = tf.data.experimental.assert_cardinality(steps_per_epoch(len(source), batch_size))
-        return unsharded(batches.apply(steps))
+        # TensorFlow does not know the number of records.
+        steps = steps_per_epoch(len(source), batch_size, drop_remainder=False)
+        batches = batches.apply(tf.data.experimental.assert_cardinality(steps))
+        return without_auto_shard(batches)
 
     def check(self):
         """Read every image once.
@@ -166,17 +233,24 @@ class StreamedImages:
         Raises:
             ValueError: Naming files that cannot be decoded.
         """
-        broken = [str(file) for source in (self.train, self.test) for file in source.broken()]
-        if broken:
-            more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
-            raise ValueError(f"Images that are broken: {', '.join(broken[:5])}{more}")
+        files = [str(file) for source in self._sources().values() for file in source.unreadable()]
+        if files:
+            more = f" and {len(files) - 5} more" if len(files) > 5 else ""
+            raise ValueError(
+                f"{len(files)} images cannot be read: {', '.join(files[:5])}{more}. Remove these "
+                "files"
+            )
 
-    def _batches(self, images, batch_size):
+    def _sources(self):
+        sources = {"train": self.train, "test": self.test}
+        return {**sources, "validation": self.validation} if self.has_validation else sources
+
+    def _batches(self, images, batch_size, drop_remainder=False):
         import tensorflow as tf
 
-        normalise = normaliser(self.mean, self.std)
-        return images.batch(batch_size).map(
-            lambda x, y: (normalise(x), y), tf.data.AUTOTUNE, deterministic=True
+        normalize = normalizer(self.mean, self.std)
+        return images.batch(batch_size, drop_remainder).map(
+            lambda x, y: (normalize(x), y), tf.data.AUTOTUNE, deterministic=True
         )
 
     def _random_crop(self, encoded, seed, area, aspect, flip):
@@ -201,7 +275,7 @@ class StreamedImages:
         window = tf.concat([begin[:2], size[:2]], axis=0)
         image = tf.cond(
             jpeg,
-            # decodes no more of a JPEG than the crop needs
+            # Decodes only the part of a JPEG that the crop needs.
             lambda: tf.io.decode_and_crop_jpeg(encoded, window, channels=3),
             lambda: tf.slice(decode(encoded), begin, [size[0], size[1], 3]),
         )
@@ -211,20 +285,20 @@ class StreamedImages:
             image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
         return image
 
-    def _centre_crop(self, encoded):
+    def _center_crop(self, encoded):
         import tensorflow as tf
 
         image = decode(encoded)
         height, width = (tf.cast(side, "float32") for side in tf.unstack(tf.shape(image))[:2])
-        margin = round(self.image_size * _MARGIN)
-        scale = margin / tf.minimum(height, width)
+        shorter = round(self.image_size * _RESIZED)
+        scale = shorter / tf.minimum(height, width)
         sides = [tf.cast(tf.round(side * scale), "int32") for side in (height, width)]
         image = self._resize(image, sides, shape=(None, None, 3))
         top, left = ((side - self.image_size) // 2 for side in sides)
         return tf.image.crop_to_bounding_box(image, top, left, self.image_size, self.image_size)
 
     def _resize(self, image, sides, shape=None):
-        """Bilinear and antialiased, as whole numbers again."""
+        """Resize (bilinear, antialiased) and round to integers."""
         import tensorflow as tf
 
         image = tf.image.resize(image, sides, antialias=True)

@@ -9,11 +9,11 @@ import numpy as np
 from letkd_keras.data.image_data import ImageData
 from letkd_keras.data.image_folder import pixel_statistics
 from letkd_keras.data.image_sources import RecordSource
+from letkd_keras.data.normalization import PIXELS
 from letkd_keras.data.streamed_images import StreamedImages
 
 # Larger data sets are streamed from disk.
 _MEMORY = 2**31
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def load_tfds(name, data_dir=None, image_size=None):
@@ -132,7 +132,7 @@ def in_memory(builder, name, mean=None, std=None, test="test"):
 
 
 def _streamed(builder, name, test, image_size):
-    mean, std = _IMAGENET
+    mean, std = PIXELS["imagenet"]
     train, test = (RecordSource.from_builder(builder, split) for split in ("train", test))
     return StreamedImages(
         name=name,

@@ -7,30 +7,31 @@ from letkd_keras.data.image_data import ImageData
 
 _FOLDER = "tiny-imagenet-200"
 _SIZE = 64
-# Of the training pixels, as the published recipes have them.
+# Mean and standard deviation of the training pixels, as in the published recipes.
 _MEAN = (0.4802, 0.4481, 0.3975)
 _STD = (0.2302, 0.2265, 0.2262)
 
 
-def load_tiny_imagenet(data_dir, cache=None):
-    """Tiny-ImageNet as it comes out of its archive: 200 classes, 64x64.
+def load_tiny_imagenet(data_dir, image_cache=None):
+    """Tiny-ImageNet as in its archive: 200 classes, 64x64, 500 training images of each class.
 
-    500 training images a class; the test images here are the 50 validation images a class, whose
-    labels are in `val/val_annotations.txt`, in the order of their numbers (the archive's own test
-    images have no labels). `validation_halves` tells the two halves of them apart.
+    The test images are the 50 validation images of each class, whose labels are in
+    `val/val_annotations.txt`, in the order of their numbers. The archive's own test images have no
+    labels. `validation_halves` separates the two halves of the validation images.
 
     Args:
-        data_dir: The unzipped folder `tiny-imagenet-200`, or the folder it is in.
-        cache: Folder for the decoded images, memory-mapped from there; `None` holds them in memory,
-            1.4 GB.
+        data_dir: The unzipped folder `tiny-imagenet-200`, or its parent.
+        image_cache: Folder for the decoded images, which are then memory-mapped; `None` keeps them
+            in memory, 1.4 GB.
 
     Returns:
         `ImageData`.
 
     Raises:
-        FileNotFoundError: If the folder or a part of it is not there.
-        ValueError: If a class has no training image, an annotation is not of these classes, or an
-            image is broken; each is named.
+        FileNotFoundError: If the folder or a part of it is missing.
+        OSError: If the disk has no room for the image cache.
+        ValueError: If a class has no training image, an annotation has an unknown class, or an
+            image is damaged; each is named.
     """
     root = Path(data_dir)
     root = root / _FOLDER if (root / _FOLDER).is_dir() else root
@@ -40,12 +41,12 @@ def load_tiny_imagenet(data_dir, cache=None):
                 f"`data_dir` must be the unzipped folder {_FOLDER}. "
                 f"Received: {str(data_dir)!r}, where there is no {part}"
             )
-    # Sorted, as torchvision's ImageFolder numbers the classes; wnids.txt is not.
+    # wnids.txt is not sorted; torchvision's ImageFolder numbers the sorted classes.
     wnids = sorted((root / "wnids.txt").read_text().split())
     train = _training_files(root, wnids)
     val = _validation_files(root, wnids)
     (x_train, y_train), (x_test, y_test) = (
-        (decode_all(files, _SIZE, cache=cache)[0], np.array(labels, "int64"))
+        (decode_all(files, _SIZE, cache=image_cache)[0], np.array(labels, "int64"))
         for files, labels in (train, val)
     )
     return ImageData(
@@ -62,10 +63,10 @@ def load_tiny_imagenet(data_dir, cache=None):
 
 
 def validation_halves(labels):
-    """The paper's split of the validation images in two: 25 of each class for either half.
+    """The paper's two halves of the validation images, with 25 images of each class in either.
 
-    The paper does not say which 25. Here the first half are the first images of each class in the
-    order of their numbers, the second half the others.
+    The paper does not state which 25. Here the first half are the first images of each class in the
+    order of their numbers.
 
     Args:
         labels: Labels of the test images in the order of `load_tiny_imagenet`, [N].
@@ -76,22 +77,23 @@ def validation_halves(labels):
     labels = np.asarray(labels)
     first = np.zeros(len(labels), bool)
     for label in np.unique(labels):
-        places = np.flatnonzero(labels == label)
-        first[places[: len(places) // 2]] = True
+        rows = np.flatnonzero(labels == label)
+        first[rows[: len(rows) // 2]] = True
     return first
 
 
 def _training_files(root, wnids):
     files, labels = [], []
     for label, wnid in enumerate(wnids):
-        found = sorted((root / "train" / wnid / "images").glob("*.JPEG"), key=_number)
-        if not found:
+        images = (root / "train" / wnid / "images").glob("*.JPEG")
+        images = sorted((file for file in images if file.is_file()), key=_number)
+        if not images:
             raise ValueError(
                 f"Every class must have images. Received: {str(root / 'train' / wnid)!r} with no "
                 "images/*.JPEG"
             )
-        files += found
-        labels += [label] * len(found)
+        files += images
+        labels += [label] * len(images)
     return files, labels
 
 
@@ -106,22 +108,25 @@ def _validation_files(root, wnids):
             )
         files.append(root / "val" / "images" / name)
         labels.append(label_of[wnid])
-    order = sorted(range(len(files)), key=lambda place: _number(files[place]))
+    order = sorted(range(len(files)), key=lambda index: _number(files[index]))
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
         raise FileNotFoundError(
-            f"val_annotations.txt names {len(missing)} images that are not there: {missing[0]}"
+            f"val_annotations.txt names {len(missing)} images that do not exist: {missing[0]}"
         )
-    return [files[place] for place in order], [labels[place] for place in order]
+    return [files[index] for index in order], [labels[index] for index in order]
 
 
 def _number(file):
-    """`val_12.JPEG` after `val_9.JPEG`."""
-    return int(file.stem.rsplit("_", 1)[1])
+    """The number in a name, so that `val_12.JPEG` comes after `val_9.JPEG`."""
+    number = file.stem.rpartition("_")[2]
+    if not number.isdigit():
+        raise ValueError(f"Images must be named NAME_NUMBER.JPEG. Received: {str(file)!r}")
+    return int(number)
 
 
 def _class_names(root, wnids):
-    """The first of the words for each class, where the archive's words are there."""
+    """The first of the words of each class, if the archive has them."""
     words = root / "words.txt"
     if not words.exists():
         return tuple(wnids)

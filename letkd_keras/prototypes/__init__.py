@@ -1,17 +1,16 @@
 """Prototypes: what a teacher's features look like. Fitted once, they supervise any student."""
 
-from letkd_keras.prototypes.fit import fit_prototypes
-from letkd_keras.prototypes.prototypes import (
-    IntermediatePrototypes,
-    PenultimatePrototypes,
-    Prototypes,
-)
-from letkd_keras.prototypes.steps import remove_workdir
+from letkd_keras.lazy_names import lazy_names
 
-__all__ = [
-    "IntermediatePrototypes",
-    "PenultimatePrototypes",
-    "Prototypes",
-    "fit_prototypes",
-    "remove_workdir",
-]
+# Name -> module that defines it.
+_PUBLIC = {
+    "IntermediatePrototypes": "prototypes",
+    "PenultimatePrototypes": "prototypes",
+    "Prototypes": "prototypes",
+    "fit_prototypes": "fit",
+    "remove_workdir": "steps",
+}
+
+__all__ = sorted(_PUBLIC)
+
+__getattr__, __dir__ = lazy_names(__name__, _PUBLIC)

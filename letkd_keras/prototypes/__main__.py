@@ -1,115 +1,191 @@
-"""Fit, inspect and draw prototypes from the command line: see `--help`."""
+"""Fit, inspect and draw a teacher's prototypes.
+
+Fit. The same command continues an interrupted fit after its last finished step:
+
+    python -m letkd_keras.prototypes --teacher teacher.keras --data cifar100 --out prototypes.npz
+
+The same with all feature vectors in the k-means, kept on disk meanwhile, instead of a sample:
+
+    python -m letkd_keras.prototypes ... --feature-cache float32
+
+In four processes or machines, in turn until the merge writes the file:
+
+    python -m letkd_keras.prototypes ... --workdir SHARED --shard 0/4   (to 3/4)
+    python -m letkd_keras.prototypes ... --workdir SHARED --merge 4
+
+Print what a file holds, and draw it:
+
+    python -m letkd_keras.prototypes --inspect prototypes.npz --pictures DIR
+    python -m letkd_keras.prototypes --inspect prototypes.npz --pictures DIR --teacher T --data D
+"""
 
 import argparse
-import logging
-import resource
-import sys
+import functools
 from pathlib import Path
 
-import keras
-from rich.console import Console
-from rich.table import Table
+from letkd_keras.command_line import (
+    Parser,
+    add_data_options,
+    add_out_option,
+    add_prototype_options,
+    add_seed_option,
+    choice,
+    output_file,
+    path,
+    positive_integer,
+    run_main,
+    text,
+)
 
-from letkd_keras.prototypes.prototype_fit import PrototypeFit
-from letkd_keras.prototypes.prototypes import Prototypes
-from letkd_keras.prototypes.sources import open_data
 
-_EPILOG = """examples:
-  fit; run again after an interruption to go on from the last finished stage:
-    %(prog)s --teacher teacher.keras --data tfds:cifar100 --data-dir DIR --out prototypes.npz
-  the same with all feature vectors in the k-means, on disk meanwhile, instead of a sample:
-    %(prog)s ... --cache float32
-  in four processes or machines, until the merge says that the file is written:
-    %(prog)s ... --workdir SHARED --shard 0/4   (to 3/4)
-    %(prog)s ... --workdir SHARED --merge 4
-  look at a file:
-    %(prog)s --inspect prototypes.npz --pictures FOLDER [--teacher ... --data ...]
-"""
+def parse(arguments=None):
+    """Parse the command line."""
+    parser = Parser("letkd_keras.prototypes", __doc__)
+    add = parser.add_argument
+    add("--teacher", type=path, metavar="FILE", help="the teacher, a .keras file")
+    add_data_options(parser)
+    add_prototype_options(parser, memory=None)
+    add(
+        "--levels",
+        nargs="+",
+        type=choice("penultimate", "intermediate"),
+        metavar="LEVEL",
+        help="penultimate, or penultimate intermediate (default: both where the teacher has a "
+        "layer for both)",
+    )
+    for level in ("penultimate", "intermediate"):
+        add(
+            f"--{level}-layer",
+            type=text,
+            metavar="NAME",
+            help=f"the teacher's {level} layer (default: a suggested one)",
+        )
+    add(
+        "--pool-size",
+        type=positive_integer,
+        metavar="N",
+        default=1,
+        help="2 halves the teacher's grid, where the student's is half of it",
+    )
+    add("--batch-size", type=positive_integer, metavar="N", default=256, help="images per batch")
+    add_seed_option(parser)
+    add_out_option(parser, type=output_file(".npz"), help="the .npz file to write")
+    add("--workdir", type=path, metavar="DIR", help="finished steps (default: OUT.work)")
+    shards = parser.add_mutually_exclusive_group()
+    shards.add_argument("--shard", type=_shard, metavar="I/N", help="do part I, from 0, of N")
+    shards.add_argument(
+        "--merge", type=positive_integer, metavar="N", help="merge N parts and continue"
+    )
+    add("--inspect", type=path, metavar="FILE", help="print manifest and health of prototypes")
+    add("--pictures", type=path, metavar="DIR", help="with --inspect: draw pictures into DIR")
+    options = parser.parse_args(arguments)
+    if options.inspect is None:
+        for name in ("teacher", "data", "out"):
+            if getattr(options, name) is None:
+                parser.error(f"--{name} is needed to fit prototypes (or use --inspect FILE)")
+        if options.pictures is not None:
+            parser.error("--pictures needs --inspect FILE")
+        options.workdir = options.workdir or Path(f"{options.out}.work")
+        _check_out(parser, options)
+    return options
 
 
 def main(arguments=None):
-    """Run the command line.
-
-    Args:
-        arguments: List of strings; `None` takes those of the process.
-
-    Returns:
-        Exit status: 0, or 2 after an error, which is printed as one line.
-    """
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("letkd_keras").setLevel(logging.INFO)
-    options = _parser().parse_args(arguments)
-    try:
-        if options.inspect is not None:
-            _inspect(options)
-        else:
-            _fit(options)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Fit or inspect prototypes."""
+    options = parse(arguments)
+    if options.inspect is not None:
+        _inspect(options)
+    else:
+        _fit(options)
 
 
 def _fit(options):
-    missing = [name for name in ("teacher", "data", "out") if getattr(options, name) is None]
-    if missing:
-        raise ValueError(f"--{missing[0]} is needed to fit prototypes, or --inspect FILE")
-    workdir = options.workdir or f"{options.out}.work"
-    images, labels, preprocess, class_names = open_data(
-        options.data, options.data_dir, options.train_examples
-    )
-    fit = PrototypeFit(
-        _load_teacher(options.teacher),
-        (images, labels),
-        options.templates,
-        options.subclasses,
-        options.components,
-        options.seed,
-        penultimate=options.penultimate,
-        intermediate=None if options.intermediate == "none" else options.intermediate,
-        pool=options.pool,
+    from letkd_keras.data import DataSpec
+    from letkd_keras.files import check_writable
+    from letkd_keras.functional import load_model
+    from letkd_keras.prototypes import fit_prototypes, remove_workdir
+
+    check_writable(options.out.absolute().parent)
+    spec = DataSpec.from_options(options)
+    teacher = load_model(options.teacher, "teacher")
+    data = spec.open()
+    images, preprocess = _training_images(data, options.batch_size)
+    prototypes = fit_prototypes(
+        teacher,
+        images,
+        templates=options.templates,
+        subclasses=options.subclasses,
+        components=options.components,
+        levels=options.levels,
+        penultimate_layer=options.penultimate_layer,
+        intermediate_layer=options.intermediate_layer,
+        pool_size=options.pool_size,
         iterations=options.iterations,
+        seed=options.seed,
         memory=options.memory,
-        cache=options.cache,
-        workdir=workdir,
+        feature_cache=options.feature_cache,
+        workdir=options.workdir,
         preprocess=preprocess,
         batch_size=options.batch_size,
-        data_name=options.data,
-        class_names=class_names,
+        data_name=f"{data.name} ({data.split})" if data.split else data.name,
+        class_names=data.class_names,
+        shard=options.shard,
+        merge=options.merge,
     )
-    print(f"peak memory before the first stage: {_peak_mib():.0f} MiB")
-    if options.shard is not None:
-        stage = fit.run_shard(*options.shard)
-        print(f"done: {stage}" if stage else "nothing to do: no pass waits for shards")
-        return
-    prototypes = fit.run() if options.merge is None else fit.merge(options.merge)
     if prototypes is None:
-        print("merged; run every shard again for the next pass, then merge again")
         return
     prototypes.save(options.out)
-    fit.stages.remove_all()
-    print(f"written: {options.out}; peak memory {_peak_mib():.0f} MiB")
+    remove_workdir(options.workdir)
+    print(f"{options.out}: {prototypes!r}")
 
 
 def _inspect(options):
+    from rich.console import Console
+
+    from letkd_keras.prototypes import Prototypes
+
     prototypes = Prototypes.load(options.inspect)
     console = Console()
     manifest = dict(prototypes.manifest)
     health = manifest.pop("health", {})
     for title, values in (("manifest", manifest), *health.items()):
         console.print(_table(title, values))
-    if options.pictures is not None:
-        from letkd_keras.prototypes.pictures import draw
+    if options.pictures is None:
+        return
+    from letkd_keras.data import DataSpec
+    from letkd_keras.functional import load_model
+    from letkd_keras.prototypes.pictures import draw
 
-        teacher = data = None
-        if options.teacher is not None and options.data is not None:
-            teacher = _load_teacher(options.teacher)
-            data = open_data(options.data, options.data_dir)
-        for path in draw(prototypes, options.pictures, teacher, data):
-            print(f"drawn: {path}")
+    teacher = images = preprocess = class_names = None
+    if options.teacher is not None and options.data is not None:
+        teacher = load_model(options.teacher, "teacher")
+        data = DataSpec.from_options(options).open()
+        images, preprocess = _training_images(data, options.batch_size)
+        class_names = data.class_names
+    for file in draw(
+        prototypes,
+        options.pictures,
+        teacher,
+        images,
+        preprocess=preprocess,
+        class_names=class_names,
+    ):
+        print(file)
+
+
+def _training_images(data, batch_size):
+    """The training images for `fit_prototypes`, and what normalizes them."""
+    from letkd_keras.data.normalization import normalize
+
+    if hasattr(data, "x_train"):
+        normalized = functools.partial(normalize, mean=data.mean, std=data.std)
+        return (data.x_train, data.y_train), normalized
+    return data.evaluation_batches(batch_size, "train"), None
 
 
 def _table(title, values):
+    from rich.table import Table
+
     table = Table(title=title, show_header=False, title_justify="left")
     for name, value in values.items():
         table.add_row(name, _text(value))
@@ -130,70 +206,24 @@ def _line(value):
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _load_teacher(path):
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"No teacher at {path}")
-    try:
-        return keras.models.load_model(path, compile=False)
-    except Exception as error:  # Keras raises whatever the file made it stumble over
-        raise ValueError(f"{path} is no Keras model that can be loaded: {error}") from error
-
-
-def _peak_mib():
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def _parser():
-    parser = argparse.ArgumentParser(
-        prog="python -m letkd_keras.prototypes",
-        description="Fit, inspect and draw a teacher's prototypes.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--teacher", metavar="FILE", help="a .keras file")
-    add("--data", help="digits, tfds:NAME, or an .npz file with x_train and y_train")
-    add("--data-dir", metavar="DIR", help="folder of tensorflow-datasets")
-    add("--train-examples", type=int, metavar="N", help="take only N images")
-    add("--out", metavar="FILE", help="the .npz file to write")
-    add("--templates", type=int, default=4096, help="penultimate clusters (%(default)s)")
-    add("--subclasses", type=int, default=8, help="sub-classes of a class (%(default)s)")
-    add("--components", type=int, default=60, help="LDA components (%(default)s)")
-    add("--seed", type=int, default=0)
-    add("--penultimate", default="penultimate", metavar="LAYER", help="its tap (%(default)s)")
-    add("--intermediate", default="intermediate", metavar="LAYER", help="its tap, or none")
-    add("--pool", type=int, default=1, help="2 halves the teacher's grid")
-    add("--iterations", type=int, default=20, help="of each k-means (%(default)s)")
-    add("--batch-size", type=int, default=256)
-    add("--memory", type=_bytes, default=2**28, help="for feature vectors, e.g. 1G (256M)")
-    add("--cache", choices=("float32", "float16"), help="keep all feature vectors on disk")
-    add("--workdir", metavar="DIR", help="finished stages (default: next to --out)")
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument("--shard", type=_shard, metavar="I/N", help="do part I, from 0, of N")
-    group.add_argument("--merge", type=int, metavar="N", help="merge N parts and go on")
-    add("--inspect", metavar="FILE", help="print the manifest and health of prototypes")
-    add("--pictures", metavar="DIR", help="with --inspect: draw what was learned")
-    return parser
+def _check_out(parser, options):
+    workdir = options.workdir.resolve()
+    if options.out.resolve().is_relative_to(workdir):
+        parser.error(
+            "--out must not be in the folder of --workdir, which is removed at the end. "
+            f"Received: {str(options.out)!r} in {str(options.workdir)!r}"
+        )
 
 
 def _shard(text):
     index, slash, count = text.partition("/")
-    if not (slash and index.isdigit() and count.isdigit()):
-        raise argparse.ArgumentTypeError(f"expected I/N such as 0/4. Received: {text!r}")
+    numbers = slash and index.isdecimal() and count.isdecimal()
+    if not (numbers and int(index) < int(count)):
+        raise argparse.ArgumentTypeError(
+            f"must be I/N such as 0/4, I from 0 to N - 1. Received: {text!r}"
+        )
     return int(index), int(count)
 
 
-def _bytes(text):
-    units = {"K": 2**10, "M": 2**20, "G": 2**30}
-    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
-    try:
-        return int(float(number) * unit)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"expected a number of bytes such as 800M or 2G. Received: {text!r}"
-        ) from None
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

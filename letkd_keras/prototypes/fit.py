@@ -363,13 +363,13 @@ def _prototypes(passes, manifest):
 
 def _layers(teacher, levels, penultimate_layer, intermediate_layer):
     """Layer names by level."""
-    if levels is not None and tuple(levels) not in (LEVELS[:1], LEVELS):
+    if levels is not None and ("penultimate" not in levels or set(levels) - set(LEVELS)):
         raise ValueError(
             '`levels` must be ("penultimate",), ("penultimate", "intermediate") or None. '
             f"Received: levels={levels!r}"
         )
     layers = {"penultimate": penultimate_layer, "intermediate": intermediate_layer}
-    layers = {level: layers[level] for level in levels or LEVELS}
+    layers = {level: layers[level] for level in LEVELS if level in (levels or LEVELS)}
     if None in layers.values():
         suggested = suggest_layers(teacher)
         layers = {level: layer or suggested[level] for level, layer in layers.items()}

@@ -1,0 +1,97 @@
+"""How images are selected: splits, subsets and classes."""
+
+import numpy as np
+
+
+def stratified(labels, examples, seed, argument):
+    """Choose examples with the classes in the same proportion.
+
+    Args:
+        labels: Integers [N].
+        examples: Number of examples, or `None` for all.
+        seed: Seed of the choice.
+        argument: Name that an error gives to `examples`.
+
+    Returns:
+        Indices in ascending order, or the slice of everything.
+
+    Raises:
+        ValueError: If the number is less than one for each class, or more than there are.
+    """
+    if examples is None or examples == len(labels):
+        return slice(None)
+    labels = np.asarray(labels)
+    present = np.unique(labels)
+    classes = len(present)
+    if not classes <= examples < len(labels):
+        raise ValueError(
+            f"`{argument}` must be between {classes} (one for each class) and {len(labels)}. "
+            f"Received: {argument}={examples}"
+        )
+    # scikit-learn's stratified split refuses to leave out less than one image of each class.
+    order = np.random.default_rng(seed).permutation(len(labels))
+    rank = np.empty(len(labels))
+    for label in present:
+        members = order[labels[order] == label]
+        rank[members] = np.arange(len(members)) / len(members)
+    return np.sort(order[np.argsort(rank[order], kind="stable")[:examples]])
+
+
+def held_out(labels, fraction, seed):
+    """Split examples in two, with the classes in the same proportion.
+
+    Args:
+        labels: Integers [N].
+        fraction: Share of the first part, greater than 0 and less than 1.
+        seed: Seed of the choice.
+
+    Returns:
+        Indices of the first part and of the rest, in ascending order.
+
+    Raises:
+        ValueError: If a part would have fewer examples than there are classes.
+    """
+    count, classes = len(labels), len(np.unique(labels))
+    examples = round(fraction * count) if np.isfinite(fraction) else -1
+    if not classes <= examples <= count - classes:
+        raise ValueError(
+            "`fraction` must be greater than 0 and less than 1, with at least one image of each "
+            f"class on either side. Received: fraction={fraction} of {count} images"
+        )
+    chosen = stratified(labels, examples, seed, "fraction")
+    return chosen, np.setdiff1d(np.arange(count), chosen)
+
+
+def find_split(splits, name):
+    """Look up a split by its name.
+
+    Args:
+        splits: Dictionary of the splits there are.
+        name: `"train"`, `"test"` or `"validation"`.
+
+    Returns:
+        The value of the dictionary.
+
+    Raises:
+        ValueError: If there is no such split.
+    """
+    if name not in splits:
+        hint = ""
+        if name == "validation":
+            hint = ". There is a validation split only after hold_out (--validation-fraction)"
+        raise ValueError(
+            f"`split` must be {' or '.join(map(repr, splits))}. Received: split={name!r}{hint}"
+        )
+    return splits[name]
+
+
+def check_classes(classes, there_are):
+    """Refuse a number of classes that is out of range.
+
+    Raises:
+        ValueError: If it is less than two or more than there are.
+    """
+    if not 2 <= classes <= there_are:
+        raise ValueError(
+            f"`classes` must be between 2 and {there_are}. Received: classes={classes}"
+        )
