@@ -57,65 +57,7 @@ def parse(arguments=None):
 
 def main(arguments=None):
     """Run the recipe; returns its report."""
-<<<<<<< HEAD
     return run_recipe(parse(arguments), SETTINGS)
-=======
-    options = parse(arguments)
-    from letkd_keras.data import keras_cv_policies, load_image_folder
-    from letkd_keras.recipes import methods
-    from letkd_keras.recipes.experiment import Experiment, run
-    from letkd_keras.recipes.networks import Network
-    from letkd_keras.recipes.pairs import Pair
-    from letkd_keras.recipes.training import cifar_schedule
-
-    for method in options.method:
-        methods.check(method)
-    for policy in options.augment:
-        keras_cv_policies.check(policy)
-    teacher = Network(options.teacher, options.teacher_penultimate, options.teacher_intermediate)
-    student = Network(options.student, options.penultimate, options.intermediate)
-    image_size = options.image_size or teacher.image_size() or student.image_size() or 64
-    mean, std = _PIXELS[options.pixels]
-    data = load_image_folder(
-        options.data,
-        image_size,
-        test_fraction=options.validation_split,
-        seed=options.seed,
-        mean=mean,
-        std=std,
-        skip_corrupt=options.skip_corrupt,
-        image_cache=options.cache,
-    )
-    pair = Pair(teacher.title, student.title, data.name)
-    experiment = Experiment(
-        data=data,
-        pair=pair,
-        teacher=teacher,
-        student=student,
-        methods=tuple(options.method),
-        teacher_schedule=cifar_schedule(
-            options.teacher_learning_rate,
-            options.teacher_epochs or options.epochs,
-            options.batch_size,
-        ),
-        student_schedule=cifar_schedule(options.learning_rate, options.epochs, options.batch_size),
-        templates=options.templates,
-        subclasses=options.subclasses,
-        components=options.components,
-        augmentation={
-            "crop_padding": image_size // 8,
-            "flip": not options.no_flip,
-            **({"policies": options.augment} if options.augment else {}),
-        },
-        seed=options.seed,
-        trials=options.trials,
-        export_method=options.method[-1],
-    )
-    run_dir = options.run_dir or Path("runs/folder", f"{data.name}-{pair.name}")
-    report = run(experiment, run_dir, verbosity())
-    show(run_dir)
-    return report
->>>>>>> data
 
 
 if __name__ == "__main__":

@@ -58,26 +58,7 @@ def parse(arguments=None):
 
 def main(arguments=None):
     """Run the recipe; returns its report."""
-<<<<<<< HEAD
     return run_recipe(parse(arguments), SETTINGS, measures=halves)
-=======
-    options = parse(arguments)
-    this = PairRun.of(options, "tiny_imagenet")
-    from letkd_keras.data import load_tiny_imagenet
-    from letkd_keras.recipes.experiment import run
-    from letkd_keras.recipes.measures import add_measures
-    from letkd_keras.recipes.training import cifar_schedule
-
-    experiment = this.experiment(
-        load_tiny_imagenet(options.data_dir, image_cache=options.cache),
-        cifar_schedule,
-        augmentation={"rotation": 20.0, "crop_padding": 0},
-    )
-    report = run(experiment, this.run_dir, verbosity())
-    report = add_measures(report, experiment, this.run_dir, halves)
-    show(this.run_dir)
-    return report
->>>>>>> data
 
 
 def halves(logits, labels):
