@@ -234,8 +234,7 @@ def _ours(problem, whole):
         arrays = dict(zip(names, _intermediate(channels), strict=True))
         numbers = {"num_classes": CLASSES, "subclasses": SUBCLASSES}
         parts.append(IntermediatePrototypes(**arrays, **numbers, **options))
-    levels = {level: level if level in problem["levels"] else None for level in METHODS["letkd2"]}
-    model = compiled(LetKD(student, teacher, Prototypes(*parts), **levels))
+    model = compiled(LetKD(teacher, student, Prototypes(*parts)))
     calls = {"step_ms": lambda: model.train_on_batch(x, y)}
     if whole:
         plain = compiled(student)

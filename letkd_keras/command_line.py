@@ -413,7 +413,7 @@ def add_prototype_options(
     subclasses=8,
     components=60,
     iterations=20,
-    memory=2**28,
+    memory=None,
     feature_cache=None,
 ):
     """Add the options of the prototype fit.
@@ -424,7 +424,7 @@ def add_prototype_options(
         subclasses: Default of `--subclasses`.
         components: Default of `--components`.
         iterations: Default of `--iterations`.
-        memory: Default of `--memory`, bytes.
+        memory: Default of `--memory`, bytes; `None` is that of `fit_prototypes`.
         feature_cache: Default of `--feature-cache`.
     """
     group = parser.add_argument_group("prototypes")
@@ -439,7 +439,8 @@ def add_prototype_options(
         type=byte_count,
         metavar="BYTES",
         default=memory,
-        help="memory for feature vectors, such as 800M or 2G",
+        help="memory for feature vectors, such as 800M or 2G (default: 256M, or what 256 vectors "
+        "for each center of a k-means need)",
     )
     add(
         "--feature-cache",

@@ -28,15 +28,17 @@ def test_it_is_under_forty_lines():
 
 def test_it_is_one_minus_the_cosine(direction):
     student, teacher = (_network(channels) for channels in (4, 6))
-    taps = {"student_layers": ("map",), "teacher_layers": ("map",)}
-    model = direction(student, teacher, weight=0.5, **taps)
+    layers = {"student_layers": ("map",), "teacher_layers": ("map",)}
+    model = direction(teacher, student, weight=0.5, **layers)
     x = np.random.default_rng(0).standard_normal((5, 6, 6, 3)).astype("float32")
     y = np.array([0, 1, 0, 1, 1])
-    losses = model.distillation_losses(model.learn(x), model.teach(x, y))
+    losses = model.compute_distillation_losses(
+        model.compute_student_outputs(x), model.compute_teacher_outputs(x, y)
+    )
     maps = [keras.Model(n.inputs, n.get_layer("map").output)(x) for n in (student, teacher)]
-    ours, theirs = (np.asarray(m, "float64").mean((1, 2)) for m in maps)
-    ours = ours @ np.asarray(model.adapter.kernel, "float64")
-    cosine = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
+    a, b = (np.asarray(m, "float64").mean((1, 2)) for m in maps)
+    a = a @ np.asarray(model.adapter.kernel, "float64")
+    cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     assert float(losses["direction"]) == pytest.approx(1 - cosine.mean(), rel=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""Distilling models: `compile` and `fit` train a student under a teacher."""
+"""Distillers: models whose `compile` and `fit` train a student under a teacher."""
 
 from letkd_keras.distillers.at import AT
 from letkd_keras.distillers.crd import CRD
@@ -10,7 +10,6 @@ from letkd_keras.distillers.kd import KD
 from letkd_keras.distillers.letkd import LetKD
 from letkd_keras.distillers.simkd import SimKD
 from letkd_keras.distillers.sp import SP
-from letkd_keras.distillers.teacher_distiller import TeacherDistiller
 from letkd_keras.distillers.vid import VID
 
 __all__ = [
@@ -25,5 +24,4 @@ __all__ = [
     "HintedLetKD",
     "LetKD",
     "SimKD",
-    "TeacherDistiller",
 ]

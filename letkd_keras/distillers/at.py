@@ -1,8 +1,9 @@
 import keras
 from keras import ops
 
+from letkd_keras.distillers.distiller import Distiller
+from letkd_keras.distillers.feature_layers import stage_ends
 from letkd_keras.distillers.feature_maps import on_one_grid
-from letkd_keras.distillers.teacher_distiller import TeacherDistiller
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -40,36 +41,57 @@ class AttentionError(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class AT(TeacherDistiller):
+class AT(Distiller):
     """Attention transfer (Zagoruyko and Komodakis 2017, equation 2, activation based).
 
-        loss = CE + weight * sum over the taps of mean (Q_T - Q_S)^2
+        loss = CE + weight * sum over the layers of mean (Q_T - Q_S)^2
 
     with the mean over locations in place of the paper's norm, as in RepDistiller, whose weight
     belongs to it. Where grids differ, the finer features are averaged.
 
     Args:
-        student: Functional `keras.Model` from images to logits; trained in place.
-        teacher: Functional `keras.Model` from the same images to logits of the same classes.
-        student_layers: Layers of the student, the ends of its stages in RepDistiller.
-        teacher_layers: As many of the teacher.
+        teacher: Functional `keras.Model` from images to logits; see `Distiller`.
+        student: Functional `keras.Model` from the same images to logits; trained in place.
+        student_layers: Layers of the student. `None` for the ends of all its stages, as in
+            RepDistiller.
+        teacher_layers: As many of the teacher, likewise.
         weight: Weight of the loss; 1000 in RepDistiller.
         power: Exponent p; 2 there.
-        **kwargs: Further options of `TeacherDistiller`.
+        **kwargs: Further options of `Distiller`.
 
     Raises:
-        ValueError: As `TeacherDistiller`.
+        ValueError: As `Distiller`.
     """
 
-    def __init__(self, student, teacher=None, *, weight=1000.0, power=2, **kwargs):
-        super().__init__(student, teacher, {"at": weight}, **kwargs)
+    def __init__(
+        self,
+        teacher,
+        student,
+        *,
+        student_layers=None,
+        teacher_layers=None,
+        weight=1000.0,
+        power=2,
+        **kwargs,
+    ):
+        teacher_layers, student_layers = stage_ends(
+            teacher, student, teacher_layers, student_layers, "all"
+        )
+        super().__init__(
+            teacher,
+            student,
+            student_layers=student_layers,
+            teacher_layers=teacher_layers,
+            loss_weights={"at": weight},
+            **kwargs,
+        )
         self.attention_error = AttentionError(power)
 
-    def distillation_losses(self, learned, taught, sample_weight=None):
+    def compute_distillation_losses(self, student_outputs, teacher_outputs, sample_weight=None):
         errors = []
-        for pair in self.tap_pairs(learned, taught):
-            ours, theirs = on_one_grid(*pair)
-            errors.append(self.attention_error(theirs, ours, sample_weight))
+        for pair in self.feature_pairs(student_outputs, teacher_outputs):
+            student, teacher = on_one_grid(*pair)
+            errors.append(self.attention_error(teacher, student, sample_weight))
         return {"at": sum(errors)}
 
     def get_config(self):

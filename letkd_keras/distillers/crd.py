@@ -3,13 +3,15 @@ import math
 import keras
 from keras import ops
 
+from letkd_keras.distillers.distiller import Distiller
+from letkd_keras.distillers.feature_layers import penultimate_layers
 from letkd_keras.distillers.memory_bank import MemoryBank, NegativeSampler
-from letkd_keras.distillers.teacher_distiller import TeacherDistiller
+from letkd_keras.models.initialization import torch_bias_uniform, torch_uniform
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
 class NoiseContrastiveLoss(keras.losses.Loss):
-    """-log h of the positive minus the sum of log(1 - h) of N negatives, one value an image.
+    """-log h of the positive minus the sum of log(1 - h) of N negatives, one value per image.
 
         h = e / (e + N / M),  M the number of training images
 
@@ -41,27 +43,29 @@ class NoiseContrastiveLoss(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class CRD(TeacherDistiller):
+class CRD(Distiller):
     """Contrastive representation distillation (Tian, Krishnan, Isola, ICLR 2020, section 3).
 
         loss = CE + weight * (contrast of the student's embedding with the teacher's memories
                               + contrast of the teacher's embedding with the student's memories)
 
-    An embedding is a linear map of the pooled features, l2-normalised. The positive is the image
-    itself, the negatives are N images of other classes, compared through memory banks of all
-    training images. RepDistiller draws the negatives without replacement where there are enough;
-    here they are drawn with, which has the same expectation.
+    An embedding is a linear map of the pooled features, l2-normalised, which starts as PyTorch's
+    linear layer does. The positive is the image itself, the negatives are N images of other
+    classes, compared through memory banks of all training images. RepDistiller draws the negatives
+    without replacement where there are enough; here they are drawn with replacement, which has the
+    same expectation.
 
     Images come with their rows in the training set: `fit` takes batches of
-    `({"image": images, "row": integers [B]}, labels [B])`, which
-    `ImageData.training_batches(rows=True)` gives. `evaluate` and `predict` take images. The banks
-    are updated in every step and are of one device: not for a distribution strategy.
+    `({"image": images, "row": integers [B]}, labels)`, as `ImageData.training_batches` gives where
+    it is asked for rows. `evaluate` and `predict` take images. The banks are updated in every step;
+    several replicas of a distribution strategy would each update their own, and are refused.
 
     Args:
-        student: Functional `keras.Model` from images to logits; trained in place.
-        teacher: Functional `keras.Model` from the same images to logits of the same classes.
+        teacher: Functional `keras.Model` from images to logits; see `Distiller`.
+        student: Functional `keras.Model` from the same images to logits; trained in place.
         labels: Classes of all training images, integers [M] in the order of the rows.
-        student_layers: The student's last feature map, in a tuple of one.
+        student_layers: The student's last feature map, in a tuple of one. `None` for its
+            penultimate layer, as in RepDistiller.
         teacher_layers: The teacher's, likewise.
         weight: Weight of the loss; 0.8 in the paper.
         dimension: Channels of the embeddings; 128 there.
@@ -69,18 +73,20 @@ class CRD(TeacherDistiller):
         temperature: Of the similarities; 0.07 there.
         momentum: Of the memories; 0.5 there.
         images: M; needed only without `labels`.
-        **kwargs: Further options of `TeacherDistiller`.
+        **kwargs: Further options of `Distiller`.
 
     Raises:
-        ValueError: If the labels are of one class or out of range, or as `TeacherDistiller`.
+        ValueError: If the labels are of one class or out of range, or as `Distiller`.
     """
 
     def __init__(
         self,
+        teacher,
         student,
-        teacher=None,
         labels=None,
         *,
+        student_layers=None,
+        teacher_layers=None,
         weight=0.8,
         dimension=128,
         negatives=16384,
@@ -89,15 +95,25 @@ class CRD(TeacherDistiller):
         images=None,
         **kwargs,
     ):
-        super().__init__(student, teacher, {"crd": weight}, **kwargs)
+        teacher_layers, student_layers = penultimate_layers(
+            teacher, student, teacher_layers, student_layers
+        )
+        super().__init__(
+            teacher,
+            student,
+            student_layers=student_layers,
+            teacher_layers=teacher_layers,
+            loss_weights={"crd": weight},
+            **kwargs,
+        )
         images = images if labels is None else len(labels)
-        (ours,), (theirs,) = self.student_shapes, self.teacher_shapes
-        self.student_embedding = _embedding(ours[-1], dimension, "student_embedding")
-        self.teacher_embedding = _embedding(theirs[-1], dimension, "teacher_embedding")
+        (student_shape,), (teacher_shape,) = self.student_shapes, self.teacher_shapes
+        self.student_embedding = _embedding(student_shape[-1], dimension, "student_embedding")
+        self.teacher_embedding = _embedding(teacher_shape[-1], dimension, "teacher_embedding")
         self.student_memories = MemoryBank(images, dimension, momentum, name="student_memories")
         self.teacher_memories = MemoryBank(images, dimension, momentum, name="teacher_memories")
-        classes = self.student.output_shape[-1]
-        self.sampler = NegativeSampler(images, classes, negatives, name="sampler")
+        self.classes = self.student.output_shape[-1]
+        self.sampler = NegativeSampler(images, self.classes, negatives, name="sampler")
         if labels is not None:
             self.sampler.adapt(labels)
         self.temperature = float(temperature)
@@ -107,34 +123,55 @@ class CRD(TeacherDistiller):
         images = inputs["image"] if isinstance(inputs, dict) else inputs
         return super().call(images, training=training)
 
-    def teach(self, x, y):
-        return {**super().teach(x["image"], y), "rows": x["row"]}
+    def make_train_function(self, force=False):
+        """Keras' compiled step; several replicas are refused.
 
-    def learn(self, x):
-        return super().learn(x["image"])
+        Raises:
+            ValueError: If a `tf.distribute` strategy of several replicas is used.
+        """
+        strategy = getattr(self, "distribute_strategy", None)  # on TensorFlow only
+        if strategy is not None and strategy.num_replicas_in_sync > 1:
+            raise ValueError(
+                "CRD must be trained on one replica, since its memory banks are of one device. "
+                f"Received: a strategy of {strategy.num_replicas_in_sync} replicas"
+            )
+        return super().make_train_function(force)
 
-    def distillation_losses(self, learned, taught, sample_weight=None):
-        ((ours, theirs),) = self.tap_pairs(learned, taught)
-        ours = self._embed(ours, self.student_embedding)
-        theirs = self._embed(theirs, self.teacher_embedding)
-        rows = ops.cast(taught["rows"], "int32")
-        labels = ops.cast(ops.reshape(taught["labels"], (-1,)), "int32")
+    def compute_teacher_outputs(self, x, y):
+        """See `Distiller`; also `"rows"` [B] and `"labels"`."""
+        return {**super().compute_teacher_outputs(x["image"], y), "rows": x["row"], "labels": y}
+
+    def compute_student_outputs(self, x):
+        return super().compute_student_outputs(x["image"])
+
+    def compute_distillation_losses(self, student_outputs, teacher_outputs, sample_weight=None):
+        ((student, teacher),) = self.feature_pairs(student_outputs, teacher_outputs)
+        student = self._embed(student, self.student_embedding)
+        teacher = self._embed(teacher, self.teacher_embedding)
+        rows = ops.cast(teacher_outputs["rows"], "int32")
+        labels = self._class_indices(teacher_outputs["labels"])
         drawn = ops.concatenate([rows[:, None], self.sampler(labels)], axis=1)
         loss = sum(
             self.contrastive(
                 labels, memories(embedding, drawn, temperature=self.temperature), sample_weight
             )
             for embedding, memories in (
-                (ours, self.teacher_memories),
-                (theirs, self.student_memories),
+                (student, self.teacher_memories),
+                (teacher, self.student_memories),
             )
         )
-        self.student_memories.update(ours, rows)
-        self.teacher_memories.update(theirs, rows)
+        self.student_memories.update(student, rows)
+        self.teacher_memories.update(teacher, rows)
         return {"crd": loss}
 
     def _embed(self, features, embedding):
         return ops.normalize(embedding(ops.mean(features, axis=(1, 2))), axis=-1)
+
+    def _class_indices(self, labels):
+        """Integers [B] of labels [B], [B, 1] or, one-hot or mixed, [B, classes]."""
+        if len(labels.shape) == 2 and labels.shape[1] == self.classes > 1:
+            labels = ops.argmax(labels, axis=-1)
+        return ops.cast(ops.reshape(labels, (-1,)), "int32")
 
     def get_config(self):
         return {
@@ -149,11 +186,11 @@ class CRD(TeacherDistiller):
 
 
 def _embedding(channels, dimension, name):
-    # PyTorch's start of a linear layer.
-    bound = 1 / math.sqrt(channels)
-    uniform = keras.initializers.RandomUniform(-bound, bound)
     layer = keras.layers.Dense(
-        dimension, kernel_initializer=uniform, bias_initializer=uniform, name=name
+        dimension,
+        kernel_initializer=torch_uniform(),
+        bias_initializer=torch_bias_uniform(channels),
+        name=name,
     )
     layer.build((None, channels))
     return layer

@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import keras
 from keras import ops
 
+from letkd_keras.distillers import logit_losses as logit
+from letkd_keras.distillers.compatibility import matching_models
+from letkd_keras.distillers.feature_maps import channels_last, channels_last_shape
 from letkd_keras.distillers.layer_outputs import LayerOutputs
-from letkd_keras.distillers.soft_labels import SoftLabelKLDivergence
-from letkd_keras.functional.graph import check_functional
 
 if keras.backend.backend() == "tensorflow":
     from letkd_keras.distillers.tensorflow_step import TrainStep
@@ -16,92 +19,150 @@ else:
     )
 
 
-class FrozenTeacher:
-    """A teacher outside a distiller's weights.
-
-    Not a Keras object on purpose: what hangs on a `keras.Model` as a layer is trained, counted,
-    summarised and written into every checkpoint. A distiller keeps its teacher out of all these
-    and writes it only into a whole `.keras` file (`Distiller.save_assets`).
-
-    Args:
-        model: Functional teacher giving logits.
-        taps: Mapping of names to further layers of the teacher whose outputs are wanted.
-
-    Call arguments:
-        inputs: Images.
-
-    Returns:
-        Dictionary of `"logits"` and the outputs under the names of the taps, in inference mode.
-    """
-
-    def __init__(self, model, taps=None):
-        check_functional(model, "teacher")
-        self.model = model
-        self.tapped = LayerOutputs(model, taps or {})
-
-    def __call__(self, inputs):
-        return self.tapped(inputs, training=False)
-
-
 class Distiller(TrainStep, keras.Model):
-    """Shared part of all distilling models: teacher once, student once, named losses.
+    """Base of all distillers: one run of the teacher, one run of the student, named losses.
 
-    `compile` and `fit` it like any model; `evaluate`, `predict` and calling it are the student
-    alone and need no teacher. A subclass says what the teacher is asked for (`teach`), what the
-    student gives while it learns (`learn`) and how far they differ (`distillation_losses`).
+        loss = task_weight * task loss + sum of weight * distillation loss
+
+    `compile` and `fit` it like any model; `evaluate`, `predict` and calling it run the student
+    alone. `student` is what ships.
+
+    A method is a subclass. It names layers of both models, makes what it trains beside the student
+    (its *adapters*) from `student_shapes` and `teacher_shapes` after this constructor, and
+    overrides `compute_distillation_losses`. A method that needs more than the outputs of layers
+    overrides `compute_teacher_outputs` or `compute_student_outputs` too. Adapters are trained and
+    saved with the distiller; `student` never has them.
 
     The logs of `fit` have `loss` (what is minimised), `task_loss` (the compiled loss plus the
     student's own regularisers) and every distillation loss under its own name, without its weight.
     In evaluation `loss` is the task loss.
 
     Args:
-        student: Functional `keras.Model` from images to logits, what is trained.
-        loss_weights: Names of the distillation losses and their weights.
+        teacher: Functional `keras.Model` from images to logits or softmax probabilities. It stays
+            frozen, in inference mode, and outside the distiller's weights and checkpoints; a whole
+            `.keras` file of the distiller has it. `None` only where a distiller is rebuilt from
+            its configuration: it can then not be trained.
+        student: Functional `keras.Model` from the same images to logits, or softmax probabilities,
+            of the same classes. It is trained in place. A softmax at its end is removed:
+            `student` of the distiller is then a model without it, which shares all layers but the
+            one with the softmax.
+        student_layers: Names of layers of the student whose outputs are compared, in order.
+        teacher_layers: As many of the teacher.
+        teacher_shapes: Shapes of the outputs of `teacher_layers`, channels last, without the batch
+            dimension; needed only without a teacher.
+        loss_weights: Names of the method's losses and their weights.
         task_weight: Weight of the task loss.
-        kd_weight: Weight of a soft-label loss (`KD`) added to the others under the name `kd`; 0 for
-            none. 1 in RepDistiller's combinations with KD.
-        kd_temperature: Temperature of that loss.
+        logit_losses: Losses on the logits in addition to the method's own:
+            `{"dkd": (loss, weight)}`, with a `keras.losses.Loss` that is called as
+            `loss((teacher_logits, labels), student_logits, sample_weight)`, such as
+            `letkd_keras.losses.logit_loss("dkd")`, or a `keras.distillation.LogitsDistillation`.
+        warm_up_steps: Number of steps in which the weights of `logit_losses` grow linearly to their
+            full values; 0 for none.
         **kwargs: Keras' model arguments.
 
+    Attributes:
+        student_shapes: Shapes of the outputs of `student_layers`, like `teacher_shapes`.
+        distillation_weights: All distillation losses' weights by name.
+
     Raises:
-        ValueError: If the student is not functional with one input and one output.
+        ValueError: If teacher and student do not fit each other, a layer does not exist or the
+            numbers of layers differ.
     """
 
     def __init__(
         self,
+        teacher,
         student,
-        loss_weights,
+        *,
+        student_layers=(),
+        teacher_layers=(),
+        teacher_shapes=(),
+        loss_weights=None,
         task_weight=1.0,
-        kd_weight=0.0,
-        kd_temperature=4.0,
+        logit_losses=None,
+        warm_up_steps=0,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_functional(student, "student")
-        self.student = student
+        teacher, self.student = matching_models(teacher, student)
+        self.student_layers, self.teacher_layers = tuple(student_layers), tuple(teacher_layers)
+        if len(self.student_layers) != len(self.teacher_layers):
+            raise ValueError(
+                "`student_layers` and `teacher_layers` must be of the same length. "
+                f"Received: {self.student_layers} and {self.teacher_layers}"
+            )
+        self.student_graph = LayerOutputs(self.student, self.student_layers, "student_layers")
+        self.student_shapes = _channels_last_shapes(self.student_graph)
+        self.teacher_shapes = tuple(tuple(shape) for shape in teacher_shapes)
+        self.teacher_graph = None
+        if teacher is not None:
+            self._set_teacher(teacher)
+
+        loss_weights = {name: float(weight) for name, weight in (loss_weights or {}).items()}
+        self.logit_losses, weights = logit.check_logit_losses(logit_losses, tuple(loss_weights))
+        self.warm_up_steps = int(warm_up_steps)
         self.task_weight = float(task_weight)
-        if kd_weight:
-            loss_weights = {**loss_weights, "kd": kd_weight}
-        self.soft_label_kl = SoftLabelKLDivergence(kd_temperature)
-        self.distillation_weights = {name: float(w) for name, w in loss_weights.items()}
+        self.distillation_weights = {**loss_weights, **weights}
         self.loss_trackers = {
-            name: keras.metrics.Mean(name=name) for name in ("task_loss", *loss_weights)
+            name: keras.metrics.Mean(name=name)
+            for name in ("task_loss", *self.distillation_weights)
         }
         self.built = True
 
-    # What a method defines
+    def _set_teacher(self, teacher):
+        # LayerOutputs hides the teacher from Keras. A property would not do: Keras saves the
+        # weights of every model that it finds as an attribute.
+        self.teacher_graph = LayerOutputs(teacher, self.teacher_layers, "teacher_layers")
+        self.teacher_shapes = _channels_last_shapes(self.teacher_graph)
 
-    def teach(self, x, y):
-        """What the teacher says of a batch: a dictionary with `"logits"`. No gradient is taken."""
-        raise NotImplementedError
+    # What a method overrides
 
-    def learn(self, x):
-        """What the student gives in training mode: a dictionary with at least `"logits"`."""
-        return {"logits": self.student(x, training=True)}
+    def compute_teacher_outputs(self, x, y):
+        """What the teacher supervises a batch with. It runs outside the gradient.
 
-    def distillation_losses(self, learned, taught, sample_weight=None):
-        """Scalar losses by name, each from a `keras.losses.Loss` (which knows of replicas)."""
-        raise NotImplementedError
+        Args:
+            x: Images.
+            y: Labels.
+
+        Returns:
+            Dictionary of `"logits"` and `"features"`, the outputs of `teacher_layers`.
+        """
+        if self.teacher_graph is None:
+            raise ValueError(
+                f"This {type(self).__name__} has no teacher, since it was rebuilt from its "
+                "configuration. Load it from a whole `.keras` file, or make one with a teacher."
+            )
+        return self.teacher_graph(x, training=False)
+
+    def compute_student_outputs(self, x):
+        """The student's outputs in training mode.
+
+        Args:
+            x: Images.
+
+        Returns:
+            Dictionary of `"logits"` and `"features"`, the outputs of `student_layers`.
+        """
+        return self.student_graph(x, training=True)
+
+    def compute_distillation_losses(self, student_outputs, teacher_outputs, sample_weight=None):
+        """The method's own losses.
+
+        Args:
+            student_outputs: What `compute_student_outputs` returns.
+            teacher_outputs: What `compute_teacher_outputs` returns.
+            sample_weight: Weights of the images, [B], or `None`.
+
+        Returns:
+            Dictionary of scalars with the names of `loss_weights`, each from a
+            `keras.losses.Loss`, which divides by the number of replicas.
+        """
+        return {}
+
+    def feature_pairs(self, student_outputs, teacher_outputs):
+        """The outputs of the layers in order, a list of (student's, teacher's), channels last."""
+        pairs = zip(student_outputs["features"], teacher_outputs["features"], strict=True)
+        return [tuple(channels_last(features) for features in pair) for pair in pairs]
 
     # What Keras asks of a model
 
@@ -111,28 +172,33 @@ class Distiller(TrainStep, keras.Model):
     def compute_output_shape(self, input_shape):
         return self.student.compute_output_shape(input_shape)
 
-    def compute_distillation_loss(self, x, y, learned, taught, sample_weight=None):
-        """Total loss of a training step and its named parts.
+    def compute_total_loss(self, x, y, student_outputs, teacher_outputs, sample_weight=None):
+        """The loss of a training step and its named parts.
 
         Returns:
             `(total, parts)`: a scalar, and a dictionary of unweighted scalars.
         """
+        logits = student_outputs["logits"]
         parts = {
             "task_loss": self.compute_loss(
-                x=x, y=y, y_pred=learned["logits"], sample_weight=sample_weight, training=True
+                x=x, y=y, y_pred=logits, sample_weight=sample_weight, training=True
             ),
-            **self.distillation_losses(learned, taught, sample_weight),
+            **self.compute_distillation_losses(student_outputs, teacher_outputs, sample_weight),
         }
-        if "kd" in self.distillation_weights:
-            parts["kd"] = self.soft_label_kl(taught["logits"], learned["logits"], sample_weight)
+        for name, loss in self.logit_losses.items():
+            parts[name] = loss((teacher_outputs["logits"], y), logits, sample_weight)
         total = self.task_weight * parts["task_loss"]
-        for name in self.distillation_weights:
-            total = total + self.distillation_weight(name) * parts[name]
+        for name, weight in self.distillation_weights.items():
+            if name in self.logit_losses:
+                weight = weight * self._warm_up_factor()
+            total = total + weight * parts[name]
         return total, parts
 
-    def distillation_weight(self, name):
-        """Weight of a distillation loss in the step that runs; a method may let it grow."""
-        return self.distillation_weights[name]
+    def _warm_up_factor(self):
+        if not self.warm_up_steps:
+            return 1.0
+        step = ops.cast(self.optimizer.iterations, "float32") + 1.0
+        return ops.minimum(step / self.warm_up_steps, 1.0)
 
     def track_losses(self, parts, x, replicas=1):
         """Update the running means of the named losses of an epoch.
@@ -148,16 +214,21 @@ class Distiller(TrainStep, keras.Model):
             )
 
     def without_training_losses(self, logs):
-        """The logs of an evaluation, in which the teacher has no say."""
+        """The logs of an evaluation, in which no distillation loss is computed."""
         return {name: value for name, value in logs.items() if name not in self.loss_trackers}
+
+    # Saving
 
     def get_config(self):
         return {
             **super().get_config(),
             "student": keras.saving.serialize_keras_object(self.student),
+            "student_layers": self.student_layers,
+            "teacher_layers": self.teacher_layers,
+            "teacher_shapes": self.teacher_shapes,
             "task_weight": self.task_weight,
-            "kd_weight": self.distillation_weights.get("kd", 0.0),
-            "kd_temperature": self.soft_label_kl.temperature,
+            "logit_losses": logit.serialize(self.logit_losses, self.distillation_weights),
+            "warm_up_steps": self.warm_up_steps,
         }
 
     @classmethod
@@ -166,4 +237,21 @@ class Distiller(TrainStep, keras.Model):
         config["student"] = keras.saving.deserialize_keras_object(
             config["student"], custom_objects=custom_objects
         )
-        return cls(**config)
+        if "logit_losses" in config:
+            config["logit_losses"] = logit.deserialize(config["logit_losses"], custom_objects)
+        return cls(teacher=None, **config)
+
+    def save_assets(self, directory):
+        """The teacher, in a whole `.keras` file only (Keras calls this)."""
+        if self.teacher_graph is not None:
+            self.teacher_graph.model.save(Path(directory) / "teacher.keras")
+
+    def load_assets(self, directory):
+        """The teacher from a whole `.keras` file (Keras calls this)."""
+        path = Path(directory) / "teacher.keras"
+        if path.exists():
+            self._set_teacher(keras.models.load_model(path, compile=False))
+
+
+def _channels_last_shapes(outputs):
+    return tuple(channels_last_shape(shape) for shape in outputs.shapes)

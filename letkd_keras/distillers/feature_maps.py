@@ -20,11 +20,11 @@ def channels_last_shape(shape):
     return tuple(shape)
 
 
-def finer_by(student, teacher):
-    """Windows `(of the student's, of the teacher's)` that bring two maps to the coarser grid.
+def pool_sizes(student, teacher):
+    """Windows `(student's, teacher's)` of the average pooling that gives both the coarser grid.
 
     Args:
-        student: Shape (height, width, channels) of the student's map.
+        student: Shape (height, width, ...) of the student's map.
         teacher: Shape of the teacher's.
 
     Returns:
@@ -33,18 +33,19 @@ def finer_by(student, teacher):
     Raises:
         ValueError: If neither grid divides the other.
     """
-    ours, theirs = grid_ratio(student[:2], teacher[:2]), grid_ratio(teacher[:2], student[:2])
-    if ours is None and theirs is None:
+    ratios = grid_ratio(student[:2], teacher[:2]), grid_ratio(teacher[:2], student[:2])
+    if ratios == (None, None):
         raise ValueError(
-            "One grid must divide the other. Received: the student's "
-            f"{student[0]}x{student[1]} and the teacher's {teacher[0]}x{teacher[1]}"
+            "One of the grids of `student_layers` and `teacher_layers` must divide the other. "
+            f"Received: the student's {student[0]}x{student[1]} and the teacher's "
+            f"{teacher[0]}x{teacher[1]}"
         )
-    return ours or 1, theirs or 1
+    return ratios[0] or 1, ratios[1] or 1
 
 
 def on_one_grid(student, teacher):
-    """The two maps [B, H, W, C] with the finer one averaged to the grid of the coarser."""
-    windows = finer_by(student.shape[1:], teacher.shape[1:])
+    """The two maps [B, H, W, C], the finer one averaged to the grid of the coarser."""
+    windows = pool_sizes(student.shape[1:], teacher.shape[1:])
     return tuple(
         features
         if window == 1
@@ -57,22 +58,8 @@ def on_one_grid(student, teacher):
 class FeatureMeanSquaredError(keras.losses.Loss):
     """Mean of (teacher - student)^2 over locations and channels, [B, H, W, C] each.
 
-    Unlike Keras' own it has one value an image, so that a `sample_weight` [B] weighs images.
+    Unlike Keras' own it has one value per image, so that a `sample_weight` [B] weighs images.
     """
 
     def call(self, y_true, y_pred):
         return ops.mean(ops.square(y_true - y_pred), axis=(1, 2, 3))
-
-
-def convolution(filters, kernel_size, strides=1, **kwargs):
-    """A convolution of channels-last maps without bias, as wide as PyTorch's with padding."""
-    return keras.layers.Conv2D(
-        filters,
-        kernel_size,
-        strides,
-        padding="same",
-        use_bias=False,
-        data_format="channels_last",
-        kernel_initializer="he_normal",
-        **kwargs,
-    )

@@ -1,65 +1,102 @@
 import keras
 
-from letkd_keras.distillers.feature_maps import FeatureMeanSquaredError, convolution, finer_by
-from letkd_keras.distillers.teacher_distiller import TeacherDistiller
+from letkd_keras.distillers.distiller import Distiller
+from letkd_keras.distillers.feature_layers import stage_ends
+from letkd_keras.distillers.feature_maps import FeatureMeanSquaredError, pool_sizes
 from letkd_keras.layers import TorchBatchNormalization
+from letkd_keras.models.initialization import torch_bias_uniform, torch_uniform
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class FitNet(TeacherDistiller):
+class FitNet(Distiller):
     """Hints: the student's features regress the teacher's (Romero et al. 2015, equation 3).
 
         loss = CE + weight * mean (f_T - r(f_S))^2
 
     As in RepDistiller, whose FitNet the letKD paper cites, one stage of training has both terms,
-    and the regressor r is a convolution with BN and ReLU, of stride 2 where the student's grid is
-    twice as fine and transposed where it is half.
+    and the regressor r is a convolution with bias, batch normalization and ReLU.
 
     Args:
-        student: Functional `keras.Model` from images to logits; trained in place.
-        teacher: Functional `keras.Model` from the same images to logits of the same classes.
-        student_layers: The student's guided layer, in a tuple of one.
+        teacher: Functional `keras.Model` from images to logits; see `Distiller`.
+        student: Functional `keras.Model` from the same images to logits; trained in place.
+        student_layers: The student's guided layer, in a tuple of one. `None` for the end of its
+            second stage, as in RepDistiller.
         teacher_layers: The teacher's hint layer, likewise.
         weight: Weight of the hint; 100 in RepDistiller.
-        **kwargs: Further options of `TeacherDistiller`.
+        **kwargs: Further options of `Distiller`.
 
     Raises:
-        ValueError: If neither grid divides the other, or as `TeacherDistiller`.
+        ValueError: If neither grid divides the other, or as `Distiller`.
     """
 
-    def __init__(self, student, teacher=None, *, weight=100.0, **kwargs):
-        super().__init__(student, teacher, {"hint": weight}, **kwargs)
-        (ours,), (theirs,) = self.student_shapes, self.teacher_shapes
-        self.regressor = regressor_of(ours, theirs)
+    def __init__(
+        self, teacher, student, *, student_layers=None, teacher_layers=None, weight=100.0, **kwargs
+    ):
+        teacher_layers, student_layers = stage_ends(
+            teacher, student, teacher_layers, student_layers, "second"
+        )
+        super().__init__(
+            teacher,
+            student,
+            student_layers=student_layers,
+            teacher_layers=teacher_layers,
+            loss_weights={"hint": weight},
+            **kwargs,
+        )
+        (student_shape,), (teacher_shape,) = self.student_shapes, self.teacher_shapes
+        self.regressor = regressor_of(student_shape, teacher_shape)
         self.hint_error = FeatureMeanSquaredError(name="hint_error")
 
-    def distillation_losses(self, learned, taught, sample_weight=None):
-        ((ours, theirs),) = self.tap_pairs(learned, taught)
-        regressed = self.regressor(ours, training=True)
-        return {"hint": self.hint_error(theirs, regressed, sample_weight)}
+    def compute_distillation_losses(self, student_outputs, teacher_outputs, sample_weight=None):
+        ((student, teacher),) = self.feature_pairs(student_outputs, teacher_outputs)
+        regressed = self.regressor(student, training=True)
+        return {"hint": self.hint_error(teacher, regressed, sample_weight)}
 
     def get_config(self):
         return {**super().get_config(), "weight": self.distillation_weights["hint"]}
 
 
 def regressor_of(student, teacher):
-    """A regressor between maps of shapes (height, width, channels), built."""
-    down, up = finer_by(student, teacher)
+    """RepDistiller's regressor between feature maps, with PyTorch's initialization and padding.
+
+    A 1x1 convolution on equal grids; 3x3 with stride 2 where the student's grid is twice as fine; a
+    transposed 4x4 with stride 2 where it is half. Other ratios take their stride in the same way.
+
+    Args:
+        student: Shape (height, width, channels) of the student's feature map.
+        teacher: Shape of the teacher's.
+
+    Returns:
+        A built `keras.Sequential` of the convolution, batch normalization and ReLU.
+
+    Raises:
+        ValueError: If neither grid divides the other.
+    """
+    down, up = pool_sizes(student, teacher)
     channels = teacher[-1]
     if up > 1:
-        resize = keras.layers.Conv2DTranspose(
-            channels,
-            2 * up,
-            up,
-            padding="same",
-            use_bias=False,
-            data_format="channels_last",
-            kernel_initializer="he_normal",
-        )
+        # PyTorch counts the fan in of a transposed convolution on its output channels.
+        kernel_size, fan_in = 2 * up, (2 * up) ** 2 * channels
+        layer, strides, padding = keras.layers.Conv2DTranspose, up, "same"
     else:
-        resize = convolution(channels, 1 if down == 1 else 3, down)
+        kernel_size = 1 if down == 1 else 3
+        fan_in = kernel_size**2 * student[-1]
+        layer, strides, padding = keras.layers.Conv2D, down, "valid"
+    convolution = layer(
+        channels,
+        kernel_size,
+        strides,
+        padding=padding,
+        data_format="channels_last",
+        kernel_initializer=torch_uniform(),
+        bias_initializer=torch_bias_uniform(fan_in),
+        name="convolution",
+    )
+    # `padding="same"` would pad a strided convolution at the bottom and right only.
+    pad = [keras.layers.ZeroPadding2D(1, data_format="channels_last")] if down > 1 else []
     regressor = keras.Sequential(
-        [resize, TorchBatchNormalization(axis=-1), keras.layers.ReLU()], name="regressor"
+        [*pad, convolution, TorchBatchNormalization(axis=-1), keras.layers.ReLU()],
+        name="regressor",
     )
     regressor.build((None, *student))
     return regressor

@@ -1,33 +1,31 @@
 import keras
 
-from letkd_keras.distillers.feature_maps import (
-    FeatureMeanSquaredError,
-    channels_last,
-    channels_last_shape,
-)
+from letkd_keras.distillers.compatibility import matching_models
+from letkd_keras.distillers.feature_layers import stage_ends
+from letkd_keras.distillers.feature_maps import FeatureMeanSquaredError, channels_last
 from letkd_keras.distillers.fitnet import regressor_of
 from letkd_keras.distillers.letkd import LetKD
-from letkd_keras.functional.graph import output_of
-from letkd_keras.functional.insertion import TrainingGraph
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
 class HintedLetKD(LetKD):
-    """FitNet through a supervised KD layer (letKD, supplement, Table 6).
+    """FitNet and a supervised KD layer (letKD, supplement, Table 6).
 
-        loss = CE + hint_weight * mean (f_T - r(x_hat))^2 + intermediate_weight * KL_intermediate
+        loss = CE + hint_weight * mean (f_T - r(f_S))^2 + penultimate_weight * KL_penultimate
 
-    `FitNet` on what the intermediate KD layer puts out. The same without supervision is a `FitNet`
-    on a student with a KD layer.
+    The hint is `FitNet`'s own, at the ends of stage 2; the KD layer is that of letKD-1, after the
+    student's penultimate layer. The same without supervision is a `FitNet` on a student with a KD
+    layer (`insert_kd_layers`).
 
     Args:
+        teacher: As in `LetKD`.
         student: As in `LetKD`.
-        teacher: As in `LetKD`; the hint is its layer that the intermediate prototypes are of.
         prototypes: As in `LetKD`.
+        levels: As in `LetKD`; by default the penultimate level alone.
+        student_hint_layer: The student's guided layer. `None` for the end of its second stage.
+        teacher_hint_layer: The teacher's hint layer. `None` for the end of its second stage.
         hint_weight: Weight of the hint; 100 as in `FitNet`.
-        hint_shape: Shape (height, width, channels) of the teacher's layer; needed only without a
-            teacher.
-        **kwargs: Options of `LetKD`. `penultimate` is `None` unless given.
+        **kwargs: Options of `LetKD`.
 
     Raises:
         ValueError: As `LetKD` and `FitNet`.
@@ -35,40 +33,49 @@ class HintedLetKD(LetKD):
 
     def __init__(
         self,
+        teacher,
         student,
-        teacher=None,
         prototypes=None,
         *,
-        penultimate=None,
+        levels=("penultimate",),
+        student_hint_layer=None,
+        teacher_hint_layer=None,
         hint_weight=100.0,
-        hint_shape=None,
         **kwargs,
     ):
-        super().__init__(student, teacher, prototypes, penultimate=penultimate, **kwargs)
-        if "intermediate" not in self.taps:
-            raise ValueError("`intermediate` must name the student's layer that takes the hint.")
-        self.distillation_weights["hint"] = float(hint_weight)
-        self.loss_trackers["hint"] = keras.metrics.Mean(name="hint")
-        kd_layers = {level: self.student.get_layer(f"kd_{level}") for level in self.taps}
-        self.training_graph = TrainingGraph(
-            self.student, kd_layers, self.pools, features=("intermediate",)
+        if prototypes is not None:
+            teacher, student = matching_models(teacher, student)
+            given = (teacher_hint_layer, student_hint_layer)
+            kwargs["teacher_layers"], kwargs["student_layers"] = stage_ends(
+                teacher, student, *(name and (name,) for name in given), "second"
+            )
+        super().__init__(
+            teacher,
+            student,
+            prototypes,
+            levels=levels,
+            loss_weights={"hint": hint_weight},
+            **kwargs,
         )
-        if self.supervision is not None:
-            hint_shape = channels_last_shape(self.supervision.teacher.tapped.shapes["intermediate"])
-        self.hint_shape = tuple(hint_shape)
-        features = output_of(self.student, kd_layers["intermediate"])
-        self.regressor = regressor_of(channels_last_shape(features.shape[1:]), self.hint_shape)
+        self.student_hint_layer = self.student_layers[-1]
+        self.teacher_hint_layer = self.teacher_layers[-1]
+        self.regressor = regressor_of(self.student_shapes[-1], self.teacher_shapes[-1])
         self.hint_error = FeatureMeanSquaredError(name="hint_error")
 
-    def distillation_losses(self, learned, taught, sample_weight=None):
-        regressed = self.regressor(learned["intermediate_features"], training=True)
-        theirs = channels_last(taught["features"]["intermediate"])
-        hint = self.hint_error(theirs, regressed, sample_weight)
-        return {**super().distillation_losses(learned, taught, sample_weight), "hint": hint}
+    def compute_distillation_losses(self, student_outputs, teacher_outputs, sample_weight=None):
+        student, teacher = (
+            channels_last(outputs["features"][-1]) for outputs in (student_outputs, teacher_outputs)
+        )
+        regressed = self.regressor(student, training=True)
+        return {
+            **super().compute_distillation_losses(student_outputs, teacher_outputs, sample_weight),
+            "hint": self.hint_error(teacher, regressed, sample_weight),
+        }
 
     def get_config(self):
         return {
             **super().get_config(),
+            "student_hint_layer": self.student_hint_layer,
+            "teacher_hint_layer": self.teacher_hint_layer,
             "hint_weight": self.distillation_weights["hint"],
-            "hint_shape": self.hint_shape,
         }

@@ -44,14 +44,16 @@ class TrainStep:
             *zip(self.optimizer.variables, optimizer_variables, strict=True),
         ]
         with keras.StatelessScope(values, collect_losses=True) as scope:
-            taught = self.teach(x, y)
-            learned = self.learn(x)
-            loss, parts = self.compute_distillation_loss(x, y, learned, taught, sample_weight)
+            teacher_outputs = self.compute_teacher_outputs(x, y)
+            student_outputs = self.compute_student_outputs(x)
+            loss, parts = self.compute_total_loss(
+                x, y, student_outputs, teacher_outputs, sample_weight
+            )
             self.track_losses(parts, x)
             scaled_loss = self.optimizer.scale_loss(loss)
         return scaled_loss, (
             loss,
-            learned["logits"],
+            student_outputs["logits"],
             _values(scope, self.non_trainable_variables),
             _values(scope, self.metrics_variables),
         )

@@ -4,34 +4,39 @@ from letkd_keras.functional.graph import find_layer, flatten, output_of
 
 
 class LayerOutputs:
-    """A functional model that also gives the outputs of some of its layers, run once.
+    """A functional model that also returns the outputs of some of its layers, in one run.
 
-    Not a Keras object on purpose: the weights are the model's, and are saved once.
+    Not a Keras object on purpose: what is assigned to a `keras.Model` as a layer is trained,
+    counted, summarised and written into every checkpoint. A distiller keeps its teacher out of all
+    these, and its student's weights are saved once.
 
     Args:
         model: Functional `keras.Model` from images to logits.
-        taps: Mapping of names to layers of the model.
+        layers: Names of layers of the model.
+        argument: What an error calls `layers`.
 
     Attributes:
-        shapes: Shape of each tap's output, without the batch dimension.
+        model: The model.
+        shapes: Shape of each layer's output, without the batch dimension.
 
     Call arguments:
         inputs: Images.
         training: Whether the model runs in training mode.
 
     Returns:
-        Dictionary of `"logits"` and the outputs under the names of the taps.
+        Dictionary of `"logits"` and `"features"`, the list of the layers' outputs.
 
     Raises:
-        ValueError: If a tap is not in the model.
+        ValueError: If the model has no such layer, or calls it more than once.
     """
 
-    def __init__(self, model, taps):
+    def __init__(self, model, layers=(), argument="layers"):
+        self.model = model
         flat = flatten(model)
-        outputs = {name: output_of(flat, find_layer(flat, tap)) for name, tap in taps.items()}
-        self.shapes = {name: tuple(output.shape[1:]) for name, output in outputs.items()}
-        outputs["logits"] = flat.outputs[0]
-        self._function = keras.Model(flat.inputs[0], outputs, name="tapped")
+        features = [output_of(flat, find_layer(flat, name, argument)) for name in layers]
+        self.shapes = [tuple(output.shape[1:]) for output in features]
+        outputs = {"logits": flat.outputs[0], "features": features}
+        self._function = keras.Model(flat.inputs[0], outputs, name="layer_outputs")
 
     def __call__(self, inputs, training):
         return self._function(inputs, training=training)

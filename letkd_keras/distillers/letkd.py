@@ -1,111 +1,72 @@
+import logging
 from pathlib import Path
 
 import keras
 
-from letkd_keras.distillers.distiller import Distiller, FrozenTeacher
-from letkd_keras.functional.graph import (
-    check_functional,
-    find_layer,
-    flatten,
-    grid_ratio,
-    output_of,
-    spatial_shape,
+from letkd_keras.distillers.compatibility import (
+    check_prototypes,
+    matching_models,
+    score_pool_size,
 )
-from letkd_keras.functional.insertion import TrainingGraph, insert_kd_layers, kd_layers_of
+from letkd_keras.distillers.distiller import Distiller
+from letkd_keras.distillers.training_graph import TrainingGraph
+from letkd_keras.functional.graph import flatten, readers
+from letkd_keras.functional.insertion import insert_kd_layers, kd_layers_of
+from letkd_keras.functional.layer_suggestions import suggest_layers
 from letkd_keras.layers import IntermediateTargets, KDLayer, PenultimateTargets
 from letkd_keras.losses import TemplateKLDivergence
+from letkd_keras.prototypes import Prototypes
 
-_TARGETS = {"penultimate": PenultimateTargets, "intermediate": IntermediateTargets}
+_LEVELS = ("penultimate", "intermediate")
+_logger = logging.getLogger(__name__)
 
 
 def _kd_name(level):
     return f"kd_{level}"
 
 
-class Supervision:
-    """The teacher and what its prototypes make of it: soft targets for each KD layer.
-
-    Args:
-        teacher: Functional teacher, the one that `prototypes` were fitted on.
-        prototypes: `Prototypes`.
-        levels: Names of the levels wanted, of `"penultimate"` and `"intermediate"`.
-        temperature: Sharpness T of the penultimate targets.
-
-    Call arguments:
-        x: Images.
-        y: Labels.
-
-    Returns:
-        Dictionary, by level, of `(targets [B, H, W, K], sum_k p log p [B, H, W])`, and of the
-        teacher's `"logits"` and, by level, `"features"`.
-
-    Raises:
-        ValueError: If the prototypes belong to another teacher or lack a level.
-    """
-
-    def __init__(self, teacher, prototypes, levels, temperature=1.0):
-        check_functional(teacher, "teacher")
-        for level in levels:
-            if getattr(prototypes, level) is None:
-                raise ValueError(
-                    f"`prototypes` hold nothing for the {level} KD layer; fit them with "
-                    f"`{level}=` naming a layer of the teacher, or pass `{level}=None` here."
-                )
-        prototypes.check_teacher(teacher)
-        self.prototypes = prototypes
-        self.teacher = FrozenTeacher(
-            teacher, {level: getattr(prototypes, level).layer for level in levels}
-        )
-        options = {"penultimate": {"temperature": temperature}, "intermediate": {}}
-        self.targets = {
-            level: _TARGETS[level].from_prototypes(
-                getattr(prototypes, level), name=f"{level}_targets", **options[level]
-            )
-            for level in levels
-        }
-
-    def __call__(self, x, y):
-        features = self.teacher(x)
-        labels = {"penultimate": (), "intermediate": (y,)}
-        taught = {
-            level: targets(features[level], *labels[level], return_negentropy=True)
-            for level, targets in self.targets.items()
-        }
-        return {**taught, "logits": features["logits"], "features": features}
-
-
 @keras.saving.register_keras_serializable("letkd_keras")
 class LetKD(Distiller):
-    """The distilling model of letKD: a student with KD layers, trained under a teacher's eyes.
+    """letKD: a student with KD layers, whose scores agree with the teacher's assignments.
 
         loss = CE + weight * KL_penultimate (+ weight * KL_intermediate)
 
-    with both levels letKD-2, with `intermediate=None` letKD-1, and that with
-    `penultimate_alpha=0` QUEST. `model.student` is what ships: KD layers inside, no teacher.
+    With both levels this is letKD-2, with `levels=("penultimate",)` letKD-1, and that with
+    `penultimate_alpha=0` QUEST. `student` is what ships: it has the KD layers and no teacher.
 
     Args:
-        student: Functional `keras.Model` from images to logits. It is left as it was:
-            `model.student` is a copy with KD layers named `kd_penultimate` and `kd_intermediate`,
-            starting from the same weights. A student that has layers of these names keeps them.
-        teacher: Functional `keras.Model` from the same images to logits of the same classes. It
-            stays frozen, in inference mode, and outside the model's weights and checkpoints.
-        prototypes: `Prototypes` fitted on this teacher (`fit_prototypes`).
-        penultimate: Student's layer that the penultimate KD layer follows, or `None` for none.
-        intermediate: Student's layer that the intermediate KD layer follows, or `None` for none.
-        penultimate_alpha: How much of its KD layer's value is added, 0 or more.
+        teacher: Functional `keras.Model` from images to logits or softmax probabilities, the one
+            that `prototypes` were fitted on. See `Distiller`.
+        student: Functional `keras.Model` from the same images to logits, or softmax probabilities,
+            of the same classes. It is left as it was: `student` of the distiller is a copy with KD
+            layers named `kd_penultimate` and `kd_intermediate`, which starts from the same weights
+            and gives logits. A student that has layers of these names keeps them.
+        prototypes: `Prototypes` of the teacher (`fit_prototypes`).
+        levels: What is supervised, of `"penultimate"` and `"intermediate"`. `None` for all levels
+            that the prototypes have.
+        penultimate_layer: Student's layer that the penultimate KD layer follows. `None` for the one
+            that `suggest_layers` names.
+        intermediate_layer: Likewise for the intermediate KD layer.
+        penultimate_alpha: How much of its KD layer's value is added to the features, 0 or more.
         intermediate_alpha: Likewise.
         penultimate_weight: Weight of the penultimate KL.
         intermediate_weight: Weight of the intermediate KL.
         temperature: Sharpness T of the penultimate targets.
-        synchronized: Whether BN in the KD layers spans replicas; `None` is yes where there are
-            several.
-        pools: Windows, by level, by which scores are averaged where the student's grid is finer
-            than the prototypes'. Found from the grids; needed only without prototypes.
-        **kwargs: `task_weight`, `kd_weight`, `kd_temperature` and Keras' model arguments.
+        synchronized: Whether batch normalization in the KD layers spans replicas; `None` is yes
+            where there are several.
+        pool_sizes: Windows, by level, of the average pooling of the scores where the student's grid
+            is finer than that of the prototypes. Needed only without prototypes.
+        **kwargs: `task_weight`, `logit_losses`, `warm_up_steps` and Keras' model arguments; see
+            `Distiller`.
+
+    Attributes:
+        levels: The levels supervised, in the order above.
+        penultimate_layer: Student's layer that the penultimate KD layer follows, or `None`.
+        intermediate_layer: Likewise.
 
     Raises:
-        ValueError: If teacher, student, prototypes and taps do not fit each other; the message says
-            which and how.
+        ValueError: If teacher, student, prototypes, levels and layers do not fit each other; the
+            message says which and how, and whether teacher and student are swapped.
 
     Reference:
         Görgün, Gürbüz, Alatan, BMVC 2023, section 3; weights and alphas as in the supplement.
@@ -113,153 +74,213 @@ class LetKD(Distiller):
 
     def __init__(
         self,
+        teacher,
         student,
-        teacher=None,
         prototypes=None,
         *,
-        penultimate="penultimate",
-        intermediate="intermediate",
+        levels=None,
+        penultimate_layer=None,
+        intermediate_layer=None,
         penultimate_alpha=1.0,
         intermediate_alpha=1.0,
         penultimate_weight=1.0,
         intermediate_weight=1.0,
         temperature=1.0,
         synchronized=None,
-        pools=None,
+        pool_sizes=None,
         **kwargs,
     ):
-        taps = {"intermediate": intermediate, "penultimate": penultimate}
-        taps = {level: tap for level, tap in taps.items() if tap is not None}
-        if not taps:
-            raise ValueError("`penultimate` and `intermediate` are both None: nothing to distil.")
-        check_functional(student, "student")
-        if prototypes is not None:
-            pools = _check_fit(student, teacher, prototypes, taps)
-            supervision = Supervision(teacher, prototypes, taps, temperature)
-            alphas = {"penultimate": penultimate_alpha, "intermediate": intermediate_alpha}
-            student = _with_kd_layers(student, prototypes, taps, alphas, synchronized)
-        elif not all(_kd_name(level) in kd_layers_of(student) for level in taps):
-            raise ValueError(
-                "`teacher` and `prototypes` are needed to put KD layers into a student. "
-                f"Received: teacher={teacher}, prototypes={prototypes}"
-            )
+        teacher, student = matching_models(teacher, student)
+        layers = {"penultimate": penultimate_layer, "intermediate": intermediate_layer}
+        if prototypes is None:
+            levels = _levels_of(student, levels)
+            pool_sizes = dict(pool_sizes or {})
         else:
-            supervision = None
-            pools = dict(pools or {})
-        weights = {"penultimate": penultimate_weight, "intermediate": intermediate_weight}
-        super().__init__(student, {f"kl_{level}": weights[level] for level in taps}, **kwargs)
-        self.taps = taps
-        self.temperature = float(temperature)
-        self.supervision = supervision
-        self.template_kl = TemplateKLDivergence()
-        self.pools = pools
-        self.training_graph = TrainingGraph(
-            self.student, {level: self.student.get_layer(_kd_name(level)) for level in taps}, pools
-        )
-
-    def teach(self, x, y):
-        if self.supervision is None:
-            raise ValueError(
-                "This LetKD has no teacher: it was rebuilt from its configuration alone. Load it "
-                "from a whole `.keras` file, or make a new one with a teacher and prototypes."
+            if teacher is None:
+                raise ValueError("`teacher` is needed with `prototypes`. Received: teacher=None")
+            levels = _check_levels(levels) or prototypes.levels
+            check_prototypes(teacher, student, prototypes, levels)
+            layers = _layers(student, levels, layers)
+            fitted = {level: getattr(prototypes, level) for level in levels}
+            pool_sizes = {
+                level: score_pool_size(student, layers[level], fitted[level], level)
+                for level in levels
+            }
+            alphas = {"penultimate": penultimate_alpha, "intermediate": intermediate_alpha}
+            student = _with_kd_layers(student, fitted, layers, alphas, synchronized)
+            _logger.info("KD layers after %s", ", ".join(layers[level] for level in levels))
+            # A subclass may have named further layers.
+            student_layers, teacher_layers = (
+                kwargs.pop(f"{role}_layers", ()) for role in ("student", "teacher")
             )
-        return self.supervision(x, y)
+            kwargs["student_layers"] = (*(layers[level] for level in levels), *student_layers)
+            kwargs["teacher_layers"] = (*(fitted[level].layer for level in levels), *teacher_layers)
+        weights = {"penultimate": penultimate_weight, "intermediate": intermediate_weight}
+        weights = {f"kl_{level}": weights[level] for level in levels}
+        super().__init__(
+            teacher,
+            student,
+            loss_weights={**weights, **kwargs.pop("loss_weights", {})},
+            **kwargs,
+        )
+        self.levels = levels
+        self.penultimate_layer, self.intermediate_layer = (
+            layers[level] if level in levels else None for level in _LEVELS
+        )
+        self.temperature = float(temperature)
+        self.pool_sizes = pool_sizes
+        self.template_kl = TemplateKLDivergence()
+        self.training_graph = TrainingGraph(
+            self.student,
+            {level: self.student.get_layer(_kd_name(level)) for level in levels},
+            pool_sizes,
+            layers=self.student_layers[len(levels) :],
+        )
+        self.targets = None
+        if prototypes is not None:
+            self.targets = _Targets(prototypes, levels, self.temperature)
 
-    def learn(self, x):
+    @property
+    def prototypes(self):
+        """The teacher's `Prototypes`, or `None`."""
+        return None if self.targets is None else self.targets.prototypes
+
+    def compute_teacher_outputs(self, x, y):
+        """See `Distiller`; also, by level, `(targets [B, H, W, K], sum_k p log p [B, H, W])`."""
+        outputs = super().compute_teacher_outputs(x, y)
+        return {**outputs, **self.targets(outputs["features"], y)}
+
+    def compute_student_outputs(self, x):
+        """Logits and, by level, the KD layer's scores [B, H, W, K]."""
         return self.training_graph(x, training=True)
 
-    def distillation_losses(self, learned, taught, sample_weight=None):
+    def compute_distillation_losses(self, student_outputs, teacher_outputs, sample_weight=None):
         return {
-            f"kl_{level}": self.template_kl(taught[level], learned[level], sample_weight)
-            for level in self.taps
+            f"kl_{level}": self.template_kl(
+                teacher_outputs[level], student_outputs[level], sample_weight
+            )
+            for level in self.levels
         }
 
     def get_config(self):
-        config = super().get_config()
-        for level in ("penultimate", "intermediate"):
-            config[level] = self.taps.get(level)
-            config[f"{level}_weight"] = self.distillation_weights.get(f"kl_{level}", 1.0)
-        return {**config, "temperature": self.temperature, "pools": self.pools}
+        return {
+            **super().get_config(),
+            "levels": self.levels,
+            "penultimate_layer": self.penultimate_layer,
+            "intermediate_layer": self.intermediate_layer,
+            **{
+                f"{level}_weight": self.distillation_weights[f"kl_{level}"] for level in self.levels
+            },
+            "temperature": self.temperature,
+            "pool_sizes": self.pool_sizes,
+        }
 
     def save_assets(self, directory):
         """Teacher and prototypes, in a whole `.keras` file only (Keras calls this)."""
-        if self.supervision is not None:
-            directory = Path(directory)
-            self.supervision.teacher.model.save(directory / "teacher.keras")
-            self.supervision.prototypes.save(directory / "prototypes.npz")
+        super().save_assets(directory)
+        if self.prototypes is not None:
+            self.prototypes.save(Path(directory) / "prototypes.npz")
 
     def load_assets(self, directory):
         """Teacher and prototypes from a whole `.keras` file (Keras calls this)."""
-        from letkd_keras.prototypes import Prototypes
-
-        directory = Path(directory)
-        if (directory / "teacher.keras").exists():
-            teacher = keras.models.load_model(directory / "teacher.keras", compile=False)
-            prototypes = Prototypes.load(directory / "prototypes.npz")
-            self.supervision = Supervision(teacher, prototypes, self.taps, self.temperature)
+        super().load_assets(directory)
+        path = Path(directory) / "prototypes.npz"
+        if path.exists():
+            self.targets = _Targets(Prototypes.load(path), self.levels, self.temperature)
 
 
-def _with_kd_layers(student, prototypes, taps, alphas, synchronized):
-    present = kd_layers_of(student)
-    layers = {
-        level: KDLayer(
-            len(getattr(prototypes, level).centers),
-            alpha=alphas[level],
-            synchronized=synchronized,
-            name=_kd_name(level),
-        )
-        for level in taps
-        if _kd_name(level) not in present
-    }
-    for level in taps:
-        layer, templates = present.get(_kd_name(level)), len(getattr(prototypes, level).centers)
-        if layer is not None and layer.templates != templates:
-            raise ValueError(
-                f"`student` has a {_kd_name(level)!r} of {layer.templates} templates; the "
-                f"prototypes have {templates}."
-            )
-    if not layers:
-        return student
-    return insert_kd_layers(
-        student, **layers, **{f"{level}_layer": taps[level] for level in layers}
-    )
+class _Targets:
+    """Soft targets of each level. Not a Keras object, so that a distiller does not save them."""
+
+    def __init__(self, prototypes, levels, temperature):
+        self.prototypes = prototypes
+        self.levels = levels
+        self._layers = {}
+        for level in levels:
+            fitted, name = getattr(prototypes, level), f"{level}_targets"
+            if level == "penultimate":
+                layer = PenultimateTargets.from_prototypes(
+                    fitted, temperature=temperature, name=name
+                )
+            else:
+                layer = IntermediateTargets.from_prototypes(fitted, name=name)
+            self._layers[level] = layer
+
+    def __call__(self, features, labels):
+        """By level, `(targets, sum_k p log p)` of the teacher's features, in the levels' order."""
+        arguments = {"penultimate": (), "intermediate": (labels,)}
+        return {
+            level: self._layers[level](features[i], *arguments[level], return_negentropy=True)
+            for i, level in enumerate(self.levels)
+        }
 
 
-def _check_fit(student, teacher, prototypes, taps):
-    """Everything that would otherwise fail, or silently mislead, in the middle of training.
-
-    Returns:
-        Windows by level by which the student's grid is larger than the prototypes'.
-    """
-    if teacher is None:
-        raise ValueError("`teacher` is needed with `prototypes`. Received: teacher=None")
-    check_functional(teacher, "teacher")
-    classes, teacher_classes = student.output_shape[-1], teacher.output_shape[-1]
-    if classes != teacher_classes:
+def _check_levels(levels):
+    """`levels` in the order of `_LEVELS`; `None` stays `None`."""
+    if levels is None:
+        return None
+    if isinstance(levels, str) or not levels or not set(levels) <= set(_LEVELS):
         raise ValueError(
-            "`student` and `teacher` must have the same number of classes. "
-            f"Received: {classes} and {teacher_classes}"
+            "`levels` must be a tuple of 'penultimate' and 'intermediate', or one of them, or "
+            f"None. Received: levels={levels!r}"
         )
+    return tuple(level for level in _LEVELS if level in levels)
+
+
+def _levels_of(student, levels):
+    """The levels of a student that has its KD layers."""
+    present = kd_layers_of(student)
+    levels = _check_levels(levels) or tuple(x for x in _LEVELS if _kd_name(x) in present)
+    if not levels or not all(_kd_name(level) in present for level in levels):
+        raise ValueError(
+            "`prototypes` are needed to put KD layers into a student. Received: prototypes=None"
+        )
+    return levels
+
+
+def _layers(student, levels, named):
+    """The student's layer that each level's KD layer follows, by level."""
     flat = flatten(student)
-    pools = {}
-    for level, tap in taps.items():
-        output = output_of(flat, find_layer(flat, tap, argument=level))
-        if len(output.shape) != 4:
-            raise ValueError(
-                f"`{level}` must name a layer with feature maps [B, H, W, C]. "
-                f"Received: {level}={tap!r} of shape {tuple(output.shape)}"
-            )
-        fitted = getattr(prototypes, level)
-        if fitted is None:
-            continue  # Supervision says so.
-        grid = spatial_shape(output.shape)
-        if None in grid:
+    present = kd_layers_of(flat)
+    layers, suggested = {}, None
+    for level in levels:
+        if named[level] is not None:
+            layers[level] = named[level]
             continue
-        pools[level] = grid_ratio(grid, fitted.grid)
-        if pools[level] is None:
+        if _kd_name(level) in present:
+            kd_layer = present[_kd_name(level)]
+            layers[level] = next(x.name for x in flat.operations if kd_layer in readers(flat, x))
+            continue
+        suggested = suggested or suggest_layers(flat)
+        if suggested[level] is None:
             raise ValueError(
-                f"`student`'s {level} layer {tap!r} has a grid of {grid[0]}x{grid[1]}, the "
-                f"prototypes one of {fitted.grid[0]}x{fitted.grid[1]}, which must divide it. Fit "
-                "prototypes with a `pool_size` that makes the teacher's grid the student's."
+                f"`{level}_layer` must name a layer of {student.name!r}, since none can be "
+                f"suggested; or leave out the level: levels=('penultimate',). "
+                f"Received: {level}_layer=None"
             )
-    return pools
+        layers[level] = suggested[level]
+    return layers
+
+
+def _with_kd_layers(student, prototypes, layers, alphas, synchronized):
+    """The student with a KD layer for each level of `prototypes` that it does not have."""
+    present = kd_layers_of(student)
+    inserted = {}
+    for level, fitted in prototypes.items():
+        layer, templates = present.get(_kd_name(level)), len(fitted.centers)
+        if layer is None:
+            inserted[level] = KDLayer(
+                templates,
+                alpha=alphas[level],
+                synchronized=synchronized,
+                name=_kd_name(level),
+            )
+        elif layer.templates != templates:
+            raise ValueError(
+                f"`student`'s KD layer {_kd_name(level)!r} must have as many templates as the "
+                f"prototypes, {templates}. Received: {layer.templates}"
+            )
+    if not inserted:
+        return student
+    named = {f"{level}_layer": layers[level] for level in inserted}
+    return insert_kd_layers(student, **inserted, **named)

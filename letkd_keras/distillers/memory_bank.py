@@ -105,7 +105,7 @@ class NegativeSampler(keras.layers.Layer):
         self.built = True
 
     def adapt(self, labels):
-        """Learn which rows are of which class.
+        """Set which rows are of which class.
 
         Args:
             labels: Classes of all training images, integers [M] in the order of the rows.
@@ -127,14 +127,14 @@ class NegativeSampler(keras.layers.Layer):
         self.counts.assign(counts)
 
     def call(self, labels):
-        # Rows sorted by class: those of the other classes are two runs around the own one.
+        # The rows are sorted by class: those of the other classes lie before and after its own.
         start, count = (ops.take(v, labels)[:, None] for v in (self.starts, self.counts))
         draws = keras.random.uniform(
             (ops.shape(labels)[0], self.negatives), seed=self.seed_generator, dtype="float32"
         )
         others = ops.cast(self.images - count, "float32")
-        place = ops.minimum(ops.cast(draws * others, "int32"), self.images - count - 1)
-        return ops.take(self.order, ops.where(place < start, place, place + count))
+        position = ops.minimum(ops.cast(draws * others, "int32"), self.images - count - 1)
+        return ops.take(self.order, ops.where(position < start, position, position + count))
 
     def get_config(self):
         return {

@@ -1,9 +1,10 @@
 import keras
 
-from letkd_keras.distillers.feature_maps import FeatureMeanSquaredError, finer_by, on_one_grid
-from letkd_keras.distillers.teacher_distiller import TeacherDistiller
+from letkd_keras.distillers.compatibility import matching_models
+from letkd_keras.distillers.distiller import Distiller
+from letkd_keras.distillers.feature_layers import stage_ends
+from letkd_keras.distillers.feature_maps import FeatureMeanSquaredError, on_one_grid, pool_sizes
 from letkd_keras.functional.graph import (
-    check_functional,
     copy_with,
     find_layer,
     flatten,
@@ -11,71 +12,85 @@ from letkd_keras.functional.graph import (
     readers,
     spatial_shape,
 )
+from letkd_keras.functional.layer_suggestions import suggest_layers
 from letkd_keras.models import blocks
+from letkd_keras.models.initialization import PYTORCH_DEFAULT
 
 _PROJECTED = "simkd_projected"
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class SimKD(TeacherDistiller):
+class SimKD(Distiller):
     """Reuse of the teacher's classifier (Chen et al., CVPR 2022, equation 3).
 
         loss = mean (f_T - P(f_S))^2        no cross-entropy
 
-    The projector P is 1x1 - 3x3 - 1x1, each with BN and ReLU, from the student's last feature map
-    to the teacher's channels, through `factor` times fewer. What ships is the student's encoder, P
-    and the teacher's classifier: unlike the other methods this one leaves layers in the student.
-    Where the grids differ the finer map is averaged.
+    The projector P is 1x1 - 3x3 - 1x1, each without bias and with batch normalization and ReLU,
+    from the student's feature map to the teacher's channels, through `factor` times fewer. It
+    starts as PyTorch's convolutions do. What ships is the student's encoder, P and the teacher's
+    classifier: unlike the other methods this one leaves layers in the student. Where the grids
+    differ the finer map is averaged.
 
     Args:
-        student: Functional `keras.Model` from images to logits. It is left as it was:
-            `model.student` is a copy with another classifier. A student that has P keeps it.
-        teacher: Functional `keras.Model` from the same images to logits of the same classes, whose
-            last feature map goes through global average pooling and a `Dense` layer.
-        student_layers: The student's last feature map, in a tuple of one.
-        teacher_layers: The teacher's, likewise.
+        teacher: Functional `keras.Model` from images to logits; see `Distiller`. Its last feature
+            map goes through global average pooling and a `Dense` layer.
+        student: Functional `keras.Model` from the same images to logits. It is left as it was:
+            `student` of the distiller is a copy with another classifier. A student that has P keeps
+            it.
+        student_layers: The student's feature map, in a tuple of one. `None` for the end of its last
+            stage, the last one that RepDistiller's networks list.
+        teacher_layers: The teacher's, likewise, which its classifier must read. `None` for its
+            penultimate layer. In a wide ResNet that is not the listed one, a raw sum: batch
+            normalization and ReLU lie between it and the classifier, so that features regressed to
+            it could not be classified.
         factor: How many times thinner the projector is inside; 2 in the paper.
         weight: Weight of the loss.
         task_weight: Weight of the cross-entropy; 0 in the paper.
-        **kwargs: Further options of `TeacherDistiller`.
+        **kwargs: Further options of `Distiller`.
 
     Raises:
         ValueError: If the teacher's classifier is another, neither grid divides the other, or as
-            `TeacherDistiller`.
+            `Distiller`.
     """
 
     def __init__(
         self,
+        teacher,
         student,
-        teacher=None,
         *,
-        student_layers,
-        teacher_layers,
+        student_layers=None,
+        teacher_layers=None,
         factor=2,
         weight=1.0,
         task_weight=0.0,
         **kwargs,
     ):
-        check_functional(student, "student")
+        teacher, student = matching_models(teacher, student)
         if _PROJECTED not in {operation.name for operation in student.operations}:
-            check_functional(teacher, "teacher")
-            student = _reusing_classifier(student, teacher, student_layers, teacher_layers, factor)
+            if teacher is None:
+                raise ValueError("`teacher` is needed for its classifier. Received: teacher=None")
+            if teacher_layers is None:
+                teacher_layers = (suggest_layers(teacher)["penultimate"],)
+            teacher_layers, student_layers = stage_ends(
+                teacher, student, teacher_layers, student_layers, "last"
+            )
+            student = _reusing_classifier(teacher, student, teacher_layers, student_layers, factor)
         super().__init__(
-            student,
             teacher,
-            {"simkd": weight},
+            student,
             student_layers=(_PROJECTED,),
             teacher_layers=teacher_layers,
+            loss_weights={"simkd": weight},
             task_weight=task_weight,
             **kwargs,
         )
         self.factor = factor
         self.projection_error = FeatureMeanSquaredError(name="projection_error")
 
-    def distillation_losses(self, learned, taught, sample_weight=None):
-        ((ours, theirs),) = self.tap_pairs(learned, taught)
-        ours, theirs = on_one_grid(ours, theirs)
-        return {"simkd": self.projection_error(theirs, ours, sample_weight)}
+    def compute_distillation_losses(self, student_outputs, teacher_outputs, sample_weight=None):
+        (pair,) = self.feature_pairs(student_outputs, teacher_outputs)
+        student, teacher = on_one_grid(*pair)
+        return {"simkd": self.projection_error(teacher, student, sample_weight)}
 
     def get_config(self):
         return {
@@ -85,22 +100,24 @@ class SimKD(TeacherDistiller):
         }
 
 
-def _reusing_classifier(student, teacher, student_layers, teacher_layers, factor):
-    """A copy of the student up to its tap, then the projector and the teacher's classifier."""
-    (student_tap,), (teacher_tap,) = student_layers, teacher_layers
+def _reusing_classifier(teacher, student, teacher_layers, student_layers, factor):
+    """A copy of the student up to its layer, then the projector and the teacher's classifier."""
+    (teacher_layer,), (student_layer,) = teacher_layers, student_layers
     flat_teacher = flatten(teacher)
-    pooling, classifier = _classifier(flat_teacher, teacher_tap)
-    theirs = output_of(flat_teacher, find_layer(flat_teacher, teacher_tap))
+    features = output_of(flat_teacher, find_layer(flat_teacher, teacher_layer, "teacher_layers"))
+    pooling, classifier = _classifier(flat_teacher, teacher_layer)
     copy = copy_with(flatten(student), lambda layer, *args, **kwargs: layer(*args, **kwargs))
-    x = output_of(copy, find_layer(copy, student_tap))
-    channels = blocks.channels(theirs)
-    window, _ = finer_by(spatial_shape(x.shape), spatial_shape(theirs.shape))
+    x = output_of(copy, find_layer(copy, student_layer, "student_layers"))
+    channels = blocks.channels(features)
+    window, _ = pool_sizes(spatial_shape(x.shape), spatial_shape(features.shape))
     if window > 1:
         x = keras.layers.AveragePooling2D(window, name="simkd_pool")(x)
     for number, (width, kernel_size) in enumerate(
         ((channels // factor, 1), (channels // factor, 3), (channels, 1)), start=1
     ):
-        x = blocks.conv(x, width, kernel_size, name=f"simkd_conv{number}")
+        x = blocks.conv(
+            x, width, kernel_size, initialization=PYTORCH_DEFAULT, name=f"simkd_conv{number}"
+        )
         x = blocks.batch_norm(x, name=f"simkd_bn{number}")
         x = blocks.relu(x, name=f"simkd_relu{number}" if number < 3 else _PROJECTED)
     x = pooling.__class__.from_config(pooling.get_config())(x)
@@ -110,15 +127,21 @@ def _reusing_classifier(student, teacher, student_layers, teacher_layers, factor
     return keras.Model(copy.inputs[0], logits, name=student.name)
 
 
-def _classifier(teacher, tap):
-    """The global average pooling and the `Dense` layer that follow the teacher's tap."""
-    layer, following = find_layer(teacher, tap), []
+def _classifier(teacher, name):
+    """The global average pooling and the `Dense` layer between the teacher's layer and its end."""
+    layer, following = find_layer(teacher, name), []
     for kind in (keras.layers.GlobalAveragePooling2D, keras.layers.Dense):
         (layer, *others) = readers(teacher, layer)
         if others or not isinstance(layer, kind):
             raise ValueError(
-                f"`teacher` must have global average pooling and a Dense layer after {tap!r}. "
-                f"Received: {layer.name!r} of {type(layer).__name__}"
+                "`teacher_layers` must name a layer with only global average pooling and a Dense "
+                f"layer after it. Received: {name!r}, read by {layer.name!r} of "
+                f"{type(layer).__name__}"
             )
         following.append(layer)
+    if readers(teacher, layer) != [teacher]:
+        raise ValueError(
+            "`teacher` must end in the Dense layer that follows its global average pooling. "
+            f"Received: teacher={teacher.name!r}, with layers after {layer.name!r}"
+        )
     return following

@@ -1,7 +1,8 @@
 import keras
 from keras import ops
 
-from letkd_keras.distillers.teacher_distiller import TeacherDistiller
+from letkd_keras.distillers.distiller import Distiller
+from letkd_keras.distillers.feature_layers import stage_ends
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -24,33 +25,48 @@ def _similarities(features):
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class SP(TeacherDistiller):
+class SP(Distiller):
     """Similarity-preserving distillation (Tung and Mori, ICCV 2019, equation 5).
 
-        loss = CE + weight * ||G_T - G_S||_F^2 / B^2, summed over the taps
+        loss = CE + weight * ||G_T - G_S||_F^2 / B^2, summed over the layers
 
-    G tells which images of a batch activate alike, so that neither channels nor grids need agree.
+    G says which images of a batch activate alike, so that neither channels nor grids need agree.
+    The matrices are those of one replica: under a distribution strategy each replica compares the
+    images of its own part of the batch, and B is their number.
 
     Args:
-        student: Functional `keras.Model` from images to logits; trained in place.
-        teacher: Functional `keras.Model` from the same images to logits of the same classes.
-        student_layers: Layers of the student; the last feature map in RepDistiller.
-        teacher_layers: As many of the teacher.
+        teacher: Functional `keras.Model` from images to logits; see `Distiller`.
+        student: Functional `keras.Model` from the same images to logits; trained in place.
+        student_layers: Layers of the student. `None` for the end of its last stage, as in
+            RepDistiller.
+        teacher_layers: As many of the teacher, likewise.
         weight: Weight of the loss; 3000 in the paper and in RepDistiller.
-        **kwargs: Further options of `TeacherDistiller`.
+        **kwargs: Further options of `Distiller`.
 
     Raises:
-        ValueError: As `TeacherDistiller`.
+        ValueError: As `Distiller`.
     """
 
-    def __init__(self, student, teacher=None, *, weight=3000.0, **kwargs):
-        super().__init__(student, teacher, {"sp": weight}, **kwargs)
+    def __init__(
+        self, teacher, student, *, student_layers=None, teacher_layers=None, weight=3000.0, **kwargs
+    ):
+        teacher_layers, student_layers = stage_ends(
+            teacher, student, teacher_layers, student_layers, "last"
+        )
+        super().__init__(
+            teacher,
+            student,
+            student_layers=student_layers,
+            teacher_layers=teacher_layers,
+            loss_weights={"sp": weight},
+            **kwargs,
+        )
         self.similarity_error = SimilarityError(name="similarity_error")
 
-    def distillation_losses(self, learned, taught, sample_weight=None):
+    def compute_distillation_losses(self, student_outputs, teacher_outputs, sample_weight=None):
         errors = [
-            self.similarity_error(theirs, ours, sample_weight)
-            for ours, theirs in self.tap_pairs(learned, taught)
+            self.similarity_error(teacher, student, sample_weight)
+            for student, teacher in self.feature_pairs(student_outputs, teacher_outputs)
         ]
         return {"sp": sum(errors)}
 

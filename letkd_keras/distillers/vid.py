@@ -3,8 +3,10 @@ import math
 import keras
 from keras import ops
 
-from letkd_keras.distillers.feature_maps import convolution, on_one_grid
-from letkd_keras.distillers.teacher_distiller import TeacherDistiller
+from letkd_keras.distillers.distiller import Distiller
+from letkd_keras.distillers.feature_layers import stage_ends
+from letkd_keras.distillers.feature_maps import on_one_grid
+from letkd_keras.models.initialization import torch_uniform
 
 _START_VARIANCE = 5.0
 _EPSILON = 1e-5
@@ -25,12 +27,24 @@ class GaussianNegativeLogLikelihood(keras.losses.Loss):
         return 0.5 * ops.mean(likelihood, axis=(1, 2, 3))
 
 
+def _convolution(channels, **kwargs):
+    return keras.layers.Conv2D(
+        channels,
+        1,
+        use_bias=False,
+        data_format="channels_last",
+        kernel_initializer=torch_uniform(),
+        **kwargs,
+    )
+
+
 @keras.saving.register_keras_serializable("letkd_keras")
 class VariationalRegressor(keras.layers.Layer):
     """Mean and variance of the teacher's features given the student's (Ahn et al. 2019, eq. 5-6).
 
     The mean is three 1x1 convolutions with ReLU between, as wide as the teacher; the variance is
-    softplus(a) + 1e-5 for each channel, learnable, 5 at the start.
+    softplus(a) + 1e-5 for each channel, learnable, 5 at the start. The convolutions have no bias
+    and start as PyTorch's do, as in RepDistiller.
 
     Args:
         channels: Channels of the teacher.
@@ -48,9 +62,9 @@ class VariationalRegressor(keras.layers.Layer):
         self.channels = channels
         self.mean = keras.Sequential(
             [
-                convolution(channels, 1, activation="relu"),
-                convolution(channels, 1, activation="relu"),
-                convolution(channels, 1),
+                _convolution(channels, activation="relu"),
+                _convolution(channels, activation="relu"),
+                _convolution(channels),
             ]
         )
 
@@ -72,41 +86,54 @@ class VariationalRegressor(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class VID(TeacherDistiller):
+class VID(Distiller):
     """Variational information distillation (Ahn et al., CVPR 2019, equations 3, 5 and 6).
 
-        loss = CE + weight * sum over the taps of mean ((t - mu(s))^2 / var + log var) / 2
+        loss = CE + weight * sum over the layers of mean ((t - mu(s))^2 / var + log var) / 2
 
     which bounds the mutual information of teacher and student features from below. Where grids
     differ, the finer features are averaged, as in RepDistiller.
 
     Args:
-        student: Functional `keras.Model` from images to logits; trained in place.
-        teacher: Functional `keras.Model` from the same images to logits of the same classes.
-        student_layers: Layers of the student, the ends of its stages in RepDistiller.
-        teacher_layers: As many of the teacher.
+        teacher: Functional `keras.Model` from images to logits; see `Distiller`.
+        student: Functional `keras.Model` from the same images to logits; trained in place.
+        student_layers: Layers of the student. `None` for the ends of all its stages, as in
+            RepDistiller.
+        teacher_layers: As many of the teacher, likewise.
         weight: Weight of the loss; 1 in RepDistiller.
-        **kwargs: Further options of `TeacherDistiller`.
+        **kwargs: Further options of `Distiller`.
 
     Raises:
-        ValueError: As `TeacherDistiller`.
+        ValueError: As `Distiller`.
     """
 
-    def __init__(self, student, teacher=None, *, weight=1.0, **kwargs):
-        super().__init__(student, teacher, {"vid": weight}, **kwargs)
+    def __init__(
+        self, teacher, student, *, student_layers=None, teacher_layers=None, weight=1.0, **kwargs
+    ):
+        teacher_layers, student_layers = stage_ends(
+            teacher, student, teacher_layers, student_layers, "all"
+        )
+        super().__init__(
+            teacher,
+            student,
+            student_layers=student_layers,
+            teacher_layers=teacher_layers,
+            loss_weights={"vid": weight},
+            **kwargs,
+        )
         self.regressors = []
-        for ours, theirs in zip(self.student_shapes, self.teacher_shapes, strict=True):
-            regressor = VariationalRegressor(theirs[-1])
-            regressor.build((None, *ours))
+        for student, teacher in zip(self.student_shapes, self.teacher_shapes, strict=True):
+            regressor = VariationalRegressor(teacher[-1])
+            regressor.build((None, *student))
             self.regressors.append(regressor)
         self.likelihood = GaussianNegativeLogLikelihood(name="likelihood")
 
-    def distillation_losses(self, learned, taught, sample_weight=None):
+    def compute_distillation_losses(self, student_outputs, teacher_outputs, sample_weight=None):
         losses = []
-        pairs = self.tap_pairs(learned, taught)
+        pairs = self.feature_pairs(student_outputs, teacher_outputs)
         for regressor, pair in zip(self.regressors, pairs, strict=True):
-            ours, theirs = on_one_grid(*pair)
-            losses.append(self.likelihood(theirs, regressor(ours), sample_weight))
+            student, teacher = on_one_grid(*pair)
+            losses.append(self.likelihood(teacher, regressor(student), sample_weight))
         return {"vid": sum(losses)}
 
     def get_config(self):

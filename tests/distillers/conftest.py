@@ -28,7 +28,7 @@ class CountRuns(keras.layers.Layer):
 
 
 def small_network(width=4, classes=CLASSES, size=8, seed=0, l2=None, name="small"):
-    """Two blocks, both taps, normalised, with a counter of its runs at the entrance."""
+    """Two blocks, both letKD layers, batch normalization, a counter of its runs at the input."""
     keras.utils.set_random_seed(seed)
     inputs = keras.Input((size, size, 3))
     x = CountRuns(name="count_runs")(inputs)
@@ -58,12 +58,42 @@ def setting():
     x, y = small_images()
     teacher = small_network(width=6, seed=1, name="teacher")
     teacher.get_layer("bn2").moving_mean.assign(np.linspace(-0.1, 0.1, 8))
-    prototypes = fit_prototypes(
-        teacher, (x, y), templates=5, subclasses=2, components=2, iterations=3
-    )
+
+    def prototypes_of(model):
+        numbers = {"templates": 5, "subclasses": 2, "components": 2, "iterations": 3}
+        return fit_prototypes(model, (x, y), **numbers)
+
     return SimpleNamespace(
-        x=x, y=y, teacher=teacher, prototypes=prototypes, student=small_network, images=small_images
+        x=x,
+        y=y,
+        teacher=teacher,
+        prototypes_of=prototypes_of,
+        prototypes=prototypes_of(teacher),
+        student=small_network,
+        images=small_images,
     )
+
+
+def staged_network(channels, seed):
+    """Three stages of one block on grids of 8x8, 4x4 and 2x2; the last has a second block."""
+    keras.utils.set_random_seed(seed)
+    inputs = x = keras.Input((8, 8, 3))
+    for stage, width in enumerate(channels, start=1):
+        stride = 1 if stage == 1 else 2
+        x = keras.layers.Conv2D(width, 3, stride, padding="same", activation="relu")(x)
+        if stage == 3:
+            x = keras.layers.Identity(name="intermediate")(x)
+            x = keras.layers.Conv2D(width, 3, padding="same", activation="relu")(x)
+        x = keras.layers.Identity(name=f"stage{stage}")(x)
+    x = keras.layers.Identity(name="penultimate")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(CLASSES)(x), name=f"staged{seed}")
+
+
+@pytest.fixture
+def staged_networks():
+    """A teacher and a student with three stages."""
+    return staged_network((4, 6, 8), 1), staged_network((3, 4, 5), 2)
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from letkd_keras.distillers import AT, VID, FitNet, SimKD
+from letkd_keras.distillers import AT, VID, SimKD
 from letkd_keras.distillers.at import AttentionError
 from letkd_keras.distillers.crd import NoiseContrastiveLoss
-from letkd_keras.distillers.feature_maps import FeatureMeanSquaredError, finer_by, on_one_grid
+from letkd_keras.distillers.feature_maps import FeatureMeanSquaredError, on_one_grid, pool_sizes
+from letkd_keras.distillers.fitnet import regressor_of
 from letkd_keras.distillers.memory_bank import MemoryBank, NegativeSampler
 from letkd_keras.distillers.sp import SimilarityError
 from letkd_keras.distillers.vid import GaussianNegativeLogLikelihood, VariationalRegressor
@@ -70,22 +71,18 @@ def test_variances_start_at_five_and_belong_to_the_teachers_channels():
 
 def test_finer_maps_are_averaged():
     fine, coarse = _maps(0, size=4), _maps(1, size=2)
-    ours, theirs = on_one_grid(fine, coarse)
+    averaged, same = on_one_grid(fine, coarse)
     expected = fine.reshape(3, 2, 2, 2, 2, 5).mean((2, 4))
-    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(theirs, coarse)
-    assert finer_by((2, 2, 9), (8, 8, 3)) == (1, 4)
+    np.testing.assert_allclose(averaged, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(same, coarse)
+    assert pool_sizes((2, 2, 9), (8, 8, 3)) == (1, 4)
 
 
-@pytest.mark.parametrize("student_size, teacher_size", [(8, 8), (16, 8), (8, 16)])
-def test_hints_bridge_grids_of_other_sizes(student_size, teacher_size, setting):
-    import tensorflow as tf
-
-    student = setting.student(size=student_size)
-    teacher = setting.student(width=6, size=teacher_size, name="teacher")
-    model = FitNet(student, teacher, **LAST)
-    regressed = model.regressor(tf.zeros((2, student_size // 2, student_size // 2, 6)))
-    assert regressed.shape == (2, teacher_size // 2, teacher_size // 2, 8)
+@pytest.mark.parametrize("student_size, teacher_size", [(8, 8), (16, 8), (8, 16), (4, 16)])
+def test_regressors_bridge_grids_of_other_sizes(student_size, teacher_size):
+    regressor = regressor_of((student_size, student_size, 6), (teacher_size, teacher_size, 8))
+    regressed = regressor(np.zeros((2, student_size, student_size, 6), "float32"))
+    assert regressed.shape == (2, teacher_size, teacher_size, 8)
 
 
 def test_hint_is_the_mean_squared_error_of_the_regressed():
@@ -130,7 +127,7 @@ def test_similarities_with_memories_are_normalised_by_the_first_batch():
     np.testing.assert_allclose(
         bank(embeddings, rows, temperature=0.07), products - z, rtol=1e-4, atol=1e-4
     )
-    # The second batch is measured by the first one's Z.
+    # The second batch is divided by the first one's Z.
     np.testing.assert_allclose(
         bank(embeddings[:1], rows[:1], temperature=0.07), products[:1] - z, rtol=1e-4, atol=1e-4
     )
@@ -155,10 +152,11 @@ def test_negatives_are_of_other_classes_and_all_of_them_as_likely():
 
 
 def test_simkd_reuses_the_teachers_classifier_and_freezes_it(setting):
-    model = SimKD(setting.student(), setting.teacher, **LAST)
+    model = SimKD(setting.teacher, setting.student(), **LAST)
     classifier = model.student.layers[-1]
-    for ours, theirs in zip(classifier.weights, setting.teacher.layers[-1].weights, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    expected = setting.teacher.layers[-1].weights
+    for weight, expected_weight in zip(classifier.weights, expected, strict=True):
+        np.testing.assert_array_equal(weight, expected_weight)
     assert not classifier.trainable
     # With the teacher's own features projected, the student's logits are the teacher's.
     tail = keras.Model(model.student.get_layer("simkd_projected").output, model.student.outputs)
@@ -174,19 +172,21 @@ def test_simkd_refuses_a_classifier_it_cannot_reuse(setting):
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3, name="penultimate")(inputs)
     x = keras.layers.Dense(3)(keras.layers.Flatten(name="flat")(x))
-    with pytest.raises(ValueError, match=r"`teacher` must have global average pooling.*'flat'"):
-        SimKD(setting.student(), keras.Model(inputs, x), **LAST)
+    with pytest.raises(ValueError, match=r"only global average pooling.*'flat'"):
+        SimKD(keras.Model(inputs, x), setting.student(), **LAST)
 
 
-def test_every_tap_counts(setting):
-    taps = {
+def test_every_layer_counts(setting):
+    layers = {
         "student_layers": ("intermediate", "penultimate"),
         "teacher_layers": ("bn1", "penultimate"),
     }
     for method, name in ((AT, "at"), (VID, "vid")):
-        both = method(setting.student(), setting.teacher, **taps)
-        x, y = setting.x, setting.y
-        learned, taught = both.learn(x), both.teach(x, y)
-        total = float(both.distillation_losses(learned, taught)[name])
-        learned = {**learned, "tap0": learned["tap0"] + 1.0}
-        assert float(both.distillation_losses(learned, taught)[name]) != pytest.approx(total)
+        both = method(setting.teacher, setting.student(), **layers)
+        student_outputs = both.compute_student_outputs(setting.x)
+        teacher_outputs = both.compute_teacher_outputs(setting.x, setting.y)
+        losses = both.compute_distillation_losses
+        total = float(losses(student_outputs, teacher_outputs)[name])
+        first, second = student_outputs["features"]
+        changed = {**student_outputs, "features": [first + 1.0, second]}
+        assert float(losses(changed, teacher_outputs)[name]) != pytest.approx(total)

@@ -68,7 +68,7 @@ def test_two_steps_are_those_of_the_authors_program(golden_step):
     )
     models.assign_state_dict(teacher, modules["teacher_net"])
     models.assign_state_dict(student, modules["student_net"])
-    model = LetKD(student, teacher, **_supervision(golden, teacher, student))
+    model = LetKD(teacher, student, **_supervision(golden, teacher, student))
     # In the order of the network, as the authors number them.
     levels = ["intermediate", "penultimate"] if "lda_seed" in golden else ["penultimate"]
     for number, level in enumerate(levels):
@@ -80,7 +80,8 @@ def test_two_steps_are_those_of_the_authors_program(golden_step):
         )
     _check_teacher(model, golden)
 
-    actual = _two_steps(model, levels, golden["x"], golden["labels"])
+    first = _first_convolution(golden["modules"]["student_net"][1])
+    actual = _two_steps(model, levels, golden["x"], golden["labels"], first)
     expected = _expected(golden)
     errors = {key: relative_error(actual[key], expected[key]) for key in expected}
     tolerances = {key: _tolerance(key, student_name, levels) for key in expected}
@@ -107,7 +108,13 @@ def _tolerance(key, student, levels):
     return _TOLERANCE
 
 
-def _two_steps(model, levels, x, labels):
+def _first_convolution(keys):
+    """Name of the Keras layer of the first weight of a network's PyTorch state dict."""
+    name, _ = next((name, shape) for name, shape in keys if len(shape) == 4)
+    return name.removesuffix(".weight").replace(".", "_")
+
+
+def _two_steps(model, levels, x, labels, first_convolution):
     """Two steps of the model's own training, from its present weights: all that is compared."""
     optimizer = _RecordingSGD(0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -130,7 +137,7 @@ def _two_steps(model, levels, x, labels):
         **actual,
         "classifier kernel": kernel,
         "classifier bias": bias,
-        "first convolution": model.student.get_layer("conv1").kernel.numpy().copy(),
+        "first convolution": model.student.get_layer(first_convolution).kernel.numpy().copy(),
         "template scales": [float(layer.template_scale.value) for layer in layers],
         "value scales": [float(layer.value_scale.value) for layer in layers],
     }
@@ -158,7 +165,7 @@ def _expected(golden):
 def _check_teacher(model, golden):
     """The teacher's features of the first image, pooled where the grids differ."""
     sample = golden["teacher_penultimate_sample"]
-    features = model.supervision.teacher(golden["x"])["penultimate"]
+    features = model.teacher_graph(golden["x"], training=False)["features"][0]
     pool = features.shape[1] // len(sample)
     pooled = keras.ops.average_pool(features, pool, strides=pool)
     assert relative_error(pooled[0], sample) < _TOLERANCE
@@ -181,9 +188,10 @@ def _decoded(array):
 
 def _supervision(golden, teacher, student):
     """The rest of LetKD's arguments: prototypes by rule, alphas, levels."""
-    tap_shape = lambda model: model.get_layer("penultimate").output.shape[1:3]  # noqa: E731
-    grid = tap_shape(student)
-    options = {"grid": grid, "pool_size": tap_shape(teacher)[0] // grid[0]}
+    grid, teacher_grid = (
+        model.get_layer("penultimate").output.shape[1:3] for model in (student, teacher)
+    )
+    options = {"grid": grid, "pool_size": teacher_grid[0] // grid[0]}
     rule = golden["centers_rule"]
     normal = np.random.default_rng(rule["seed"]).standard_normal(rule["shape"])
     centers = (rule["mean"] + rule["std"] * normal).astype("float32")
@@ -192,7 +200,6 @@ def _supervision(golden, teacher, student):
     if "lda_seed" not in golden:
         return {
             "prototypes": Prototypes(penultimate),
-            "intermediate": None,
             "penultimate_alpha": alphas[0],
         }
 

@@ -6,7 +6,15 @@ import keras
 import numpy as np
 import pytest
 
-from letkd_keras import KDLayer, LetKD, Prototypes, fit_prototypes, insert_kd_layers, models
+from letkd_keras import (
+    KDLayer,
+    LetKD,
+    Prototypes,
+    fit_prototypes,
+    insert_kd_layers,
+    models,
+    suggest_layers,
+)
 from letkd_keras.functional import fingerprint
 from letkd_keras.optimizers import TorchSGD
 
@@ -25,7 +33,8 @@ def _compiled(model, **kwargs):
 
 def _letkd(setting, student=None, seed=0, **kwargs):
     keras.utils.set_random_seed(seed)
-    return LetKD(student or setting.student(), setting.teacher, setting.prototypes, **kwargs)
+    student = student or setting.student()
+    return LetKD(setting.teacher, student, setting.prototypes, **kwargs)
 
 
 def _step(model, setting, *arguments, **kwargs):
@@ -52,7 +61,7 @@ def test_the_whole_story_with_networks_of_the_zoo(tmp_path):
     )
     prototypes.save(tmp_path / "prototypes.npz")
     prototypes = Prototypes.load(tmp_path / "prototypes.npz")
-    model = _compiled(LetKD(student, teacher, prototypes), run_eagerly=False)
+    model = _compiled(LetKD(teacher, student, prototypes), run_eagerly=False)
     history = model.fit(x, y, validation_data=(x, y), batch_size=8, epochs=2, verbose=0).history
     validation = ["val_accuracy", "val_loss"]
     assert sorted(history) == sorted([*LOSSES, "accuracy", *validation])
@@ -75,8 +84,8 @@ def test_each_loss_is_what_its_name_says(setting):
     model = _compiled(
         _letkd(setting, penultimate_weight=0.5, intermediate_weight=2.0, task_weight=0.3)
     )
-    taught = model.teach(setting.x, setting.y)
-    # On a copy, whose statistics may move: what the student alone says in training mode.
+    teacher_outputs = model.compute_teacher_outputs(setting.x, setting.y)
+    # On a copy, whose statistics may move: what the student alone gives in training mode.
     copy = keras.models.clone_model(model.student)
     copy.set_weights(model.student.get_weights())
     logits = copy(setting.x, training=True)
@@ -85,11 +94,10 @@ def test_each_loss_is_what_its_name_says(setting):
     assert logs["task_loss"] == pytest.approx(float(np.mean(expected)), rel=1e-5)
 
     for level in ("penultimate", "intermediate"):
-        tap = copy.get_layer(level).output
-        features = keras.Model(copy.inputs, tap)
+        features = keras.Model(copy.inputs, copy.get_layer(level).output)
         copy.set_weights(_start(setting))
         scores = copy.get_layer(f"kd_{level}").scores(features(setting.x, training=True))
-        p = np.asarray(taught[level][0], "float64")
+        p = np.asarray(teacher_outputs[level][0], "float64")
         q = np.asarray(keras.ops.log_softmax(scores), "float64")
         kl = np.where(p > 0, p * (np.log(np.maximum(p, 1e-300)) - q), 0).sum(-1).mean()
         assert logs[f"kl_{level}"] == pytest.approx(kl, rel=1e-4)
@@ -115,10 +123,10 @@ def test_teacher_and_student_run_once_a_step_and_the_teacher_not_in_evaluation(s
 def test_batch_statistics_move_once_a_step(setting):
     model = _compiled(_letkd(setting))
     bn = model.student.get_layer("kd_penultimate").batch_normalization
-    layer, features = model.student.get_layer("kd_penultimate"), model.student.get_layer
-    tap = keras.Model(model.student.inputs, features("penultimate").output)
+    layer = model.student.get_layer("kd_penultimate")
+    features = keras.Model(model.student.inputs, model.student.get_layer("penultimate").output)
     weights = model.student.get_weights()
-    mean = np.mean(layer.scores(tap(setting.x, training=True)), axis=(0, 1, 2))
+    mean = np.mean(layer.scores(features(setting.x, training=True)), axis=(0, 1, 2))
     model.student.set_weights(weights)
     _step(model, setting)
     np.testing.assert_allclose(bn.moving_mean, 0.1 * mean, rtol=1e-4, atol=1e-6)
@@ -232,7 +240,7 @@ def test_several_steps_an_execution_are_the_same_steps(setting):
 def test_evaluation_and_prediction_change_nothing_and_need_no_teacher(setting, state_of):
     model = _compiled(_letkd(setting, setting.student()))
     _step(model, setting)
-    model.supervision = None
+    model.teacher_graph = None
     before = state_of(model)
     logs = model.evaluate(setting.x, setting.y, batch_size=4, verbose=0, return_dict=True)
     assert sorted(logs) == ["accuracy", "loss"]
@@ -240,7 +248,7 @@ def test_evaluation_and_prediction_change_nothing_and_need_no_teacher(setting, s
     _equal(before, state_of(model))
     np.testing.assert_allclose(predicted, model.student(setting.x), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="has no teacher"):
-        model.teach(setting.x, setting.y)
+        model.compute_teacher_outputs(setting.x, setting.y)
 
 
 def test_saved_loaded_and_trained_on_it_is_as_if_never_interrupted(tmp_path, setting, state_of):
@@ -285,7 +293,7 @@ def _size(group):
 
 
 def test_letkd_1_has_one_level(setting):
-    model = _compiled(_letkd(setting, intermediate=None))
+    model = _compiled(_letkd(setting, levels=("penultimate",)))
     logs = _step(model, setting)
     assert sorted(logs) == ["accuracy", "kl_penultimate", "loss", "task_loss"]
     assert [x.name for x in model.student.layers if isinstance(x, KDLayer)] == ["kd_penultimate"]
@@ -295,13 +303,13 @@ def test_letkd_1_has_one_level(setting):
 
 
 def test_the_intermediate_level_alone(setting):
-    logs = _step(_compiled(_letkd(setting, penultimate=None)), setting)
+    logs = _step(_compiled(_letkd(setting, levels=("intermediate",))), setting)
     assert sorted(logs) == ["accuracy", "kl_intermediate", "loss", "task_loss"]
 
 
 def test_quest_leaves_the_students_function_alone(setting):
     student = setting.student()
-    model = _compiled(_letkd(setting, student, intermediate=None, penultimate_alpha=0))
+    model = _compiled(_letkd(setting, student, levels=("penultimate",), penultimate_alpha=0))
     x = setting.x
     np.testing.assert_array_equal(model.predict(x, verbose=0), student.predict(x, verbose=0))
     conv2 = model.student.get_layer("conv2").kernel
@@ -319,11 +327,11 @@ def test_alphas_reach_their_layers(setting):
 def test_kd_layers_of_ones_own_are_kept(setting):
     layer = KDLayer(5, alpha=0.3, name="kd_penultimate")
     student = insert_kd_layers(setting.student(), layer)
-    model = LetKD(student, setting.teacher, setting.prototypes)
+    model = LetKD(setting.teacher, student, setting.prototypes)
     assert model.student.get_layer("kd_penultimate").alpha == 0.3
     wrong = insert_kd_layers(setting.student(), KDLayer(6, name="kd_penultimate"))
-    with pytest.raises(ValueError, match=r"'kd_penultimate' of 6 templates.* have 5"):
-        LetKD(wrong, setting.teacher, setting.prototypes)
+    with pytest.raises(ValueError, match=r"'kd_penultimate' must have .* 5. Received: 6"):
+        LetKD(setting.teacher, wrong, setting.prototypes)
 
 
 # Refusals
@@ -332,27 +340,128 @@ def test_kd_layers_of_ones_own_are_kept(setting):
 def test_what_does_not_fit_is_refused(setting):
     student, teacher, prototypes = setting.student(), setting.teacher, setting.prototypes
     with pytest.raises(ValueError, match="belong to another teacher"):
-        LetKD(student, setting.student(width=6, seed=9), prototypes)
-    with pytest.raises(ValueError, match=r"grid of 6x6, the prototypes one of 4x4"):
-        LetKD(setting.student(size=12), teacher, prototypes)
-    with pytest.raises(ValueError, match=r"same number of classes.* 4 and 3"):
-        LetKD(setting.student(classes=4), teacher, prototypes)
-    with pytest.raises(ValueError, match=r"`penultimate` must .*'penultimat'.*penultimate"):
-        LetKD(student, teacher, prototypes, penultimate="penultimat")
-    with pytest.raises(ValueError, match=r"`penultimate` must .*feature maps.*'fc'"):
-        LetKD(student, teacher, prototypes, penultimate="fc")
+        LetKD(setting.student(width=6, seed=9), student, prototypes)
+    with pytest.raises(ValueError, match=r"`teacher` and `student` must take .*8, 8.*12, 12"):
+        LetKD(teacher, setting.student(size=12), prototypes)
+    with pytest.raises(ValueError, match=r"grid of `student`'s layer 'conv2'.*3x3 and 4x4"):
+        LetKD(teacher, _coarse(), prototypes, levels=("penultimate",), penultimate_layer="conv2")
+    with pytest.raises(ValueError, match=r"same number of classes.* 3 and student's 4"):
+        LetKD(teacher, setting.student(classes=4), prototypes)
+    with pytest.raises(ValueError, match=r"`penultimate_layer` must .*'penultimat'.*penultimate"):
+        LetKD(teacher, student, prototypes, penultimate_layer="penultimat")
+    with pytest.raises(ValueError, match=r"`penultimate_layer` must .*feature map.*'fc'"):
+        LetKD(teacher, student, prototypes, penultimate_layer="fc")
     only_one = dataclasses.replace(prototypes, intermediate=None)
-    with pytest.raises(ValueError, match=r"nothing for the intermediate KD layer.*intermediate=N"):
-        LetKD(student, teacher, only_one)
-    with pytest.raises(ValueError, match="both None"):
-        LetKD(student, teacher, prototypes, penultimate=None, intermediate=None)
+    with pytest.raises(ValueError, match=r"`prototypes` have nothing for the intermediate level"):
+        LetKD(teacher, student, only_one, levels=("penultimate", "intermediate"))
+    for levels in ((), "penultimate", ("penultimat",)):
+        with pytest.raises(ValueError, match="`levels` must be"):
+            LetKD(teacher, student, prototypes, levels=levels)
     with pytest.raises(ValueError, match="`teacher` is needed"):
-        LetKD(student, None, prototypes)
-    with pytest.raises(ValueError, match="`teacher` and `prototypes` are needed"):
-        LetKD(student, teacher)
+        LetKD(None, student, prototypes)
+    with pytest.raises(ValueError, match="`prototypes` are needed"):
+        LetKD(teacher, student)
     with pytest.raises(ValueError, match="`student` must be a functional"):
-        LetKD(keras.layers.Dense(3), teacher, prototypes)
+        LetKD(teacher, keras.layers.Dense(3), prototypes)
     with pytest.raises(ValueError, match="`alpha` must be"):
-        LetKD(student, teacher, prototypes, penultimate_alpha=-1)
+        LetKD(teacher, student, prototypes, penultimate_alpha=-1)
     with pytest.raises(ValueError, match="`temperature` must be"):
-        LetKD(student, teacher, prototypes, temperature=0)
+        LetKD(teacher, student, prototypes, temperature=0)
+
+
+def _coarse():
+    """A student whose `conv2` has a grid of 3x3."""
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, 2, name="conv1")(inputs)
+    x = keras.layers.Conv2D(4, 1, name="conv2")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(3)(x))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_swapped_models_are_noticed(setting, known):
+    """By the teacher's fingerprint, or without one by what only one of the models fits."""
+    student, teacher, prototypes = setting.student(), setting.teacher, setting.prototypes
+    if not known:
+        prototypes = dataclasses.replace(prototypes, manifest={})
+    with pytest.raises(ValueError, match=r"`teacher` and `student` are swapped.*student='teacher'"):
+        LetKD(student, teacher, prototypes)
+    LetKD(teacher, teacher, prototypes)
+
+
+def test_levels_are_by_default_those_of_the_prototypes(setting, caplog):
+    with caplog.at_level("INFO", "letkd_keras"):
+        both = _letkd(setting)
+    assert both.levels == ("penultimate", "intermediate")
+    assert (both.penultimate_layer, both.intermediate_layer) == ("penultimate", "intermediate")
+    assert caplog.messages == ["KD layers after penultimate, intermediate"]
+    only_one = dataclasses.replace(setting.prototypes, intermediate=None)
+    one = LetKD(setting.teacher, setting.student(), only_one)
+    assert one.levels == ("penultimate",)
+    assert (one.penultimate_layer, one.intermediate_layer) == ("penultimate", None)
+    assert _letkd(setting, levels=["intermediate", "penultimate"]).levels == both.levels
+
+
+def _unnamed(softmax=False, size=8):
+    """A student whose layers have no names that this package knows."""
+    inputs = keras.Input((size, size, 3))
+    x = keras.layers.Conv2D(4, 3, 2, padding="same", activation="relu", name="a")(inputs)
+    y = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="b")(x)
+    x = keras.layers.Add(name="first")([x, y])
+    y = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="c")(x)
+    x = keras.layers.Add(name="second")([x, y])
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    activation = "softmax" if softmax else None
+    return keras.Model(inputs, keras.layers.Dense(3, activation=activation, name="head")(x))
+
+
+def test_layers_are_suggested_for_any_student(setting):
+    model = _compiled(LetKD(setting.teacher, _unnamed(), setting.prototypes))
+    assert model.penultimate_layer == "second"
+    assert model.intermediate_layer == suggest_layers(_unnamed())["intermediate"]
+    assert [x.name for x in model.student.layers if isinstance(x, KDLayer)] == [
+        "kd_intermediate",
+        "kd_penultimate",
+    ]
+    assert sorted(_step(model, setting)) == sorted([*LOSSES, "accuracy"])
+    # A student that has its KD layers keeps them, wherever they are.
+    again = LetKD(setting.teacher, model.student, setting.prototypes)
+    assert again.student is model.student
+    assert (again.penultimate_layer, again.intermediate_layer) == (
+        model.penultimate_layer,
+        model.intermediate_layer,
+    )
+
+
+def test_without_a_second_block_the_level_must_be_left_out(setting):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, 2, padding="same", activation="relu", name="only")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    student = keras.Model(inputs, keras.layers.Dense(3)(x))
+    with pytest.raises(ValueError, match=r"`intermediate_layer` must .*levels=\('penultimate',"):
+        LetKD(setting.teacher, student, setting.prototypes)
+    assert _letkd(setting, student, levels=("penultimate",)).penultimate_layer == "only"
+
+
+def test_a_softmax_of_either_model_is_removed(setting, tmp_path):
+    x, y = setting.x, setting.y
+    source = setting.teacher
+    softmax = keras.layers.Softmax(name="probabilities")(source.outputs[0])
+    teacher = keras.Model(source.inputs, softmax, name="teacher")
+    student = _unnamed(softmax=True)
+    model = _compiled(LetKD(teacher, student, setting.prototypes))
+    plain = _compiled(LetKD(source, keras.models.clone_model(_unnamed()), setting.prototypes))
+    for layer in model.student.layers:
+        if layer.name in {other.name for other in plain.student.layers}:
+            plain.student.get_layer(layer.name).set_weights(layer.get_weights())
+    head = model.student.layers[-1].get_weights()
+    plain.student.layers[-1].set_weights(head)
+    np.testing.assert_array_equal(head[0], student.get_layer("head").kernel)
+    logs = [_step(m, setting) for m in (model, plain)]
+    for name in LOSSES:
+        assert logs[0][name] == pytest.approx(logs[1][name], rel=1e-4), name
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(
+        loaded.compute_teacher_outputs(x, y)["logits"], source(x), rtol=1e-4, atol=1e-5
+    )

@@ -8,8 +8,8 @@ from letkd_keras import KD, LetKD, fit_prototypes, models
 
 
 def _compiled(**options):
-    student, teacher = (models.build("resnet8", 3, (8, 8, 3)) for _ in range(2))
-    distiller = KD(student, teacher)
+    teacher, student = (models.build("resnet8", 3, (8, 8, 3)) for _ in range(2))
+    distiller = KD(teacher, student)
     distiller.compile("sgd", "mse", **options)
     return distiller
 
@@ -45,7 +45,7 @@ def test_a_step_under_xla_is_the_step_of_the_graph():
         keras.utils.set_random_seed(0)
         teacher, student = (models.build("resnet8", 3, (8, 8, 3)) for _ in range(2))
         numbers = {"templates": 5, "subclasses": 2, "components": 2, "iterations": 3}
-        distiller = LetKD(student, teacher, fit_prototypes(teacher, (x, y), **numbers))
+        distiller = LetKD(teacher, student, fit_prototypes(teacher, (x, y), **numbers))
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         distiller.compile(keras.optimizers.SGD(0.01), loss, jit_compile=jit_compile)
         history = distiller.fit(x, y, batch_size=12, epochs=2, verbose=0).history

@@ -46,7 +46,7 @@ def test_distilling_model_file_and_run_folder_export_the_same_student(student, i
     place.mkdir(parents=True)
     (run / "config.json").write_text(json.dumps({"export_method": "letkd2", "seed": 7}))
     student.save(place / "student.keras")
-    distilling = KD(student, keras.models.clone_model(student))
+    distilling = KD(keras.models.clone_model(student), student)
     distilling.save(tmp_path / "whole.keras")
     expected = np.asarray(student(images))
     files = [tmp_path / "whole.keras", place / "student.keras", run, str(place)]

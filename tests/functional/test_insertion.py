@@ -62,7 +62,7 @@ def test_nested_backbones_take_kd_layers_and_train(name):
     prototypes = fit_prototypes(
         student, (x, y), templates=5, subclasses=2, components=2, **layers, verbose=False
     )
-    model = LetKD(student, student, prototypes, **taps)
+    model = LetKD(student, student, prototypes, **names_of)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     trained = [model.student.trainable_weights[0], *_templates(model.student)]
     before = [np.array(weight) for weight in trained]

@@ -21,8 +21,8 @@ def main(batch_size, path):
     before = teacher.get_weights()
     x, y = images()
     history = model.fit(x, y, batch_size=batch_size, epochs=2, verbose=0, shuffle=False)
-    for ours, theirs in zip(teacher.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for after, expected in zip(teacher.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(after, expected)
     logs = {f"log {name}": values for name, values in history.history.items()}
     weights = {f"weight {i}": array for i, array in enumerate(model.student.get_weights())}
     np.savez(path, **logs, **weights, replicas=jax.device_count())

@@ -43,7 +43,7 @@ def small_letkd(folder):
     if not shared.exists():
         fitted = letkd.fit_prototypes(teacher, images(), templates=16, subclasses=2, components=3)
         fitted.save(shared)
-    model = letkd.LetKD(student, teacher, letkd.Prototypes.load(shared))
+    model = letkd.LetKD(teacher, student, letkd.Prototypes.load(shared))
     model.compile(
         optimizer=letkd.optimizers.TorchSGD(0.05, momentum=0.9, nesterov=True, weight_decay=5e-4),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -67,8 +67,8 @@ def main(devices, path):
     before = teacher.get_weights()
     data = tf.data.Dataset.from_tensor_slices(images()).batch(16)
     history = model.fit(data, epochs=2, verbose=0, shuffle=False)
-    for ours, theirs in zip(teacher.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for after, expected in zip(teacher.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(after, expected)
     logs = {f"log {name}": values for name, values in history.history.items()}
     weights = {f"weight {i}": array for i, array in enumerate(model.student.get_weights())}
     np.savez(path, **logs, **weights, replicas=strategy.num_replicas_in_sync)

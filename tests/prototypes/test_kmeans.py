@@ -1,8 +1,9 @@
 import faiss
 import numpy as np
 import pytest
+from in_a_process import in_a_process
 
-from letkd_keras.prototypes.kmeans import kmeans, nearest_centers
+from letkd_keras.prototypes.kmeans import _RELATIVES, kmeans, nearest_centers
 
 
 def _blobs(clusters, size, channels=5, spread=0.05, seed=0):
@@ -93,3 +94,27 @@ def test_non_finite_points_are_refused():
     points[3, 1] = np.nan
     with pytest.raises(ValueError, match="must be finite"):
         kmeans(points, 2)
+
+
+# === The BLAS of faiss ===
+
+
+def _detected(**environment):
+    done = in_a_process("blas_of_faiss.py", **environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+def test_faiss_takes_the_processor_for_what_numpy_does(monkeypatch):
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    detected = _detected()
+    assert detected["environment"] == "None"
+    if not {"faiss", "other"} <= detected.keys():
+        pytest.skip("faiss and NumPy do not bring an OpenBLAS each")
+    assert detected["faiss"] == _RELATIVES.get(detected["other"], detected["other"])
+
+
+def test_what_the_environment_says_is_respected():
+    detected = _detected(OPENBLAS_CORETYPE="Nehalem")
+    assert detected["environment"] == "Nehalem"
+    assert detected.get("faiss", "Nehalem") == "Nehalem"

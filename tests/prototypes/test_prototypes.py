@@ -1,6 +1,7 @@
 import json
 from dataclasses import fields, replace
 
+import keras
 import numpy as np
 import pytest
 
@@ -16,7 +17,7 @@ def _prototypes(manifest=None, intermediate=True):
     r = np.random.default_rng(0)
     level_1 = PenultimatePrototypes("penultimate", (4, 4), 1, r.random((7, 8), "float32"))
     level_2 = IntermediatePrototypes(
-        tap="intermediate",
+        layer="intermediate",
         grid=(4, 4),
         pool_size=1,
         lda_mean=r.random(6, "float32"),
@@ -126,7 +127,7 @@ def test_only_their_own_teacher_passes(teacher):
         prototypes.check_teacher(teacher(seed=1))
 
 
-def test_taps_are_checked_even_without_a_recorded_teacher(teacher):
+def test_layers_are_checked_even_without_a_recorded_teacher(teacher):
     prototypes = _prototypes()
     prototypes.check_teacher(teacher())
     with pytest.raises(ValueError, match=r"penultimate.*4 x 4 with 8 .*Received.* 6 x 6 with 8"):
@@ -135,8 +136,49 @@ def test_taps_are_checked_even_without_a_recorded_teacher(teacher):
         prototypes.check_teacher(teacher(width=7))
     with pytest.raises(ValueError, match=r"of 5 classes.*Received.* of 4"):
         prototypes.check_teacher(teacher(num_classes=4))
-    elsewhere = replace(prototypes.penultimate, tap="penultimat")
-    with pytest.raises(ValueError, match=r"tap='penultimat'.*: penultimate"):
+    elsewhere = replace(prototypes.penultimate, layer="penultimat")
+    with pytest.raises(ValueError, match=r"penultimate_layer='penultimat'.*: penultimate"):
         Prototypes(elsewhere).check_teacher(teacher())
     pooled = replace(prototypes.penultimate, pool_size=2, grid=(2, 2))
     Prototypes(pooled).check_teacher(teacher())
+
+
+def test_a_softmax_at_the_end_of_the_teacher_changes_nothing(teacher):
+    own = teacher()
+    prototypes = _prototypes({"teacher": {"name": "small", "fingerprint": fingerprint(own)}})
+    probabilities = keras.layers.Softmax()(own.output)
+    prototypes.check_teacher(keras.Model(own.inputs, probabilities))
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path):
+    bad = _prototypes()
+    bad.intermediate.centers[1, 2] = np.nan
+    bad.save(tmp_path / "prototypes.npz")
+    with pytest.raises(ValueError, match=r"'intermediate/centers' has NaN or infinite values"):
+        Prototypes.load(tmp_path / "prototypes.npz")
+
+
+@pytest.mark.parametrize("key", ["levels", "arrays"])
+def test_a_manifest_without_a_key_is_refused(tmp_path, key):
+    path = tmp_path / "prototypes.npz"
+    _prototypes().save(path)
+    _rewrite(path, lambda manifest, _: manifest.pop(key))
+    with pytest.raises(ValueError, match="its manifest is incomplete"):
+        Prototypes.load(path)
+
+
+def test_a_file_that_declares_more_than_it_has_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "prototypes.npz"
+    np.savez_compressed(path, manifest=np.zeros(50_000_000, "uint8"))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(ValueError, match=r"truncated, damaged or of another kind .*declares 50,0"):
+        Prototypes.load(path)
+
+
+def test_they_are_shown_in_a_line(tmp_path):
+    assert repr(_prototypes()) == (
+        "Prototypes(penultimate=PenultimatePrototypes(7 templates of 'penultimate', 4x4x8), "
+        "intermediate=IntermediatePrototypes(10 templates of 'intermediate', 4x4x6))"
+    )
+    assert _prototypes().levels == ("penultimate", "intermediate")
+    assert _prototypes(intermediate=False).levels == ("penultimate",)

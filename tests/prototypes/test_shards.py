@@ -2,25 +2,22 @@ import numpy as np
 import pytest
 from small_problem import SIZES, small_images
 
-from letkd_keras.prototypes import PrototypeFit
+from letkd_keras.prototypes import fit_prototypes
 
 OPTIONS = {**SIZES, "batch_size": 7}
 
 
 def _fit(teacher, folder, **options):
-    return PrototypeFit(teacher, small_images(), **OPTIONS, workdir=folder, **options)
+    return fit_prototypes(teacher, small_images(), **OPTIONS, workdir=folder, **options)
 
 
 def _sharded(teacher, folder, count, **options):
-    """Each shard and the merge in an object of its own, as in processes of their own."""
+    """Each shard and the merge in a call of its own, as in processes of their own."""
     prototypes, rounds = None, 0
     while prototypes is None:
-        passes = {
-            _fit(teacher, folder, **options).run_shard(index, count)
-            for index in reversed(range(count))
-        }
-        assert len(passes) == 1
-        prototypes = _fit(teacher, folder, **options).merge(count)
+        for index in reversed(range(count)):
+            assert _fit(teacher, folder, shard=(index, count), **options) is None
+        prototypes = _fit(teacher, folder, merge=count, **options)
         rounds += 1
     return prototypes, rounds
 
@@ -28,7 +25,7 @@ def _sharded(teacher, folder, count, **options):
 @pytest.mark.parametrize(("memory", "rounds"), [(2**20, 2), (300 * 52, 3)])
 def test_merged_shards_are_one_pass(tmp_path, teacher, memory, rounds):
     model = teacher()
-    whole = _fit(model, tmp_path / "one", memory=memory).run()
+    whole = _fit(model, tmp_path / "one", memory=memory)
     merged, needed = _sharded(model, tmp_path / "shards", 3, memory=memory)
     assert needed == rounds
     # The k-means sees the very same points; the LDA differs by the rounding of float64 sums.
@@ -44,10 +41,11 @@ def test_merged_shards_are_one_pass(tmp_path, teacher, memory, rounds):
         assert merged.manifest["health"][level][name] == whole.manifest["health"][level][name]
 
 
-def test_shards_leave_nothing_but_stages(tmp_path, teacher):
+def test_shards_leave_nothing_but_steps(tmp_path, teacher):
     _sharded(teacher(), tmp_path, 2)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "settings.json",
+        ".lock",
+        "config.json",
         "features",
         "penultimate",
         "projected",
@@ -58,33 +56,41 @@ def test_shards_leave_nothing_but_stages(tmp_path, teacher):
 
 def test_a_merge_without_all_its_shards_is_refused_by_name(tmp_path, teacher):
     model = teacher()
-    assert _fit(model, tmp_path).run_shard(1, 3) == "features"
+    _fit(model, tmp_path, shard=(1, 3))
     with pytest.raises(ValueError, match=r"features-0-of-3, features-2-of-3"):
-        _fit(model, tmp_path).merge(3)
+        _fit(model, tmp_path, merge=3)
 
 
-def test_a_shard_done_is_not_done_again_and_none_waits_at_the_end(tmp_path, teacher, monkeypatch):
+def test_a_shard_done_is_not_done_again_and_none_waits_at_the_end(
+    tmp_path, teacher, monkeypatch, caplog
+):
+    caplog.set_level("INFO", logger="letkd_keras")
     model = teacher()
-    _fit(model, tmp_path).run_shard(0, 2)
+    _fit(model, tmp_path, shard=(0, 2))
+    assert "features: part 1 of 2 is done" in caplog.text
     with monkeypatch.context() as patched:
         patched.setattr(
             "letkd_keras.prototypes.teacher_features.TeacherFeatures.__call__",
             lambda *_: pytest.fail("the teacher ran"),
         )
-        assert _fit(model, tmp_path).run_shard(0, 2) == "features"
+        _fit(model, tmp_path, shard=(0, 2))
     merged, _ = _sharded(model, tmp_path, 2)
-    assert _fit(model, tmp_path).run_shard(0, 2) is None
-    again = _fit(model, tmp_path).merge(2)
+    caplog.clear()
+    assert _fit(model, tmp_path, shard=(0, 2)) is None
+    assert "all steps are finished" in caplog.text
+    again = _fit(model, tmp_path, merge=2)
     np.testing.assert_array_equal(again.penultimate.centers, merged.penultimate.centers)
 
 
 def test_shards_that_cannot_work_are_refused(tmp_path, teacher):
     model = teacher()
-    fit = _fit(model, tmp_path)
     for index, count in ((2, 2), (-1, 2), (0, 0)):
         with pytest.raises(ValueError, match=f"index={index}, count={count}"):
-            fit.run_shard(index, count)
+            _fit(model, tmp_path, shard=(index, count))
     with pytest.raises(ValueError, match="need a `workdir`"):
-        PrototypeFit(model, small_images(), **OPTIONS).run_shard(0, 2)
-    with pytest.raises(ValueError, match="cache='float32'"):
-        _fit(model, tmp_path / "other", cache="float32").run_shard(0, 2)
+        fit_prototypes(model, small_images(), **OPTIONS, shard=(0, 2))
+    with pytest.raises(ValueError, match="feature_cache='float32'"):
+        _fit(model, tmp_path / "other", feature_cache="float32", shard=(0, 2))
+    with pytest.raises(ValueError, match="exclude each other"):
+        _fit(model, tmp_path, shard=(0, 2), merge=2)
+    assert not list(tmp_path.iterdir())

@@ -5,7 +5,7 @@ import pytest
 
 from letkd_keras import memory_mapped
 from letkd_keras.prototypes import remove_workdir
-from letkd_keras.prototypes.steps import MemorySteps, WorkFolder
+from letkd_keras.prototypes.steps import STEPS, MemorySteps, WorkFolder
 
 
 def _arrays():
@@ -14,7 +14,9 @@ def _arrays():
 
 @pytest.fixture(params=["memory", "folder"])
 def steps(request, tmp_path):
-    return MemorySteps() if request.param == "memory" else WorkFolder(tmp_path / "work", {"seed": 0})
+    return (
+        MemorySteps() if request.param == "memory" else WorkFolder(tmp_path / "work", {"seed": 0})
+    )
 
 
 def test_arrays_come_back_until_dropped(steps):
@@ -26,14 +28,13 @@ def test_arrays_come_back_until_dropped(steps):
     steps.drop("features", ("points",))
     assert list(steps.load("features")) == ["sizes"]
     steps.drop("features", ("points",))
-    steps.remove_all()
 
 
 def test_another_process_finds_the_steps_and_the_checkpoint(tmp_path):
-    first = WorkFolder(tmp_path, {"taps": ("a", "b"), "seed": 0})
+    first = WorkFolder(tmp_path, {"layers": ("a", "b"), "seed": 0})
     first.save("features", _arrays())
     first.save_checkpoint("penultimate", {"number": np.array(3)})
-    second = WorkFolder(tmp_path, {"taps": ("a", "b"), "seed": 0})
+    second = WorkFolder(tmp_path, {"layers": ("a", "b"), "seed": 0})
     assert second.has("features") and not second.has("penultimate")
     np.testing.assert_array_equal(second.load("features")["points"], _arrays()["points"])
     assert second.load_checkpoint("penultimate")["number"] == 3
@@ -42,7 +43,7 @@ def test_another_process_finds_the_steps_and_the_checkpoint(tmp_path):
 
 def test_a_folder_with_other_settings_is_refused_and_left_alone(tmp_path):
     WorkFolder(tmp_path, {"seed": 0, "memory": 5, "pool": 1}).save("features", _arrays())
-    with pytest.raises(ValueError, match=r"memory=6 \(was 5\), seed=1 \(was 0\)$"):
+    with pytest.raises(ValueError, match="memory: 5 before, 6 now; seed: 0 before, 1 now"):
         WorkFolder(tmp_path, {"seed": 1, "memory": 6, "pool": 1})
     assert WorkFolder(tmp_path, {"seed": 0, "memory": 5, "pool": 1}).has("features")
 
@@ -79,9 +80,60 @@ def test_an_array_already_in_the_folder_is_checksummed_where_it_is(tmp_path):
     assert len(record["points"]) == 64
 
 
-def test_everything_is_removed_at_once(tmp_path):
+def test_a_finished_fit_leaves_no_folder(tmp_path):
     steps = WorkFolder(tmp_path / "work", {})
-    steps.save("features", _arrays())
-    (tmp_path / "work.removed").mkdir()  # of an earlier run, killed while it removed
-    steps.remove_all()
+    for step in ("features", "scores", "features-0-of-2"):
+        steps.save(step, _arrays())
+    with steps.locked():
+        pass
+    remove_workdir(tmp_path / "work")
     assert not list(tmp_path.iterdir())
+    remove_workdir(tmp_path / "work")
+
+
+def test_files_of_others_are_never_removed(tmp_path):
+    """Only what the fit has written goes."""
+    work = tmp_path / "work"
+    WorkFolder(work, {}).save("features", _arrays())
+    (work / "notes.txt").write_text("mine")
+    (work / "features2").mkdir()
+    remove_workdir(work)
+    assert sorted(path.name for path in work.iterdir()) == ["features2", "notes.txt"]
+    # Nor is anything in a folder that no fit has marked.
+    (work / "features").mkdir()
+    remove_workdir(work)
+    assert (work / "features").is_dir()
+
+
+def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"`workdir` must be a new or empty folder.*thesis\.txt"):
+        WorkFolder(tmp_path, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_removal_that_was_interrupted_leaves_steps_that_need_no_removed_one(
+    tmp_path, monkeypatch
+):
+    steps = WorkFolder(tmp_path, {})
+    for step in STEPS:
+        steps.save(step, _arrays())
+    removed = []
+
+    def interrupted(folder):
+        removed.append(folder.name)
+        if len(removed) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("letkd_keras.prototypes.steps.shutil.rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        remove_workdir(tmp_path)
+    again = WorkFolder(tmp_path, {})
+    assert [step for step in STEPS if again.has(step)] == ["subclasses", "scores"]
+
+
+def test_a_second_process_is_refused_while_steps_run(tmp_path):
+    first, second = WorkFolder(tmp_path, {}), WorkFolder(tmp_path, {})
+    in_use = pytest.raises(ValueError, match=r"`workdir` .* is in use by process \d+ on")
+    with first.locked(), in_use, second.locked():
+        pytest.fail("two processes ran")

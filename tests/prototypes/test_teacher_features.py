@@ -1,14 +1,32 @@
+import importlib.util
+
 import numpy as np
+import pytest
+from in_a_process import in_a_process
 from small_problem import small_images
 
 from letkd_keras.prototypes.teacher_features import TeacherFeatures
 
 
-def test_the_last_tap_alone_gives_the_same_features_and_runs_the_teacher_no_further(teacher):
-    (x, _), both = small_images(8), TeacherFeatures(teacher(), ["penultimate", "intermediate"], 2)
-    alone = both.last_tap()
-    assert (alone.taps, alone.pools, alone.grids) == (("intermediate",), (2,), ((2, 2),))
-    (features,) = alone(x)
-    np.testing.assert_allclose(features, both(x)[1], rtol=1e-5, atol=1e-6)
+def test_one_level_alone_gives_the_same_features_and_runs_the_teacher_no_further(teacher):
+    layers = {"penultimate": "penultimate", "intermediate": "intermediate"}
+    (x, _), both = small_images(8), TeacherFeatures(teacher(), layers, 2)
+    alone = both.only("intermediate")
+    assert alone.layers == {"intermediate": "intermediate"}
+    assert alone.pool_sizes == {"intermediate": 2}
+    assert alone.grids == {"intermediate": (2, 2)}
+    features = alone(x)["intermediate"]
+    np.testing.assert_allclose(features, both(x)["intermediate"], rtol=1e-5, atol=1e-6)
     names = [layer.name for layer in alone.model.layers]
     assert "intermediate" in names and "penultimate" not in names
+
+
+def test_two_replicas_share_each_batch_and_give_what_one_gives():
+    done = in_a_process("replicated_teacher.py")
+    assert done.stdout.split() == ["equal"], done.stderr[-3000:]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+def test_jax_needs_no_tensorflow(tmp_path):
+    done = in_a_process("prototypes_without_tensorflow.py", tmp_path / "p.npz", KERAS_BACKEND="jax")
+    assert done.stdout.split() == ["fitted"], done.stderr[-3000:]

@@ -17,9 +17,8 @@ def test_unknown_methods_are_refused_and_those_there_are_listed():
         (("student", "kd", "crd+kd"), (), ()),
         (("kd", "letkd1+kd"), ("penultimate",), ("penultimate",)),
         (("letkd2", "quest"), ("penultimate", "intermediate"), ("penultimate", "intermediate")),
-        # Intermediate prototypes are not fitted alone.
-        (("fitnet_letkd",), ("penultimate", "intermediate"), ("penultimate", "intermediate")),
-        (("fitnet_layer",), (), ("intermediate",)),
+        (("fitnet_letkd",), ("penultimate",), ("penultimate",)),
+        (("fitnet_layer",), (), ("penultimate",)),
     ],
 )
 def test_prototypes_are_fitted_and_taps_sought_where_a_method_needs_them(names, levels, tapped):

@@ -1,0 +1,136 @@
+"""Whether a teacher, a student and prototypes fit each other; all distillers ask here."""
+
+from letkd_keras.functional.graph import (
+    find_layer,
+    flatten,
+    grid_ratio,
+    output_of,
+    spatial_shape,
+)
+from letkd_keras.functional.softmax_removal import remove_softmax
+
+
+def matching_models(teacher, student):
+    """The two models with logits as outputs, if they are for the same images and classes.
+
+    Args:
+        teacher: Functional `keras.Model` from images to logits or softmax probabilities, or `None`.
+        student: Likewise.
+
+    Returns:
+        `(teacher, student)`: the models given, or where one ends in a softmax a model without it
+        that shares its other layers (`letkd_keras.remove_softmax`).
+
+    Raises:
+        ValueError: If a model is not functional, does not end in logits or a softmax, or the
+            models' input shapes or numbers of classes differ.
+    """
+    student = _classifier(student, "student")
+    if teacher is None:
+        return None, student
+    teacher = _classifier(teacher, "teacher")
+    shapes = [tuple(model.inputs[0].shape[1:]) for model in (teacher, student)]
+    if not _compatible(*shapes):
+        raise ValueError(
+            "`teacher` and `student` must take images of the same shape. "
+            f"Received: teacher's {shapes[0]} and student's {shapes[1]}"
+        )
+    classes = [model.outputs[0].shape[-1] for model in (teacher, student)]
+    if classes[0] != classes[1]:
+        raise ValueError(
+            "`teacher` and `student` must have the same number of classes. "
+            f"Received: teacher's {classes[0]} and student's {classes[1]}"
+        )
+    return teacher, student
+
+
+def _classifier(model, argument):
+    model = remove_softmax(model, argument)
+    shape = model.outputs[0].shape
+    if len(shape) != 2 or shape[-1] is None:
+        raise ValueError(
+            f"`{argument}` must have one output of logits [B, classes]. "
+            f"Received: {argument}={model.name!r} with an output of shape {tuple(shape)}"
+        )
+    return model
+
+
+def _compatible(first, second):
+    """Whether two shapes are equal where both are known."""
+    if len(first) != len(second):
+        return False
+    return all(a == b or None in (a, b) for a, b in zip(first, second, strict=True))
+
+
+def check_prototypes(teacher, student, prototypes, levels):
+    """Refuse prototypes of another teacher, or without the levels wanted.
+
+    Args:
+        teacher: Functional teacher that gives logits.
+        student: Functional student that gives logits, to tell whether the two are swapped.
+        prototypes: `Prototypes`.
+        levels: Levels that supervise the student.
+
+    Raises:
+        ValueError: If the prototypes belong to the student (the models are swapped) or to neither
+            model, or have nothing for one of the levels.
+    """
+    missing = [level for level in levels if getattr(prototypes, level) is None]
+    if missing:
+        raise ValueError(
+            f"`prototypes` have nothing for the {missing[0]} level: fit them with "
+            f"`levels=('penultimate', 'intermediate')`, or leave it out of `levels`. "
+            f"Received: levels={tuple(levels)}"
+        )
+    try:
+        prototypes.check_teacher(teacher)
+    except ValueError as error:
+        if _belong_to(prototypes, student):
+            raise ValueError(
+                "`teacher` and `student` are swapped: the teacher comes first. Received: "
+                f"teacher={teacher.name!r} and student={student.name!r}, whose prototypes these are"
+            ) from error
+        raise
+
+
+def _belong_to(prototypes, model):
+    try:
+        prototypes.check_teacher(model)
+    except ValueError:
+        return False
+    return True
+
+
+def score_pool_size(student, layer, prototypes, level):
+    """Window by which a student's grid is finer than that of a level's prototypes.
+
+    Args:
+        student: Functional student.
+        layer: Name of the student's layer that the KD layer follows.
+        prototypes: `PenultimatePrototypes` or `IntermediatePrototypes` of the level.
+        level: `"penultimate"` or `"intermediate"`.
+
+    Returns:
+        An integer of at least 1. It is 1 where the student's grid is not known.
+
+    Raises:
+        ValueError: If the layer has no feature map, or its grid is no multiple of the prototypes'.
+    """
+    flat = flatten(student)
+    output = output_of(flat, find_layer(flat, layer, argument=f"{level}_layer"))
+    if len(output.shape) != 4:
+        raise ValueError(
+            f"`{level}_layer` must name a layer with a feature map [B, H, W, C]. "
+            f"Received: {level}_layer={layer!r} of shape {tuple(output.shape)}"
+        )
+    grid = spatial_shape(output.shape)
+    if None in grid:
+        return 1
+    ratio = grid_ratio(grid, prototypes.grid)
+    if ratio is None:
+        raise ValueError(
+            f"The grid of `student`'s layer {layer!r} must be a multiple of the grid of the "
+            f"{level} prototypes; `fit_prototypes(pool_size=...)` makes the latter smaller. "
+            f"Received: {grid[0]}x{grid[1]} and {prototypes.grid[0]}x{prototypes.grid[1]}"
+        )
+    return ratio

@@ -1,0 +1,97 @@
+import keras
+
+from letkd_keras.functional.graph import find_layer, readers, retrace
+from letkd_keras.functional.insertion import is_only_pooled
+
+
+class TrainingGraph:
+    """The student's graph as a step of letKD runs it: once, for logits and scores.
+
+    It shares the student's layers and computes the same logits. KD layers also return their scores,
+    and one that only a global average pooling reads pools first (`KDLayer.call`), so that its value
+    convolution runs once per image.
+
+    Not a Keras object on purpose: the weights are the student's, and are saved once.
+
+    Args:
+        student: Functional `keras.Model`.
+        kd_layers: Mapping of a level's name to the `KDLayer` of the student that serves it.
+        pool_sizes: Mapping of a level's name to the window of the average pooling of its scores,
+            for a student whose grid is finer than that of the targets. A missing level means 1.
+        layers: Names of further layers of the student whose outputs are wanted.
+
+    Call arguments:
+        inputs: Images.
+        training: Whether the student runs in training mode.
+
+    Returns:
+        Dictionary of `"logits"`, `"features"` (the list of the outputs of `layers`) and, under its
+        level's name, the scores [B, H, W, K] of each KD layer.
+
+    Raises:
+        ValueError: If the student has no such layer.
+    """
+
+    def __init__(self, student, kd_layers, pool_sizes=(), layers=()):
+        scores, features = {}, {}
+        pool_sizes = dict(pool_sizes)
+        for name in layers:
+            find_layer(student, name, "layers")
+        pooled = {layer.name for layer in kd_layers.values() if is_only_pooled(student, layer)}
+        skipped = set()
+        levels = {layer.name: level for level, layer in kd_layers.items()}
+
+        def call(layer, *args, **kwargs):
+            if layer.name in skipped:
+                return args[0]
+            if layer.name not in levels:
+                outputs = layer(*args, **kwargs)
+                if layer.name in layers:
+                    features[layer.name] = outputs
+                return outputs
+            pool_output = layer.name in pooled
+            if pool_output:
+                skipped.add(readers(student, layer)[0].name)
+            outputs, layer_scores = _WithScores(layer, pool_output)(*args)
+            if layer.data_format == "channels_first":
+                layer_scores = keras.ops.transpose(layer_scores, (0, 2, 3, 1))
+            level = levels[layer.name]
+            scores[level] = _average(layer_scores, pool_sizes.get(level, 1))
+            return (outputs, layer_scores) if kwargs.get("return_scores") else outputs
+
+        inputs, logits = retrace(student, call_fn=call)
+        outputs = {"logits": logits, "features": [features[name] for name in layers], **scores}
+        self._function = keras.Model(inputs, outputs, name="training_graph")
+
+    def __call__(self, inputs, training):
+        return self._function(inputs, training=training)
+
+
+def _average(scores, pool_size):
+    if pool_size == 1:
+        return scores
+    return keras.ops.average_pool(scores, pool_size, strides=pool_size, data_format="channels_last")
+
+
+class _WithScores(keras.layers.Layer):
+    """A KD layer as the training graph calls it.
+
+    A layer of its own since Keras wants the same number of outputs from all calls of a layer in
+    functional models, and the student calls the KD layer for its features alone.
+    """
+
+    def __init__(self, kd_layer, pool_output):
+        super().__init__(name=f"{kd_layer.name}_with_scores", dtype=kd_layer.dtype_policy)
+        self.kd_layer = kd_layer
+        self.pool_output = pool_output
+        self.built = True
+
+    def call(self, inputs, training=None):
+        return self.kd_layer(
+            inputs, training=training, return_scores=True, pool_output=self.pool_output
+        )
+
+    def compute_output_spec(self, inputs, training=None):
+        return self.kd_layer.compute_output_spec(
+            inputs, return_scores=True, pool_output=self.pool_output
+        )
