@@ -107,9 +107,7 @@ class Experiment:
 
     def config(self):
         """The experiment as a dictionary of JSON types, for `config.json`."""
-        config = {
-            name: getattr(self, name) for name in self.__dataclass_fields__ if name != "spec"
-        }
+        config = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "spec"}
         config |= {
             "data": {
                 **self.spec.config(),

@@ -78,9 +78,7 @@ def network_row(name, settings):
 def network_rows():
     """All networks of the zoo, for CIFAR-100 or ImageNet."""
     return [
-        network_row(
-            name, imagenet.SETTINGS if name.startswith("imagenet_") else cifar100.SETTINGS
-        )
+        network_row(name, imagenet.SETTINGS if name.startswith("imagenet_") else cifar100.SETTINGS)
         for name in models.names()
     ]
 
@@ -178,7 +176,8 @@ def _losses_table():
         caption="beta of dkd and dkd-ls is chosen by the pair, as its authors did (methods."
         "dkd_beta). On ImageNet: "
         + "; ".join(
-            f"{name}: " + ", ".join(_flat(row)) for name, row in imagenet.SETTINGS.logit_losses.items()
+            f"{name}: " + ", ".join(_flat(row))
+            for name, row in imagenet.SETTINGS.logit_losses.items()
         ),
     )
     for name, loss in LOGIT_LOSSES.items():
@@ -269,8 +268,12 @@ def _published_tables(settings):
         for method, accuracy in published.ablations_of(settings.dataset, pair.name).items()
     ]
     rows += [
-        (pair.name, f"LDA probe of {_title(method)}: {name}", published_text(accuracy),
-         accuracy.source)
+        (
+            pair.name,
+            f"LDA probe of {_title(method)}: {name}",
+            published_text(accuracy),
+            accuracy.source,
+        )
         for pair in settings.pairs
         for method, probe in published.probes_of(settings.dataset, pair.name).items()
         for name, accuracy in probe.items()
@@ -298,8 +301,7 @@ def _sources(numbers, names):
                 if row[name].note:
                     sources.setdefault(f"{_title(name)} of {pair}: {row[name].note}", [])
     return "\n".join(
-        f"{source}: {', '.join(titles)}" if titles else source
-        for source, titles in sources.items()
+        f"{source}: {', '.join(titles)}" if titles else source for source, titles in sources.items()
     )
 
 

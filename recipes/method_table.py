@@ -93,8 +93,7 @@ def markdown(experiment, teacher, table, picture):
         f"{experiment.seed}; {experiment.templates} penultimate templates, "
         f"{experiment.subclasses} sub-classes of each class. {date.today().isoformat()}.",
         "",
-        f"Teacher: {results.accuracy_of(teacher):.2f}% top-1 "
-        f"(published: {published_text(experiment.published('teacher'))}), "
+        f"Teacher: {results.accuracy_of(teacher):.2f}% top-1{_published_teacher(experiment)}, "
         f"{teacher['parameters']:,} parameters.",
         "",
     ]
@@ -123,9 +122,14 @@ def markdown(experiment, teacher, table, picture):
     return "\n".join(lines)
 
 
+def _published_teacher(experiment):
+    accuracy = experiment.published("teacher")
+    return "" if accuracy is None else f" (published: {published_text(accuracy)})"
+
+
 def _layers(experiment):
     parts = [
-        f"{role} {layer!r} ({level})"
+        f"the {role}'s {level} layer `{layer}`"
         for role, network in (("teacher", experiment.teacher), ("student", experiment.student))
         for level in experiment.levels
         if (layer := network.layer(level)) is not None

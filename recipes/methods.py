@@ -18,6 +18,8 @@ import difflib
 import re
 from dataclasses import dataclass, field
 
+import keras
+
 from letkd_keras.data import steps_per_epoch
 from letkd_keras.distillers import (
     AT,
@@ -110,9 +112,7 @@ class Method:
 def _with_unsupervised_layer(inputs):
     """The student with a KD layer at its penultimate layer that nothing supervises."""
     experiment = inputs.experiment
-    layer = KDLayer(
-        experiment.templates, alpha=experiment.penultimate_alpha, name="kd_penultimate"
-    )
+    layer = KDLayer(experiment.templates, alpha=experiment.penultimate_alpha, name="kd_penultimate")
     return insert_kd_layers(
         inputs.student,
         penultimate=layer,
@@ -123,9 +123,7 @@ def _with_unsupervised_layer(inputs):
 METHODS = {
     "student": Method("student alone", None),
     **{
-        name: Method(
-            loss.title, Distiller, task_weight=loss.task_weight, logit_losses=(name,)
-        )
+        name: Method(loss.title, Distiller, task_weight=loss.task_weight, logit_losses=(name,))
         for name, loss in LOGIT_LOSSES.items()
     },
     "fitnet": Method("FitNet", FitNet, stage_ends=True),
@@ -156,13 +154,11 @@ METHODS = {
     "letkd_i0p0": Method(
         "letKD-2, both alphas 0", LetKD, _BOTH, alphas={"intermediate": 0, "penultimate": 0}
     ),
-    "letkd_i0p1": Method(
-        "letKD-2, intermediate alpha 0", LetKD, _BOTH, alphas={"intermediate": 0}
-    ),
-    "letkd_i1p0": Method(
-        "letKD-2, penultimate alpha 0", LetKD, _BOTH, alphas={"penultimate": 0}
-    ),
+    "letkd_i0p1": Method("letKD-2, intermediate alpha 0", LetKD, _BOTH, alphas={"intermediate": 0}),
+    "letkd_i1p0": Method("letKD-2, penultimate alpha 0", LetKD, _BOTH, alphas={"penultimate": 0}),
 }
+
+
 def parse(name):
     """Resolve the name of a method.
 
@@ -221,6 +217,20 @@ def check(names, data):
                 f"{name} compares each image with all others: its data must be in memory. "
                 f"Received: {data.name}, which is read from disk"
             )
+        if method.needs_rows and _gpus() > 1:
+            raise ValueError(
+                f"{name} must be trained on one GPU, since its memory banks are of one device: set "
+                f"CUDA_VISIBLE_DEVICES to one of them. Received: {_gpus()} GPUs"
+            )
+
+
+def _gpus():
+    """GPUs that a recipe would train on together."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return len(tf.config.list_logical_devices("GPU"))
 
 
 def levels_of(names):

@@ -9,8 +9,8 @@ import keras
 
 from letkd_keras.export import cost_report
 from letkd_keras.files import save_figure, write_json, write_text
-from letkd_keras.recipes import method_table, results
 from letkd_keras.recipes import measures as measures_section
+from letkd_keras.recipes import method_table, results
 
 
 def write(experiment, folder, teacher, exported=None, costs=(), measures=None):

@@ -1,14 +1,13 @@
 """An experiment in its folder: teacher, prototypes, students, exported student, report."""
 
 import logging
-import shutil
 from contextlib import contextmanager, nullcontext
 
 import keras
 
 from letkd_keras.files import checksum, save_model
 from letkd_keras.functional import load_model
-from letkd_keras.prototypes import Prototypes, fit_prototypes
+from letkd_keras.prototypes import Prototypes, fit_prototypes, remove_workdir
 from letkd_keras.recipes import exporting, methods, report, results
 from letkd_keras.recipes.experiment import OPEN_KEYS, prepare
 from letkd_keras.recipes.training import finish, train
@@ -38,20 +37,30 @@ def run(experiment, out, verbose=2, measures=None):
     folder = RunFolder(out, experiment.config(), open_keys=OPEN_KEYS)
     with folder.locked(), logged_to(folder / "log.txt"), devices():
         log.info("run folder %s", folder.path)
-        teacher, teacher_result = train_teacher(experiment, folder.path, verbose)
-        prototypes = prototypes_of(
-            experiment, teacher, folder.path, experiment.levels, verbose
-        )
-        for method in experiment.methods:
-            for seed in experiment.seeds:
-                train_student(
-                    experiment, method, seed, teacher, prototypes, folder.path, verbose
-                )
-        exported = exporting.export(experiment, folder.path)
-        costs = exporting.costs(experiment, folder.path)
-        return report.write(
-            experiment, folder.path, teacher_result, exported, costs, measures=measures
-        )
+        try:
+            return _run(experiment, folder.path, verbose, measures)
+        except Exception as error:
+            _look_for_broken_images(experiment.data, error)
+            raise
+
+
+def _run(experiment, folder, verbose, measures):
+    teacher, teacher_result = train_teacher(experiment, folder, verbose)
+    prototypes = prototypes_of(experiment, teacher, folder, experiment.levels, verbose)
+    for method in experiment.methods:
+        for seed in experiment.seeds:
+            train_student(experiment, method, seed, teacher, prototypes, folder, verbose)
+    exported = exporting.export(experiment, folder)
+    costs = exporting.costs(experiment, folder)
+    return report.write(experiment, folder, teacher_result, exported, costs, measures=measures)
+
+
+def _look_for_broken_images(data, error):
+    """Name the image files that stopped a training, where images are read from disk."""
+    # TensorFlow's class, by its name: it may not be installed.
+    if type(error).__name__ == "InvalidArgumentError" and hasattr(data, "check"):
+        log.warning("The training stopped. Looking for images that cannot be read.")
+        data.check()
 
 
 def devices():
@@ -188,7 +197,7 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=2):
         verbose=bool(verbose),
     )
     prototypes.save(file)
-    shutil.rmtree(folder / "prototypes.work", ignore_errors=True)
+    remove_workdir(folder / "prototypes.work")
     return prototypes
 
 

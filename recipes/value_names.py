@@ -25,7 +25,6 @@ class Value:
     changes_prototypes: bool = False
 
 
-
 _ONE = ("letkd1",)
 _ROWS = (
     Value("templates", command_line.positive_integer, _ONE, "templates", True),
@@ -39,8 +38,12 @@ _ROWS = (
     Value("intermediate-weight", command_line.non_negative_number, field="intermediate_weight"),
     Value("learning-rate", command_line.positive_number, field="student_schedule.learning_rate"),
     Value("penultimate-layer", command_line.text, _ONE, "student.penultimate_layer", True),
-    Value("intermediate-layer", command_line.text, field="student.intermediate_layer",
-          changes_prototypes=True),
+    Value(
+        "intermediate-layer",
+        command_line.text,
+        field="student.intermediate_layer",
+        changes_prototypes=True,
+    ),
 )
 VALUES = {value.name: value for value in _ROWS}
 

@@ -42,8 +42,7 @@ def run(experiment, value, values, out, verbose=2, jobs=1):
         layers = experiment.teacher.penultimate_layer, experiment.teacher.intermediate_layer
         teacher = Network.of(str(out / "teacher" / "teacher.keras"), *layers)
         experiments = {
-            number: replace(candidate, teacher=teacher)
-            for number, candidate in experiments.items()
+            number: replace(candidate, teacher=teacher) for number, candidate in experiments.items()
         }
     rows, prototypes = [], None
     for number, candidate in experiments.items():
