@@ -1,7 +1,7 @@
 """Where finished steps of the fit are kept: a folder that survives the process, or memory."""
 
 import contextlib
-import re
+import secrets
 import shutil
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from letkd_keras.run_folder import CONFIG, RunFolder, is_own_hidden, is_run_fold
 STEPS = ("features", "penultimate", "projected", "subclasses", "scores")
 PASSES = ("features", "projected", "scores")
 
+_FOLDER = "steps"
 _RECORD = "step.json"
 _CHECKPOINT = "checkpoint.npz"
 
@@ -58,8 +59,9 @@ class MemorySteps:
 class WorkFolder:
     """Steps in a folder, so that an interrupted fit continues after the last finished one.
 
-    A step is a sub-folder of `.npy` files. It counts only once its record, with the checksum of
-    each file, is in it. What an interruption leaves without a record is overwritten.
+    A step is a folder of `.npy` files in the sub-folder `steps`. It counts only once its record,
+    with the checksum of each file, is in it. What an interruption leaves without a record is
+    overwritten.
 
     Args:
         path: Folder; created if needed. It must be new, empty or one of an earlier fit.
@@ -73,7 +75,8 @@ class WorkFolder:
 
     def __init__(self, path, settings):
         self._folder = RunFolder(path, settings, argument="workdir")
-        self.path = self._folder.path
+        self.path = self._folder.path / _FOLDER
+        self.path.mkdir(exist_ok=True)
         self._verified = set()
 
     def locked(self):
@@ -134,7 +137,9 @@ class WorkFolder:
 
     def remove(self, step):
         """Remove a step."""
-        _remove_step(self.path / step)
+        # The record first: without it a folder that is half removed counts as unfinished.
+        (self.path / step / _RECORD).unlink(missing_ok=True)
+        shutil.rmtree(self.path / step)
 
     def save_checkpoint(self, step, arrays):
         """Keep the state of an unfinished step in place of an earlier one."""
@@ -166,22 +171,14 @@ def remove_workdir(path):
     path = Path(path)
     if not is_run_folder(path):
         return
-    # In the order of the fit: if this is interrupted, the steps that are left need none that are
-    # gone, and the fit can be run again.
-    own = [step for step in STEPS if (path / step).is_dir()]
-    part = re.compile(rf"({'|'.join(PASSES)})-\d+-of-\d+")
-    own += sorted(folder.name for folder in path.iterdir() if part.fullmatch(folder.name))
-    for step in own:
-        _remove_step(path / step)
+    if (path / _FOLDER).exists():
+        # Under another name first: a fit must not continue from steps that are half removed.
+        (path / _FOLDER).rename(path / f".{_FOLDER}.{secrets.token_hex(4)}")
+    for left in path.glob(f".{_FOLDER}.*"):  # also by a removal that was interrupted
+        shutil.rmtree(left)
     (path / CONFIG).unlink()
     for file in list(path.iterdir()):
         if is_own_hidden(file.name) and file.is_file():
             file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         path.rmdir()
-
-
-def _remove_step(folder):
-    # The record first: without it a folder that is half removed counts as unfinished.
-    (folder / _RECORD).unlink(missing_ok=True)
-    shutil.rmtree(folder)

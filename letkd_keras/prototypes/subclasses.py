@@ -28,6 +28,7 @@ def fit_subclasses(points, sizes, subclasses, iterations=20, seed=0, on_class=No
     """
     check_class_sizes(sizes, subclasses)
     centers = np.empty((len(sizes), subclasses, points.shape[1]), dtype="float32")
+    # faiss.Kmeans would be faster, but takes a class's points as float32 in memory, all of them.
     # One thread: with few centers, several spend their time waiting for each other.
     with one_thread():
         for label, (start, stop) in enumerate(class_bounds(sizes)):

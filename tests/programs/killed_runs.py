@@ -56,6 +56,9 @@ def kill_at(moment):
     for gatherer in ("FeatureGatherer", "ProjectedGatherer", "ScoreGatherer"):
         kind = getattr(sys.modules["letkd_keras.prototypes.passes"], gatherer)
         kind.update = before_and_after(kind.update)
+    # And between the classes of the sub-classes.
+    subclasses = sys.modules["letkd_keras.prototypes.subclasses"]
+    subclasses.kmeans = before_and_after(subclasses.kmeans)
 
 
 def in_a_child(moment, out, cache):
@@ -76,7 +79,7 @@ def in_a_child(moment, out, cache):
 
 def step_begun(workdir):
     """The step that an interrupted run was in."""
-    return next((s for s in STEPS if not (workdir / s / "step.json").exists()), "end")
+    return next((s for s in STEPS if not (workdir / "steps" / s / "step.json").exists()), "end")
 
 
 def main(folder, cache):

@@ -178,6 +178,99 @@ def test_teachers_of_another_form_are_refused():
         fit_prototypes(keras.Model(free, logits), small_images(), **SIZES)
 
 
+# === Layers ===
+
+
+def unnamed_teacher(softmax=False, intermediate=True):
+    """Two blocks on the last grid, or one, of layers without names; probabilities or logits."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(6, 3, 2, padding="same", name="convolution")(inputs)
+    if intermediate:
+        x = keras.layers.ReLU(name="first")(x)
+        x = keras.layers.Conv2D(8, 3, padding="same")(x)
+    x = keras.layers.ReLU(name="last")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    activation = "softmax" if softmax else None
+    return keras.Model(inputs, keras.layers.Dense(5, activation=activation)(x), name="own")
+
+
+def test_layers_are_suggested_where_none_are_named(caplog):
+    caplog.set_level("INFO", logger="letkd_keras")
+    prototypes = fit_prototypes(unnamed_teacher(), small_images(), **SIZES)
+    assert prototypes.penultimate.layer == "last"
+    assert prototypes.intermediate.layer == "first"
+    assert "layers: penultimate 'last', intermediate 'first'" in caplog.text
+    named = fit_prototypes(
+        unnamed_teacher(),
+        small_images(),
+        **SIZES,
+        penultimate_layer="first",
+        levels=["penultimate"],
+    )
+    assert named.penultimate.layer == "first" and named.levels == ("penultimate",)
+
+
+def test_a_softmax_at_the_end_is_left_out():
+    logits, probabilities = unnamed_teacher(), unnamed_teacher(softmax=True)
+    first = fit_prototypes(logits, small_images(), **SIZES)
+    second = fit_prototypes(probabilities, small_images(), **SIZES)
+    _equal(first, second)
+    first.check_teacher(probabilities)
+    second.check_teacher(logits)
+
+
+def test_a_teacher_without_an_intermediate_layer_gets_the_prototypes_of_letkd_1(caplog):
+    teacher = unnamed_teacher(intermediate=False)
+    prototypes = fit_prototypes(teacher, small_images(), **SIZES)
+    assert prototypes.levels == ("penultimate",)
+    assert "No intermediate layer of 'own' can be suggested" in caplog.text
+    with pytest.raises(ValueError, match=r"`intermediate_layer` must name .*none can be suggested"):
+        fit_prototypes(teacher, small_images(), **SIZES, levels=("penultimate", "intermediate"))
+
+
+def test_each_level_has_its_own_pool_size(teacher):
+    pool_size = {"penultimate": 4, "intermediate": 2}
+    prototypes = fit_prototypes(teacher(), small_images(), **SIZES, pool_size=pool_size)
+    assert (prototypes.penultimate.grid, prototypes.penultimate.pool_size) == ((1, 1), 4)
+    assert (prototypes.intermediate.grid, prototypes.intermediate.pool_size) == ((2, 2), 2)
+
+
+# === Sizes of samples ===
+
+
+def test_few_vectors_for_each_center_are_reported(teacher, caplog):
+    caplog.set_level("INFO", logger="letkd_keras")
+    fit_prototypes(teacher(), small_images(), **SIZES, memory=300 * (4 * 8 + 20))
+    expected = "a sample of 300 of the 960 feature vectors, 25 for each of 12 centers"
+    (warning,) = [record for record in caplog.records if expected in record.getMessage()]
+    assert warning.levelname == "WARNING" and "at least 256" in warning.getMessage()
+    caplog.clear()
+    fit_prototypes(teacher(), small_images(), **SIZES)
+    assert "k-means has only 80 feature vectors for each of 12 centers" in caplog.text
+    caplog.clear()
+    few = {**SIZES, "templates": 3, "subclasses": 1}
+    options = {"memory": 768 * (4 * 8 + 20), "levels": ("penultimate",)}
+    fit_prototypes(teacher(), small_images(), **few, **options)
+    assert "WARNING" not in {record.levelname for record in caplog.records}
+
+
+# === Work folder ===
+
+
+def test_a_work_folder_with_other_files_is_refused_before_the_teacher_runs(
+    tmp_path, teacher, monkeypatch
+):
+    (tmp_path / "thesis.txt").write_text("mine")
+    monkeypatch.setattr(
+        "letkd_keras.prototypes.teacher_features.TeacherFeatures.__call__",
+        lambda *_: pytest.fail("the teacher ran"),
+    )
+    with pytest.raises(ValueError, match="`workdir` must be a new or empty folder"):
+        fit_prototypes(teacher(), small_images(), **SIZES, workdir=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
 # === Progress ===
 
 

@@ -1,11 +1,31 @@
 import numpy as np
 import pytest
+from in_a_process import in_a_process
 from small_problem import small_images
 
+from letkd_keras.command_line import run_main
+from letkd_keras.data.image_data import ImageData
+from letkd_keras.data.normalization import normalize
+from letkd_keras.data.npz import save_npz
 from letkd_keras.prototypes import Prototypes, fit_prototypes
 from letkd_keras.prototypes.__main__ import main
 
 SIZES = ["--templates", "12", "--subclasses", "3", "--components", "3", "--iterations", "5"]
+
+
+def small_data():
+    """8-bit images of `small_images` as an `ImageData`."""
+    x, y = small_images()
+    x = np.clip(64 * x + 128, 0, 255).astype("uint8")
+    names = ("red", "green", "blue", "gray", "brown")
+    return ImageData("colors", x, y, x[:10], y[:10], (0.5,) * 3, (0.25, 0.3, 0.2), names, "60/10")
+
+
+def status_of(*arguments):
+    """Exit status of the command; its messages are those of a process."""
+    with pytest.raises(SystemExit) as stop:
+        run_main(lambda: main([*map(str, arguments)]))
+    return stop.value.code
 
 
 @pytest.fixture
@@ -13,63 +33,93 @@ def files(tmp_path, teacher):
     """Arguments for a saved teacher and images in a file, and the teacher."""
     model = teacher()
     model.save(tmp_path / "teacher.keras")
-    x, y = small_images()
-    np.savez(tmp_path / "images.npz", x_train=x, y_train=y)
+    save_npz(small_data(), tmp_path / "images.npz")
     paths = ["--teacher", str(tmp_path / "teacher.keras"), "--data", str(tmp_path / "images.npz")]
     return [*paths, *SIZES], model
 
 
-def test_it_writes_what_the_function_returns_and_clears_up(tmp_path, files, capsys):
+def test_it_writes_what_the_function_returns_and_removes_its_work_folder(tmp_path, files, capsys):
     arguments, model = files
     out = tmp_path / "prototypes.npz"
-    assert main([*arguments, "--out", str(out), "--seed", "4"]) == 0
-    assert "written: " in capsys.readouterr().out
-    assert not (tmp_path / "prototypes.npz.work").exists()
-    expected = fit_prototypes(
-        model, small_images(), templates=12, subclasses=3, components=3, iterations=5, seed=4
-    )
-    found = Prototypes.load(out)
-    np.testing.assert_array_equal(found.penultimate.centers, expected.penultimate.centers)
+    assert status_of(*arguments, "--out", out, "--seed", 4) == 0
+    assert "prototypes.npz: Prototypes(penultimate=" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "images.npz",
+        "prototypes.npz",
+        "teacher.keras",
+    ]
+    data = small_data()
+    images = normalize(data.x_train, data.mean, data.std)
+    sizes = {"templates": 12, "subclasses": 3, "components": 3, "iterations": 5}
+    expected = fit_prototypes(model, (images, data.y_train), **sizes, seed=4)
+    fitted = Prototypes.load(out)
+    np.testing.assert_array_equal(fitted.penultimate.centers, expected.penultimate.centers)
     np.testing.assert_array_equal(
-        found.intermediate.subclass_scores, expected.intermediate.subclass_scores
+        fitted.intermediate.subclass_scores, expected.intermediate.subclass_scores
     )
-    found.check_teacher(model)
+    fitted.check_teacher(model)
+    assert fitted.manifest["data"] == {
+        "name": "colors (60/10)",
+        "images": 60,
+        "class_names": list(data.class_names),
+    }
 
 
 def test_options_reach_the_fit(tmp_path, files):
     out = tmp_path / "prototypes.npz"
-    options = ["--pool", "2", "--intermediate", "none", "--memory", "0.5K", "--batch-size", "7"]
-    assert main([*files[0], "--out", str(out), *options, "--templates", "5"]) == 0
-    found = Prototypes.load(out)
-    assert found.intermediate is None
-    assert found.penultimate.pool_size == 2
-    assert found.manifest["memory"] == 512
-    assert found.manifest["health"]["penultimate"]["points"] == 512 // 52
-    assert found.manifest["health"]["penultimate"]["all_points"] == 240
+    options = ["--pool-size", 2, "--levels", "penultimate", "--memory", "0.5K", "--batch-size", 7]
+    layer = ["--penultimate-layer", "intermediate"]
+    assert status_of(*files[0], "--out", out, *options, *layer, "--templates", 5) == 0
+    fitted = Prototypes.load(out)
+    assert fitted.intermediate is None
+    assert fitted.penultimate.pool_size == 2
+    assert fitted.penultimate.layer == "intermediate"
+    assert fitted.manifest["memory"] == 512
+    assert fitted.manifest["health"]["penultimate"]["points"] == 512 // (4 * 6 + 20)
+    assert fitted.manifest["health"]["penultimate"]["all_points"] == 240
 
 
-def test_shards_and_merges_until_the_file_is_there(tmp_path, files, capsys):
+def test_shards_and_merges_until_the_file_is_written(tmp_path, files, capsys):
     out, work = tmp_path / "prototypes.npz", tmp_path / "work"
-    arguments = [*files[0], "--out", str(out), "--workdir", str(work), "--batch-size", "7"]
-    assert main([*arguments, "--merge", "2"]) == 2
+    arguments = [*files[0], "--out", out, "--workdir", work, "--batch-size", 7]
+    assert status_of(*arguments, "--merge", 2) == 2
     assert "features-0-of-2, features-1-of-2" in capsys.readouterr().err
     for _ in range(2):
         assert not out.exists()
-        assert main([*arguments, "--shard", "0/2"]) == 0
-        assert main([*arguments, "--shard", "1/2"]) == 0
-        assert main([*arguments, "--merge", "2"]) == 0
-    said = capsys.readouterr().out
-    assert "done: features" in said and "done: projected" in said
-    assert "merged; run every shard again" in said and "written: " in said
+        assert status_of(*arguments, "--shard", "0/2") == 0
+        assert status_of(*arguments, "--shard", "1/2") == 0
+        assert status_of(*arguments, "--merge", 2) == 0
     assert Prototypes.load(out).intermediate.templates == 15
     assert not work.exists()
+
+
+@pytest.mark.parametrize("workdir", ["", ".", "images.npz"])
+def test_files_of_the_user_survive_whatever_the_work_folder(tmp_path, files, workdir, capsys):
+    """`--workdir wd --out wd/p.npz` once deleted wd with everything in it."""
+    (tmp_path / "thesis.txt").write_text("mine")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    out = tmp_path / "prototypes.npz"
+    assert status_of(*files[0], "--out", out, "--workdir", tmp_path / workdir) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("error: ")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_work_folder_with_other_files_is_refused(tmp_path, files, capsys):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "thesis.txt").write_text("mine")
+    assert status_of(*files[0], "--out", tmp_path / "p.npz", "--workdir", work) == 2
+    error = capsys.readouterr().err
+    assert "must be a new or empty folder" in error and "thesis.txt" in error
+    assert [path.name for path in work.iterdir()] == ["thesis.txt"]
 
 
 def test_inspect_prints_manifest_and_health(tmp_path, files, capsys):
     out = tmp_path / "prototypes.npz"
     main([*files[0], "--out", str(out)])
     capsys.readouterr()
-    assert main(["--inspect", str(out)]) == 0
+    assert status_of("--inspect", out) == 0
     said = capsys.readouterr().out
     for expected in (
         "manifest",
@@ -86,62 +136,75 @@ def test_inspect_prints_manifest_and_health(tmp_path, files, capsys):
         assert expected in said
 
 
+def test_pictures_of_the_data(tmp_path, files, capsys):
+    out, folder = tmp_path / "prototypes.npz", tmp_path / "pictures"
+    main([*files[0], "--out", str(out)])
+    assert status_of(*files[0], "--inspect", out, "--pictures", folder) == 0
+    assert {path.name for path in folder.iterdir()} == {
+        "templates.png",
+        "confusion.png",
+        "subclass_maps.png",
+    }
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["--out", ""], "is needed"),
-        (["--teacher", "nowhere.keras"], "No teacher at nowhere.keras"),
-        (["--data", "nowhere.npz"], "No data set at nowhere.npz"),
-        (["--data", "images"], "`data` must be 'digits', 'tfds:NAME' or an .npz"),
-        (["--templates", "0"], "templates=0"),
-        (["--penultimate", "penultimte"], "penultimte"),
-        (["--train-examples", "7"], "`train_examples` goes with"),
-        (["--shard", "2/2"], "index=2, count=2"),
+        (["--teacher", "nowhere.keras"], "must be a .keras file. Received: 'nowhere.keras'"),
+        (["--data", "nowhere.npz"], "nowhere.npz"),
+        (["--data", "images"], "images"),
+        (["--templates", "0"], "--templates must be an integer of at least 1. Received: '0'"),
+        (["--templates", "961"], "templates=961 for 960 feature vectors"),
+        (["--memory", "1e400"], "--memory must be a number of bytes"),
+        (["--penultimate-layer", "penultimte"], "penultimte"),
+        (["--shard", "2/2"], "--shard must be I/N"),
+        (["--shard", "1"], "--shard must be I/N"),
+        (["--merge", "x"], "--merge must be an integer"),
+        (["--levels", "last"], "--levels must be one of penultimate, intermediate"),
+        (["--pictures", "x"], "--pictures needs --inspect"),
         (["--inspect", "nowhere.npz"], "No prototypes at nowhere.npz"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(tmp_path, files, changes, message, capsys):
-    if changes[0] == "--out":
-        arguments = files[0]
-    else:
-        arguments = [*files[0], "--out", str(tmp_path / "prototypes.npz"), *changes]
-    assert main(arguments) == 2
+    assert status_of(*files[0], "--out", tmp_path / "prototypes.npz", *changes) == 2
     error = capsys.readouterr().err
     assert message in error
-    assert error.count("\n") == 1 and error.startswith("error: ")
+    assert error.splitlines()[-1].startswith("error: ")
     assert not (tmp_path / "prototypes.npz").exists()
 
 
-def test_files_that_are_no_teacher_or_no_images_are_told(tmp_path, files, capsys):
-    out = ["--out", str(tmp_path / "prototypes.npz")]
+@pytest.mark.parametrize("missing", ["--teacher", "--data", "--out"])
+def test_what_is_needed_is_named(tmp_path, files, missing, capsys):
+    arguments = [*files[0], "--out", str(tmp_path / "prototypes.npz")]
+    at = arguments.index(missing)
+    assert status_of(*arguments[:at], *arguments[at + 2 :]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {missing} is needed to fit prototypes")
+
+
+def test_damaged_files_are_named(tmp_path, files, capsys):
+    out = ["--out", tmp_path / "prototypes.npz"]
     (tmp_path / "broken.keras").write_bytes(b"broken")
-    assert main([*files[0], *out, "--teacher", str(tmp_path / "broken.keras")]) == 2
-    assert "no Keras model" in capsys.readouterr().err
+    assert status_of(*files[0], *out, "--teacher", tmp_path / "broken.keras") == 2
+    assert "must be a whole .keras file" in capsys.readouterr().err
     (tmp_path / "broken.npz").write_bytes(b"broken")
-    assert main([*files[0], *out, "--data", str(tmp_path / "broken.npz")]) == 2
-    assert "not a whole .npz" in capsys.readouterr().err
-    np.savez(tmp_path / "other.npz", a=np.zeros(3))
-    assert main([*files[0], *out, "--data", str(tmp_path / "other.npz")]) == 2
-    assert "x_train and y_train" in capsys.readouterr().err
+    assert status_of(*files[0], *out, "--data", tmp_path / "broken.npz") == 2
+    assert "broken.npz" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--shard", "1"], ["--memory", "much"], ["--merge", "x"]])
-def test_arguments_of_another_form_are_explained(arguments, capsys):
-    with pytest.raises(SystemExit):
-        main(arguments)
-    assert "error: argument" in capsys.readouterr().err
+def test_ctrl_c_is_one_line_and_status_130(tmp_path, files, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("letkd_keras.prototypes.fit.kmeans", interrupted)
+    out = tmp_path / "prototypes.npz"
+    assert status_of(*files[0], "--out", out) == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("interrupted")
+    monkeypatch.undo()
+    assert status_of(*files[0], "--out", out) == 0
+    assert out.exists()
 
 
-def test_8_bit_images_are_normalised_as_in_training(tmp_path):
-    from letkd_keras.data import evaluation_batches
-    from letkd_keras.prototypes.sources import open_data
-
-    r = np.random.default_rng(0)
-    x, y = r.integers(256, size=(6, 4, 4, 3), dtype="uint8"), np.arange(6)
-    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
-    np.savez(tmp_path / "images.npz", images=x, labels=y, mean=mean, std=std)
-    images, labels, preprocess, _ = open_data(str(tmp_path / "images.npz"))
-    expected, _ = next(iter(evaluation_batches(x, y, 6, mean=mean, std=std)))
-    np.testing.assert_array_equal(preprocess(images), expected)
-    np.testing.assert_allclose(preprocess(images), (x / 255 - mean) / std, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(labels, y)
+def test_help_is_answered_without_keras(monkeypatch):
+    done = in_a_process("help_without_keras.py", "letkd_keras.prototypes")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "--penultimate-layer NAME" in done.stdout

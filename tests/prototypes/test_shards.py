@@ -3,6 +3,7 @@ import pytest
 from small_problem import SIZES, small_images
 
 from letkd_keras.prototypes import fit_prototypes
+from letkd_keras.prototypes.steps import STEPS
 
 OPTIONS = {**SIZES, "batch_size": 7}
 
@@ -43,15 +44,8 @@ def test_merged_shards_are_one_pass(tmp_path, teacher, memory, rounds):
 
 def test_shards_leave_nothing_but_steps(tmp_path, teacher):
     _sharded(teacher(), tmp_path, 2)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        ".lock",
-        "config.json",
-        "features",
-        "penultimate",
-        "projected",
-        "subclasses",
-        "scores",
-    }
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "config.json", "steps"}
+    assert {path.name for path in (tmp_path / "steps").iterdir()} == set(STEPS)
 
 
 def test_a_merge_without_all_its_shards_is_refused_by_name(tmp_path, teacher):

@@ -5,7 +5,7 @@ import pytest
 
 from letkd_keras import memory_mapped
 from letkd_keras.prototypes import remove_workdir
-from letkd_keras.prototypes.steps import STEPS, MemorySteps, WorkFolder
+from letkd_keras.prototypes.steps import MemorySteps, WorkFolder
 
 
 def _arrays():
@@ -58,7 +58,7 @@ def test_files_without_a_record_are_no_step(tmp_path):
 
 def test_a_damaged_or_missing_file_is_refused_by_name(tmp_path):
     WorkFolder(tmp_path, {}).save("features", _arrays())
-    file = tmp_path / "features" / "points.npy"
+    file = tmp_path / "steps" / "features" / "points.npy"
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(ValueError, match=r"points\.npy is damaged.*Remove .*features"):
@@ -72,18 +72,17 @@ def test_an_array_already_in_the_folder_is_checksummed_where_it_is(tmp_path):
     steps = WorkFolder(tmp_path, {})
     mapped = memory_mapped.create(steps.folder("features") / "points.npy", (3, 2), "float32")
     mapped[:] = 4
-    inode = (tmp_path / "features" / "points.npy").stat().st_ino
+    inode = (tmp_path / "steps" / "features" / "points.npy").stat().st_ino
     steps.save("features", {"points": mapped})
-    assert (tmp_path / "features" / "points.npy").stat().st_ino == inode
+    assert (tmp_path / "steps" / "features" / "points.npy").stat().st_ino == inode
     assert (WorkFolder(tmp_path, {}).load("features")["points"] == 4).all()
-    record = json.loads((tmp_path / "features" / "step.json").read_text())
+    record = json.loads((tmp_path / "steps" / "features" / "step.json").read_text())
     assert len(record["points"]) == 64
 
 
 def test_a_finished_fit_leaves_no_folder(tmp_path):
     steps = WorkFolder(tmp_path / "work", {})
-    for step in ("features", "scores", "features-0-of-2"):
-        steps.save(step, _arrays())
+    steps.save("features", _arrays())
     with steps.locked():
         pass
     remove_workdir(tmp_path / "work")
@@ -92,17 +91,16 @@ def test_a_finished_fit_leaves_no_folder(tmp_path):
 
 
 def test_files_of_others_are_never_removed(tmp_path):
-    """Only what the fit has written goes."""
     work = tmp_path / "work"
     WorkFolder(work, {}).save("features", _arrays())
     (work / "notes.txt").write_text("mine")
-    (work / "features2").mkdir()
-    remove_workdir(work)
-    assert sorted(path.name for path in work.iterdir()) == ["features2", "notes.txt"]
-    # Nor is anything in a folder that no fit has marked.
     (work / "features").mkdir()
     remove_workdir(work)
-    assert (work / "features").is_dir()
+    assert sorted(path.name for path in work.iterdir()) == ["features", "notes.txt"]
+    # Nor is anything in a folder that no fit has marked.
+    (work / "steps").mkdir()
+    remove_workdir(work)
+    assert sorted(path.name for path in work.iterdir()) == ["features", "notes.txt", "steps"]
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
@@ -112,24 +110,24 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_removal_that_was_interrupted_leaves_steps_that_need_no_removed_one(
+def test_a_removal_that_was_interrupted_leaves_no_step_and_is_finished_by_the_next(
     tmp_path, monkeypatch
 ):
-    steps = WorkFolder(tmp_path, {})
-    for step in STEPS:
-        steps.save(step, _arrays())
-    removed = []
+    work = tmp_path / "work"
+    steps = WorkFolder(work, {})
+    steps.save("features", _arrays())
+    steps.save("penultimate", _arrays())
 
     def interrupted(folder):
-        removed.append(folder.name)
-        if len(removed) == 3:
-            raise KeyboardInterrupt
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr("letkd_keras.prototypes.steps.shutil.rmtree", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        remove_workdir(tmp_path)
-    again = WorkFolder(tmp_path, {})
-    assert [step for step in STEPS if again.has(step)] == ["subclasses", "scores"]
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("letkd_keras.prototypes.steps.shutil.rmtree", interrupted)
+        remove_workdir(work)
+    again = WorkFolder(work, {})
+    assert not again.has("features") and not again.has("penultimate")
+    remove_workdir(work)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_second_process_is_refused_while_steps_run(tmp_path):

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+from small_problem import SIZES, small_images
+
+from letkd_keras.prototypes import fit_prototypes
+from letkd_keras.prototypes.labeled_images import LabeledImages
+
+
+def _batches(x, y, size=16):
+    return [(x[start : start + size], y[start : start + size]) for start in range(0, len(x), size)]
+
+
+class Shuffled:
+    """Batches in another order at each pass."""
+
+    def __init__(self, x, y):
+        self.data = x, y
+        self.passes = 0
+
+    def __iter__(self):
+        order = np.random.default_rng(self.passes).permutation(len(self.data[0]))
+        self.passes += 1
+        return iter(_batches(*(array[order] for array in self.data)))
+
+
+def test_batches_and_their_first_numbers():
+    x, y = small_images()
+    images = LabeledImages(_batches(x, y), 5)
+    assert images.labels is None and len(images) == 0
+    seen = list(images.batches())
+    assert [first for first, _, _ in seen] == [0, 16, 32, 48]
+    np.testing.assert_array_equal(np.concatenate([batch for _, batch, _ in seen]), x)
+    np.testing.assert_array_equal(images.labels, y)
+    np.testing.assert_array_equal(images.per_class(), [12] * 5)
+    arrays = LabeledImages((x, y[:, None]), 5, batch_size=7, preprocess=lambda batch: 2 * batch)
+    np.testing.assert_array_equal(arrays.labels, y)
+    np.testing.assert_array_equal(np.concatenate([b for _, b, _ in arrays.batches()]), 2 * x)
+
+
+def test_shards_get_batches_in_turn_and_all_labels():
+    x, y = small_images()
+    images = LabeledImages(_batches(x, y), 5)
+    seen = list(images.batches((1, 3)))
+    assert [batch is not None for _, batch, _ in seen] == [False, True, False, False]
+    np.testing.assert_array_equal(images.labels, y)
+
+
+def test_another_order_at_the_second_pass_is_noticed_at_its_first_batch():
+    images = LabeledImages(Shuffled(*small_images()), 5)
+    list(images.batches())
+    with pytest.raises(ValueError, match=r"at each pass, without shuffling.*image \d of"):
+        next(images.batches())
+
+
+def test_more_or_fewer_images_at_the_second_pass_are_noticed():
+    x, y = small_images()
+    for count, other in ((55, 60), (60, 55)):
+        images = LabeledImages(_batches(x[:count], y[:count]), 5)
+        list(images.batches())
+        images.data = _batches(x[:other], y[:other])
+        with pytest.raises(ValueError, match=f"at each pass. Received: {other} images, {count}"):
+            list(images.batches())
+
+
+def test_labels_of_an_earlier_process_are_compared():
+    x, y = small_images()
+    images = LabeledImages(_batches(x, y), 5)
+    images.expect(y)
+    assert len(list(images.batches())) == 4
+    with pytest.raises(ValueError, match=r"image 3 of class 4, which was of class 3"):
+        LabeledImages((x, y), 5).expect(np.where(np.arange(60) == 3, 4, y))
+    with pytest.raises(ValueError, match="Received: 59 images, 60 before"):
+        LabeledImages((x, y), 5).expect(y[:59])
+
+
+def test_a_shuffled_data_set_is_refused_by_the_fit(teacher):
+    import tensorflow as tf
+
+    x, y = small_images()
+    shuffled = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(60, seed=1).batch(16)
+    with pytest.raises(ValueError, match="same order at each pass, without shuffling"):
+        fit_prototypes(teacher(), shuffled, **SIZES)
+    # In the same order each time it is as good as any other.
+    fixed = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(
+        60, seed=1, reshuffle_each_iteration=False
+    )
+    assert fit_prototypes(teacher(), fixed.batch(16), **SIZES).levels
+
+
+def test_an_endless_data_set_is_refused(teacher):
+    import tensorflow as tf
+
+    endless = tf.data.Dataset.from_tensor_slices(small_images()).repeat().batch(16)
+    with pytest.raises(ValueError, match=r"must come to an end: remove `\.repeat\(\)`"):
+        fit_prototypes(teacher(), endless, **SIZES)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("images", "not a path: .*data='images'"),
+        (np.zeros((3, 8, 8, 3)), "a pair of arrays or a set of batches.*ndarray"),
+        (7, "a pair of arrays or a set of batches.*int"),
+        ([np.zeros((3, 8, 8, 3))], r"batches \(images, labels\).*ndarray"),
+        ([{"image": 1, "label": 2}], r"batches \(images, labels\).*dict"),
+    ],
+)
+def test_data_of_another_form_are_refused(data, message, teacher):
+    with pytest.raises(ValueError, match=message):
+        fit_prototypes(teacher(), data, **SIZES)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_images_that_are_not_finite_are_refused_by_number(teacher, value):
+    x, y = small_images()
+    x[37, 2, 1, 0] = value
+    with pytest.raises(ValueError, match=r"`data` must have finite images.*in image 37"):
+        fit_prototypes(teacher(), (x, y), **SIZES, batch_size=16)
