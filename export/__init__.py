@@ -1,22 +1,22 @@
-"""The student with its KD layers, without teacher and training code, in formats that ship."""
+"""Export of a student with its KD layers, without teacher and training code."""
 
-from letkd_keras.export.bundle import export_bundle
-from letkd_keras.export.folding import fold
-from letkd_keras.export.inverse_rms import InverseRMS
-from letkd_keras.export.options import ExportOptions
-from letkd_keras.export.reduction import Reduction, fine_tune, reduce_templates
-from letkd_keras.export.student import Exported, export_student
-from letkd_keras.export.verification import ExportMismatch
+from letkd_keras.lazy_names import lazy_names
 
-__all__ = [
-    "ExportMismatch",
-    "ExportOptions",
-    "Exported",
-    "InverseRMS",
-    "Reduction",
-    "export_bundle",
-    "export_student",
-    "fine_tune",
-    "fold",
-    "reduce_templates",
-]
+# Name -> module that defines it. The names are imported when they are first used, so that a
+# command's `--help` does not wait for TensorFlow.
+_PUBLIC = {
+    "ExportMismatch": "verification",
+    "ExportOptions": "options",
+    "Exported": "student",
+    "InverseRMS": "inverse_rms",
+    "Reduction": "reduction",
+    "export_bundle": "student",
+    "export_student": "student",
+    "fine_tune": "reduction",
+    "fold": "folding",
+    "reduce_templates": "reduction",
+}
+
+__all__ = sorted(_PUBLIC)
+
+__getattr__, __dir__ = lazy_names(__name__, _PUBLIC)

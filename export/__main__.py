@@ -1,79 +1,95 @@
-"""Export a student: `python -m letkd_keras.export MODEL --format savedmodel,tflite --out DIR`."""
+"""Export a student: `python -m letkd_keras.export MODEL --formats savedmodel tflite --out DIR`.
 
-import argparse
-import sys
-from pathlib import Path
+The student is written with its KD layers, without teacher and training code. Each artifact is
+verified: it is loaded in a new process without this package and compared with the student.
+card.json and card.md describe the artifacts.
+"""
 
+from letkd_keras.command_line import (
+    Parser,
+    add_data_options,
+    add_formats_option,
+    add_out_option,
+    add_seed_option,
+    path,
+    run_main,
+)
 from letkd_keras.export import formats
-from letkd_keras.export.bundle import export_bundle
-from letkd_keras.export.command_line import add_data_options, images_from, run_main
-from letkd_keras.export.loading import load_student
-from letkd_keras.export.options import ExportOptions
-from letkd_keras.export.student import check_writable
+from letkd_keras.export.evaluation_images import add_image_options, evaluation_images
+from letkd_keras.export.options import RANGES, ExportOptions
+from letkd_keras.export.run_folders import open_data
+from letkd_keras.files import check_writable
 
 
 def parse(arguments=None):
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m letkd_keras.export",
-        description="Write a student with its KD layers in formats that ship, each verified by "
-        "reloading it in a fresh process without this package, and a card that describes them.",
+    """Parse the command line."""
+    parser = Parser("letkd_keras.export", __doc__, epilog=f"formats: {', '.join(formats.names())}")
+    add = parser.add_argument
+    add(
+        "model",
+        type=path,
+        metavar="MODEL",
+        help="a .keras file, a recipe's run folder, or a sweep's folder",
     )
-    parser.add_argument(
-        "model", type=Path, help="a .keras file, a recipe's run folder or a sweep's"
+    add_formats_option(parser)
+    add_out_option(parser, required=True, help="folder to write into")
+    add("--no-fold", action="store_true", help="write the student as trained, without folding")
+    add("--integer-io", action="store_true", help="tflite-int8: int8 inputs and outputs as well")
+    add("--channels-first", action="store_true", help="onnx: images [N, C, H, W]")
+
+    def add_number(name, help):
+        default = getattr(ExportOptions, name)
+        option = f"--{name.replace('_', '-')}"
+        add(option, type=RANGES[name], metavar="N", default=default, help=help)
+
+    add_number("opset", "onnx: version of the operators")
+    trained = "tflite-qat, tflite-pruned, tflite-clustered: "
+    add_number(
+        "epochs",
+        f"{trained}passes over the calibration images (default: 10 for tflite-pruned, 3 otherwise)",
     )
-    parser.add_argument(
-        "--format",
-        default="savedmodel,tflite",
-        help=f"all, or, comma-separated: {', '.join(formats.names())}",
+    add_number(
+        "learning_rate",
+        f"{trained}learning rate of Adam (default: 0.001 for tflite-pruned, 0.0001 otherwise)",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write into")
-    add_data_options(parser)
-    parser.add_argument("--no-fold", action="store_true", help="write the student as trained")
-    parser.add_argument("--integer-io", action="store_true", help="int8: inputs and outputs too")
-    parser.add_argument("--channels-first", action="store_true", help="ONNX: images [N, C, H, W]")
-    parser.add_argument("--opset", type=int, default=17, help="ONNX: version of the operators")
-    trained = "qat, pruned, clustered: "
-    parser.add_argument("--epochs", type=int, help=f"{trained}passes over the calibration images")
-    parser.add_argument("--learning-rate", type=float, help=f"{trained}rate of Adam")
-    parser.add_argument(
-        "--sparsity", type=float, default=ExportOptions.sparsity, help="pruned: share that is zero"
-    )
-    parser.add_argument(
-        "--clusters", type=int, default=ExportOptions.clusters, help="clustered: values in a kernel"
-    )
+    add_number("sparsity", "tflite-pruned: share of each kernel that becomes zero")
+    add_number("clusters", "tflite-clustered: number of different values in each kernel")
+    add_seed_option(parser)
+    add_image_options(parser, calibration=200)
+    add_data_options(parser, default_text="the data set of a run folder, otherwise noise")
     return parser.parse_args(arguments)
 
 
 def main(arguments=None):
-    """Export and print; returns the exit status."""
+    """Export and print."""
     options = parse(arguments)
-    wanted = formats.names() if options.format == "all" else options.format.split(",")
-    for name in wanted:
-        formats.find(name)
-    check_writable(options.out)
+    wanted = formats.expand(options.formats)
+    # TensorFlow is imported only after the options are parsed.
+    from letkd_keras.export.loading import load_student
+    from letkd_keras.export.student import export_bundle
+
+    check_writable(options.out, "out")
     load_student(options.model)
-    data = images_from(options)
+    images, opened = None, open_data(options.model, options)
+    if opened is not None:
+        images = evaluation_images(
+            opened.data, options.test_images, options.calibration_images, options.seed
+        )
     results = export_bundle(
         options.model,
         options.out,
         wanted,
-        data_name=data and data.name,
+        data_name=None if images is None else images.name,
         fold=not options.no_fold,
         integer_io=options.integer_io,
         channels_first=options.channels_first,
-        opset=options.opset,
-        epochs=options.epochs,
-        learning_rate=options.learning_rate,
-        sparsity=options.sparsity,
-        clusters=options.clusters,
-        **(data.options() if data else {}),
+        **{name: getattr(options, name) for name in RANGES},
+        **({} if images is None else images.options()),
     )
     for name, result in results.items():
         print(f"{name}: {result}")
     print(f"described in {options.out / 'card.md'}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    run_main(main, interrupted="interrupted; artifacts that were finished are complete")

@@ -1,7 +1,10 @@
+"""Batch normalizations folded into the convolutions before them."""
+
 import keras
 import numpy as np
 
 from letkd_keras.export.rewriting import rewrite, with_weights
+from letkd_keras.functional.graph import all_layers
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
 
 _CONVOLUTIONS = (
@@ -10,8 +13,8 @@ _CONVOLUTIONS = (
     keras.layers.DepthwiseConv2D,
     keras.layers.Dense,
 )
-# What does nothing at inference. Taps are `Identity`.
-_NOTHING = (
+# Layers that do nothing at inference.
+_IDLE = (
     keras.layers.Identity,
     keras.layers.Dropout,
     keras.layers.SpatialDropout2D,
@@ -22,10 +25,11 @@ _NOTHING = (
 
 
 def fold_batch_norms(model):
-    """Copy a model as inference needs it: BN in the convolution before it, idle layers left out.
+    """Copy a model with its batch normalizations folded, and without layers idle at inference.
 
-    A batch normalisation goes into a convolution or dense layer of linear activation whose output
-    nothing else reads; others (pre-activation networks have them after sums) stay.
+    A batch normalization is folded into the convolution or dense layer before it if that has a
+    linear activation and nothing else reads its output. Others, such as those after the sums of
+    pre-activation networks, are kept.
 
     Args:
         model: Functional `keras.Model` without models inside.
@@ -36,7 +40,7 @@ def fold_batch_norms(model):
     folded = set()
 
     def replace(layer, rewriter, *args, **kwargs):
-        if type(layer) in _NOTHING or layer in folded:
+        if type(layer) in _IDLE or layer in folded:
             return args[0]
         following = rewriter.only_reader(layer)
         if not _folds_into(following, layer):
@@ -54,7 +58,7 @@ def fold_batch_norms(model):
 
 
 def affine_of(batch_norm):
-    """Factor and offset, float64 [C], that a batch normalisation is at inference."""
+    """Factor and offset, float64 [C], of a batch normalization at inference."""
     mean, variance = (
         np.asarray(weight, "float64")
         for weight in (batch_norm.moving_mean, batch_norm.moving_variance)
@@ -69,8 +73,8 @@ def affine_of(batch_norm):
 
 
 def untrained_batch_norms(model):
-    """Names of the batch normalisations whose statistics are still those they started with."""
-    layers = [layer for layer in model._flatten_layers() if _is_batch_norm(layer)]
+    """Names of the batch normalizations whose statistics are still the initial ones."""
+    layers = [layer for layer in all_layers(model) if _is_batch_norm(layer)]
     return [
         layer.name
         for layer in layers

@@ -1,4 +1,4 @@
-"""What a student costs in each form and format, measured: rows, table and plot."""
+"""What a student costs in each form and format: measurements, table and plot."""
 
 import logging
 import tempfile
@@ -10,9 +10,9 @@ from letkd_keras.export import formats
 from letkd_keras.export.folding import fold
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.rewriting import rewrite
-from letkd_keras.export.student import prepare, size_on_disk
+from letkd_keras.export.student import prepare
 from letkd_keras.export.verification import latency_ms, reload_outputs
-from letkd_keras.files import atomic_path, open_atomic
+from letkd_keras.files import atomic_path, save_figure, size_on_disk
 from letkd_keras.functional.cost import cost_of
 from letkd_keras.functional.graph import flatten
 from letkd_keras.functional.insertion import kd_layers_of
@@ -28,15 +28,16 @@ class CostRow:
     Attributes:
         model: Name of the student.
         form: `"plain"` (without KD layers), `"trained"` (as trained, not folded), `"folded"` or
-            `"reduced-N"`.
+            `"reduced-N"` (N templates in each KD layer).
         format: Name of the format.
-        params: Parameters.
+        params: Number of parameters.
         macs: Multiply-adds for one image.
         bytes: Size on disk.
         latency_ms_1: Milliseconds for one image, one thread.
         latency_ms_2: Milliseconds for one image, two threads.
         latency_ms_batch32: Milliseconds for 32 images, two threads.
         top1: Accuracy on the test images in percent, or `None` without labels.
+        selection_top1: Accuracy on the images that a form was selected on, in percent, or `None`.
     """
 
     model: str
@@ -49,31 +50,48 @@ class CostRow:
     latency_ms_2: float
     latency_ms_batch32: float
     top1: float | None
+    selection_top1: float | None = None
 
 
-def measure(model, form, format, *, images, labels=None, calibration=None, repeats=30, name=None):
+def measure(
+    model,
+    form,
+    format,
+    *,
+    images,
+    labels=None,
+    selection=None,
+    calibration=None,
+    repeats=30,
+    name=None,
+):
     """Write a model in a format, run it and measure it.
 
     Args:
-        model: Functional `keras.Model` in the form wanted; it is written as it is.
+        model: Functional `keras.Model` in the form to measure. It is written without folding.
         form: Name of the form.
         format: Name of the format.
-        images: Test images [N, H, W, C], normalised.
+        images: Test images [N, H, W, C], normalized.
         labels: Their classes, or `None`.
+        selection: `(images, labels)` that a form is selected on, or `None`.
         calibration: Training images, for int8.
-        repeats: Runs that a latency is the shortest of.
+        repeats: Number of runs, of which the fastest is the latency.
         name: Name of the student; `None` for the model's.
 
     Returns:
-        A `CostRow`.
+        `CostRow`.
     """
+
+    def accuracy(images, labels):
+        logits = reload_outputs(kind.runtime, file, images)
+        return 100 * float(np.mean(logits.argmax(-1) == labels))
+
     job = prepare(model, images=images[:8], calibration=calibration, fold=False)
     kind = formats.find(format)
     batch = np.resize(images, (32, *images.shape[1:])).astype("float32")
     cost = cost_of(job.student, images.shape[1:])
     with tempfile.TemporaryDirectory() as folder, atomic_path(f"{folder}/artifact") as file:
         kind.write(job.written, file, job.options)
-        logits = None if labels is None else reload_outputs(kind.runtime, file, images)
         row = CostRow(
             model=name or model.name,
             form=form,
@@ -84,37 +102,38 @@ def measure(model, form, format, *, images, labels=None, calibration=None, repea
             latency_ms_1=latency_ms(kind.runtime, file, batch[:1], 1, repeats),
             latency_ms_2=latency_ms(kind.runtime, file, batch[:1], 2, repeats),
             latency_ms_batch32=latency_ms(kind.runtime, file, batch, 2, max(repeats // 5, 1)),
-            top1=None if labels is None else 100 * float(np.mean(logits.argmax(-1) == labels)),
+            top1=None if labels is None else accuracy(images, labels),
+            selection_top1=None if selection is None else accuracy(*selection),
         )
     log.info("%s", row)
     return row
 
 
 def forms_of(student, images, labels=None, plain=None):
-    """The forms of a student that need no fitting: plain, trained and folded.
+    """Make the forms of a student that need no fitting: plain, trained and folded.
 
     Args:
-        student: What `export_student` takes.
-        images: Test images [N, H, W, C], normalised; some of them check the folding.
+        student: What `export_student` accepts.
+        images: Test images [N, H, W, C], normalized. The folding is checked on the first 64.
         labels: Their classes, or `None`.
-        plain: The student trained without KD layers. `None`: the network without its KD layers,
-            whose accuracy says nothing.
+        plain: The student trained without KD layers. `None`: the network with its KD layers
+            removed, whose accuracy is not measured, since it was not trained in this form.
 
     Returns:
-        Dictionary by form of the model and the labels to measure it with; without `"plain"` if
-        the student has no KD layers.
+        Dictionary by form of `(model, labels)`: the model, and the labels to measure it with.
+        There is no `"plain"` if the student has no KD layers.
     """
-    student, some = load_student(student), images[:64]
-    forms = {"trained": (student, labels), "folded": (fold(student, images=some), labels)}
+    student, few = load_student(student), images[:64]
+    forms = {"trained": (student, labels), "folded": (fold(student, images=few), labels)}
     if not kd_layers_of(student):
         return forms
     if plain is None:
-        return {"plain": (fold(without_kd_layers(student), images=some), None), **forms}
-    return {"plain": (fold(plain, images=some), labels), **forms}
+        return {"plain": (fold(without_kd_layers(student), images=few), None), **forms}
+    return {"plain": (fold(plain, images=few), labels), **forms}
 
 
 def without_kd_layers(student):
-    """A copy of a student with its KD layers left out: what the plain network costs."""
+    """Copy a student without its KD layers, to measure what the plain network costs."""
     return rewrite(
         flatten(student),
         lambda layer, rewriter, *args, **kwargs: args[0] if isinstance(layer, KDLayer) else None,
@@ -122,20 +141,31 @@ def without_kd_layers(student):
 
 
 def as_json(row):
-    """A row as a JSON-like dictionary."""
+    """Convert a row to a JSON-like dictionary."""
     return asdict(row)
 
 
 def table(rows):
-    """Rows as a Markdown table; overheads are those over the first plain row of the format."""
+    """Make a Markdown table of rows.
+
+    Args:
+        rows: `CostRow`s. Overheads are relative to the first plain row of the same format.
+
+    Returns:
+        The table as text.
+    """
     plain = {row.format: row for row in reversed(rows) if row.form == "plain"}
-    lines = [
-        "| model | form | format | parameters | multiply-adds | bytes "
-        "| 1 thread | 2 threads | batch of 32 | top-1 | bytes, time over plain |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+    has_selection = any(row.selection_top1 is not None for row in rows)
+    accuracies = ["top-1 for selection", "test top-1"] if has_selection else ["top-1"]
+    header = [
+        *("model", "form", "format", "parameters", "multiply-adds", "bytes"),
+        *("1 thread", "2 threads", "batch of 32", *accuracies, "bytes, time over plain"),
     ]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for row in rows:
-        top1 = "-" if row.top1 is None else f"{row.top1:.2f}%"
+        top1 = _percent(row.top1)
+        if has_selection:
+            top1 = f"{_percent(row.selection_top1)} | {top1}"
         over = "-"
         if row.form != "plain" and row.format in plain:
             other = plain[row.format]
@@ -149,12 +179,16 @@ def table(rows):
     return "\n".join(lines) + "\n"
 
 
+def _percent(accuracy):
+    return "-" if accuracy is None else f"{accuracy:.2f}%"
+
+
 def plot(rows, path):
-    """Accuracy against size, multiply-adds and latency as a PNG.
+    """Plot accuracy against size, multiply-adds and latency.
 
     Args:
-        rows: `CostRow`s.
-        path: File to write.
+        rows: `CostRow`s. Test accuracies are plotted, or those for selection if there are none.
+        path: `.png` file to write.
     """
     from matplotlib.figure import Figure
 
@@ -165,17 +199,19 @@ def plot(rows, path):
         ("macs", 1e6, "multiply-adds (millions)"),
         ("latency_ms_1", 1, "latency, batch 1, one thread (ms)"),
     )
-    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(row.format for row in rows))}
+    colors = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(row.format for row in rows))}
     for axis, (field, unit, label) in zip(axes, quantities, strict=True):
         for row in rows:
-            x, y = getattr(row, field) / unit, row.top1 or 0
-            axis.plot(x, y, "o", color=colours[row.format])
-            axis.annotate(row.form, (x, y), fontsize=7, xytext=(3, 3), textcoords="offset points")
+            x = getattr(row, field) / unit
+            y = row.selection_top1 if row.top1 is None else row.top1
+            axis.plot(x, y or 0, "o", color=colors[row.format])
+            axis.annotate(
+                row.form, (x, y or 0), fontsize=7, xytext=(3, 3), textcoords="offset points"
+            )
         axis.set(xlabel=label, xscale="log")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("top-1 accuracy (%)")
-    for name, colour in colours.items():
-        axes[-1].plot([], [], "o", color=colour, label=name)
+    for name, color in colors.items():
+        axes[-1].plot([], [], "o", color=color, label=name)
     axes[-1].legend(fontsize=8)
-    with open_atomic(path) as file:
-        figure.savefig(file, format="png", dpi=110)
+    save_figure(figure, path, dpi=110)

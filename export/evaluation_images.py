@@ -1,20 +1,25 @@
+"""The images of a data set that an export is verified, calibrated and measured on."""
+
+import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-_ARRAYS = "images, and perhaps labels, calibration, mean, std, class_names"
+from letkd_keras.command_line import positive_integer
+
+_BATCH = 64
+_VALUES = 2**26  # of the images of one kind; 256 MB
 
 
 @dataclass(frozen=True)
 class EvaluationImages:
-    """Real images to verify an export on, and what its formats want to know of the data.
+    """Images to verify an export on, and what its formats need to know about the data.
 
     Attributes:
-        name: What the images are, for the card.
-        images: Test images, normalised, float32 [N, H, W, C].
+        name: Name of the images, for the card.
+        images: Test images, normalized, float32 [N, H, W, C].
         labels: Their classes [N], or `None`.
-        calibration: Training images, normalised, or `None`.
+        calibration: Training images, normalized, or `None`.
         mean: Mean of each channel, of pixels in [0, 1], or `None`.
         std: Standard deviation of each channel, or `None`.
         class_names: Name of each class, or `None`.
@@ -34,92 +39,134 @@ class EvaluationImages:
         return {name: getattr(self, name) for name in fields}
 
 
-def load_evaluation_images(source, data_dir=None, test_images=1000, calibration_images=200):
-    """Images from a data set of this package or from a file.
+@dataclass(frozen=True)
+class SelectionImages:
+    """Images to select the number of templates on. None of them is a test image.
+
+    Attributes:
+        images: Normalized, float32 [N, H, W, C].
+        labels: Their classes [N].
+        calibration: Other training images [M, H, W, C], normalized, to fit value kernels on.
+        description: What the images are, for reports.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    calibration: np.ndarray
+    description: str
+
+
+def add_image_options(parser, calibration=None):
+    """Add `--test-images` and, if it has a default, `--calibration-images`.
 
     Args:
-        source: `"digits"`, `"cifar10"`, `"cifar100"`, or an `.npz` file with `images` [N, H, W, C]
-            and perhaps `labels`, `calibration`, `mean`, `std` and `class_names`. Images of uint8
-            are normalised by `mean` and `std`, others taken as they are.
-        data_dir: Folder of tensorflow-datasets, for CIFAR.
-        test_images: Number of test images at most, the first ones.
-        calibration_images: Number of training images at most.
+        parser: `letkd_keras.command_line.Parser`.
+        calibration: Default of `--calibration-images`; `None` for no such option.
+    """
+    counts = {"type": positive_integer, "metavar": "N"}
+    parser.add_argument("--test-images", default=1000, help="test images, at most", **counts)
+    if calibration is not None:
+        parser.add_argument(
+            "--calibration-images",
+            default=calibration,
+            help="training images for int8 and to fit and train on, at most",
+            **counts,
+        )
+
+
+def evaluation_images(data, test_images=1000, calibration_images=200, seed=0):
+    """Take test images and calibration images of a data set.
+
+    Args:
+        data: `ImageData` or `StreamedImages`.
+        test_images: Number of test images at most. Large images are limited to 256 MB.
+        calibration_images: Number of training images at most, limited likewise; 0 for none.
+        seed: Seed of the choice.
 
     Returns:
-        `EvaluationImages`.
-
-    Raises:
-        ValueError: If there is no such data set, or the file lacks what is needed.
-        FileNotFoundError: If the data are not there.
+        `EvaluationImages`. Classes are in the same proportion as in the data set.
     """
-    for name, number in (("test_images", test_images), ("calibration_images", calibration_images)):
-        if number < 1:
-            raise ValueError(f"`{name}` must be at least 1. Received: {name}={number}")
-    source = str(source)
-    if Path(source).suffix == ".npz":
-        return _from_file(Path(source), test_images, calibration_images)
-    from letkd_keras import data
-
-    if source == "digits":
-        loaded = data.load_digits()
-    elif source in ("cifar10", "cifar100"):
-        loaded = data.load_cifar(source, data_dir)
-    else:
-        raise ValueError(
-            f"`data` must be digits, cifar10, cifar100 or an .npz file. Received: data={source!r}"
-        )
-    images, labels = first_images(loaded.evaluation_batches(128), test_images)
-    calibration, _ = first_images(loaded.evaluation_batches(128, split="train"), calibration_images)
+    images, labels = take(data, "test", test_images, seed)
+    calibration = None
+    if calibration_images:
+        calibration, _ = take(data, "train", calibration_images, seed)
     return EvaluationImages(
-        name=f"{loaded.name}, {loaded.split}",
+        name=f"{data.name}, {data.split}",
         images=images,
         labels=labels,
         calibration=calibration,
-        mean=loaded.mean,
-        std=loaded.std,
-        class_names=loaded.class_names,
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+        class_names=tuple(data.class_names),
     )
 
 
-def first_images(batches, count):
-    """The first images of batches `(images, labels)` and their labels, at most so many."""
-    images, labels, found = [], [], 0
+def selection_images(data, selection=1000, calibration=1000, seed=0):
+    """Take images to select templates on, and calibration images, without the test images.
+
+    The images are those of the validation split if the data set has one. Otherwise the training
+    images drawn are divided between selection and calibration.
+
+    Args:
+        data: `ImageData` or `StreamedImages`.
+        selection: Number of images to select on, at most.
+        calibration: Number of calibration images, at most.
+        seed: Seed of the choice.
+
+    Returns:
+        `SelectionImages`.
+    """
+    if data.has_validation:
+        images, labels = take(data, "validation", selection, seed)
+        fitted, _ = take(data, "train", calibration, seed)
+        description = f"{len(images)} validation images, held out of the training"
+        return SelectionImages(images, labels, fitted, description)
+    drawn, labels = take(data, "train", selection + calibration, seed)
+    count = round(len(drawn) * selection / (selection + calibration))
+    order = np.random.default_rng(seed).permutation(len(drawn))
+    chosen, fitted = order[:count], order[count:]
+    description = (
+        f"{count} training images that the reduction was not fitted to (the data set has no "
+        "validation images)"
+    )
+    return SelectionImages(drawn[chosen], labels[chosen], drawn[fitted], description)
+
+
+def take(data, split, count, seed=0):
+    """Take images of a split, with the classes in the same proportion.
+
+    Args:
+        data: `ImageData` or `StreamedImages`.
+        split: `"train"`, `"test"` or `"validation"`.
+        count: Number of images at most. Large images are limited to 256 MB.
+        seed: Seed of the choice.
+
+    Returns:
+        `(images, labels)`: float32 [N, H, W, C], normalized, and integers [N].
+    """
+    count = min(count, max(_BATCH, _VALUES // math.prod(data.image_shape)))
+    if split in ("train", "test"):
+        data = _subset(data, split, count, seed)
+    batches = data.evaluation_batches(_BATCH, split=split)
+    images, labels = _every(batches, 1 if split != "validation" else len(batches) * _BATCH // count)
+    if len(images) > count:
+        rows = np.random.default_rng(seed).permutation(len(images))[:count]
+        images, labels = images[np.sort(rows)], labels[np.sort(rows)]
+    return images, labels
+
+
+def _subset(data, split, count, seed):
+    name = f"{split}_examples"
+    # A stratified choice needs an image of each class.
+    count = max(count, data.num_classes)
+    return data if count >= getattr(data, name) else data.subset(**{name: count}, seed=seed)
+
+
+def _every(batches, step):
+    """Every `step`-th image of batches `(images, labels)`."""
+    images, labels, first, step = [], [], 0, max(step, 1)
     for x, y in batches:
-        images.append(x.numpy())
-        labels.append(y.numpy())
-        found += len(y)
-        if found >= count:
-            break
-    return np.concatenate(images)[:count], np.concatenate(labels)[:count]
-
-
-def _from_file(file, test_images, calibration_images):
-    if not file.is_file():
-        raise FileNotFoundError(f"`data` must be an .npz file that exists. Received: {str(file)!r}")
-    with np.load(file, allow_pickle=False) as arrays:
-        given = {name: arrays[name] for name in arrays.files}
-    if "images" not in given:
-        raise ValueError(f"`data` {str(file)!r} must hold {_ARRAYS}. Received: {', '.join(given)}")
-    mean, std = (tuple(given[name].tolist()) if name in given else None for name in ("mean", "std"))
-
-    def normalised(name, count):
-        if name not in given:
-            return None
-        images = given[name][:count]
-        if images.dtype != np.uint8:
-            return images.astype("float32")
-        if mean is None or std is None:
-            raise ValueError(
-                f"`data` {str(file)!r} must hold mean and std, since its {name} are uint8"
-            )
-        return ((images / 255 - np.asarray(mean)) / np.asarray(std)).astype("float32")
-
-    return EvaluationImages(
-        name=file.name,
-        images=normalised("images", test_images),
-        labels=given["labels"][:test_images] if "labels" in given else None,
-        calibration=normalised("calibration", calibration_images),
-        mean=mean,
-        std=std,
-        class_names=tuple(map(str, given["class_names"])) if "class_names" in given else None,
-    )
+        images.append(np.asarray(x)[first::step])
+        labels.append(np.asarray(y)[first::step])
+        first = (first - len(y)) % step
+    return np.concatenate(images), np.concatenate(labels)

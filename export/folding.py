@@ -1,3 +1,5 @@
+"""The student as inference needs it: constants are computed once, linear parts are merged."""
+
 import logging
 from dataclasses import dataclass
 
@@ -16,30 +18,31 @@ log = logging.getLogger("letkd_keras")
 
 
 def fold(model, *, images=None, tolerance=1e-4):
-    """Copy a student as inference needs it: fewer parameters, fewer operations, the same logits.
+    """Copy a student for inference, with fewer parameters and operations and the same logits.
 
-    - In a KD layer, the templates' normalisation and scale and its batch normalisation become one
-      1x1 convolution with bias; the values' normalisation, scale and alpha one kernel. A layer of
-      alpha 0 is left out.
-    - After a KD layer that is only averaged over its locations, responses are averaged first, and
-      where the classifier has fewer classes than there are channels, it and the value kernel
-      become one [templates, classes].
-    - Normalisations divide by the root mean square (`InverseRMS`), which quantises well.
-    - Other batch normalisations go into the convolutions before them; taps and dropout vanish.
+    - In a KD layer, the normalization and scale of the templates and the batch normalization become
+      one 1x1 convolution with bias. The normalization and scale of the values and alpha become one
+      kernel. A layer with alpha 0 is removed.
+    - If the output of a KD layer is only averaged over its locations, the responses are averaged
+      first. If the classifier after it has fewer classes than there are channels, classifier and
+      value kernel become one kernel [templates, classes].
+    - Normalizations divide by the root mean square (`InverseRMS`), which can be quantized well.
+    - Other batch normalizations are folded into the convolutions before them. Identity layers and
+      dropout are removed.
 
-    A folded model has nothing left to fold: folding it again copies it.
+    Folding a folded model again copies it.
 
     Args:
-        model: What `export_student` takes. It is left as it was.
-        images: Array [N, H, W, C] to check on; `None`: a few of noise.
+        model: What `export_student` accepts. It is not changed.
+        images: Images [N, H, W, C] to compare the logits on; `None`: eight images of noise.
         tolerance: Largest difference of a logit allowed, relative to the largest logit.
 
     Returns:
-        A functional `keras.Model` in float32, of Keras' layers, `InverseRMS` and the student's own.
-        It is for inference: its batch normalisations are constants now.
+        A functional `keras.Model` in float32 for inference, of Keras' layers, `InverseRMS` and the
+        student's other layers.
 
     Raises:
-        ValueError: If it is no functional model or calls a KD layer more than once.
+        ValueError: If it is not a functional model, or calls a KD layer more than once.
         ExportMismatch: If the folded model does not compute the same (a `ValueError`).
     """
     student = load_student(model)
@@ -59,7 +62,7 @@ def fold(model, *, images=None, tolerance=1e-4):
 
 @dataclass(frozen=True)
 class Kernels:
-    """The constants that a KD layer is at inference, in float64.
+    """The constants of a KD layer at inference, in float64.
 
     Attributes:
         templates: [C, K], for features divided by their RMS.
@@ -73,28 +76,28 @@ class Kernels:
 
 
 def fold_kd_layers(model, kernels=None):
-    """The part of `fold` that is about KD layers, unchecked.
+    """Fold the KD layers of a model, without a check.
 
     Args:
         model: Functional `keras.Model` without models inside.
-        kernels: `Kernels` by layer name, where they are not to be the layer's own.
+        kernels: `Kernels` by layer name, to replace those of the layers.
 
     Returns:
         A functional model.
     """
-    pooled = {}  # what a pooling layer, or the classifier after it, has to add
+    pooled = {}  # pooling layer or classifier -> what is to be added to its output
 
     def replace(layer, rewriter, *args, **kwargs):
         if isinstance(layer, KDLayer):
             if rewriter.calls(layer) != 1:
                 raise ValueError(
-                    f"A KD layer must be called once. Received: {layer.name!r}, called "
+                    f"`model` must call each KD layer once. Received: {layer.name!r}, called "
                     f"{rewriter.calls(layer)} times"
                 )
             if layer.alpha == 0:
                 return args[0]
-            own = (kernels or {}).get(layer.name) or kernels_of(layer)
-            return _fold_kd_layer(layer, own, rewriter, pooled, args[0])
+            constants = (kernels or {}).get(layer.name) or kernels_of(layer)
+            return _fold_kd_layer(layer, constants, rewriter, pooled, args[0])
         if layer not in pooled:
             return None
         outputs = rewriter.copy(layer)(*args, **kwargs)
@@ -131,7 +134,7 @@ def _with_values(layer, values, features, responses, inverse):
         data_format=layer.data_format,
         name=f"{layer.name}_values",
     )
-    # One factor a location: cheaper on the C channels of the values than on K responses.
+    # One factor for each location: cheaper on the C channels of the values than on K responses.
     scaled = keras.layers.Multiply(name=f"{layer.name}_scaled_values")(
         [with_weights(convolution, [values[None, None]], responses), inverse]
     )
@@ -139,10 +142,10 @@ def _with_values(layer, values, features, responses, inverse):
 
 
 def _template_responses(layer, kernels, features):
-    """Responses after ReLU, of K channels, and the factor that normalises each location's."""
+    """Responses after ReLU with K channels, and the factor that normalizes each location."""
     axis = -1 if layer.data_format == "channels_last" else 1
     inverse = InverseRMS(axis, name=f"{layer.name}_inverse_rms")(features)
-    directions = keras.layers.Multiply(name=f"{layer.name}_normalised")([features, inverse])
+    directions = keras.layers.Multiply(name=f"{layer.name}_normalized")([features, inverse])
     convolution = keras.layers.Conv2D(
         len(kernels.bias),
         1,
@@ -155,7 +158,7 @@ def _template_responses(layer, kernels, features):
 
 
 def kernels_of(layer):
-    """The `Kernels` of a built `KDLayer` of `alpha` above 0."""
+    """Compute the `Kernels` of a built `KDLayer` with `alpha` above 0."""
     templates, values = (
         np.asarray(kernel, "float64") for kernel in (layer.template_kernel, layer.value_kernel)
     )

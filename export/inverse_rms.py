@@ -9,15 +9,15 @@ from letkd_keras.export.rewriting import rewrite
 class InverseRMS(keras.layers.Layer):
     """One over the root mean square along an axis, kept as a dimension of size 1.
 
-    Multiplying by it normalises vectors to the length sqrt(n) rather than 1. With 1 / sqrt(n) in
-    the next kernel that is l2 normalisation, but values are about 1 whatever n is, as integers of
-    eight bits like them: those of l2-normalised vectors of 4096 are about 1/64, and converters
-    that recognise l2 normalisation give it the fixed step 1/128.
+    Multiplying by it normalizes vectors to the length sqrt(n) instead of 1. With 1 / sqrt(n) in the
+    next kernel this is l2 normalization, but the values are about 1 for every n, which suits
+    integers of eight bits. In l2-normalized vectors of 4096 elements values are about 1/64, and
+    converters that recognize l2 normalization give it the fixed step 1/128.
 
     Args:
         axis: Axis of the vectors.
-        floor: Smallest mean square that counts. A vector of zeros has the factor 1 / sqrt(floor),
-            so that quantisation must not meet too small a floor.
+        floor: Smallest mean square; smaller ones are replaced by it. A vector of zeros has the
+            factor 1 / sqrt(floor), which must not be too large for quantization.
         **kwargs: Keras' layer arguments.
 
     Call arguments:
@@ -46,16 +46,16 @@ class InverseRMS(keras.layers.Layer):
 
 
 def with_calibrated_floors(model, images, share=0.01):
-    """A copy of a folded model whose `InverseRMS` layers have floors that quantisation can meet.
+    """Copy a folded model with floors of its `InverseRMS` layers that suit quantization.
 
-    Eight bits must span all factors that occur. A location of zeros, common after a ReLU, would
-    have the factor 1e6 and leave no step for the others; with the floor at the smallest mean square
-    that is not rare it has one among theirs, and is still a location of zeros.
+    Eight bits must represent all factors that occur. A location of zeros, common after a ReLU,
+    would have the factor 1e6, so that all other factors would be rounded to 0. With a higher floor
+    its factor is among the others, and its normalized values are still zeros.
 
     Args:
         model: Functional `keras.Model`.
-        images: Calibration images, normalised.
-        share: Share of the locations that are not zero whose mean square may be below the floor.
+        images: Calibration images, normalized.
+        share: Share of the locations other than zeros whose mean square may be below the floor.
 
     Returns:
         A functional model.

@@ -1,32 +1,33 @@
-"""What `export_student` takes for a student, turned into one functional model."""
+"""The student as one functional model, from everything that `export_student` accepts."""
 
-import json
-import zipfile
 from pathlib import Path
 
 import keras
 
+import letkd_keras
 from letkd_keras.export.rewriting import rewrite
+from letkd_keras.export.run_folders import find_student
 from letkd_keras.functional.graph import check_functional, flatten
+from letkd_keras.functional.loading import load_model
 from letkd_keras.functional.softmax_removal import remove_softmax
 
 
 def load_student(model):
-    """The student, as a functional model, of whatever holds one.
+    """Load the student and make it one functional model from images to logits.
 
     Args:
-        model: A distilling model (anything with a `.student`), a functional or Sequential
-            `keras.Model`, a `.keras` file of either, a run folder of the recipes, or the folder of
-            a sweep.
+        model: A distiller (anything with a `.student`), a functional or sequential `keras.Model`, a
+            `.keras` file of either, a recipe's run folder, or a sweep's folder.
 
     Returns:
-        A functional `keras.Model` from images to logits, also where the model gives a softmax.
-        Weights are shared, not copied, but for such a last layer's, and unless the model computes
-        in less than float32: then it is a copy in float32.
+        A functional `keras.Model`. It returns logits, even if `model` ends in a softmax. It shares
+        its weights with `model`, except those of the layer that had the softmax. If `model`
+        computes in less than float32, it is a copy in float32.
 
     Raises:
-        FileNotFoundError: If a path does not exist or its folder holds no student.
-        ValueError: If it is no model, not built, or not functional with one input and one output.
+        FileNotFoundError: If a path does not exist or its folder contains no student.
+        ValueError: If it is not a model, is not built, or is not a functional model with one input
+            and one output.
     """
     if isinstance(model, str | Path):
         model = _load(Path(model))
@@ -41,46 +42,18 @@ def load_student(model):
     check_functional(student, "model")
     student = remove_softmax(student)
     if any(layer.compute_dtype != "float32" for layer in student.layers):
-        # A student trained in mixed precision ships, and is compared, in float32.
+        # A student that was trained in mixed precision is exported, and compared, in float32.
         student = rewrite(flatten(student), lambda layer, rewriter, *args, **kwargs: None)
     return student
 
 
 def _load(path):
-    file = find_student(path) if path.is_dir() else path
-    if not file.is_file():
+    if not path.exists():
         raise FileNotFoundError(
-            f"`model` must be a .keras file or a run folder. Received: {str(path)!r}"
+            f"`model` must be a .keras file or a run folder. Received: model={str(path)!r}"
         )
-    if not zipfile.is_zipfile(file):
-        raise ValueError(f"`model` must be a whole .keras file. Received: {str(file)!r}")
-    return keras.models.load_model(file, compile=False)
-
-
-def find_student(folder):
-    """The `.keras` file of the student that a folder is about.
-
-    Args:
-        folder: A folder with `student.keras`, a sweep's with `reduced.keras`, or the folder of a
-            run with `config.json`.
-
-    Returns:
-        Its path.
-
-    Raises:
-        FileNotFoundError: If there is none.
-    """
-    folder = Path(folder)
-    config = folder / "config.json"
-    candidates = [folder / "student.keras", folder / "reduced.keras"]
-    if config.is_file():
-        settings = json.loads(config.read_text())
-        method, seed = settings.get("export_method"), settings.get("seed")
-        candidates.append(folder / str(method) / f"seed{seed}" / "student.keras")
-    for file in candidates:
-        if file.is_file():
-            return file
-    raise FileNotFoundError(
-        f"`model` {str(folder)!r} holds no trained student: none of "
-        f"{', '.join(str(file) for file in candidates)} is there"
-    )
+    # A command imports the package piece by piece. Keras finds the classes of a file, which may be
+    # a distiller, only once all of them are imported.
+    for name in letkd_keras.__all__:
+        getattr(letkd_keras, name)
+    return load_model(find_student(path) if path.is_dir() else path, "model")

@@ -1,8 +1,11 @@
+"""A student with fewer templates: some are kept, and their value kernel is fitted again."""
+
 import logging
 from dataclasses import dataclass
 
 import keras
 import numpy as np
+from scipy.special import softmax
 
 from letkd_keras.export.batch_norm_folding import fold_batch_norms
 from letkd_keras.export.folding import Kernels, fold_kd_layers, kernels_of
@@ -15,7 +18,7 @@ from letkd_keras.functional.insertion import kd_layers_of
 log = logging.getLogger("letkd_keras")
 
 _BATCH = 64
-_CANDIDATES = 4  # candidates for each template that is to be kept
+_CANDIDATES = 4  # candidates for each template to keep
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class Reduction:
     Attributes:
         model: Functional `keras.Model`, folded.
         templates: Number of templates kept, by KD layer.
-        errors: Share of the power of each layer's contribution that the kept templates leave
-            unexplained, on images that they were not fitted to.
+        errors: By KD layer, the share of the power of its contribution that the kept templates do
+            not explain, on images that they were not fitted to.
     """
 
     model: keras.Model
@@ -37,73 +40,76 @@ class Reduction:
 def reduce_templates(model, images, templates, *, seed=0):
     """Copy a student with fewer templates in its KD layers.
 
-    Hardly any template of a trained KD layer is idle, but what a few hundred of them span is nearly
-    what all span. So some are kept as they are, chosen by forward selection for what they explain
-    of the layer's contribution, and their value kernel is fitted anew by ridge regression, such
-    that the layer's output stays what it was. Layers are treated in the order of the graph; a later
-    one is fitted to what the reduced earlier one gives it, and makes up for its error.
+    Hardly any template of a trained KD layer is unused, but a few hundred templates span nearly the
+    same space as all of them. Forward selection chooses the templates that explain most of the
+    layer's contribution. They are kept unchanged. Their value kernel is fitted again by ridge
+    regression, so that the layer's output stays close to the original. Layers are processed in the
+    order of the graph. A later layer is fitted to the outputs of the reduced earlier layer and
+    corrects part of its error.
 
     Args:
-        model: What `export_student` takes, with KD layers. It is left as it was.
-        images: Calibration images [N, H, W, C], normalised, from the training data; some hundred.
-            A fifth of them chooses the penalty of the regression.
-        templates: Number of templates to keep in each KD layer, or a mapping of layer names to
-            numbers. A layer that has no more keeps its own kernels.
+        model: What `export_student` accepts, with KD layers. It is not changed.
+        images: A few hundred training images [N, H, W, C], normalized. The penalty of the
+            regression is chosen on a fifth of them.
+        templates: Number of templates to keep in each KD layer, or a dictionary from layer names
+            to numbers. A layer without more templates than that keeps its kernels.
         seed: Seed of the choice of candidates.
 
     Returns:
-        A `Reduction`, whose model is folded like that of `letkd_keras.export.fold`.
+        `Reduction`. Its model is folded like that of `letkd_keras.export.fold`.
 
     Raises:
-        ValueError: If there are no KD layers, too few images or a number is out of range.
+        ValueError: If there are no KD layers, there are too few images, or a number is out of
+            range.
     """
     student = load_student(model)
     images = images_for(student, images)
     layers = {name: layer for name, layer in kd_layers_of(student).items() if layer.alpha > 0}
-    wanted = _counts(layers, templates, student)
+    counts = _counts(layers, templates, student)
     if len(images) < 10:
         raise ValueError(
-            f"`images` must be at least ten, better some hundred. Received: {len(images)} images"
+            f"`images` must be at least ten, better a few hundred. Received: {len(images)} images"
         )
     base = fold_batch_norms(flatten(student))
     base_layers = kd_layers_of(base)
     rng = np.random.default_rng(seed)
     kernels, kept, errors = {}, {}, {}
     for name in layers:
-        own = kernels_of(base_layers[name])
-        kept[name], errors[name] = len(own.bias), 0.0
-        if wanted[name] >= len(own.bias):
+        original = kernels_of(base_layers[name])
+        kept[name], errors[name] = len(original.bias), 0.0
+        if counts[name] >= len(original.bias):
             continue
-        batches = _Batches(base, base_layers[name], fold_kd_layers(base, kernels), own, images)
-        kernels[name], errors[name] = _reduce(batches, own, wanted[name], rng)
-        kept[name] = wanted[name]
+        current = fold_kd_layers(base, kernels)
+        batches = _Batches(base, base_layers[name], current, original, images)
+        kernels[name], errors[name] = _reduce(batches, original, counts[name], rng)
+        kept[name] = counts[name]
         log.info(
-            "%s: %d of %d templates leave %.2f%% of its contribution unexplained",
+            "%s: %d of %d templates do not explain %.2f%% of its contribution",
             name,
             kept[name],
-            len(own.bias),
+            len(original.bias),
             100 * errors[name],
         )
     return Reduction(fold_kd_layers(base, kernels), kept, errors)
 
 
 def fine_tune(reduced, student, images, *, epochs=5, learning_rate=1e-3, batch_size=64, seed=0):
-    """Train a reduced student a little to give the whole one's class probabilities.
+    """Train a reduced student to match the class probabilities of the original student.
 
     Args:
-        reduced: Model of a `Reduction`; it is trained in place. Batch normalisations that are left
-            keep their statistics.
-        student: The whole student.
-        images: Training images [N, H, W, C], normalised.
-        epochs: Number of passes.
-        learning_rate: Rate of Adam at the start; it falls to 0 along a cosine.
-        batch_size: Images a step.
+        reduced: Model of a `Reduction`. It is trained in place; batch normalizations keep their
+            statistics.
+        student: The original student.
+        images: Training images [N, H, W, C], normalized.
+        epochs: Number of epochs.
+        learning_rate: Initial learning rate of Adam. It falls to 0 along a cosine.
+        batch_size: Number of images in a step.
         seed: Seed of the order.
 
     Returns:
-        The loss (cross-entropy with the student's probabilities) of each epoch.
+        List of the loss of each epoch: the cross-entropy with the original's probabilities.
     """
-    targets = np.asarray(keras.ops.softmax(logits_of(load_student(student), images)))
+    targets = softmax(logits_of(load_student(student), images), axis=-1)
     for layer in reduced.layers:
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
     steps = epochs * -(-len(images) // batch_size)
@@ -119,60 +125,60 @@ def fine_tune(reduced, student, images, *, epochs=5, learning_rate=1e-3, batch_s
 
 
 class _Batches:
-    """Batches of `(responses, wanted)` rows for one KD layer, a row a location.
+    """Rows `(responses, target)` for one KD layer, one row for each location, in batches.
 
     Args:
         base: The student before any KD layer is replaced.
-        layer: The `KDLayer` of it.
+        layer: Its `KDLayer`.
         current: The folded student with earlier KD layers reduced.
-        kernels: The layer's own `Kernels`.
+        kernels: The original `Kernels` of the layer.
         images: Calibration images.
     """
 
     def __init__(self, base, layer, current, kernels, images):
-        self.first = layer.data_format == "channels_first"
+        self.channels_first = layer.data_format == "channels_first"
         features = current.get_layer(f"{layer.name}_inverse_rms").input
-        self.wanted = keras.Model(base.inputs[0], output_of(base, layer))
+        self.original = keras.Model(base.inputs[0], output_of(base, layer))
         self.features = keras.Model(current.inputs[0], features)
         self.kernels = kernels
         fitted = len(images) - len(images) // 5
         self.images = {"fit": images[:fitted], "held_out": images[fitted:]}
 
     def rows(self, part, kept):
-        """Responses of the templates `kept`, unit RMS, and what is to be added to the features."""
+        """Responses of the templates `kept`, of RMS 1, and what the layer adds to the features."""
         images = self.images[part]
         templates = self.kernels.templates[:, kept].astype("float32")
         bias = self.kernels.bias[kept].astype("float32")
         for start in range(0, len(images), _BATCH):
             batch = images[start : start + _BATCH]
             x = self._locations(self.features, batch)
-            target = self._locations(self.wanted, batch) - x
+            target = self._locations(self.original, batch) - x
             responses = np.maximum(_unit_rms(x) @ templates + bias, 0)
             yield _unit_rms(responses), target
 
     def _locations(self, model, batch):
         outputs = np.asarray(model(batch, training=False))
-        if self.first:
+        if self.channels_first:
             outputs = outputs.transpose(0, 2, 3, 1)
         return outputs.reshape(-1, outputs.shape[-1])
 
     def equations(self, part, kept):
-        """`NormalEquations` of a part of the images."""
+        """Sum the rows of a part of the images into `NormalEquations`."""
         sums = NormalEquations(len(kept), len(self.kernels.templates))
         for responses, target in self.rows(part, kept):
             sums.add(responses, target)
         return sums
 
 
-def _reduce(batches, own, count, rng):
-    # Forward selection among all would cost a Gram matrix of all. A few for each that is kept do:
-    # templates are much alike in what they can explain together.
-    templates = len(own.bias)
+def _reduce(batches, original, count, rng):
+    # Forward selection among all templates would need the Gram matrix of all. A few candidates for
+    # each template to keep are enough: different sets of templates explain nearly the same.
+    templates = len(original.bias)
     candidates = rng.permutation(templates)[: min(templates, _CANDIDATES * count)]
     order = select_features(batches.equations("fit", candidates), count)
     kept = np.sort(candidates[order])
     values, error = fit_ridge(batches.equations("fit", kept), batches.equations("held_out", kept))
-    return Kernels(own.templates[:, kept], own.bias[kept], values), error
+    return Kernels(original.templates[:, kept], original.bias[kept], values), error
 
 
 def _unit_rms(rows):
@@ -183,7 +189,7 @@ def _unit_rms(rows):
 def _counts(layers, templates, student):
     if not layers:
         raise ValueError(
-            "`model` must have KD layers whose values are used (alpha above 0). "
+            "`model` must have KD layers with alpha above 0. "
             f"Received: model={student.name!r} without one"
         )
     counts = templates if isinstance(templates, dict) else dict.fromkeys(layers, templates)

@@ -1,4 +1,4 @@
-"""Functional models rewritten layer by layer; the original is never called nor changed."""
+"""Copies of functional models with some layers replaced; the original is not changed."""
 
 import keras
 
@@ -6,15 +6,15 @@ from letkd_keras.functional.graph import nodes, readers, retrace
 
 
 def rewrite(model, replace):
-    """A copy of a functional model with some layers replaced, in float32.
+    """Copy a functional model in float32 with some layers replaced.
 
     Args:
         model: Functional `keras.Model` without models inside.
-        replace: `replace(layer, rewriter, *args, **kwargs)` returns what stands in for the layer's
-            outputs, or `None` to copy the layer. The arguments are those of its call.
+        replace: `replace(layer, rewriter, *args, **kwargs)` returns the outputs to use instead of
+            the layer's, or `None` to copy the layer. The arguments are those of its call.
 
     Returns:
-        A functional model; layers that are copied keep their names and weights.
+        A functional model. Layers that are copied keep their names and weights.
     """
     rewriter = _Rewriter(model)
 
@@ -29,18 +29,18 @@ def rewrite(model, replace):
 
 
 class _Rewriter:
-    """What a replacement may want to know of the model it is in."""
+    """What a replacement can ask about the model."""
 
     def __init__(self, model):
         self.model = model
         self.copies = {}
 
     def calls(self, operation):
-        """How often the model calls an operation."""
+        """Count how often the model calls an operation."""
         return sum(node.operation is operation for node in nodes(self.model))
 
     def only_reader(self, operation):
-        """The one operation that reads an operation's output, called once, or `None`."""
+        """Find the only operation that reads an output, if it is called once; else `None`."""
         if self.calls(operation) != 1:
             return None
         reading = readers(self.model, operation)
@@ -49,13 +49,13 @@ class _Rewriter:
         return reading[0]
 
     def copy(self, operation, **changes):
-        """A copy of an operation with parts of its configuration changed, one for all its calls."""
+        """Copy an operation, with changes to its configuration. All its calls share the copy."""
         if id(operation) not in self.copies:
             if isinstance(operation, keras.layers.Lambda):
                 raise ValueError(
-                    f"{self.model.name!r} has the Lambda layer {operation.name!r}, which cannot be "
-                    "copied without its code. Write it as a layer with "
-                    "`register_keras_serializable`."
+                    "`model` must not have Lambda layers, which cannot be copied without their "
+                    "code; write them as layers with `register_keras_serializable`. Received: the "
+                    f"Lambda layer {operation.name!r} of {self.model.name!r}"
                 )
             config = {**operation.get_config(), **changes}
             if isinstance(operation, keras.layers.Layer):
@@ -64,17 +64,21 @@ class _Rewriter:
         return self.copies[id(operation)][1]
 
     def copy_weights(self):
-        """Give the copies the originals' weights; those with other weights are left alone."""
+        """Copy the weights, except of layers whose replacement has weights of other shapes."""
         for operation, copy in self.copies.values():
             weights = getattr(operation, "weights", ())
             if weights and [w.shape for w in weights] == [w.shape for w in copy.weights]:
                 copy.set_weights(operation.get_weights())
             if isinstance(copy, keras.layers.Normalization):
-                copy.finalize_state()  # it computes with what it made of its weights
+                copy.finalize_state()  # it computes with values derived from its weights
 
 
 def with_weights(layer, weights, *args):
-    """Call a new layer, which builds it, and set its weights; returns its output."""
+    """Call a new layer, which builds it, and set its weights.
+
+    Returns:
+        The output of the layer.
+    """
     outputs = layer(*args)
     layer.set_weights(weights)
     return outputs

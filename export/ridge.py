@@ -1,4 +1,4 @@
-"""Linear regression from sums over batches: no pass over the data is kept in memory."""
+"""Linear regression from sums over batches, so that the rows are not kept in memory."""
 
 import numpy as np
 from scipy import linalg
@@ -25,21 +25,22 @@ class NormalEquations:
         self.power += float(np.sum(np.square(t, dtype="float64")))
 
     def error(self, kernel):
-        """Share of the targets' power that `x @ kernel` leaves."""
+        """Share of the targets' power that `x @ kernel` does not explain."""
         left = self.power - 2 * np.sum(kernel * self.cross) + np.sum(kernel * (self.gram @ kernel))
         return float(left / self.power)
 
 
 def fit_ridge(equations, held_out, penalties=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2)):
-    """Ridge regression whose penalty is chosen on rows that it was not fitted to.
+    """Fit a ridge regression, with the penalty chosen on rows that it was not fitted to.
 
     Args:
         equations: `NormalEquations` to fit.
         held_out: `NormalEquations` of other rows.
-        penalties: Penalties to choose from, relative to the mean square of a feature's sum.
+        penalties: Penalties to choose from, relative to the mean diagonal of the Gram matrix.
 
     Returns:
-        `(kernel [n, c], error)`: `error` is the share of the held-out targets' power it leaves.
+        `(kernel [n, c], error)`: `error` is the share of the power of the held-out targets that the
+        kernel does not explain.
     """
     values, vectors = linalg.eigh(equations.gram)
     rotated = vectors.T @ equations.cross
@@ -54,17 +55,20 @@ def fit_ridge(equations, held_out, penalties=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2)):
 
 
 def select_features(equations, count):
-    """Forward selection: the feature that explains most of what is left, one after the other.
+    """Select features one after the other, each the one that explains most of the remainder.
 
-    Orthogonal least squares on the sums alone (Chen, Cowan and Grant 1991), by a Cholesky
-    factorisation that grows with the choice.
+    Orthogonal least squares (Chen, Cowan and Grant 1991) from the sums only, with a Cholesky
+    factorization that grows by one column for each selected feature.
 
     Args:
         equations: `NormalEquations` of the candidates.
-        count: Number of features wanted.
+        count: Number of features to select.
 
     Returns:
-        Their indices, in the order of choice, int64 [count].
+        Their indices in the order of selection, int64 [count].
+
+    Raises:
+        ValueError: If `count` is out of range.
     """
     size = len(equations.gram)
     if not 1 <= count <= size:
@@ -73,7 +77,7 @@ def select_features(equations, count):
         )
     power = np.diag(equations.gram)
     left, cross = power.copy(), equations.cross.copy()
-    # Below this a feature is a combination of those chosen, or silent, and the rest is round-off.
+    # A feature with less left is constant 0 or a combination of selected ones, up to round-off.
     smallest = np.maximum(1e-8 * power, 1e-12 * power.max() + np.finfo("float64").tiny)
     factor = np.zeros((size, count))
     chosen = []

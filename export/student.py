@@ -1,3 +1,5 @@
+"""Writing a student in one format or several, each verified."""
+
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -5,12 +7,15 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from letkd_keras.export import formats
+from letkd_keras.export import formats as table
 from letkd_keras.export.batch_norm_folding import untrained_batch_norms
+from letkd_keras.export.card import write_card
 from letkd_keras.export.folding import fold as fold_model
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.options import ExportOptions
+from letkd_keras.export.run_folders import provenance_of
 from letkd_keras.export.verification import (
+    ExportMismatch,
     check_labels,
     compare,
     images_for,
@@ -18,7 +23,7 @@ from letkd_keras.export.verification import (
     reload_outputs,
     verify_classify,
 )
-from letkd_keras.files import atomic_path
+from letkd_keras.files import atomic_path, check_writable, remove_leftovers, size_on_disk
 
 log = logging.getLogger("letkd_keras")
 
@@ -30,14 +35,14 @@ class Exported:
     Attributes:
         path: The file or folder.
         format: Name of the format.
-        bytes: Size on disk of all its files.
-        parameters: Parameters of the model that was written.
+        bytes: Size of all its files.
+        parameters: Number of parameters of the model that was written.
         max_difference: Largest absolute difference of a logit from the student in Keras.
-        agreement: Share of the tested images given the same top-1 class, in [0, 1].
-        images: Number of images tested.
-        accuracy_before: Share of the tested images that the student in Keras gets right, in
-            [0, 1]; `None` without labels.
-        accuracy: Likewise for the artifact.
+        agreement: Share of the test images with the same top-1 class, in [0, 1].
+        images: Number of test images.
+        accuracy_before: Accuracy of the student in Keras on the test images, in [0, 1]; `None`
+            without labels.
+        accuracy: Accuracy of the artifact likewise.
         tolerance: Largest relative difference of a logit that was allowed; `None` for any.
         min_agreement: Smallest agreement that was allowed.
     """
@@ -76,67 +81,118 @@ def export_student(
     min_agreement=None,
     **options,
 ):
-    """Write a student, with its KD layers and nothing else, in a format that ships.
+    """Export a student with its KD layers to one format.
 
-    The artifact holds no teacher, no prototypes, no supervision outputs and no Python code; it
-    gives logits, also where the model ends in a softmax. Before it appears at its place it is
-    loaded in a fresh process without this package and must give the student's logits there.
+    The artifact contains no teacher, no prototypes, no distillation outputs and no Python code. It
+    returns logits, even if the model ends in a softmax. Before it is moved to its final path, it is
+    loaded in a new process without this package, where it must return the student's logits.
 
-    A batch normalisation that has seen no data is exported as it is, with a warning in the log. A
-    folded model is exported like any other, and so is a student without KD layers.
+    A model that is folded already and a student without KD layers are exported in the same way.
+    A batch normalization whose statistics were never updated is exported as it is, with a warning
+    in the log.
 
     Args:
-        model: A distilling model, a student, a `.keras` file of either, or a recipe's run folder.
-        path: Folder to write into; made if missing. What is written is named
-            `savedmodel/`, `student.tflite`, `student_float16.tflite`, `student_dynamic.tflite`,
+        model: A distiller, a student, a `.keras` file of either, a recipe's run folder, or a
+            sweep's folder.
+        path: Folder to write into. It is created if needed. The artifact is named `savedmodel/`,
+            `student.tflite`, `student_float16.tflite`, `student_dynamic.tflite`,
             `student_int8.tflite`, `student_qat.tflite`, `student_pruned.tflite`,
             `student_clustered.tflite` or `student.onnx`.
         format: `"savedmodel"`, `"tflite"` (float32), `"tflite-float16"`, `"tflite-dynamic"` (int8
-            weights), `"tflite-int8"` (int8 throughout), `"onnx"`, or what trains a little more to
-            give the student's own probabilities: `"tflite-qat"` (int8 throughout),
-            `"tflite-pruned"` and `"tflite-clustered"` (float32, small once compressed).
-        images: Array [N, H, W, C] to verify on, normalised as the network takes them. `None`: the
-            calibration images, or a few of standard normal noise from a fixed seed. Where format
-            and weights leave only the order of the logits to compare, it is compared on real
-            images alone: on noise it means nothing.
+            weights), `"tflite-int8"` (int8 throughout) or `"onnx"`; or a format that trains the
+            student further, to match its own probabilities: `"tflite-qat"` (int8 throughout),
+            `"tflite-pruned"` or `"tflite-clustered"` (float32, small once compressed).
+        images: Images [N, H, W, C] to verify on, normalized as for the student. `None`: the
+            calibration images, or eight images of standard normal noise from a fixed seed. Where
+            only the order of the logits can be compared, it is compared on real images only: on
+            noise it means nothing.
         labels: Their classes [N], for accuracies.
-        fold: Whether to fold the student first (`letkd_keras.export.fold`): smaller, faster, equal.
+        fold: Whether to fold the student first (`letkd_keras.export.fold`), which makes it smaller
+            and faster and leaves its logits unchanged.
         tolerance: Largest difference of a logit allowed, relative to the largest logit; `None` for
-            the format's own, 1e-4 in float32.
-        min_agreement: Smallest share of the images that must be given the student's class; `None`
-            for the format's own, 0.98 in int8 and in those that are trained on.
-        **options: Fields of `letkd_keras.export.ExportOptions`: `calibration` (int8 and
-            what is trained on need it), `integer_io`, `mean`, `std`, `class_names`,
+            the format's default, 1e-4 in float32.
+        min_agreement: Smallest share of the images with the same top-1 class; `None` for the
+            format's default, 0.98 in int8 and for the formats that train.
+        **options: Fields of `letkd_keras.export.ExportOptions`: `calibration` (needed in int8 and
+            by the formats that train), `integer_io`, `mean`, `std`, `class_names`,
             `channels_first`, `opset`, `epochs`, `learning_rate`, `sparsity`, `clusters`.
 
     Returns:
-        An `Exported`.
+        `Exported`.
 
     Raises:
-        FileNotFoundError: If `model` is a path that holds no model.
+        FileNotFoundError: If `model` is a path without a model.
         ValueError: If the format is unknown, the model is not built or not functional, images or
             options do not fit it, or the folder cannot be written.
         ImportError: If a format's converter or runtime is not installed.
         ExportMismatch: If the artifact does not compute what the student computes (a
             `ValueError`). Nothing is written then.
     """
-    formats.find(format)
-    check_writable(path)
+    table.find(format)
+    _check_folder(path)
     job = prepare(model, images=images, labels=labels, fold=fold, **options)
     return write(job, path, format, tolerance=tolerance, min_agreement=min_agreement)
 
 
+def export_bundle(
+    model,
+    path,
+    formats=("savedmodel", "tflite", "onnx"),
+    *,
+    data_name=None,
+    verify=None,
+    **options,
+):
+    """Export a student to several formats and describe them in `card.json` and `card.md`.
+
+    Args:
+        model: What `export_student` accepts. For a run folder the card also describes the training.
+        path: Folder to write into: the artifacts, `card.json` and `card.md`.
+        formats: Names of the formats, or `("all",)`.
+        data_name: Name of the images, for the card.
+        verify: Dictionary from the name of a format to its `tolerance` and `min_agreement`, if they
+            differ from the format's defaults.
+        **options: `images`, `labels`, `fold` and the options of `export_student`.
+
+    Returns:
+        Dictionary of `Exported` by format.
+
+    Raises:
+        ValueError: As `export_student`, before anything is written.
+        FileNotFoundError: Likewise.
+        ExportMismatch: If an artifact does not compute what the student computes. The other formats
+            are written nevertheless, and described in the card.
+    """
+    wanted = table.expand(formats)
+    _check_folder(path)
+    job = prepare(model, **options)
+    # A format without the images that it needs is refused before the others are written.
+    if any(table.find(name).needs_calibration for name in wanted):
+        job.options.check_calibration()
+    results, refused = {}, []
+    for name in wanted:
+        try:
+            results[name] = write(job, path, name, **(verify or {}).get(name, {}))
+        except ExportMismatch as mismatch:
+            refused.append(str(mismatch))
+    if results:
+        write_card(path, job, results, data_name=data_name, training=provenance_of(model))
+    if refused:
+        raise ExportMismatch("\n".join(refused))
+    return results
+
+
 @dataclass(frozen=True)
 class ExportJob:
-    """A student ready to be written in any number of formats.
+    """A student that can be written in any number of formats.
 
     Attributes:
-        student: The student as it came.
-        written: What is written: the student, folded or not.
+        student: The student before folding.
+        written: The model to write: the student, folded or not.
         images: Images to verify on.
-        labels: Their classes or `None`.
-        real: Whether the images are images, not noise.
-        reference: The student's logits of them in Keras.
+        labels: Their classes, or `None`.
+        real: Whether the images are real ones, not noise.
+        reference: Logits of the student in Keras for these images.
         options: `ExportOptions`.
     """
 
@@ -153,7 +209,7 @@ def prepare(model, *, images=None, labels=None, fold=True, **options):
     """Load, check and fold a student; the arguments are those of `export_student`.
 
     Returns:
-        An `ExportJob`.
+        `ExportJob`.
     """
     student = load_student(model)
     options = ExportOptions(**options)
@@ -162,11 +218,13 @@ def prepare(model, *, images=None, labels=None, fold=True, **options):
         images_for(student, options.calibration, argument="calibration")
     given = options.calibration if images is None else images
     images = images_for(student, given)
-    labels = check_labels(labels, images)
+    labels = check_labels(labels, images, student.output_shape[-1])
     untrained = untrained_batch_norms(student)
     if untrained:
         log.warning(
-            "batch normalisations of %r that have seen no data: %s", student.name, untrained
+            "batch normalizations of %r whose statistics were never updated: %s",
+            student.name,
+            untrained,
         )
     reference = logits_of(student, images)
     written = fold_model(student, images=images) if fold else student
@@ -175,18 +233,18 @@ def prepare(model, *, images=None, labels=None, fold=True, **options):
 
 def write(job, path, format, *, tolerance=None, min_agreement=None):
     """Write and verify one format of an `ExportJob`; see `export_student`."""
-    form = formats.find(format)
+    form = table.find(format)
     target = Path(path) / form.file_name
     tolerance = form.tolerance if tolerance is None else tolerance
     min_agreement = form.min_agreement if min_agreement is None else min_agreement
-    with atomic_path(target) as aside:
-        form.write(job.written, aside, job.options)
-        logits = reload_outputs(form.runtime, aside, job.images)
+    with atomic_path(target) as temporary:
+        form.write(job.written, temporary, job.options)
+        logits = reload_outputs(form.runtime, temporary, job.images)
         comparison = compare(job.reference, logits, job.labels)
         name = f"{format} of {job.student.name!r}"
         comparison.check(name, tolerance, min_agreement if job.real else None)
         if form.runtime == "savedmodel" and job.options.mean is not None:
-            verify_classify(job.student, aside, job.options)
+            verify_classify(job.student, temporary, job.options)
     log.info("%s: %s", target, comparison)
     return Exported(
         path=target,
@@ -203,25 +261,8 @@ def write(job, path, format, *, tolerance=None, min_agreement=None):
     )
 
 
-def check_writable(path):
-    """Refuse a folder that cannot be made or written, before any long work.
-
-    Raises:
-        ValueError: If so, with the system's reason.
-    """
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        with atomic_path(Path(path) / ".probe") as probe:
-            probe.write_bytes(b"")
-        (Path(path) / ".probe").unlink()
-    except OSError as error:
-        raise ValueError(
-            f"`path` must be a folder that can be written ({error.strerror}). "
-            f"Received: path={str(path)!r}"
-        ) from error
-
-
-def size_on_disk(path):
-    """Bytes of a file, or of all files of a folder."""
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
+def _check_folder(path):
+    """Refuse a folder that cannot be written; remove what a killed export left in it."""
+    check_writable(path)
+    for name in table.names():
+        remove_leftovers(Path(path) / table.find(name).file_name)

@@ -1,179 +1,110 @@
-"""How few templates will do: `python -m letkd_keras.export.sweep MODEL --out DIR`."""
+"""How few templates are enough: `python -m letkd_keras.export.sweep MODEL --out DIR`.
 
-import argparse
-import json
-import logging
-import sys
-from dataclasses import dataclass
-from pathlib import Path
+The student's templates are reduced to several numbers. Each is measured: accuracy, size and
+latency. The smallest number within the allowed accuracy loss is selected on validation images, or
+on training images that the reduction was not fitted to; never on test images, whose accuracy is
+reported only. The folder, with the selected model in reduced.keras, can be exported like a run
+folder.
+"""
 
-import keras
-
-from letkd_keras.export.card import provenance_of
-from letkd_keras.export.command_line import add_data_options, data_name, images_from, run_main
-from letkd_keras.export.cost_report import CostRow, as_json, forms_of, measure, plot, table
-from letkd_keras.export.loading import load_student
-from letkd_keras.export.reduction import fine_tune, reduce_templates
-from letkd_keras.export.student import check_writable
-from letkd_keras.files import atomic_path, open_atomic
-
-log = logging.getLogger("letkd_keras")
-
-_COUNTS = (32, 64, 128, 256, 512, 1024)
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What a sweep found.
-
-    Attributes:
-        rows: `CostRow`s: plain, folded and reduced.
-        chosen: The row of the fewest templates within the accuracy loss allowed.
-        model: Its model, folded, to be exported.
-    """
-
-    rows: list
-    chosen: CostRow
-    model: keras.Model
-
-
-def sweep(
-    model,
-    calibration,
-    images,
-    labels,
-    *,
-    counts=_COUNTS,
-    max_loss=0.2,
-    format="tflite",
-    fine_tune_epochs=0,
-    repeats=30,
-    seed=0,
-):
-    """Reduce a student's templates to several numbers and choose the smallest that is good enough.
-
-    Args:
-        model: What `export_student` takes, with KD layers.
-        calibration: Training images [N, H, W, C], normalised, to fit on.
-        images: Other images to measure accuracy on. Choosing on a test set flatters: give
-            validation images where the accuracy is to be reported.
-        labels: Their classes.
-        counts: Numbers of templates to try in each KD layer.
-        max_loss: Accuracy that may be lost against the folded student, in percentage points.
-        format: Format to measure.
-        fine_tune_epochs: Epochs of `fine_tune` on the calibration images, 0 for none.
-        repeats: Runs that a latency is the shortest of.
-        seed: Seed of everything random.
-
-    Returns:
-        A `Sweep`; if no number is good enough, the folded student is chosen.
-
-    Raises:
-        ValueError: If an argument does not fit; see `reduce_templates`.
-    """
-    if not max_loss >= 0:
-        raise ValueError(f"`max_loss` must be 0 or more. Received: max_loss={max_loss}")
-    if labels is None:
-        raise ValueError("`labels` must be given: a sweep compares accuracies")
-    student = load_student(model)
-    measured = {"images": images, "calibration": calibration}
-    measured |= {"repeats": repeats, "name": student.name}
-    forms = forms_of(student, images, labels)
-    if "plain" not in forms:
-        raise ValueError(
-            "`model` must have KD layers whose templates can be reduced. "
-            f"Received: model={student.name!r} without one"
-        )
-    rows = [
-        measure(forms[form][0], form, format, labels=forms[form][1], **measured)
-        for form in ("plain", "folded")
-    ]
-    folded = chosen = rows[1]
-    best = forms["folded"][0]
-    for count in sorted(set(counts), reverse=True):
-        reduced = reduce_templates(student, calibration, count, seed=seed)
-        if fine_tune_epochs:
-            fine_tune(reduced.model, student, calibration, epochs=fine_tune_epochs, seed=seed)
-        row = measure(reduced.model, f"reduced-{count}", format, labels=labels, **measured)
-        rows.append(row)
-        if row.top1 >= folded.top1 - max_loss:
-            chosen, best = row, reduced.model
-    return Sweep(rows, chosen, best)
-
-
-def write_sweep(result, path, *, data=None, training=None):
-    """Write `sweep.json`, `sweep.md`, `sweep.png` and the chosen model, `reduced.keras`.
-
-    The folder can be exported as a run folder can.
-
-    Args:
-        result: `Sweep`.
-        path: Folder.
-        data: Name of the images, as the command lines take it.
-        training: How the student was trained, as `provenance_of` tells.
-    """
-    path = Path(path)
-    told = {
-        "chosen": result.chosen.form,
-        "data": data,
-        "training": training,
-        "rows": [as_json(row) for row in result.rows],
-    }
-    text = f"# Templates of {result.chosen.model}\n\n{table(result.rows)}\n"
-    text += f"Chosen: {result.chosen.form}.\n\n![Accuracy against cost](sweep.png)\n"
-    for name, content in (("sweep.json", json.dumps(told, indent=2) + "\n"), ("sweep.md", text)):
-        with open_atomic(path / name) as file:
-            file.write(content.encode())
-    plot([row for row in result.rows if row.top1 is not None], path / "sweep.png")
-    with atomic_path(path / "reduced.keras") as file:
-        result.model.save(file)
+from letkd_keras.command_line import (
+    Parser,
+    add_data_options,
+    add_out_option,
+    add_seed_option,
+    choice,
+    non_negative_integer,
+    non_negative_number,
+    path,
+    positive_integer,
+    run_main,
+)
+from letkd_keras.export import formats
+from letkd_keras.export.evaluation_images import add_image_options, selection_images, take
+from letkd_keras.export.run_folders import open_data, provenance_of
+from letkd_keras.files import check_writable
 
 
 def parse(arguments=None):
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m letkd_keras.export.sweep",
-        description="Reduce a student's templates to several numbers, measure accuracy, size and "
-        "latency, and choose the fewest within an accuracy loss. The folder, with the chosen model "
-        "in reduced.keras, can be exported like a run's.",
+    """Parse the command line."""
+    parser = Parser("letkd_keras.export.sweep", __doc__)
+    add = parser.add_argument
+    add("model", type=path, metavar="MODEL", help="a .keras file or a recipe's run folder")
+    add_out_option(parser, required=True, help="folder to write into")
+    add(
+        "--templates",
+        nargs="+",
+        type=positive_integer,
+        metavar="N",
+        default=[32, 64, 128, 256, 512, 1024],
+        help="numbers of templates of each KD layer to try",
     )
-    parser.add_argument("model", type=Path, help="a .keras file or a recipe's run folder")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write into")
-    parser.add_argument("--templates", default=",".join(map(str, _COUNTS)), help="numbers to try")
-    parser.add_argument("--max-loss", type=float, default=0.2, help="percentage points, at most")
-    parser.add_argument("--format", default="tflite", help="format to measure")
-    parser.add_argument("--fine-tune-epochs", type=int, default=0)
-    parser.add_argument("--seed", type=int, default=0)
-    add_data_options(parser)
-    parser.set_defaults(calibration_images=1000)
+    add(
+        "--max-loss",
+        type=non_negative_number,
+        metavar="POINTS",
+        default=0.2,
+        help="accuracy that may be lost on the images for selection, in percentage points",
+    )
+    add(
+        "--format",
+        type=choice(*formats.names()),
+        metavar="FORMAT",
+        default="tflite",
+        help=f"format to measure: {', '.join(formats.names())}",
+    )
+    add(
+        "--fine-tune-epochs",
+        type=non_negative_integer,
+        metavar="N",
+        default=0,
+        help="epochs of fine-tuning on the calibration images",
+    )
+    add_seed_option(parser)
+    add_image_options(parser, calibration=1000)
+    add(
+        "--selection-images",
+        type=positive_integer,
+        metavar="N",
+        default=1000,
+        help="validation or training images to select on, at most",
+    )
+    add_data_options(parser, default_text="the data set of a run folder")
     return parser.parse_args(arguments)
 
 
 def main(arguments=None):
-    """Sweep, write and print; returns the exit status."""
+    """Sweep, write and print."""
     options = parse(arguments)
-    check_writable(options.out)
+    # TensorFlow is imported only after the options are parsed.
+    from letkd_keras.export.cost_report import table
+    from letkd_keras.export.loading import load_student
+    from letkd_keras.export.template_sweep import sweep, write_sweep
+
+    check_writable(options.out, "out")
     student = load_student(options.model)
-    data = images_from(options)
-    if data is None or data.calibration is None:
-        raise ValueError("`data` must be given, with test and calibration images. Received: none")
+    opened = open_data(options.model, options)
+    if opened is None:
+        raise ValueError(
+            "`data` must be given, since `model` does not belong to a run folder. Received: none"
+        )
     result = sweep(
         student,
-        data.calibration,
-        data.images,
-        data.labels,
-        counts=[int(count) for count in options.templates.split(",")],
+        selection_images(
+            opened.data, options.selection_images, options.calibration_images, options.seed
+        ),
+        *take(opened.data, "test", options.test_images, options.seed),
+        templates=options.templates,
         max_loss=options.max_loss,
         format=options.format,
         fine_tune_epochs=options.fine_tune_epochs,
         seed=options.seed,
     )
-    training = provenance_of(options.model)
-    write_sweep(result, options.out, data=data_name(options), training=training)
+    write_sweep(result, options.out, data=opened.config, training=provenance_of(options.model))
     print(table(result.rows))
-    print(f"chosen: {result.chosen.form}, in {options.out / 'reduced.keras'}")
-    return 0
+    print(f"selected on {result.selected_on}: {result.selected.form}")
+    print(f"written to {options.out / 'reduced.keras'}")
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    run_main(main, interrupted="interrupted; nothing was written")

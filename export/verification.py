@@ -1,3 +1,5 @@
+"""Comparing exported artifacts with the student in Keras."""
+
 import subprocess
 import sys
 import tempfile
@@ -5,14 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.special import softmax
 
-_RELOAD = Path(__file__).with_name("reload.py")
+from letkd_keras.export import formats
+from letkd_keras.export.card import read_card
+from letkd_keras.export.loading import load_student
+from letkd_keras.files import checksum
+from letkd_keras.functional.fingerprint import fingerprint
+
+_RELOAD = Path(__file__).parent / "formats" / "reload.py"
 _BATCH = 64
 _RANDOM_IMAGES = 8
 
 
 class ExportMismatch(ValueError):
-    """An artifact that does not compute what the student computes."""
+    """An artifact does not compute what the student computes."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +31,10 @@ class Comparison:
     Attributes:
         max_difference: Largest absolute difference of a logit.
         scale: Largest absolute logit of the student.
-        agreement: Share of the images given the same top-1 class, in [0, 1].
+        agreement: Share of the images with the same top-1 class, in [0, 1].
         images: Number of images compared.
-        accuracy_before: Share that the student gets right, in [0, 1]; `None` without labels.
-        accuracy: Share that the artifact gets right.
+        accuracy_before: Accuracy of the student, in [0, 1]; `None` without labels.
+        accuracy: Accuracy of the artifact likewise.
     """
 
     max_difference: float
@@ -45,18 +54,18 @@ class Comparison:
         return text
 
     def check(self, name, tolerance=None, min_agreement=None):
-        """Refuse what is too far from the student.
+        """Refuse an artifact that differs too much from the student.
 
         Args:
-            name: What to call the artifact.
+            name: Name of the artifact for the error.
             tolerance: Largest difference allowed, relative to `scale`; `None` for any.
             min_agreement: Smallest agreement allowed; `None` for any.
 
         Raises:
-            ExportMismatch: If one is exceeded, or a logit is not a number.
+            ExportMismatch: If a limit is exceeded, or a logit is not finite.
         """
         if not np.isfinite(self.max_difference):
-            raise ExportMismatch(f"{name} gives logits that are not finite.")
+            raise ExportMismatch(f"{name} returns logits that are not finite.")
         if tolerance is not None and not self.max_difference <= tolerance * self.scale:
             raise ExportMismatch(
                 f"{name} differs from the student by more than {tolerance:.0e} of its logits' "
@@ -70,54 +79,106 @@ class Comparison:
 
 
 def compare(reference, logits, labels=None):
-    """A `Comparison` of an artifact's logits with the student's.
+    """Compare an artifact's logits with the student's.
 
     Args:
-        reference: The student's logits, [N, classes].
-        logits: The artifact's, of the same shape.
+        reference: The student's logits [N, classes].
+        logits: The artifact's logits, of the same shape.
         labels: Classes [N], for accuracies.
+
+    Returns:
+        `Comparison`.
 
     Raises:
         ExportMismatch: If the shapes differ.
     """
     if logits.shape != reference.shape:
         raise ExportMismatch(
-            f"The artifact gives outputs of shape {logits.shape}, the student of {reference.shape}."
+            f"The artifact returns outputs of shape {logits.shape}, the student {reference.shape}."
         )
-    chosen, ours = logits.argmax(-1), reference.argmax(-1)
+    classes, expected = logits.argmax(-1), reference.argmax(-1)
     return Comparison(
         max_difference=float(np.max(np.abs(logits - reference))),
         scale=float(np.max(np.abs(reference))),
-        agreement=float(np.mean(chosen == ours)),
+        agreement=float(np.mean(classes == expected)),
         images=len(reference),
-        accuracy_before=None if labels is None else float(np.mean(ours == labels)),
-        accuracy=None if labels is None else float(np.mean(chosen == labels)),
+        accuracy_before=None if labels is None else float(np.mean(expected == labels)),
+        accuracy=None if labels is None else float(np.mean(classes == labels)),
     )
 
 
+def verify_artifacts(folder, model, *, images=None, labels=None):
+    """Compare every artifact of a card with the student, each reloaded in a new process.
+
+    Loading a SavedModel can run code that it contains: the artifacts must be of a source that you
+    trust. Files outside the folder are never opened.
+
+    Args:
+        folder: Folder with `card.json`, as an export writes it.
+        model: The student that was exported, as `export_student` accepts it.
+        images: Array [N, H, W, C], normalized; `None`: eight images of noise, for which the top-1
+            classes are not compared.
+        labels: Their classes [N], for accuracies.
+
+    Returns:
+        Dictionary by format: a `Comparison`, or the `ExportMismatch` if the artifact failed.
+
+    Raises:
+        FileNotFoundError: If there is no card or no model.
+        ValueError: If the card is damaged, describes another student or lists a file outside the
+            folder, or the images do not fit.
+    """
+    folder, card, student = Path(folder), read_card(folder), load_student(model)
+    if card["student"] != fingerprint(student):
+        raise ValueError(
+            f"`model` must be the student that was exported to {str(folder)!r}: its weights differ "
+            f"from those in the card. Received: model={student.name!r}"
+        )
+    real = images is not None
+    images = images_for(student, images)
+    labels = check_labels(labels, images, student.output_shape[-1])
+    reference = logits_of(student, images)
+    results = {}
+    for name, artifact in card["artifacts"].items():
+        try:
+            file = folder / artifact["file"]
+            if not file.exists() or checksum(file) != artifact["sha256"]:
+                raise ExportMismatch(f"{file} is missing, or not the file that the card lists.")
+            logits = reload_outputs(formats.find(name).runtime, file, images)
+            results[name] = compare(reference, logits, labels)
+            least = artifact["min_agreement"] if real else None
+            results[name].check(name, artifact["tolerance"], least)
+        except ExportMismatch as mismatch:
+            results[name] = mismatch
+    return results
+
+
 def logits_of(student, images):
-    """The student's logits in Keras, float32 [N, classes], in inference mode."""
+    """Compute the student's logits in Keras, float32 [N, classes], in inference mode."""
     starts = range(0, len(images), _BATCH)
     outputs = [student(images[start : start + _BATCH], training=False) for start in starts]
     return np.concatenate([np.asarray(output).astype("float32") for output in outputs])
 
 
 def reload_outputs(runtime, artifact, images):
-    """An artifact's outputs, float32 [N, classes], from a fresh process without this package.
+    """Run an artifact in a new process without this package.
 
     Args:
         runtime: A runtime of `reload.py`: `"savedmodel"`, `"classify"`, `"tflite"` or `"onnx"`.
-        artifact: Its path.
+        artifact: Its path. Loading a SavedModel can run code that it contains.
         images: Array [N, ...], float32, or uint8 for `"classify"`.
 
+    Returns:
+        Its outputs, float32 [N, classes].
+
     Raises:
-        ExportMismatch: If it cannot be loaded or run, with the end of what that process said.
+        ExportMismatch: If it cannot be loaded or run, with the end of that process's messages.
     """
-    return _in_fresh_process(runtime, artifact, images)
+    return _in_new_process(runtime, artifact, images)
 
 
 def latency_ms(runtime, artifact, images, threads=1, repeats=30):
-    """Milliseconds that an artifact takes for a batch, in a fresh process.
+    """Measure how long an artifact takes for a batch, in a new process.
 
     Args:
         runtime: As for `reload_outputs`.
@@ -127,45 +188,44 @@ def latency_ms(runtime, artifact, images, threads=1, repeats=30):
         repeats: Number of runs timed, after three that are not.
 
     Returns:
-        The shortest of the runs: what makes others longer are other programs.
+        Milliseconds of the fastest run. Slower runs were disturbed by other programs.
 
     Raises:
         ExportMismatch: If it cannot be loaded or run.
     """
-    return 1000 * float(np.min(_in_fresh_process(runtime, artifact, images, threads, repeats)))
+    return 1000 * float(np.min(_in_new_process(runtime, artifact, images, threads, repeats)))
 
 
-def _in_fresh_process(runtime, artifact, images, *arguments):
+def _in_new_process(runtime, artifact, images, *arguments):
     with tempfile.TemporaryDirectory() as folder:
-        given, told = Path(folder, "images.npy"), Path(folder, "outputs.npy")
-        np.save(given, images)
-        # -I: neither this folder nor PYTHONPATH is searched, only what is installed.
-        command = [sys.executable, "-I", _RELOAD, runtime, Path(artifact).resolve(), given, told]
+        inputs, outputs = Path(folder, "images.npy"), Path(folder, "outputs.npy")
+        np.save(inputs, images)
+        # -I: modules are searched among the installed ones only, not in this folder or PYTHONPATH.
+        command = [sys.executable, "-I", _RELOAD, runtime, Path(artifact).resolve()]
         done = subprocess.run(
-            [str(part) for part in (*command, *arguments)],
+            [str(part) for part in (*command, inputs, outputs, *arguments)],
             capture_output=True,
             text=True,
             cwd=folder,
         )
         if done.returncode:
             last = "\n".join(done.stderr.strip().splitlines()[-5:])
-            raise ExportMismatch(f"{artifact} cannot be reloaded in a fresh process: {last}")
-        return np.load(told)
+            raise ExportMismatch(f"{artifact} cannot be reloaded in a new process: {last}")
+        return np.load(outputs)
 
 
 def verify_classify(student, artifact, options):
-    """Check a SavedModel's endpoint from uint8 images to probabilities.
+    """Check the endpoint of a SavedModel from uint8 images to probabilities.
 
     Raises:
-        ExportMismatch: If it does not give the softmax of the student's logits to 1e-4.
+        ExportMismatch: If its probabilities differ by more than 1e-4 from the student's.
     """
     shape = (_RANDOM_IMAGES, *student.input_shape[1:])
     shape = tuple(32 if size is None else size for size in shape)
     pixels = np.random.default_rng(0).integers(0, 256, shape, "uint8")
-    logits = logits_of(student, options.normalise(pixels.astype("float32")))
-    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
-    expected = exponentials / exponentials.sum(-1, keepdims=True)
-    difference = np.max(np.abs(reload_outputs("classify", artifact, pixels) - expected))
+    logits = logits_of(student, options.normalize(pixels.astype("float32")))
+    probabilities = reload_outputs("classify", artifact, pixels)
+    difference = np.max(np.abs(probabilities - softmax(logits, axis=-1)))
     if not difference <= 1e-4:
         raise ExportMismatch(
             f"`classify` of {student.name!r} differs from the student's probabilities by "
@@ -174,15 +234,18 @@ def verify_classify(student, artifact, options):
 
 
 def images_for(student, images=None, argument="images"):
-    """Images to run a student on, checked; a few of standard normal noise if there are none.
+    """Check images to run a student on; without images, make eight of standard normal noise.
 
     Args:
         student: Functional `keras.Model`.
         images: Array [N, ...] or `None`.
-        argument: What an error calls the images.
+        argument: Name of the argument for the error.
+
+    Returns:
+        float32 [N, ...].
 
     Raises:
-        ValueError: If they are not of the shape that the student takes.
+        ValueError: If their shape is not that of the student's input, or they are not finite.
     """
     shape = student.input_shape[1:]
     if images is None:
@@ -202,14 +265,24 @@ def images_for(student, images=None, argument="images"):
             f"`{argument}` must be of the shape that the model takes, {student.input_shape}. "
             f"Received: {argument} of shape {images.shape}"
         )
+    if not np.all(np.isfinite(images)):
+        raise ValueError(f"`{argument}` must be finite. Received: {argument} with NaN or infinity")
     return images
 
 
-def check_labels(labels, images):
-    """Labels as an array [N], or `None`.
+def check_labels(labels, images, classes):
+    """Check that there is one label for each image.
+
+    Args:
+        labels: Integers [N], or `None`.
+        images: The images [N, ...].
+        classes: Number of classes.
+
+    Returns:
+        Array [N], or `None`.
 
     Raises:
-        ValueError: If there is not one for each image.
+        ValueError: If the number is another one, or a label is not a class.
     """
     if labels is None:
         return None
@@ -218,5 +291,10 @@ def check_labels(labels, images):
         raise ValueError(
             f"`labels` must be one class for each of the {len(images)} images. "
             f"Received: labels of shape {labels.shape}"
+        )
+    if not np.all((labels >= 0) & (labels < classes) & (labels % 1 == 0)):
+        raise ValueError(
+            f"`labels` must be integers from 0 to {classes - 1}, the classes of the model. "
+            f"Received: labels from {labels.min()} to {labels.max()}"
         )
     return labels

@@ -1,84 +1,51 @@
-"""Check exported artifacts again: `python -m letkd_keras.export.verify FOLDER --model MODEL`."""
+"""Check exported artifacts again: `python -m letkd_keras.export.verify FOLDER --model MODEL`.
 
-import argparse
-import sys
-from pathlib import Path
+Every artifact that card.json lists is loaded in a new process and compared with the student. The
+exit status is 1 if one is out of tolerance or not the file that was exported, and 2 if nothing
+could be compared.
 
-from letkd_keras.export import formats
-from letkd_keras.export.card import checksum, fingerprint, read_card
-from letkd_keras.export.command_line import add_data_options, images_from, run_main
-from letkd_keras.export.loading import load_student
-from letkd_keras.export.verification import (
-    ExportMismatch,
-    check_labels,
-    compare,
-    images_for,
-    logits_of,
-    reload_outputs,
-)
+Loading a SavedModel can run code that it contains. Verify only artifacts of a source that you
+trust.
+"""
 
-
-def verify(folder, model, *, images=None, labels=None):
-    """Compare every artifact of a card with the student, each reloaded in a fresh process.
-
-    Args:
-        folder: Folder with `card.json`, as an export writes it.
-        model: The student that was exported, as `export_student` takes it.
-        images: Array [N, H, W, C], normalised; `None`: a few of noise, on which only float formats
-            are asked for the same classes.
-        labels: Their classes [N], for accuracies.
-
-    Returns:
-        Dictionary, by format, of a `Comparison`, or of the `ExportMismatch` where it failed.
-
-    Raises:
-        FileNotFoundError: If there is no card or no model.
-        ValueError: If the card is another student's, or the images do not fit.
-    """
-    folder, card, student = Path(folder), read_card(folder), load_student(model)
-    if card["student"] != fingerprint(student):
-        raise ValueError(
-            f"`model` must be the student whose export {str(folder)!r} is: its weights are others. "
-            f"Received: model={student.name!r}"
-        )
-    real = images is not None
-    images = images_for(student, images)
-    labels = check_labels(labels, images)
-    reference = logits_of(student, images)
-    results = {}
-    for name, artifact in card["artifacts"].items():
-        try:
-            path = folder / artifact["file"]
-            if not path.exists() or checksum(path) != artifact["sha256"]:
-                raise ExportMismatch(f"{path} is missing or not the file that the card lists.")
-            logits = reload_outputs(formats.find(name).runtime, path, images)
-            results[name] = compare(reference, logits, labels)
-            least = artifact["min_agreement"] if real else None
-            results[name].check(name, artifact["tolerance"], least)
-        except ExportMismatch as mismatch:
-            results[name] = mismatch
-    return results
+from letkd_keras.command_line import Parser, add_data_options, add_seed_option, path, run_main
+from letkd_keras.export.evaluation_images import add_image_options, evaluation_images
+from letkd_keras.export.run_folders import open_data
 
 
 def parse(arguments=None):
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m letkd_keras.export.verify",
-        description="Reload every artifact of an export in a fresh process and compare it with the "
-        "student. Exit status 1 if one is out of tolerance, 2 if nothing could be compared.",
+    """Parse the command line."""
+    parser = Parser("letkd_keras.export.verify", __doc__)
+    parser.add_argument("folder", type=path, metavar="FOLDER", help="folder with card.json")
+    parser.add_argument(
+        "--model",
+        type=path,
+        required=True,
+        metavar="MODEL",
+        help="the student that was exported: a .keras file, a run folder, or a sweep's folder",
     )
-    parser.add_argument("folder", type=Path, help="folder with card.json")
-    parser.add_argument("--model", type=Path, required=True, help="the student, as exported")
-    add_data_options(parser)
+    add_image_options(parser)
+    add_seed_option(parser)
+    add_data_options(parser, default_text="the data set of a run folder, otherwise noise")
     return parser.parse_args(arguments)
 
 
 def main(arguments=None):
-    """Verify and print; returns the exit status."""
+    """Verify and print.
+
+    Returns:
+        The exit status.
+    """
     options = parse(arguments)
-    data = images_from(options)
-    given = {} if data is None else {"images": data.images, "labels": data.labels}
-    results = verify(options.folder, options.model, **given)
+    # TensorFlow is imported only after the options are parsed.
+    from letkd_keras.export.verification import ExportMismatch, verify_artifacts
+
+    opened = open_data(options.model, options)
+    given = {}
+    if opened is not None:
+        images = evaluation_images(opened.data, options.test_images, 0, options.seed)
+        given = {"images": images.images, "labels": images.labels}
+    results = verify_artifacts(options.folder, options.model, **given)
     failed = [name for name, result in results.items() if isinstance(result, ExportMismatch)]
     for name, result in results.items():
         print(f"{name}: {'FAILED: ' if name in failed else ''}{result}")
@@ -86,4 +53,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    run_main(main, interrupted="interrupted")

@@ -3,11 +3,17 @@
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 @contextmanager
@@ -45,11 +51,12 @@ def atomic_path(path):
 
     Yields:
         A path with the same name in a new hidden folder beside it. What exists there at the end is
-        moved to `path`; on an exception nothing is left.
+        moved to `path`; on an exception nothing is left. A killed process leaves the folder, which
+        `remove_leftovers` removes.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary, lock = _hidden_folder(path)
     try:
         written = temporary / path.name
         yield written
@@ -59,6 +66,56 @@ def atomic_path(path):
         written.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def remove_leftovers(path):
+    """Remove the hidden folders that killed processes left when they wrote `path`.
+
+    `atomic_path` locks its hidden folder. The system releases the lock when the process ends,
+    however it ends, so that folders which another process still writes to are kept. Where the
+    system cannot lock folders (Windows, some network file systems), all are kept.
+
+    Args:
+        path: The path that was given to `atomic_path`.
+    """
+    path = Path(path)
+    name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")
+    for folder in path.parent.iterdir():
+        if name.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
+            lock = _lock(folder, wait=False)
+            if lock is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
+
+
+def _hidden_folder(path):
+    """A new hidden folder beside `path`, and its lock or `None`."""
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        lock = _lock(folder, wait=True)
+        if folder.exists():
+            return folder, lock
+        # Another process took it for a leftover before it was locked.
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(folder, wait):
+    """Lock a folder; a descriptor to close, or `None` if it is locked or cannot be locked."""
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def write_text(path, text):

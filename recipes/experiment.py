@@ -93,7 +93,7 @@ class Experiment:
         return methods.levels_of(self.methods)
 
     def published(self, method):
-        """The published `Accuracy` of a method (or of `"teacher"`) on this pair and data, or `None`.
+        """The published `Accuracy` of a method or of `"teacher"` on this pair and data, or `None`.
 
         Numbers of the paper mean nothing for a part of the classes.
         """

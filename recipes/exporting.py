@@ -1,13 +1,12 @@
 """The student of a run that ships: exported, verified and measured."""
 
 import logging
-import math
 
 import keras
 
 from letkd_keras.export import export_bundle
 from letkd_keras.export.cost_report import forms_of, measure
-from letkd_keras.export.evaluation_images import first_images
+from letkd_keras.export.evaluation_images import evaluation_images, take
 from letkd_keras.export.loading import load_student
 from letkd_keras.functional import cost_of
 from letkd_keras.recipes import results
@@ -15,7 +14,6 @@ from letkd_keras.recipes import results
 log = logging.getLogger("letkd_keras")
 
 _IMAGES = 1000
-_VALUES = 2**26  # of all images together, 256 MB
 
 
 def export(experiment, folder):
@@ -41,16 +39,11 @@ def export(experiment, folder):
         return {}
     data = experiment.data
     log.info("exporting to %s", ", ".join(experiment.formats))
-    images, labels = _test_images(data)
     return export_bundle(
         folder,
         folder / "exported",
         experiment.formats,
-        images=images,
-        labels=labels,
-        mean=data.mean,
-        std=data.std,
-        class_names=data.class_names,
+        **evaluation_images(data, _IMAGES, seed=experiment.seed).options(),
         data_name=f"{data.name}, {data.split}",
     )
 
@@ -69,7 +62,7 @@ def costs(experiment, folder):
     if not exports or experiment.export_method not in experiment.methods:
         return []
     student = load_student(folder)
-    images, labels = _test_images(experiment.data)
+    images, labels = take(experiment.data, "test", _IMAGES, experiment.seed)
     try:
         cost_of(student, images.shape[1:])
     except ValueError as error:
@@ -85,10 +78,3 @@ def costs(experiment, folder):
         measure(model, form, "tflite", images=images, labels=known, repeats=10, name=student.name)
         for form, (model, known) in forms_of(student, images, labels, plain).items()
     ]
-
-
-def _test_images(data):
-    """The first test images, normalized, and their labels: as many as fit into some memory."""
-    batches = data.evaluation_batches(64)
-    values = math.prod(data.image_shape)
-    return first_images(batches, max(64, min(_IMAGES, _VALUES // values)))

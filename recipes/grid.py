@@ -1,7 +1,7 @@
 """Many methods and seeds under one teacher: each training is a cell of a grid, in one folder.
 
-`python -m letkd_keras.recipes.grid FOLDER METHOD SEED` trains one cell of a folder that is prepared.
-`run` starts it for the cells of `compare --jobs`.
+`python -m letkd_keras.recipes.grid FOLDER METHOD SEED` trains one cell of a folder whose teacher and
+prototypes are ready. `run` starts it for the cells of `compare --jobs`.
 """
 
 import logging
@@ -114,7 +114,7 @@ def _record_failure(training, error):
 
 @contextmanager
 def _locked(training):
-    """A scope in which no other process trains the same cell. The error of an earlier start ends."""
+    """A scope in which no other process trains the same cell; an earlier error is removed."""
     training.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(training / ".lock", timeout=0):

@@ -1,4 +1,4 @@
-"""What the recipes can run: methods, losses, networks and pairs, with costs and published accuracy."""
+"""What the recipes can run: methods, losses, networks, pairs, costs and published accuracies."""
 
 from dataclasses import dataclass
 

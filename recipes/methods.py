@@ -7,8 +7,8 @@ a method of its own.
 Weights of the losses are those of the methods' papers or, where these differ, of RepDistiller, with
 which the letKD paper compares. A loss on the logits alone has its paper's weight and its paper's
 weight of the cross-entropy (`LogitLoss.task_weight`; KD: 0.9 and 0.1). Added to another method, it
-leaves that method's cross-entropy as it is, with weight 1, and has its paper's weight. KD has weight
-1 there, as in RepDistiller (`-r 1 -a 1`).
+leaves that method's cross-entropy as it is, with weight 1, and has its paper's weight. KD has
+weight 1 there, as in RepDistiller (`-r 1 -a 1`).
 
 Features are compared at the layers that RepDistiller uses (the distillers' defaults): the ends of
 all stages for AT and VID, of the second stage for FitNet, of the last one for SP, CRD and SimKD.

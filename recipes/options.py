@@ -303,9 +303,7 @@ def _checked_formats(options):
         return ()
     from letkd_keras.export import formats
 
-    for name in names:
-        formats.find(name)
-    return tuple(names)
+    return tuple(formats.expand(names))
 
 
 def default_out(experiment, kind=""):

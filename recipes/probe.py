@@ -1,4 +1,4 @@
-"""How well a linear classifier recognizes the classes before and behind an intermediate KD layer."""
+"""How well a linear classifier separates the classes before and behind an intermediate KD layer."""
 
 from letkd_keras.files import write_json, write_text
 from letkd_keras.functional import load_model

@@ -116,6 +116,25 @@ def retrace(model, operation_fn=lambda operation: operation, call_fn=None):
     return inputs, keras.tree.flatten(outputs)[0]
 
 
+def run_through(model, inputs, call_fn):
+    """Run a functional model's graph on any kind of tensor.
+
+    Args:
+        model: Functional `keras.Model` of one input and one output.
+        inputs: The input tensor.
+        call_fn: `call_fn(operation, *args, **kwargs)` that stands in for calling the operation.
+
+    Returns:
+        The output tensor.
+    """
+    return keras.tree.flatten(model._run_through_graph([inputs], call_fn=call_fn))[0]
+
+
+def all_layers(model):
+    """All layers of a model, including those inside models and composite layers."""
+    return list(model._flatten_layers(include_self=False))
+
+
 def flatten(model):
     """The same model without models inside it, sharing all layers.
 

@@ -3,6 +3,13 @@ from pathlib import Path
 
 import keras
 
+# Largest size of the entries of a .keras file once unpacked. Configurations are text of a few
+# megabytes at most. Keras stores weights without compression, so that they take as much space in
+# memory as in the file.
+_LARGEST_TEXT = 64 * 2**20
+_LARGEST_RATIO = 16
+_TEXTS = ("config.json", "metadata.json")
+
 
 def load_model(path, argument="path"):
     """Load a `.keras` file, with one clear sentence where that is not possible.
@@ -16,13 +23,16 @@ def load_model(path, argument="path"):
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a whole `.keras` file, or needs classes that are not registered.
+        ValueError: If it is not a whole `.keras` file, needs classes that are not registered, or
+            declares contents that are far larger than the file (`config.json` and `metadata.json`
+            above 64 MB, others above 64 MB and 16 times the size of the file).
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"`{argument}` must be a .keras file. Received: {str(path)!r}")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"`{argument}` must be a whole .keras file. Received: {str(path)!r}")
+    _check_sizes(path, argument)
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras raises whatever a file leads it to
@@ -31,3 +41,23 @@ def load_model(path, argument="path"):
             f"`{argument}` must be a .keras file whose layers Keras or this package has. "
             f"Received: {str(path)!r}: {reason[0]}"
         ) from error
+
+
+def _check_sizes(path, argument):
+    """Refuse a file that would fill the memory when it is unpacked."""
+    allowed = max(_LARGEST_TEXT, _LARGEST_RATIO * path.stat().st_size)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except zipfile.BadZipFile as error:
+        raise ValueError(
+            f"`{argument}` must be a whole .keras file. Received: {str(path)!r} ({error})"
+        ) from error
+    for entry in entries:
+        largest = _LARGEST_TEXT if entry.filename in _TEXTS else allowed
+        # zipfile never reads more than the size that is declared.
+        if entry.file_size > largest:
+            raise ValueError(
+                f"`{argument}` must be a .keras file with contents of a plausible size. Received: "
+                f"{str(path)!r}, whose {entry.filename} has {entry.file_size} bytes"
+            )

@@ -1,4 +1,4 @@
-"""The student's own layers in tf_keras, channels last; see `tf_keras_bridge`."""
+"""Layers of this package as tf_keras layers, channels last; see `bridge`."""
 
 import tensorflow as tf
 import tf_keras

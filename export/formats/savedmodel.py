@@ -6,12 +6,12 @@ import keras
 def write_savedmodel(student, path, options=None):
     """Write a TensorFlow SavedModel.
 
-    Its endpoint `serve`, the default, takes normalised images to `{"logits": ...}`. With `mean` and
-    `std` there is another, `classify`, from uint8 images to `{"probabilities": ...}` and, with
-    `class_names`, the `"class_name"` of the most probable class.
+    Its default endpoint `serve` maps normalized images to `{"logits": ...}`. With `mean` and `std`
+    there is also `classify`, which maps uint8 images to `{"probabilities": ...}` and, with
+    `class_names`, to the `"class_name"` of the most probable class.
 
     Args:
-        student: Functional `keras.Model` that gives logits.
+        student: Functional `keras.Model` that returns logits.
         path: Folder to write.
         options: `ExportOptions`.
     """
@@ -28,7 +28,7 @@ def write_savedmodel(student, path, options=None):
     if options is not None and options.mean is not None:
 
         def classify(image):
-            images = options.normalise(tf.cast(image, "float32"))
+            images = options.normalize(tf.cast(image, "float32"))
             probabilities = tf.nn.softmax(student(images, training=False))
             outputs = {"probabilities": probabilities}
             if options.class_names is not None:

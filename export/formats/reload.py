@@ -1,11 +1,11 @@
-"""Run an exported student on images, in a process that knows nothing of this package.
+"""Run an exported student on images, in a process without this package.
 
     python -I reload.py RUNTIME ARTIFACT IMAGES.npy OUTPUTS.npy [THREADS [REPEATS]]
 
-writes its outputs or, with REPEATS, the seconds that each of so many runs on all images took.
+writes the outputs or, with REPEATS, the seconds that each of so many runs on all images took.
 
-This file imports no module of ours and is run by its path, so that what it shows holds for anybody
-who has the artifact and only the runtime installed. Images are float32, or uint8 for `classify`.
+This file is run by its path and imports no module of this package. What works here works for
+everybody who has the artifact and its runtime. Images are float32, or uint8 for `classify`.
 """
 
 import sys
@@ -33,18 +33,18 @@ def _tflite(path, threads):
     from ai_edge_litert.interpreter import Interpreter
 
     runner = Interpreter(path, num_threads=threads).get_signature_runner("serving_default")
-    given = runner.get_input_details()["image"]
-    told = runner.get_output_details()["logits"]
+    input_details = runner.get_input_details()["image"]
+    output_details = runner.get_output_details()["logits"]
 
     def run(images):
-        if given["dtype"] != np.float32:
-            scale, zero = given["quantization"]
-            limits = np.iinfo(given["dtype"])
+        if input_details["dtype"] != np.float32:
+            scale, zero = input_details["quantization"]
+            limits = np.iinfo(input_details["dtype"])
             steps = np.round(images / scale) + zero
-            images = np.clip(steps, limits.min, limits.max).astype(given["dtype"])
+            images = np.clip(steps, limits.min, limits.max).astype(input_details["dtype"])
         logits = runner(image=images)["logits"]
-        if told["dtype"] != np.float32:
-            scale, zero = told["quantization"]
+        if output_details["dtype"] != np.float32:
+            scale, zero = output_details["quantization"]
             logits = (logits.astype("float32") - zero) * np.float32(scale)
         return logits
 
@@ -69,7 +69,7 @@ def _onnx(path, threads):
 
 
 _RUNTIMES = {"savedmodel": _savedmodel, "classify": _classify, "tflite": _tflite, "onnx": _onnx}
-# What runs a file on a device has no TensorFlow beside it.
+# On a device these runtimes are used without TensorFlow.
 _UNWANTED = {"tflite": ("keras", "tensorflow"), "onnx": ("keras", "tensorflow")}
 
 
@@ -80,7 +80,7 @@ def _seconds(run, images):
 
 
 def main(runtime, artifact, images_file, outputs_file, threads=1, repeats=0):
-    """Write the outputs for all images, or how long they take; see the module."""
+    """Write the outputs for all images, or how long they take."""
     images = np.load(images_file)
     run = _RUNTIMES[runtime](artifact, int(threads))
     if int(repeats):

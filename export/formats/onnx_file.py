@@ -9,10 +9,10 @@ from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
 
 
 def write_onnx(student, path, options=None):
-    """Write an ONNX file, float32, of any batch size: `image` to `logits`.
+    """Write an ONNX file in float32 for any batch size. It maps `image` to `logits`.
 
     Args:
-        student: Functional `keras.Model` that gives logits.
+        student: Functional `keras.Model` that returns logits.
         path: File to write.
         options: `ExportOptions`: `opset`, and `channels_first` for images [N, C, H, W].
 
@@ -26,11 +26,11 @@ def write_onnx(student, path, options=None):
         import tf2onnx
     except ImportError as error:
         raise ImportError(
-            "ONNX is written by tf2onnx: pip install 'letkd-keras[export]'"
+            "The format onnx needs tf2onnx and onnx: pip install 'letkd-keras[export]'"
         ) from error
 
     options = options or ExportOptions()
-    student = _with_shuffles_channels_first(student)
+    student = _with_channels_first_shuffles(student)
     image = tf.TensorSpec((None, *student.input_shape[1:]), student.inputs[0].dtype, "image")
     model, _ = tf2onnx.convert.from_function(
         tf.function(lambda image: {"logits": student(image, training=False)}),
@@ -46,12 +46,12 @@ def write_onnx(student, path, options=None):
     Path(path).write_bytes(model.SerializeToString())
 
 
-def _with_shuffles_channels_first(student):
-    """A copy whose channel shuffles, and the splits and joins around them, are channels first.
+def _with_channels_first_shuffles(student):
+    """Copy a student with its channel shuffles, splits and concatenations in channels-first form.
 
-    ONNX convolutions are. The converter turns every other layer round, and cancels transpositions
-    that meet; but one of four dimensions does not meet a shuffle's, of five, and each shuffle and
-    split would keep three of them.
+    ONNX convolutions are channels first. The converter puts transpositions around every other
+    layer and removes adjacent ones. It cannot remove those next to a shuffle, whose own
+    transposition has five dimensions, so that each shuffle and split would keep three of them.
     """
 
     def replace(layer, rewriter, *args, **kwargs):

@@ -1,7 +1,7 @@
-"""The folded student in tf_keras, the Keras that tensorflow-model-optimization works on.
+"""The folded student as a tf_keras model, which tensorflow-model-optimization needs.
 
-`quantize_model` and `prune_low_magnitude` refuse a Keras 3 model and `cluster_weights` silently
-returns nothing. Imported only where it is used: tf_keras need not be installed.
+Its `quantize_model` and `prune_low_magnitude` refuse a Keras 3 model, and its `cluster_weights`
+returns `None`. tf_keras is imported inside the functions, since it need not be installed.
 """
 
 import contextlib
@@ -12,10 +12,11 @@ import sys
 import keras
 
 from letkd_keras.export.inverse_rms import InverseRMS
+from letkd_keras.functional.graph import run_through
 from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
 
-# Configuration that both Keras versions read alike; initialisers and the like are of no use here.
+# Settings that both Keras versions understand. Initializers and the like are not needed here.
 _CONVOLUTION = ("strides", "padding", "data_format", "dilation_rate", "activation", "use_bias")
 _POOLING = ("pool_size", "strides", "padding", "data_format")
 _COUNTERPARTS = {
@@ -42,15 +43,18 @@ _COUNTERPARTS = {
 
 
 def import_tfmot():
-    """`(tf_keras, tensorflow_model_optimization)`, without what the latter does to the process.
+    """Import tfmot without its side effects on the process.
+
+    Returns:
+        `(tf_keras, tensorflow_model_optimization)`.
 
     Raises:
-        ImportError: If one is not installed.
+        ImportError: If one of them is not installed.
     """
     variable = "TF_USE_LEGACY_KERAS"
     before = os.environ.get(variable)
     if "tensorflow_model_optimization" not in sys.modules:
-        # keras_cv cannot be imported once tfmot is there, and recipes may want it later.
+        # keras_cv, which recipes may need later, cannot be imported after tfmot.
         with contextlib.suppress(ImportError):
             importlib.import_module("keras_cv")
     try:
@@ -58,11 +62,11 @@ def import_tfmot():
         import tf_keras
     except ImportError as error:
         raise ImportError(
-            "This needs tensorflow-model-optimization and tf_keras: "
+            "This format needs tensorflow-model-optimization and tf_keras: "
             "pip install 'letkd-keras[export]'"
         ) from error
     finally:
-        # It would reach child processes and make keras_cv build legacy layers there.
+        # Child processes would inherit it, and keras_cv would build legacy layers there.
         if before is None:
             os.environ.pop(variable, None)
     return tf_keras, tfmot
@@ -72,17 +76,17 @@ def to_tf_keras(model):
     """Rebuild a folded model in tf_keras, layer by layer, with the same weights.
 
     Args:
-        model: What `letkd_keras.export.fold` gives.
+        model: A model that `letkd_keras.export.fold` returned.
 
     Returns:
         A functional `tf_keras.Model` that computes the same.
 
     Raises:
-        ValueError: If it has a layer that is not known here, naming it.
+        ValueError: If a layer has no counterpart; the message names it.
     """
     import tf_keras
 
-    from letkd_keras.export import tf_keras_layers
+    from letkd_keras.export.tfmot import layers
 
     rebuilt = {}
 
@@ -98,16 +102,17 @@ def to_tf_keras(model):
                 name=layer.name,
             )
         if isinstance(layer, InverseRMS):
-            return tf_keras_layers.InverseRMS(layer.axis, layer.floor, name=layer.name)
+            return layers.InverseRMS(layer.axis, layer.floor, name=layer.name)
         if isinstance(layer, ChannelShuffle | ChannelSplit):
             _check_channels_last(layer)
             if isinstance(layer, ChannelSplit):
-                return tf_keras_layers.ChannelSplit(name=layer.name)
-            return tf_keras_layers.ChannelShuffle(layer.groups, name=layer.name)
+                return layers.ChannelSplit(name=layer.name)
+            return layers.ChannelShuffle(layer.groups, name=layer.name)
         if type(layer) not in _COUNTERPARTS:
             raise ValueError(
-                f"tf_keras has no counterpart of {layer.name!r}, a {type(layer).__name__}, here. "
-                f"Known: {', '.join(sorted(kind.__name__ for kind in _COUNTERPARTS))}"
+                f"`model` must consist of layers that have a counterpart in tf_keras: "
+                f"{', '.join(sorted(kind.__name__ for kind in _COUNTERPARTS))}. "
+                f"Received: no counterpart of {layer.name!r}, a {type(layer).__name__}"
             )
         name, keys = _COUNTERPARTS[type(layer)]
         config = layer.get_config()
@@ -123,8 +128,7 @@ def to_tf_keras(model):
         return outputs
 
     image = tf_keras.Input(model.input_shape[1:], name="image")
-    outputs = model._run_through_graph([image], call_fn=call)
-    return tf_keras.Model(image, keras.tree.flatten(outputs)[0], name=model.name)
+    return tf_keras.Model(image, run_through(model, image, call), name=model.name)
 
 
 def _check_channels_last(layer):

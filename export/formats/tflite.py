@@ -3,17 +3,17 @@ from pathlib import Path
 
 import numpy as np
 
+from letkd_keras.export.formats.savedmodel import write_savedmodel
 from letkd_keras.export.inverse_rms import with_calibrated_floors
-from letkd_keras.export.savedmodel import write_savedmodel
 
 
 def write_tflite(student, path, options=None):
-    """Write a TFLite (LiteRT) flatbuffer in float32; see `write_int8` for the arguments."""
+    """Write a TFLite (LiteRT) file in float32; see `write_int8` for the arguments."""
     _convert(student, path)
 
 
 def write_float16(student, path, options=None):
-    """Write a TFLite flatbuffer whose weights are float16; it computes in float32."""
+    """Write a TFLite file with float16 weights. It computes in float32."""
     import tensorflow as tf
 
     def configure(converter):
@@ -24,7 +24,7 @@ def write_float16(student, path, options=None):
 
 
 def write_dynamic_range(student, path, options=None):
-    """Write a TFLite flatbuffer whose weights are int8; activations are quantised as it runs."""
+    """Write a TFLite file with int8 weights. Activations are quantized while it runs."""
     import tensorflow as tf
 
     def configure(converter):
@@ -34,10 +34,10 @@ def write_dynamic_range(student, path, options=None):
 
 
 def write_int8(student, path, options):
-    """Write a TFLite flatbuffer that computes in int8 throughout.
+    """Write a TFLite file that computes in int8 throughout.
 
     Args:
-        student: Functional `keras.Model` that gives logits, folded.
+        student: Functional `keras.Model` that returns logits, folded.
         path: File to write.
         options: `ExportOptions` with `calibration`; with `integer_io` inputs and outputs are int8.
 

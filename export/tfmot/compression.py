@@ -1,42 +1,47 @@
-"""Quantisation-aware fine-tuning, pruning and clustering by tensorflow-model-optimization.
+"""Quantization-aware training, pruning and clustering with tensorflow-model-optimization.
 
-Each rebuilds the folded student in tf_keras and trains it a little to give the student's own class
-probabilities, which asks for images but for no labels.
+Each function rebuilds the folded student in tf_keras and trains it for a few epochs to match the
+class probabilities of the original. This needs images, but no labels.
 """
 
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from scipy.special import softmax
 
 from letkd_keras.export.inverse_rms import with_calibrated_floors
-from letkd_keras.export.tf_keras_bridge import import_tfmot, to_tf_keras
+from letkd_keras.export.tfmot.bridge import import_tfmot, to_tf_keras
 from letkd_keras.export.verification import logits_of
 
 _BATCH = 32
 
 
 def write_quantization_aware(student, path, options):
-    """Write an int8 TFLite flatbuffer after fine-tuning with the quantisation in the network.
+    """Write an int8 TFLite file after training with the quantization in the network.
 
-    tfmot starts the range of every result at [-6, 6] and moves it by a thousandth of the way a
-    step, so that a short training probably cuts off logits beyond 6. Plain int8 measures its
-    ranges, and has been the better one on the students tried.
+    tfmot starts the range of every result at [-6, 6] and moves it by a thousandth of the distance
+    in each step. After a short training, logits beyond 6 are probably cut off. `tflite-int8`
+    measures the ranges, and was better for the students that were tried.
 
     Args:
-        student: Functional `keras.Model` that gives logits, folded.
+        student: Functional `keras.Model` that returns logits, folded.
         path: File to write.
         options: `ExportOptions` with `calibration`, the images to train on, and `epochs`.
+
+    Raises:
+        ImportError: If tensorflow-model-optimization or tf_keras is not installed.
+        ValueError: If there are no images, or tf_keras has no counterpart of a layer.
     """
     tf_keras, tfmot = import_tfmot()
-    from letkd_keras.export.tf_keras_layers import CUSTOM
+    from letkd_keras.export.tfmot.layers import CUSTOM
 
     options.check_calibration()
     student = with_calibrated_floors(student, options.calibration)
     quantization = tfmot.quantization.keras
 
     class ResultsOnly(quantization.QuantizeConfig):
-        """Quantises a layer's results; it has no weights."""
+        """Quantizes the results of a layer without weights."""
 
         def get_weights_and_quantizers(self, layer):
             return []
@@ -62,13 +67,13 @@ def write_quantization_aware(student, path, options):
         def get_config(self):
             return {}
 
-    # What only moves values must leave them with the steps that they come with: a padding behind
-    # it, which tfmot leaves alone, has the same steps at both ends.
+    # Layers that only move values must not change the scale of the quantization: a padding after
+    # them, which tfmot does not quantize, has the same scale at its input and its output.
     moving = (CUSTOM["ChannelShuffle"], CUSTOM["ChannelSplit"])
-    own = (*CUSTOM.values(), tf_keras.layers.Multiply)  # what tfmot knows no way to quantise
+    custom = (*CUSTOM.values(), tf_keras.layers.Multiply)  # tfmot cannot quantize these by itself
 
     def annotate(layer):
-        config = ResultsOnly() if isinstance(layer, own) else None
+        config = ResultsOnly() if isinstance(layer, custom) else None
         return quantization.quantize_annotate_layer(layer, config)
 
     with quantization.quantize_scope({**CUSTOM, "ResultsOnly": ResultsOnly}):
@@ -76,24 +81,24 @@ def write_quantization_aware(student, path, options):
         annotated = tf_keras.models.clone_model(plain, clone_function=annotate)
         model = quantization.quantize_apply(annotated)
         _fine_tune(model, student, options)
-        _write(model, path, quantised=True)
+        _write(model, path, quantized=True)
 
 
 def write_pruned(student, path, options):
-    """Write a float32 TFLite flatbuffer of which `sparsity` of each kernel is zero.
+    """Write a float32 TFLite file in which a share `sparsity` of each kernel is zero.
 
-    Zeros take their space in the file; it shrinks when it is compressed. Convolutions but for
-    depthwise ones, and dense layers, are pruned, the smallest values first, step by step while
-    training. Arguments are those of `write_quantization_aware`.
+    The file has the same size as before, but is small once compressed. Dense layers and
+    convolutions, except depthwise ones, are pruned gradually during the training, smallest values
+    first. The arguments are those of `write_quantization_aware`.
     """
     tf_keras, tfmot = import_tfmot()
-    from letkd_keras.export.tf_keras_layers import CUSTOM
+    from letkd_keras.export.tfmot.layers import CUSTOM
 
     options.check_calibration()
     sparsity = tfmot.sparsity.keras
     epochs = options.epochs or 10
     steps = epochs * -(-len(options.calibration) // _BATCH)
-    # The last third of the steps trains what is left.
+    # In the last third of the steps, the remaining values are trained without further pruning.
     schedule = sparsity.PolynomialDecay(
         0.0, options.sparsity, 0, max(2 * steps // 3, 1), frequency=1
     )
@@ -110,13 +115,13 @@ def write_pruned(student, path, options):
 
 
 def write_clustered(student, path, options):
-    """Write a float32 TFLite flatbuffer whose kernels have `clusters` different values each.
+    """Write a float32 TFLite file whose kernels have `clusters` different values each.
 
-    Like a pruned one, it shrinks when it is compressed. Arguments are those of
+    The file has the same size as before, but is small once compressed. The arguments are those of
     `write_quantization_aware`.
     """
     tf_keras, tfmot = import_tfmot()
-    from letkd_keras.export.tf_keras_layers import CUSTOM
+    from letkd_keras.export.tfmot.layers import CUSTOM
 
     options.check_calibration()
     clustering = tfmot.clustering.keras
@@ -143,20 +148,18 @@ def _has_kernel(layer, tf_keras):
 
 
 def _fine_tune(model, student, options, epochs=3, learning_rate=1e-4, callbacks=()):
-    """Train a tf_keras model to give the student's probabilities on the calibration images.
+    """Train a tf_keras model to match the student's probabilities on the calibration images.
 
-    Epochs and rate are a format's own, for which the options may have others.
+    `epochs` and `learning_rate` are the format's defaults; those of the options have priority.
     """
     import tf_keras
 
     epochs = options.epochs or epochs
     learning_rate = options.learning_rate or learning_rate
     images = np.asarray(options.calibration, "float32")
-    logits = logits_of(student, images)
-    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
-    targets = exponentials / exponentials.sum(-1, keepdims=True)
+    targets = softmax(logits_of(student, images), axis=-1)
     for layer in model.layers:
-        inner = getattr(layer, "layer", layer)  # of tfmot's wrappers
+        inner = getattr(layer, "layer", layer)  # the layer inside a wrapper of tfmot
         if isinstance(inner, tf_keras.layers.BatchNormalization):
             inner.trainable = False
     model.compile(
@@ -174,7 +177,7 @@ def _fine_tune(model, student, options, epochs=3, learning_rate=1e-4, callbacks=
     )
 
 
-def _write(model, path, quantised=False):
+def _write(model, path, quantized=False):
     import tensorflow as tf
 
     image = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, "image")
@@ -182,6 +185,6 @@ def _write(model, path, quantised=False):
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(model, folder, signatures={"serving_default": serve})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        if quantised:
+        if quantized:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         Path(path).write_bytes(converter.convert())

@@ -1,0 +1,181 @@
+"""What the export knows about the folders of recipes and sweeps: students, settings and data."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from letkd_keras.data import DataSpec
+from letkd_keras.files import read_json
+from letkd_keras.run_folder import is_run_folder, read_config
+
+SWEEP = "sweep.json"
+REDUCED = "reduced.keras"
+_STUDENT = "student.keras"
+# Options of `--data` that may be given without it: where a run's data lie now.
+_RELOCATIONS = ("data_dir", "image_cache")
+_SELECTIONS = (
+    *("image_size", "pixels", "classes", "train_examples", "test_examples"),
+    *("validation_fraction", "skip_corrupt"),
+)
+
+
+def find_student(folder):
+    """Find the student of a folder.
+
+    Args:
+        folder: A folder with `student.keras`, a sweep's folder with `reduced.keras`, or a run
+            folder. Of a run folder it is the first student of the method that the run exports, or
+            the only student.
+
+    Returns:
+        Path of the `.keras` file.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If a run folder has several and none of them is marked for export.
+    """
+    folder = Path(folder)
+    for name in (_STUDENT, REDUCED):
+        if (folder / name).is_file():
+            return folder / name
+    if is_run_folder(folder):
+        config = read_config(folder, "model")
+        method, seed = config.get("export_method"), config.get("seed")
+        marked = folder / str(method) / f"seed{seed}" / _STUDENT
+        if marked.is_file():
+            return marked
+        students = sorted(folder.glob(f"*/seed*/{_STUDENT}"))
+        if len(students) == 1:
+            return students[0]
+        if students:
+            names = ", ".join(str(file.parent.relative_to(folder)) for file in students)
+            raise ValueError(
+                "`model` must be one student of this run folder, a folder below it: "
+                f"{names}. Received: model={str(folder)!r}"
+            )
+    raise FileNotFoundError(
+        f"`model` must be a folder with a trained student: {_STUDENT}, {REDUCED}, or a run folder. "
+        f"Received: model={str(folder)!r}"
+    )
+
+
+def provenance_of(model):
+    """Describe how a student was made.
+
+    Args:
+        model: What `load_student` accepts.
+
+    Returns:
+        JSON-like dictionary: for a file or folder of a run, `run` (its name), `student` (path
+        below it), `config`, and `result` of the student's training; for a sweep's folder also
+        `reduced`. `None` for other models.
+    """
+    if not isinstance(model, str | Path):
+        return None
+    path = Path(model)
+    if (path / SWEEP).is_file():
+        sweep = _read_sweep(path)
+        return {**(sweep.get("training") or {}), "reduced": sweep.get("reduced")}
+    run = _run_of(path)
+    if run is None:
+        return None
+    student = find_student(path) if path.is_dir() else path
+    provenance = {
+        "run": run.resolve().name,
+        "student": student.resolve().relative_to(run.resolve()).as_posix(),
+        "config": read_config(run, "model"),
+    }
+    if (student.parent / "result.json").is_file():
+        provenance["result"] = read_json(student.parent / "result.json")
+    return provenance
+
+
+@dataclass(frozen=True)
+class OpenedData:
+    """A data set and the settings that open it again.
+
+    Attributes:
+        data: `ImageData` or `StreamedImages`.
+        config: JSON-like dictionary for `DataSpec.from_config`, with `name` and `digest` besides.
+    """
+
+    data: object
+    config: dict
+
+
+def open_data(model, options):
+    """Open the data set that the command names, otherwise the one that a run was trained on.
+
+    Args:
+        model: What the command was given as the student: a file or a folder.
+        options: Parsed options of `letkd_keras.command_line.add_data_options`.
+
+    Returns:
+        `OpenedData`, or `None` if there is no data set.
+
+    Raises:
+        ValueError: If the data set of a run has changed since, an option is given that needs
+            `--data`, or the data cannot be opened.
+        FileNotFoundError: If the data do not exist there.
+    """
+    trained = _data_config_of(model)
+    if options.data:
+        spec = DataSpec.from_options(options)
+        data = _normalized_as_in(trained, spec, spec.open())
+        return OpenedData(data, _describe(spec, data))
+    for name in _SELECTIONS:
+        if getattr(options, name):
+            raise ValueError(
+                f"`{name}` needs `data`; without it, the data set of a run folder is opened as in "
+                f"training. Received: {name}={getattr(options, name)!r}"
+            )
+    if trained is None:
+        return None
+    moved = {name: getattr(options, name) for name in _RELOCATIONS if getattr(options, name)}
+    spec = DataSpec.from_config({**trained, **moved})
+    data = spec.open()
+    expected, digest = trained.get("digest"), getattr(data, "digest", None)
+    if None not in (expected, digest) and digest != expected:
+        raise ValueError(
+            f"The data set {spec.source} has changed since {str(model)!r} was trained on it: its "
+            "digest differs from that in config.json. Restore it, or name a data set with `data`."
+        )
+    return OpenedData(data, _describe(spec, data))
+
+
+def _normalized_as_in(trained, spec, data):
+    """Another data set, with the pixels normalized as the student was trained with."""
+    if spec.pixels is None and trained is not None and {"mean", "std"} <= set(trained):
+        return replace(data, mean=tuple(trained["mean"]), std=tuple(trained["std"]))
+    return data
+
+
+def _describe(spec, data):
+    return {
+        **spec.config(),
+        "name": data.name,
+        "split": data.split,
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "digest": getattr(data, "digest", None),
+    }
+
+
+def _data_config_of(model):
+    path = Path(model)
+    if (path / SWEEP).is_file():
+        return _read_sweep(path).get("data")
+    run = _run_of(path)
+    return None if run is None else read_config(run, "model").get("data")
+
+
+def _run_of(path):
+    """The run folder that a file or folder belongs to (RUN/METHOD/seedN/student.keras)."""
+    candidates = [path, *path.absolute().parents[:3]]
+    return next((folder for folder in candidates if is_run_folder(folder)), None)
+
+
+def _read_sweep(folder):
+    sweep = read_json(folder / SWEEP)
+    if not isinstance(sweep, dict):
+        raise ValueError(f"{folder / SWEEP} is damaged: it is not what a sweep writes.")
+    return sweep

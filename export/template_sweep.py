@@ -1,0 +1,153 @@
+"""How few templates a student needs: measured and selected."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+
+from letkd_keras import command_line
+from letkd_keras.export.card import kd_layers
+from letkd_keras.export.cost_report import CostRow, as_json, forms_of, measure, plot, table
+from letkd_keras.export.loading import load_student
+from letkd_keras.export.reduction import fine_tune, reduce_templates
+from letkd_keras.export.run_folders import REDUCED, SWEEP
+from letkd_keras.export.verification import check_labels, images_for
+from letkd_keras.files import save_model, write_json, write_text
+
+log = logging.getLogger("letkd_keras")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Result of a sweep.
+
+    Attributes:
+        rows: List of `CostRow`: plain, folded, and reduced to each number of templates.
+        selected: The row of the smallest number of templates within the allowed loss.
+        model: Its model, folded, to be exported.
+        selected_on: Description of the images that it was selected on.
+        kd_layers: The KD layers of the student before the reduction, see `card.kd_layers`.
+    """
+
+    rows: list
+    selected: CostRow
+    model: keras.Model
+    selected_on: str
+    kd_layers: list
+
+
+def sweep(
+    model,
+    selection,
+    images=None,
+    labels=None,
+    *,
+    templates=(32, 64, 128, 256, 512, 1024),
+    max_loss=0.2,
+    format="tflite",
+    fine_tune_epochs=0,
+    repeats=30,
+    seed=0,
+):
+    """Reduce a student to several numbers of templates and select the smallest that is enough.
+
+    Args:
+        model: What `export_student` accepts, with KD layers.
+        selection: `SelectionImages`: the images to select on, and those to fit on.
+        images: Test images [N, H, W, C], normalized. Their accuracy is reported and selects
+            nothing. `None` for no test accuracy.
+        labels: Their classes [N].
+        templates: Numbers of templates to try in each KD layer.
+        max_loss: Accuracy on the images for selection that may be lost against the folded student,
+            in percentage points.
+        format: Format to measure.
+        fine_tune_epochs: Epochs of `fine_tune` on the calibration images, 0 for none.
+        repeats: Number of runs, of which the fastest is the latency.
+        seed: Seed of everything random.
+
+    Returns:
+        `Sweep`. If no number of templates is enough, the folded student is selected.
+
+    Raises:
+        ValueError: If an argument does not fit; see `reduce_templates`.
+    """
+    command_line.non_negative_number.check(max_loss, "max_loss")
+    student = load_student(model)
+    selection_images = images_for(student, selection.images, "selection")
+    classes = student.output_shape[-1]
+    selection_labels = check_labels(selection.labels, selection_images, classes)
+    if selection_labels is None:
+        raise ValueError("`selection` must have labels, to compare accuracies. Received: None")
+    if images is None:
+        images, labels = selection_images, None
+    measured = {
+        "images": images,
+        "selection": (selection_images, selection_labels),
+        "calibration": selection.calibration,
+        "repeats": repeats,
+        "name": student.name,
+    }
+    forms = forms_of(student, images, labels)
+    if "plain" not in forms:
+        raise ValueError(
+            "`model` must have KD layers whose templates can be reduced. "
+            f"Received: model={student.name!r} without one"
+        )
+    # The plain network was not trained, so that its accuracy says nothing.
+    plain = measure(forms["plain"][0], "plain", format, **{**measured, "selection": None})
+    folded = measure(forms["folded"][0], "folded", format, labels=labels, **measured)
+    rows, selected, best = [plain, folded], folded, forms["folded"][0]
+    for count in sorted(set(templates), reverse=True):
+        reduced = reduce_templates(student, selection.calibration, count, seed=seed)
+        if fine_tune_epochs:
+            fine_tune(
+                reduced.model, student, selection.calibration, epochs=fine_tune_epochs, seed=seed
+            )
+        row = measure(reduced.model, f"reduced-{count}", format, labels=labels, **measured)
+        rows.append(row)
+        if row.selection_top1 >= folded.selection_top1 - max_loss:
+            selected, best = row, reduced.model
+    return Sweep(rows, selected, best, selection.description, kd_layers(student))
+
+
+def write_sweep(result, path, *, data=None, training=None):
+    """Write `sweep.json`, `sweep.md`, `sweep.png` and the selected model, `reduced.keras`.
+
+    The folder can be exported like a run folder.
+
+    Args:
+        result: `Sweep`.
+        path: Folder.
+        data: Configuration of the data set, as `open_data` returns it.
+        training: How the student was trained, as `provenance_of` returns it.
+    """
+    path, rows, selected = Path(path), result.rows, result.selected
+    folded = next(row for row in rows if row.form == "folded")
+    reduced = {
+        "form": selected.form,
+        "selected_on": result.selected_on,
+        "selection_top1": selected.selection_top1,
+        "selection_top1_whole": folded.selection_top1,
+        "top1": selected.top1,
+        "top1_whole": folded.top1,
+        "kd_layers": result.kd_layers,
+    }
+    plot([row for row in rows if row.form != "plain"], path / "sweep.png")
+    write_text(
+        path / "sweep.md",
+        f"# Templates of {selected.model}\n\n{table(rows)}\n"
+        f"Selected: {selected.form}, on {result.selected_on}. The test accuracy (top-1) selected "
+        "nothing.\n\n![Accuracy against cost](sweep.png)\n",
+    )
+    save_model(result.model, path / REDUCED)
+    # Last: this file marks the folder as complete.
+    write_json(
+        path / SWEEP,
+        {
+            "data": data,
+            "training": training,
+            "reduced": reduced,
+            "rows": [as_json(row) for row in rows],
+        },
+    )

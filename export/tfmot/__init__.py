@@ -1,0 +1,1 @@
+"""Training for smaller files with tensorflow-model-optimization, which works on tf_keras models."""
