@@ -1,7 +1,7 @@
 """Many methods and seeds under one teacher: each training is a cell of a grid, in one folder.
 
-`python -m letkd_keras.recipes.grid FOLDER METHOD SEED` trains one cell of a folder whose teacher and
-prototypes are ready. `run` starts it for the cells of `compare --jobs`.
+`python -m letkd_keras.recipes.grid FOLDER METHOD SEED` trains one cell of a folder with teacher and
+prototypes. `run` starts it for the cells of `compare --jobs`.
 """
 
 import logging
