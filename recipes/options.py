@@ -201,7 +201,10 @@ def experiment_of(options, settings, methods=None, export_method=None):
     for name in names:
         method_table.parse(name)
     for policy in options.augment:
-        keras_cv_policies.check(policy)
+        try:
+            keras_cv_policies.check(policy)
+        except ValueError as error:
+            raise ValueError(str(error).replace("`policies`", "`augment`")) from error
     formats = _checked_formats(options)
     pair = None
     pair_name = getattr(options, "pair", None)
@@ -244,13 +247,6 @@ def experiment_of(options, settings, methods=None, export_method=None):
     teacher_learning_rate = given_or("teacher_learning_rate", settings.learning_rate)
     teacher_epochs = given_or("teacher_epochs", settings.teacher_epochs or value("epochs"))
     data = spec.open()
-    augmentation = dict(settings.augmentation)
-    if settings.dataset == "folder":
-        augmentation = {"crop_padding": data.image_shape[0] // 8, **augmentation}
-    if options.no_flip:
-        augmentation["flip"] = False
-    if options.augment:
-        augmentation["policies"] = list(options.augment)
     return Experiment(
         spec=spec,
         data=data,
@@ -260,7 +256,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
         student=student,
         teacher_schedule=schedule(teacher_learning_rate, teacher_epochs),
         student_schedule=schedule(given_or("learning_rate", pair.learning_rate), value("epochs")),
-        augmentation=augmentation,
+        augmentation=_augmentation(options, settings, data),
         penultimate_alpha=given_or("penultimate_alpha", pair.penultimate_alpha),
         intermediate_alpha=given_or("intermediate_alpha", pair.intermediate_alpha),
         penultimate_weight=options.penultimate_weight,
@@ -274,6 +270,30 @@ def experiment_of(options, settings, methods=None, export_method=None):
         export_method=export_method,
         formats=formats,
     )
+
+
+# Augmentations of images that are read from disk in each epoch, and of those in memory.
+_STREAMED = ("area", "aspect", "flip")
+_IN_MEMORY = ("crop_padding", "rotation", "flip")
+
+
+def _augmentation(options, settings, data):
+    streamed = not hasattr(data, "x_train")
+    names = _STREAMED if streamed else _IN_MEMORY
+    augmentation = {name: value for name, value in settings.augmentation.items() if name in names}
+    if settings.dataset == "folder" and not streamed:
+        augmentation = {"crop_padding": data.image_shape[0] // 8, **augmentation}
+    if options.no_flip:
+        augmentation["flip"] = False
+    if options.augment:
+        if streamed:
+            raise ValueError(
+                "`augment` applies to images in memory. "
+                f"Received: augment={' '.join(options.augment)} with {data.name}, which is read "
+                "from disk"
+            )
+        augmentation["policies"] = list(options.augment)
+    return augmentation
 
 
 def settings_of(options):

@@ -98,7 +98,7 @@ def test_methods_that_need_all_images_are_refused_on_streamed_ones():
 def test_crd_is_refused_on_several_gpus(monkeypatch):
     monkeypatch.setattr(methods, "_gpus", lambda: 2)
     data = SimpleNamespace(name="digits", y_train=[0, 1])
-    with pytest.raises(ValueError, match="crd must be trained on one GPU.*Received: 2 GPUs"):
+    with pytest.raises(ValueError, match=r"crd must be trained on one GPU.*Received: 2 GPUs"):
         methods.check(["crd"], data)
     methods.check(["sp"], data)
 

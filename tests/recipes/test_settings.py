@@ -8,7 +8,7 @@ from letkd_keras.recipes.settings import Pair, Settings
 PAPER = (cifar100.SETTINGS, tiny_imagenet.SETTINGS, imagenet.SETTINGS)
 
 
-@pytest.mark.parametrize(("settings", "count"), zip(PAPER, (10, 5, 3), strict=True))
+@pytest.mark.parametrize(("settings", "count"), list(zip(PAPER, (10, 5, 3), strict=True)))
 def test_pairs_of_the_paper(settings, count):
     names = [pair.name for pair in settings.pairs]
     assert len(names) == len(set(names)) == count
