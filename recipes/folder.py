@@ -26,6 +26,8 @@ from letkd_keras.recipes.settings import Settings
 
 SETTINGS = Settings(
     dataset="folder",
+    # Raw pixels, as networks of keras.applications and keras-hub with preprocessing take them.
+    pixels="0..255",
     # SGD with Nesterov momentum 0.9; milestones as on CIFAR-100, scaled to the epochs.
     epochs=60,
     batch_size=64,

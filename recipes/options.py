@@ -18,6 +18,7 @@ from letkd_keras.command_line import (
     positive_integer,
     positive_number,
 )
+from letkd_keras.recipes.settings import Pair
 
 # Options whose default is a field of the same name of `Settings`.
 _FROM_SETTINGS = (
@@ -50,6 +51,8 @@ def add_experiment_options(
         out: What the help says of the default of `--out`.
     """
     add_data_options(parser, default=data, required=data_required is not None)
+    if settings:
+        parser.set_defaults(pixels=settings.pixels)
     of_data = "" if settings else " (default: as in the recipe of the data set)"
     default = _defaults(settings)
 
@@ -189,12 +192,10 @@ def experiment_of(options, settings, methods=None, export_method=None):
         ValueError: If an option does not fit.
         FileNotFoundError: If the data or the file of a network does not exist.
     """
-    from letkd_keras import models
     from letkd_keras.data import DataSpec, keras_cv_policies
     from letkd_keras.recipes import methods as method_table
     from letkd_keras.recipes.experiment import Experiment
     from letkd_keras.recipes.networks import Network
-    from letkd_keras.recipes.settings import Pair
     from letkd_keras.recipes.training import Schedule
 
     names = tuple(dict.fromkeys(methods or options.methods))
@@ -206,15 +207,12 @@ def experiment_of(options, settings, methods=None, export_method=None):
         except ValueError as error:
             raise ValueError(str(error).replace("`policies`", "`augment`")) from error
     formats = _checked_formats(options)
-    pair = None
-    pair_name = getattr(options, "pair", None)
-    if not (options.teacher and options.student):
-        if pair_name is None and settings.pair is None:
-            raise ValueError(
-                "`teacher` and `student` must be given, or `pair`, for this data set. "
-                f"Received: teacher={options.teacher}, student={options.student}"
-            )
-        pair = settings.find_pair(pair_name or settings.pair, models.names())
+    pair = _named_pair(options, settings)
+    if pair is None and not (options.teacher and options.student):
+        raise ValueError(
+            "`teacher` and `student` must be given, or `pair`, for this data set. "
+            f"Received: teacher={options.teacher}, student={options.student}"
+        )
     teacher = Network.of(
         options.teacher or pair.teacher,
         options.teacher_penultimate_layer,
@@ -225,8 +223,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
     )
     for network, argument in ((teacher, "teacher"), (student, "student")):
         network.check(argument)
-    if pair is None:
-        pair = Pair(teacher.title, student.title, settings.learning_rate_of(student.title))
+    pair = _pair_of(teacher, student, pair, settings)
 
     def value(name):
         given = getattr(options, name)
@@ -237,6 +234,8 @@ def experiment_of(options, settings, methods=None, export_method=None):
         return default if given is None else given
 
     spec = DataSpec.from_options(options)
+    if spec.pixels is None:
+        spec = replace(spec, pixels=settings.pixels)
     if spec.kind == "folder" and spec.image_size is None:
         size = teacher.image_size() or student.image_size() or 64
         spec = replace(spec, image_size=size)
@@ -315,6 +314,30 @@ def settings_of(options):
         "imagenet": imagenet,
     }
     return recipes.get(DataSpec.from_options(options).dataset, folder).SETTINGS
+
+
+def _named_pair(options, settings):
+    """The pair that `--pair` or the recipe names, or `None`."""
+    from letkd_keras import models
+
+    name = getattr(options, "pair", None) or settings.pair
+    return None if name is None else settings.find_pair(name, models.names())
+
+
+def _pair_of(teacher, student, named, settings):
+    """The pair of two networks, with its learning rate, alphas and published name.
+
+    A file counts as the network that the named pair has in its place.
+    """
+    from letkd_keras import models
+
+    names = [
+        getattr(named, role) if network.file and named else network.title
+        for role, network in (("teacher", teacher), ("student", student))
+    ]
+    if set(names) <= set(models.names()):
+        return settings.find_pair("-".join(names), models.names())
+    return Pair(*names, learning_rate=settings.learning_rate_of(names[1]))
 
 
 def _checked_formats(options):

@@ -140,7 +140,7 @@ def train_teacher(experiment, folder, verbose=2):
         teacher = load_model(training / "teacher.keras", "teacher")
     accuracy = results.accuracy_of(result)
     log.info("teacher %s: %.2f%% top-1", network.title, accuracy)
-    if accuracy < 200 / data.num_classes:
+    if network.file is not None and accuracy < 200 / data.num_classes:
         log.warning(
             "The teacher is hardly better than chance on the test images. Was it trained on pixels "
             "of the same scale?"

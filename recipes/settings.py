@@ -45,6 +45,7 @@ class Settings:
         pair: Name of the default pair, or `None`: teacher and student must be given.
         num_classes: Classes of the data set, for the list of pairs; `None` if that is open.
         image_size: Height and width of its images; `None` if that is open.
+        pixels: Default of `--pixels`; `None`: mean and standard deviation of the data set.
         epochs: Epochs of a student.
         teacher_epochs: Epochs of a teacher; `None`: as many as the student's.
         batch_size: Images in a step, over all devices.
@@ -71,6 +72,7 @@ class Settings:
     pair: str | None = None
     num_classes: int | None = None
     image_size: int | None = None
+    pixels: str | None = None
     epochs: int = 240
     teacher_epochs: int | None = None
     batch_size: int = 64

@@ -111,6 +111,19 @@ def test_numbers_of_the_paper_mean_nothing_for_a_part_of_the_classes():
     assert _experiment(digits, "").published("letkd2") is None
 
 
+def test_the_pair_is_that_of_the_networks(tmp_path):
+    (tmp_path / "mine.keras").touch()
+    experiment = _experiment(cifar100, "--pair resnet56-resnet20 --teacher resnet110")
+    assert experiment.pair == "resnet110-resnet20"
+    assert experiment.published("letkd2").top1 == 73.38
+    # A file counts as the network of the pair.
+    experiment = _experiment(cifar100, f"--pair wrn40_2-snv1 --teacher {tmp_path}/mine.keras")
+    assert experiment.pair == "wrn40_2-snv1"
+    assert experiment.student_schedule.learning_rate == 0.01
+    experiment = _experiment(cifar100, "--student mnv2")
+    assert (experiment.pair, experiment.student_schedule.learning_rate) == ("resnet56-mnv2", 0.01)
+
+
 def test_networks_without_a_pair(tmp_path):
     parsed = compare.parse(["--data", str(tmp_path)])
     with pytest.raises(ValueError, match="`teacher` and `student` must be given, or `pair`"):
