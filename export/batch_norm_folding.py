@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from letkd_keras.export.rewriting import rewrite, with_weights
-from letkd_keras.functional.graph import all_layers
+from letkd_keras.functional.graph import layers_inside
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
 
 _CONVOLUTIONS = (
@@ -73,8 +73,8 @@ def affine_of(batch_norm):
 
 
 def untrained_batch_norms(model):
-    """Names of the batch normalizations whose statistics are still the initial ones."""
-    layers = [layer for layer in all_layers(model) if _is_batch_norm(layer)]
+    """Names of the batch normalisations whose statistics are still those they started with."""
+    layers = [layer for layer in layers_inside(model) if _is_batch_norm(layer)]
     return [
         layer.name
         for layer in layers

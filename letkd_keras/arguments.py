@@ -51,10 +51,8 @@ def finite_number(argument, value, minimum=-math.inf, above=-math.inf, below=mat
             bounds.append(f"more than {above:g}")
         if below < math.inf:
             bounds.append(f"less than {below:g}")
-        raise ValueError(
-            f"`{argument}` must be {' and '.join([*bounds, 'finite'])}. "
-            f"Received: {argument}={value!r}"
-        )
+        expected = " and ".join([*bounds, "finite"]) if bounds else "a finite number"
+        raise ValueError(f"`{argument}` must be {expected}. Received: {argument}={value!r}")
     return float(value)
 
 

@@ -315,7 +315,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):
         """Parse the options, see `argparse.ArgumentParser.parse_args`."""
-        options, unknown = self.parse_known_args(args, namespace)
+        words = _join_pixels(sys.argv[1:] if args is None else args)
+        options, unknown = self.parse_known_args(words, namespace)
         if unknown:
             first = unknown[0]
             kind = "option" if first.startswith("-") else "argument"
@@ -336,6 +337,17 @@ class Parser(argparse.ArgumentParser):
             "the following arguments are required:", "these options are required:"
         )
         self.exit(2, f"error: {message}\n")
+
+
+def _join_pixels(words):
+    """Write `--pixels -1..1` as one word; argparse would take the value for an option."""
+    joined = []
+    for word in words:
+        if joined and joined[-1] == "--pixels" and word in PIXELS:
+            joined[-1] = f"--pixels={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 # === Options that several commands have ===
@@ -512,7 +524,7 @@ def run_main(main, *, interrupted="interrupted; the same command continues where
     """Run the `main()` of a command and end the process with its exit status.
 
     A refusal (`ValueError`, `OSError`, `ImportError`, `FloatingPointError`, `MemoryError`) is
-    printed as one line, with the options' names in place of the arguments' where they were typed;
+    printed as one line, and names the options that were typed rather than the arguments;
     the status is 2. `LETKD_TRACEBACK=1` shows the traceback instead. Ctrl-C prints one line and the
     status is 130; SIGTERM ends with 143.
 

@@ -67,6 +67,11 @@ def check_room(folder, needed, advice=""):
         )
 
 
+def physical_memory():
+    """Bytes of memory of this computer."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def take(array, rows):
     """Copy `array[rows]` without keeping more of the file in memory than the copy.
 

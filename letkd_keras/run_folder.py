@@ -61,7 +61,7 @@ class RunFolder:
             return
         with self.locked():
             if not (self.path / CONFIG).exists() or self._check_config(open_keys):
-                self._write_config()
+                self._write_json(CONFIG, {_MARK: __version__, **self.config})
 
     def __truediv__(self, name):
         return self.path / name
@@ -89,7 +89,7 @@ class RunFolder:
         except OSError as error:
             raise self._cannot_write(error) from error
         try:
-            write_json(self.path / _OWNER, {"pid": os.getpid(), "host": socket.gethostname()})
+            self._write_json(_OWNER, {"pid": os.getpid(), "host": socket.gethostname()})
             yield self
         finally:
             (self.path / _OWNER).unlink(missing_ok=True)
@@ -115,9 +115,9 @@ class RunFolder:
             )
         return saved != self.config
 
-    def _write_config(self):
+    def _write_json(self, name, value):
         try:
-            write_json(self.path / CONFIG, {_MARK: __version__, **self.config})
+            write_json(self.path / name, value)
         except OSError as error:
             raise self._cannot_write(error) from error
 

@@ -12,7 +12,7 @@ import sys
 import keras
 
 from letkd_keras.export.inverse_rms import InverseRMS
-from letkd_keras.functional.graph import run_through
+from letkd_keras.functional.graph import run
 from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
 
@@ -128,7 +128,8 @@ def to_tf_keras(model):
         return outputs
 
     image = tf_keras.Input(model.input_shape[1:], name="image")
-    return tf_keras.Model(image, run_through(model, image, call), name=model.name)
+    outputs = run(model, image, call)
+    return tf_keras.Model(image, keras.tree.flatten(outputs)[0], name=model.name)
 
 
 def _check_channels_last(layer):

@@ -52,10 +52,8 @@ class ImageFiles:
         """SHA-256 of names (below the root), sizes and labels of the files, in hexadecimal."""
         digest = hashlib.sha256()
         for file, label in zip(self.files, self.labels, strict=True):
-            name = Path(file).relative_to(self.root).as_posix()
-            digest.update(
-                f"{name}\0{Path(file).stat().st_size}\0{label}\n".encode("utf-8", "replace")
-            )
+            name = os.fsencode(Path(file).relative_to(self.root).as_posix())
+            digest.update(name + f"\0{Path(file).stat().st_size}\0{label}\n".encode())
         return digest.hexdigest()
 
 
@@ -85,8 +83,8 @@ def find_images(path, suffixes=None):
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If it has fewer than two class folders, two of them are the same folder, or one
-            has no image.
+        ValueError: If it has fewer than two class folders, the name of one is not valid UTF-8, two
+            of them are the same folder, or one has no image.
     """
     path, suffixes = Path(path), image_suffixes() if suffixes is None else suffixes
     if not path.is_dir():
@@ -100,6 +98,8 @@ def find_images(path, suffixes=None):
             f"`path` must have a folder for each of at least two classes. Received: {str(path)!r} "
             f"with {', '.join(folder.name for folder in classes) or 'no folder'}"
         )
+    for folder in classes:
+        _check_name(folder.name)
     visited = _identities(path, classes)
     files, labels, ignored = [], [], len(entries) - len(classes)
     for label, folder in enumerate(classes):
@@ -153,6 +153,16 @@ def check_same_classes(train, test):
             "Training and validation folders must have the same classes. "
             f"Received: only in training {_some(only_train)}; only in validation {_some(only_test)}"
         )
+
+
+def _check_name(name):
+    """Refuse a name that could not be written to reports and exported files."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"Names of class folders must be valid UTF-8. Received: {name!a}"
+        ) from error
 
 
 def _identities(path, classes):

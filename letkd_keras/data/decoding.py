@@ -69,7 +69,7 @@ def _rgb(image):
     return image.convert("RGB")
 
 
-def decode_all(files, size, skip_corrupt=False, cache=None):
+def decode_all(files, size, skip_corrupt=False, cache=None, advice=""):
     """Decode many image files into one array.
 
     Args:
@@ -78,19 +78,26 @@ def decode_all(files, size, skip_corrupt=False, cache=None):
         skip_corrupt: Whether a file that cannot be decoded is left out with a warning.
         cache: Folder that keeps the array, which is then memory-mapped; `None` for memory. It is
             used again for the same files with the same sizes and modification times.
+        advice: What the error for a damaged file advises.
 
     Returns:
         `(images, kept)`: uint8 [M, size, size, 3] and the indices [M] of their files.
 
     Raises:
         OSError: If the disk has no room for the cache.
-        ValueError: If a file cannot be decoded and `skip_corrupt` is not set, or a file of the
-            cache is damaged.
+        ValueError: If a file cannot be decoded and `skip_corrupt` is not set, the images do not fit
+            into the memory, or a file of the cache is damaged.
     """
     shape = (len(files), size, size, 3)
     if cache is None:
+        needed, memory = len(files) * size * size * 3, memory_mapped.physical_memory()
+        if needed > memory:
+            raise ValueError(
+                f"{len(files)} images of {size}x{size} need {needed:,} bytes of memory; there are "
+                f"{memory:,}. Use a smaller `image_size`, or an `image_cache` (--image-cache)"
+            )
         images = np.empty(shape, "uint8")
-        kept = _decode_into(images, files, size, skip_corrupt)
+        kept = _decode_into(images, files, size, skip_corrupt, advice)
         return (images if len(kept) == len(images) else images[: len(kept)]), kept
     path = Path(cache).expanduser() / f"{_digest(files, size)}.npy"
     kept_path = path.with_suffix(".kept.npy")
@@ -99,7 +106,7 @@ def decode_all(files, size, skip_corrupt=False, cache=None):
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             images = memory_mapped.create(temporary, shape, "uint8", _NO_ROOM)
-            kept = _decode_into(images, files, size, skip_corrupt)
+            kept = _decode_into(images, files, size, skip_corrupt, advice)
             images.flush()
             with open_atomic(kept_path) as file:
                 np.save(file, kept)
@@ -115,27 +122,24 @@ def decode_all(files, size, skip_corrupt=False, cache=None):
     if len(kept) < len(files) and not skip_corrupt:
         # The cache was made with `skip_corrupt`: report the first file that was left out.
         missing = sorted(set(range(len(files))) - set(kept.tolist()))
-        _decode_or_advise(files[missing[0]], size)
+        _decode(files[missing[0]], size, advice)
     return images[: len(kept)], kept
 
 
-def _decode_or_advise(file, size):
+def _decode(file, size, advice):
     try:
         return decode(file, size)
     except ValueError as error:
-        raise ValueError(
-            f"{error}. Remove this file, or leave such files out with `skip_corrupt` "
-            "(--skip-corrupt)"
-        ) from error
+        raise ValueError(f"{error}. {advice}".rstrip(". ")) from error
 
 
-def _decode_into(images, files, size, skip_corrupt):
+def _decode_into(images, files, size, skip_corrupt, advice):
     """Fill the first rows of `images`; returns the indices of their files."""
     kept = []
 
     def read(file):
         if not skip_corrupt:
-            return _decode_or_advise(file, size)
+            return _decode(file, size, advice)
         try:
             return decode(file, size)
         except ValueError as error:

@@ -7,6 +7,8 @@ from letkd_keras.data.class_folders import check_same_classes, find_images, spli
 from letkd_keras.data.decoding import decode_all
 from letkd_keras.data.image_data import ImageData
 
+_ADVICE = "Remove this file, or leave such files out with `skip_corrupt` (--skip-corrupt)"
+
 log = logging.getLogger("letkd_keras")
 
 
@@ -105,7 +107,7 @@ def pixel_statistics(images, batch=1024):
 
 
 def _decoded(files, image_size, skip_corrupt, cache):
-    images, kept = decode_all(files.files, image_size, skip_corrupt, cache)
+    images, kept = decode_all(files.files, image_size, skip_corrupt, cache, _ADVICE)
     return images, files.labels[kept]
 
 

@@ -1,6 +1,7 @@
 """Where encoded images are read from: files, or the records of tensorflow-datasets."""
 
 import hashlib
+import os
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -104,7 +105,7 @@ class FileSource:
     def _read(self, indices):
         import tensorflow as tf
 
-        paths = tf.constant([str(file) for file in self.files.files])
+        paths = tf.constant([os.fsencode(file) for file in self.files.files])
         labels = tf.constant(self.files.labels)
         return indices.map(
             lambda index: (tf.io.read_file(paths[index]), labels[index]),

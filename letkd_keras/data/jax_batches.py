@@ -11,7 +11,12 @@ import keras
 import numpy as np
 
 from letkd_keras.data.normalization import normalize
-from letkd_keras.data.pipeline import check_batch_size, check_images, steps_per_epoch
+from letkd_keras.data.pipeline import (
+    check_batch_size,
+    check_images,
+    check_padding,
+    steps_per_epoch,
+)
 
 
 class JaxBatches(keras.utils.PyDataset):
@@ -88,6 +93,7 @@ def training_batches(
     """
     count = check_images(images, labels)
     check_batch_size(batch_size, count)
+    check_padding(crop_padding, images)
     if policies:
         raise ValueError(
             "`policies` need the TensorFlow backend (KERAS_BACKEND=tensorflow). "

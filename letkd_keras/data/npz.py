@@ -1,6 +1,5 @@
 """A data set as one `.npz` file, which can be read without TensorFlow."""
 
-import os
 import zipfile
 import zlib
 from dataclasses import fields
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from letkd_keras import memory_mapped
 from letkd_keras.data.image_data import ImageData
 from letkd_keras.files import open_atomic
 
@@ -97,7 +97,7 @@ def _read(path):
 
 
 def _check_total(entries):
-    total, memory = sum(entry.file_size for entry in entries), _memory()
+    total, memory = sum(entry.file_size for entry in entries), memory_mapped.physical_memory()
     if total > memory:
         raise ValueError(
             f"The arrays must fit into the memory of {memory:,} bytes. Received: {total:,} bytes"
@@ -131,11 +131,6 @@ def _read_header(file, name):
     if any(side < 0 for side in shape):
         raise ValueError(f"`{name}` must not have negative dimensions. Received: shape {shape}")
     return shape, dtype
-
-
-def _memory():
-    """Bytes of physical memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _describe(array):

@@ -67,6 +67,7 @@ def training_batches(
 
     count = check_images(images, labels)
     check_batch_size(batch_size, count)
+    check_padding(crop_padding, images)
     steps = steps_per_epoch(count, batch_size, drop_remainder)
     read = _reader(images, labels)
     normalize = normalizer(mean, std)
@@ -232,6 +233,20 @@ def check_batch_size(batch_size, count=None):
     if not 1 <= batch_size <= (batch_size if count is None else count):
         limit = "at least 1" if count is None else f"between 1 and the {count} training images"
         raise ValueError(f"`batch_size` must be {limit}. Received: batch_size={batch_size}")
+
+
+def check_padding(crop_padding, images):
+    """Refuse a padding that reflection cannot fill.
+
+    Raises:
+        ValueError: If it is negative, or not less than height and width.
+    """
+    height, width = images.shape[1:3]
+    if not 0 <= crop_padding < min(height, width):
+        raise ValueError(
+            f"`crop_padding` must be at least 0 and less than height and width of the {height}x"
+            f"{width} images. Received: crop_padding={crop_padding}"
+        )
 
 
 # Arrays up to this size are copied into TensorFlow, which then gathers rows without Python.

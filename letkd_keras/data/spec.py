@@ -1,6 +1,8 @@
 """The one way to name a data set, for commands and for `config.json`."""
 
+import os
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 
 from letkd_keras import command_line
@@ -29,7 +31,6 @@ _SPELLED = {
     "folder": "a folder",
     "npz": "an .npz file",
 }
-_PATHS = ("data_dir", "image_cache")
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class DataSpec:
     Args:
         source: `"digits"`, `"cifar10"`, `"cifar100"`, `"tiny-imagenet:DIR"`, `"imagenet:DIR"`,
             `"tfds:NAME"`, a folder with a folder for each class (or with `train` and `val`), or an
-            `.npz` file that `python -m letkd_keras.data` wrote.
+            `.npz` file that `python -m letkd_keras.data` wrote. Paths are made absolute.
         data_dir: Folder of tensorflow-datasets, for `cifar10`, `cifar100` and `tfds:NAME`; `None`
             for its default.
         image_size: Height and width, for data whose images have no fixed size; `None` for the
@@ -73,13 +74,14 @@ class DataSpec:
     seed: int = 0
 
     def __post_init__(self):
-        object.__setattr__(self, "source", str(self.source))
-        for name in _PATHS:
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, str(getattr(self, name)))
+        source = str(self.source)
+        if source in ("tfds:cifar10", "tfds:cifar100"):  # have published means and deviations
+            source = source.removeprefix("tfds:")
+        object.__setattr__(self, "source", source)
         self._check_ranges()
         kind = self.kind  # refuses an unknown source
         self._check_exists()
+        self._make_absolute()
         for name, kinds in _APPLIES.items():
             if getattr(self, name) not in (None, False) and kind not in kinds:
                 names = ", ".join(_SPELLED[kind] for kind in kinds)
@@ -118,17 +120,8 @@ class DataSpec:
         return cls(**{name: config[name] for name in names})
 
     def config(self):
-        """Describe the data set as a dictionary of JSON types, paths made absolute."""
-        config = asdict(self)
-        for name in _PATHS:
-            if config[name] is not None:
-                config[name] = str(Path(config[name]).expanduser().resolve())
-        if self.kind in ("folder", "npz"):
-            config["source"] = str(Path(self.source).expanduser().resolve())
-        elif self.kind in ("tiny_imagenet", "imagenet"):
-            prefix, _, folder = self.source.partition(":")
-            config["source"] = f"{prefix}:{Path(folder).expanduser().resolve()}"
-        return config
+        """Describe the data set as a dictionary of JSON types."""
+        return asdict(self)
 
     @property
     def dataset(self):
@@ -171,7 +164,7 @@ class DataSpec:
         prefix, colon, rest = self.source.partition(":")
         return rest if colon and prefix in _PREFIXES else self.source
 
-    @property
+    @cached_property
     def kind(self):
         """Kind of source: `dataset`, but `"tfds"` for every `tfds:NAME`."""
         if self.source in _NAMES:
@@ -204,6 +197,17 @@ class DataSpec:
                 f"`data` must be an existing file. Received: data={self.source!r}"
             )
 
+    def _make_absolute(self):
+        """Make paths absolute, so that a configuration is valid in every working folder."""
+        if self.kind in ("tiny_imagenet", "imagenet"):
+            prefix, _, folder = self.source.partition(":")
+            object.__setattr__(self, "source", f"{prefix}:{_absolute(folder)}")
+        elif self.kind in ("folder", "npz"):
+            object.__setattr__(self, "source", _absolute(self.source))
+        for name in ("data_dir", "image_cache"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _absolute(getattr(self, name)))
+
     def _check_ranges(self):
         if not self.source.strip():
             raise ValueError(f"`data` must not be empty. Received: data={self.source!r}")
@@ -223,3 +227,7 @@ class DataSpec:
                 f"`pixels` must be one of {', '.join(command_line.PIXELS)}. "
                 f"Received: pixels={self.pixels!r}"
             )
+
+
+def _absolute(path):
+    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - links are kept

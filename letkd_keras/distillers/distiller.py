@@ -189,16 +189,12 @@ class Distiller(TrainStep, keras.Model):
             parts[name] = loss((teacher_outputs["logits"], y), logits, sample_weight)
         total = self.task_weight * parts["task_loss"]
         for name, weight in self.distillation_weights.items():
-            if name in self.logit_losses:
-                weight = weight * self._warm_up_factor()
-            total = total + weight * parts[name]
+            value = weight * parts[name]
+            if name in self.logit_losses and self.warm_up_steps:
+                step = ops.cast(self.optimizer.iterations, value.dtype) + 1.0
+                value = value * ops.minimum(step / self.warm_up_steps, 1.0)
+            total = total + value
         return total, parts
-
-    def _warm_up_factor(self):
-        if not self.warm_up_steps:
-            return 1.0
-        step = ops.cast(self.optimizer.iterations, "float32") + 1.0
-        return ops.minimum(step / self.warm_up_steps, 1.0)
 
     def track_losses(self, parts, x, replicas=1):
         """Update the running means of the named losses of an epoch.

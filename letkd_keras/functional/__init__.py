@@ -1,4 +1,4 @@
-"""Functional Keras models as graphs. The only package that uses Keras' private attributes."""
+"""Functions on functional Keras models: suggesting, inserting and removing layers, cost."""
 
 from letkd_keras.functional.cost import Cost, cost_of
 from letkd_keras.functional.fingerprint import fingerprint

@@ -1,15 +1,15 @@
-"""What a network costs: parameters and multiply-adds, counted from its graph."""
+"""Parameters and multiply-adds of a network, counted from its graph."""
 
 import math
 from dataclasses import dataclass
 
 import keras
 
-from letkd_keras.functional.graph import check_functional
+from letkd_keras.functional.graph import check_functional, is_model, run
 from letkd_keras.functional.insertion import is_only_pooled
 from letkd_keras.layers import KDLayer
 
-# Layers whose kernel is applied once at each location of their output.
+# Layers that apply their kernel once per location of their output.
 _AT_EACH_OUTPUT = (
     keras.layers.Dense,
     keras.layers.Conv1D,
@@ -20,13 +20,13 @@ _AT_EACH_OUTPUT = (
     keras.layers.SeparableConv1D,
     keras.layers.SeparableConv2D,
 )
-# Layers whose kernel is applied once at each location of their input.
+# Layers that apply their kernel once per location of their input.
 _AT_EACH_INPUT = (
     keras.layers.Conv1DTranspose,
     keras.layers.Conv2DTranspose,
     keras.layers.Conv3DTranspose,
 )
-# Layers with weights and no product of matrices.
+# Layers with weights but without matrix products.
 _ELEMENTWISE = (
     keras.layers.BatchNormalization,
     keras.layers.GroupNormalization,
@@ -35,9 +35,9 @@ _ELEMENTWISE = (
     keras.layers.PReLU,
 )
 _KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
-# Weights that are measured or counted, not learned.
+# Weights that are statistics of data and not trained.
 _STATISTICS = ("moving_mean", "moving_variance", "mean", "variance", "count")
-# Operations without weights that multiply matrices all the same.
+# Operations without weights that compute matrix products.
 _PRODUCTS = {
     *("Matmul", "Einsum", "Dot", "Tensordot", "Vdot", "Attention", "AdditiveAttention"),
     *("Conv", "ConvTranspose", "DepthwiseConv", "SeparableConv", "DotProductAttention"),
@@ -46,11 +46,11 @@ _PRODUCTS = {
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network costs.
+    """Cost of a network.
 
     Attributes:
-        parameters: Number of learned values: all weights but running statistics, frozen or not.
-        multiply_adds: Multiply-add operations of its matrix products for one image.
+        parameters: Number of values in all weights, frozen or not, except running statistics.
+        multiply_adds: Number of multiply-add operations in its matrix products for one image.
     """
 
     parameters: int
@@ -60,40 +60,34 @@ class Cost:
 def cost_of(model, input_shape=None, pooled=False):
     """Count the parameters and the multiply-adds of a functional model.
 
-    As in the tables of the literature, multiply-adds are those of convolutions, dense layers and
-    KD layers; biases, normalisation, activations, additions and pooling are not counted.
+    As in the tables of the literature, the multiply-adds of convolutions, dense layers and KD
+    layers are counted. Those of biases, normalization, activations, additions and pooling are not.
 
     Args:
-        model: Functional `keras.Model` of one input and one output, models inside it included.
-        input_shape: Shape of one image; `None` takes the model's own, which must then be known.
-        pooled: Whether a KD layer that only a global average pooling reads is counted in its
-            pooled form, one value product an image, as distillation and exported students run it,
-            rather than one at each location.
+        model: Functional `keras.Model` with one input and one output, perhaps with models inside.
+        input_shape: Shape of one image. `None` means the model's own, which must then be known.
+        pooled: Whether to count one value product per image, and not one per location, for a KD
+            layer whose output is only read by a global average pooling. Distillation and exported
+            students run such a layer in this way.
 
     Returns:
         A `Cost`.
 
     Raises:
-        ValueError: If a size is not known, or a layer has weights or multiplies matrices in a way
-            that is not known here: a number that leaves it out would be wrong.
+        ValueError: If the image size is unknown, or if it is not known how to count a layer.
     """
     check_functional(model, "model")
     shape = tuple(input_shape or model.inputs[0].shape[1:])
     if None in shape:
         raise ValueError(
-            f"`input_shape` is needed, since {model.name!r} takes images of any size. "
+            f"`input_shape` is needed, because {model.name!r} accepts images of any size. "
             f"Received: input_shape={input_shape}, images of {shape}"
         )
     weights, products = {}, []
 
     def call(operation, *args, **kwargs):
-        if isinstance(operation, keras.Sequential):
-            x = args[0]
-            for layer in operation.layers:
-                x = call(layer, x)
-            return x
-        if isinstance(operation, keras.Model) and hasattr(operation, "_run_through_graph"):
-            return operation._run_through_graph(keras.tree.flatten(args), call_fn=call)
+        if is_model(operation):
+            return run(operation, args, call)
         outputs = operation.compute_output_spec(*args, **kwargs)
         one_product = pooled and isinstance(operation, KDLayer) and is_only_pooled(model, operation)
         products.append(_multiply_adds(operation, args, outputs, one_product))
@@ -101,9 +95,9 @@ def cost_of(model, input_shape=None, pooled=False):
         return outputs
 
     source = keras.KerasTensor((1, *shape), dtype=model.inputs[0].dtype)
-    model._run_through_graph([source], call_fn=call)
-    learned = [weight for weight in weights.values() if weight.name not in _STATISTICS]
-    return Cost(sum(math.prod(weight.shape) for weight in learned), sum(products))
+    run(model, source, call)
+    parameters = [weight for weight in weights.values() if weight.name not in _STATISTICS]
+    return Cost(sum(math.prod(weight.shape) for weight in parameters), sum(products))
 
 
 def _multiply_adds(operation, args, outputs, one_product):
@@ -121,13 +115,13 @@ def _multiply_adds(operation, args, outputs, one_product):
     known = isinstance(operation, _ELEMENTWISE) or not getattr(operation, "weights", ())
     if not known or type(operation).__name__ in _PRODUCTS:
         raise ValueError(
-            f"The multiply-adds of {operation.name!r}, a {type(operation).__name__}, are not known."
+            f"The multiply-adds of {operation.name!r}, a {type(operation).__name__}, are unknown."
         )
     return 0
 
 
 def _locations(tensor, layer):
-    """Places of a feature map; of a matrix [B, C], one."""
+    """Number of locations of a feature map; 1 for a matrix [B, C]."""
     channels_first = getattr(layer, "data_format", None) == "channels_first"
     shape = tensor.shape[2:] if channels_first else tensor.shape[1:-1]
     return math.prod(shape)

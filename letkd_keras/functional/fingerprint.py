@@ -5,12 +5,12 @@ import numpy as np
 
 
 def fingerprint(model):
-    """A short name for what a model computes: the hash of its weights.
+    """Identify a model by a hash of its weights.
 
-    The hash runs over the name, shape and bytes of each weight in the order of `model.weights`. A
-    weight's own name ("kernel") counts, its layer's does not: Keras numbers layers anew
-    ("conv2d_7") whenever a model is built a second time. Saving and loading, freezing and
-    compiling change nothing; training does.
+    The hash covers name, shape and bytes of each weight in the order of `model.weights`. The name
+    of the weight ("kernel") counts. The name of its layer does not, because Keras numbers layers
+    differently ("conv2d_7") when a model is built a second time. Saving, loading, freezing and
+    compiling do not change the fingerprint; training does.
 
     Args:
         model: A built `keras.Model`.
@@ -19,13 +19,10 @@ def fingerprint(model):
         64 hexadecimal digits (SHA-256).
 
     Raises:
-        ValueError: If the model has no weights, built or at all.
+        ValueError: If the model is not built or has no weights.
     """
     if not model.weights:
-        raise ValueError(
-            "`model` must be built and have weights to take a fingerprint of. "
-            f"Received: model={model!r}"
-        )
+        raise ValueError(f"`model` must be built and have weights. Received: model={model!r}")
     digest = hashlib.sha256()
     for weight in model.weights:
         array = np.ascontiguousarray(keras.ops.convert_to_numpy(weight))

@@ -1,23 +1,33 @@
-"""Functional models as graphs: what reads what, copies with changes, models inside models."""
+"""Graphs of functional models: reading them, running them on other tensors, copying them.
+
+This is the only module that uses private attributes of Keras. `TESTED_KERAS` lists the releases
+that it was run with.
+"""
 
 import difflib
 import functools
 
 import keras
 
+# A test compares the installed release with this list.
+TESTED_KERAS = ("3.15.1",)
+
+# Height and width that stand for sizes a model leaves open: a multiple of 32, the usual stride.
+_USUAL_SIZE = 224
+
 
 def check_functional(model, argument):
-    """Refuse what is not a functional model with one input and one output.
+    """Check that a model is functional and has one input and one output.
 
     Raises:
-        ValueError: Naming `argument`.
+        ValueError: If it is not, naming `argument`.
     """
-    if not isinstance(model, keras.Model) or not hasattr(model, "operations"):
+    if not is_model(model) or isinstance(model, keras.Sequential):
         sequential = isinstance(model, keras.Sequential)
-        hint = ". Make it one: keras.Model(model.inputs, model.outputs)" if sequential else ""
+        hint = ". Convert it: keras.Model(model.inputs, model.outputs)" if sequential else ""
         raise ValueError(
-            f"`{argument}` must be a functional keras.Model, so that its layers can be reached by "
-            f"name. Received: {argument}={model!r} of {type(model)}{hint}"
+            f"`{argument}` must be a functional keras.Model, so that its layers can be named. "
+            f"Received: {argument}={model!r} of {type(model)}{hint}"
         )
     if len(model.outputs) != 1 or len(model.inputs) != 1:
         raise ValueError(
@@ -27,34 +37,56 @@ def check_functional(model, argument):
 
 
 def spatial_shape(shape):
-    """Height and width of a shape [B, H, W, C] under Keras' data format."""
+    """Height and width of a shape [B, H, W, C], or [B, C, H, W] under that Keras setting."""
     if keras.config.image_data_format() == "channels_last":
         return tuple(shape[1:3])
     return tuple(shape[2:4])
 
 
 def grid_ratio(fine, coarse):
-    """How many times a grid (height, width) is another in both directions, or `None`."""
+    """Ratio of two grids (height, width), or `None` if it is no integer or differs by direction."""
     ratios = {f // c if f % c == 0 else None for f, c in zip(fine, coarse, strict=True)}
     return ratios.pop() if len(ratios) == 1 else None
 
 
+def is_model(operation):
+    """Whether an operation is a functional or sequential model, whose layers can be reached."""
+    return isinstance(operation, keras.Sequential) or (
+        isinstance(operation, keras.Model) and hasattr(operation, "_run_through_graph")
+    )
+
+
 def nodes(model):
-    """The calls that make up a functional model, each after those it reads."""
+    """Calls of a functional model in the order in which they can run.
+
+    Returns:
+        Keras' nodes, with `operation`, `input_tensors`, `output_tensors` and `is_input`.
+    """
     by_depth = model._nodes_by_depth
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
 
 
-def output_of(model, layer):
-    """What a layer puts out in a model.
+def maker(tensor):
+    """The layer or operation whose output a symbolic tensor is."""
+    return tensor._keras_history.operation
 
-    `layer.output` is the first call's, which is another model's where models share layers.
+
+def layers_inside(layer):
+    """All layers inside a model or a composite layer, at any depth."""
+    return list(layer._flatten_layers(include_self=False))
+
+
+def output_of(model, layer):
+    """The output tensor of a layer in a functional model.
+
+    `layer.output` belongs to the first call of the layer, which is in another model if models
+    share layers.
     """
     return next(node.output_tensors[0] for node in nodes(model) if node.operation is layer)
 
 
 def readers(model, layer):
-    """The operations of the model that read the layer's output, and the model if it is output."""
+    """The operations that read a layer's output, and the model itself if it returns that output."""
     produced = {
         id(tensor)
         for node in nodes(model)
@@ -75,8 +107,8 @@ def find_layer(model, name, argument="layer"):
     """The layer, or operation on tensors, of a functional model with a given name.
 
     Raises:
-        ValueError: If there is none, naming close ones, or if it is called more than once, so that
-            the name does not tell which output is meant.
+        ValueError: If there is none, or if it is called more than once, so that the name does not
+            determine an output. The error lists similar names.
     """
     operations = {operation.name: operation for operation in model.operations}
     if name not in operations:
@@ -84,7 +116,7 @@ def find_layer(model, name, argument="layer"):
         close = difflib.get_close_matches(str(name), names, n=5) or names[-5:]
         raise ValueError(
             f"`{argument}` must name a layer of {model.name!r}. Received: {argument}={name!r}. "
-            f"Layers with a like name, or else the last ones: {', '.join(close)}"
+            f"Similar names, or else the last ones: {', '.join(close)}"
         )
     layer = operations[name]
     calls = sum(node.operation is layer for node in nodes(model))
@@ -96,99 +128,141 @@ def find_layer(model, name, argument="layer"):
     return layer
 
 
-def retrace(model, operation_fn=lambda operation: operation, call_fn=None):
-    """Run a functional model's graph again on new inputs of the same shape.
+def run(model, inputs, call_fn, operation_fn=lambda operation: operation):
+    """Run the graph of a model on other tensors.
 
     Args:
-        model: Functional `keras.Model` of one input and one output.
-        operation_fn: What takes an operation's place; itself by default, so that layers, and
-            their weights, are shared.
-        call_fn: `call_fn(operation, *args, **kwargs)` in place of calling the operation.
+        model: Functional or sequential `keras.Model`.
+        inputs: Tensor or tensors: symbolic, eager or of another library, as `call_fn` accepts.
+        call_fn: `call_fn(operation, *args, **kwargs)` computes the outputs of one operation. A
+            model inside the model is one operation; `is_model` recognizes it, and `run` can run it.
+        operation_fn: Function from an operation to the one that `call_fn` receives.
 
     Returns:
-        `(input, output)` symbolic tensors.
+        The outputs, in the structure of the model's outputs.
+    """
+    inputs = keras.tree.flatten(inputs)
+    if isinstance(model, keras.Sequential):
+        return functools.reduce(
+            lambda x, layer: call_fn(operation_fn(layer), x), model.layers, inputs[0]
+        )
+    return model._run_through_graph(inputs, operation_fn=operation_fn, call_fn=call_fn)
+
+
+def retrace(model, operation_fn=lambda operation: operation, call_fn=None):
+    """Run the graph of a functional model on a new input of the same shape.
+
+    Args:
+        model: Functional `keras.Model` with one input and one output.
+        operation_fn: Function from an operation to the one to call instead. By default operations
+            are called themselves, so that layers and their weights are shared.
+        call_fn: `call_fn(operation, *args, **kwargs)`; by default the operation is called.
+
+    Returns:
+        `(input, output)`, symbolic tensors.
     """
     source = model.inputs[0]
-    name = source._keras_history.operation.name
-    inputs = keras.Input(batch_shape=source.shape, dtype=source.dtype, name=name)
+    inputs = keras.Input(batch_shape=source.shape, dtype=source.dtype, name=maker(source).name)
     call = call_fn or (lambda operation, *args, **kwargs: operation(*args, **kwargs))
-    outputs = model._run_through_graph([inputs], operation_fn=operation_fn, call_fn=call)
+    outputs = run(model, inputs, call, operation_fn)
     return inputs, keras.tree.flatten(outputs)[0]
 
 
-def run_through(model, inputs, call_fn):
-    """Run a functional model's graph on any kind of tensor.
+def output_shapes(model, input_shape=None):
+    """Shapes of all outputs in a functional model for images of a given size.
+
+    The layers are not called, so that the model and its layers stay as they are.
 
     Args:
-        model: Functional `keras.Model` of one input and one output.
-        inputs: The input tensor.
-        call_fn: `call_fn(operation, *args, **kwargs)` that stands in for calling the operation.
+        model: Functional `keras.Model` with one input and one output, without models inside.
+        input_shape: Shape of one image. `None` means the model's own; dimensions that it leaves
+            open are 224.
 
     Returns:
-        The output tensor.
+        Dictionary from the `id` of each tensor of the model to its shape, batch size 1.
     """
-    return keras.tree.flatten(model._run_through_graph([inputs], call_fn=call_fn))[0]
+    source = model.inputs[0]
+    own = tuple(input_shape or source.shape[1:])
+    own = tuple(_USUAL_SIZE if size is None else size for size in own)
+    shapes = {id(source): (1, *own)}
+    calls = (node for node in nodes(model) if not node.is_input)
+
+    def call(operation, *args, **kwargs):
+        outputs = operation.compute_output_spec(*args, **kwargs)
+        for tensor, output in zip(
+            next(calls).output_tensors, keras.tree.flatten(outputs), strict=True
+        ):
+            shapes[id(tensor)] = tuple(output.shape)
+        return outputs
+
+    run(model, keras.KerasTensor((1, *own), dtype=source.dtype), call)
+    return shapes
 
 
-def all_layers(model):
-    """All layers of a model, including those inside models and composite layers."""
-    return list(model._flatten_layers(include_self=False))
+def output_shape_of(model, name, input_shape=None):
+    """Shape of a named layer's output for images of a given size.
+
+    Args:
+        model: Functional `keras.Model` with one input and one output. Models inside are flattened.
+        name: Name of the layer.
+        input_shape: Shape of one image. `None` means the model's own; dimensions that it leaves
+            open are 224.
+
+    Returns:
+        The shape, with batch size 1.
+
+    Raises:
+        ValueError: If there is no such layer or it is called more than once.
+    """
+    flat = flatten(model)
+    return output_shapes(flat, input_shape)[id(output_of(flat, find_layer(flat, name)))]
 
 
 def flatten(model):
-    """The same model without models inside it, sharing all layers.
+    """The same model with the layers of the models inside it, all of them shared.
 
     Args:
         model: Functional `keras.Model`, perhaps with functional or sequential models as layers (a
             backbone, a head).
 
     Returns:
-        The model itself if there is nothing to flatten, else a functional model whose layers are
-        all those inside. A `training` argument that a model inside was called with goes to its
-        layers.
+        The model itself if it has no models inside, otherwise a functional model of all layers. A
+        `training` argument with which a model inside is called is passed on to its layers.
 
     Raises:
         ValueError: If two layers then have the same name.
     """
-    if not any(_is_inner_model(operation) for operation in model.operations):
+    if not any(is_model(operation) for operation in model.operations):
         return model
 
     inside = {}
 
     def call(operation, *args, training=None, **kwargs):
+        if is_model(operation):
+            inner = lambda op, *a, **k: call(op, *a, **{"training": training, **k})  # noqa: E731
+            return run(operation, args[0], inner)
         inside[id(operation)] = operation
         if training is not None and getattr(operation, "_call_has_training_arg", False):
             kwargs["training"] = training
-        if not _is_inner_model(operation):
-            return operation(*args, **kwargs)
-        inner = lambda op, *a, **k: call(op, *a, **{"training": training, **k})  # noqa: E731
-        if isinstance(operation, keras.Sequential):
-            return functools.reduce(lambda x, layer: inner(layer, x), operation.layers, args[0])
-        return operation._run_through_graph(keras.tree.flatten(args[0]), call_fn=inner)
+        return operation(*args, **kwargs)
 
     inputs, outputs = retrace(model, call_fn=call)
-    names = [op.name for op in inside.values() if not _is_inner_model(op)]
+    names = [operation.name for operation in inside.values()]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(
-            f"{model.name!r} has models inside whose layers bear the same names: "
-            f"{', '.join(twice)}. Give them names of their own."
+            f"The models inside {model.name!r} have layers of the same names: {', '.join(twice)}. "
+            "Rename them."
         )
     return keras.Model(inputs, outputs, name=model.name)
 
 
-def _is_inner_model(operation):
-    return isinstance(operation, keras.Sequential) or (
-        isinstance(operation, keras.Model) and hasattr(operation, "_run_through_graph")
-    )
-
-
 def copy_with(model, call_fn):
-    """Copy a functional model with another way of calling its layers.
+    """Copy a functional model and call its layers in another way.
 
     Args:
-        model: Functional `keras.Model`; it is left as it was.
-        call_fn: `call_fn(layer, *args, **kwargs)`, given the copied layers.
+        model: Functional `keras.Model`; it is not changed.
+        call_fn: `call_fn(layer, *args, **kwargs)`, which receives the copied layers.
 
     Returns:
         A functional model of copied layers with the same names and weights.

@@ -1,8 +1,19 @@
-"""Where KD layers and prototypes go in a network that does not name its taps."""
+"""Suggesting where KD layers, prototypes and other methods read features in a network."""
+
+import re
 
 from keras import layers
 
-from letkd_keras.functional.graph import check_functional, flatten, nodes, readers, spatial_shape
+from letkd_keras.functional.graph import (
+    check_functional,
+    flatten,
+    layers_inside,
+    maker,
+    nodes,
+    output_shapes,
+    readers,
+    spatial_shape,
+)
 
 _MERGES = (layers.Add, layers.Concatenate, layers.Average, layers.Subtract, layers.Maximum)
 _ACTIVATIONS = (
@@ -12,42 +23,40 @@ _ACTIVATIONS = (
     layers.PReLU,
     layers.ELU,
 )
-# Operations on tensors (`x + shortcut`, `keras.ops.relu(x)`) are told by the names of their
-# classes: Keras gives the classes no public place.
+# Operations on tensors (`x + shortcut`, `keras.ops.relu(x)`) are identified by the names of their
+# classes, because Keras has no public names for these classes.
 _MERGING_OPERATIONS = ("Add", "Concatenate")
 _ACTIVATING_OPERATIONS = ("Relu", "Relu6", "Silu", "Gelu", "HardSwish", "HardSilu", "LeakyRelu")
 
 
 def suggest_layers(model):
-    """Layers of a classifier that the letKD taps are likely to follow.
+    """Suggest the layers of a classifier at which letKD supervises.
 
-    The *penultimate* tap is the last feature map before the grid is pooled or flattened away. The
-    *intermediate* tap is the output of the first block on that grid: the first map that everything
-    behind it comes from and that a residual addition or a concatenation made or reads, with the
-    activation that alone reads it. In a network without such merges it is the first activation
-    after a convolution over all channels.
+    The *penultimate* layer outputs the last feature map, before the grid is pooled or flattened.
+    The *intermediate* layer outputs the first block on that grid. A block ends where a residual
+    addition or a concatenation is computed or read, or is a layer that consists of several
+    convolutions; all later layers depend on it alone. An activation that alone reads the block
+    belongs to it. In a network without blocks, the first activation of a convolution over all
+    channels is taken.
 
-    These are the paper's taps in ResNets, wide ResNets, ShuffleNets and MobileNets, as the zoo
-    names them (`"penultimate"`, `"intermediate"`). They are a proposal for any other network.
+    In ResNets, wide ResNets, ShuffleNets and MobileNets these are the layers of the paper. If the
+    model has layers named `"penultimate"` and `"intermediate"`, like the networks of
+    `letkd_keras.models`, these are returned. The image size may be open.
 
     Args:
-        model: Functional `keras.Model` from images to class scores.
+        model: Functional `keras.Model` from images to class scores. Models inside are flattened.
 
     Returns:
-        `{"penultimate": name, "intermediate": name}`; the latter is `None` where the grid of the
-        former has no second block, so that letKD-1 remains.
+        `{"penultimate": name, "intermediate": name}`. The latter is `None` if the last grid has
+        only one block; letKD-1 is possible then.
 
     Raises:
         ValueError: If the model is not functional or has no feature map before its classifier.
     """
-    check_functional(model, "model")
-    model = flatten(model)
-    if {"penultimate", "intermediate"} <= {layer.name for layer in model.layers}:
+    maps = _FeatureMaps(model)
+    if {"penultimate", "intermediate"} <= maps.names:
         return {"penultimate": "penultimate", "intermediate": "intermediate"}
-    calls = [node for node in nodes(model) if not node.is_input]
-    last = _last_map(calls, model)
-    penultimate = calls[last].operation
-    intermediate = _first_block(model, calls[: last + 1])
+    penultimate, intermediate = maps.last, maps.first_block()
     if intermediate is penultimate:
         intermediate = None
     return {
@@ -57,14 +66,15 @@ def suggest_layers(model):
 
 
 def suggest_stage_ends(model):
-    """Layers at the ends of a classifier's stages, where methods beside letKD take features.
+    """Suggest the layers at the ends of a classifier's stages, which feature methods use.
 
-    The stage of a grid ends with the last feature map on it that everything behind it comes from;
-    the last stage ends with the penultimate tap. In the zoo these are the layers whose outputs the
-    stages of RepDistiller's networks hand out, up to the activation that follows.
+    A stage ends with the last feature map of a grid on which all later layers depend. The last
+    stage ends with the penultimate layer. Preprocessing layers belong to no stage. If the model has
+    layers named `"stage1"`, `"stage2"` and so on, like the networks of `letkd_keras.models`, these
+    are returned.
 
     Args:
-        model: Functional `keras.Model` from images to class scores.
+        model: Functional `keras.Model` from images to class scores. Models inside are flattened.
 
     Returns:
         Names of the layers, from the finest grid to the coarsest.
@@ -72,75 +82,114 @@ def suggest_stage_ends(model):
     Raises:
         ValueError: If the model is not functional or has no feature map before its classifier.
     """
-    check_functional(model, "model")
-    model = flatten(model)
-    calls = [node for node in nodes(model) if not node.is_input]
-    last = _last_map(calls, model)
-    ends = {}
-    for node, is_cut in zip(calls[:last], _cuts(calls[:last]), strict=True):
-        output = node.output_tensors[0]
-        padded = isinstance(node.operation, layers.ZeroPadding2D)
-        if is_cut and not padded and len(output.shape) == 4:
-            ends[spatial_shape(output.shape)] = node.operation.name
-    ends[spatial_shape(calls[last].output_tensors[0].shape)] = calls[last].operation.name
-    return list(ends.values())
+    maps = _FeatureMaps(model)
+    named = [name for name in maps.names if re.fullmatch(r"stage\d+", name)]
+    if named:
+        return sorted(named, key=lambda name: int(name.removeprefix("stage")))
+    return [operation.name for operation in maps.stage_ends()]
 
 
-def _last_map(calls, model):
-    """Which call makes the feature map that the classifier pools or flattens."""
-    makers = {id(tensor): i for i, node in enumerate(calls) for tensor in node.output_tensors}
-    # Global pooling ends the maps even of one location; a flattening may come behind it, of what
-    # convolutions made of the pooled features.
-    for ends in (_pools_globally, _leaves_the_grid):
-        for node in reversed(calls):
-            source = node.input_tensors[0]
-            made = makers.get(id(source))
-            # What reads the map of a squeeze-and-excitation block is not alone.
-            if made is None or len(source.shape) != 4 or not ends(node):
+class _FeatureMaps:
+    """The calls of a model up to its last feature map, with the shapes of their outputs."""
+
+    def __init__(self, model):
+        check_functional(model, "model")
+        self.model = flatten(model)
+        self.names = {layer.name for layer in self.model.layers}
+        self.shapes = output_shapes(self.model)
+        calls = [node for node in nodes(self.model) if not node.is_input]
+        self.calls = calls[: self._index_of_last(calls) + 1]
+
+    @property
+    def last(self):
+        return self.calls[-1].operation
+
+    def first_block(self):
+        """The operation that outputs the first block on the last grid, or `None`."""
+        grid = self._grid(self.calls[-1])
+        convolutions = 0
+        plain = None
+        for node, is_cut in zip(self.calls, _cuts(self.calls), strict=True):
+            operation = node.operation
+            if self._grid(node) != grid:
                 continue
-            if len(readers(model, calls[made].operation)) == 1:
-                return made
-    raise ValueError(
-        f"`model` must pool or flatten a feature map [B, H, W, C] before its classifier. "
-        f"Received: {model.name!r}, which has none; name the taps"
-    )
+            own_convolutions = _convolutions(operation)
+            convolutions += own_convolutions
+            if not (convolutions and is_cut):
+                continue
+            if _merges(operation) or own_convolutions > 1:
+                return self._with_activation(operation)
+            # A convolution that only changes the grid before the first block is no block.
+            reading = readers(self.model, operation)
+            if convolutions > 1 and any(_merges(reader) for reader in reading):
+                return self._with_activation(operation)
+            if plain is None and _activates(operation) and _follows_convolution(node):
+                plain = operation
+        return plain
 
+    def stage_ends(self):
+        """The operations that output the last map of each grid, from fine to coarse."""
+        ends = []
+        computed = self._computed_by_weights()
+        last = self.calls[-1]
+        for node, is_cut in zip(self.calls, _cuts(self.calls), strict=True):
+            padded = isinstance(node.operation, layers.ZeroPadding2D)
+            is_map = self._grid(node) and id(node.output_tensors[0]) in computed
+            if node is last or (is_map and is_cut and not padded):
+                # Without padding, a convolution makes the grid a little smaller: the same stage.
+                if ends and self._grid(ends[-1])[0] < 1.5 * self._grid(node)[0]:
+                    ends.pop()
+                ends.append(node)
+        return [node.operation for node in ends]
 
-def _pools_globally(node):
-    pooling = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D)
-    return isinstance(node.operation, pooling)
-
-
-def _leaves_the_grid(node):
-    return len(node.output_tensors[0].shape) != 4
-
-
-def _first_block(model, calls):
-    """The output of the first block on the grid of the last of the calls, or `None`."""
-    grid = spatial_shape(calls[-1].output_tensors[0].shape)
-    convolved = False
-    plain = None
-    for node, is_cut in zip(calls, _cuts(calls), strict=True):
-        operation = node.operation
-        output = node.output_tensors[0]
-        if len(output.shape) != 4 or spatial_shape(output.shape) != grid:
-            continue
-        convolved = convolved or isinstance(
-            operation, (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
+    def _index_of_last(self, calls):
+        """Index of the call whose feature map the classifier pools or flattens."""
+        makers = {id(tensor): i for i, node in enumerate(calls) for tensor in node.output_tensors}
+        # Global pooling ends the maps, even if convolutions follow on a grid of 1 x 1 before the
+        # flattening.
+        for ends in (self._pools_globally, self._leaves_the_grid):
+            for node in reversed(calls):
+                source = node.input_tensors[0] if node.input_tensors else None
+                made = makers.get(id(source))
+                if made is None or self._grid(calls[made]) is None or not ends(node):
+                    continue
+                # Another layer reads the map that a squeeze-and-excitation block pools.
+                if len(readers(self.model, calls[made].operation)) == 1:
+                    return made
+        raise ValueError(
+            "`model` must pool or flatten a feature map [B, H, W, C] before its classifier. "
+            f"Received: {self.model.name!r}, which does not. Name the layers"
         )
-        if not (convolved and is_cut):
-            continue
-        reading = readers(model, operation)
-        if _merges(operation) or any(_merges(reader) for reader in reading):
-            alone = len(reading) == 1 and _activates(reading[0])
-            return reading[0] if alone else operation
-        if plain is None and _activates(operation) and _follows_convolution(node):
-            plain = operation
-    return plain
+
+    def _pools_globally(self, node):
+        pooling = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D)
+        return isinstance(node.operation, pooling)
+
+    def _leaves_the_grid(self, node):
+        return all(len(self.shapes[id(tensor)]) != 4 for tensor in node.output_tensors)
+
+    def _grid(self, node):
+        """Height and width of a call's output, or `None` if it is not one feature map."""
+        shapes = [self.shapes[id(tensor)] for tensor in node.output_tensors]
+        return spatial_shape(shapes[0]) if [len(shape) for shape in shapes] == [4] else None
+
+    def _computed_by_weights(self):
+        """Identities of the tensors that depend on weights: preprocessed images do not."""
+        computed = set()
+        for node in self.calls:
+            inputs = {id(tensor) for tensor in node.input_tensors}
+            if _convolutions(node.operation) or inputs & computed:
+                computed.update(id(tensor) for tensor in node.output_tensors)
+        return computed
+
+    def _with_activation(self, operation):
+        reading = readers(self.model, operation)
+        alone = len(reading) == 1 and _activates(reading[0])
+        return reading[0] if alone else operation
 
 
 def _cuts(calls):
-    """For each call, whether everything after it depends on its output alone."""
+    """For each call, whether all later calls depend on its output alone."""
     waiting = {}
     for node in calls:
         for tensor in node.input_tensors:
@@ -152,6 +201,22 @@ def _cuts(calls):
         produced.update(id(tensor) for tensor in node.output_tensors)
         pending = {key for key in produced if waiting.get(key, 0) > 0}
         yield pending <= {id(tensor) for tensor in node.output_tensors}
+
+
+def _convolutions(operation):
+    """Number of convolutions, or dense layers, that an operation is or consists of."""
+    if not isinstance(operation, layers.Layer):
+        return int(type(operation).__name__ in ("Conv", "DepthwiseConv", "SeparableConv"))
+    parts = [operation, *layers_inside(operation)]
+    return sum(any(name in _KERNELS for name in _own_weights(part)) for part in parts)
+
+
+_KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
+
+
+def _own_weights(layer):
+    inside = {id(weight) for part in layers_inside(layer) for weight in part.weights}
+    return [weight.name for weight in layer.weights if id(weight) not in inside]
 
 
 def _merges(operation):
@@ -169,8 +234,8 @@ def _is_tensor_operation(operation, names):
 
 
 def _follows_convolution(node):
-    """Whether an activation is that of a full convolution, perhaps through normalisation."""
-    source = node.input_tensors[0]._keras_history.operation
+    """Whether an activation follows a convolution over all channels, perhaps normalized."""
+    source = maker(node.input_tensors[0])
     while isinstance(source, layers.BatchNormalization):
-        source = source.input._keras_history.operation
+        source = maker(source.input)
     return isinstance(source, layers.Conv2D) and source.groups == 1

@@ -12,33 +12,31 @@ _TEXTS = ("config.json", "metadata.json")
 
 
 def load_model(path, argument="path"):
-    """Load a `.keras` file, with one clear sentence where that is not possible.
+    """Load a `.keras` file, or fail with one clear sentence.
 
     Args:
         path: The file.
-        argument: What an error calls it.
+        argument: Name of the path in errors.
 
     Returns:
-        A `keras.Model`, not compiled.
+        A `keras.Model` that is not compiled.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a whole `.keras` file, needs classes that are not registered, or
-            declares contents that are far larger than the file (`config.json` and `metadata.json`
-            above 64 MB, others above 64 MB and 16 times the size of the file).
+        ValueError: If the file is no complete `.keras` file or needs classes that are not
+            registered.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"`{argument}` must be a .keras file. Received: {str(path)!r}")
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"`{argument}` must be a whole .keras file. Received: {str(path)!r}")
-    _check_sizes(path, argument)
+        raise ValueError(f"`{argument}` must be a complete .keras file. Received: {str(path)!r}")
     try:
         return keras.models.load_model(path, compile=False)
-    except Exception as error:  # Keras raises whatever a file leads it to
+    except Exception as error:  # Keras raises errors of many types here
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
-            f"`{argument}` must be a .keras file whose layers Keras or this package has. "
+            f"`{argument}` must be a .keras file with layers of Keras or of this package. "
             f"Received: {str(path)!r}: {reason[0]}"
         ) from error
 

@@ -1,4 +1,4 @@
-"""Classifiers that end in probabilities, as classifiers that end in logits."""
+"""Converting classifiers that return probabilities into classifiers that return logits."""
 
 import keras
 
@@ -6,20 +6,20 @@ from letkd_keras.functional.graph import check_functional, flatten, nodes, retra
 
 
 def remove_softmax(model, argument="model"):
-    """The same classifier, giving logits.
+    """Convert a classifier that returns probabilities into one that returns logits.
 
-    `keras.applications` and many users' models end in a softmax. Distillation and the losses here
-    work on logits, which log-softmax keeps exact where probabilities underflow.
+    `keras.applications` and many other models end in a softmax. Distillation and the losses of this
+    package need logits: they remain exact where probabilities underflow.
 
     Args:
-        model: Functional or sequential `keras.Model` from images to logits or to softmax
-            probabilities. The softmax may be a layer's activation, a layer or an operation, and lie
-            in a model inside.
-        argument: What an error calls the model.
+        model: Functional or sequential `keras.Model` from images to logits or softmax
+            probabilities. The softmax may be the activation of a layer, a layer or an operation,
+            also in a model inside the model.
+        argument: Name of the model in errors.
 
     Returns:
-        The model, as a functional one, if it does not end in an activation; else a functional model
-        without models inside it, that shares all layers but the one with the softmax.
+        The model itself, as a functional one, if it does not end in an activation. Otherwise a
+        functional model without models inside, which shares all layers but that of the softmax.
 
     Raises:
         ValueError: If the model ends in an activation that is not a softmax.
@@ -52,7 +52,7 @@ def remove_softmax(model, argument="model"):
     return keras.Model(*retrace(flat, call_fn=call), name=model.name)
 
 
-# Operations on tensors have no activation to ask for; they are told by the names of their classes.
+# Operations on tensors have no attribute `activation`. Their class names identify them.
 _OPERATIONS = {"Softmax": keras.activations.softmax, "Sigmoid": keras.activations.sigmoid}
 
 
@@ -65,15 +65,15 @@ def _activation_of(operation):
 
 
 def _end(model):
-    """The last operation of a model that does more than hand its input on."""
+    """The last operation of a model that changes its input."""
     makers = {id(tensor): node for node in nodes(model) for tensor in node.output_tensors}
     node = makers[id(model.outputs[0])]
-    while _hands_on(node.operation):
+    while _is_identity(node.operation):
         node = makers[id(node.input_tensors[0])]
     return node.operation
 
 
-def _hands_on(operation):
+def _is_identity(operation):
     if isinstance(operation, keras.layers.Activation):
         return operation.activation is keras.activations.linear
     casts = type(operation).__name__ == "Cast"

@@ -1,4 +1,4 @@
-"""Layers: the KD layer, the teacher's soft targets, and layers with PyTorch's meaning."""
+"""The KD layer, the layers that compute soft targets, and layers that behave as in PyTorch."""
 
 from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
 from letkd_keras.layers.grouped_convolution import GroupedConv2D

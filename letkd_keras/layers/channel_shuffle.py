@@ -1,18 +1,15 @@
 import keras
 from keras import ops
 
+from letkd_keras.arguments import data_format_or_default, positive_integer
+
 
 class _ChannelLayer(keras.layers.Layer):
-    """What the two layers share: which axis holds the channels, and their number."""
+    """Base of both layers: the axis of the channels."""
 
     def __init__(self, data_format=None, **kwargs):
         super().__init__(**kwargs)
-        self.data_format = data_format or keras.config.image_data_format()
-        if self.data_format not in ("channels_last", "channels_first"):
-            raise ValueError(
-                "`data_format` must be 'channels_last' or 'channels_first'. "
-                f"Received: data_format={data_format!r}"
-            )
+        self.data_format = data_format_or_default(data_format)
         self.channel_axis = 3 if self.data_format == "channels_last" else 1
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
@@ -22,13 +19,13 @@ class _ChannelLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("letkd_keras")
 class ChannelShuffle(_ChannelLayer):
-    """Lets the groups of a grouped convolution meet: the channels, read across the groups.
+    """Reorders channels so that the groups of a grouped convolution exchange information.
 
-    Channels written as a table of `groups` rows are read column by column: with two groups
-    (a, b, c, d) becomes (a, c, b, d). (Zhang et al., "ShuffleNet", CVPR 2018.)
+    The channels are written into a table with `groups` rows and read column by column. With two
+    groups, (a, b, c, d) becomes (a, c, b, d). (Zhang et al., "ShuffleNet", CVPR 2018.)
 
     Args:
-        groups: Number of groups, a divisor of the number of channels.
+        groups: Number of groups, at least 1. It must divide the number of channels.
         data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
         **kwargs: Keras' layer arguments.
 
@@ -36,12 +33,12 @@ class ChannelShuffle(_ChannelLayer):
         inputs: Features [B, H, W, C] or [B, C, H, W].
 
     Raises:
-        ValueError: If `groups` does not divide the channels.
+        ValueError: If `groups` is less than 1 or does not divide the number of channels.
     """
 
     def __init__(self, groups, data_format=None, **kwargs):
         super().__init__(data_format=data_format, **kwargs)
-        self.groups = groups
+        self.groups = positive_integer("groups", groups)
 
     def build(self, input_shape):
         channels = input_shape[self.channel_axis]
@@ -69,7 +66,7 @@ class ChannelShuffle(_ChannelLayer):
 
 @keras.saving.register_keras_serializable("letkd_keras")
 class ChannelSplit(_ChannelLayer):
-    """The first and the second half of the channels (ShuffleNetV2's two branches).
+    """Splits the channels into two halves, the two branches of ShuffleNetV2.
 
     Args:
         data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.

@@ -6,14 +6,14 @@ from keras import ops
 
 @keras.saving.register_keras_serializable("letkd_keras")
 class GroupedConv2D(keras.layers.Conv2D):
-    """2-D convolution in groups of channels, made of one native TensorFlow operation.
+    """2-D convolution in groups of channels by one native TensorFlow operation.
 
-    On TensorFlow, Keras compiles every grouped convolution with XLA on its own: a ShuffleNet
-    trains several times slower and its ONNX file is invalid. `tf.nn.conv2d` needs no such detour.
-    On a CPU its gradient is oneDNN's; where that library is switched off or missing, the groups
-    are convolved one by one. Other backends run Keras' own convolution.
+    On TensorFlow, Keras compiles every grouped convolution separately with XLA. A ShuffleNet then
+    trains several times slower and its ONNX file is invalid. This layer calls `tf.nn.conv2d`
+    instead. On a CPU the gradient of that operation needs oneDNN. Without oneDNN the groups are
+    convolved one after another. Other backends run Keras' own convolution.
 
-    Arguments are those of `keras.layers.Conv2D`; kernel [kh, kw, C / groups, filters].
+    The arguments are those of `keras.layers.Conv2D`. The kernel is [kh, kw, C / groups, filters].
     """
 
     def convolution_op(self, inputs, kernel):
@@ -45,7 +45,7 @@ class GroupedConv2D(keras.layers.Conv2D):
 
 @functools.cache
 def _gradient_exists():
-    """Whether this machine differentiates a grouped `tf.nn.conv2d`: try, nothing else tells."""
+    """Whether TensorFlow has a gradient of a grouped `tf.nn.conv2d` here. Only trying it shows."""
     import tensorflow as tf
 
     with tf.init_scope(), tf.GradientTape() as tape:

@@ -18,7 +18,7 @@ def at_least_float32(x):
 
 
 def inverse_norm(x, axis):
-    """The factor that l2-normalises `x` along `axis`, in at least float32, kept dimensions.
+    """The factor that l2-normalizes `x` along `axis`, in at least float32.
 
     Args:
         x: Tensor of any shape and float type.

@@ -3,44 +3,53 @@ import math
 import keras
 from keras import ops
 
+from letkd_keras.arguments import finite_number
+
 
 @keras.saving.register_keras_serializable("letkd_keras")
 class TorchBatchNormalization(keras.layers.BatchNormalization):
-    """Batch normalisation whose running variance is the unbiased one.
+    """Batch normalization with PyTorch's running variance.
 
-    PyTorch normalises a training batch with the biased variance, as Keras does, but accumulates
-    the *unbiased* variance (divided by n - 1, n the number of values per channel) for inference.
-    Keras accumulates the biased one. With 8x8 maps and batches of 64 the two differ by 2e-4; on
-    1x1 maps and small batches by much more. The published letKD results rest on PyTorch's.
+    PyTorch normalizes a training batch with the biased variance, as Keras does. For inference it
+    accumulates the *unbiased* variance, which is divided by n - 1, where n is the number of values
+    per channel. Keras accumulates the biased variance. With 8x8 maps and batches of 64 the two
+    differ by 2e-4, with 1x1 maps and small batches by much more. The published results of letKD
+    were computed with PyTorch.
 
-    On TensorFlow, feature maps with the channels last go through its fused operation: one pass over
-    the map for the eight of Keras' layer.
+    On TensorFlow, channels-last feature maps are normalized by a fused operation, which passes over
+    the map once; Keras' layer makes eight passes.
 
     Args:
-        momentum: Share of the old running statistics that a step keeps, in Keras' sense (PyTorch's
-            `momentum=0.1` is 0.9 here).
-        epsilon: Added to the variance before the root.
+        momentum: Share of the old running statistics that a step keeps, in Keras' sense, at least 0
+            and less than 1. PyTorch's `momentum=0.1` is 0.9 here.
+        epsilon: Added to the variance before the square root, more than 0.
         synchronized: Whether the statistics are those of all replicas together. The unbiased
-            correction then counts the values of all replicas. `None` is yes where the layer is made
-            in the scope of a strategy of several replicas: they then train as one device would.
-        **kwargs: Everything else `keras.layers.BatchNormalization` takes.
+            variance then counts the values of all replicas. `None` means yes if the layer is
+            created in the scope of a strategy with several replicas, which then train like one
+            device.
+        **kwargs: Other arguments of `keras.layers.BatchNormalization`.
+
+    Raises:
+        ValueError: If `momentum` or `epsilon` is out of its range.
     """
 
     def __init__(self, momentum=0.9, epsilon=1e-5, synchronized=None, **kwargs):
         if synchronized is None:
             synchronized = _replicas() > 1
+        momentum = finite_number("momentum", momentum, minimum=0, below=1)
+        epsilon = finite_number("epsilon", epsilon, above=0)
         super().__init__(momentum=momentum, epsilon=epsilon, synchronized=synchronized, **kwargs)
 
     def call(self, inputs, training=None, mask=None):
         batch_statistics = bool(training and self.trainable)
         if mask is None and self._is_fusible(inputs, batch_statistics):
             return self._fused(inputs, batch_statistics)
-        # A product, not a read: an eager read may alias the variable that the parent updates.
+        # Not a mere read, which may be an alias of the variable that the parent class updates.
         kept = self.momentum * self.moving_variance
         outputs = super().call(inputs, training=training, mask=mask)
         if batch_statistics:
-            # What the parent added is (1 - momentum) * biased variance; n / (n - 1) times the
-            # biased variance is wanted, so 1 / (n - 1) of that share is missing.
+            # The parent class added (1 - momentum) * biased variance. The unbiased variance is
+            # n / (n - 1) times the biased one, so 1 / (n - 1) of the added share is missing.
             after = ops.convert_to_tensor(self.moving_variance)
             share = after - kept
             values = ops.cast(self._values_per_channel(inputs), after.dtype)
@@ -56,7 +65,7 @@ class TorchBatchNormalization(keras.layers.BatchNormalization):
             and self.scale
             and self.center
             and not (self.synchronized and batch_statistics)
-            and not self.renorm
+            and not getattr(self, "renorm", False)  # Keras below 3.14 does not have it
             and keras.backend.standardize_dtype(inputs.dtype) in ("float32", "float16", "bfloat16")
         )
 
@@ -67,8 +76,8 @@ class TorchBatchNormalization(keras.layers.BatchNormalization):
             ops.cast(variable, "float32")
             for variable in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
         )
-        # Its variance of a batch is the unbiased one already. Not `tf.nn`'s wrapper, which knows
-        # no epsilon below 1.001e-5.
+        # This operation returns the unbiased variance of a batch. The wrapper in `tf.nn` is not
+        # used because it raises epsilon to at least 1.001e-5.
         outputs, *batch = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=gamma,

@@ -1,7 +1,15 @@
 """The zoo: networks of the papers as functional Keras models with named layers."""
 
-from letkd_keras.models.state_dict import assign_state_dict
-from letkd_keras.models.torch_weights import load_torch_weights
-from letkd_keras.models.zoo import build, names
+from letkd_keras.lazy_names import lazy_names
 
-__all__ = ["assign_state_dict", "build", "load_torch_weights", "names"]
+# Name -> module that defines it.
+_PUBLIC = {
+    "assign_state_dict": "state_dict",
+    "build": "zoo",
+    "load_torch_weights": "torch_weights",
+    "names": "zoo",
+}
+
+__all__ = sorted(_PUBLIC)
+
+__getattr__, __dir__ = lazy_names(__name__, _PUBLIC)

@@ -1,4 +1,4 @@
-"""The optimizer and schedules of the published results, with PyTorch's meaning."""
+"""The optimizer and the schedules of the published results, which behave as in PyTorch."""
 
 from letkd_keras.optimizers.schedules import epoch_decay, scale_milestones
 from letkd_keras.optimizers.torch_sgd import TorchSGD

@@ -18,7 +18,7 @@ from letkd_keras.prototypes.health import intermediate_health, penultimate_healt
 from letkd_keras.prototypes.kmeans import blocks, kmeans
 from letkd_keras.prototypes.labeled_images import LabeledImages
 from letkd_keras.prototypes.passes import POINTS_PER_CENTER, Passes
-from letkd_keras.prototypes.points import cache_bytes
+from letkd_keras.prototypes.points import NO_ROOM, cache_bytes
 from letkd_keras.prototypes.prototypes import (
     LEVELS,
     IntermediatePrototypes,
@@ -33,7 +33,7 @@ from letkd_keras.prototypes.subclasses import (
     fit_subclasses,
     normalized_scores,
 )
-from letkd_keras.prototypes.teacher_features import TeacherFeatures, check_classifier
+from letkd_keras.prototypes.teacher_features import TeacherFeatures, at_size, check_classifier
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +80,8 @@ def fit_prototypes(
 
     Args:
         teacher: A functional `keras.Model` from images to the logits [B, classes] of a classifier.
-            A softmax at its end is left out.
+            A softmax at its end is left out. Where it takes images of any size, the grids are those
+            of the first image.
         data: `(images, labels)` arrays, or a set of `(images, labels, ...)` batches that can be
             iterated over several times, such as a `tf.data.Dataset`: the training images as the
             teacher takes them, normalized, without augmentation and in the same order at each pass.
@@ -106,9 +107,9 @@ def fit_prototypes(
             they fit, else a uniform sample; LDA and scores always take all. `None` means 256 MiB,
             or as much as 256 vectors for each center need if that is more. With 4096 templates
             those are 0.29e9 bytes for 64 channels, 2.2e9 for 512 and 8.6e9 for 2048. (All vectors
-            of CIFAR-100 with 64 channels on an 8x8 grid are 0.9e9 bytes; all of ImageNet with 2048
-            channels on a 7x7 grid are 0.5e12, so a sample is the default.) With fewer than 256
-            vectors for each center a warning is logged.
+            of CIFAR-100 with 64 channels on an 8x8 grid are 0.9e9 bytes. All of ImageNet with 2048
+            channels on a 7x7 grid are 0.51e12, half of that as a float16 cache, so that a sample is
+            the default.) With fewer than 256 vectors for each center a warning is logged.
         feature_cache: `"float32"` or `"float16"` to keep all vectors in a memory-mapped file in
             `workdir`, whatever `memory` is, so that each k-means takes all of them. `None` means no
             file.
@@ -154,9 +155,12 @@ def fit_prototypes(
     # === The teacher's layers and the images ===
     teacher = remove_softmax(teacher, "teacher")
     check_classifier(teacher)
-    layers = _layers(teacher, levels, penultimate_layer, intermediate_layer)
-    features = TeacherFeatures(teacher, layers, pool_size)
-    images = LabeledImages(data, features.num_classes, batch_size, preprocess)
+    images = LabeledImages(data, teacher.output_shape[-1], batch_size, preprocess)
+    image_shape = tuple(teacher.input_shape[1:])
+    if None in image_shape:
+        image_shape = images.image_shape()
+    layers = _layers(at_size(teacher, image_shape), levels, penultimate_layer, intermediate_layer)
+    features = TeacherFeatures(teacher, layers, pool_size, image_shape)
     if feature_cache is not None:
         images.read_labels()
     if images.labels is not None:
@@ -168,6 +172,7 @@ def fit_prototypes(
     manifest = {
         "teacher": {"name": teacher.name, "fingerprint": fingerprint(teacher)},
         "data": {"name": data_name},
+        "image_shape": image_shape,
         "seed": seed,
         "iterations": iterations,
         "memory": memory,
@@ -472,4 +477,5 @@ def _check_points(per_class, features, templates, subclasses):
 def _check_room(workdir, images, features, feature_cache):
     """Refuse a cache before a folder is created that other settings could not use."""
     points = len(images) * features.locations("penultimate")
-    check_room(workdir, cache_bytes(points, features.channels["penultimate"], feature_cache))
+    size = cache_bytes(points, features.channels["penultimate"], feature_cache)
+    check_room(workdir, size, NO_ROOM)

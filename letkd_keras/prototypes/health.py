@@ -1,4 +1,4 @@
-"""Figures that say whether prototypes are worth training with."""
+"""Figures that tell good prototypes from poor ones."""
 
 import numpy as np
 
@@ -21,9 +21,9 @@ def penultimate_health(centers, points, labels, num_classes):
     Returns:
         Dictionary of JSON types: `points`, `inertia_per_point` (mean squared distance to the
         nearest center), `used_templates`, `sizes` (least, median, largest), `purity` (share of
-        points whose class is their cluster's commonest), `mean_target_entropy` in nats (uniform
-        targets have `log(K)`; on a part of the points) and `template_classes`, the commonest class
-        of each template, -1 where it has no points.
+        points whose class is their cluster's most frequent), `mean_target_entropy` in nats (uniform
+        targets have `log(K)`; on a part of the points) and `template_classes`, the most frequent
+        class of each template, -1 where it has no points.
     """
     votes = np.zeros((len(centers), num_classes), dtype="int64")
     inertia, seen = 0.0, 0

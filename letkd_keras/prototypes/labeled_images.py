@@ -59,6 +59,16 @@ class LabeledImages:
         self._check_same(0, labels)
         self._check_end(len(labels))
 
+    def image_shape(self):
+        """Shape of the first image, as the teacher takes it.
+
+        Raises:
+            ValueError: If there is no image.
+        """
+        for images, _ in self._batches():
+            return tuple(self._prepared(images[:1], 0).shape[1:])
+        raise ValueError("`data` must have at least one image. Received: none")
+
     def read_labels(self):
         """Make the labels known, by a pass over the data if need be."""
         if self.labels is None:

@@ -101,7 +101,7 @@ class LinearDiscriminantAnalysis:
 
         Raises:
             ValueError: If there are fewer than two classes with points, non-finite features, or no
-                direction that tells classes apart.
+                direction that separates the classes.
         """
         present = np.flatnonzero(self.counts)
         points = int(self.counts.sum())
@@ -130,7 +130,7 @@ class LinearDiscriminantAnalysis:
         rank = int(np.sum(strengths > _TOLERANCE * strengths.max(initial=0)))
         if rank == 0:
             raise ValueError(
-                "LDA found no direction that tells the classes apart: features do not vary within "
+                "LDA has no direction that separates the classes: features do not vary within "
                 "classes, or all class means agree."
             )
         return mean, sphering @ rotation[: min(rank, components)].T

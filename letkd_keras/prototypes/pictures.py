@@ -279,7 +279,7 @@ def _one_of_each(data, num_classes, samples):
 def _own_subclasses(intermediate, teacher, images, labels):
     """Sub-class of each location within its image's class, [B, H, W]."""
     layer = {"intermediate": intermediate.layer}
-    features = TeacherFeatures(teacher, layer, intermediate.pool_size)(images)
+    features = TeacherFeatures(teacher, layer, intermediate.pool_size, images.shape[1:])(images)
     points = intermediate.project(features["intermediate"]).reshape(
         len(images), -1, intermediate.centers.shape[1]
     )

@@ -10,6 +10,12 @@ _BYTES_BESIDE = 4 + 8 + 8
 # Type of the labels in a cache.
 _LABEL = np.dtype("int32")
 
+# What to do where the disk has no room for a cache.
+NO_ROOM = (
+    "Use feature_cache='float16', another workdir, or no feature cache (each k-means then takes a "
+    "sample)."
+)
+
 
 class PointSample:
     """All points while they fit, a uniform sample of them once they do not.
@@ -164,8 +170,8 @@ class PointCache:
         if sizes.ndim:
             self._next_rows = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         shape = (int(sizes.sum()), channels)
-        self._points = memory_mapped.create(folder / "points.npy", shape, dtype)
-        self._labels = memory_mapped.create(folder / "labels.npy", shape[:1], _LABEL)
+        self._points = memory_mapped.create(folder / "points.npy", shape, dtype, NO_ROOM)
+        self._labels = memory_mapped.create(folder / "labels.npy", shape[:1], _LABEL, NO_ROOM)
 
     def update(self, points, labels, indices):
         """Add points [N, C] of classes [N] and indices [N] in the whole data set."""

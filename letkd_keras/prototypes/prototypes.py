@@ -190,7 +190,8 @@ class Prototypes:
         """
         teacher = remove_softmax(teacher, "teacher")
         for level in self.levels:
-            _check_layer(teacher, level, getattr(self, level))
+            shape = self.manifest.get("image_shape")
+            _check_layer(teacher, level, getattr(self, level), shape)
         expected = self.manifest.get("teacher", {}).get("fingerprint")
         if expected is not None:
             received = fingerprint(teacher)
@@ -206,13 +207,13 @@ class Prototypes:
 def versions():
     """Installed versions of what makes prototypes, for the manifest."""
     packages = ("letkd-keras", "keras", "tensorflow", "numpy", "faiss-cpu")
-    found = {}
+    installed = {}
     for package in packages:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+            installed[package] = None
+    return installed
 
 
 def _short(part):
@@ -225,8 +226,8 @@ def _short(part):
     )
 
 
-def _check_layer(teacher, level, part):
-    features = TeacherFeatures(teacher, {level: part.layer}, part.pool_size)
+def _check_layer(teacher, level, part, image_shape):
+    features = TeacherFeatures(teacher, {level: part.layer}, part.pool_size, image_shape)
     grid, channels = features.grids[level], features.channels[level]
     if grid != tuple(part.grid) or channels != part.channels:
         raise ValueError(

@@ -16,6 +16,8 @@ class TeacherFeatures:
         layers: Dictionary of layer names by level.
         pool_size: Window and stride of the average pooling, one integer or a dictionary by level; 1
             leaves the grid as it is, 2 halves it.
+        image_shape: Shape of an image, for a teacher that takes images of any size; `None` means
+            the shape that the teacher takes.
 
     Attributes:
         num_classes: Number of classes, from the teacher's output.
@@ -28,13 +30,14 @@ class TeacherFeatures:
             layer, or a layer's output is no feature map of known size.
     """
 
-    def __init__(self, teacher, layers, pool_size=1):
+    def __init__(self, teacher, layers, pool_size=1, image_shape=None):
         check_classifier(teacher)
         self.teacher = teacher
+        self.image_shape = image_shape
         self.layers = dict(layers)
         self.pool_sizes = _pool_sizes(pool_size, self.layers)
         self.num_classes = int(teacher.output.shape[-1])
-        flat = flatten(teacher)
+        flat = flatten(at_size(teacher, image_shape))
         outputs = {}
         for level, name in self.layers.items():
             output = output_of(flat, find_layer(flat, name, argument=f"{level}_layer"))
@@ -46,7 +49,9 @@ class TeacherFeatures:
 
     def only(self, level):
         """One level by itself, as `TeacherFeatures` that run the teacher no further."""
-        return TeacherFeatures(self.teacher, {level: self.layers[level]}, self.pool_sizes[level])
+        return TeacherFeatures(
+            self.teacher, {level: self.layers[level]}, self.pool_sizes[level], self.image_shape
+        )
 
     def locations(self, level):
         """Number of locations of an image at a level."""
@@ -61,11 +66,36 @@ class TeacherFeatures:
 
         Returns:
             Dictionary by level of float32 [B * height * width, C], image by image.
+
+        Raises:
+            ValueError: If the images have not the shape that the teacher takes.
         """
+        expected = tuple(self.model.input_shape[1:])
+        if tuple(images.shape[1:]) != expected:
+            raise ValueError(
+                f"`data` must have images of shape {expected}, as the teacher takes them. "
+                f"Received: images of shape {tuple(images.shape[1:])}"
+            )
         return {
             level: np.asarray(output, dtype="float32").reshape(-1, self.channels[level])
             for level, output in zip(self.layers, self._infer(images), strict=True)
         }
+
+
+def at_size(teacher, image_shape):
+    """The same teacher for images of one shape, where it takes images of any size.
+
+    Args:
+        teacher: A functional `keras.Model`.
+        image_shape: Shape of an image; `None` means any.
+
+    Returns:
+        A functional model that shares all layers, or the teacher itself where its shape is fixed.
+    """
+    if image_shape is None or None not in teacher.input_shape[1:]:
+        return teacher
+    inputs = keras.Input(tuple(image_shape), dtype=teacher.inputs[0].dtype)
+    return keras.Model(inputs, teacher(inputs), name=teacher.name)
 
 
 def check_classifier(teacher):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from letkd_keras.data import training_batches
+from letkd_keras.data import evaluation_batches, steps_per_epoch, training_batches
 from letkd_keras.data.pipeline import augment
 
 PLAIN = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}  # pixels as they are
@@ -21,7 +21,7 @@ def _epochs(epochs, first_epoch=0, batch_size=8, **options):
 
 
 def test_every_epoch_is_another_permutation_of_all_images():
-    labels = [y for _, y in _epochs(3)]
+    labels = [y for _, y in _epochs(3, drop_remainder=False)]
     assert [len(y) for y in labels] == [8, 8, 4] * 3
     epochs = np.concatenate(labels).reshape(3, 20)
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(20), (3, 1)))
@@ -30,7 +30,7 @@ def test_every_epoch_is_another_permutation_of_all_images():
 
 def test_a_step_depends_on_seed_epoch_and_step_alone():
     whole, again, late = _epochs(3, seed=5), _epochs(3, seed=5), _epochs(3, first_epoch=2, seed=5)
-    for first, second in [*zip(whole, again, strict=True), *zip(whole[6:], late, strict=True)]:
+    for first, second in [*zip(whole, again, strict=True), *zip(whole[4:], late, strict=True)]:
         np.testing.assert_array_equal(first[0], second[0])
         np.testing.assert_array_equal(first[1], second[1])
     assert not np.array_equal(whole[0][1], _epochs(1, seed=6)[0][1])
@@ -58,7 +58,7 @@ def test_all_offsets_and_both_directions_are_drawn():
     assert all(60 < count < 165 for count in forms.values())
 
 
-def test_without_augmentation_the_images_come_as_they_are_normalised():
+def test_without_augmentation_the_images_are_only_normalized():
     images, labels = _images()
     options = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
     batches = training_batches(images, labels, 8, crop_padding=0, flip=False, epochs=1, **options)
@@ -68,7 +68,7 @@ def test_without_augmentation_the_images_come_as_they_are_normalised():
 
 
 @pytest.mark.parametrize("batch_size", [0, 21])
-def test_batches_that_cannot_be_are_refused(batch_size):
+def test_batch_size_out_of_range_is_refused(batch_size):
     with pytest.raises(ValueError, match=f"`batch_size` must be .*batch_size={batch_size}"):
         training_batches(*_images(), batch_size, **PLAIN)
 
@@ -77,5 +77,23 @@ def test_images_and_labels_that_do_not_fit_are_refused():
     images, labels = _images()
     with pytest.raises(ValueError, match=r"`images` must be uint8.*float32"):
         training_batches(images.astype("float32"), labels, 8, **PLAIN)
-    with pytest.raises(ValueError, match=r"`labels` must be .*19 for 20"):
+    with pytest.raises(ValueError, match=r"`labels` must be .*19 labels for 20"):
         training_batches(images, labels[1:], 8, **PLAIN)
+
+
+def test_the_last_partial_batch_is_left_out_by_default():
+    """As in the authors' program: of 20 images in batches of 8, each epoch has two batches."""
+    assert [len(y) for _, y in _epochs(2)] == [8] * 4
+    assert steps_per_epoch(20, 8) == 2 and steps_per_epoch(20, 8, drop_remainder=False) == 3
+    first, second = (
+        {*range(20)} - {*np.concatenate([y for _, y in _epochs(epoch + 1, first_epoch=epoch)])}
+        for epoch in (0, 1)
+    )
+    assert len(first) == len(second) == 4 and first != second
+
+
+def test_evaluation_keeps_the_last_partial_batch():
+    batches = evaluation_batches(*_images(), 8, **PLAIN)
+    assert [len(y) for _, y in batches] == [8, 8, 4]
+    with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
+        evaluation_batches(*_images(), 0, **PLAIN)

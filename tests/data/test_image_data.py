@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -47,12 +49,14 @@ def test_without_a_validation_set_there_is_none_to_read(data):
     with pytest.raises(ValueError, match=r"`split` must be 'train' or 'test'. .*'validation'"):
         data.evaluation_batches(5, "validation")
     for fraction in (0, 0.05, 0.95, 1, -1):
-        with pytest.raises(ValueError, match="`fraction` must be more than 0 and less than 1"):
+        with pytest.raises(ValueError, match="`fraction` must be greater than 0 and less than 1"):
             data.hold_out(fraction)
 
 
 def test_rows_come_with_their_images(data):
-    batches = data.training_batches(7, seed=3, epochs=1, crop_padding=0, flip=False, with_rows=True)
+    batches = data.training_batches(
+        7, seed=3, epochs=1, crop_padding=0, flip=False, with_rows=True, drop_remainder=False
+    )
     rows = []
     for x, y in batches:
         np.testing.assert_allclose(x["image"][:, 0, 0, 0], x["row"], rtol=1e-5)
@@ -64,3 +68,67 @@ def test_rows_come_with_their_images(data):
 def test_digits_can_be_held_out_of():
     held = load_digits().hold_out(0.1)
     assert held.train_examples + len(held.x_validation) == 1198
+
+
+def test_digest_is_of_images_labels_and_names(data):
+    digest = data.digest
+    assert len(digest) == 64
+    assert replace(data, mean=(0.5,) * 3, name="other", split="x").digest == digest
+    changed = data.x_test.copy()
+    changed[-1, 0, 0, 0] ^= 1
+    others = [
+        replace(data, x_test=changed),
+        replace(data, y_train=np.roll(data.y_train, 1)),
+        replace(data, class_names=tuple("abcdeg")),
+        data.hold_out(0.25),
+        data.subset(30),
+    ]
+    assert len({digest, *(other.digest for other in others)}) == 6
+
+
+def test_digest_is_the_same_in_every_process_and_for_every_kind_of_array(data, tmp_path):
+    for name in ("x_train", "y_train"):
+        np.save(tmp_path / f"{name}.npy", getattr(data, name))
+    mapped = replace(
+        data,
+        x_train=np.load(tmp_path / "x_train.npy", mmap_mode="r"),
+        y_train=np.load(tmp_path / "y_train.npy").astype("int32"),
+    )
+    assert mapped.digest == data.digest
+    # Of a process of its own: computed once and written down.
+    small = ImageData(
+        "two",
+        *(np.arange(24, dtype="uint8").reshape(2, 2, 2, 3), np.array([0, 1])) * 2,
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        class_names=("a", "b"),
+    )
+    assert small.digest.startswith("abb4fd5c96126e40")
+
+
+def test_validation_images_keep_to_the_first_classes(data):
+    few = data.hold_out(0.25).first_classes(2)
+    assert few.has_validation and not data.has_validation
+    assert set(few.y_validation) == {0, 1} and len(few.x_validation) == 4
+
+
+@pytest.mark.parametrize("batch_size", [0, 49])
+def test_batches_larger_than_the_training_set_are_refused(batch_size, data):
+    with pytest.raises(ValueError, match="`batch_size` must be between 1 and the 48 training"):
+        data.training_batches(batch_size)
+
+
+def test_training_leaves_the_last_partial_batch_out_and_evaluation_does_not(data):
+    assert [len(y) for _, y in data.training_batches(7, epochs=1, crop_padding=0)] == [7] * 6
+    assert [len(y) for _, y in data.evaluation_batches(7)] == [7, 5]
+
+
+@pytest.mark.parametrize("crop_padding", [2, -1])
+def test_padding_that_reflection_cannot_fill_is_refused(crop_padding, data):
+    with pytest.raises(ValueError, match=rf"`crop_padding` .*2x2.*crop_padding={crop_padding}"):
+        data.training_batches(7, crop_padding=crop_padding)
+
+
+def test_labels_out_of_range_are_refused(data):
+    with pytest.raises(ValueError, match=r"`y_test` must be from 0 to 5.*from 6 to 6"):
+        replace(data, y_test=np.full(12, 6))

@@ -7,6 +7,7 @@ from image_trees import COLOURS, picture, write_tree
 from PIL import Image
 
 from letkd_keras.data import load_image_folder
+from letkd_keras.data.class_folders import find_images, image_suffixes
 from letkd_keras.data.decoding import decode, decode_all
 from letkd_keras.data.image_folder import pixel_statistics
 
@@ -18,7 +19,7 @@ def assert_colours_match(images, labels):
 
 
 def test_tree_is_split_by_class(tmp_path):
-    data = load_image_folder(write_tree(tmp_path / "pets"), 8, validation_split=0.4, seed=1)
+    data = load_image_folder(write_tree(tmp_path / "pets"), 8, test_fraction=0.4, seed=1)
     assert data.name == "pets"
     assert data.class_names == ("ant", "bee", "cat")
     assert data.image_shape == (8, 8, 3)
@@ -72,7 +73,76 @@ def test_other_files_are_ignored_and_counted(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "letkd_keras"):
         data = load_image_folder(tree, 8)
     assert data.train_examples + data.test_examples == 15
-    assert "2 files that are no images were ignored" in caplog.text
+    assert "2 files that are not images were ignored" in caplog.text
+
+
+def test_links_in_a_circle_do_not_multiply_images(tmp_path, caplog):
+    tree = write_tree(tmp_path / "tree")
+    (tree / "ant" / "more").mkdir()
+    picture(COLOURS["ant"], seed=77).save(tree / "ant" / "more" / "x.png")
+    for link, target in (
+        ("ant/loop", tree),  # the root: all images would be ants
+        ("ant/more/up", tree / "ant"),
+        ("ant/again", tree / "ant" / "more"),
+        ("bee/ants", tree / "ant"),
+        ("bee/self", tree / "bee" / "self"),
+    ):
+        (tree / link).symlink_to(target)
+    with caplog.at_level(logging.WARNING, "letkd_keras"):
+        files = find_images(tree)
+    assert np.bincount(files.labels).tolist() == [6, 5, 5]
+    assert caplog.text.count("already part of the tree") == 4
+    assert files.ignored == 1
+
+
+def test_linked_folders_outside_are_followed_once(tmp_path):
+    photos = write_tree(tmp_path / "photos")
+    (tmp_path / "links").mkdir()
+    for name in ("ant", "bee"):
+        (tmp_path / "links" / name).symlink_to(photos / name)
+    assert len(find_images(tmp_path / "links")) == 10
+    (tmp_path / "links" / "cow").symlink_to(photos / "bee")
+    with pytest.raises(ValueError, match=r"must be different folders. Received: .*cow.*bee"):
+        find_images(tmp_path / "links")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_pipes_with_the_name_of_an_image_are_not_opened(tmp_path, caplog):
+    tree = write_tree(tmp_path)
+    os.mkfifo(tree / "ant" / "pipe.png")
+    (tree / "bee" / "nowhere.png").symlink_to(tmp_path / "nowhere")
+    with caplog.at_level(logging.WARNING, "letkd_keras"):
+        data = load_image_folder(tree, 8)
+    assert data.train_examples + data.test_examples == 15
+    assert "2 files that are not images were ignored" in caplog.text
+
+
+def test_avif_is_an_image_where_pillow_reads_it(tmp_path, monkeypatch):
+    tree = write_tree(tmp_path)
+    if ".avif" in image_suffixes():
+        picture(COLOURS["ant"], (60, 50)).save(tree / "ant" / "x.avif")
+        data = load_image_folder(tree, 8)
+        assert data.train_examples + data.test_examples == 16
+        assert_colours_match(data.x_train, data.y_train)
+    monkeypatch.setattr(Image, "registered_extensions", lambda: {".png": "PNG"})
+    assert image_suffixes.__wrapped__() == {".png"}
+
+
+def test_names_that_cannot_be_encoded(tmp_path):
+    tree = write_tree(tmp_path)
+    file = os.fsdecode(b"\xe4.png")
+    picture(COLOURS["ant"]).save(tree / "ant" / file)
+    assert len(find_images(tree).digest()) == 64
+    (tree / "cat").rename(tree / os.fsdecode(b"c\xe4t"))
+    with pytest.raises(ValueError, match=r"must be valid UTF-8. Received: 'c\\udce4t'"):
+        find_images(tree)
+
+
+def test_digest_of_a_tree_does_not_depend_on_where_it_is(tmp_path):
+    first = find_images(write_tree(tmp_path / "a")).digest()
+    assert find_images(write_tree(tmp_path / "b")).digest() == first
+    (tmp_path / "b" / "ant" / "0.png").rename(tmp_path / "b" / "ant" / "9.png")
+    assert find_images(tmp_path / "b").digest() != first
 
 
 def test_empty_class_is_named(tmp_path):
@@ -91,10 +161,10 @@ def test_class_of_one_image_cannot_be_split(tmp_path):
         load_image_folder(tree, 8)
 
 
-@pytest.mark.parametrize("share, match", [(0.05, "one image of each"), (1.0, "between 0 and 1")])
-def test_validation_split_out_of_range(share, match, tmp_path):
-    with pytest.raises(ValueError, match=f"`validation_split` must .*{match}"):
-        load_image_folder(write_tree(tmp_path), 8, validation_split=share)
+@pytest.mark.parametrize("share, match", [(0.05, "one image of each"), (1.0, "less than 1")])
+def test_share_of_test_images_out_of_range(share, match, tmp_path):
+    with pytest.raises(ValueError, match=f"`test_fraction` must .*{match}"):
+        load_image_folder(write_tree(tmp_path), 8, test_fraction=share)
 
 
 def test_classes_of_training_and_validation_differ(tmp_path):
@@ -112,7 +182,7 @@ def test_folder_that_is_not_there_or_has_no_classes(tmp_path):
         load_image_folder(tmp_path, 8)
 
 
-def broken(file, kind):
+def damage(file, kind):
     content = file.read_bytes()
     if kind == "truncated":
         file.write_bytes(content[: len(content) // 2])
@@ -127,8 +197,8 @@ def broken(file, kind):
 @pytest.mark.parametrize("kind", ["truncated", "empty", "no image"])
 def test_corrupt_image_is_named(kind, suffix, tmp_path):
     tree = write_tree(tmp_path, suffix=suffix, size=(60, 50))
-    file = broken(tree / "bee" / f"3{suffix}", kind)
-    with pytest.raises(ValueError, match="is broken or no image") as error:
+    file = damage(tree / "bee" / f"3{suffix}", kind)
+    with pytest.raises(ValueError, match=r"is damaged or not an image.*--skip-corrupt") as error:
         load_image_folder(tree, 8)
     assert str(file) in str(error.value)
 
@@ -136,7 +206,7 @@ def test_corrupt_image_is_named(kind, suffix, tmp_path):
 def test_corrupt_images_are_skipped_when_asked(tmp_path, caplog):
     tree = write_tree(tmp_path)
     for name in ("bee/3.png", "cat/0.png"):
-        broken(tree / name, "truncated")
+        damage(tree / name, "truncated")
     with caplog.at_level(logging.WARNING, "letkd_keras"):
         data = load_image_folder(tree, 8, skip_corrupt=True)
     assert data.train_examples + data.test_examples == 13
@@ -148,7 +218,7 @@ def test_corrupt_images_are_skipped_when_asked(tmp_path, caplog):
 def test_class_of_corrupt_images_only_is_named(tmp_path):
     tree = write_tree(tmp_path)
     for file in (tree / "bee").iterdir():
-        broken(file, "empty")
+        damage(file, "empty")
     with pytest.raises(ValueError, match=r"readable training images\. Received: none in .*bee"):
         load_image_folder(tree, 8, skip_corrupt=True)
 
@@ -160,7 +230,7 @@ def test_cache_is_written_once_and_gives_the_same(skip_corrupt, tmp_path):
     if skip_corrupt:
         (tree / "ant" / "7.png").write_bytes(b"x")
         plain = load_image_folder(tree, 8, skip_corrupt=True)
-    options = {"cache": cache, "skip_corrupt": skip_corrupt}
+    options = {"image_cache": cache, "skip_corrupt": skip_corrupt}
     first = load_image_folder(tree, 8, **options)
     written = {file: file.stat().st_mtime_ns for file in cache.iterdir()}
     again = load_image_folder(tree, 8, **options)
@@ -169,9 +239,9 @@ def test_cache_is_written_once_and_gives_the_same(skip_corrupt, tmp_path):
     for data in (first, again):
         for part in ("x_train", "y_train", "x_test", "y_test"):
             np.testing.assert_array_equal(getattr(data, part), getattr(plain, part))
-    if skip_corrupt:  # a cache made while skipping does not hide what is broken
+    if skip_corrupt:  # a cache that was made with skip_corrupt does not hide damaged files
         with pytest.raises(ValueError, match=r"7\.png"):
-            load_image_folder(tree, 8, cache=cache)
+            load_image_folder(tree, 8, image_cache=cache)
 
 
 def test_cache_of_changed_files_is_made_anew(tmp_path):
@@ -191,6 +261,37 @@ def test_interrupted_cache_leaves_nothing_that_looks_finished(tmp_path):
     with pytest.raises(ValueError, match=r"x\.png"):
         decode_all([file], 8, cache=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_room_for_the_cache_is_reserved_first(tmp_path, monkeypatch):
+    file = tmp_path / "x.png"
+    picture((10, 10, 10)).save(file)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100})())
+    with pytest.raises(
+        OSError, match=r"needs 192 bytes .*; 100 are free. Use another folder as im"
+    ):
+        decode_all([file], 8, cache=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_images_that_do_not_fit_into_the_memory_are_refused(tmp_path, monkeypatch):
+    tree = write_tree(tmp_path / "tree")
+    monkeypatch.setattr("letkd_keras.memory_mapped.physical_memory", lambda: 10_000)
+    expected = r"12 images of 64x64 need 147,456 bytes of memory; there are 10,000\. .*image_cache"
+    with pytest.raises(ValueError, match=expected):
+        load_image_folder(tree, 64)
+    load_image_folder(tree, 64, image_cache=tmp_path / "cache")
+
+
+def test_damaged_cache_is_named(tmp_path):
+    file = tmp_path / "x.png"
+    picture((10, 10, 10)).save(file)
+    decode_all([file], 8, cache=tmp_path / "cache")
+    cached = next(path for path in (tmp_path / "cache").iterdir() if "kept" not in path.name)
+    cached.write_bytes(cached.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"image cache .* is damaged .*Remove it") as error:
+        decode_all([file], 8, cache=tmp_path / "cache")
+    assert str(cached) in str(error.value)
 
 
 # 8 x 8 images in Pillow's modes, and the red, green, blue expected

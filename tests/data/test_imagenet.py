@@ -1,4 +1,5 @@
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -44,15 +45,14 @@ def test_streamed_images_have_the_attributes_of_images_in_memory():
     public = {name for name in dir(ImageData) if not name.startswith("_")}
     public |= set(ImageData.__dataclass_fields__)
     public -= {"x_train", "y_train", "x_test", "y_test"}
-    # `recipes.compare` alone, on data in memory
-    public -= {"x_validation", "y_validation", "hold_out", "first_classes"}
+    public -= {"x_validation", "y_validation"}
     streamed = set(dir(StreamedImages)) | set(StreamedImages.__dataclass_fields__)
     assert public <= streamed
 
 
 def test_an_epoch_has_every_image_once(tree):
     data = load_imagenet(tree, 16)
-    batches = list(data.training_batches(8, epochs=1))
+    batches = list(data.training_batches(8, epochs=1, drop_remainder=False))
     assert [len(y) for _, y in batches] == [8, 8, 5]
     images, labels = arrays(batches, data)
     assert np.bincount(labels).tolist() == [7, 7, 7]
@@ -60,16 +60,21 @@ def test_an_epoch_has_every_image_once(tree):
     assert_colours_match(images, labels)
 
 
+def test_the_last_partial_batch_is_left_out_by_default(tree):
+    batches = load_imagenet(tree, 16).training_batches(8, epochs=2)
+    assert [len(y) for _, y in batches] == [8] * 4
+
+
 def test_batches_depend_on_seed_and_epoch_alone(tree):
     data = load_imagenet(tree, 16)
     first, again, other = (
-        arrays(data.training_batches(8, seed=seed, epochs=3)) for seed in (0, 0, 1)
+        arrays(data.training_batches(7, seed=seed, epochs=3)) for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first[0], again[0])
     np.testing.assert_array_equal(first[1], again[1])
     assert (first[1] != other[1]).any()
     assert (first[0][:21] != first[0][21:42]).any()
-    resumed = arrays(data.training_batches(8, seed=0, first_epoch=2, epochs=3))
+    resumed = arrays(data.training_batches(7, seed=0, first_epoch=2, epochs=3))
     np.testing.assert_array_equal(resumed[0], first[0][42:])
 
 
@@ -80,7 +85,7 @@ def test_batches_without_end(tree):
 
 @pytest.mark.parametrize("batch_size", [0, 22])
 def test_batch_size_out_of_range(batch_size, tree):
-    with pytest.raises(ValueError, match="between 1 and the 21 images"):
+    with pytest.raises(ValueError, match="between 1 and the 21 training images"):
         load_imagenet(tree, 16).training_batches(batch_size)
 
 
@@ -130,7 +135,7 @@ def test_half_of_the_crops_are_mirrored(gradient):
     assert (images[:, 20, -1, 0] > images[:, 20, 0, 0]).all()
 
 
-def test_evaluation_sees_the_centre(gradient):
+def test_evaluation_uses_the_center(gradient):
     images, labels = arrays(gradient.evaluation_batches(7), gradient)
     assert labels.tolist() == [0] * 10 + [1] * 10
     # 200 pixels become 46, of which the middle 40 are kept: from 3 to 43, 13.04 to 186.96 before.
@@ -174,14 +179,14 @@ def test_subset_keeps_the_classes_in_proportion(tree):
         load_imagenet(tree, 16).subset(train_examples=2)
 
 
-def test_broken_images_are_found(tree):
+def test_damaged_images_are_named(tree):
     data = load_imagenet(tree, 16)
     data.check()
     whole = (tree / "train" / "bee" / "2.JPEG").read_bytes()
     (tree / "train" / "bee" / "2.JPEG").write_bytes(whole[: len(whole) // 2])
     (tree / "val" / "cat" / "0.png").write_bytes(b"")
     (tree / "val" / "ant" / "1.png").write_text("no image")
-    with pytest.raises(ValueError, match="that are broken") as error:
+    with pytest.raises(ValueError, match="3 images cannot be read") as error:
         data.check()
     for name in ("train/bee/2.JPEG", "val/cat/0.png", "val/ant/1.png"):
         assert str(tree / name) in str(error.value)
@@ -197,7 +202,7 @@ def test_folders_of_other_classes_or_none(tree):
         load_imagenet(tree)
 
 
-def test_neither_folders_nor_records(tmp_path):
+def test_folder_without_images_or_records(tmp_path):
     with pytest.raises(FileNotFoundError, match="imagenet2012 as prepared by"):
         load_imagenet(tmp_path)
 
@@ -213,7 +218,7 @@ def records(tmp_path):
                 writer.write(str(10 * file + number).encode())
         paths.append(path)
     return RecordSource(
-        tuple(paths), lambda record: (record, tf.strings.to_number(record, tf.int64)), 40
+        tuple(paths), lambda record: (record, tf.strings.to_number(record, tf.int64)), (10,) * 4
     )
 
 
@@ -241,7 +246,7 @@ def test_records_beyond_the_buffer_are_shuffled_by_file(records, monkeypatch):
     assert len(starts) > 1 and starts <= {0, 10, 20, 30}
 
 
-def test_order_of_records_knows_no_global_seed(records):
+def test_order_of_records_does_not_depend_on_the_global_seed(records):
     def order(global_seed):
         tf.random.set_seed(global_seed)
         epochs = tf.data.Dataset.range(2)
@@ -259,6 +264,64 @@ def test_subset_of_records(records):
     assert len(records.subset(None, seed=0, argument="x")) == 40
     with pytest.raises(ValueError, match="`train_examples` must be between 1 and 40"):
         records.subset(41, seed=0, argument="train_examples")
+
+
+@pytest.mark.parametrize("fraction, expected", [(0.2, 8), (0.5, 20), (0.75, 28)])
+def test_records_are_held_out_at_regular_distances(fraction, expected, records):
+    chosen, rest = records.hold_out(fraction, seed=0)
+    assert (len(chosen), len(rest)) == (expected, 40 - expected)
+    first, second = numbers(chosen.in_order()), numbers(rest.in_order())
+    assert sorted(first + second) == list(range(40))
+    in_each_file = np.bincount(np.array(first) // 10, minlength=4)
+    np.testing.assert_allclose(in_each_file, 10 * fraction, atol=1)
+    assert sorted(numbers(rest.shuffled(0, tf.constant(1, tf.int64)))) == second
+    assert numbers(records.hold_out(fraction, seed=1)[0].in_order()) != first
+    assert len({source.digest() for source in (records, chosen, rest)}) == 3
+
+
+def test_records_of_a_subset_are_held_out(records):
+    chosen, rest = records.subset(15, 0, "n").hold_out(0.2, seed=3)
+    assert (len(chosen), len(rest)) == (3, 12)
+    assert sorted(numbers(chosen.in_order()) + numbers(rest.in_order())) == list(range(15))
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan"), 0.0001])
+def test_fraction_of_records_out_of_range(fraction, records):
+    with pytest.raises(ValueError, match="`fraction` must be greater than 0"):
+        records.hold_out(fraction, seed=0)
+
+
+def test_validation_split_of_files(tree):
+    data = load_imagenet(tree, 16)
+    held = data.hold_out(2 / 7, seed=1)
+    assert (data.has_validation, held.has_validation) == (False, True)
+    assert (held.train_examples, len(held.validation)) == (15, 6)
+    files = [*held.train.files.files, *held.validation.files.files]
+    assert sorted(files) == sorted(data.train.files.files)
+    images, labels = arrays(held.evaluation_batches(4, "validation"), held)
+    assert np.bincount(labels).tolist() == [2, 2, 2]
+    assert_colours_match(images, labels)
+    assert "6 training images held out for validation, seed 1" in held.split
+    with pytest.raises(ValueError, match=r"only after hold_out"):
+        data.evaluation_batches(4, "validation")
+
+
+def test_first_classes_of_files(tree):
+    few = load_imagenet(tree, 16).first_classes(2)
+    assert few.class_names == ("ant", "bee") and few.name == "made, first 2 classes"
+    assert (few.train_examples, few.test_examples) == (14, 6)
+    assert set(arrays(few.evaluation_batches(4))[1]) == {0, 1}
+
+
+def test_digest_is_of_names_sizes_and_labels(tree, tmp_path):
+    digest = load_imagenet(tree).digest
+    assert len(digest) == 64
+    shutil.copytree(tree, tmp_path / "copy")
+    assert load_imagenet(tmp_path / "copy").digest == digest
+    with (tmp_path / "copy" / "val" / "ant" / "1.png").open("ab") as file:
+        file.write(b"more")
+    assert load_imagenet(tmp_path / "copy").digest != digest
+    assert load_imagenet(tree).hold_out(2 / 7).digest != digest
 
 
 def test_prepared_tensorflow_dataset(tmp_path):
@@ -293,7 +356,7 @@ def test_prepared_tensorflow_dataset(tmp_path):
     data = load_imagenet(tmp_path, 32)
     assert data.name == "imagenet2012" and data.class_names == ("ant", "bee", "cat")
     assert (data.train_examples, data.test_examples) == (24, 12)
-    images, labels = arrays(data.training_batches(10, epochs=1), data)
+    images, labels = arrays(data.training_batches(8, epochs=1), data)
     assert np.bincount(labels).tolist() == [8, 8, 8]
     assert_colours_match(images, labels)
     images, labels = arrays(data.evaluation_batches(5), data)

@@ -56,7 +56,7 @@ def test_randaugment_keeps_labels_and_range(keras_cv):
     np.testing.assert_array_equal(labels, LABELS)
 
 
-def test_training_batches_are_normalised_after_the_policy(keras_cv):
+def test_training_batches_are_normalized_after_the_policy(keras_cv):
     data = load_digits().subset(64)
     x, y = next(iter(data.training_batches(32, policies=["cutmix", "mixup"], epochs=1)))
     assert y.shape == (32, 10)
@@ -85,7 +85,7 @@ def test_which_policies_mix_labels(policies, mixed):
 
 
 def test_unknown_policies_are_refused():
-    with pytest.raises(ValueError, match=r"must be of randaugment.*'mixupp'. Did you mean mixup\?"):
+    with pytest.raises(ValueError, match=r"names of randaugment.*'mixupp'. Did you mean mixup\?"):
         keras_cv_policies(["mixupp"], 3)
 
 

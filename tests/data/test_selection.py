@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from letkd_keras.data.stratified import stratified
+from letkd_keras.data.selection import check_classes, find_split, held_out, stratified
 
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 4], [60, 30, 10]))
 
@@ -30,5 +30,32 @@ def test_all_is_all():
 
 @pytest.mark.parametrize("examples", [2, 101])
 def test_too_few_or_too_many_are_refused(examples):
-    with pytest.raises(ValueError, match=r"`n` must be between 3 \(one a class\) and 100"):
+    with pytest.raises(ValueError, match=r"`n` must be between 3 \(one for each class\) and 100"):
         stratified(LABELS, examples, 0, "n")
+
+
+def test_two_parts_have_the_classes_in_proportion():
+    first, rest = held_out(LABELS, 0.2, 1)
+    np.testing.assert_array_equal(np.bincount(LABELS[first])[[0, 1, 4]], [12, 6, 2])
+    assert sorted([*first, *rest]) == list(range(100))
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -1, 0.01, 0.99, float("nan")])
+def test_a_fraction_that_leaves_a_class_out_is_refused(fraction):
+    with pytest.raises(ValueError, match=r"`fraction` must be greater than 0 and less than 1"):
+        held_out(LABELS, fraction, 0)
+
+
+@pytest.mark.parametrize("classes", [1, 7])
+def test_number_of_classes_out_of_range(classes):
+    with pytest.raises(ValueError, match=f"between 2 and 6. Received: classes={classes}"):
+        check_classes(classes, 6)
+
+
+def test_split_that_does_not_exist():
+    splits = {"train": 1, "test": 2}
+    assert find_split(splits, "test") == 2
+    with pytest.raises(ValueError, match=r"'train' or 'test'\. Received: split='val'$"):
+        find_split(splits, "val")
+    with pytest.raises(ValueError, match="only after hold_out"):
+        find_split(splits, "validation")

@@ -35,39 +35,40 @@ def test_halves_have_the_same_number_of_each_class(tmp_path):
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(200), 50))
     first = validation_halves(labels)
     assert (np.bincount(labels[first]) == 25).all() and (np.bincount(labels[~first]) == 25).all()
-    places = np.flatnonzero(labels == 7)
-    assert first[places].tolist() == [True] * 25 + [False] * 25
+    rows = np.flatnonzero(labels == 7)
+    assert first[rows].tolist() == [True] * 25 + [False] * 25
 
 
 def test_cache(tmp_path):
     root = write_tiny_imagenet(tmp_path)
-    plain, cached = load_tiny_imagenet(root), load_tiny_imagenet(root, cache=tmp_path / "cache")
+    plain = load_tiny_imagenet(root)
+    cached = load_tiny_imagenet(root, image_cache=tmp_path / "cache")
     assert isinstance(cached.x_train, np.memmap)
     np.testing.assert_array_equal(cached.x_train, plain.x_train)
     np.testing.assert_array_equal(cached.x_test, plain.x_test)
 
 
-def test_grey_images_are_rgb(tmp_path):
+def test_gray_images_become_rgb(tmp_path):
     root = write_tiny_imagenet(tmp_path)
     Image.new("L", (64, 64), 100).save(root / "val" / "images" / "val_0.JPEG")
     assert (load_tiny_imagenet(root).x_test[0] == 100).all()
 
 
 @pytest.mark.parametrize("part", ["wnids.txt", "val/val_annotations.txt"])
-def test_part_that_is_not_there_is_named(part, tmp_path):
+def test_missing_part_is_named(part, tmp_path):
     root = write_tiny_imagenet(tmp_path)
     (root / part).unlink()
     with pytest.raises(FileNotFoundError, match=f"there is no {part}"):
         load_tiny_imagenet(root)
 
 
-def test_images_that_are_not_there_or_broken_are_named(tmp_path):
+def test_missing_and_damaged_images_are_named(tmp_path):
     root = write_tiny_imagenet(tmp_path)
     (root / "val" / "images" / "val_3.JPEG").write_bytes(b"\xff\xd8\xff")
-    with pytest.raises(ValueError, match=r"val_3\.JPEG' is broken"):
+    with pytest.raises(ValueError, match=r"val_3\.JPEG' is damaged"):
         load_tiny_imagenet(root)
     (root / "val" / "images" / "val_3.JPEG").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 images that are not there: .*val_3\.JPEG"):
+    with pytest.raises(FileNotFoundError, match=r"1 images that do not exist: .*val_3\.JPEG"):
         load_tiny_imagenet(root)
     for file in (root / "train" / "n01770393" / "images").iterdir():
         file.unlink()

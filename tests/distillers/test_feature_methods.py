@@ -1,5 +1,7 @@
 """What all methods that compare outputs of the teacher's and the student's layers share."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -138,3 +140,31 @@ def test_layers_that_do_not_fit_are_refused(setting):
     x = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
     with pytest.raises(ValueError, match=r"student's 3x3 and the teacher's 4x4"):
         FitNet(setting.teacher, keras.Model(source.inputs, x), **layers)
+
+
+def test_crd_takes_mixed_labels(setting):
+    losses = []
+    for labels, kind in (
+        (setting.y, keras.losses.SparseCategoricalCrossentropy),
+        (setting.y[:, None], keras.losses.SparseCategoricalCrossentropy),
+        (0.9 * np.eye(3)[setting.y] + 0.1 / 3, keras.losses.CategoricalCrossentropy),
+    ):
+        model = _made("crd", setting)
+        drawn = []
+        model.sampler.call = lambda y, drawn=drawn: (
+            drawn.append(np.asarray(y)) or np.zeros((len(y), 6), "int32")
+        )
+        model.compile("sgd", kind(from_logits=True), run_eagerly=True)
+        x = {"image": setting.x, "row": np.arange(len(setting.y), dtype="int32")}
+        losses.append(float(model.train_on_batch(x, labels, return_dict=True)["crd"]))
+        np.testing.assert_array_equal(drawn[0], setting.y)
+    assert np.isfinite(losses).all()
+
+
+def test_crd_refuses_several_replicas(setting, monkeypatch):
+    model = _made("crd", setting)
+    extended = SimpleNamespace(worker_devices=("GPU:0", "GPU:1"))
+    strategy = SimpleNamespace(num_replicas_in_sync=2, extended=extended)
+    monkeypatch.setattr(keras.Model, "distribute_strategy", strategy)
+    with pytest.raises(ValueError, match=r"CRD must be trained on one replica.*of 2 replicas"):
+        model.make_train_function()

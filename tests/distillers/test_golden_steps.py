@@ -114,6 +114,12 @@ def _first_convolution(keys):
     return name.removesuffix(".weight").replace(".", "_")
 
 
+def test_the_first_convolution_is_that_of_the_state_dict():
+    keys = [["conv1.0.weight", [16, 3, 3, 3]], ["conv1.1.weight", [16]]]
+    name = _first_convolution(keys)
+    assert isinstance(models.build("mnv2", 5).get_layer(name), keras.layers.Conv2D)
+
+
 def _two_steps(model, levels, x, labels, first_convolution):
     """Two steps of the model's own training, from its present weights: all that is compared."""
     optimizer = _RecordingSGD(0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)

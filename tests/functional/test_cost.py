@@ -16,18 +16,18 @@ def sequence(*layers, shape=(8, 8, 4)):
 @pytest.mark.parametrize(
     "layers, parameters, multiply_adds",
     [
-        # 8x8 places, a 3x3 window of 4 channels for each of 6 filters
+        # 8x8 locations, a 3x3 window of 4 channels for each of 6 filters
         ([keras.layers.Conv2D(6, 3, padding="same")], 9 * 4 * 6 + 6, 64 * 9 * 4 * 6),
         ([keras.layers.Conv2D(6, 3, 2, padding="valid")], 9 * 4 * 6 + 6, 9 * 9 * 4 * 6),
         ([keras.layers.Conv2D(6, 3, groups=2, use_bias=False)], 9 * 2 * 6, 36 * 9 * 2 * 6),
         ([keras.layers.DepthwiseConv2D(3, depth_multiplier=2)], 9 * 8 + 8, 36 * 9 * 8),
         ([keras.layers.SeparableConv2D(5, 3, use_bias=False)], 9 * 4 + 20, 36 * (9 * 4 + 20)),
-        # each of the 64 input places reaches 2x2 places of 3 channels
+        # each of the 64 input locations reaches 2x2 locations of 3 channels
         ([keras.layers.Conv2DTranspose(3, 2, 2)], 4 * 4 * 3 + 3, 64 * 4 * 4 * 3),
         ([keras.layers.Flatten(), keras.layers.Dense(10)], 2570, 2560),
         ([keras.layers.Dense(10)], 50, 64 * 40),
         ([keras.layers.BatchNormalization(), keras.layers.ReLU()], 8, 0),
-        ([keras.layers.Normalization()], 0, 0),  # measured, not learned
+        ([keras.layers.Normalization()], 0, 0),  # statistics, not trained
         ([keras.layers.PReLU(shared_axes=[1, 2]), keras.layers.AveragePooling2D(2)], 4, 0),
         # templates 5 x 4, vectors 4 x 5, two scales, gamma and beta of 5
         ([KDLayer(5)], 20 + 20 + 2 + 10, 64 * 20 + 64 * 20),
@@ -108,7 +108,7 @@ def test_known_networks(network, parameters, millions):
 @pytest.mark.parametrize(
     "student, parameters, multiply_adds", [("resnet20", 3.3, 2.0), ("snv1", 10.9, 4.9)]
 )
-def test_what_the_kd_layers_of_letkd2_multiply(student, parameters, multiply_adds):
+def test_cost_of_students_with_the_kd_layers_of_letkd2(student, parameters, multiply_adds):
     plain = models.build(student, num_classes=100)
     with_layers = insert_kd_layers(plain, KDLayer(4096), KDLayer(800))
     before, after = cost_of(plain), cost_of(with_layers)
@@ -119,7 +119,7 @@ def test_what_the_kd_layers_of_letkd2_multiply(student, parameters, multiply_add
 @pytest.mark.parametrize(
     "layer", [keras.layers.Flatten(), keras.layers.Reshape((64, 4))], ids=["flat", "rows"]
 )
-def test_what_is_not_known_is_refused(layer):
+def test_unknown_layers_are_refused(layer):
     if isinstance(layer, keras.layers.Reshape):
         unknown = keras.layers.EinsumDense("abc,cd->abd", output_shape=(None, 3), name="mix")
         match = "'mix', a EinsumDense"

@@ -1,25 +1,37 @@
+import re
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 
+import letkd_keras
 from letkd_keras.functional.graph import (
+    TESTED_KERAS,
     check_functional,
     copy_with,
     find_layer,
     flatten,
     grid_ratio,
+    is_model,
+    layers_inside,
+    maker,
+    nodes,
     output_of,
+    output_shape_of,
+    output_shapes,
     readers,
+    run,
     spatial_shape,
 )
 
 
 def _nested():
-    """conv -> inner (batch normalisation, always in inference mode) -> head."""
+    """conv -> inner (batch normalization, always in inference mode) -> head."""
     keras.utils.set_random_seed(0)
     inner_inputs = keras.Input((4, 4, 2))
-    normalised = keras.layers.BatchNormalization(name="bn")(inner_inputs)
-    inner = keras.Model(inner_inputs, keras.layers.ReLU(name="relu")(normalised), name="inner")
+    normalized = keras.layers.BatchNormalization(name="bn")(inner_inputs)
+    inner = keras.Model(inner_inputs, keras.layers.ReLU(name="relu")(normalized), name="inner")
     inputs = keras.Input((4, 4, 3))
     x = inner(keras.layers.Conv2D(2, 1, name="conv")(inputs), training=False)
     return keras.Model(inputs, keras.layers.Conv2D(1, 1, name="head")(x), name="outer")
@@ -61,12 +73,12 @@ def test_sequential_models_inside_are_flattened(training):
     assert moved == training
 
 
-def test_names_that_would_be_there_twice_are_refused():
+def test_equal_names_are_refused():
     inputs = keras.Input((4,))
     inner_inputs = keras.Input((4,))
     inner = keras.Model(inner_inputs, keras.layers.Dense(4, name="dense")(inner_inputs))
     model = keras.Model(inputs, keras.layers.Dense(2, name="dense")(inner(inputs)))
-    with pytest.raises(ValueError, match=r"same names: dense\. Give them"):
+    with pytest.raises(ValueError, match=r"same names: dense\. Rename them"):
         flatten(model)
 
 
@@ -100,7 +112,7 @@ def test_copies_share_no_weight_and_compute_the_same():
     np.testing.assert_array_equal(copied(_x()), model(_x()))
 
 
-def test_a_tap_is_one_call_of_one_layer():
+def test_a_name_means_one_call_of_one_layer():
     inputs = keras.Input((4,))
     twice = keras.layers.Dense(4, name="twice")
     model = keras.Model(inputs, keras.layers.ReLU(name="relu")(twice(twice(inputs))), name="m")
@@ -136,3 +148,76 @@ def test_grids():
     assert grid_ratio((8, 8), (4, 8)) is None
     assert grid_ratio((8, 8), (3, 3)) is None
     assert grid_ratio((4, 4), (8, 8)) is None
+
+
+def test_a_graph_runs_on_other_tensors_and_operations():
+    """In NumPy, with every layer doubled; the model inside is one operation."""
+    model, called = _nested(), []
+
+    def call(operation, x, training=None, **kwargs):
+        called.append((operation.name, is_model(operation), training))
+        return 2 * x
+
+    x = np.ones((1, 4, 4, 3))
+    np.testing.assert_array_equal(run(model, x, call), 8 * x)
+    expected = [("conv", False, None), ("inner", True, False), ("head", False, None)]
+    assert called == expected
+    inner = model.get_layer("inner")
+    np.testing.assert_array_equal(keras.tree.flatten(run(inner, x, call))[0], 4 * x)
+    assert [name for name, *_ in called[3:]] == ["bn", "relu"]
+
+
+def test_a_sequential_model_runs_layer_by_layer():
+    model = keras.Sequential([keras.layers.ReLU(), keras.layers.Softmax()])
+    assert run(model, [1], lambda layer, x: x + 1) == 3
+
+
+def test_shapes_for_a_given_image_size():
+    inputs = keras.Input((None, 20, 3))
+    backbone = keras.Sequential([keras.layers.Conv2D(4, 3, strides=2, padding="same", name="c")])
+    x = keras.layers.Conv2D(5, 3, name="d")(backbone(inputs))
+    model = keras.Model(inputs, x)
+    assert output_shape_of(model, "c", (10, 20, 3)) == (1, 5, 10, 4)
+    assert output_shape_of(model, "d", (10, 20, 3)) == (1, 3, 8, 5)
+    # What the model leaves open is 224.
+    assert output_shape_of(model, "c") == (1, 112, 10, 4)
+    flat = flatten(model)
+    before = len(flat.get_layer("d")._inbound_nodes)
+    shapes = output_shapes(flat, (10, 20, 3))
+    assert [shapes[id(node.output_tensors[0])] for node in nodes(flat)] == [
+        (1, 10, 20, 3),
+        (1, 5, 10, 4),
+        (1, 3, 8, 5),
+    ]
+    assert len(flat.get_layer("d")._inbound_nodes) == before
+
+
+def test_the_maker_of_a_tensor_and_the_layers_inside():
+    model = _nested()
+    assert maker(model.outputs[0]) is model.get_layer("head")
+    names = {layer.name for layer in layers_inside(model)}
+    assert {"conv", "inner", "bn", "relu", "head"} <= names and "outer" not in names
+
+
+# Keras' private attributes
+
+
+def test_the_installed_keras_is_one_that_was_tried():
+    tried = {tuple(version.split(".")[:2]) for version in TESTED_KERAS}
+    assert tuple(keras.__version__.split(".")[:2]) in tried, (
+        f"Keras {keras.__version__} is not in TESTED_KERAS of functional/graph.py, which uses "
+        "Keras' private attributes. If all other tests pass, add the release there."
+    )
+
+
+def test_only_one_module_uses_private_attributes_of_keras():
+    private = re.compile(
+        r"\._(run_through_graph|nodes_by_depth|nodes|keras_history|flatten_layers|inbound_nodes|"
+        r"outbound_nodes|call_has_training_arg|inputs_struct|outputs_struct)\b"
+    )
+    packages = [Path(path) for path in letkd_keras.__path__]
+    root = packages[0].parent
+    files = [*packages[0].rglob("*.py"), *(root / "recipes").rglob("*.py")]
+    files += (root / "export").rglob("*.py")
+    using = {file.name for file in files if private.search(file.read_text())}
+    assert using == {"graph.py"}

@@ -1,69 +1,234 @@
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
-from letkd_keras import models
-from letkd_keras.functional.graph import find_layer, flatten, output_of
+from letkd_keras import KDLayer, insert_kd_layers, models
+from letkd_keras.functional.graph import (
+    find_layer,
+    flatten,
+    maker,
+    nodes,
+    output_of,
+    output_shape_of,
+)
 from letkd_keras.functional.layer_suggestions import suggest_layers, suggest_stage_ends
 
-# What the maker of the network would name: the last maps, and the end of the first block on their
-# grid.
+# Penultimate and intermediate layer with their channels, reasoned from each network's design: the
+# last map, and the end of the first block on its grid. Images of 64 x 64 give grids of 2 x 2.
 APPLICATIONS = {
-    "ResNet50": ("conv5_block3_out", "conv5_block1_out"),
-    "MobileNet": ("conv_pw_13_relu", "conv_pw_12_relu"),
-    "MobileNetV2": ("out_relu", "block_13_project_BN"),
-    "EfficientNetB0": ("top_activation", "block6a_project_bn"),
-    "DenseNet121": ("relu", "conv5_block1_concat"),
-    "VGG16": ("block5_pool", None),
+    # Keras' version 2 has the stride in the last block of a stage.
+    "ResNet50V2": ("post_relu", 2048, "conv4_block6_out", 1024),
+    "MobileNet": ("conv_pw_13_relu", 1024, "conv_pw_12_relu", 1024),
+    "MobileNetV2": ("out_relu", 1280, "block_13_project_BN", 160),
+    "MobileNetV3Small": ("activation_17", 576, "expanded_conv_8_project_bn", 96),
+    "EfficientNetB0": ("top_activation", 1280, "block6a_project_bn", 192),
+    "DenseNet121": ("relu", 1024, "conv5_block1_concat", 544),
+    # The addition of the first of three blocks, not the downsampling convolution before it.
+    "ConvNeXtTiny": ("add_17", 768, "add_15", 768),
+    # No convolution on the last grid.
+    "VGG16": ("block5_pool", 512, None, None),
+}
+SLOW_APPLICATIONS = {
+    "ResNet50": ("conv5_block3_out", 2048, "conv5_block1_out", 2048),
+    "EfficientNetV2B0": ("top_activation", 1280, "block6a_project_bn", 192),
+    "MobileNetV3Large": ("activation_19", 960, "expanded_conv_12_project_bn", 160),
+    # Every cell reads the two cells before it: no map of the last grid has all that follows.
+    "NASNetMobile": ("activation_187", 1056, None, None),
+    "DenseNet169": ("relu", 1664, "conv5_block1_concat", 672),
+    "VGG19": ("block5_pool", 512, None, None),
+    "ConvNeXtSmall": ("add_35", 768, "add_33", 768),
 }
 
 
-def _proposed(model):
-    taps = suggest_layers(model)
-    return taps["penultimate"], taps["intermediate"]
+def _application(name, size=64, **kwargs):
+    keras.utils.clear_session()  # the numbers in automatic names start again
+    builder = getattr(keras.applications, name)
+    return builder(weights=None, classes=3, input_shape=(size, size, 3), **kwargs)
+
+
+def _check_application(name, expected):
+    model = _application(name)
+    suggested = suggest_layers(model)
+    assert (suggested["penultimate"], suggested["intermediate"]) == expected[::2]
+    for level, channels in zip(("penultimate", "intermediate"), expected[1::2], strict=True):
+        if channels:
+            assert output_shape_of(model, suggested[level]) == (1, 2, 2, channels)
 
 
 @pytest.mark.parametrize("name", APPLICATIONS)
-def test_taps_of_keras_applications(name):
-    model = getattr(keras.applications, name)(weights=None, classes=3, input_shape=(64, 64, 3))
-    assert _proposed(model) == APPLICATIONS[name]
+def test_layers_of_keras_applications(name):
+    _check_application(name, APPLICATIONS[name])
 
 
-@pytest.mark.parametrize("name", ["resnet8", "wrn16_1", "snv1", "mnv2"])
-def test_the_proposal_is_the_papers_where_the_zoo_did_not_name_it(name):
-    named = models.build(name, num_classes=3)
-    unnamed = _without_names(named)
-    for level, proposed in suggest_layers(unnamed).items():
-        ours = output_of(unnamed, find_layer(unnamed, proposed))
-        assert ours.shape == named.get_layer(level).output.shape
-        source = named.get_layer(level).input._keras_history.operation
-        assert proposed in (source.name, f"was_{level}")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW_APPLICATIONS)
+def test_layers_of_more_keras_applications(name):
+    _check_application(name, SLOW_APPLICATIONS[name])
 
 
-def _without_names(model):
-    """The same network, its taps under other names."""
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, penultimate, intermediate",
+    [("Xception", (4, 4, 2048), (4, 4, 1024)), ("InceptionV3", (2, 2, 2048), (2, 2, 1280))],
+)
+def test_layers_of_networks_that_need_larger_images(name, penultimate, intermediate):
+    """Xception: the addition before the last block; InceptionV3: its first module of three."""
+    model = _application(name, 128)
+    suggested = suggest_layers(model)
+    assert output_shape_of(model, suggested["penultimate"])[1:] == penultimate
+    assert output_shape_of(model, suggested["intermediate"])[1:] == intermediate
+    layer = find_layer(model, suggested["intermediate"])
+    assert isinstance(layer, layers.Add if name == "Xception" else layers.Concatenate)
 
-    def clone(layer):
-        config = layer.get_config()
-        if layer.name in ("penultimate", "intermediate"):
-            config["name"] = f"was_{layer.name}"
-        return layer.__class__.from_config(config)
 
-    return keras.models.clone_model(model, clone_function=clone)
+# Open image sizes
 
 
-def test_the_zoo_names_its_taps():
-    assert _proposed(models.build("snv2", num_classes=3)) == ("penultimate", "intermediate")
+def _mobilenet_of_any_size(classes=3):
+    keras.utils.clear_session()
+    return keras.applications.MobileNetV3Small(weights=None, classes=classes)
 
 
-def test_layers_of_a_nested_backbone_are_proposed():
+def test_open_image_sizes_do_not_matter():
+    model = _mobilenet_of_any_size()
+    assert model.input_shape == (None, None, None, 3)
+    before = [len(layer._inbound_nodes) for layer in model.layers]
+    expected = APPLICATIONS["MobileNetV3Small"]
+    assert suggest_layers(model) == {"penultimate": expected[0], "intermediate": expected[2]}
+    assert suggest_stage_ends(model) == suggest_stage_ends(_application("MobileNetV3Small"))
+    # The layers were not called.
+    assert [len(layer._inbound_nodes) for layer in model.layers] == before
+
+
+def test_a_student_of_open_size_trains_with_kd_layers():
+    student = _mobilenet_of_any_size()
+    kd_layers = {"penultimate": KDLayer(7, name="p"), "intermediate": KDLayer(6, name="i")}
+    names = {f"{level}_layer": name for level, name in suggest_layers(student).items()}
+    student = insert_kd_layers(student, **kd_layers, **names)
+    x = np.random.default_rng(0).uniform(0, 255, (2, 64, 96, 3)).astype("float32")
+    assert output_shape_of(student, "p", x.shape[1:]) == (1, 2, 3, 576)
+    assert output_shape_of(student, "i", x.shape[1:]) == (1, 2, 3, 96)
+    before = [np.array(layer.template_kernel) for layer in kd_layers.values()]
+    student.compile("sgd", "sparse_categorical_crossentropy")
+    assert np.isfinite(student.train_on_batch(x, np.array([0, 2])))
+    for layer, kernel in zip(kd_layers.values(), before, strict=True):
+        assert np.isfinite(layer.template_kernel).all()
+        assert not np.array_equal(layer.template_kernel, kernel)
+
+
+# Networks built otherwise
+
+
+@keras.saving.register_keras_serializable("test_layer_suggestions")
+class Convolution(layers.Layer):
+    """A convolution with normalization as one layer."""
+
+    def __init__(self, channels, strides=1, **kwargs):
+        super().__init__(**kwargs)
+        self.convolution = layers.Conv2D(channels, 3, strides=strides, padding="same")
+        self.normalization = layers.BatchNormalization()
+
+    def call(self, inputs, training=None):
+        return self.normalization(self.convolution(inputs), training=training)
+
+
+@keras.saving.register_keras_serializable("test_layer_suggestions")
+class Block(layers.Layer):
+    """Two convolutions and a shortcut as one layer."""
+
+    def __init__(self, channels, strides=1, outputs=1, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.second = Convolution(channels, strides), Convolution(channels)
+        self.shortcut = layers.Conv2D(channels, 1, strides=strides)
+        self.outputs = outputs
+
+    def call(self, inputs, training=None):
+        x = self.second(keras.ops.relu(self.first(inputs, training=training)), training=training)
+        x = x + self.shortcut(inputs)
+        return x if self.outputs == 1 else (keras.ops.relu(inputs), x)
+
+
+def _classifier(features, inputs):
+    return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(features)))
+
+
+@pytest.mark.parametrize("size", [32, None])
+def test_composite_layers_are_blocks(size):
+    inputs = keras.Input((size, size, 3))
+    x = Convolution(4, 2, name="stem")(inputs)
+    x = Block(4, name="block1")(x)
+    x = Convolution(8, 2, name="downsampling")(x)
+    x = Block(8, name="block2")(x)
+    x = layers.ReLU(name="relu2")(Block(8, name="block3")(x))
+    model = _classifier(Convolution(9, name="head")(x), inputs)
+    assert suggest_layers(model) == {"penultimate": "head", "intermediate": "block2"}
+    # A stage end is the last map of the grid, here the first of the two blocks.
+    assert suggest_stage_ends(model) == ["block1", "head"]
+
+
+def test_a_composite_layer_with_its_activation_may_be_the_block():
+    inputs = keras.Input((32, 32, 3))
+    x = layers.ReLU(name="relu")(Block(4, 2, name="block1")(inputs))
+    model = _classifier(Convolution(8, name="head")(x), inputs)
+    assert suggest_layers(model)["intermediate"] == "relu"
+
+
+def test_there_is_no_intermediate_layer_where_one_layer_is_the_whole_network():
+    inputs = keras.Input((32, 32, 3))
+    _, x = Block(4, 2, outputs=2, name="encoder")(inputs)
+    model = _classifier(Convolution(8, name="head")(x), inputs)
+    assert suggest_layers(model) == {"penultimate": "head", "intermediate": None}
+    assert suggest_stage_ends(model) == ["head"]
+
+
+@pytest.mark.slow
+def test_keras_hub_is_understood():
+    keras_hub = pytest.importorskip("keras_hub")
+    backbone = keras_hub.models.EfficientNetBackbone(
+        stackwise_kernel_sizes=[3, 3, 3],
+        stackwise_num_repeats=[1, 2, 2],
+        stackwise_input_filters=[8, 8, 16],
+        stackwise_output_filters=[8, 16, 24],
+        stackwise_expansion_ratios=[1, 4, 4],
+        stackwise_squeeze_and_excite_ratios=[0, 0, 0.25],
+        stackwise_strides=[1, 2, 2],
+        stackwise_block_types=["fused", "fused", "unfused"],
+        width_coefficient=1.0,
+        depth_coefficient=1.0,
+    )
+    inputs = keras.Input((64, 64, 3))
+    model = _classifier(backbone(inputs), inputs)
+    assert suggest_layers(model) == {"penultimate": "top_activation", "intermediate": "block3a_"}
+
+
+def test_preprocessing_is_no_stage():
+    inputs = keras.Input((48, 48, 3))
+    x = layers.RandomFlip(name="flip")(layers.Rescaling(1 / 255, name="rescaling")(inputs))
+    x = layers.Resizing(32, 32, name="resizing")(x)
+    x = layers.Normalization(mean=[0.5] * 3, variance=[1] * 3, name="normalization")(x)
+    x = layers.Conv2D(4, 3, strides=2, padding="same", name="stem")(x)
+    x = layers.Conv2D(8, 3, strides=2, padding="same", name="last")(x)
+    assert suggest_stage_ends(_classifier(x, inputs)) == ["stem", "last"]
+
+
+def test_grids_that_shrink_without_padding_are_one_stage():
+    inputs = keras.Input((33, 33, 3))
+    x = layers.Conv2D(4, 3, name="a")(inputs)  # 31 x 31
+    x = layers.Conv2D(4, 3, name="b")(x)  # 29 x 29
+    x = layers.Conv2D(8, 3, strides=2, name="c")(x)  # 14 x 14
+    x = layers.Conv2D(8, 3, name="d")(x)  # 12 x 12
+    assert suggest_stage_ends(_classifier(x, inputs)) == ["b", "d"]
+
+
+def test_layers_of_a_nested_backbone_are_suggested():
     backbone = keras.applications.MobileNetV2(
         weights=None, include_top=False, input_shape=(64, 64, 3)
     )
     inputs = keras.Input((64, 64, 3))
-    x = layers.GlobalAveragePooling2D()(backbone(inputs))
-    model = keras.Model(inputs, layers.Dense(3)(x))
-    assert _proposed(model) == ("out_relu", "block_13_project_BN")
+    model = _classifier(backbone(inputs), inputs)
+    expected = {"penultimate": "out_relu", "intermediate": "block_13_project_BN"}
+    assert suggest_layers(model) == expected
     assert output_of(flatten(model), find_layer(flatten(model), "out_relu")).shape[1:] == (
         2,
         2,
@@ -78,28 +243,70 @@ def test_operations_on_tensors_count_like_layers():
     first = keras.ops.relu(x)
     last = keras.ops.relu(first + layers.Conv2D(4, 3, padding="same")(first))
     model = keras.Model(inputs, layers.Dense(3)(keras.ops.mean(last, axis=(1, 2))))
-    assert _proposed(model) == tuple(x._keras_history.operation.name for x in (last, first))
+    expected = {"penultimate": maker(last).name, "intermediate": maker(first).name}
+    assert suggest_layers(model) == expected
+
+
+# The zoo
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wrn16_1", "snv1", "mnv2"])
+def test_without_names_the_zoos_layers_are_the_papers(name):
+    named = models.build(name, num_classes=3)
+    unnamed = _without_names(named)
+    for level, suggested in suggest_layers(unnamed).items():
+        expected = find_layer(unnamed, f"was_{level}")
+        suggested = find_layer(unnamed, suggested)
+        assert _source(unnamed, suggested) is _source(unnamed, expected)
+
+
+def _without_names(model):
+    """The same network with other names for its endpoints."""
+
+    def clone(layer):
+        config = layer.get_config()
+        if layer.name in ("penultimate", "intermediate") or layer.name.startswith("stage"):
+            config["name"] = f"was_{layer.name}"
+        return layer.__class__.from_config(config)
+
+    return keras.models.clone_model(model, clone_function=clone)
+
+
+def _source(model, layer):
+    """The layer whose output an identity hands on."""
+    while isinstance(layer, layers.Identity):
+        (node,) = (node for node in nodes(model) if node.operation is layer)
+        layer = maker(node.input_tensors[0])
+    return layer
+
+
+def test_the_zoo_names_its_layers():
+    expected = {"penultimate": "penultimate", "intermediate": "intermediate"}
+    assert suggest_layers(models.build("snv2", num_classes=3)) == expected
+
+
+def test_layers_named_after_stages_are_the_stage_ends():
+    inputs = keras.Input((32, 32, 3))
+    x = inputs
+    for stage in range(1, 11):
+        x = layers.Conv2D(2, 1, name=f"stage{stage}")(x)
+    model = _classifier(layers.Conv2D(2, 1, name="stage_head")(x), inputs)
+    assert suggest_stage_ends(model) == [f"stage{stage}" for stage in range(1, 11)]
+
+
+def test_stages_end_with_the_last_map_of_a_grid():
+    model = _application("ResNet50")
+    ends = {name: output_shape_of(model, name)[1:] for name in suggest_stage_ends(model)}
+    assert ends == {
+        "conv1_relu": (32, 32, 64),
+        "conv2_block3_out": (16, 16, 256),
+        "conv3_block4_out": (8, 8, 512),
+        "conv4_block6_out": (4, 4, 1024),
+        "conv5_block3_out": (2, 2, 2048),
+    }
 
 
 def test_a_model_without_maps_before_its_classifier_is_refused():
     inputs = keras.Input((8,))
     with pytest.raises(ValueError, match="pool or flatten a feature map"):
         suggest_layers(keras.Model(inputs, layers.Dense(3)(inputs)))
-
-
-@pytest.mark.parametrize(
-    "name, ends",
-    [
-        ("resnet20", {"layer1_2_relu2": 16, "layer2_2_relu2": 32, "penultimate": 64}),
-        # The activated input of the next stage: pre-activation networks have no other end.
-        ("wrn16_1", {"block2_layer_0_relu1": 16, "block3_layer_0_relu1": 32, "penultimate": 64}),
-        (
-            "snv1",
-            {"relu": 24, "layer1_3_relu3": 240, "layer2_7_relu3": 480, "penultimate": 960},
-        ),
-    ],
-)
-def test_stages_end_with_the_last_map_of_a_grid_that_all_comes_from(name, ends):
-    model = models.build(name, num_classes=10)
-    proposed = suggest_stage_ends(model)
-    assert {tap: model.get_layer(tap).output.shape[-1] for tap in proposed} == ends

@@ -128,7 +128,7 @@ def test_formulas_in_float64_agree():
 # Properties
 
 
-def test_scores_do_not_feel_the_length_of_a_feature_or_a_template():
+def test_scores_do_not_depend_on_the_length_of_features_and_templates():
     layer = _layer()
     x = _features(2, 3, 3, 4)
     scores = layer.scores(x)
@@ -151,7 +151,7 @@ def test_pooling_first_is_the_same_number(golden, data_format, training):
     assert scores.shape == (_golden_layer(golden, data_format)._scores_shape(x.shape))
 
 
-def test_alpha_0_is_supervision_alone():
+def test_with_alpha_0_the_layer_only_supervises():
     layer = _layer(alpha=0)
     x = _features(2, 3, 3, 4)
     assert [w.name for w in layer.weights] == ["template_kernel", "template_scale"]
@@ -293,8 +293,14 @@ def test_it_fits():
         ({"templates": 2.5}, "`templates` must be .*templates=2.5"),
         ({"templates": True}, "`templates` must be .*templates=True"),
         ({"alpha": "1"}, "`alpha` must be .*alpha='1'"),
-        ({"initial_template_scale": float("nan")}, "`initial_template_scale` must be finite.*nan"),
-        ({"initial_value_scale": float("inf")}, "`initial_value_scale` must be finite.*inf"),
+        (
+            {"initial_template_scale": float("nan")},
+            "`initial_template_scale` must be a finite number.*nan",
+        ),
+        (
+            {"initial_value_scale": float("inf")},
+            "`initial_value_scale` must be a finite number.*inf",
+        ),
         ({"momentum": 1.0}, "`momentum` must be 0 or more and less than 1 and finite.*=1.0"),
         ({"epsilon": 0}, "`epsilon` must be more than 0.*epsilon=0"),
         ({"alpha": -1}, "`alpha` must be 0 or more.*alpha=-1"),

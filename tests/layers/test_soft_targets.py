@@ -90,7 +90,7 @@ def test_penultimate_targets_are_the_softmax_of_negative_squared_distances(tempe
     np.testing.assert_allclose(negentropy, xlogy(expected, expected).sum(-1), rtol=1e-4, atol=1e-5)
 
 
-def test_targets_far_from_all_centres_are_finite_and_sum_to_1():
+def test_targets_far_from_all_centers_are_finite_and_sum_to_1():
     layer = _penultimate(_random(7, 5))
     targets, negentropy = layer(1e3 * _random(2, 3, 3, 5), return_negentropy=True)
     np.testing.assert_allclose(np.sum(targets, axis=-1), 1, rtol=1e-5)
@@ -126,7 +126,7 @@ def test_the_row_is_that_of_the_nearest_subclass_of_the_true_class():
     np.testing.assert_allclose(np.ravel(negentropy)[:2], expected, rtol=1e-5)
 
 
-def test_labels_may_be_a_column_one_hot_or_mixed_of_which_the_largest_decides():
+def test_labels_may_be_a_column_one_hot_or_mixed():
     layer = _intermediate(_two_classes())
     features = _random(3, 2, 2, 1)
     labels = np.array([1, 0, 1])
@@ -136,7 +136,7 @@ def test_labels_may_be_a_column_one_hot_or_mixed_of_which_the_largest_decides():
         np.testing.assert_array_equal(layer(features, form), expected)
 
 
-def test_pooling_is_that_of_the_features_before_all_else():
+def test_features_are_pooled_first():
     features = _random(2, 4, 6, 1)
     pooled = features.reshape(2, 2, 2, 3, 2, 1).mean((2, 4))
     golden, labels = _two_classes(), np.array([0, 1])
@@ -262,7 +262,7 @@ def test_the_nearest_subclass_is_rarely_another_under_tf32(monkeypatch, channels
 # State
 
 
-def test_nothing_is_trained_and_all_is_float32_under_a_mixed_policy():
+def test_no_weight_is_trainable_and_all_are_float32_under_a_mixed_policy():
     keras.config.set_dtype_policy("mixed_float16")
     try:
         layers = [_penultimate(_random(4, 1)), _intermediate(_two_classes())]
@@ -327,7 +327,7 @@ def test_bad_arguments_are_refused(make, message):
         make()
 
 
-def test_layers_load_nothing_of_the_offline_stage():
+def test_layers_do_not_import_the_prototypes_package():
     code = (
         "import sys, types; package = types.ModuleType('letkd_keras');"
         "import importlib.util as u;"

@@ -88,3 +88,10 @@ def test_config_and_file_round_trip(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert type(loaded.get_layer("bn")) is TorchBatchNormalization
     np.testing.assert_array_equal(loaded(x), model(x))
+
+
+@pytest.mark.parametrize("arguments", [{"momentum": 1}, {"momentum": -0.1}, {"epsilon": 0}])
+def test_bad_arguments_are_refused(arguments):
+    (name,) = arguments
+    with pytest.raises(ValueError, match=f"`{name}` must be "):
+        TorchBatchNormalization(**arguments)

@@ -4,13 +4,11 @@ import os
 import pickle
 import sys
 
-import keras
 import numpy as np
 import pytest
 from golden_weights import rule_weights
 
 from letkd_keras import models
-from letkd_keras.models.__main__ import main, save_whole
 
 torch = pytest.importorskip("torch")
 save_file = pytest.importorskip("safetensors.torch").save_file
@@ -224,41 +222,3 @@ def test_optional_packages_are_named(name, module, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=r"pip install 'letkd-keras\[torch\]'"):
         models.load_torch_weights(models.build("resnet8"), tmp_path / name)
-
-
-def test_command_line_writes_a_teacher(golden_dir, tmp_path, capsys):
-    file, state = golden(golden_dir, "resnet20")
-    torch.save({"model": state}, tmp_path / "r.pth")
-    out = tmp_path / "new" / "teacher.keras"
-    arguments = ["--network", "resnet20", "--weights", str(tmp_path / "r.pth"), "--out", str(out)]
-    assert main([*arguments, "--num-classes", "100"]) == 0
-    assert "resnet20 of 100 classes and 279,892 parameters" in capsys.readouterr().out
-    loaded = keras.models.load_model(out)
-    np.testing.assert_allclose(loaded(file["x"]), file["logits"], rtol=1e-5, atol=1e-5)
-
-    before = out.read_bytes()
-    assert main([*arguments, "--num-classes", "10"]) == 2
-    assert capsys.readouterr().err.startswith("error: ")
-    assert out.read_bytes() == before
-    assert [file.name for file in out.parent.iterdir()] == ["teacher.keras"]
-
-
-def test_command_line_refuses_another_suffix(tmp_path, capsys):
-    arguments = ["--network", "resnet8", "--weights", "x.pth", "--out", str(tmp_path / "t.h5")]
-    assert main(arguments) == 2
-    assert "`out` must end in .keras" in capsys.readouterr().err
-
-
-def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
-    out = tmp_path / "teacher.keras"
-    out.write_bytes(b"old")
-    model = models.build("resnet8")
-
-    def breaks(self, path, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(type(model), "save", breaks)
-    with pytest.raises(KeyboardInterrupt):
-        save_whole(model, out)
-    assert out.read_bytes() == b"old"
-    assert [file.name for file in tmp_path.iterdir()] == ["teacher.keras"]

@@ -1,4 +1,4 @@
-"""Train the LetKD of `train_on_replicas` on all of JAX's devices and save what comes of it.
+"""Train the LetKD of `train_on_replicas` on all of JAX's devices and save the results.
 
     KERAS_BACKEND=jax XLA_FLAGS=--xla_force_host_platform_device_count=2 \
         python train_on_jax_devices.py BATCH_SIZE FILE.npz

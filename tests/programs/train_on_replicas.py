@@ -1,4 +1,4 @@
-"""Train a small LetKD on so many logical CPU devices and save what comes of it.
+"""Train a small LetKD with logit losses on so many logical CPU devices and save the results.
 
 A program of its own: TensorFlow's devices are set once a process.
 
@@ -43,7 +43,17 @@ def small_letkd(folder):
     if not shared.exists():
         fitted = letkd.fit_prototypes(teacher, images(), templates=16, subclasses=2, components=3)
         fitted.save(shared)
-    model = letkd.LetKD(teacher, student, letkd.Prototypes.load(shared))
+    logit_losses = {
+        "kd": (letkd.losses.KDLoss(), 0.5),
+        "keras": (keras.distillation.LogitsDistillation(2.0), 0.1),
+    }
+    model = letkd.LetKD(
+        teacher,
+        student,
+        letkd.Prototypes.load(shared),
+        logit_losses=logit_losses,
+        warm_up_steps=4,
+    )
     model.compile(
         optimizer=letkd.optimizers.TorchSGD(0.05, momentum=0.9, nesterov=True, weight_decay=5e-4),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

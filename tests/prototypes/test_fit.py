@@ -17,8 +17,8 @@ def _equal(first, second):
             np.testing.assert_array_equal(value, getattr(getattr(second, level), name))
 
 
-def _features(model, tap, x):
-    output = keras.Model(model.inputs, model.get_layer(tap).output).predict(x, verbose=0)
+def _features(model, layer, x):
+    output = keras.Model(model.inputs, model.get_layer(layer).output).predict(x, verbose=0)
     return output.reshape(-1, output.shape[-1])
 
 
@@ -171,11 +171,29 @@ def test_teachers_of_another_form_are_refused():
     maps = keras.layers.Conv2D(3, 1, name="penultimate")(inputs)
     with pytest.raises(ValueError, match=r"\[B, classes\]"):
         fit_prototypes(keras.Model(inputs, maps), small_images(), **SIZES)
-    free = keras.Input((None, None, 3))
-    maps = keras.layers.Conv2D(3, 1, name="penultimate")(free)
-    logits = keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(maps))
-    with pytest.raises(ValueError, match="of known size"):
-        fit_prototypes(keras.Model(free, logits), small_images(), **SIZES)
+
+
+def test_a_teacher_of_any_size_takes_the_size_of_the_images(tmp_path):
+    import tensorflow as tf
+
+    fixed, (x, y) = unnamed_teacher(), small_images()
+    inputs = keras.Input((None, None, 3))
+    free = keras.models.clone_model(fixed, input_tensors=inputs)
+    free.set_weights(fixed.get_weights())
+    assert free.input_shape == (None, None, None, 3)
+    expected = fit_prototypes(fixed, (x, y), **SIZES)
+    fitted = fit_prototypes(free, (x, y), **SIZES)
+    _equal(fitted, expected)
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
+    _equal(fit_prototypes(free, batches, **SIZES), expected)
+    fitted.save(tmp_path / "prototypes.npz")
+    Prototypes.load(tmp_path / "prototypes.npz").check_teacher(free)
+
+
+def test_images_of_another_size_than_the_teachers_are_refused(teacher):
+    x, y = small_images(size=6)
+    with pytest.raises(ValueError, match=r"images of shape \(8, 8, 3\).*shape \(6, 6, 3\)"):
+        fit_prototypes(teacher(), (x, y), **SIZES)
 
 
 # === Layers ===

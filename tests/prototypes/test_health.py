@@ -26,10 +26,10 @@ def test_every_point_counts_for_purity_whatever_the_blocks(monkeypatch):
     r = np.random.default_rng(0)
     points, labels = r.standard_normal((5000, 3)).astype("float32"), r.integers(7, size=5000)
     nearest = np.linalg.norm(points[:, None] - points[:9], axis=-1).argmin(axis=1)
-    commonest = [np.bincount(labels[nearest == cluster]).max() for cluster in range(9)]
+    largest = [np.bincount(labels[nearest == cluster]).max() for cluster in range(9)]
     monkeypatch.setattr("letkd_keras.prototypes.kmeans._BLOCK_BYTES", 1)
     health = penultimate_health(points[:9], points, labels, num_classes=7)
-    assert health["purity"] == sum(commonest) / 5000
+    assert health["purity"] == sum(largest) / 5000
     assert health["points"] == 5000
 
 
@@ -63,8 +63,8 @@ def test_the_probe_is_scikit_learns(teacher):
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     model, (x, y) = teacher(), small_images()
-    tap = keras.Model(model.inputs, model.get_layer("intermediate").output)
-    features, labels = np.asarray(tap(x)).reshape(-1, 6), np.repeat(y, 16)
+    first = keras.Model(model.inputs, model.get_layer("intermediate").output)
+    features, labels = np.asarray(first(x)).reshape(-1, 6), np.repeat(y, 16)
     expected = LinearDiscriminantAnalysis().fit(features, labels).score(features, labels)
     health = fit_prototypes(model, (x, y), **{**SIZES, "components": 4}).manifest["health"]
     assert health["intermediate"]["lda_probe_accuracy"] == pytest.approx(expected, abs=2 / 960)

@@ -102,14 +102,14 @@ def test_maps_and_histograms_are_those_of_the_method(fitted):
     assert [row[0].get_title() for row in rows] == ["red", "brown"]
     import keras
 
-    tap = keras.Model(teacher.inputs, teacher.get_layer("intermediate").output)
-    z = intermediate.project(np.asarray(tap(x[:1])).reshape(16, 6))
+    first = keras.Model(teacher.inputs, teacher.get_layer("intermediate").output)
+    z = intermediate.project(np.asarray(first(x[:1])).reshape(16, 6))
     own = np.linalg.norm(z[:, None] - intermediate.centers[:3], axis=-1).argmin(axis=1)
-    commonest = np.bincount(own).argmax()
-    share = np.mean(own == commonest)
-    assert rows[0, 2].get_title() == f"sub-class {commonest}, {share:.0%} of the image"
+    largest = np.bincount(own).argmax()
+    share = np.mean(own == largest)
+    assert rows[0, 2].get_title() == f"sub-class {largest}, {share:.0%} of the image"
     bars = [bar.get_width() for bar in rows[0, 2].patches]
-    expected = np.sort(intermediate.subclass_scores[commonest])[::-1][: len(bars)]
+    expected = np.sort(intermediate.subclass_scores[largest])[::-1][: len(bars)]
     np.testing.assert_allclose(bars, expected, rtol=1e-6)
     overlay = rows[0, 1].images[0].get_array()
     assert overlay.shape == (8, 8, 3)

@@ -1,0 +1,153 @@
+import os
+import socket
+import sys
+
+import numpy as np
+import pytest
+
+from letkd_keras.data import DataSpec, StreamedImages, load_cifar
+from letkd_keras.data import tfds as tfds_module
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), "uint8")
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(ValueError, match=r"`name` must be one of cifar100, cifar10.*'cifar'"):
+        load_cifar("cifar")
+
+
+@pytest.fixture
+def tfds():
+    return pytest.importorskip("tensorflow_datasets")
+
+
+def test_neither_data_nor_network_is_one_clear_sentence(tfds, tmp_path, monkeypatch):
+    def no_network(*arguments, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "create_connection", no_network)
+    with pytest.raises(FileNotFoundError, match=r"cifar100 is not prepared in `data_dir`.*network"):
+        load_cifar("cifar100", data_dir=tmp_path)
+
+
+def test_without_tensorflow_datasets_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ImportError, match=r"letkd-keras\[datasets\].*python -m letkd_keras.data"):
+        load_cifar("cifar10")
+
+
+@pytest.fixture
+def prepare(tfds, tmp_path, monkeypatch):
+    """A function that prepares six training and four other images under any name."""
+
+    def prepare(name, features=None, test="test"):
+        features = features or {
+            "image": tfds.features.Image(shape=(32, 32, 3)),
+            "label": tfds.features.ClassLabel(names=["apple", "bee"]),
+        }
+
+        with tfds.core.registered.skip_registration():
+
+            class Made(tfds.core.GeneratorBasedBuilder):
+                VERSION = tfds.core.Version("1.0.0")
+
+                def _info(self):
+                    return tfds.core.DatasetInfo(
+                        builder=self, features=tfds.features.FeaturesDict(features)
+                    )
+
+                def _split_generators(self, manager):
+                    return {
+                        "train": self._generate_examples(0, 6),
+                        test: self._generate_examples(6, 10),
+                    }
+
+                def _generate_examples(self, start, stop):
+                    for number in range(start, stop):
+                        example = {"image": IMAGES[number], "label": number % 2}
+                        yield number, {name: example.get(name, 0) for name in features}
+
+        Made(data_dir=tmp_path).download_and_prepare()
+
+        def builder(received, data_dir):
+            assert received == name
+            return Made(data_dir=data_dir)
+
+        monkeypatch.setattr(tfds, "builder", builder)
+        return tmp_path
+
+    return prepare
+
+
+def assert_same_images(data):
+    numbers = {image.tobytes(): number for number, image in enumerate(IMAGES)}
+    for x, y, expected in (
+        (data.x_train, data.y_train, range(6)),
+        (data.x_test, data.y_test, range(6, 10)),
+    ):
+        assert (x.dtype, y.dtype) == (np.uint8, np.int64)
+        received = [numbers[image.tobytes()] for image in x]
+        assert sorted(received) == list(expected)
+        np.testing.assert_array_equal(y, np.array(received) % 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("cifar100", (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+        ("cifar10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    ],
+)
+def test_prepared_cifar(name, mean, std, prepare):
+    data = load_cifar(name, prepare(name))
+    assert data.class_names == ("apple", "bee")
+    assert_same_images(data)
+    # of the published recipes
+    assert (data.mean, data.std) == (mean, std)
+    assert DataSpec(name, data_dir=prepare(name)).open().digest == data.digest
+
+
+def test_any_data_set_with_images_of_one_size(prepare):
+    folder = prepare("made", test="validation")
+    data = DataSpec("tfds:made", data_dir=folder).open()
+    assert data.name == "made"
+    assert_same_images(data)
+    np.testing.assert_allclose(data.mean, (data.x_train / 255).mean((0, 1, 2)))
+    with pytest.raises(ValueError, match=r"`image_size` does not apply .* of 32x32"):
+        DataSpec("tfds:made", data_dir=folder, image_size=64).open()
+
+
+def test_images_of_several_sizes_and_large_data_sets_are_streamed(tfds, prepare, monkeypatch):
+    features = {
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "label": tfds.features.ClassLabel(names=["apple", "bee"]),
+    }
+    data = DataSpec("tfds:made", data_dir=prepare("made", features), image_size=16).open()
+    assert isinstance(data, StreamedImages) and data.image_shape == (16, 16, 3)
+    assert (data.train_examples, data.test_examples) == (6, 4)
+    monkeypatch.setattr(tfds_module, "_MEMORY", 1000)
+    assert isinstance(DataSpec("tfds:made", data_dir=prepare("made")).open(), StreamedImages)
+
+
+def test_data_sets_that_are_no_image_classification_are_refused(tfds, prepare):
+    features = {"image": tfds.features.Image(shape=(32, 32, 3)), "label": np.int64}
+    with pytest.raises(ValueError, match="with the features image and label"):
+        DataSpec("tfds:made", data_dir=prepare("made", features)).open()
+
+
+def test_data_set_without_test_images_is_refused(prepare):
+    with pytest.raises(ValueError, match=r"splits train and test or validation.*train, extra"):
+        DataSpec("tfds:made", data_dir=prepare("made", test="extra")).open()
+
+
+@pytest.mark.slow
+def test_cifar_100_as_prepared():
+    data_dir = os.environ.get("LETKD_DATA_DIR")
+    if not data_dir:
+        pytest.skip("LETKD_DATA_DIR names no folder of tensorflow-datasets")
+    data = load_cifar("cifar100", data_dir)
+    assert data.x_train.shape == (50000, 32, 32, 3)
+    assert data.x_test.shape == (10000, 32, 32, 3)
+    np.testing.assert_array_equal(np.bincount(data.y_train), np.full(100, 500))
+    np.testing.assert_allclose(data.mean, (data.x_train / 255).mean((0, 1, 2)), atol=0.003)
+    assert data.class_names[:2] == ("apple", "aquarium_fish")

@@ -1,0 +1,23 @@
+import numpy as np
+import pytest
+
+from letkd_keras.data import load_digits
+
+
+def test_the_digits_are_a_fixed_split_of_all_images():
+    data, again = load_digits(), load_digits()
+    np.testing.assert_array_equal(data.x_train, again.x_train)
+    np.testing.assert_array_equal(data.y_test, again.y_test)
+    assert data.x_train.shape == (1198, 32, 32, 3)
+    assert data.x_test.shape == (599, 32, 32, 3)
+    assert data.x_train.dtype == np.uint8
+    assert (data.num_classes, data.image_shape) == (10, (32, 32, 3))
+    shares = np.bincount(data.y_train) / np.bincount(np.concatenate([data.y_train, data.y_test]))
+    np.testing.assert_allclose(shares, 2 / 3, atol=0.01)
+    assert not {x.tobytes() for x in data.x_train} & {x.tobytes() for x in data.x_test}
+    assert not np.array_equal(data.y_train, load_digits(seed=1).y_train)
+    pixels = data.x_train / 255
+    np.testing.assert_allclose(data.mean, pixels.mean((0, 1, 2)))
+    np.testing.assert_allclose(data.std, pixels.std((0, 1, 2)))
+    with pytest.raises(ValueError, match=r"`image_size` must be at least 8.*image_size=7"):
+        load_digits(image_size=7)

@@ -1,0 +1,54 @@
+import keras
+import numpy as np
+import pytest
+
+from letkd_keras.distillers import KD
+from letkd_keras.distillers.compatibility import matching_models
+
+
+def _classifier(size=8, classes=3, activation=None, channels=3):
+    inputs = keras.Input((size, size, channels))
+    x = keras.layers.Conv2D(4, 3, padding="same", name="conv")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(classes, activation=activation, name="fc")(x))
+
+
+def test_models_that_give_logits_are_returned_themselves():
+    teacher, student = _classifier(), _classifier()
+    matched = matching_models(teacher, student)
+    assert matched[0] is teacher and matched[1] is student
+    assert matching_models(None, student) == (None, student)
+
+
+def test_without_its_softmax_a_model_shares_its_other_layers():
+    teacher, student = _classifier(), _classifier(activation="softmax")
+    _, logits = matching_models(teacher, student)
+    x = np.random.default_rng(0).standard_normal((4, 8, 8, 3)).astype("float32")
+    np.testing.assert_allclose(keras.ops.softmax(logits(x)), student(x), rtol=1e-5, atol=1e-6)
+    assert logits.get_layer("conv") is student.get_layer("conv")
+
+
+def test_open_image_sizes_match_any_size():
+    teacher, student = _classifier(size=None), _classifier()
+    assert matching_models(teacher, student) == (teacher, student)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": 4}, r"same number of classes. Received: teacher's 3 and student's 4"),
+        ({"size": 12}, r"images of the same shape. Received: teacher's \(8, 8, 3\) and student's"),
+        ({"channels": 1}, r"images of the same shape.*student's \(8, 8, 1\)"),
+        ({"activation": "sigmoid"}, r"`student` must end in logits or in a softmax"),
+    ],
+)
+def test_models_that_do_not_fit_are_refused_by_every_distiller(options, message):
+    with pytest.raises(ValueError, match=message):
+        KD(_classifier(), _classifier(**options))
+
+
+def test_what_is_no_classifier_is_refused():
+    inputs = keras.Input((8, 8, 3))
+    maps = keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs))
+    with pytest.raises(ValueError, match=r"`teacher` must have one output of logits"):
+        KD(maps, _classifier())

@@ -1,0 +1,67 @@
+"""Which layers the methods compare by default: RepDistiller's."""
+
+import pytest
+
+from letkd_keras import models
+from letkd_keras.distillers import AT, CRD, SP, VID, FitNet, SimKD
+
+
+def _pair(teacher, student):
+    return models.build(teacher, 10), models.build(student, 10)
+
+
+@pytest.mark.parametrize(
+    ("pair", "stages"),
+    [
+        (("wrn40_1", "wrn16_1"), 3),
+        (("resnet14", "snv1"), 3),
+        (("resnet8x4", "snv2"), 3),
+        (("resnet50", "mnv2"), 4),
+    ],
+)
+def test_layers_of_networks_of_the_zoo(pair, stages):
+    teacher, student = _pair(*pair)
+    names = tuple(f"stage{i + 1}" for i in range(stages))
+    for method, expected in ((AT, names), (FitNet, names[1:2]), (SP, names[-1:])):
+        model = method(teacher, student)
+        assert (model.teacher_layers, model.student_layers) == (expected, expected)
+    shapes = VID(teacher, student).student_shapes
+    assert len(shapes) == stages
+    if pair[1] == "mnv2":  # narrow block outputs
+        assert [shape[-1] for shape in shapes] == [12, 16, 48, 160]
+    if pair[1] == "snv2":  # layer3, not conv2
+        assert shapes[-1][-1] == 464
+
+
+def test_raw_sums_of_a_wide_resnet_are_compared(setting):
+    import keras
+    import numpy as np
+
+    teacher, student = _pair("wrn16_1", "wrn16_1")
+    x = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype("float32")
+    features = SP(teacher, student).compute_teacher_outputs(x, None)["features"][0]
+    assert float(keras.ops.min(features)) < 0
+
+
+def test_crd_and_the_teacher_of_simkd_take_the_penultimate_layer():
+    teacher, student = _pair("wrn16_1", "snv2")
+    model = CRD(teacher, student, [0, 1] * 5, dimension=4, negatives=2)
+    assert (model.teacher_layers, model.student_layers) == (("penultimate",), ("penultimate",))
+    model = SimKD(teacher, student)
+    assert model.teacher_layers == ("penultimate",)
+    # The student up to the end of its last stage: its 464 channels are projected, not conv2's.
+    assert model.student.get_layer("simkd_conv1").kernel.shape[2] == 464
+
+
+def test_a_network_with_more_stages_gives_its_last_ones(setting, staged_networks):
+    three, _ = staged_networks
+    model = AT(three, setting.student())
+    assert len(model.student_layers) == len(model.teacher_layers) < 3
+    assert model.teacher_layers[-1] == AT(three, three).teacher_layers[-1]
+
+
+def test_layers_given_are_used(setting):
+    model = AT(setting.teacher, setting.student(), student_layers=("bn1",), teacher_layers=("bn2",))
+    assert (model.teacher_layers, model.student_layers) == (("bn2",), ("bn1",))
+    model = SP(setting.teacher, setting.student(), teacher_layers=("bn2",))
+    assert model.teacher_layers == ("bn2",)

@@ -1,0 +1,180 @@
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from keras.distillation import LogitsDistillation
+from scipy.special import log_softmax
+
+from letkd_keras.distillers import AT, CRD, DKD, KD, SP, VID, FitNet, HintedLetKD, LetKD, SimKD
+from letkd_keras.losses import DISTLoss, KDLoss, WTTMLoss, logit_loss
+
+LAYERS = {"student_layers": ("penultimate",), "teacher_layers": ("penultimate",)}
+METHODS = {
+    "kd": lambda t, s, p, y, **o: KD(t, s, **o),
+    "dkd": lambda t, s, p, y, **o: DKD(t, s, **o),
+    "hint": lambda t, s, p, y, **o: FitNet(t, s, **LAYERS, **o),
+    "at": lambda t, s, p, y, **o: AT(t, s, **LAYERS, **o),
+    "sp": lambda t, s, p, y, **o: SP(t, s, **LAYERS, **o),
+    "vid": lambda t, s, p, y, **o: VID(t, s, **LAYERS, **o),
+    "simkd": lambda t, s, p, y, **o: SimKD(t, s, **LAYERS, **o),
+    "crd": lambda t, s, p, y, **o: CRD(t, s, y, dimension=4, negatives=6, **LAYERS, **o),
+    "letkd": lambda t, s, p, y, **o: LetKD(t, s, p, **o),
+    "hinted": lambda t, s, p, y, **o: HintedLetKD(
+        t, s, p, student_hint_layer="intermediate", teacher_hint_layer="intermediate", **o
+    ),
+}
+
+
+def _made(name, setting, **options):
+    keras.utils.set_random_seed(0)
+    model = METHODS[name](
+        setting.teacher, setting.student(), setting.prototypes, setting.y, **options
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.01), loss, run_eagerly=True)
+    return model
+
+
+def _step(model, setting, labels=None, weights=None):
+    x, y = setting.x, setting.y if labels is None else labels
+    if isinstance(model, CRD):
+        x = {"image": x, "row": np.arange(len(y), dtype="int32")}
+    logs = model.train_on_batch(x, y, weights, return_dict=True)
+    return {name: float(value) for name, value in logs.items()}
+
+
+def _kl(teacher, student, temperature):
+    p, q = (
+        log_softmax(np.asarray(v, "float64") / temperature, axis=-1) for v in (teacher, student)
+    )
+    return temperature**2 * (np.exp(p) * (p - q)).sum(-1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_any_method_takes_them_and_saves_them(name, setting, tmp_path):
+    added = {"first": (KDLoss(2.0), 0.5), "second": (logit_loss("wttm"), 2.0)}
+    model = _made(name, setting, logit_losses=added, warm_up_steps=4)
+    logits = model.compute_student_outputs({"image": setting.x} if name == "crd" else setting.x)[
+        "logits"
+    ]
+    logs = _step(model, setting)
+    teacher = setting.teacher(setting.x, training=False)
+    assert logs["first"] == pytest.approx(_kl(teacher, logits, 2.0).mean(), rel=1e-4)
+    total = model.task_weight * logs["task_loss"]
+    for loss, weight in model.distillation_weights.items():
+        total += weight * logs[loss] * (0.25 if loss in model.logit_losses else 1)
+    assert logs["loss"] == pytest.approx(total, rel=1e-4)
+
+    model.save(tmp_path / "whole.keras")
+    loaded = keras.models.load_model(tmp_path / "whole.keras")
+    assert [type(loaded.logit_losses[x]) for x in added] == [KDLoss, WTTMLoss]
+    assert loaded.logit_losses["first"].temperature == 2.0
+    assert loaded.distillation_weights == model.distillation_weights
+    assert loaded.warm_up_steps == 4
+    loaded.run_eagerly = True
+    for m in (model, loaded):
+        m.reset_metrics()
+    again, expected = _step(loaded, setting), _step(model, setting)
+    for loss in ("first", "second", "task_loss"):
+        assert again[loss] == pytest.approx(expected[loss], rel=1e-4)
+
+
+def test_their_weights_grow_with_the_steps_and_the_methods_own_do_not(setting):
+    model = _made("letkd", setting, logit_losses={"kd": (KDLoss(), 0.5)}, warm_up_steps=4)
+    for step in range(6):
+        model.reset_metrics()
+        logs = _step(model, setting)
+        total = logs["task_loss"] + logs["kl_penultimate"] + logs["kl_intermediate"]
+        total += 0.5 * min((step + 1) / 4, 1) * logs["kd"]
+        assert logs["loss"] == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [KDLoss(), logit_loss("dkd"), DISTLoss(), LogitsDistillation(2.0)])
+def test_images_of_weight_zero_are_absent(setting, loss):
+    weights = np.array([1.0] * 8 + [0.0] * 4, "float32")
+    model = _made("letkd", setting, logit_losses={"added": (loss, 1.0)})
+    loss = model.logit_losses["added"]
+    r = np.random.default_rng(0)
+    teacher, student, labels = r.normal(size=(12, 3)), r.normal(size=(12, 3)), setting.y.copy()
+    first = loss((teacher, labels), student, weights)
+    teacher[8:], student[8:], labels[8:] = r.normal(size=(4, 3)), r.normal(size=(4, 3)), 0
+    assert float(loss((teacher, labels), student, weights)) == pytest.approx(float(first))
+    logs = _step(model, setting, weights=weights)
+    doubled = _step(
+        _made("letkd", setting, logit_losses={"added": (loss, 1.0)}), setting, weights=2 * weights
+    )
+    assert doubled["added"] == pytest.approx(2 * logs["added"], rel=1e-5)
+
+
+def test_mixed_labels_count_by_their_largest_entry(setting):
+    mixed = (0.8 * np.eye(3)[setting.y] + 0.2 * np.eye(3)[setting.y[::-1]]).astype("float32")
+    logs = []
+    for labels, kind in (
+        (setting.y, keras.losses.SparseCategoricalCrossentropy),
+        (mixed, keras.losses.CategoricalCrossentropy),
+    ):
+        model = _made("letkd", setting, logit_losses={"dkd": (logit_loss("dkd"), 1.0)})
+        model.compile("sgd", kind(from_logits=True), run_eagerly=True)
+        logs.append(_step(model, setting, labels))
+    assert logs[1]["dkd"] == pytest.approx(logs[0]["dkd"], rel=1e-5)
+
+
+@pytest.mark.parametrize("inner", ["kl_divergence", keras.losses.KLDivergence()])
+def test_keras_logits_distillation_is_its_documented_kl(setting, inner):
+    model = _made("letkd", setting, logit_losses={"keras": (LogitsDistillation(3.0, inner), 0.7)})
+    logits = model.compute_student_outputs(setting.x)["logits"]
+    teacher = setting.teacher(setting.x, training=False)
+    logs = _step(model, setting)
+    assert logs["keras"] == pytest.approx(_kl(teacher, logits, 3.0).mean(), rel=1e-3)
+    keras_own = LogitsDistillation(3.0, keras.losses.KLDivergence())
+    assert logs["keras"] == pytest.approx(float(keras_own.compute_loss(teacher, logits)), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "inner", ["mse", keras.losses.CategoricalCrossentropy(from_logits=True), "kl_divergence"]
+)
+def test_keras_logits_distillation_is_saved_with_its_inner_loss(setting, inner, tmp_path):
+    model = _made("kd", setting, logit_losses={"keras": (LogitsDistillation(3.0, inner), 0.7)})
+    _step(model, setting)
+    model.save(tmp_path / "whole.keras")
+    loaded = keras.models.load_model(tmp_path / "whole.keras")
+    loaded.run_eagerly = True
+    for m in (model, loaded):
+        m.reset_metrics()
+    value, expected = (_step(m, setting)["keras"] for m in (loaded, model))
+    assert value == pytest.approx(expected, rel=1e-4)
+
+
+def test_other_inner_losses_are_those_of_keras():
+    r = np.random.default_rng(0)
+    teacher, student = (r.normal(size=(6, 5)).astype("float32") for _ in range(2))
+    from letkd_keras.distillers.logit_losses import check_logit_losses
+
+    for inner in ("mse", keras.losses.MeanSquaredError()):
+        keras_own = LogitsDistillation(2.0, inner)
+        losses, _ = check_logit_losses({"keras": (keras_own, 1.0)})
+        value = losses["keras"]((teacher, np.zeros(6)), student)
+        assert float(value) == pytest.approx(float(keras_own.compute_loss(teacher, student)))
+
+
+def test_what_is_no_logit_loss_is_refused(setting):
+    for losses, message in (
+        ({"loss": (KDLoss(), 1.0)}, "must not be loss, task_loss"),
+        ({"kl_penultimate": (KDLoss(), 1.0)}, "must not be .*kl_penultimate.*Received"),
+        ({"kd": KDLoss()}, r"must be a pair \(loss, weight\)"),
+        ({"kd": ("kl_divergence", 1.0)}, "must be a keras.losses.Loss or a keras.distillation"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            _made("letkd", setting, logit_losses=losses)
+    with pytest.raises(ValueError, match=r"must not be kd\. Received: 'kd'"):
+        _made("kd", setting, logit_losses={"kd": (KDLoss(), 1.0)})
+
+
+def test_a_distiller_without_prototypes_of_the_intermediate_level_takes_them_too(setting):
+    prototypes = dataclasses.replace(setting.prototypes, intermediate=None)
+    added = {"dkd-ls": (logit_loss("dkd-ls"), 9.0)}
+    model = LetKD(setting.teacher, setting.student(), prototypes, logit_losses=added)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.run_eagerly = True
+    assert sorted(_step(model, setting)) == ["dkd-ls", "kl_penultimate", "loss", "task_loss"]
