@@ -62,11 +62,11 @@ def calls(batch_size):
         return targets(teacher, return_negentropy=True)
 
     def level():
-        taught = soft_targets()
+        soft_target = soft_targets()
         with tf.GradientTape() as tape:
             tape.watch(student)
             pooled, scores = layer(student, training=True, return_scores=True, pool_output=True)
-            loss = divergence(taught, scores) + tf.reduce_sum(pooled * cotangent[:, 0, 0])
+            loss = divergence(soft_target, scores) + tf.reduce_sum(pooled * cotangent[:, 0, 0])
         return tape.gradient(loss, [student, *(v.value for v in layer.trainable_variables)])
 
     return {"targets": soft_targets, "level": level}

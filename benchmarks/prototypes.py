@@ -334,7 +334,7 @@ def _parser():
     add("--templates", type=int, default=4096, help="centres of kmeans (%(default)s)")
     add("--iterations", type=int, default=20, help="of each k-means (%(default)s)")
     add("--sample-memory", type=int, default=48 << 20, help="bytes, kmeans_sample (%(default)s)")
-    add("--threads", type=int, help="of the libraries (default: theirs)")
+    add("--threads", type=int, help="of the libraries (default: their own)")
     add("--no-peers", action="store_true")
     add("--folder", help="where files of features lie meanwhile (default: the system's)")
     for name in ("one", "cache"):

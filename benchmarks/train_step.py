@@ -99,7 +99,7 @@ def _in_a_process(what, pair, method, options):
 
 def _times(options):
     problem = _problem(options)
-    calls = {**_ours(problem, whole=True), "peer_ms": None}
+    calls = {**_keras_calls(problem, whole=True), "peer_ms": None}
     if importlib.util.find_spec("torch") is not None:
         calls["peer_ms"] = _peer(problem, options)
     found = {name: [] for name in calls}
@@ -125,7 +125,7 @@ def _memory(options):
     import letkd_keras  # noqa: F401
 
     before = _peak_mib()
-    step = _ours(_problem(options), whole=False)["step_ms"]
+    step = _keras_calls(_problem(options), whole=False)["step_ms"]
     for _ in range(WARM_UP):
         step()
     return {"peak_mib": round(_peak_mib() - before)}
@@ -177,7 +177,7 @@ def _problem(options):
 
 
 def _intermediate(channels):
-    """LDA, sub-class centres and scores of the paper's sizes, random."""
+    """LDA, sub-class centers and scores of the paper's sizes, random."""
     import numpy as np
 
     r = np.random.default_rng(1)
@@ -198,7 +198,7 @@ def _centers(channels):
     return r.standard_normal((CLUSTERS, channels)).astype("float32")
 
 
-def _ours(problem, whole):
+def _keras_calls(problem, whole):
     """Calls by name: a step and, if `whole`, what its floor is made of."""
     import keras
 

@@ -10,9 +10,9 @@ from letkd_keras.distillers.feature_maps import on_one_grid
 class AttentionError(keras.losses.Loss):
     """Mean of (Q_T - Q_S)^2 over the locations, Q the attention map of features [B, H, W, C].
 
-    Q is the sum over the channels of |f|^power, l2-normalised over the locations (Zagoruyko and
+    Q is the sum over the channels of |f|^power, l2-normalized over the locations (Zagoruyko and
     Komodakis 2017, section 3.1). The channel mean that programs take differs by a factor that the
-    normalisation removes.
+    normalization removes.
 
     Args:
         power: Exponent p of the activations.

@@ -5,6 +5,7 @@ from letkd_keras.functional.graph import (
     flatten,
     grid_ratio,
     output_of,
+    output_shape_of,
     spatial_shape,
 )
 from letkd_keras.functional.softmax_removal import remove_softmax
@@ -101,17 +102,19 @@ def _belong_to(prototypes, model):
     return True
 
 
-def score_pool_size(student, layer, prototypes, level):
+def score_pool_size(teacher, student, layer, prototypes, level):
     """Window by which a student's grid is finer than that of a level's prototypes.
 
     Args:
+        teacher: Functional teacher. Where the student takes images of any size, it is asked for
+            their size.
         student: Functional student.
         layer: Name of the student's layer that the KD layer follows.
         prototypes: `PenultimatePrototypes` or `IntermediatePrototypes` of the level.
         level: `"penultimate"` or `"intermediate"`.
 
     Returns:
-        An integer of at least 1. It is 1 where the student's grid is not known.
+        An integer of at least 1. It is 1 where neither model says how large images are.
 
     Raises:
         ValueError: If the layer has no feature map, or its grid is no multiple of the prototypes'.
@@ -123,9 +126,11 @@ def score_pool_size(student, layer, prototypes, level):
             f"`{level}_layer` must name a layer with a feature map [B, H, W, C]. "
             f"Received: {level}_layer={layer!r} of shape {tuple(output.shape)}"
         )
-    grid = spatial_shape(output.shape)
+    grid, image_shape = spatial_shape(output.shape), tuple(teacher.inputs[0].shape[1:])
     if None in grid:
-        return 1
+        if None in image_shape:
+            return 1
+        grid = spatial_shape(output_shape_of(flat, layer, image_shape))
     ratio = grid_ratio(grid, prototypes.grid)
     if ratio is None:
         raise ValueError(

@@ -49,7 +49,7 @@ class CRD(Distiller):
         loss = CE + weight * (contrast of the student's embedding with the teacher's memories
                               + contrast of the teacher's embedding with the student's memories)
 
-    An embedding is a linear map of the pooled features, l2-normalised, which starts as PyTorch's
+    An embedding is a linear map of the pooled features, l2-normalized, which starts as PyTorch's
     linear layer does. The positive is the image itself, the negatives are N images of other
     classes, compared through memory banks of all training images. RepDistiller draws the negatives
     without replacement where there are enough; here they are drawn with replacement, which has the

@@ -33,8 +33,8 @@ class Distiller(TrainStep, keras.Model):
     overrides `compute_teacher_outputs` or `compute_student_outputs` too. Adapters are trained and
     saved with the distiller; `student` never has them.
 
-    The logs of `fit` have `loss` (what is minimised), `task_loss` (the compiled loss plus the
-    student's own regularisers) and every distillation loss under its own name, without its weight.
+    The logs of `fit` have `loss` (what is minimized), `task_loss` (the compiled loss plus the
+    student's own regularizers) and every distillation loss under its own name, without its weight.
     In evaluation `loss` is the task loss.
 
     Args:

@@ -31,8 +31,14 @@ def pool_sizes(student, teacher):
         Two integers, at least one of them 1.
 
     Raises:
-        ValueError: If neither grid divides the other.
+        ValueError: If a grid is not known or neither divides the other.
     """
+    if None in (*student[:2], *teacher[:2]):
+        raise ValueError(
+            "`teacher` and `student` must have a fixed image size, so that their grids are known. "
+            f"Received: the student's {student[0]}x{student[1]} and the teacher's "
+            f"{teacher[0]}x{teacher[1]}"
+        )
     ratios = grid_ratio(student[:2], teacher[:2]), grid_ratio(teacher[:2], student[:2])
     if ratios == (None, None):
         raise ValueError(

@@ -103,7 +103,7 @@ class LetKD(Distiller):
             layers = _layers(student, levels, layers)
             fitted = {level: getattr(prototypes, level) for level in levels}
             pool_sizes = {
-                level: score_pool_size(student, layers[level], fitted[level], level)
+                level: score_pool_size(teacher, student, layers[level], fitted[level], level)
                 for level in levels
             }
             alphas = {"penultimate": penultimate_alpha, "intermediate": intermediate_alpha}

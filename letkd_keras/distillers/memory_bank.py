@@ -9,7 +9,7 @@ from keras import ops
 class MemoryBank(keras.layers.Layer):
     """The embedding of every training image by one network, as it was last seen (Wu et al. 2018).
 
-    Its memories and the normaliser Z are weights, though not trained: they are saved and resumed.
+    Its memories and the normalizer Z are weights, though not trained: they are saved and resumed.
 
     Args:
         images: Number M of training images.
@@ -38,8 +38,8 @@ class MemoryBank(keras.layers.Layer):
             initializer=keras.initializers.RandomUniform(-bound, bound),
             trainable=False,
         )
-        self.normaliser = self.add_weight(
-            name="normaliser", shape=(), initializer="zeros", trainable=False
+        self.normalizer = self.add_weight(
+            name="normalizer", shape=(), initializer="zeros", trainable=False
         )
         self.built = True
 
@@ -47,13 +47,13 @@ class MemoryBank(keras.layers.Layer):
         # All products, then those wanted: much less than to gather 16,385 memories an image.
         products = ops.matmul(embeddings, ops.transpose(self.memories))
         scores = ops.take_along_axis(products, rows, axis=1) / temperature
-        return scores - ops.log(self._normaliser(scores))
+        return scores - ops.log(self._normalizer(scores))
 
-    def _normaliser(self, scores):
+    def _normalizer(self, scores):
         """Z, a constant: M times the mean of the first batch (Wu et al. 2018, equation 8)."""
         estimate = self.images * ops.mean(ops.exp(ops.stop_gradient(scores)))
-        z = ops.where(self.normaliser > 0, self.normaliser, estimate)
-        self.normaliser.assign(z)
+        z = ops.where(self.normalizer > 0, self.normalizer, estimate)
+        self.normalizer.assign(z)
         return z
 
     def update(self, embeddings, rows):

@@ -9,7 +9,7 @@ from letkd_keras.distillers.feature_layers import stage_ends
 class SimilarityError(keras.losses.Loss):
     """Squared Frobenius distance of the batch's similarity matrices, over B^2.
 
-    The matrix of features [B, ...] is F F^T, F its rows flattened, with rows l2-normalised (Tung
+    The matrix of features [B, ...] is F F^T, F its rows flattened, with rows l2-normalized (Tung
     and Mori 2019, equations 1 to 4).
     """
 

@@ -47,8 +47,8 @@ def small_network(width=4, classes=CLASSES, size=8, seed=0, l2=None, name="small
 def small_images(images=12, size=8, seed=0):
     r = np.random.default_rng(seed)
     labels = np.arange(images) % CLASSES
-    colours = r.standard_normal((CLASSES, 1, 1, 3))
-    x = colours[labels] + r.standard_normal((images, size, size, 3))
+    colors = r.standard_normal((CLASSES, 1, 1, 3))
+    x = colors[labels] + r.standard_normal((images, size, size, 3))
     return x.astype("float32"), labels
 
 

@@ -23,7 +23,7 @@ def _maps(seed, channels=5, size=4, images=3):
     return np.random.default_rng(seed).standard_normal((images, size, size, channels), "float32")
 
 
-def test_attention_is_compared_after_normalisation():
+def test_attention_is_compared_after_normalization():
     a, b = _maps(0), _maps(1, channels=2)
     attention = [(f.astype("float64") ** 2).sum(-1).reshape(3, -1) for f in (a, b)]
     qa, qb = (q / np.linalg.norm(q, axis=1, keepdims=True) for q in attention)
@@ -115,7 +115,7 @@ def test_memories_of_the_rows_move_half_way_and_stay_of_length_one():
     np.testing.assert_array_equal(after[[1, 2, 3, 5]], before[[1, 2, 3, 5]])
 
 
-def test_similarities_with_memories_are_normalised_by_the_first_batch():
+def test_similarities_with_memories_are_normalized_by_the_first_batch():
     bank = MemoryBank(6, 4)
     embeddings = np.eye(4, dtype="float32")[:2]
     rows = np.array([[0, 3, 5], [1, 2, 2]])

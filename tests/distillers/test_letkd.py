@@ -15,6 +15,7 @@ from letkd_keras import (
     models,
     suggest_layers,
 )
+from letkd_keras.distillers import FitNet
 from letkd_keras.functional import fingerprint
 from letkd_keras.optimizers import TorchSGD
 
@@ -186,7 +187,7 @@ def test_images_of_weight_zero_are_absent_from_all_losses(setting, state_of):
         assert doubled[name] == pytest.approx(2 * plain[name], rel=1e-5)
 
 
-def test_regularisers_and_metrics_count(setting):
+def test_regularizers_and_metrics_count(setting):
     student = setting.student(l2=0.1)
     model = _compiled(
         _letkd(setting, student),
@@ -369,9 +370,9 @@ def test_what_does_not_fit_is_refused(setting):
         LetKD(teacher, student, prototypes, temperature=0)
 
 
-def _coarse():
-    """A student whose `conv2` has a grid of 3x3."""
-    inputs = keras.Input((8, 8, 3))
+def _coarse(size=8):
+    """A student whose `conv2` has a grid of 3x3 for images of 8x8."""
+    inputs = keras.Input((size, size, 3))
     x = keras.layers.Conv2D(4, 3, 2, name="conv1")(inputs)
     x = keras.layers.Conv2D(4, 1, name="conv2")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
@@ -431,6 +432,17 @@ def test_layers_are_suggested_for_any_student(setting):
         model.penultimate_layer,
         model.intermediate_layer,
     )
+
+
+def test_a_student_of_any_image_size_is_checked_for_the_teachers(setting):
+    model = LetKD(setting.teacher, _unnamed(size=None), setting.prototypes)
+    assert model.pool_sizes == {"penultimate": 1, "intermediate": 1}
+    logs = _step(_compiled(model), setting)
+    assert np.isfinite([logs[name] for name in LOSSES]).all()
+    with pytest.raises(ValueError, match=r"must be a multiple of .*3x3 and 4x4"):
+        LetKD(setting.teacher, _coarse(None), setting.prototypes, levels=("penultimate",))
+    with pytest.raises(ValueError, match=r"must have a fixed image size.*NonexNone"):
+        FitNet(setting.teacher, _unnamed(size=None))
 
 
 def test_without_a_second_block_the_level_must_be_left_out(setting):

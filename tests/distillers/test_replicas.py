@@ -37,7 +37,7 @@ def test_two_replicas_train_as_one_device_at_the_same_batch(tmp_path, floatx, to
     """Six steps: with batch statistics over all replicas only roundings differ.
 
     In float64 they are 6e-13. In float32 six steps of this network make some 1e-5 of them, with
-    either batch normalisation that a single device has. Statistics of each replica by itself would
+    either batch normalization that a single device has. Statistics of each replica by itself would
     make 1e-2.
     """
     one, two = (

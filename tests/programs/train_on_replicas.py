@@ -18,7 +18,7 @@ import letkd_keras as letkd
 
 
 def classifier(name, channels):
-    """A network with the batch normalisation of the zoo."""
+    """A network with the batch normalization of the zoo."""
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(channels, 3, padding="same")(inputs)
     x = keras.layers.ReLU()(letkd.TorchBatchNormalization()(x))
