@@ -1,13 +1,13 @@
-"""Time and memory of the stages that make prototypes, beside their peers. See `--help`.
+"""Time and memory of the steps that make prototypes, beside their peers. See `--help`.
 
-One JSON line a stage and size: `stage`, `points`, `channels`, `seconds`, `cpu_seconds` (of all
+One JSON line a step and size: `step`, `points`, `channels`, `seconds`, `cpu_seconds` (of all
 threads), `peak_mib` (of the process, above what it held after its imports), `peer`, `peer_seconds`,
-`peer_cpu_seconds`, `peer_peak_mib` and what else the stage tells. Each side of a line runs in a
+`peer_cpu_seconds`, `peer_peak_mib` and what else the step tells. Each side of a line runs in a
 process of its own, on the same synthetic features: 100 classes of overlapping, rectified clusters,
 64 locations an image. Making the features is not timed. On a busy machine, compare the processor
 time of runs with `--threads 1`.
 
-stages and peers
+steps and peers
   lda            statistics and solution, block by block   scikit-learn, all points in memory
   cache          all points into a memory-mapped file      none
   kmeans         all points from that file                 faiss.Kmeans, all points in memory
@@ -29,7 +29,7 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
-STAGES = ("lda", "cache", "kmeans", "kmeans_sample", "subclasses", "scores")
+STEPS = ("lda", "cache", "kmeans", "kmeans_sample", "subclasses", "scores")
 CLASSES, LOCATIONS, BLOCK = 100, 64, 1 << 14
 COMPONENTS, SUBCLASSES = 60, 8
 LOOP_POINTS = 50_000
@@ -43,14 +43,14 @@ def main():
     sizes = [(int(50_000 * fraction) * LOCATIONS, 64) for fraction in options.fractions]
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for points, channels in sizes:
-            for stage in options.stages:
-                _line(options, folder, stage, points, channels)
-    if options.wide_points and "lda" in options.stages:
+            for step in options.steps:
+                _line(options, folder, step, points, channels)
+    if options.wide_points and "lda" in options.steps:
         _line(options, None, "lda", options.wide_points, 2048)
 
 
-def _line(options, folder, stage, points, channels):
-    """Run both sides of a stage, each in a process of its own, and print the line."""
+def _line(options, folder, step, points, channels):
+    """Run both sides of a step, each in a process of its own, and print the line."""
     environment = dict(os.environ)
     if options.threads is not None:
         for library in ("OMP", "OPENBLAS", "MKL"):
@@ -65,16 +65,16 @@ def _line(options, folder, stage, points, channels):
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment)
         return json.loads(done.stdout)
 
-    if stage.startswith("kmeans") and not (cache / "points.npy").exists():
+    if step.startswith("kmeans") and not (cache / "points.npy").exists():
         run("cache")
-    line = {"stage": stage, "points": points, "channels": channels, **run(stage)}
-    line["peer"] = PEERS.get(stage)
-    if stage == "kmeans_sample":
-        # Its peer has run already, unless the stages were narrowed.
+    line = {"step": step, "points": points, "channels": channels, **run(step)}
+    line["peer"] = PEERS.get(step)
+    if step == "kmeans_sample":
+        # Its peer has run already, unless the steps were narrowed.
         whole = cache / "kmeans.json"
         peer = json.loads(whole.read_text()) if whole.exists() else run("kmeans")
     else:
-        peer = run(f"{stage}-peer") if line["peer"] and not options.no_peers else {}
+        peer = run(f"{step}-peer") if line["peer"] and not options.no_peers else {}
     line.update({f"peer_{name}": peer.get(name) for name in ("seconds", "peak_mib", *peer)})
     if peer:
         for time_of in ("seconds", "cpu_seconds"):
@@ -88,7 +88,7 @@ def _line(options, folder, stage, points, channels):
     )
 
 
-# === One side of a stage, in a process of its own ===
+# === One side of a step, in a process of its own ===
 
 PEERS = {
     "lda": "scikit-learn",
@@ -207,7 +207,7 @@ def _kmeans_sample(options, clock):
 
 
 def _inertia(options, centers):
-    """Mean squared distance of all points to the nearest of any centres, not timed."""
+    """Mean squared distance of all points to the nearest of any centers, not timed."""
     from letkd_keras.prototypes.kmeans import nearest_centers
 
     total = 0.0
@@ -328,10 +328,10 @@ def _parser():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--stages", nargs="+", choices=STAGES, default=STAGES)
+    add("--steps", nargs="+", choices=STEPS, default=STEPS)
     add("--fractions", nargs="*", type=Fraction, default=[Fraction(1, n) for n in (16, 4, 1)])
     add("--wide-points", type=int, default=200_000, help="of 2048 channels, lda only; 0: none")
-    add("--templates", type=int, default=4096, help="centres of kmeans (%(default)s)")
+    add("--templates", type=int, default=4096, help="centers of kmeans (%(default)s)")
     add("--iterations", type=int, default=20, help="of each k-means (%(default)s)")
     add("--sample-memory", type=int, default=48 << 20, help="bytes, kmeans_sample (%(default)s)")
     add("--threads", type=int, help="of the libraries (default: their own)")
