@@ -73,7 +73,7 @@ def affine_of(batch_norm):
 
 
 def untrained_batch_norms(model):
-    """Names of the batch normalisations whose statistics are still those they started with."""
+    """Names of the batch normalizations whose statistics are still the initial ones."""
     layers = [layer for layer in layers_inside(model) if _is_batch_norm(layer)]
     return [
         layer.name

@@ -9,7 +9,7 @@ from letkd_keras.export.batch_norm_folding import untrained_batch_norms
 from letkd_keras.files import checksum, read_json, write_json, write_text
 from letkd_keras.functional.cost import cost_of
 from letkd_keras.functional.fingerprint import fingerprint
-from letkd_keras.functional.graph import nodes
+from letkd_keras.functional.graph import maker, nodes
 from letkd_keras.layers import KDLayer
 
 _PIXELS = "normalized: (pixel / 255 - mean) / std for each channel"
@@ -103,11 +103,10 @@ def kd_layers(student):
     Returns:
         A list of dictionaries: `name`, `after` (the layer that it follows), `templates`, `alpha`.
     """
-    makers = {id(tensor): node for node in nodes(student) for tensor in node.output_tensors}
     return [
         {
             "name": node.operation.name,
-            "after": makers[id(node.input_tensors[0])].operation.name,
+            "after": maker(node.input_tensors[0]).name,
             "templates": node.operation.templates,
             "alpha": node.operation.alpha,
         }

@@ -148,7 +148,9 @@ def take(data, split, count, seed=0):
     if split in ("train", "test"):
         data = _subset(data, split, count, seed)
     batches = data.evaluation_batches(_BATCH, split=split)
-    images, labels = _every(batches, 1 if split != "validation" else len(batches) * _BATCH // count)
+    # The last batch may be smaller. A data set may be ordered by class.
+    step = (len(batches) - 1) * _BATCH // count if split == "validation" else 1
+    images, labels = _every(batches, max(step, 1))
     if len(images) > count:
         rows = np.random.default_rng(seed).permutation(len(images))[:count]
         images, labels = images[np.sort(rows)], labels[np.sort(rows)]
@@ -164,7 +166,7 @@ def _subset(data, split, count, seed):
 
 def _every(batches, step):
     """Every `step`-th image of batches `(images, labels)`."""
-    images, labels, first, step = [], [], 0, max(step, 1)
+    images, labels, first = [], [], 0
     for x, y in batches:
         images.append(np.asarray(x)[first::step])
         labels.append(np.asarray(y)[first::step])

@@ -23,14 +23,16 @@ def load_model(path, argument="path"):
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no complete `.keras` file or needs classes that are not
-            registered.
+        ValueError: If it is not a complete `.keras` file, needs classes that are not registered, or
+            declares contents that are far larger than the file (`config.json` and `metadata.json`
+            above 64 MB, others above 64 MB and 16 times the size of the file).
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"`{argument}` must be a .keras file. Received: {str(path)!r}")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"`{argument}` must be a complete .keras file. Received: {str(path)!r}")
+    _check_sizes(path, argument)
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras raises errors of many types here
@@ -49,7 +51,7 @@ def _check_sizes(path, argument):
             entries = archive.infolist()
     except zipfile.BadZipFile as error:
         raise ValueError(
-            f"`{argument}` must be a whole .keras file. Received: {str(path)!r} ({error})"
+            f"`{argument}` must be a complete .keras file. Received: {str(path)!r} ({error})"
         ) from error
     for entry in entries:
         largest = _LARGEST_TEXT if entry.filename in _TEXTS else allowed

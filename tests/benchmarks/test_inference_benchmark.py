@@ -5,18 +5,22 @@ import pytest
 from PIL import Image
 
 from letkd_keras import KDLayer, insert_kd_layers, models
+from letkd_keras.data import DataSpec
+from letkd_keras.run_folder import RunFolder
 
 _FEW = ["--formats", "tflite", "--repeats", "2"]
 
 
 def test_forms_of_a_network_of_the_zoo(tmp_path, capsys):
     templates = ["--penultimate", "64", "--intermediate", "16", "--templates", "8"]
-    options = ["--models", "resnet8", "--classes", "10", *templates, "--out", str(tmp_path)]
+    options = ["--models", "resnet8", "--model-classes", "10", *templates, "--out", str(tmp_path)]
     rows = inference.main([*options, *_FEW])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[:1] == "{"]
     assert [line["form"] for line in lines] == ["plain", "trained", "folded", "reduced-8"]
     fields = ("model", "form", "format", "params", "macs", "bytes", "latency_ms_1", "latency_ms_2")
-    assert all({*fields, "latency_ms_batch32", "top1"} == set(line) for line in lines)
+    assert all(
+        {*fields, "latency_ms_batch32", "top1", "selection_top1"} == set(line) for line in lines
+    )
     plain, trained, folded, reduced = rows
     # Two layers on 64 channels; pooled and folded values are computed once an image.
     assert trained.macs - plain.macs == 64 * 2 * 64 * (64 + 16)
@@ -29,13 +33,13 @@ def test_forms_of_a_network_of_the_zoo(tmp_path, capsys):
 def test_a_run_has_accuracies(tmp_path):
     plain = models.build("resnet8", num_classes=10, input_shape=(32, 32, 3))
     student = insert_kd_layers(plain, KDLayer(16, name="kd_penultimate"))
-    run = tmp_path / "run"
+    data = DataSpec("digits").config()
+    config = {"export_method": "letkd1", "seed": 0, "data": data}
+    run = RunFolder(tmp_path / "run", config).path
     for method, model in (("student", plain), ("letkd1", student)):
         (run / method / "seed0").mkdir(parents=True)
         model.save(run / method / "seed0" / "student.keras")
-    config = {"export_method": "letkd1", "seed": 0, "data": "digits"}
-    (run / "config.json").write_text(json.dumps(config))
-    options = ["--run", str(run), "--templates", "", "--out", str(tmp_path), "--test-images", "50"]
+    options = ["--run", str(run), "--templates", "--out", str(tmp_path), "--test-images", "50"]
     rows = inference.main([*options, *_FEW])
     assert [row.form for row in rows] == ["plain", "trained", "folded"]
     assert rows[1].top1 == rows[2].top1 == pytest.approx(round(rows[1].top1 / 2) * 2)

@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
 from random_students import with_kd_layers
+from small_image_data import image_data
+
+from letkd_keras.data.npz import save_npz
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +16,16 @@ def student():
 def images():
     """Six images of noise, as the small student takes them."""
     return np.random.default_rng(1).standard_normal((6, 16, 16, 3)).astype("float32")
+
+
+@pytest.fixture(scope="session")
+def labels(student, images):
+    """The classes that the small student gives these images."""
+    return np.asarray(student(images)).argmax(-1)
+
+
+@pytest.fixture
+def data_file(tmp_path):
+    """This data set as an `.npz` file."""
+    save_npz(image_data(), tmp_path / "blocks.npz")
+    return tmp_path / "blocks.npz"

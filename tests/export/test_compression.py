@@ -8,7 +8,7 @@ from ai_edge_litert.interpreter import Interpreter
 from random_students import with_kd_layers
 
 from letkd_keras.export import export_student, fold
-from letkd_keras.export.tf_keras_bridge import import_tfmot, to_tf_keras
+from letkd_keras.export.tfmot.bridge import import_tfmot, to_tf_keras
 
 # Looked for, not imported: `import_tfmot` knows in which order and what to put back.
 if importlib.util.find_spec("tensorflow_model_optimization") is None:
@@ -49,8 +49,8 @@ def test_importing_tfmot_leaves_no_trace_in_the_environment(monkeypatch):
 def test_tf_keras_computes_the_same(name):
     folded = fold(with_kd_layers(name, size=32))
     images = np.random.default_rng(0).standard_normal((3, 32, 32, 3)).astype("float32")
-    ours, theirs = np.asarray(folded(images)), to_tf_keras(folded)(images).numpy()
-    np.testing.assert_allclose(theirs, ours, atol=1e-5 * np.abs(ours).max())
+    expected, rebuilt = np.asarray(folded(images)), to_tf_keras(folded)(images).numpy()
+    np.testing.assert_allclose(rebuilt, expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_layer_without_a_counterpart_is_named():
@@ -67,7 +67,7 @@ def _export(student, tmp_path, name, images, **options):
 
 
 @pytest.mark.slow
-def test_quantisation_aware_training_gives_an_int8_file(student, images, tmp_path):
+def test_quantization_aware_training_gives_an_int8_file(student, images, tmp_path):
     result = _export(student, tmp_path, "tflite-qat", images)
     types = {np.dtype(details["dtype"]).name for details, _ in _tensors(result.path)}
     assert "int8" in types

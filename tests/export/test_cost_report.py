@@ -1,13 +1,9 @@
-import json
-from argparse import Namespace
+from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from letkd_keras import models
-from letkd_keras.export import export_bundle, fold
-from letkd_keras.export.card import read_card
-from letkd_keras.export.command_line import data_name
+from letkd_keras.export import fold
 from letkd_keras.export.cost_report import (
     CostRow,
     forms_of,
@@ -16,7 +12,6 @@ from letkd_keras.export.cost_report import (
     table,
     without_kd_layers,
 )
-from letkd_keras.export.sweep import sweep, write_sweep
 
 
 def _row(form, size, latency, top1=50.0):
@@ -26,10 +21,13 @@ def _row(form, size, latency, top1=50.0):
 def test_a_row_counts_the_form_that_is_measured(student, images):
     folded = fold(student, images=images)
     labels = folded.predict(images, verbose=0).argmax(-1)
-    row = measure(folded, "folded", "tflite", images=images, labels=labels, repeats=2)
+    other = (images[:4], (labels[:4] + np.array([0, 0, 0, 1])) % 5)
+    row = measure(
+        folded, "folded", "tflite", images=images, labels=labels, selection=other, repeats=2
+    )
     assert row.params == folded.count_params()
     assert row.bytes > 4 * row.params
-    assert row.top1 == 100
+    assert (row.top1, row.selection_top1) == (100, 75)
     assert min(row.latency_ms_1, row.latency_ms_2) > 0
     assert row.latency_ms_batch32 > row.latency_ms_1
 
@@ -48,47 +46,17 @@ def test_table_tells_the_overhead_over_the_plain_form():
     assert folded.endswith("| 50.00% | +25%, +10% |")
 
 
+def test_table_has_the_accuracy_for_selection_where_there_is_one():
+    row = replace(_row("reduced-8", 1000, 2.0), selection_top1=60.0)
+    header, _, folded, reduced = table([_row("folded", 1250, 2.2), row]).strip().splitlines()
+    assert "| batch of 32 | top-1 for selection | test top-1 | bytes" in header
+    assert folded.endswith("| - | 50.00% | - |")
+    assert reduced.endswith("| 60.00% | 50.00% | - |")
+
+
 def test_plot_is_an_image(tmp_path):
     plot([_row("plain", 1000, 2.0), _row("folded", 1250, 2.2)], tmp_path / "cost.png")
     assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_sweep_chooses_the_fewest_within_the_loss(student, images, tmp_path, monkeypatch):
-    accuracies = {
-        "plain": None,
-        "folded": 90.0,
-        "reduced-8": 89.9,
-        "reduced-4": 89.8,
-        "reduced-2": 89.0,
-    }
-    monkeypatch.setattr(
-        "letkd_keras.export.sweep.measure",
-        lambda model, form, format, **given: _row(form, 1000, 1.0, accuracies[form]),
-    )
-    calibration = images.repeat(2, axis=0)
-    labels = [0] * len(images)
-    result = sweep(student, calibration, images, labels, counts=(2, 4, 8), max_loss=0.25)
-    assert [row.form for row in result.rows] == list(accuracies)
-    assert result.chosen.form == "reduced-4"
-    assert result.model.get_layer("kd_penultimate_templates").filters == 4
-    training = {"run": "a run", "config": {"pair": "a-b"}}
-    write_sweep(result, tmp_path, data="digits", training=training)
-    assert json.loads((tmp_path / "sweep.json").read_text())["chosen"] == "reduced-4"
-    assert "Chosen: reduced-4" in (tmp_path / "sweep.md").read_text()
-    assert {file.name for file in tmp_path.iterdir()} == {
-        "sweep.json",
-        "sweep.md",
-        "sweep.png",
-        "reduced.keras",
-    }
-    result = sweep(student, calibration, images, labels, counts=(2,), max_loss=0.1)
-    assert result.chosen.form == "folded"
-    # The folder is exported like a run's, and the card tells what was done to the run's student.
-    assert data_name(Namespace(data=None, model=tmp_path)) == "digits"
-    export_bundle(tmp_path, tmp_path / "out", ("tflite",), images=images)
-    told = {"form": "reduced-4", "top1": 89.8, "whole": 90.0}
-    assert read_card(tmp_path / "out")["training"] == {**training, "reduced": told}
-    assert "reduced-4, top-1 89.80% where all" in (tmp_path / "out" / "card.md").read_text()
 
 
 def test_forms_of_a_student(student, images):
@@ -103,12 +71,3 @@ def test_forms_of_a_student(student, images):
     assert known is labels
     assert model.count_params() == fold(plain, images=images).count_params()
     assert list(forms_of(plain, images)) == ["trained", "folded"]
-
-
-def test_wrong_inputs_of_a_sweep(student, images):
-    with pytest.raises(ValueError, match="`model` must have KD layers"):
-        sweep(without_kd_layers(student), images, images, [0] * 6)
-    with pytest.raises(ValueError, match="`max_loss` must be 0 or more"):
-        sweep(student, images, images, [0] * 6, max_loss=-1)
-    with pytest.raises(ValueError, match="`labels` must be given"):
-        sweep(student, images, images, None)

@@ -86,7 +86,7 @@ def test_student_of_keras_applications_with_softmax_and_nested_backbone():
 
 
 def test_kernels_by_hand():
-    layer = KDLayer(2, alpha=0.5, epsilon=0.0)
+    layer = KDLayer(2, alpha=0.5, epsilon=1e-12)
     layer.build((None, 1, 1, 2))
     layer.template_kernel.assign([[3.0, 0.0], [4.0, 2.0]])
     layer.template_scale.assign(2.0)
@@ -192,14 +192,14 @@ def test_wrong_algebra_is_refused(student, monkeypatch):
 
 def test_operations_on_tensors_and_adapted_layers_are_copied(images):
     inputs = keras.Input((16, 16, 3))
-    normalise = keras.layers.Normalization(axis=-1)
-    normalise.adapt(images * np.array([1.0, 2.0, 3.0]) + 1)
-    x = keras.layers.Conv2D(4, 3, name="conv")(normalise(inputs))
+    normalize = keras.layers.Normalization(axis=-1)
+    normalize.adapt(images * np.array([1.0, 2.0, 3.0]) + 1)
+    x = keras.layers.Conv2D(4, 3, name="conv")(normalize(inputs))
     x = keras.ops.relu(keras.layers.BatchNormalization()(x)) + 0.5 * x
     x = KDLayer(12, name="kd")(x)
     x = keras.ops.mean(x, axis=(1, 2))
     model = trained_looking(keras.Model(inputs, keras.layers.Dense(3)(x), name="wrn_like"))
-    normalise.finalize_state()
+    normalize.finalize_state()
     folded = _check(model, images)
     assert "kd_values" in [layer.name for layer in folded.layers]
 

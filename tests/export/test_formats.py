@@ -9,8 +9,7 @@ from random_students import trained_looking, with_kd_layers
 from letkd_keras import KDLayer, insert_kd_layers
 from letkd_keras.export import export_bundle, export_student, formats
 from letkd_keras.export.inverse_rms import InverseRMS, with_calibrated_floors
-from letkd_keras.export.verification import Comparison, ExportMismatch
-from letkd_keras.export.verify import verify
+from letkd_keras.export.verification import Comparison, ExportMismatch, verify_artifacts
 from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
 
 _RNG = np.random.default_rng(3)
@@ -27,7 +26,7 @@ def _bytes(student, tmp_path, name, images, **options):
     return export_student(student, tmp_path, name, images=images, min_agreement=0, **options)
 
 
-def test_quantised_files_are_smaller_and_quantised(images, tmp_path):
+def test_quantized_files_are_smaller_and_quantized(images, tmp_path):
     student = with_kd_layers("resnet8", templates=(512, 64))
     float32 = _bytes(student, tmp_path, "tflite", images).bytes
     float16 = _bytes(student, tmp_path, "tflite-float16", images)
@@ -135,8 +134,8 @@ def test_savedmodel_classifies_raw_images(student, tmp_path):
     path = export_student(student, tmp_path, mean=mean, std=std, class_names=names).path
     pixels = _RNG.integers(0, 256, (3, 16, 16, 3), "uint8")
     outputs = tf.saved_model.load(path).signatures["classify"](image=tf.constant(pixels))
-    normalised = (pixels / 255 - np.array(mean)) / np.array(std)
-    logits = np.asarray(student(normalised.astype("float32")))
+    normalized = (pixels / 255 - np.array(mean)) / np.array(std)
+    logits = np.asarray(student(normalized.astype("float32")))
     expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)
     chosen = [name.decode() for name in outputs["class_name"].numpy()]
@@ -149,8 +148,9 @@ def test_savedmodel_classifies_raw_images(student, tmp_path):
         ({"mean": (0.5, 0.5, 0.5)}, "`mean` and `std` must be given together"),
         ({"mean": (0.5,), "std": (0.0,)}, "`std` must be positive"),
         ({"class_names": ("one", "two")}, "`class_names` must name the 5 classes"),
-        ({"opset": 7}, "`opset` must be between 13 and 18"),
+        ({"opset": 7}, "`opset` must be an integer from 13 to 18"),
         ({"labels": (1, 2)}, "`labels` must be one class for each"),
+        ({"labels": (0, 1, 2, 3, 4, 5)}, "`labels` must be integers from 0 to 4"),
     ],
 )
 def test_options_that_do_not_fit(student, images, tmp_path, options, match):
@@ -186,7 +186,7 @@ def test_every_network_in_every_format_passes_verify(network, tmp_path):
     model = _applications_student() if applications else with_kd_layers(network, size=32)
     images = _RNG.standard_normal((40, 32, 32, 3)).astype("float32")
     # Of random weights on noise the order of the logits is not asked for, see `export_student`.
-    quantised = [name for name in formats.names() if formats.find(name).min_agreement < 1]
+    quantized = [name for name in formats.names() if formats.find(name).min_agreement < 1]
     export_bundle(
         model,
         tmp_path,
@@ -194,12 +194,12 @@ def test_every_network_in_every_format_passes_verify(network, tmp_path):
         images=images,
         calibration=images,
         epochs=1,
-        verify={name: {"min_agreement": 0} for name in quantised},
+        verify={name: {"min_agreement": 0} for name in quantized},
     )
-    results = verify(tmp_path, model, images=images)
+    results = verify_artifacts(tmp_path, model, images=images)
     assert list(results) == formats.names()
     for name, result in results.items():
         assert isinstance(result, Comparison), result
-        if name not in quantised:
+        if name not in quantized:
             assert result.agreement == 1
             assert result.max_difference <= 1e-4 * result.scale

@@ -1,4 +1,4 @@
-"""What stands in the folder when an export is stopped half way."""
+"""What an export leaves in its folder when it is stopped before its end."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ _QUIET = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 def _stopped_while_writing(student, out, number):
     """Exit status of an export that is sent a signal once it has begun to write an artifact."""
-    arguments = [student, "--format", "savedmodel", "--out", out]
+    arguments = [student, "--formats", "savedmodel", "--out", out]
     process = subprocess.Popen(
         [*_COMMAND, *map(str, arguments)], env=_QUIET, stderr=subprocess.PIPE, text=True
     )
@@ -36,11 +36,11 @@ def test_stopped_exports_leave_no_half_written_file(student, tmp_path):
     terminated = _stopped_while_writing(tmp_path / "student.keras", out, signal.SIGTERM)
     assert terminated == 128 + signal.SIGTERM
     assert list(out.iterdir()) == []
-    # A process that is killed cannot clean up; still nothing stands where an artifact would.
+    # A killed process cannot clean up, but leaves nothing under the name of an artifact.
     killed = _stopped_while_writing(tmp_path / "student.keras", out, signal.SIGKILL)
     assert killed == -signal.SIGKILL
     assert [entry.name for entry in out.iterdir() if not entry.name.startswith(".")] == []
-    again = [*_COMMAND, tmp_path / "student.keras", "--format", "savedmodel", "--out", out]
+    again = [*_COMMAND, tmp_path / "student.keras", "--formats", "savedmodel", "--out", out]
     assert subprocess.run(list(map(str, again)), env=_QUIET).returncode == 0
-    visible = {entry.name for entry in out.iterdir() if not entry.name.startswith(".")}
-    assert visible == {"savedmodel", "card.json", "card.md"}
+    # The next export removes what the killed one left.
+    assert {entry.name for entry in out.iterdir()} == {"savedmodel", "card.json", "card.md"}

@@ -1,5 +1,3 @@
-import json
-
 import keras
 import numpy as np
 import pytest
@@ -9,11 +7,16 @@ from letkd_keras.distillers import KD
 from letkd_keras.export import export_student, fold, formats
 from letkd_keras.export import student as exporting
 from letkd_keras.export.cost_report import without_kd_layers
+from letkd_keras.export.formats.tflite import write_tflite
+from letkd_keras.export.loading import load_student
 from letkd_keras.export.verification import ExportMismatch, reload_outputs
+from letkd_keras.run_folder import RunFolder
 
 
-def _writing(write):
-    return formats.Format("student.tflite", "tflite", write, 1e-4, 1)
+@pytest.fixture
+def set_writer(monkeypatch):
+    """Replaces what writes the formats by a function `(student, path, options)`."""
+    return lambda write: monkeypatch.setattr(formats.Format, "write", lambda _, *args: write(*args))
 
 
 @pytest.mark.parametrize("name", ["savedmodel", "tflite", "onnx"])
@@ -40,22 +43,21 @@ def test_savedmodel_takes_any_batch_and_holds_each_variable_once(student, tmp_pa
     assert variables.stat().st_size < 1.2 * 4 * values
 
 
-def test_distilling_model_file_and_run_folder_export_the_same_student(student, images, tmp_path):
-    run = tmp_path / "run"
-    place = run / "letkd2" / "seed7"
-    place.mkdir(parents=True)
-    (run / "config.json").write_text(json.dumps({"export_method": "letkd2", "seed": 7}))
-    student.save(place / "student.keras")
-    distilling = KD(keras.models.clone_model(student), student)
-    distilling.save(tmp_path / "whole.keras")
+def test_distiller_file_and_run_folder_are_the_same_student(student, images, tmp_path):
+    run = RunFolder(tmp_path / "run", {"export_method": "letkd2", "seed": 7}).path
+    folder = run / "letkd2" / "seed7"
+    folder.mkdir(parents=True)
+    student.save(folder / "student.keras")
+    distiller = KD(teacher=keras.models.clone_model(student), student=student)
+    distiller.save(tmp_path / "whole.keras")
     expected = np.asarray(student(images))
-    files = [tmp_path / "whole.keras", place / "student.keras", run, str(place)]
-    for number, model in enumerate([distilling, *files]):
-        out = tmp_path / str(number)
-        result = export_student(model, out, format="tflite", images=images)
-        assert result.parameters == fold(student).count_params()
-        logits = reload_outputs("tflite", result.path, images)
-        np.testing.assert_allclose(logits, expected, atol=1e-5)
+    files = [tmp_path / "whole.keras", folder / "student.keras", run, str(folder)]
+    for model in (distiller, *files):
+        np.testing.assert_array_equal(load_student(model)(images), expected)
+    result = export_student(run, tmp_path / "out", format="tflite", images=images)
+    assert result.parameters == fold(student).count_params()
+    logits = reload_outputs("tflite", result.path, images)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
 def test_exporting_again_replaces_what_was_there(student, tmp_path):
@@ -66,34 +68,31 @@ def test_exporting_again_replaces_what_was_there(student, tmp_path):
     assert (first / "saved_model.pb").exists()
 
 
-def test_what_computes_something_else_is_refused_and_not_written(student, tmp_path, monkeypatch):
+def test_what_computes_something_else_is_refused_and_not_written(student, tmp_path, set_writer):
     other = keras.models.clone_model(student)
     weights = student.get_weights()
     weights[0] = weights[0] * 1.01
     other.set_weights(weights)
-    wrong = _writing(lambda _, path, options: right(other, path))
-    right = formats.find("tflite").write
-    monkeypatch.setattr(formats, "find", lambda name: wrong)
+    set_writer(lambda _, path, options: write_tflite(other, path))
     with pytest.raises(ExportMismatch, match="differs from the student by"):
         export_student(student, tmp_path, format="tflite")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_interrupted_export_leaves_nothing(student, tmp_path, monkeypatch):
+def test_interrupted_export_leaves_nothing(student, tmp_path, set_writer):
     def interrupted(_, path, options):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(formats, "find", lambda name: _writing(interrupted))
+    set_writer(interrupted)
     with pytest.raises(KeyboardInterrupt):
         export_student(student, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_garbage_is_not_an_artifact(student, tmp_path, monkeypatch):
-    garbage = _writing(lambda _, path, options: path.write_bytes(b"no"))
-    monkeypatch.setattr(formats, "find", lambda name: garbage)
-    with pytest.raises(ExportMismatch, match="cannot be reloaded in a fresh process"):
+def test_garbage_is_not_an_artifact(student, tmp_path, set_writer):
+    set_writer(lambda _, path, options: path.write_bytes(b"no"))
+    with pytest.raises(ExportMismatch, match="cannot be reloaded in a new process"):
         export_student(student, tmp_path, format="tflite")
     assert list(tmp_path.iterdir()) == []
 
@@ -120,9 +119,9 @@ def test_what_is_no_model(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"must be a \.keras file or a run folder"):
         export_student(tmp_path / "absent.keras", tmp_path)
     (tmp_path / "broken.keras").write_bytes(b"half a file")
-    with pytest.raises(ValueError, match=r"whole \.keras file"):
+    with pytest.raises(ValueError, match=r"complete \.keras file"):
         export_student(tmp_path / "broken.keras", tmp_path)
-    with pytest.raises(FileNotFoundError, match="holds no trained student"):
+    with pytest.raises(FileNotFoundError, match="a folder with a trained student"):
         export_student(tmp_path, tmp_path)
 
 
@@ -154,4 +153,4 @@ def test_untrained_batch_norm_is_exported_with_a_warning(tmp_path, caplog):
     x = keras.layers.BatchNormalization(name="fresh")(keras.layers.Conv2D(3, 1)(inputs))
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
     assert export_student(model, tmp_path, format="tflite").agreement == 1
-    assert "seen no data: ['fresh']" in caplog.text
+    assert "statistics were never updated: ['fresh']" in caplog.text

@@ -1,0 +1,182 @@
+import json
+import shutil
+
+import pytest
+from random_students import with_kd_layers
+
+from letkd_keras.export import ExportMismatch, export_bundle
+from letkd_keras.export.card import kd_layers, read_card
+from letkd_keras.export.verification import Comparison, verify_artifacts
+from letkd_keras.files import checksum
+from letkd_keras.functional.fingerprint import fingerprint
+
+
+@pytest.fixture(scope="module")
+def bundle(student, images, labels, tmp_path_factory):
+    """A folder of TFLite and ONNX with their card."""
+    folder = tmp_path_factory.mktemp("bundle")
+    export_bundle(
+        student,
+        folder,
+        ("tflite", "onnx"),
+        images=images,
+        labels=labels,
+        mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.25, 0.3),
+        class_names=tuple("abcde"),
+        data_name="noise with labels",
+    )
+    return folder
+
+
+@pytest.fixture
+def copy(bundle, tmp_path):
+    """A copy of the folder and a function that changes an entry of an artifact in its card."""
+    folder = shutil.copytree(bundle, tmp_path / "copy")
+
+    def change(name, **entries):
+        card = json.loads((folder / "card.json").read_text())
+        card["artifacts"][name].update(entries)
+        (folder / "card.json").write_text(json.dumps(card))
+
+    return folder, change
+
+
+def test_card_describes_the_artifacts(student, bundle):
+    card = read_card(bundle)
+    assert card["student"] == fingerprint(student)
+    assert card["inputs"]["shape"] == [16, 16, 3]
+    assert card["outputs"] == {"kind": "logits", "classes": 5}
+    assert card["class_names"] == list("abcde")
+    assert card["parameters"]["student"] == student.count_params()
+    assert card["verification"]["accuracy_of_student"] == 1
+    assert set(card["artifacts"]) == {"tflite", "onnx"}
+    for artifact in card["artifacts"].values():
+        file = bundle / artifact["file"]
+        assert artifact["sha256"] == checksum(file)
+        assert artifact["bytes"] == file.stat().st_size
+        assert artifact["agreement"] == artifact["accuracy"] == 1
+
+
+def test_markdown_has_input_and_output_in_a_line_each(bundle):
+    lines = (bundle / "card.md").read_text().splitlines()
+    assert (
+        "- Input `image`: float32 [batch, 16 x 16 x 3], NHWC, normalized: (pixel / 255 - mean) / "
+        "std for each channel, mean 0.5000, 0.4000, 0.3000, std 0.2000, 0.2500, 0.3000"
+    ) in lines
+    assert (
+        "- Output `logits`: [batch, 5]. These are logits; their softmax gives probabilities."
+    ) in lines
+    assert any(
+        "KD layer `kd_penultimate` after `penultimate`: 24 templates" in line for line in lines
+    )
+    assert not any("Warning" in line for line in lines)
+
+
+def test_kd_layers_follow_the_layers_that_were_chosen(student):
+    layers = kd_layers(student)
+    assert [(layer["after"], layer["templates"]) for layer in layers] == [
+        ("intermediate", 16),
+        ("penultimate", 24),
+    ]
+
+
+def test_formats_exported_later_are_added_to_the_card(student, images, copy):
+    folder, _ = copy
+    export_bundle(
+        student,
+        folder,
+        ("tflite-dynamic",),
+        images=images,
+        verify={"tflite-dynamic": {"min_agreement": 0}},
+    )
+    assert set(read_card(folder)["artifacts"]) == {"tflite", "onnx", "tflite-dynamic"}
+    # Artifacts of another student are not part of the card.
+    export_bundle(with_kd_layers("resnet8", templates=(8, 8)), folder, ("onnx",), images=images)
+    assert set(read_card(folder)["artifacts"]) == {"onnx"}
+
+
+def test_verify_accepts_what_was_exported(student, images, labels, bundle):
+    results = verify_artifacts(bundle, student, images=images, labels=labels)
+    assert {name: result.accuracy for name, result in results.items()} == {"tflite": 1, "onnx": 1}
+
+
+def test_verify_finds_a_file_that_changed(student, images, copy):
+    folder, _ = copy
+    with (folder / "student.onnx").open("ab") as file:
+        file.write(b"\0")
+    results = verify_artifacts(folder, student, images=images)
+    assert isinstance(results["onnx"], ExportMismatch)
+    assert isinstance(results["tflite"], Comparison)
+
+
+def test_verify_refuses_another_student(bundle):
+    with pytest.raises(ValueError, match="its weights differ from those in the card"):
+        verify_artifacts(bundle, with_kd_layers("resnet8", templates=(8, 8)))
+
+
+@pytest.mark.parametrize("file", ["../outside.tflite", "/etc/passwd", "sub/student.tflite", 3])
+def test_files_outside_the_folder_are_not_opened(student, copy, file):
+    folder, change = copy
+    shutil.copy(folder / "student.tflite", folder.parent / "outside.tflite")
+    change("tflite", file=file)
+    with pytest.raises(ValueError, match=r"must list 'student.tflite', in the folder of the card"):
+        verify_artifacts(folder, student)
+
+
+def test_links_that_lead_outside_are_refused(student, copy):
+    folder, _ = copy
+    (folder / "student.tflite").rename(folder.parent / "outside.tflite")
+    (folder / "student.tflite").symlink_to(folder.parent / "outside.tflite")
+    with pytest.raises(ValueError, match="must not contain links that lead outside its folder"):
+        verify_artifacts(folder, student)
+
+
+def test_links_inside_a_folder_are_checked(copy):
+    folder, _ = copy
+    card = json.loads((folder / "card.json").read_text())
+    card["artifacts"] = {"savedmodel": {**card["artifacts"]["tflite"], "file": "savedmodel"}}
+    (folder / "card.json").write_text(json.dumps(card))
+    (folder / "savedmodel").mkdir()
+    (folder / "savedmodel" / "saved_model.pb").symlink_to("/etc/passwd")
+    with pytest.raises(ValueError, match=r"links that lead outside.*/etc/passwd"):
+        read_card(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("{", "is damaged: it is not a JSON file"),
+        ("[]", "is damaged: it does not describe a student"),
+        ('{"student": "a", "artifacts": {"tflite": 1}}', "is damaged: tflite must have"),
+        ('{"student": "a", "artifacts": {"caffe": {}}}', "`artifacts` must be one of savedmodel"),
+        (
+            '{"student": "a", "artifacts": {"onnx": {"file": "student.onnx", "sha256": "", '
+            '"tolerance": "1", "min_agreement": 1}}}',
+            "`tolerance` of onnx must be a number or null",
+        ),
+    ],
+)
+def test_damaged_cards(tmp_path, text, match):
+    (tmp_path / "card.json").write_text(text)
+    with pytest.raises(ValueError, match=match):
+        read_card(tmp_path)
+
+
+def test_folder_without_a_card(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"`folder` must be a folder with a card\.json"):
+        read_card(tmp_path)
+
+
+def test_a_refused_format_leaves_the_others_and_their_card(student, images, tmp_path):
+    impossible = {"tflite": {"tolerance": 1e-12}}
+    with pytest.raises(ExportMismatch, match="tflite of 'resnet8' differs"):
+        export_bundle(student, tmp_path, ("tflite", "onnx"), images=images, verify=impossible)
+    assert set(read_card(tmp_path)["artifacts"]) == {"onnx"}
+    assert {file.name for file in tmp_path.iterdir()} == {"student.onnx", "card.json", "card.md"}
+
+
+def test_int8_without_calibration_fails_before_anything_is_written(student, images, tmp_path):
+    with pytest.raises(ValueError, match="`calibration` must be given for this format"):
+        export_bundle(student, tmp_path, ("tflite", "tflite-int8"), images=images)
+    assert list(tmp_path.iterdir()) == []

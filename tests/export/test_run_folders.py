@@ -1,0 +1,133 @@
+import json
+from argparse import Namespace
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from image_trees import write_tree
+from small_image_data import image_data
+
+from letkd_keras.command_line import Parser, add_data_options
+from letkd_keras.data import DataSpec
+from letkd_keras.data.npz import save_npz
+from letkd_keras.export.run_folders import find_student, open_data, provenance_of
+from letkd_keras.run_folder import RunFolder
+
+
+def _options(*arguments):
+    parser = Parser("test", "")
+    add_data_options(parser)
+    return parser.parse_args(list(map(str, arguments)))
+
+
+@pytest.fixture
+def run(tmp_path, data_file):
+    """A run folder that exports letkd2; its files are not models, since none is loaded here."""
+    spec = DataSpec(str(data_file), pixels="0..1", validation_fraction=0.25)
+    data = spec.open()
+    config = {
+        "data": {**spec.config(), "name": data.name, "digest": data.digest},
+        "export_method": "letkd2",
+        "seed": 3,
+    }
+    folder = RunFolder(tmp_path / "run", config).path
+    for method in ("kd", "letkd2"):
+        (folder / method / "seed3").mkdir(parents=True)
+        (folder / method / "seed3" / "student.keras").write_text("")
+    (folder / "letkd2" / "seed3" / "result.json").write_text('{"epochs": 4}')
+    return folder
+
+
+def test_student_of_a_run(run):
+    letkd2 = run / "letkd2" / "seed3" / "student.keras"
+    assert find_student(run) == find_student(letkd2.parent) == letkd2
+    letkd2.unlink()
+    assert find_student(run) == run / "kd" / "seed3" / "student.keras"
+    (run / "kd" / "seed4").mkdir()
+    (run / "kd" / "seed4" / "student.keras").write_text("")
+    with pytest.raises(ValueError, match=r"one student of this run folder.*kd/seed3, kd/seed4"):
+        find_student(run)
+
+
+def test_folder_without_a_student(tmp_path):
+    with pytest.raises(FileNotFoundError, match="`model` must be a folder with a trained student"):
+        find_student(tmp_path)
+
+
+def test_provenance(run, tmp_path):
+    provenance = provenance_of(run)
+    assert provenance["run"] == "run"
+    assert provenance["student"] == "letkd2/seed3/student.keras"
+    assert provenance["config"]["seed"] == 3
+    assert provenance["result"] == {"epochs": 4}
+    assert provenance_of(run / "letkd2" / "seed3" / "student.keras") == provenance
+    assert provenance_of(run / "kd" / "seed3")["student"] == "kd/seed3/student.keras"
+    assert provenance_of(tmp_path / "elsewhere.keras") is None
+    assert provenance_of(object()) is None
+
+
+@pytest.mark.parametrize("inside", [".", "letkd2/seed3", "letkd2/seed3/student.keras"])
+def test_data_of_a_run_are_opened_as_in_training(run, inside):
+    opened = open_data(run / inside, _options())
+    assert opened.data.mean == (0, 0, 0)
+    assert opened.data.train_examples == 45
+    assert opened.data.has_validation
+    again = DataSpec.from_config(opened.config).open()
+    np.testing.assert_array_equal(again.x_validation, opened.data.x_validation)
+    assert opened.config["digest"] == opened.data.digest
+
+
+def test_changed_data_of_a_run_are_refused(run, data_file):
+    data = image_data()
+    save_npz(replace(data, y_train=data.y_train[::-1]), data_file)
+    with pytest.raises(ValueError, match=r"data set .*blocks.npz has changed since"):
+        open_data(run, _options())
+
+
+@pytest.mark.parametrize("source", ["{}", "imagenet:{}"])
+def test_data_of_a_run_on_a_folder_of_images(tmp_path, source):
+    tree = tmp_path / "tree"
+    write_tree(tree / "train", images=8, size=(40, 40))
+    write_tree(tree / "val", images=3, size=(40, 40))
+    spec = DataSpec(source.format(tree), image_size=16, pixels="-1..1")
+    data = {**spec.config(), "digest": spec.open().digest}
+    run = RunFolder(tmp_path / "run", {"data": data}).path
+    opened = open_data(run, _options())
+    assert (opened.data.image_shape, opened.data.mean) == ((16, 16, 3), (0.5,) * 3)
+    (tree / "val" / "cat" / "0.png").unlink()
+    with pytest.raises(ValueError, match="has changed since"):
+        open_data(run, _options())
+
+
+def test_other_data_are_named_by_the_command(run, tmp_path):
+    save_npz(image_data(mean=(0.1,) * 3), tmp_path / "other.npz")
+    opened = open_data(run, _options("--data", tmp_path / "other.npz"))
+    assert opened.data.mean == (0.1,) * 3
+    with pytest.raises(ValueError, match="`pixels` needs `data`"):
+        open_data(run, _options("--pixels", "0..255"))
+
+
+def test_other_data_are_normalized_as_in_training(run, tmp_path):
+    config = json.loads((run / "config.json").read_text())
+    config["data"] |= {"mean": [0.3] * 3, "std": [0.6] * 3}
+    (run / "config.json").write_text(json.dumps(config))
+    save_npz(image_data(mean=(0.1,) * 3), tmp_path / "other.npz")
+    opened = open_data(run, _options("--data", tmp_path / "other.npz"))
+    assert (opened.data.mean, opened.data.std) == ((0.3,) * 3, (0.6,) * 3)
+    opened = open_data(run, _options("--data", tmp_path / "other.npz", "--pixels", "0..1"))
+    assert opened.data.mean == (0,) * 3
+
+
+def test_no_data(tmp_path):
+    assert open_data(tmp_path / "student.keras", _options()) is None
+
+
+def test_data_of_a_sweep(tmp_path, data_file):
+    spec = DataSpec(str(data_file))
+    sweep = {"data": {**spec.config(), "digest": spec.open().digest}, "training": {"run": "a"}}
+    (tmp_path / "sweep.json").write_text(json.dumps({**sweep, "reduced": {"form": "reduced-4"}}))
+    assert open_data(tmp_path, _options()).data.name == "blocks"
+    assert provenance_of(tmp_path) == {"run": "a", "reduced": {"form": "reduced-4"}}
+    (tmp_path / "sweep.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"sweep.json is damaged"):
+        open_data(tmp_path, Namespace(data=None))

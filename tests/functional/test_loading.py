@@ -1,0 +1,46 @@
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from letkd_keras.functional import load_model
+
+
+@pytest.fixture
+def file(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    model.save(tmp_path / "model.keras")
+    return tmp_path / "model.keras"
+
+
+def _with_entry(file, name, size):
+    """A copy of a file in which an entry is `size` zeros, compressed to almost nothing."""
+    copy = file.with_name("copy.keras")
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(copy, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            if entry.filename != name:
+                new.writestr(entry.filename, old.read(entry))
+        with new.open(name, "w", force_zip64=True) as written:
+            for _ in range(size // 2**20):
+                written.write(bytes(2**20))
+    return copy
+
+
+def test_a_model_is_loaded(file):
+    assert load_model(file).predict(np.zeros((1, 2)), verbose=0).shape == (1, 3)
+
+
+@pytest.mark.parametrize("name", ["config.json", "metadata.json", "model.weights.h5"])
+def test_entries_far_larger_than_the_file_are_refused_unread(file, name, monkeypatch):
+    copy = _with_entry(file, name, 65 * 2**20)
+    assert copy.stat().st_size < 2**20
+    monkeypatch.setattr(keras.models, "load_model", lambda *_, **__: pytest.fail("was read"))
+    with pytest.raises(ValueError, match=rf"plausible size.*{name} has 68157440 bytes"):
+        load_model(copy)
+
+
+def test_truncated_file(file):
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(ValueError, match=r"`teacher` must be a complete \.keras file"):
+        load_model(file, "teacher")

@@ -1,0 +1,45 @@
+import subprocess
+import sys
+
+import pytest
+
+from letkd_keras.files import atomic_path, remove_leftovers
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path):
+    program = (
+        "import os, sys, letkd_keras.files as files\n"
+        "with files.atomic_path(sys.argv[1]) as path:\n"
+        "    path.write_text('half')\n"
+        "    os._exit(9)\n"
+    )
+    arguments = ["-m", "letkd_keras"]  # as a command, which imports only what it needs
+    subprocess.run([sys.executable, "-c", program, tmp_path / "artifact", *arguments])
+    (leftover,) = tmp_path.iterdir()
+    assert leftover.name.startswith(".artifact.")
+    remove_leftovers(tmp_path / "other")
+    assert leftover.exists()
+    remove_leftovers(tmp_path / "artifact")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_being_written_and_what_others_wrote_stays(tmp_path):
+    others = [".artifact.abc", ".artifact.notes", ".artifact.12345678.txt", "artifact"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    (tmp_path / ".artifact.87654321").write_text("a file")
+    (tmp_path / ".artifact.00000000").symlink_to(tmp_path / "artifact")
+    before = set(tmp_path.iterdir())
+    with atomic_path(tmp_path / "artifact") as path:
+        remove_leftovers(tmp_path / "artifact")
+        path.write_text("whole")
+        assert len(set(tmp_path.iterdir()) - before) == 1
+    assert (tmp_path / "artifact").read_text() == "whole"
+    assert {entry.name for entry in before} == {entry.name for entry in tmp_path.iterdir()}
+
+
+def test_interrupted_writing_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "artifact") as path:
+        path.write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
