@@ -218,8 +218,9 @@ def train_cell(folder, method, seed):
 def main(arguments=None):
     """Train one cell; returns the exit status."""
     folder, method, seed = sys.argv[1:] if arguments is None else arguments
+    command_line.set_up_logging()
     return 0 if train_cell(Path(folder), method, int(seed)) else 1
 
 
 if __name__ == "__main__":
-    command_line.run_main(main)
+    sys.exit(main())
