@@ -136,6 +136,7 @@ def _in_processes(cells, folder, jobs):
         slot = slots.pop()
         try:
             method, seed = cell
+            log.info("starting %s, seed %d", method, seed)
             training = results.student_folder(folder, method, seed)
             training.mkdir(parents=True, exist_ok=True)
             with (training / "output.txt").open("w") as output:

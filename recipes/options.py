@@ -20,6 +20,8 @@ from letkd_keras.command_line import (
 )
 from letkd_keras.recipes.settings import Pair
 
+# Wide enough for a table of results where the output is not a terminal.
+_WIDTH = 160
 # Options whose default is a field of the same name of `Settings`.
 _FROM_SETTINGS = (
     *("epochs", "batch_size", "templates", "subclasses", "components", "iterations", "memory"),
@@ -384,4 +386,7 @@ def print_markdown(path):
     from rich.console import Console
     from rich.markdown import Markdown
 
-    Console().print(Markdown(Path(path).read_text()))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    console.print(Markdown(Path(path).read_text()))

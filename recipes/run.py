@@ -194,7 +194,7 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=2):
         data_name=f"{data.name} ({data.split})",
         class_names=data.class_names,
         workdir=folder / "prototypes.work",
-        verbose=bool(verbose),
+        verbose="auto" if verbose else False,
     )
     prototypes.save(file)
     remove_workdir(folder / "prototypes.work")
