@@ -64,7 +64,7 @@ def measure(experiment, counts, repeats=_REPEATS):
                 penultimate=KDLayer(count, name="kd_penultimate"),
                 penultimate_layer=experiment.student.penultimate_layer,
             )
-        cost = cost_of(model, pooled=True)
+        cost = cost_of(model)
         row = {
             "templates": count,
             "parameters": cost.parameters,

@@ -113,7 +113,12 @@ def markdown(experiment, teacher, table, picture):
         "",
     ]
     if sources:
-        lines += ["Sources of the published numbers:", "", *(f"- {source}" for source in sources), ""]
+        lines += [
+            "Sources of the published numbers:",
+            "",
+            *(f"- {source}" for source in sources),
+            "",
+        ]
     failed = [(row["title"], seed, text) for row in table for seed, text in row["errors"].items()]
     if failed:
         lines += ["These trainings failed. The same command tries them again:", ""]

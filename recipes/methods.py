@@ -80,6 +80,7 @@ class Method:
             the distiller gets the labels of the training set after the student.
         task_weight: Weight of the cross-entropy.
         logit_losses: Names of its losses on the logits.
+        options: Further options of the distiller.
         prepare: Function from `Inputs` to the student that the distiller gets; `None`: the student.
     """
 
@@ -92,6 +93,7 @@ class Method:
     needs_rows: bool = False
     task_weight: float = 1.0
     logit_losses: tuple = ()
+    options: dict = field(default_factory=dict)
     prepare: object = None
 
     @property
@@ -336,7 +338,7 @@ def build(name, inputs):
         return inputs.student
     experiment = inputs.experiment
     student = method.prepare(inputs) if method.prepare else inputs.student
-    positional, options = [], {"task_weight": method.task_weight}
+    positional, options = [], {**method.options, "task_weight": method.task_weight}
     if method.needs_rows:
         positional.append(experiment.data.y_train)
     if method.levels:

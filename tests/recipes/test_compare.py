@@ -14,6 +14,7 @@ from letkd_keras.recipes import compare, methods
 SMALL = [
     *("--data", "digits", "--train-examples", "60", "--test-examples", "40"),
     *("--batch-size", "20", "--teacher-epochs", "1", "--epochs", "2", "--templates", "16"),
+    *("--teacher", "resnet8"),
 ]
 
 
