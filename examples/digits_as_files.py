@@ -1,7 +1,7 @@
 """Write scikit-learn's handwritten digits as a tree of PNG files, to try the folder recipe on.
 
-python examples/digits_as_files.py digits
-python -m letkd_keras.recipes.folder --data digits --image-size 32 --no-flip ...
+python examples/digits_as_files.py digit_images
+python -m letkd_keras.recipes.folder --data digit_images --image-size 32 --no-flip ...
 """
 
 import sys

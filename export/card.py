@@ -260,9 +260,15 @@ def _training_lines(training):
     if isinstance(data, dict):
         images = [str(data[key]) for key in ("name", "split") if data.get(key)]
         lines += [f"- Data: {', '.join(images or [str(data.get('source'))])}"]
-    if "accuracy_last" in result and "epochs" in result:
+    if "accuracy_selected" in result:
         lines += [
-            f"- Weights: those after the last of {result['epochs']} epochs, not selected; test "
+            f"- Weights: epoch {result['best_epoch']} of {result['epochs']}, selected on "
+            f"validation images (accuracy {result['accuracy_validation']:.2f}%); test accuracy "
+            f"{result['accuracy_selected']:.2f}%"
+        ]
+    elif "accuracy_last" in result:
+        lines += [
+            f"- Weights: the last of {result['epochs']} epochs, without any selection; test "
             f"accuracy {result['accuracy_last']:.2f}%"
         ]
     reduced = training.get("reduced")

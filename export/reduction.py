@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from scipy.special import softmax
 
+from letkd_keras import command_line
 from letkd_keras.export.batch_norm_folding import fold_batch_norms
 from letkd_keras.export.folding import Kernels, fold_kd_layers, kernels_of
 from letkd_keras.export.loading import load_student
@@ -108,7 +109,13 @@ def fine_tune(reduced, student, images, *, epochs=5, learning_rate=1e-3, batch_s
 
     Returns:
         List of the loss of each epoch: the cross-entropy with the original's probabilities.
+
+    Raises:
+        ValueError: If a number is out of range.
     """
+    command_line.positive_integer.check(epochs, "epochs")
+    command_line.positive_number.check(learning_rate, "learning_rate")
+    command_line.positive_integer.check(batch_size, "batch_size")
     targets = softmax(logits_of(load_student(student), images), axis=-1)
     for layer in reduced.layers:
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
@@ -199,9 +206,6 @@ def _counts(layers, templates, student):
             f"`templates` must name KD layers of the model, {', '.join(layers)}. "
             f"Received: {', '.join(unknown)}"
         )
-    for name, count in counts.items():
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(
-                f"`templates` must be integers of at least 1. Received: {count!r} for {name!r}"
-            )
+    for count in counts.values():
+        command_line.positive_integer.check(count, "templates")
     return {name: counts.get(name, layer.templates) for name, layer in layers.items()}

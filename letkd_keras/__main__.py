@@ -32,7 +32,7 @@ def main(arguments=None):
     Parser("letkd_keras", __doc__).parse_args(arguments)
     print("Commands, each with its own --help:")
     for module, description in list_commands().items():
-        print(f"  python -m {module:36} {description}")
+        print(f"  python -m {module}\n      {description}")
 
 
 def _runs(statement):

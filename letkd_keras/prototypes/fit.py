@@ -182,17 +182,20 @@ def fit_prototypes(
     }
     if class_names is not None:
         manifest["data"]["class_names"] = [str(name) for name in class_names]
-    settings = {
-        **manifest,
-        "images": len(images) or None,
-        "layers": layers,
-        "pool_size": features.pool_sizes,
-        "templates": templates,
-        "subclasses": subclasses,
-        "components": components,
-        "batch_size": batch_size,
-    }
-    steps = MemorySteps() if workdir is None else WorkFolder(workdir, settings)
+    steps = MemorySteps()
+    if workdir is not None:
+        settings = {
+            **manifest,
+            "data": {**manifest["data"], "first_batch": images.digest()},
+            "images": len(images) or None,
+            "layers": layers,
+            "pool_size": features.pool_sizes,
+            "templates": templates,
+            "subclasses": subclasses,
+            "components": components,
+            "batch_size": batch_size,
+        }
+        steps = WorkFolder(workdir, settings)
 
     # === The steps ===
     # Shards write to folders of their own, at the same time.

@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import keras
@@ -65,8 +66,26 @@ class LabeledImages:
         Raises:
             ValueError: If there is no image.
         """
-        for images, _ in self._batches():
-            return tuple(self._prepared(images[:1], 0).shape[1:])
+        return tuple(self._first_batch()[0].shape[1:])
+
+    def digest(self):
+        """SHA-256 of the first batch of images, as the teacher takes it, and of its labels.
+
+        Other images and other pixel scales have another one.
+
+        Raises:
+            ValueError: If there is no image.
+        """
+        images, labels = self._first_batch()
+        images = np.ascontiguousarray(keras.ops.convert_to_numpy(images))
+        digest = hashlib.sha256(f"{images.dtype} {images.shape}".encode())
+        digest.update(images.tobytes())
+        digest.update(labels.tobytes())
+        return digest.hexdigest()
+
+    def _first_batch(self):
+        for images, labels in self._batches():
+            return self._prepared(images, 0), _checked_labels(labels, self.num_classes)
         raise ValueError("`data` must have at least one image. Received: none")
 
     def read_labels(self):

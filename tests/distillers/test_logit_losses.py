@@ -1,4 +1,6 @@
 import dataclasses
+import re
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -178,3 +180,26 @@ def test_a_distiller_without_prototypes_of_the_intermediate_level_takes_them_too
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.run_eagerly = True
     assert sorted(_step(model, setting)) == ["dkd-ls", "kl_penultimate", "loss", "task_loss"]
+
+
+def test_a_loss_of_ones_own_as_documented(setting, tmp_path):
+    """The very lines of docs/losses.md: trained, saved and reloaded."""
+    page = Path(__file__).parents[2] / "docs" / "losses.md"
+    (lines,) = re.findall(
+        r"```python\n(.*?)```", page.read_text().split("own loss\n")[1], re.DOTALL
+    )
+    student, teacher = setting.student(), setting.teacher
+    scope = {"teacher": teacher, "student": student, "prototypes": setting.prototypes}
+    try:
+        exec(lines, scope)
+        model = scope["model"]
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.run_eagerly = True
+        a, b = model.compute_student_outputs(setting.x)["logits"], teacher(setting.x)
+        a, b = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (np.array(a), np.array(b)))
+        assert _step(model, setting)["cosine"] == pytest.approx(1 - (a * b).sum(1).mean(), abs=1e-5)
+        model.save(tmp_path / "whole.keras")
+        loaded = keras.models.load_model(tmp_path / "whole.keras")
+        assert type(loaded.logit_losses["cosine"]) is scope["CosineLoss"]
+    finally:
+        keras.saving.get_custom_objects().pop("my_project>CosineLoss", None)

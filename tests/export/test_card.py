@@ -5,7 +5,8 @@ import pytest
 from random_students import with_kd_layers
 
 from letkd_keras.export import ExportMismatch, export_bundle
-from letkd_keras.export.card import kd_layers, read_card
+from letkd_keras.export.card import kd_layers, read_card, write_card
+from letkd_keras.export.student import prepare
 from letkd_keras.export.verification import Comparison, verify_artifacts
 from letkd_keras.files import checksum
 from letkd_keras.functional.fingerprint import fingerprint
@@ -79,6 +80,35 @@ def test_kd_layers_follow_the_layers_that_were_chosen(student):
         ("intermediate", 16),
         ("penultimate", 24),
     ]
+
+
+@pytest.mark.parametrize(
+    ("result", "line"),
+    [
+        (
+            {"accuracy_last": 70.0, "accuracy_best": 71.0, "best_epoch": 3, "epochs": 4},
+            "- Weights: the last of 4 epochs, without any selection; test accuracy 70.00%",
+        ),
+        (
+            {
+                "accuracy_selected": 69.0,
+                "accuracy_validation": 72.5,
+                "best_epoch": 3,
+                "epochs": 4,
+            },
+            "- Weights: epoch 3 of 4, selected on validation images (accuracy 72.50%); test "
+            "accuracy 69.00%",
+        ),
+    ],
+)
+def test_markdown_says_which_images_selected_the_weights(student, images, tmp_path, result, line):
+    job = prepare(student, images=images)
+    config = {"pair": "a-b", "data": {"name": "blocks", "split": "made for tests"}}
+    write_card(tmp_path, job, {}, training={"run": "r", "config": config, "result": result})
+    lines = (tmp_path / "card.md").read_text().splitlines()
+    assert line in lines
+    assert "- Data: blocks, made for tests" in lines
+    assert "- Training: run r, pair a-b" in lines
 
 
 def test_formats_exported_later_are_added_to_the_card(student, images, copy):

@@ -76,8 +76,11 @@ def test_wrong_inputs(wide, calibration):
         )
     with pytest.raises(ValueError, match="`templates` must name KD layers of the model"):
         reduce_templates(wide, calibration, {"conv1": 4})
-    with pytest.raises(ValueError, match="`templates` must be integers of at least 1"):
-        reduce_templates(wide, calibration, 0)
+    for count in (0, 1.5, True):
+        with pytest.raises(ValueError, match="`templates` must be an integer of at least 1"):
+            reduce_templates(wide, calibration, count)
+    with pytest.raises(ValueError, match="`learning_rate` must be a finite number"):
+        fine_tune(wide, wide, calibration, learning_rate=float("nan"))
     with pytest.raises(ValueError, match="at least ten"):
         reduce_templates(wide, calibration[:3], 4)
 

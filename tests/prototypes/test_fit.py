@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis as Reference
+from reference_lda import ReferenceLDA as Reference
 from small_problem import SIZES, small_images
 
 from letkd_keras.functional import fingerprint

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis as Reference
+from reference_lda import ReferenceLDA as Reference
 
 from letkd_keras.prototypes.lda import LinearDiscriminantAnalysis
 

@@ -51,6 +51,14 @@ def test_a_workdir_of_another_teacher_or_other_images_is_refused(tmp_path, teach
         fit_prototypes(teacher(), small_images(55), **SIZES, workdir=tmp_path)
 
 
+def test_a_workdir_of_other_pixels_or_labels_is_refused(tmp_path, teacher):
+    x, y = small_images()
+    fit_prototypes(teacher(), (x, y), **SIZES, workdir=tmp_path)
+    for data, preprocess in (((x, y), lambda batch: batch / 2), ((x, np.roll(y, 1)), None)):
+        with pytest.raises(ValueError, match=r"other settings: data\.first_batch: "):
+            fit_prototypes(teacher(), data, **SIZES, workdir=tmp_path, preprocess=preprocess)
+
+
 def test_an_interrupted_kmeans_goes_on_from_its_last_iteration():
     points = np.random.default_rng(0).standard_normal((500, 4)).astype("float32")
     seen = []
