@@ -47,7 +47,7 @@ def run(experiment, out, verbose=2, jobs=1):
         out: Folder of the grid: new, or an earlier one's with the same settings.
         verbose: Keras' verbosity of training.
         jobs: Number of processes that train cells at the same time. Each imports TensorFlow for
-            itself, and several GPUs are dealt to them in turn. With 1, cells are trained in this
+            itself, and several GPUs are assigned to them in turn. With 1, cells are trained in this
             process.
 
     Returns:

@@ -1,4 +1,4 @@
-"""letKD on ImageNet (224x224, streamed from disk), as in table 4 of the paper (BMVC 2023).
+"""letKD on ImageNet (224x224, streamed), as in table 4 of the paper.
 
     python -m letkd_keras.recipes.imagenet --data imagenet:DIR --teacher teacher.keras
 
@@ -50,7 +50,7 @@ SETTINGS = Settings(
     learning_rate=0.1,
     milestones=(30, 60, 90),
     weight_decay=1e-4,
-    # A random crop of 8% to 100% of the area, resized; horizontal flip. The centre in evaluation.
+    # A random crop of 8% to 100% of the area, resized; horizontal flip. The center in evaluation.
     augmentation={"area": (0.08, 1.0), "aspect": (3 / 4, 4 / 3), "flip": True},
     templates=4096,
     subclasses=8,

@@ -271,7 +271,7 @@ def without_intermediate_level(name):
     base, plus, added = name.partition("+")
     if base != "letkd2":
         raise ValueError(
-            f"{name} needs an intermediate layer, which is suggested for neither network of this "
+            f"{name} needs an intermediate layer, which cannot be suggested for both networks of this "
             "pair: name one of its layers, or train by letkd1, which needs none."
         )
     return f"letkd1{plus}{added}"

@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_refused(saved, tmp_path):
     with pytest.raises(ValueError, match=r"`student` must be one of .*Did you mean 'resnet8"):
         Network.of("resnet88").check("student")
     (tmp_path / "half.keras").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"`teacher` must be a whole \.keras file"):
+    with pytest.raises(ValueError, match=r"`teacher` must be a complete \.keras file"):
         Network.of(str(tmp_path / "half.keras")).build(CIFAR, "teacher")
     path = saved(models.build("resnet8", num_classes=10, input_shape=(64, 64, 3)))
     with pytest.raises(ValueError, match=r"must take the images of cifar, \(32, 32, 3\)"):
