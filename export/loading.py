@@ -26,8 +26,8 @@ def load_student(model):
 
     Raises:
         FileNotFoundError: If a path does not exist or its folder contains no student.
-        ValueError: If it is not a model, is not built, or is not a functional model with one input
-            and one output.
+        ValueError: If it is not a model, is not built, or is not a functional classifier with one
+            input and one output.
     """
     if isinstance(model, str | Path):
         model = _load(Path(model))
@@ -41,6 +41,11 @@ def load_student(model):
         )
     check_functional(student, "model")
     student = remove_softmax(student)
+    if len(student.outputs[0].shape) != 2:
+        raise ValueError(
+            "`model` must be a classifier with outputs [B, classes]. "
+            f"Received: model={student.name!r} with outputs {tuple(student.outputs[0].shape)}"
+        )
     if any(layer.compute_dtype != "float32" for layer in student.layers):
         # A student that was trained in mixed precision is exported, and compared, in float32.
         student = rewrite(flatten(student), lambda layer, rewriter, *args, **kwargs: None)

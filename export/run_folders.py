@@ -5,7 +5,7 @@ from pathlib import Path
 
 from letkd_keras.data import DataSpec
 from letkd_keras.files import read_json
-from letkd_keras.run_folder import is_run_folder, read_config
+from letkd_keras.run_folder import CONFIG, is_run_folder, read_config
 
 SWEEP = "sweep.json"
 REDUCED = "reduced.keras"
@@ -37,7 +37,7 @@ def find_student(folder):
     for name in (_STUDENT, REDUCED):
         if (folder / name).is_file():
             return folder / name
-    if is_run_folder(folder):
+    if (folder / CONFIG).is_file():
         config = read_config(folder, "model")
         method, seed = config.get("export_method"), config.get("seed")
         marked = folder / str(method) / f"seed{seed}" / _STUDENT
@@ -165,7 +165,10 @@ def _data_config_of(model):
     if (path / SWEEP).is_file():
         return _read_sweep(path).get("data")
     run = _run_of(path)
-    return None if run is None else read_config(run, "model").get("data")
+    data = None if run is None else read_config(run, "model").get("data")
+    if not isinstance(data, dict | None):
+        raise ValueError(f"{run / CONFIG} is damaged: it does not describe a data set.")
+    return data
 
 
 def _run_of(path):

@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all; JSON, checksums, models on disk."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -7,7 +8,6 @@ import re
 import secrets
 import shutil
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
 try:
@@ -16,7 +16,7 @@ except ImportError:  # Windows
     fcntl = None
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_atomic(path):
     """Open a binary file that appears at `path` whole or not at all.
 
@@ -42,7 +42,7 @@ def open_atomic(path):
         raise
 
 
-@contextmanager
+@contextlib.contextmanager
 def atomic_path(path):
     """Offer a path for a file or folder that other code writes, and move it to `path` at the end.
 
@@ -176,12 +176,17 @@ def size_on_disk(path):
 def check_writable(path, argument="path"):
     """Refuse a folder that cannot be created or written, before any long work.
 
+    Nothing is left: a folder that does not exist is created and removed again.
+
     Raises:
         ValueError: With the system's reason.
     """
+    path = Path(path)
+    created = []
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        probe = Path(path) / f".{secrets.token_hex(4)}"
+        created = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".{secrets.token_hex(4)}"
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
@@ -189,3 +194,7 @@ def check_writable(path, argument="path"):
             f"`{argument}` must be a folder that can be written ({error.strerror}). "
             f"Received: {argument}={str(path)!r}"
         ) from error
+    finally:
+        with contextlib.suppress(OSError):  # not empty: another process uses it, too
+            for folder in created:
+                folder.rmdir()

@@ -55,6 +55,7 @@ class RunFolder:
                 "file"
             )
         check_writable(self.path, argument)
+        self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / CONFIG).exists():
             self._refuse_other_files()
         elif not self._check_config(open_keys):

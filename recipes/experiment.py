@@ -5,6 +5,8 @@ import logging
 import os
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from letkd_keras.data import DataSpec
 from letkd_keras.functional import suggest_stage_ends
 from letkd_keras.recipes import methods, published
@@ -206,6 +208,8 @@ def prepare(experiment):
                     raise
     if experiment.levels:
         _check_templates(experiment, teacher, pool_sizes["penultimate"])
+    if "intermediate" in experiment.levels:
+        _check_subclasses(experiment, teacher, pool_sizes["intermediate"])
     return replace(experiment, pool_sizes=pool_sizes)
 
 
@@ -262,4 +266,17 @@ def _check_templates(experiment, teacher, window):
         raise ValueError(
             f"`templates` must be at most the {points} feature vectors of the training set. "
             f"Received: templates={experiment.templates}"
+        )
+
+
+def _check_subclasses(experiment, teacher, window):
+    if not hasattr(experiment.data, "y_train"):
+        return  # images on disk; the fit of the prototypes counts them
+    height, width = grid(teacher, experiment.teacher.intermediate_layer)
+    images = np.bincount(experiment.data.y_train, minlength=experiment.data.num_classes).min()
+    points = int(images) * (height // window) * (width // window)
+    if points < experiment.subclasses:
+        raise ValueError(
+            f"`subclasses` must be at most the {points} feature vectors of the smallest class. "
+            f"Received: subclasses={experiment.subclasses}"
         )

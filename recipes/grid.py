@@ -69,7 +69,7 @@ def run(experiment, out, verbose=2, jobs=1):
             (method, seed)
             for seed in experiment.seeds
             for method in experiment.methods
-            if results.finished(results.student_folder(folder.path, method, seed)) is None
+            if not _is_finished(results.student_folder(folder.path, method, seed))
         ]
         table = method_table.write(experiment, folder.path, teacher_result)
         if jobs > 1 and len(cells) > 1:
@@ -86,6 +86,13 @@ def run(experiment, out, verbose=2, jobs=1):
             )
             table = method_table.write(experiment, folder.path, teacher_result)
     return table
+
+
+def _is_finished(training):
+    result = results.finished(training)
+    if result is not None:
+        results.check_training(training, "student.keras", result)
+    return result is not None
 
 
 def _outcome(training):

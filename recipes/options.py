@@ -62,6 +62,7 @@ def add_experiment_options(
     if not networks_required:
         add(
             "--pair",
+            type=command_line.text,
             metavar="TEACHER-STUDENT",
             default=settings.pair if settings else None,
             help="a pair of python -m letkd_keras.recipes --list, or any two networks of the zoo"

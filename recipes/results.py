@@ -85,15 +85,33 @@ def read_metrics(path):
     """Rows of a `metrics.csv`, numbers as floats.
 
     Raises:
-        ValueError: If the file is damaged.
+        ValueError: If the file is damaged or missing.
     """
     try:
         with Path(path).open(newline="") as file:
-            return [
+            rows = [
                 {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
             ]
-    except (TypeError, ValueError) as error:  # a missing value, or text that is no number
+    except (OSError, TypeError, ValueError) as error:  # a missing value, or text that is no number
         raise damaged(path) from error
+    if not rows or "epoch" not in rows[0]:
+        raise damaged(path)
+    return rows
+
+
+def check_training(folder, model, result):
+    """Refuse a finished training whose model or metrics are damaged, before anything uses them.
+
+    Args:
+        folder: Folder of the training.
+        model: Name of the file of its model.
+        result: What `finished` returned.
+
+    Raises:
+        ValueError: If a file is damaged or missing; the message says what to do.
+    """
+    check_file(Path(folder) / model, result["model_sha256"])
+    read_metrics(Path(folder) / "metrics.csv")
 
 
 def failure(folder):

@@ -136,7 +136,7 @@ def train_teacher(experiment, folder, verbose=2):
             save_model(teacher, training / "teacher.keras")
             result["model_sha256"] = checksum(training / "teacher.keras")
             finish(training, result)
-        results.check_file(training / "teacher.keras", result["model_sha256"])
+        results.check_training(training, "teacher.keras", result)
         teacher = load_model(training / "teacher.keras", "teacher")
     accuracy = results.accuracy_of(result)
     log.info("teacher %s: %.2f%% top-1", network.title, accuracy)
@@ -168,8 +168,14 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=2):
         return None
     file = folder / "prototypes.npz"
     if file.exists():
-        prototypes = Prototypes.load(file)
-        prototypes.check_teacher(teacher)
+        try:
+            prototypes = Prototypes.load(file)
+            prototypes.check_teacher(teacher)
+        except ValueError as error:
+            raise ValueError(
+                f"{str(error).rstrip('.')}. Delete {file.name} and run the same command again: the "
+                "prototypes are then fitted again, and all trainings are kept."
+            ) from error
         if set(levels) <= set(prototypes.levels):
             log.info("reusing %s", file.name)
             return prototypes
@@ -243,5 +249,6 @@ def train_student(experiment, method, seed, teacher, prototypes, folder, verbose
         save_model(trained, training / "student.keras")
         result["model_sha256"] = checksum(training / "student.keras")
         finish(training, result)
+    results.check_training(training, "student.keras", result)
     log.info("%s, seed %d: %.2f%% top-1", method, seed, results.accuracy_of(result))
     return result

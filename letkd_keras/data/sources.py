@@ -9,8 +9,22 @@ from letkd_keras.data.tfds import load_tfds
 from letkd_keras.data.tiny_imagenet import load_tiny_imagenet
 
 
+# What the loaders call the folder or file that follows the prefix of `data`.
+_ARGUMENTS = {"tiny_imagenet": "`data_dir`", "imagenet": "`data_dir`", "folder": "`path`"}
+
+
 def load(spec):
     """Read the whole data set that a `DataSpec` names, before classes and images are selected."""
+    try:
+        return _load(spec)
+    except (ValueError, FileNotFoundError) as error:
+        argument = _ARGUMENTS.get(spec.kind)
+        if argument is None or argument not in str(error):
+            raise
+        raise type(error)(str(error).replace(argument, "`data`")) from error
+
+
+def _load(spec):
     size = {} if spec.image_size is None else {"image_size": spec.image_size}
     kind, location = spec.kind, spec.location
     if kind == "digits":

@@ -155,7 +155,11 @@ class DataSpec:
             data = data.first_classes(self.classes)
         data = data.subset(self.train_examples, self.test_examples, self.seed)
         if self.validation_fraction:
-            data = data.hold_out(self.validation_fraction, self.seed)
+            try:
+                data = data.hold_out(self.validation_fraction, self.seed)
+            except ValueError as error:
+                message = str(error).replace("`fraction`", "`validation_fraction`")
+                raise ValueError(message.replace(" fraction=", " validation_fraction=")) from error
         return data
 
     @property

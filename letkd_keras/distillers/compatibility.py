@@ -1,5 +1,7 @@
 """Whether a teacher, a student and prototypes fit each other; all distillers ask here."""
 
+import numpy as np
+
 from letkd_keras.functional.graph import (
     find_layer,
     flatten,
@@ -9,6 +11,9 @@ from letkd_keras.functional.graph import (
     spatial_shape,
 )
 from letkd_keras.functional.softmax_removal import remove_softmax
+
+# Images that are looked at together.
+_BLOCK = 256
 
 
 def matching_models(teacher, student):
@@ -61,6 +66,39 @@ def _compatible(first, second):
     if len(first) != len(second):
         return False
     return all(a == b or None in (a, b) for a, b in zip(first, second, strict=True))
+
+
+def check_images_and_labels(images, labels, classes):
+    """Refuse NumPy arrays that would make the loss NaN; other kinds of data are not looked at.
+
+    Args:
+        images: Array [N, ...], or anything else that `fit` takes.
+        labels: Integers [N] or [N, 1], or distributions [N, classes], likewise.
+        classes: Number of classes.
+
+    Raises:
+        ValueError: If an image is not finite or a label is not one of the classes.
+    """
+    if isinstance(images, np.ndarray) and images.dtype.kind == "f":
+        # Block by block: the result of `isfinite` has an entry for each pixel.
+        for start in range(0, len(images), _BLOCK):
+            finite = np.isfinite(images[start : start + _BLOCK]).reshape(-1, images[0].size)
+            if not finite.all():
+                bad = start + int(np.argmin(finite.all(axis=1)))
+                raise ValueError(
+                    f"`x` must be finite. Received: NaN or infinite values in image {bad}"
+                )
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iufb":
+        return
+    if labels.ndim == 2 and labels.shape[1] == classes:
+        if not np.isfinite(labels).all():
+            raise ValueError("`y` must be finite. Received: labels with NaN or infinite values")
+    elif labels.size and not np.all((labels >= 0) & (labels < classes) & (labels % 1 == 0)):
+        raise ValueError(
+            f"`y` must be integers from 0 to {classes - 1}, the classes of the student, or "
+            f"distributions over them. Received: labels from {labels.min()} to {labels.max()} of "
+            f"type {labels.dtype}"
+        )
 
 
 def check_prototypes(teacher, student, prototypes, levels):

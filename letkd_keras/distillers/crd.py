@@ -3,6 +3,7 @@ import math
 import keras
 from keras import ops
 
+from letkd_keras.arguments import finite_number
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import penultimate_layers
 from letkd_keras.distillers.memory_bank import MemoryBank, NegativeSampler
@@ -116,7 +117,7 @@ class CRD(Distiller):
         self.sampler = NegativeSampler(images, self.classes, negatives, name="sampler")
         if labels is not None:
             self.sampler.adapt(labels)
-        self.temperature = float(temperature)
+        self.temperature = finite_number("temperature", temperature, above=0)
         self.contrastive = NoiseContrastiveLoss(images)
 
     def call(self, inputs, training=None):

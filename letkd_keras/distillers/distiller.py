@@ -3,8 +3,9 @@ from pathlib import Path
 import keras
 from keras import ops
 
+from letkd_keras.arguments import finite_number
 from letkd_keras.distillers import logit_losses as logit
-from letkd_keras.distillers.compatibility import matching_models
+from letkd_keras.distillers.compatibility import check_images_and_labels, matching_models
 from letkd_keras.distillers.feature_maps import channels_last, channels_last_shape
 from letkd_keras.distillers.layer_outputs import LayerOutputs
 
@@ -65,8 +66,8 @@ class Distiller(TrainStep, keras.Model):
         distillation_weights: All distillation losses' weights by name.
 
     Raises:
-        ValueError: If teacher and student do not fit each other, a layer does not exist or the
-            numbers of layers differ.
+        ValueError: If teacher and student do not fit each other, a layer does not exist, the
+            numbers of layers differ, or a weight is negative or not finite.
     """
 
     def __init__(
@@ -98,10 +99,13 @@ class Distiller(TrainStep, keras.Model):
         if teacher is not None:
             self._set_teacher(teacher)
 
-        loss_weights = {name: float(weight) for name, weight in (loss_weights or {}).items()}
+        loss_weights = {
+            name: finite_number(f"weight of {name}", weight, minimum=0)
+            for name, weight in (loss_weights or {}).items()
+        }
         self.logit_losses, weights = logit.check_logit_losses(logit_losses, tuple(loss_weights))
-        self.warm_up_steps = int(warm_up_steps)
-        self.task_weight = float(task_weight)
+        self.warm_up_steps = int(finite_number("warm_up_steps", warm_up_steps, minimum=0))
+        self.task_weight = finite_number("task_weight", task_weight, minimum=0)
         self.distillation_weights = {**loss_weights, **weights}
         self.loss_trackers = {
             name: keras.metrics.Mean(name=name)
@@ -165,6 +169,16 @@ class Distiller(TrainStep, keras.Model):
         return [tuple(channels_last(features) for features in pair) for pair in pairs]
 
     # What Keras asks of a model
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """Train as every Keras model; NumPy arrays are checked before.
+
+        Raises:
+            ValueError: If images in an array are not finite, or labels in an array are not the
+                student's classes.
+        """
+        check_images_and_labels(x, y, self.student.outputs[0].shape[-1])
+        return super().fit(x, y, *args, **kwargs)
 
     def call(self, inputs, training=None):
         return self.student(inputs, training=training)

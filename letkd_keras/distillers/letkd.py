@@ -3,6 +3,7 @@ from pathlib import Path
 
 import keras
 
+from letkd_keras.arguments import finite_number
 from letkd_keras.distillers.compatibility import (
     check_prototypes,
     matching_models,
@@ -98,6 +99,11 @@ class LetKD(Distiller):
         else:
             if teacher is None:
                 raise ValueError("`teacher` is needed with `prototypes`. Received: teacher=None")
+            if not isinstance(prototypes, Prototypes):
+                raise ValueError(
+                    "`prototypes` must be Prototypes, of `fit_prototypes` or `Prototypes.load`. "
+                    f"Received: prototypes={prototypes!r}"
+                )
             levels = _check_levels(levels) or prototypes.levels
             check_prototypes(teacher, student, prototypes, levels)
             layers = _layers(student, levels, layers)
@@ -127,7 +133,7 @@ class LetKD(Distiller):
         self.penultimate_layer, self.intermediate_layer = (
             layers[level] if level in levels else None for level in _LEVELS
         )
-        self.temperature = float(temperature)
+        self.temperature = finite_number("temperature", temperature, above=0)
         self.pool_sizes = pool_sizes
         self.template_kl = TemplateKLDivergence()
         self.training_graph = TrainingGraph(

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from letkd_keras.arguments import finite_number
+
 _RESERVED = ("loss", "task_loss")
 
 
@@ -92,7 +94,8 @@ def check_logit_losses(logit_losses, other_names=()):
                 f"The loss of `logit_losses[{name!r}]` must be a keras.losses.Loss or a "
                 f"keras.distillation.LogitsDistillation. Received: {loss!r}"
             )
-        losses[name], weights[name] = loss, float(weight)
+        losses[name] = loss
+        weights[name] = finite_number(f"weight of {name}", weight, minimum=0)
     return losses, weights
 
 

@@ -66,7 +66,7 @@ def insert_kd_layers(
 
     Raises:
         ValueError: If the student is not functional, has no layer of a given name or calls that
-            layer more than once.
+            layer more than once, or what is to be inserted is no `KDLayer`.
     """
     check_functional(student, "student")
     flat = flatten(student)
@@ -76,6 +76,12 @@ def insert_kd_layers(
         ("penultimate_layer", penultimate_layer, penultimate),
     ):
         if layer is not None:
+            if not isinstance(layer, KDLayer):
+                level = argument.removesuffix("_layer")
+                raise ValueError(
+                    f"`{level}` must be a KDLayer; the name of the layer that it follows is "
+                    f"`{argument}`. Received: {level}={layer!r}"
+                )
             find_layer(flat, name, argument)
             insertions.setdefault(name, []).append(layer)
     return insert_after(student, insertions)

@@ -1,6 +1,7 @@
 import keras
 from keras import ops
 
+from letkd_keras.arguments import finite_number
 from letkd_keras.losses import teacher_logits
 
 # Added to the product of the norms, as in the authors' program.
@@ -60,8 +61,8 @@ class DISTLoss(keras.losses.Loss):
         dtype=None,
     ):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
-        self.beta = float(beta)
-        self.gamma = float(gamma)
+        self.beta = finite_number("beta", beta, minimum=0)
+        self.gamma = finite_number("gamma", gamma, minimum=0)
         self.temperature = teacher_logits.check_positive("temperature", temperature)
 
     def __call__(self, y_true, y_pred, sample_weight=None):

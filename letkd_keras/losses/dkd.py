@@ -1,5 +1,6 @@
 import keras
 
+from letkd_keras.arguments import finite_number
 from letkd_keras.losses import logit_standardization, teacher_logits
 
 
@@ -46,8 +47,8 @@ class DKDLoss(keras.losses.Loss):
         dtype=None,
     ):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
-        self.alpha = float(alpha)
-        self.beta = float(beta)
+        self.alpha = finite_number("alpha", alpha, minimum=0)
+        self.beta = finite_number("beta", beta, minimum=0)
         self.temperature = teacher_logits.check_positive("temperature", temperature)
         self.standardize_logits = bool(standardize_logits)
 

@@ -1,6 +1,7 @@
 import keras
 from keras import ops
 
+from letkd_keras.arguments import finite_number
 from letkd_keras.losses import teacher_logits
 
 
@@ -48,8 +49,8 @@ class RLDLoss(keras.losses.Loss):
         dtype=None,
     ):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
-        self.alpha = float(alpha)
-        self.beta = float(beta)
+        self.alpha = finite_number("alpha", alpha, minimum=0)
+        self.beta = finite_number("beta", beta, minimum=0)
         self.temperature = teacher_logits.check_positive("temperature", temperature)
         if confidence_temperature is None:
             confidence_temperature = self.temperature

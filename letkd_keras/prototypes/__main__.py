@@ -142,8 +142,11 @@ def _fit(options):
 def _inspect(options):
     from rich.console import Console
 
+    from letkd_keras.files import check_writable
     from letkd_keras.prototypes import Prototypes
 
+    if options.pictures is not None:
+        check_writable(options.pictures, "pictures")
     prototypes = Prototypes.load(options.inspect)
     console = Console()
     manifest = dict(prototypes.manifest)

@@ -149,6 +149,10 @@ def fit_prototypes(
         batch_size=batch_size,
         **({} if memory is None else {"memory": memory}),
     )
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
+        raise ValueError(
+            f"`seed` must be an integer of at least 0 and less than 2**31. Received: seed={seed!r}"
+        )
     _check_feature_cache(feature_cache, workdir)
     _check_shards(shard, merge, workdir, feature_cache)
 
@@ -184,6 +188,7 @@ def fit_prototypes(
         manifest["data"]["class_names"] = [str(name) for name in class_names]
     steps = MemorySteps()
     if workdir is not None:
+        features.check_shape(images.image_shape())
         settings = {
             **manifest,
             "data": {**manifest["data"], "first_batch": images.digest()},

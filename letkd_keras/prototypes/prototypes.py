@@ -269,6 +269,8 @@ def _read(path):
     if not Path(path).is_file():
         raise FileNotFoundError(f"No prototypes at {path}")
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no zip file")
         with np.load(path, allow_pickle=False) as file:
             # `save` does not compress: a file that declares more bytes than it has is refused
             # before they are allocated.

@@ -3,6 +3,7 @@
 import contextlib
 import secrets
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,7 @@ class WorkFolder:
         """
         folder = self.path / step
         arrays = {}
-        for name, expected in read_json(folder / _RECORD).items():
+        for name, expected in self._record(step).items():
             file = folder / f"{name}.npy"
             if file not in self._verified and (not file.exists() or checksum(file) != expected):
                 raise ValueError(
@@ -128,7 +129,7 @@ class WorkFolder:
     def drop(self, step, names):
         """Remove arrays that no later step needs."""
         folder = self.path / step
-        record = read_json(folder / _RECORD)
+        record = self._record(step)
         kept = {name: expected for name, expected in record.items() if name not in names}
         if kept != record:
             write_json(folder / _RECORD, kept)
@@ -151,8 +152,28 @@ class WorkFolder:
         file = self.path / step / _CHECKPOINT
         if not file.exists():
             return None
-        with np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+        try:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("it is no zip file")
+            with np.load(file, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in ("number", "centers")}
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{file} is damaged ({error}). Remove it to compute this step from its beginning."
+            ) from error
+
+    def _record(self, step):
+        """Checksums of a finished step's files by name."""
+        file = self.path / step / _RECORD
+        try:
+            record = read_json(file)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise ValueError(
+                f"{file} is damaged. Remove {file.parent} to compute this step again."
+            )
+        return record
 
 
 def part_name(step, index, count):

@@ -53,6 +53,22 @@ class TeacherFeatures:
             self.teacher, {level: self.layers[level]}, self.pool_sizes[level], self.image_shape
         )
 
+    def check_shape(self, shape):
+        """Refuse images of another shape than the teacher takes.
+
+        Args:
+            shape: Shape of one image.
+
+        Raises:
+            ValueError: If it is another one.
+        """
+        expected = tuple(self.model.input_shape[1:])
+        if tuple(shape) != expected:
+            raise ValueError(
+                f"`data` must have images of shape {expected}, as the teacher takes them. "
+                f"Received: images of shape {tuple(shape)}"
+            )
+
     def locations(self, level):
         """Number of locations of an image at a level."""
         height, width = self.grids[level]
@@ -70,12 +86,7 @@ class TeacherFeatures:
         Raises:
             ValueError: If the images have not the shape that the teacher takes.
         """
-        expected = tuple(self.model.input_shape[1:])
-        if tuple(images.shape[1:]) != expected:
-            raise ValueError(
-                f"`data` must have images of shape {expected}, as the teacher takes them. "
-                f"Received: images of shape {tuple(images.shape[1:])}"
-            )
+        self.check_shape(images.shape[1:])
         return {
             level: np.asarray(output, dtype="float32").reshape(-1, self.channels[level])
             for level, output in zip(self.layers, self._infer(images), strict=True)

@@ -24,8 +24,8 @@ class Ended:
         stderr: What it wrote to stderr, without log lines.
         traceback: The traceback of such an exception.
         seconds: How long it took.
-        changed: Files that appeared, went or changed in the working folder, apart from locks and
-            the log of a run.
+        changed: Files that appeared, went or changed in the working folder, apart from locks, the
+            log of a run, and the paths in the `config.json` of a run that was copied.
     """
 
     status: int | None
@@ -74,7 +74,12 @@ def run_command(module, arguments, folder):
         logging.getLogger().handlers = handlers
     seconds, after = time.monotonic() - start, _files(folder)
     changed = tuple(
-        sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        sorted(
+            name
+            for name in before.keys() | after.keys()
+            if before.get(name) != after.get(name)
+            and not (name in before and name.endswith("/config.json"))
+        )
     )
     return Ended(status, stdout.getvalue(), stderr.getvalue(), error, seconds, changed)
 

@@ -66,7 +66,7 @@ def _write_photos(folder):
     r = np.random.default_rng(0)
     for label in ("cat", "dog", "owl"):
         (folder / label).mkdir(parents=True)
-        for number in range(4):
+        for number in range(6):
             pixels = r.integers(0, 256, (12, 12, 3), "uint8")
             Image.fromarray(pixels).save(folder / label / f"{number}.png")
 
@@ -105,7 +105,6 @@ def _write_bad_data(folder):
     write("std_infinite", std=np.array([1.0, 1.0, np.inf]))
     write("class_names_numbers", class_names=np.arange(10))
     write("class_names_one", class_names=np.array(["a"]), y_train=0 * y, y_test=0 * good["y_test"])
-    write("class_names_twice", class_names=np.array(["a"] * 10))
     write("class_names_few", class_names=np.array(list("abcdefg")))
     write("name_number", name=np.array(3))
     write("without_labels", y_train=None)
@@ -278,7 +277,7 @@ def damage(path, kind):
 
     Args:
         path: The file.
-        kind: `truncated`, `flipped` (a byte in the middle), `empty`, `text`, `list` (JSON),
+        kind: `truncated`, `flipped` (a bit of 16 bytes in the middle), `empty`, `text`, `list` (JSON),
             `missing`, `folder`, or `KEY=VALUE` for another value in a JSON file.
     """
     path = Path(path)
@@ -288,7 +287,8 @@ def damage(path, kind):
     elif kind == "flipped":
         middle = len(content) // 2
         path.write_bytes(
-            content[:middle] + bytes([content[middle] ^ 0x10]) + content[middle + 1 :]
+            content[: middle - 8] + bytes(b ^ 1 for b in content[middle - 8 : middle + 8])
+            + content[middle + 8 :]
         )
     elif kind in ("empty", "text", "list"):
         path.write_text({"empty": "", "text": "no such format", "list": "[1, 2]"}[kind])
