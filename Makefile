@@ -2,8 +2,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
+# The test files that skip tests where JAX or PyTorch is not installed.
+PEERS := tests/benchmarks/test_peer.py tests/campaign/test_bad_weights.py \
+	tests/data/test_jax_batches.py tests/distillers/test_jax_parity.py \
+	tests/distillers/test_replicas.py tests/models/test_initialization.py \
+	tests/models/test_models_command.py tests/models/test_torch_weights.py \
+	tests/optimizers/test_torch_sgd.py tests/prototypes/test_teacher_features.py \
+	tests/recipes/test_without_tensorflow.py
 
-.PHONY: demo test slow lowest newest lint clean
+.PHONY: demo test slow peers campaign lowest newest lint clean
 
 demo: $(VENV)/.demo  ## train a teacher, distil it three ways and export the student, on real digits
 	$(RUN) -m letkd_keras.recipes.digits
@@ -13,6 +20,13 @@ test: $(VENV)/.test  ## the fast tests
 
 slow: $(VENV)/.test  ## the slow tests as well
 	$(RUN) -m pytest -n 2 -m "slow or not slow"
+
+peers: $(VENV)-peers/.test  ## the fast tests that need JAX or PyTorch
+	$(VENV)-peers/bin/python -m pytest -n 2 $(PEERS)
+
+campaign: $(VENV)/.test  ## bad inputs, and commands killed at random moments: half an hour
+	$(RUN) -m pytest -n 2 tests/campaign
+	$(RUN) tests/campaign/kills.py --kills 40 --seconds 1200
 
 lowest: $(VENV)-lowest/.test  ## the fast tests with the lowest versions that pyproject.toml allows
 	$(VENV)-lowest/bin/python -m pytest -n 2
@@ -27,7 +41,7 @@ lint: $(VENV)/.test
 	$(VENV)/bin/ruff format --check .
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-lowest $(VENV)-newest build dist *.egg-info
 
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +51,14 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 $(VENV)/.test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -q -c constraints.txt -e ".[dev]"
+	touch $@
+
+# PyTorch as pinned in constraints.txt. From the plain index of PyPI, Linux on x86 gets a build with
+# CUDA, which is several gigabytes; an index with the build for CPUs (`pip config`, or
+# PIP_EXTRA_INDEX_URL) is preferred where one is set.
+$(VENV)-peers/.test: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip install -q -c constraints.txt -e ".[dev,jax,torch]"
 	touch $@
 
 # pip has no such resolution, uv has. Old versions without a wheel for this Python are not built from

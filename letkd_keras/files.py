@@ -25,14 +25,15 @@ def open_atomic(path):
 
     Yields:
         A file open for writing. It lies in the same folder under a hidden name. At the end it is
-        flushed to disk and renamed; on an exception it is removed.
+        flushed to disk and renamed; on an exception it is removed. What a killed process left is
+        removed when the same file is written again.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    _remove_leftover_files(path)
+    temporary, file, lock = _hidden_file(path)
     try:
-        # "x" applies the permissions that the user's umask allows, as for any new file.
-        with temporary.open("xb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -40,6 +41,9 @@ def open_atomic(path):
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 @contextlib.contextmanager
@@ -81,6 +85,8 @@ def remove_leftovers(path):
         path: The path that was given to `atomic_path`.
     """
     path = Path(path)
+    if not path.parent.is_dir():
+        return
     name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")
     for folder in path.parent.iterdir():
         if name.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
@@ -88,6 +94,32 @@ def remove_leftovers(path):
             if lock is not None:
                 shutil.rmtree(folder, ignore_errors=True)
                 os.close(lock)
+
+
+def _remove_leftover_files(path):
+    """Remove the hidden files that killed processes left when they wrote `path`; others are locked."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}")
+    for file in path.parent.iterdir():
+        if name.fullmatch(file.name) and file.is_file() and not file.is_symlink():
+            lock = _lock(file, wait=False)
+            if lock is not None:
+                file.unlink(missing_ok=True)
+                os.close(lock)
+
+
+def _hidden_file(path):
+    """A new hidden file beside `path`, open for writing, and its lock or `None`."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        # "x" applies the permissions that the user's umask allows, as for any new file.
+        file = temporary.open("xb")
+        lock = _lock(temporary, wait=True)
+        if temporary.exists():
+            return temporary, file, lock
+        # Another process took it for a leftover before it was locked.
+        file.close()
+        if lock is not None:
+            os.close(lock)
 
 
 def _hidden_folder(path):
@@ -102,12 +134,12 @@ def _hidden_folder(path):
             os.close(lock)
 
 
-def _lock(folder, wait):
-    """Lock a folder; a descriptor to close, or `None` if it is locked or cannot be locked."""
+def _lock(path, wait):
+    """Lock a folder or file; a descriptor to close, or `None` if it is locked or cannot be locked."""
     if fcntl is None:
         return None
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
     except OSError:
         return None
     try:

@@ -54,8 +54,11 @@ class RunFolder:
                 f"`{argument}` must be a folder. Received: {argument}={str(path)!r}, which is a "
                 "file"
             )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._cannot_write(error) from error
         check_writable(self.path, argument)
-        self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / CONFIG).exists():
             self._refuse_other_files()
         elif not self._check_config(open_keys):

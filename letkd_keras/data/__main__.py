@@ -33,7 +33,7 @@ def main(arguments=None):
     from letkd_keras.data.spec import DataSpec
     from letkd_keras.files import check_writable
 
-    check_writable(options.out.absolute().parent)
+    check_writable(options.out.absolute().parent, "out")
     data = DataSpec.from_options(options).open()
     save_npz(data, options.out)
     print(f"{options.out}: {data.name}, {data.split}")

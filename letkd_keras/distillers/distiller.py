@@ -8,6 +8,7 @@ from letkd_keras.distillers import logit_losses as logit
 from letkd_keras.distillers.compatibility import check_images_and_labels, matching_models
 from letkd_keras.distillers.feature_maps import channels_last, channels_last_shape
 from letkd_keras.distillers.layer_outputs import LayerOutputs
+from letkd_keras.functional.loading import load_model
 
 if keras.backend.backend() == "tensorflow":
     from letkd_keras.distillers.tensorflow_step import TrainStep
@@ -260,7 +261,7 @@ class Distiller(TrainStep, keras.Model):
         """The teacher from a whole `.keras` file (Keras calls this)."""
         path = Path(directory) / "teacher.keras"
         if path.exists():
-            self._set_teacher(keras.models.load_model(path, compile=False))
+            self._set_teacher(load_model(path, "teacher"))
 
 
 def _channels_last_shapes(outputs):

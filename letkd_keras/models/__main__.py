@@ -47,9 +47,12 @@ def main(arguments=None):
     from letkd_keras.files import check_writable, save_model
     from letkd_keras.models import build, load_torch_weights
 
-    check_writable(options.out.absolute().parent)
+    check_writable(options.out.absolute().parent, "out")
     shape = options.image_size and (options.image_size, options.image_size, 3)
-    model = build(options.network, options.num_classes, shape)
+    try:
+        model = build(options.network, options.num_classes, shape)
+    except ValueError as error:
+        raise ValueError(str(error).replace("`name`", "`network`")) from error
     load_torch_weights(model, options.weights)
     save_model(model, options.out)
     print(

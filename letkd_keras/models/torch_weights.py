@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -66,14 +67,17 @@ def _read_torch(path):
         ) from error
     try:
         # RepDistiller's last checkpoints have the options of their command line beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace, *_numpy_scalars()]):
+        with (
+            torch.serialization.safe_globals([argparse.Namespace, *_numpy_scalars()]),
+            warnings.catch_warnings(action="ignore"),  # about files that are refused below
+        ):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} is not a file of weights alone ({_reason(error)}). It was not loaded, since "
             "that could run code. Save `model.state_dict()` by itself where the file comes from."
         ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+    except Exception as error:  # PyTorch raises errors of many types here
         raise ValueError(
             f"{path} is truncated or not a file of torch.save ({_reason(error)})"
         ) from error
@@ -115,7 +119,8 @@ def _state_dict(loaded, path):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             state = loaded[wrapper]
             break
-    if not isinstance(state, Mapping) or not state or not all(map(_is_array, state.values())):
+    entries = state.items() if isinstance(state, Mapping) else ()
+    if not entries or not all(isinstance(name, str) and _is_array(x) for name, x in entries):
         keys = f"a dictionary of {', '.join(map(str, state))}" if isinstance(state, Mapping) else ""
         raise ValueError(
             f"{path} must hold a state dict, by itself or under one of {', '.join(_WRAPPERS)}. "
@@ -123,6 +128,12 @@ def _state_dict(loaded, path):
         )
     if all(name.startswith(_PARALLEL) for name in state):
         state = {name.removeprefix(_PARALLEL): value for name, value in state.items()}
+    for name, value in state.items():
+        if hasattr(value, "numpy") and (value.is_complex() or str(value.layout) != "torch.strided"):
+            raise ValueError(
+                f"{path} must hold dense tensors of real numbers. "
+                f"Received: {name} of {value.dtype}, {value.layout}"
+            )
     return {name: _array(value) for name, value in state.items()}
 
 

@@ -105,7 +105,7 @@ def _fit(options):
     from letkd_keras.functional import load_model
     from letkd_keras.prototypes import fit_prototypes, remove_workdir
 
-    check_writable(options.out.absolute().parent)
+    check_writable(options.out.absolute().parent, "out")
     spec = DataSpec.from_options(options)
     teacher = load_model(options.teacher, "teacher")
     data = spec.open()

@@ -170,9 +170,7 @@ class WorkFolder:
         except ValueError:
             record = None
         if not isinstance(record, dict):
-            raise ValueError(
-                f"{file} is damaged. Remove {file.parent} to compute this step again."
-            )
+            raise ValueError(f"{file} is damaged. Remove {file.parent} to compute this step again.")
         return record
 
 

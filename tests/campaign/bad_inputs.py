@@ -1,5 +1,6 @@
 """The table of bad command lines, and how a row of it is run."""
 
+import os
 import re
 import shlex
 import shutil
@@ -9,6 +10,8 @@ from pathlib import Path
 from command_in_process import run_command
 from material import ALIASES, damage
 
+# Far more than any of them needs; a command that begins to train takes longer.
+_SECONDS = 30
 TABLE = Path(__file__).with_name("bad_command_lines.txt")
 
 
@@ -34,10 +37,23 @@ class BadInput:
     def run(self, material, folder):
         """Run the command in an empty folder; returns `Ended`."""
         module, *words = shlex.split(self.line)
-        words = [part for word in words for part in shlex.split(ALIASES.get(word, shlex.quote(word)))]
+        words = [
+            part for word in words for part in shlex.split(ALIASES.get(word, shlex.quote(word)))
+        ]
         files = _Copies(material, folder / "given")
         words = [re.sub(r"\{([^}]+)\}", lambda match: str(files.copy(match[1])), w) for w in words]
         return run_command(f"letkd_keras.{module}", words, folder)
+
+    def check(self, material, folder):
+        """Run the command in an empty folder and check how it ends."""
+        ended = self.run(material, folder)
+        assert not ended.traceback, ended.traceback
+        assert ended.status == 2, ended
+        assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1, ended.stderr
+        answer = ended.stderr.removeprefix("error: ").rstrip("\n")
+        assert re.fullmatch(self.pattern, answer), f"expected {self.sentence!r}, not {answer!r}"
+        assert ended.changed == ()
+        assert ended.seconds < _SECONDS
 
 
 class _Copies:
@@ -66,8 +82,6 @@ class _Copies:
 
 
 def _copy_file(source, target):
-    import os
-
     if Path(source).is_fifo():
         os.mkfifo(target)
     else:

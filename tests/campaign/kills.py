@@ -142,9 +142,7 @@ def attack(module, given, folder, kills, moments):
         _sequence(module, _words(module, given, out), folder / "log.txt", kills, moments, result)
         found = contents(out)
         different = sorted(
-            name
-            for name in expected.keys() | found.keys()
-            if expected.get(name) != found.get(name)
+            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
         )
         if different:
             result.errors.append(f"sequence {result.sequences}: {', '.join(different[:5])} differ")

@@ -42,7 +42,7 @@ def make_material(folder):
     fit_prototypes(teacher, images, **options, verbose=False).save(folder / "prototypes.npz")
     _write_bad_prototypes(folder)
     _write_bad_models(folder)
-    _write_bad_weights(folder / "bad")
+    write_bad_weights(folder / "bad")
     _write_odd_folders(folder)
     return folder
 
@@ -218,7 +218,8 @@ class _RunsCode:
         return os.mkdir, ("code-was-run",)
 
 
-def _write_bad_weights(folder):
+def write_bad_weights(folder):
+    """Write files that are no weights of a network, to a folder that exists."""
     (folder / "code.pth").write_bytes(pickle.dumps({"model": _RunsCode()}))
     (folder / "text.pth").write_text("root:x:0:0:root:/root:/bin/bash\n")
     (folder / "empty.pth").write_bytes(b"")
@@ -287,7 +288,8 @@ def damage(path, kind):
     elif kind == "flipped":
         middle = len(content) // 2
         path.write_bytes(
-            content[: middle - 8] + bytes(b ^ 1 for b in content[middle - 8 : middle + 8])
+            content[: middle - 8]
+            + bytes(b ^ 1 for b in content[middle - 8 : middle + 8])
             + content[middle + 8 :]
         )
     elif kind in ("empty", "text", "list"):

@@ -145,9 +145,7 @@ DISTILLERS = {
         "`student_layers` must name a layer",
     ),
     "numbers of layers": (
-        lambda: distillers.AT(
-            TEACHER, STUDENT, student_layers=["penultimate"], teacher_layers=[]
-        ),
+        lambda: distillers.AT(TEACHER, STUDENT, student_layers=["penultimate"], teacher_layers=[]),
         "`student_layers` and `teacher_layers` must be of the same length",
     ),
     "logit losses": (

@@ -1,0 +1,82 @@
+"""What SECURITY.md says of the code; what it says of files is in tests/campaign."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parents[1]
+SOURCES = [
+    file
+    for folder in ("letkd_keras", "recipes", "export")
+    for file in sorted((_ROOT / folder).rglob("*.py"))
+]
+
+
+def _calls():
+    """Every call in the package: `(file, dotted name, names of the keyword arguments)`."""
+    for file in SOURCES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                keywords = {key.arg: ast.unparse(key.value) for key in node.keywords}
+                yield file, ast.unparse(node.func), keywords
+
+
+def _imports():
+    for file in SOURCES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                yield from ((file, name.name) for name in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                yield file, node.module or ""
+
+
+def test_the_sources_are_seen():
+    assert len(SOURCES) > 100 and any(name == "np.load" for _, name, _ in _calls())
+
+
+def test_pickles_are_refused():
+    for file, name, keywords in _calls():
+        if name == "np.load":
+            assert keywords.get("allow_pickle", "False") == "False", file
+        if name == "torch.load":
+            assert keywords["weights_only"] == "True", file
+        assert name not in ("pickle.load", "pickle.loads", "joblib.load"), file
+
+
+def test_safe_mode_of_keras_is_never_turned_off():
+    for file, name, keywords in _calls():
+        assert keywords.get("safe_mode", "True") == "True", file
+        assert "enable_unsafe_deserialization" not in name, file
+
+
+@pytest.mark.parametrize("name", ["eval", "exec", "compile", "os.system", "os.umask", "os.popen"])
+def test_no_text_is_executed_and_the_umask_is_not_changed(name):
+    assert not [file for file, called, _ in _calls() if called == name]
+
+
+def test_only_tensorflow_datasets_uses_the_network():
+    modules = {"urllib", "urllib3", "requests", "http", "socketserver", "ftplib"}
+    # These two do not open connections.
+    imported = [name for _, name in _imports() if name.split(".")[0] in modules]
+    assert set(imported) <= {"urllib.error", "urllib.parse"}
+    assert not [file for file, name, _ in _calls() if name.endswith(("get_file", "urlopen"))]
+    # Networks of keras.applications would download weights.
+    assert not [file for file, name, _ in _calls() if "keras.applications" in name]
+    using = {file.name for file, name in _imports() if name == "tensorflow_datasets"}
+    assert using <= {"cifar.py", "tfds.py", "imagenet.py", "image_sources.py"}
+
+
+def test_commands_run_no_shell():
+    calls = [(file, keywords) for file, name, keywords in _calls() if name.startswith("subprocess")]
+    assert calls
+    for file, keywords in calls:
+        assert "shell" not in keywords, file
+
+
+def test_new_files_have_the_permissions_of_the_umask(tmp_path):
+    from letkd_keras.files import write_text
+
+    write_text(tmp_path / "written", "x")
+    (tmp_path / "plain").write_text("x")
+    assert (tmp_path / "written").stat().st_mode == (tmp_path / "plain").stat().st_mode
