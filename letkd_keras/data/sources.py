@@ -8,7 +8,6 @@ from letkd_keras.data.npz import load_npz
 from letkd_keras.data.tfds import load_tfds
 from letkd_keras.data.tiny_imagenet import load_tiny_imagenet
 
-
 # What the loaders call the folder or file that follows the prefix of `data`.
 _ARGUMENTS = {"tiny_imagenet": "`data_dir`", "imagenet": "`data_dir`", "folder": "`path`"}
 

@@ -53,7 +53,11 @@ def main(arguments=None):
         model = build(options.network, options.num_classes, shape)
     except ValueError as error:
         raise ValueError(str(error).replace("`name`", "`network`")) from error
-    load_torch_weights(model, options.weights)
+    try:
+        load_torch_weights(model, options.weights)
+    except FileNotFoundError as error:
+        message = str(error).replace("`path`", "`weights`").replace(" path=", " weights=")
+        raise FileNotFoundError(message) from error
     save_model(model, options.out)
     print(
         f"{options.out}: {options.network} with {model.output_shape[-1]} classes and "

@@ -278,8 +278,8 @@ def damage(path, kind):
 
     Args:
         path: The file.
-        kind: `truncated`, `flipped` (a bit of 16 bytes in the middle), `empty`, `text`, `list` (JSON),
-            `missing`, `folder`, or `KEY=VALUE` for another value in a JSON file.
+        kind: `truncated`, `flipped` (a bit of 16 bytes in the middle), `empty`, `text`, `list`
+            (of JSON), `missing`, `folder`, or `KEY=VALUE` for another value in a JSON file.
     """
     path = Path(path)
     content = path.read_bytes()
