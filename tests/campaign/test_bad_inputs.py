@@ -1,5 +1,6 @@
 """Every command refuses bad input by one sentence, with exit status 2, and writes nothing."""
 
+import functools
 import subprocess
 import sys
 
@@ -7,10 +8,20 @@ import pytest
 from bad_inputs import read_table
 from material import make_material, make_results
 
+from letkd_keras.data import sources
+
 TABLE = read_table()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", autouse=True)
+def digits_read_once():
+    """Most commands read them, which takes longer than the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "load_digits", functools.cache(sources.load_digits))
+        yield
+
+
+@pytest.fixture(scope="module")
 def material(tmp_path_factory):
     folder = make_material(tmp_path_factory.mktemp("bad_inputs") / "material")
     make_results(folder)
