@@ -97,7 +97,7 @@ def remove_leftovers(path):
 
 
 def _remove_leftover_files(path):
-    """Remove the hidden files that killed processes left when they wrote `path`; others are locked."""
+    """Remove the hidden files that killed processes left when they wrote `path`."""
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}")
     for file in path.parent.iterdir():
         if name.fullmatch(file.name) and file.is_file() and not file.is_symlink():
@@ -135,7 +135,7 @@ def _hidden_folder(path):
 
 
 def _lock(path, wait):
-    """Lock a folder or file; a descriptor to close, or `None` if it is locked or cannot be locked."""
+    """Lock a folder or file; a descriptor to close, or `None` if that is not possible."""
     if fcntl is None:
         return None
     try:
