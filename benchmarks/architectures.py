@@ -160,7 +160,8 @@ def measure(build):
         step = "training"
         model = LetKD(teacher, student, prototypes)
         row["levels"] = list(model.levels)
-        model.compile(keras.optimizers.SGD(1e-3), run_eagerly=True)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(1e-3), loss, run_eagerly=True)
         logs = model.train_on_batch(x[:BATCH], y[:BATCH], return_dict=True)
         row["loss"] = float(logs["loss"])
         if not np.isfinite(row["loss"]):
@@ -198,8 +199,8 @@ def table(rows, command):
         "arguments.",
         "The numbers after a layer are its grid and channels. Where no intermediate layer is "
         "suggested, letKD-1",
-        "was trained. Bytes are those of the TFLite file with KD layers; the difference is the largest of a "
-        "logit.",
+        "was trained. Bytes are those of the TFLite file with KD layers; the difference is the "
+        "largest of a logit.",
         "",
         "| architecture | library | parameters | penultimate layer | intermediate layer "
         "| trained | TFLite bytes | difference |",

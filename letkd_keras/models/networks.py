@@ -217,22 +217,22 @@ def _from_hub(request):
     import keras_hub
 
     load = request.weights == "preset"
-    preset = request.name
+    classifier = keras_hub.models.ImageClassifier.from_preset
+    # The image converter is read by itself, since presets may have none.
+    options = {"load_weights": load, "preprocessor": None}
     try:
         try:
-            model = keras_hub.models.ImageClassifier.from_preset(preset, load_weights=load)
-            has_head = load
+            model, has_head = classifier(request.name, **options), True
         except TypeError:  # the preset of a backbone: a classifier needs the number of classes
-            model = keras_hub.models.ImageClassifier.from_preset(
-                preset, load_weights=load, num_classes=request.num_classes
-            )
-            has_head = False
-        converter = getattr(model.preprocessor, "image_converter", None)
-    except ValueError:  # no classifier of this architecture
-        model, converter, has_head = _hub_backbone(request, load)
-    except Exception as error:
-        raise _hub_error(request, error) from error
-    expected = _statistics("0..255", 3) if converter is None else _converted(converter)
+            classes = request.num_classes
+            model, has_head = classifier(request.name, num_classes=classes, **options), False
+    except Exception:  # no classifier of this architecture, or no such preset
+        model, has_head = _hub_backbone(request, load), False
+    try:
+        converter = keras_hub.layers.ImageConverter.from_preset(request.name)
+        expected = _converted(converter)
+    except (ValueError, FileNotFoundError):
+        expected = _statistics("0..255", 3)
     model = keras.Model(model.inputs, model.outputs, name=model.name)
     if len(model.output_shape) != 2 or model.output_shape[-1] != request.num_classes:
         model, has_head = add_head(model, request.num_classes), False
@@ -247,16 +247,12 @@ def _hub_backbone(request, load):
         backbone = keras_hub.models.Backbone.from_preset(request.name, load_weights=load)
     except Exception as error:
         raise _hub_error(request, error) from error
-    if len(backbone.inputs) != 1 or len(backbone.input_shape) != 4:
+    if len(backbone.inputs) != 1 or len(backbone.inputs[0].shape) != 4:
         raise ValueError(
             f"`{request.argument}` must be a network of images. "
             f"Received: {request.name!r}, a {type(backbone).__name__}"
         )
-    try:
-        converter = keras_hub.layers.ImageConverter.from_preset(request.name)
-    except (ValueError, FileNotFoundError):
-        converter = None
-    return backbone, converter, False
+    return backbone
 
 
 def _hub_error(request, error):

@@ -139,7 +139,7 @@ def test_smallest_size_and_scale_are_those_of_the_module(name):
     module = inspect.getmodule(getattr(keras.applications, name))
     builders = (
         inspect.getmodule(keras.applications.ResNet50)
-        if module.__name__.endswith("resnet_v2")
+        if module.__name__.endswith(".resnet_v2")
         else module
     )
     source = inspect.getsource(builders)
