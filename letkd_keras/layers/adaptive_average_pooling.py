@@ -9,9 +9,9 @@ from letkd_keras.layers.kd_layer import at_least_float32
 def adaptive_average_pool(features, grid):
     """Average a feature map over windows that cover it, to a grid of any size.
 
-    The window of row i of h is the rows from floor(i * H / h) to ceil((i + 1) * H / h), and likewise
-    for the columns, as in PyTorch's `AdaptiveAvgPool2d`. Where the grid divides that of the map,
-    this is average pooling without overlap. Where it is finer than the map, locations repeat.
+    Row i of h averages the rows from floor(i * H / h) to ceil((i + 1) * H / h), and likewise for the
+    columns, as in PyTorch's `AdaptiveAvgPool2d`. Where the grid divides that of the map, this is
+    average pooling without overlap. Where the grid is finer than the map, locations repeat.
 
     Unlike `keras.ops.adaptive_average_pool`, the height and width of the map may be open.
 
@@ -24,12 +24,12 @@ def adaptive_average_pool(features, grid):
     """
     height, width = grid
     sizes = ops.shape(features)[1:3]
-    if tuple(sizes) == (height, width):
-        return features
-    static = all(isinstance(size, int) for size in sizes)
-    if static and sizes[0] % height == 0 and sizes[1] % width == 0:
-        window = sizes[0] // height, sizes[1] // width
-        return ops.average_pool(features, window, strides=window, data_format="channels_last")
+    if all(isinstance(size, int) for size in sizes):
+        if tuple(sizes) == (height, width):
+            return features
+        if sizes[0] % height == 0 and sizes[1] % width == 0:
+            window = sizes[0] // height, sizes[1] // width
+            return ops.average_pool(features, window, strides=window, data_format="channels_last")
     # The means of the rows, then those of the columns.
     pooled = at_least_float32(features)
     pooled = ops.einsum("hH,bHWc->bhWc", _window_means(sizes[0], height), pooled)
