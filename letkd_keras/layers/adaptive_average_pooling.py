@@ -9,8 +9,8 @@ from letkd_keras.layers.kd_layer import at_least_float32
 def adaptive_average_pool(features, grid):
     """Average a feature map over windows that cover it, to a grid of any size.
 
-    Row i of h averages the rows from floor(i * H / h) to ceil((i + 1) * H / h), and likewise for the
-    columns, as in PyTorch's `AdaptiveAvgPool2d`. Where the grid divides that of the map, this is
+    Row i of h averages the rows from floor(i * H / h) to ceil((i + 1) * H / h), and the columns
+    likewise, as in PyTorch's `AdaptiveAvgPool2d`. Where the grid divides that of the map, this is
     average pooling without overlap. Where the grid is finer than the map, locations repeat.
 
     Unlike `keras.ops.adaptive_average_pool`, the height and width of the map may be open.
