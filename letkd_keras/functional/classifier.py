@@ -22,7 +22,8 @@ def check_classifier(model, argument="model"):
 
     Raises:
         ValueError: If the model is not functional or has no classifier at its end: its output is
-            not [B, classes], or is the pooled output of a layer normalization or a residual addition.
+            not [B, classes], or is the pooled output of a layer normalization or a residual
+            addition.
     """
     check_functional(model, argument)
     shape = tuple(model.outputs[0].shape)

@@ -222,7 +222,8 @@ class _FeatureMaps:
         return all(len(shape) <= 3 and not self.token_grids.layout(shape) for shape in outputs)
 
     def _leaves_the_grid(self, node):
-        return all(len(self.shapes[id(tensor)]) != 4 for tensor in node.output_tensors)
+        outputs = [self.shapes[id(tensor)] for tensor in node.output_tensors]
+        return all(len(shape) != 4 and not self.token_grids.layout(shape) for shape in outputs)
 
     def _grid(self, node):
         """Height and width of a call's output, or `None` if it is not one feature map."""

@@ -87,7 +87,8 @@ class TokenGrids:
     """
 
     def __init__(self, model, shape_of=lambda tensor: tensor.shape):
-        self.image = spatial_shape(shape_of(model.inputs[0]))
+        image = shape_of(model.inputs[0])
+        self.image = spatial_shape(image) if len(image) == 4 else (None, None)
         self.patches = []
         behind_tokens = set()
         for node in nodes(model):

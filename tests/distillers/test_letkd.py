@@ -436,11 +436,12 @@ def test_layers_are_suggested_for_any_student(setting):
 
 def test_a_student_of_any_image_size_is_checked_for_the_teachers(setting):
     model = LetKD(setting.teacher, _unnamed(size=None), setting.prototypes)
-    assert model.pool_sizes == {"penultimate": 1, "intermediate": 1}
+    assert model.grids == {"penultimate": None, "intermediate": None}
     logs = _step(_compiled(model), setting)
     assert np.isfinite([logs[name] for name in LOSSES]).all()
-    with pytest.raises(ValueError, match=r"must be a multiple of .*3x3 and 4x4"):
-        LetKD(setting.teacher, _coarse(None), setting.prototypes, levels=("penultimate",))
+    coarse = LetKD(setting.teacher, _coarse(None), setting.prototypes, levels=("penultimate",))
+    assert coarse.grids == {"penultimate": (3, 3)}
+    assert np.isfinite(_step(_compiled(coarse), setting)["kl_penultimate"])
     with pytest.raises(ValueError, match=r"must have a fixed image size.*NonexNone"):
         FitNet(setting.teacher, _unnamed(size=None))
 
