@@ -1,4 +1,6 @@
-"""Export a student: `python -m letkd_keras.export MODEL --formats savedmodel tflite --out DIR`.
+"""Export a student in formats that ship, each verified, with a card.
+
+    python -m letkd_keras.export MODEL --formats savedmodel tflite --out DIR
 
 The student is written with its KD layers, without teacher and training code. Each artifact is
 verified: it is loaded in a new process without this package and compared with the student.

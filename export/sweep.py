@@ -1,4 +1,6 @@
-"""How few templates are enough: `python -m letkd_keras.export.sweep MODEL --out DIR`.
+"""Find how few templates are enough for an exported student.
+
+    python -m letkd_keras.export.sweep MODEL --out DIR
 
 The student's templates are reduced to several numbers. Each is measured: accuracy, size and
 latency. The smallest number within the allowed accuracy loss is selected on validation images, or

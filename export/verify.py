@@ -1,4 +1,6 @@
-"""Check exported artifacts again: `python -m letkd_keras.export.verify FOLDER --model MODEL`.
+"""Check exported artifacts again.
+
+    python -m letkd_keras.export.verify FOLDER --model MODEL
 
 Every artifact that card.json lists is loaded in a new process and compared with the student. The
 exit status is 1 if one is out of tolerance or not the file that was exported, and 2 if nothing

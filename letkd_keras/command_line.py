@@ -456,7 +456,7 @@ def add_prototype_options(
     )
     add(
         "--feature-cache",
-        type=choice("float32", "float16"),
+        type=choice("float32", "float16", "none"),
         metavar="TYPE",
         default=feature_cache,
         help="float32 or float16: keep all feature vectors on disk, so that the k-means uses all "

@@ -1,6 +1,6 @@
 """What there is to run: `python -m letkd_keras.recipes --list`."""
 
-import argparse
+from letkd_keras.command_line import Parser, run_main
 
 _RECIPES = """recipes (each has --help):
   python -m letkd_keras.recipes.digits         letKD in minutes: real digits, no download
@@ -8,28 +8,30 @@ _RECIPES = """recipes (each has --help):
   python -m letkd_keras.recipes.tiny_imagenet  the paper's Tiny-ImageNet pairs
   python -m letkd_keras.recipes.imagenet       the paper's ImageNet pairs
   python -m letkd_keras.recipes.folder         your own images, teacher and student
-  python -m letkd_keras.recipes.compare        methods beside each other, many seeds, one table
-  python -m letkd_keras.recipes.ablations      alphas, numbers of templates, temperature, LDA probe
+  python -m letkd_keras.recipes.compare        methods compared, many seeds, one table
+  python -m letkd_keras.recipes.ablations      the paper's ablations and figures
 """
-# Wide enough for the widest table where the output is no terminal.
-_WIDTH = 140
+# Wide enough for the widest table where the output is not a terminal.
+_WIDTH = 160
 
 
-def main(arguments=None):
-    """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m letkd_keras.recipes",
-        description="The papers' experiments, and yours.",
-        epilog=_RECIPES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def parse(arguments=None):
+    """Parse the command line."""
+    parser = Parser("letkd_keras.recipes", "The paper's experiments, and yours.", epilog=_RECIPES)
     parser.add_argument(
         "--list",
         action="store_true",
-        help="print methods, networks and pairs with parameters, multiply-adds, published accuracy",
+        help="print methods, losses, networks and pairs with all published accuracies",
     )
-    if not parser.parse_args(arguments).list:
+    options = parser.parse_args(arguments)
+    if not options.list:
         parser.print_help()
+    return options
+
+
+def main(arguments=None):
+    """Run the command."""
+    if not parse(arguments).list:
         return
     from rich.console import Console
 
@@ -43,4 +45,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -1,89 +1,162 @@
-"""The paper's ablations, each a grid like those of `compare`.
+"""The ablations and figures of the paper, each on any data set.
 
-    python -m letkd_keras.recipes.ablations alphas --pair resnet56-resnet20
-    python -m letkd_keras.recipes.ablations templates --values 256 1024 4096 --pair digits
-    python -m letkd_keras.recipes.ablations subclasses --values 2 4 8 --pair digits
-    python -m letkd_keras.recipes.ablations temperature --values 0.5 1 2 --pair digits
-    python -m letkd_keras.recipes.ablations probe --pair digits
+    python -m letkd_keras.recipes.ablations alphas --data cifar100 --pair resnet56-resnet20
+    python -m letkd_keras.recipes.ablations subclasses --values 2 4 8 16
+    python -m letkd_keras.recipes.ablations templates --values 256 1024 4096
+    python -m letkd_keras.recipes.ablations probe
+    python -m letkd_keras.recipes.ablations tsne
+    python -m letkd_keras.recipes.ablations time --values 64 256 1024 4096
+    python -m letkd_keras.recipes.ablations subclass-map --data cifar10 --pair resnet56-resnet20
 
-`alphas` trains the eight settings of both levels' alphas (supplement, Table 5). `templates`,
-`subclasses` and `temperature` sweep the penultimate K, the sub-classes of each class and the
-sharpness of the penultimate targets, under one teacher, into sweep.md, sweep.csv and sweep.png.
+`alphas` trains the eight combinations of both levels' alphas (supplement, Table 5), `fitnet` FitNet
+with and without a KD layer (Table 6).
+
+`templates`, `subclasses` (supplement, figure 1), `components`, `iterations`, `temperature`,
+`penultimate-alpha`, `intermediate-alpha`, `penultimate-weight`, `intermediate-weight`,
+`learning-rate`, `penultimate-layer` and `intermediate-layer` (the student's) train students for
+each of `--values` under one teacher and write values.md, values.csv and values.png (accuracy by
+value).
+
 `probe` classifies the pooled features before and behind the intermediate KD layer, x and x_hat, by
-linear discriminant analysis. Other options are those of `compare`; the same command goes on where
-it was interrupted.
+linear discriminant analysis (Table 4). `tsne` draws the values, x and x_hat of a trained student's
+KD layers by t-SNE. `time` measures the time for one image with so many templates. `subclass-map`
+draws, for some images, each location's sub-class beside the histogram of its target over all
+sub-classes (figure 2).
+
+Other options are those of `compare`. The same command continues where it was interrupted.
 """
 
-import argparse
-from dataclasses import replace
-from pathlib import Path
-
-from letkd_keras.recipes.command_line import run_main, verbosity
-from letkd_keras.recipes.compare import add_grid_options, experiment_of, show
-
-ALPHAS = (
-    "letkd_i0",
-    "letkd_i1",
-    "quest",
-    "letkd1",
-    "letkd_i0p0",
-    "letkd_i0p1",
-    "letkd_i1p0",
-    "letkd2",
+from letkd_keras import command_line
+from letkd_keras.command_line import Parser, run_main
+from letkd_keras.recipes.compare import add_jobs_option
+from letkd_keras.recipes.options import (
+    add_experiment_options,
+    default_out,
+    experiment_of,
+    print_markdown,
+    settings_of,
 )
-PROBED = ("letkd_i0p0", "letkd2")
+from letkd_keras.recipes.value_names import VALUES, parse_values
 
-# What is swept: the method whose students show it.
-_SWEPT = {"templates": "letkd1", "subclasses": "letkd2", "temperature": "letkd1"}
+# Tables of the supplement: the methods of their rows.
+TABLES = {
+    "alphas": (
+        *("letkd_i0", "letkd_i1", "quest", "letkd1"),
+        *("letkd_i0p0", "letkd_i0p1", "letkd_i1p0", "letkd2"),
+    ),
+    "fitnet": ("fitnet", "fitnet_layer", "fitnet_letkd"),
+}
+# letKD-2 with intermediate alpha 0 is the reference.
+PROBED = ("letkd_i0p1", "letkd2")
+TIMED = (64, 128, 256, 512, 1024, 2048, 4096)
 
 
 def parse(arguments=None):
-    """Command line of the recipe."""
-    parser = argparse.ArgumentParser(
-        prog="python -m letkd_keras.recipes.ablations",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    """Parse the command line."""
+    parser = Parser("letkd_keras.recipes.ablations", __doc__)
+    names = [*TABLES, *VALUES, "probe", "tsne", "time", "subclass-map"]
+    parser.add_argument("ablation", choices=names, metavar="ABLATION", help=", ".join(names))
+    parser.add_argument(
+        "--values",
+        nargs="+",
+        metavar="VALUE",
+        type=command_line.list_item,
+        help="values to try, separated by spaces",
     )
-    parser.add_argument("ablation", choices=["alphas", *_SWEPT, "probe"])
-    parser.add_argument("--values", nargs="+", type=float, help="values of a sweep")
-    parser.add_argument("--methods", nargs="+", help="methods of a sweep (letkd1 or letkd2)")
-    add_grid_options(parser)
-    return parser.parse_args(arguments)
+    add_experiment_options(
+        parser,
+        data="digits",
+        methods=(),
+        exports=False,
+        out="runs/DATA/ABLATION-TEACHER-STUDENT",
+    )
+    add_jobs_option(parser)
+    options = parser.parse_args(arguments)
+    if options.ablation in VALUES and not options.values:
+        parser.error(f"--values must be given: {options.ablation} to try")
+    if options.values:
+        name = "templates" if options.ablation == "time" else options.ablation
+        if name not in VALUES:
+            parser.error(f"--values does not apply to {options.ablation}")
+        options.values = parse_values(parser, name, options.values)
+    return options
 
 
 def main(arguments=None):
-    """Run an ablation; returns the rows of its table."""
+    """Run an ablation; returns the rows of its table, or the path of its picture."""
     options = parse(arguments)
-    out = options.out or Path("runs", f"{options.ablation}-{options.pair}")
-    if options.ablation in _SWEPT:
-        return _sweep(options, out)
+    return _RUN.get(options.ablation, _run_values)(options)
+
+
+def _experiment_and_folder(options, methods):
+    experiment = experiment_of(options, settings_of(options), options.methods or methods)
+    return experiment, options.out or default_out(experiment, f"{options.ablation}-")
+
+
+def _run_table(options):
+    from letkd_keras.recipes import grid
+
+    experiment, out = _experiment_and_folder(options, TABLES[options.ablation])
+    table = grid.run(experiment, out, command_line.verbosity(), options.jobs)
+    return _show(out / "table.md", table)
+
+
+def _run_values(options):
+    from letkd_keras.recipes import value_sweep
+
+    value = VALUES[options.ablation]
+    experiment, out = _experiment_and_folder(options, value.methods)
+    rows = value_sweep.run(
+        experiment, value, options.values, out, command_line.verbosity(), options.jobs
+    )
+    return _show(out / "values.md", rows)
+
+
+def _run_probe(options):
     from letkd_keras.recipes import grid, probe
 
-    names = ALPHAS if options.ablation == "alphas" else PROBED
-    experiment = experiment_of(options, names)
-    table = grid.run(experiment, out, verbosity())
-    show(out)
-    if options.ablation == "probe":
-        table = probe.write(experiment, out, PROBED)
-        print((out / "probe.md").read_text())
-    return table
+    experiment, out = _experiment_and_folder(options, PROBED)
+    grid.run(experiment, out, command_line.verbosity(), options.jobs)
+    return _show(out / "probe.md", probe.write(experiment, out))
 
 
-def _sweep(options, out):
-    from letkd_keras.recipes import sweep
+def _run_tsne(options):
+    from letkd_keras.recipes import grid, tsne
 
-    if not options.values:
-        raise ValueError(f"`values` must name what {options.ablation} are tried. Received: none")
-    number = float if options.ablation == "temperature" else int
-    values = [number(value) for value in options.values]
-    if values != options.values:
-        raise ValueError(f"`values` must be whole numbers. Received: {options.values}")
-    names = options.methods or [_SWEPT[options.ablation]]
-    experiment = experiment_of(options, names)
-    experiments = [replace(experiment, **{options.ablation: value}) for value in values]
-    rows = sweep.run(options.ablation, values, experiments, out, verbosity())
-    print((out / "sweep.md").read_text())
-    return rows
+    experiment, out = _experiment_and_folder(options, ("letkd2",))
+    table = grid.run(experiment, out, command_line.verbosity(), options.jobs)
+    # By the method that was trained: letKD-1 where there is no intermediate layer.
+    return _show(tsne.write(experiment, out, table[0]["method"]))
+
+
+def _run_time(options):
+    from letkd_keras.recipes import layer_time
+
+    experiment, out = _experiment_and_folder(options, ("letkd2",))
+    return _show(out / "time.md", layer_time.write(experiment, out, options.values or TIMED))
+
+
+def _run_subclass_map(options):
+    from letkd_keras.recipes import subclass_map
+
+    experiment, out = _experiment_and_folder(options, ("letkd2",))
+    return _show(subclass_map.write(experiment, out, command_line.verbosity()))
+
+
+_RUN = {
+    **dict.fromkeys(TABLES, _run_table),
+    "probe": _run_probe,
+    "tsne": _run_tsne,
+    "time": _run_time,
+    "subclass-map": _run_subclass_map,
+}
+
+
+def _show(path, result=None):
+    if path.suffix == ".md":
+        print_markdown(path)
+    print(f"Everything is in {path.parent}")
+    return path if result is None else result
 
 
 if __name__ == "__main__":

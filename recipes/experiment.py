@@ -1,92 +1,86 @@
-"""Teacher, prototypes, students, export, report: the whole of the method in one run folder."""
+"""An experiment: everything that its results depend on, and the checks before it runs."""
 
+import json
 import logging
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 
-from letkd_keras.data import ImageData
-from letkd_keras.recipes import exporting, methods, report, stages
-from letkd_keras.recipes.networks import Network
-from letkd_keras.recipes.pairs import Pair
-from letkd_keras.recipes.run_folder import RunFolder
-from letkd_keras.recipes.training import Schedule, schedule_config
+from letkd_keras.data import DataSpec
+from letkd_keras.functional import suggest_stage_ends
+from letkd_keras.recipes import methods, published
+from letkd_keras.recipes.networks import Network, grid, pool_size
+from letkd_keras.recipes.training import Schedule
 
 log = logging.getLogger("letkd_keras")
+
+# What may differ between two starts in the same folder: no finished training depends on it.
+OPEN_KEYS = (
+    *("methods", "trials", "export_method", "formats"),
+    # Where things are; their digest and fingerprint are compared.
+    *("data.source", "data.data_dir", "data.image_cache", "teacher.file", "student.file"),
+)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything a run's results depend on.
+    """Everything that the results of a run depend on.
 
     Attributes:
-        data: The data set, `ImageData` or what has its methods.
-        pair: Teacher and student.
-        methods: Names of the methods to train the student by.
-        teacher_schedule: How the teacher is trained, where no file is given.
-        student_schedule: How every student is trained.
-        teacher: The teacher's `Network`, trained if it is of the zoo; `None` for the pair's.
-        student: The student's `Network`; `None` for the pair's.
-        templates: Penultimate templates.
-        subclasses: Sub-classes of each class at the intermediate level.
+        spec: `DataSpec` of the data.
+        data: The data, opened.
+        pair: `teacher-student`, the name under which accuracies are published.
+        methods: Names of the methods that students are trained by.
+        teacher: `Network` of the teacher.
+        student: `Network` of the student.
+        teacher_schedule: `Schedule` of the teacher, if it is trained.
+        student_schedule: `Schedule` of every student.
+        augmentation: Options of the data's `training_batches`.
+        penultimate_alpha: Alpha of the penultimate KD layer.
+        intermediate_alpha: Alpha of the intermediate KD layer.
+        penultimate_weight: Weight of the penultimate KL divergence.
+        intermediate_weight: Weight of the intermediate KL divergence.
+        temperature: Temperature of the penultimate targets.
+        templates: Templates of the penultimate KD layer.
+        subclasses: Sub-classes of each class.
         components: LDA components.
-        prototype_options: Further options of `fit_prototypes`. By default every feature vector
-            takes part in the k-means, as in the paper, from a cache on disk.
-        temperature: Sharpness T of the penultimate targets.
-        augmentation: Options of the data's `training_batches` that differ from its defaults.
+        iterations: Iterations of k-means.
+        memory: Bytes of feature vectors in memory during the fit of the prototypes.
+        feature_cache: Type of the cache of feature vectors on disk, or `None`.
+        logit_losses: What differs from the table of losses (`methods.logit_loss_settings`).
         seed: Seed of the teacher, of the prototypes and of the first trial.
-        trials: Students trained by each method, from seeds `seed`, `seed + 1`, ...
-        export_method: The method whose first student is exported.
-        formats: Formats it is exported to.
+        trials: Students of each method, with seeds `seed`, `seed + 1`, ...
+        export_method: Method whose first student is exported, or `None`.
+        formats: Formats that it is exported to.
+        pool_sizes: By level, the window that turns the teacher's grid into the student's; known
+            after `prepare`.
     """
 
-    data: ImageData
-    pair: Pair
+    spec: DataSpec
+    data: object
+    pair: str
     methods: tuple
+    teacher: Network
+    student: Network
     teacher_schedule: Schedule
     student_schedule: Schedule
-    teacher: Network | None = None
-    student: Network | None = None
+    augmentation: dict = field(default_factory=dict)
+    penultimate_alpha: float = 1.0
+    intermediate_alpha: float = 1.0
+    penultimate_weight: float = 1.0
+    intermediate_weight: float = 1.0
+    temperature: float = 1.0
     templates: int = 4096
     subclasses: int = 8
     components: int = 60
-    prototype_options: dict = field(default_factory=lambda: {"feature_cache": "float32"})
-    temperature: float = 1.0
-    augmentation: dict = field(default_factory=dict)
+    iterations: int = 20
+    memory: int = 2**28
+    feature_cache: str | None = "float32"
+    logit_losses: dict = field(default_factory=dict)
     seed: int = 0
     trials: int = 1
-    export_method: str = "letkd2"
-    formats: tuple = ("savedmodel", "tflite")
-
-    def config(self):
-        """The experiment as a JSON-like dictionary."""
-        return {
-            "data": self.data.name,
-            "split": self.data.split,
-            "train_examples": self.data.train_examples,
-            "test_examples": self.data.test_examples,
-            "pair": self.pair.name,
-            "methods": list(self.methods),
-            "teacher": self.teacher.config(),
-            "student": self.student.config(),
-            "teacher_schedule": None
-            if self.teacher.is_file
-            else schedule_config(self.teacher_schedule),
-            "student_schedule": schedule_config(self.student_schedule),
-            "templates": self.templates,
-            "subclasses": self.subclasses,
-            "components": self.components,
-            "prototype_options": dict(self.prototype_options),
-            "temperature": self.temperature,
-            "augmentation": dict(self.augmentation),
-            "seed": self.seed,
-            "trials": self.trials,
-            "export_method": self.export_method,
-            "formats": list(self.formats),
-        }
-
-    def __post_init__(self):
-        for role in ("teacher", "student"):
-            if getattr(self, role) is None:
-                object.__setattr__(self, role, Network(getattr(self.pair, role)))
+    export_method: str | None = None
+    formats: tuple = ()
+    pool_sizes: dict = field(default_factory=dict)
 
     @property
     def seeds(self):
@@ -96,39 +90,176 @@ class Experiment:
     @property
     def levels(self):
         """Levels that the methods need prototypes for."""
-        return methods.levels(self.methods)
+        return methods.levels_of(self.methods)
+
+    def published(self, method):
+        """The published `Accuracy` of a method or of `"teacher"` on this pair and data, or `None`.
+
+        Numbers of the paper mean nothing for a part of the classes.
+        """
+        names = (self.spec.dataset, self.data.name)
+        dataset = next((name for name in names if name in published.DATASETS), None)
+        if dataset is None or self.spec.classes is not None:
+            return None
+        if self.data.num_classes != _PUBLISHED_CLASSES[dataset]:
+            return None
+        return published.published(dataset, self.pair, method)
+
+    def config(self):
+        """The experiment as a dictionary of JSON types, for `config.json`."""
+        config = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "spec"}
+        config |= {
+            "data": {
+                **self.spec.config(),
+                "name": self.data.name,
+                "split": self.data.split,
+                "digest": self.data.digest,
+                "mean": _floats(self.data.mean),
+                "std": _floats(self.data.std),
+            },
+            "teacher": vars(self.teacher),
+            "student": vars(self.student),
+            "teacher_schedule": None if self.teacher.file else self.teacher_schedule.config(),
+            "student_schedule": self.student_schedule.config(),
+        }
+        return json.loads(json.dumps(config))
+
+    @classmethod
+    def from_config(cls, config, **changes):
+        """The experiment of a `config.json`, with its data opened.
+
+        Args:
+            config: What `config` returned.
+            **changes: Fields with other values.
+
+        Returns:
+            `Experiment`.
+        """
+        fields = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
+        spec = DataSpec.from_config(config["data"])
+        student_schedule = Schedule.from_config(config["student_schedule"])
+        teacher_schedule = config["teacher_schedule"]
+        fields |= {
+            "spec": spec,
+            "data": spec.open(),
+            "methods": tuple(config["methods"]),
+            "formats": tuple(config["formats"]),
+            "teacher": Network(**config["teacher"]),
+            "student": Network(**config["student"]),
+            "student_schedule": student_schedule,
+            "teacher_schedule": Schedule.from_config(teacher_schedule or student_schedule.config()),
+        }
+        return cls(**{**fields, **changes})
 
 
-def run(experiment, run_dir, verbose=2):
-    """Run an experiment, or what is left of it, into a folder.
+_PUBLISHED_CLASSES = {"cifar100": 100, "tiny_imagenet": 200, "imagenet": 1000}
+
+
+def _floats(values):
+    return [float(value) for value in values]
+
+
+def prepare(experiment):
+    """Check an experiment, and resolve layers and fingerprints, before any training.
+
+    Where a network has no intermediate layer, letKD-1 takes the place of letKD-2.
 
     Args:
         experiment: `Experiment`.
-        run_dir: Run folder, new or an interrupted run's of the same configuration.
-        verbose: Keras' verbosity of training.
 
     Returns:
-        The report as a dictionary; it is also in `report.json` and `report.md`.
+        `Experiment` with the layers of both networks, their fingerprints and pool sizes.
 
     Raises:
-        ValueError: If the experiment or the folder does not fit; before any long work.
+        ValueError: If something does not fit, or `TF_CONFIG` names several workers.
+        FileNotFoundError: If the file of a network does not exist.
     """
-    taps = stages.check(experiment)
-    folder = RunFolder(run_dir, experiment.config())
-    with stages.logged_to(folder / "log.txt"):
-        log.info("run folder %s", folder.path)
-        with stages.devices():
-            teacher, teacher_result = stages.teacher(experiment, folder, verbose)
-            prototypes = stages.prototypes(experiment, taps, teacher, folder, verbose)
-            results = {
-                method: [
-                    stages.student(
-                        experiment, taps, method, seed, teacher, prototypes, folder, verbose
-                    )
-                    for seed in experiment.seeds
-                ]
-                for method in experiment.methods
-            }
-        exported = exporting.export(experiment, folder)
-        costs = exporting.costs(experiment, folder)
-        return report.write(experiment, folder, teacher_result, results, exported, costs)
+    _check_one_machine()
+    methods.check(experiment.methods, experiment.data)
+    _check_batch_sizes(experiment)
+    teacher = experiment.teacher.build(experiment.data, "teacher")
+    student = experiment.student.build(experiment.data, "student")
+    if methods.need_stage_ends(experiment.methods):
+        for model in (teacher, student):
+            suggest_stage_ends(model)
+    needed = methods.layers_of(experiment.methods)
+    experiment = replace(
+        experiment,
+        teacher=experiment.teacher.with_layers(teacher, "teacher", bool(needed)),
+        student=experiment.student.with_layers(student, "student", bool(needed)),
+    )
+    if needed:
+        experiment = _with_possible_methods(experiment)
+        for role, network, model in (
+            ("teacher", experiment.teacher, teacher),
+            ("student", experiment.student, student),
+        ):
+            log.info("layers of the %s %s: %s", role, network.title, network.describe(model))
+    pool_sizes = {}
+    for level in ("penultimate", "intermediate"):
+        layers = experiment.teacher.layer(level), experiment.student.layer(level)
+        if None not in layers:
+            try:
+                pool_sizes[level] = pool_size(teacher, layers[0], student, layers[1], level)
+            except ValueError:
+                if level in experiment.levels:
+                    raise
+    if experiment.levels:
+        _check_templates(experiment, teacher, pool_sizes["penultimate"])
+    return replace(experiment, pool_sizes=pool_sizes)
+
+
+def _check_one_machine():
+    workers = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {}).get("worker", [])
+    if len(workers) > 1:
+        raise ValueError(
+            "Recipes run on one machine with all of its GPUs: `TF_CONFIG` must not name several "
+            "workers. To train on several machines, call `fit` of a distiller under "
+            "`MultiWorkerMirroredStrategy` in your own program (docs/speed.md). "
+            f"Received: workers {workers}"
+        )
+
+
+def _check_batch_sizes(experiment):
+    examples = experiment.data.train_examples
+    for schedule in (experiment.teacher_schedule, experiment.student_schedule):
+        if schedule.batch_size > examples:
+            raise ValueError(
+                f"`batch_size` must be at most the {examples} training images. "
+                f"Received: batch_size={schedule.batch_size}"
+            )
+
+
+def _with_possible_methods(experiment):
+    """The same experiment with letKD-1 for letKD-2 where an intermediate layer is missing."""
+    missing = [
+        network.title
+        for network in (experiment.teacher, experiment.student)
+        if network.intermediate_layer is None
+    ]
+    if not missing:
+        return experiment
+    names = tuple(
+        dict.fromkeys(methods.without_intermediate_level(name) for name in experiment.methods)
+    )
+    if names == experiment.methods:
+        return experiment
+    log.warning(
+        "%s has no intermediate layer that could be suggested, so letkd1 is used in place of "
+        "letkd2.",
+        " and ".join(dict.fromkeys(missing)),
+    )
+    export_method = experiment.export_method
+    if export_method is not None:
+        export_method = methods.without_intermediate_level(export_method)
+    return replace(experiment, methods=names, export_method=export_method)
+
+
+def _check_templates(experiment, teacher, window):
+    height, width = grid(teacher, experiment.teacher.penultimate_layer)
+    points = experiment.data.train_examples * (height // window) * (width // window)
+    if points < experiment.templates:
+        raise ValueError(
+            f"`templates` must be at most the {points} feature vectors of the training set. "
+            f"Received: templates={experiment.templates}"
+        )

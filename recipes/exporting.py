@@ -1,4 +1,4 @@
-"""The student that a run ships: exported, verified and measured."""
+"""The student of a run that ships: exported, verified and measured."""
 
 import logging
 
@@ -6,10 +6,10 @@ import keras
 
 from letkd_keras.export import export_bundle
 from letkd_keras.export.cost_report import forms_of, measure
-from letkd_keras.export.evaluation_images import take
+from letkd_keras.export.evaluation_images import evaluation_images, take
 from letkd_keras.export.loading import load_student
-from letkd_keras.functional.cost import cost_of
-from letkd_keras.recipes.stages import student_folder
+from letkd_keras.functional import cost_of
+from letkd_keras.recipes import results
 
 log = logging.getLogger("letkd_keras")
 
@@ -21,34 +21,29 @@ def export(experiment, folder):
 
     Args:
         experiment: `Experiment`.
-        folder: `RunFolder`.
+        folder: Path of the run folder.
 
     Returns:
-        `Exported` by format; empty if the method is not among those of the experiment, and on
-        another backend than TensorFlow's.
+        `Exported` by format. It is empty if nothing is to be exported, and on other backends than
+        TensorFlow.
     """
-    if experiment.export_method not in experiment.methods:
+    if not (experiment.formats and experiment.export_method in experiment.methods):
         return {}
     if keras.backend.backend() != "tensorflow":
         log.info(
-            "not exported, which needs TensorFlow: where that is installed, "
+            "Nothing is exported, since that needs TensorFlow. Where it is installed, run: "
             "python -m letkd_keras.export %s --formats %s --out exported",
-            folder.path,
+            folder,
             " ".join(experiment.formats),
         )
         return {}
     data = experiment.data
     log.info("exporting to %s", ", ".join(experiment.formats))
-    images, labels = _test_images(data)
     return export_bundle(
-        folder.path,
+        folder,
         folder / "exported",
         experiment.formats,
-        images=images,
-        labels=labels,
-        mean=data.mean,
-        std=data.std,
-        class_names=data.class_names,
+        **evaluation_images(data, _IMAGES, seed=experiment.seed).options(),
         data_name=f"{data.name}, {data.split}",
     )
 
@@ -58,31 +53,28 @@ def costs(experiment, folder):
 
     Args:
         experiment: `Experiment`.
-        folder: `RunFolder`.
+        folder: Path of the run folder.
 
     Returns:
-        `CostRow`s; empty if nothing is exported or multiply-adds cannot be counted.
+        `CostRow`s. It is empty if nothing is exported or multiply-adds cannot be counted.
     """
-    exports = keras.backend.backend() == "tensorflow"
+    exports = keras.backend.backend() == "tensorflow" and experiment.formats
     if not exports or experiment.export_method not in experiment.methods:
         return []
-    student = load_student(folder.path)
-    images, labels = _test_images(experiment.data)
+    student = load_student(folder)
+    images, labels = take(experiment.data, "test", _IMAGES, experiment.seed)
     try:
         cost_of(student, images.shape[1:])
     except ValueError as error:
-        # A layer that is not known there, in a network of one's own: no reason to lose a run.
+        # A layer of a user's network that cannot be counted is no reason to lose a run.
         log.warning("no table of costs: %s", error)
         return []
-    log.info("measuring what the student costs")
-    place = student_folder(folder, "student", experiment.seed) / "student.keras"
-    plain = load_student(place) if "student" in experiment.methods else None
+    log.info("measuring size and latency of the student")
+    plain = None
+    if "student" in experiment.methods:
+        training = results.student_folder(folder, "student", experiment.seed)
+        plain = load_student(training / "student.keras")
     return [
         measure(model, form, "tflite", images=images, labels=known, repeats=10, name=student.name)
         for form, (model, known) in forms_of(student, images, labels, plain).items()
     ]
-
-
-def _test_images(data):
-    """Test images, normalized, and labels."""
-    return take(data, "test", _IMAGES)

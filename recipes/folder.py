@@ -2,137 +2,64 @@
 
     python -m letkd_keras.recipes.folder --data photos --teacher teacher.keras --student mnv2
 
-`photos` has a folder of images for each class, or `train` and `val` with such folders. The teacher
-is any functional or sequential Keras classifier saved as .keras (of keras.applications, of
-keras-hub with a head, your own), or the name of a network of the zoo, which is then trained first.
-The student is likewise a name or a file; a file's weights are what it starts from. Both see the
-same images, scaled as --pixels says, which is what a teacher from a file must have been trained on;
-networks of the zoo scale raw pixels themselves. KD layers follow the layers that --penultimate and
---intermediate name, or those proposed and printed. Grids that differ are averaged where one divides
-the other.
+`photos` has a folder of images for each class, or `train` and `val` with such folders; an `.npz` of
+`python -m letkd_keras.data` and `tfds:NAME` work too. The teacher is any functional or sequential
+Keras classifier saved as .keras (of keras.applications, of keras-hub with a head, your own), or the
+name of a network of the zoo, which is then trained first. The student is a name or a file, too; the
+weights of a file are what it starts from.
+
+Both networks get the same images, with pixels scaled as --pixels says. A teacher from a file must
+have been trained on pixels of this scale. Networks of the zoo scale raw pixels (0..255) themselves.
+
+KD layers are inserted after the layers that --penultimate-layer and --intermediate-layer name, or
+after the suggested ones, which are printed. Where the grids of teacher and student differ, the
+finer one is averaged; one must divide the other. A network without an intermediate layer is trained
+by letkd1 in place of letkd2.
+
+The last method of --methods is exported. Cost: as many epochs as --epochs for each method; the
+teacher's forward pass is added to each step.
 """
 
-import argparse
-from pathlib import Path
+from letkd_keras.command_line import Parser, run_main
+from letkd_keras.recipes.options import add_experiment_options, run_recipe
+from letkd_keras.recipes.settings import Settings
 
-from letkd_keras.recipes.command_line import add_run_options, run_main, show, verbosity
-
-# What a network takes: (mean, standard deviation) of pixels in 0..1.
-_PIXELS = {
-    "0..255": ((0.0,) * 3, (1 / 255,) * 3),
-    "0..1": ((0.0,) * 3, (1.0,) * 3),
-    "centred": ((0.5,) * 3, (0.5,) * 3),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-}
+SETTINGS = Settings(
+    dataset="folder",
+    # Raw pixels, as networks of keras.applications and keras-hub with preprocessing take them.
+    pixels="0..255",
+    # SGD with Nesterov momentum 0.9; milestones as on CIFAR-100, scaled to the epochs.
+    epochs=60,
+    batch_size=64,
+    learning_rate=0.05,
+    milestones=(150, 180, 210),
+    milestones_of=240,
+    weight_decay=5e-4,
+    # The padding of the random crop is an eighth of the image size.
+    augmentation={"flip": True},
+    templates=1024,
+    subclasses=8,
+    components=60,
+    iterations=20,
+)
 
 
 def parse(arguments=None):
-    """Command line of the recipe."""
-    parser = argparse.ArgumentParser(
-        prog="python -m letkd_keras.recipes.folder",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    """Parse the command line."""
+    parser = Parser("letkd_keras.recipes.folder", __doc__)
+    add_experiment_options(
+        parser,
+        SETTINGS,
+        data_required="a folder of class folders",
+        methods=("student", "letkd2"),
+        networks_required=True,
     )
-    add = parser.add_argument
-    add("--data", required=True, type=Path, help="folder with a folder for each class")
-    add("--teacher", required=True, help="a .keras file, or the name of a network to train first")
-    add("--student", required=True, help="the name of a network, or a .keras file to start from")
-    add("--penultimate", help="student's layer before its pooling; proposed if not given")
-    add("--intermediate", help="student's layer at the end of a block before; likewise")
-    add("--teacher-penultimate", help="teacher's layer likewise")
-    add("--teacher-intermediate", help="teacher's layer likewise")
-    add(
-        "--method",
-        nargs="+",
-        default=["student", "letkd2"],
-        help="student, kd, quest, letkd1, letkd2; the last one is exported (default: %(default)s)",
-    )
-    add("--image-size", type=int, help="height and width (default: the teacher's, or 64)")
-    add(
-        "--pixels",
-        choices=_PIXELS,
-        default="0..255",
-        help="what the networks take: centred is -1..1, imagenet torchvision's (%(default)s)",
-    )
-    add("--validation-split", type=float, default=0.2, help="held out if there is no val folder")
-    add("--skip-corrupt", action="store_true", help="leave broken images out with a warning")
-    add("--cache", type=Path, help="keep decoded images here rather than in memory")
-    add("--epochs", type=int, default=60, help="milestones scale with it (%(default)s)")
-    add("--teacher-epochs", type=int, help="default: as --epochs")
-    add("--learning-rate", type=float, default=0.05, help="of the students (%(default)s)")
-    add("--teacher-learning-rate", type=float, default=0.05, help="of a teacher of the zoo")
-    add("--templates", type=int, default=1024, help="penultimate templates (%(default)s)")
-    add("--subclasses", type=int, default=8, help="sub-classes of each class (%(default)s)")
-    add("--components", type=int, default=60, help="LDA components (%(default)s)")
-    add("--no-flip", action="store_true", help="a mirrored image is of another class")
-    add(
-        "--augment",
-        nargs="+",
-        default=[],
-        help="randaugment, cutmix, mixup of keras-cv, beside random crop and flip",
-    )
-    add("--trials", type=int, default=1, help="students of each method, of consecutive seeds")
-    add_run_options(parser, batch_size=64, default_dir="runs/folder/DATA-TEACHER-STUDENT")
     return parser.parse_args(arguments)
 
 
 def main(arguments=None):
     """Run the recipe; returns its report."""
-    options = parse(arguments)
-    from letkd_keras.data import keras_cv_policies, load_image_folder
-    from letkd_keras.recipes import methods
-    from letkd_keras.recipes.experiment import Experiment, run
-    from letkd_keras.recipes.networks import Network
-    from letkd_keras.recipes.pairs import Pair
-    from letkd_keras.recipes.training import cifar_schedule
-
-    for method in options.method:
-        methods.check(method)
-    for policy in options.augment:
-        keras_cv_policies.check(policy)
-    teacher = Network(options.teacher, options.teacher_penultimate, options.teacher_intermediate)
-    student = Network(options.student, options.penultimate, options.intermediate)
-    image_size = options.image_size or teacher.image_size() or student.image_size() or 64
-    mean, std = _PIXELS[options.pixels]
-    data = load_image_folder(
-        options.data,
-        image_size,
-        test_fraction=options.validation_split,
-        seed=options.seed,
-        mean=mean,
-        std=std,
-        skip_corrupt=options.skip_corrupt,
-        image_cache=options.cache,
-    )
-    pair = Pair(teacher.title, student.title, data.name)
-    experiment = Experiment(
-        data=data,
-        pair=pair,
-        teacher=teacher,
-        student=student,
-        methods=tuple(options.method),
-        teacher_schedule=cifar_schedule(
-            options.teacher_learning_rate,
-            options.teacher_epochs or options.epochs,
-            options.batch_size,
-        ),
-        student_schedule=cifar_schedule(options.learning_rate, options.epochs, options.batch_size),
-        templates=options.templates,
-        subclasses=options.subclasses,
-        components=options.components,
-        augmentation={
-            "crop_padding": image_size // 8,
-            "flip": not options.no_flip,
-            **({"policies": options.augment} if options.augment else {}),
-        },
-        seed=options.seed,
-        trials=options.trials,
-        export_method=options.method[-1],
-    )
-    run_dir = options.run_dir or Path("runs/folder", f"{data.name}-{pair.name}")
-    report = run(experiment, run_dir, verbosity())
-    show(run_dir)
-    return report
+    return run_recipe(parse(arguments), SETTINGS)
 
 
 if __name__ == "__main__":

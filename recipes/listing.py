@@ -1,18 +1,20 @@
-"""What the recipes can run: networks, pairs and methods, with costs and published accuracy."""
+"""What the recipes can run: methods, losses, networks, pairs, costs and published accuracies."""
 
 from dataclasses import dataclass
 
 import keras
 
-from letkd_keras import KDLayer, models
-from letkd_keras.functional.cost import Cost, cost_of
-from letkd_keras.recipes import methods, pairs
+from letkd_keras import models
+from letkd_keras.functional import Cost, cost_of
+from letkd_keras.layers import KDLayer
+from letkd_keras.losses import LOGIT_LOSSES
+from letkd_keras.recipes import cifar100, imagenet, methods, published, tiny_imagenet
+from letkd_keras.recipes.method_table import published_text
 
-# Classes and image size of the data sets that pairs are for.
-_DATASETS = {"cifar100": (100, 32), "tiny_imagenet": (200, 64), "imagenet": (1000, 224)}
-# The paper's numbers of templates: penultimate, and intermediate for each class.
-_TEMPLATES = 4096
-_SUBCLASSES = 8
+# Recipes with pairs that have published accuracies.
+SETTINGS = (cifar100.SETTINGS, tiny_imagenet.SETTINGS, imagenet.SETTINGS)
+# Methods in a table of published accuracies, which is then narrow enough for a terminal.
+_COLUMNS = 10
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,10 @@ class NetworkRow:
 
     Attributes:
         name: Its name.
-        dataset: The data set whose classes and image size it is counted for.
+        dataset: Name of the data set whose classes and image size it is counted for.
         cost: Parameters and multiply-adds.
-        penultimate: Shape (height, width, channels) of that tap.
-        intermediate: Likewise.
+        penultimate: Shape (height, width, channels) of the penultimate layer's output.
+        intermediate: Shape of the intermediate layer's output.
     """
 
     name: str
@@ -36,12 +38,12 @@ class NetworkRow:
 
 @dataclass(frozen=True)
 class KDRow:
-    """What the KD layers of a method make of a pair's student.
+    """What a student costs with the KD layers of a method.
 
     Attributes:
         method: Name of the method.
-        cost: The student's with its KD layers, values at each location.
-        pooled: The same where global average pooling runs before the last KD layer's values, as in
+        cost: Cost with values at each location.
+        pooled: Cost where global average pooling precedes the last KD layer's values, as in
             training and in exported students.
     """
 
@@ -50,51 +52,56 @@ class KDRow:
     pooled: Cost
 
 
-def network_row(name, dataset):
+def network_row(name, settings):
     """Build a network for a data set, without giving weights values, and count.
 
     Args:
         name: Name in the zoo.
-        dataset: Name of a data set that has pairs.
+        settings: `Settings` of the data set.
 
     Returns:
         `NetworkRow`.
     """
-    classes, size = _DATASETS[dataset]
+    size = settings.image_size
     shape = (3, size, size) if _channels_first() else (size, size, 3)
     with _without_values():
-        model = models.build(name, num_classes=classes, input_shape=shape)
+        model = models.build(name, num_classes=settings.num_classes, input_shape=shape)
         cost = cost_of(model)
-    taps = (tuple(model.get_layer(tap).output.shape[1:]) for tap in ("penultimate", "intermediate"))
+    shapes = [
+        tuple(model.get_layer(level).output.shape[1:]) for level in ("penultimate", "intermediate")
+    ]
     if _channels_first():
-        taps = ((height, width, channels) for channels, height, width in taps)
-    return NetworkRow(name, dataset, cost, *taps)
+        shapes = [(height, width, channels) for channels, height, width in shapes]
+    return NetworkRow(name, settings.dataset, cost, *shapes)
 
 
 def network_rows():
     """All networks of the zoo, for CIFAR-100 or ImageNet."""
     return [
-        network_row(name, "imagenet" if name.startswith("imagenet_") else "cifar100")
+        network_row(name, imagenet.SETTINGS if name.startswith("imagenet_") else cifar100.SETTINGS)
         for name in models.names()
     ]
 
 
-def kd_rows(pair, student):
-    """What the KD layers of each supervised method add to a pair's student.
+def kd_rows(pair, student, settings):
+    """What a pair's student costs with the KD layers of letKD-1 and letKD-2.
 
     Args:
         pair: `Pair`.
-        student: The student's `NetworkRow`, for the pair's data set.
+        student: `NetworkRow` of the student, for the pair's data set.
+        settings: `Settings` of the data set.
 
     Returns:
-        List of `KDRow`, one for each method whose KD layers stay in the student.
+        List of `KDRow`.
     """
-    classes, _ = _DATASETS[pair.dataset]
-    templates = {"penultimate": _TEMPLATES, "intermediate": _SUBCLASSES * classes}
+    templates = {
+        "penultimate": settings.templates,
+        "intermediate": settings.subclasses * settings.num_classes,
+    }
     rows = []
     for method in ("letkd1", "letkd2"):
         cost = pooled = student.cost
-        for level in methods.levels([method]):
+        for level in methods.levels_of([method]):
             shape, alpha = getattr(student, level), getattr(pair, f"{level}_alpha")
             added, added_pooled = _kd_layer_costs(shape, templates[level], alpha)
             cost = _sum(cost, added)
@@ -104,7 +111,7 @@ def kd_rows(pair, student):
 
 
 def _kd_layer_costs(shape, templates, alpha):
-    """Costs of a KD layer by itself, with values at each location and once an image."""
+    """Costs of a KD layer alone, with values at each location and once for an image."""
     with _without_values():
         inputs = keras.Input(shape)
         features = KDLayer(templates, alpha=alpha, data_format="channels_last")(inputs)
@@ -114,7 +121,7 @@ def _kd_layer_costs(shape, templates, alpha):
 
 
 def _without_values():
-    """A scope in which variables have shapes only: counting needs no more, and it is faster."""
+    """A scope in which variables have shapes only, which is faster and enough to count."""
     return keras.StatelessScope(initialize_variables=False)
 
 
@@ -127,32 +134,72 @@ def _channels_first():
 
 
 def tables():
-    """All tables, as they are finished.
+    """All tables, each when it is finished.
 
     Yields:
-        `rich.table.Table`: methods, networks, and for each data set its pairs and what the KD
-        layers add to their students.
+        `rich.table.Table`: methods, losses, networks, and for each data set its pairs, their
+        published accuracies and the cost of the KD layers.
     """
     yield _methods_table()
+    yield _losses_table()
     networks = network_rows()
     yield _networks_table(networks)
     known = {(row.name, row.dataset): row for row in networks}
-    for dataset in pairs.datasets():
-        chosen = [pair for pair in pairs.PAIRS if pair.dataset == dataset]
-        yield _pairs_table(dataset, chosen)
+    for settings in SETTINGS:
+        yield _pairs_table(settings)
+        yield from _published_tables(settings)
         students = {
-            pair.student: known.get((pair.student, dataset)) or network_row(pair.student, dataset)
-            for pair in chosen
+            pair.student: known.get((pair.student, settings.dataset))
+            or network_row(pair.student, settings)
+            for pair in settings.pairs
         }
-        yield _kd_table(dataset, [(pair, students[pair.student]) for pair in chosen])
+        yield _kd_table(settings, students)
 
 
 def _methods_table():
-    table = _table("Methods (--method)", "name", "in tables", "supervised at", "KD layers")
-    for name in methods.METHODS:
-        method = methods.METHODS[name]
-        table.add_row(name, method.title, " and ".join(method.levels) or "-", method.kd_layers)
+    table = _table(
+        "Methods (--methods)",
+        *("name", "in tables", "supervised at", "KD layers", ">weight of cross-entropy"),
+        caption="Any loss of the next table can be added to a method, except to student: "
+        "letkd2+dkd, fitnet+kd. The cross-entropy then keeps its weight.",
+    )
+    for name, method in methods.METHODS.items():
+        levels = " and ".join(method.levels) or "-"
+        table.add_row(name, method.title, levels, method.kd_layers, f"{method.task_weight:g}")
     return table
+
+
+def _losses_table():
+    table = _table(
+        "Losses on the logits, with their settings on CIFAR-100",
+        *("name", "paper", "settings", ">weight", ">added to a method", ">warm-up epochs of 240"),
+        caption="beta of dkd and dkd-ls is chosen by the pair, as its authors did (methods."
+        "dkd_beta). On ImageNet: "
+        + "; ".join(
+            f"{name}: " + ", ".join(_flat(row))
+            for name, row in imagenet.SETTINGS.logit_losses.items()
+        ),
+    )
+    for name, loss in LOGIT_LOSSES.items():
+        settings = ", ".join(f"{key} {_short(value)}" for key, value in loss.settings().items())
+        table.add_row(
+            name,
+            loss.paper,
+            settings,
+            f"{loss.weight:g}",
+            f"{methods.added_weight(name):g}",
+            f"{loss.warm_up_epochs}",
+        )
+    return table
+
+
+def _flat(row):
+    settings = {**row.get("options", {}), **{key: row[key] for key in row if key != "options"}}
+    return [f"{key} {_short(value)}" for key, value in settings.items()]
+
+
+def _short(value):
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _networks_table(rows):
@@ -162,8 +209,8 @@ def _networks_table(rows):
         "counted for",
         ">parameters",
         ">multiply-adds",
-        ">penultimate tap",
-        ">intermediate tap",
+        ">penultimate layer",
+        ">intermediate layer",
     )
     for row in rows:
         table.add_row(
@@ -177,72 +224,106 @@ def _networks_table(rows):
     return table
 
 
-def _pairs_table(dataset, chosen):
-    classes, size = _DATASETS[dataset]
-    columns = [name for name in _PUBLISHED if any(name in pair.published for pair in chosen)]
-    top5 = any(pair.published_top5 for pair in chosen)
-    measure = "top-1, and top-5 below," if top5 else "top-1"
+def _pairs_table(settings):
+    size = settings.image_size
+    notes = [f"* {pair.name}: {pair.note}" for pair in settings.pairs if pair.note]
     table = _table(
-        f"Pairs of {dataset}: {classes} classes, {size}x{size}; published {measure} in percent",
-        "pair",
-        ">rate",
-        ">alpha",
-        *(f">{_PUBLISHED[name]}" for name in columns),
-        caption=_notes(chosen),
+        f"Pairs of {settings.dataset}: {settings.num_classes} classes, {size}x{size}",
+        *("pair", ">learning rate", ">penultimate alpha", ">intermediate alpha", ">beta of DKD"),
+        caption="\n".join(notes) or None,
     )
-    for pair in chosen:
+    for pair in settings.pairs:
+        beta = methods.logit_loss_settings(settings, pair)["dkd"]["options"]["beta"]
         table.add_row(
             pair.name + ("*" if pair.note else ""),
             f"{pair.learning_rate:g}",
-            f"{pair.penultimate_alpha:g}, {pair.intermediate_alpha:g}",
-            *(_published(pair, name) for name in columns),
+            f"{pair.penultimate_alpha:g}",
+            f"{pair.intermediate_alpha:g}",
+            f"{beta:g}",
         )
     return table
 
 
-# Columns of the paper's tables, in its order.
-_PUBLISHED = {
-    "teacher": "teacher",
-    "student": "student",
-    "kd": "KD",
-    "fitnet": "FitNet",
-    "dkd": "DKD",
-    "simkd": "SimKD",
-    "quest": "QUEST",
-    "letkd1": "letKD-1",
-    "letkd2": "letKD-2",
-}
+def _published_tables(settings):
+    """Published accuracies of all methods, pairs and sources; ablations and probes at the end."""
+    numbers = {
+        pair.name: published.methods_of(settings.dataset, pair.name) for pair in settings.pairs
+    }
+    numbers = {pair: row for pair, row in numbers.items() if row}
+    names = list(dict.fromkeys(name for row in numbers.values() for name in row))
+    for start in range(0, len(names), _COLUMNS):
+        columns = names[start : start + _COLUMNS]
+        table = _table(
+            f"Published top-1 of {settings.dataset} in percent (top-1/top-5 where both are known)",
+            "pair",
+            *(f">{_title(name)}" for name in columns),
+            caption=_sources(numbers, columns),
+        )
+        for pair, row in numbers.items():
+            table.add_row(pair, *(published_text(row.get(name)) for name in columns))
+        yield table
+    rows = [
+        (pair.name, _title(method), published_text(accuracy), accuracy.source)
+        for pair in settings.pairs
+        for method, accuracy in published.ablations_of(settings.dataset, pair.name).items()
+    ]
+    rows += [
+        (
+            pair.name,
+            f"LDA probe of {_title(method)}: {name}",
+            published_text(accuracy),
+            accuracy.source,
+        )
+        for pair in settings.pairs
+        for method, probe in published.probes_of(settings.dataset, pair.name).items()
+        for name, accuracy in probe.items()
+    ]
+    if rows:
+        title = f"Published ablations of {settings.dataset}: top-1 in percent"
+        table = _table(title, "pair", "method", ">top-1", "source")
+        for row in rows:
+            table.add_row(*row)
+        yield table
 
 
-def _published(pair, method):
-    top1, top5 = pair.published.get(method), pair.published_top5.get(method)
-    if top1 is None:
-        return "-"
-    return f"{top1:.2f}" if top5 is None else f"{top1:.2f}\n{top5:.2f}"
+def _title(name):
+    return published.TITLES.get(name) or methods.title(name)
 
 
-def _notes(chosen):
-    notes = [f"* {pair.name}: {pair.note}" for pair in chosen if pair.note]
-    return "\n".join(["alpha: penultimate, intermediate", *notes])
+def _sources(numbers, names):
+    sources = {}
+    for name in names:
+        for pair, row in numbers.items():
+            if name in row:
+                own = sources.setdefault(row[name].source, [])
+                if _title(name) not in own:
+                    own.append(_title(name))
+                if row[name].note:
+                    sources.setdefault(f"{_title(name)} of {pair}: {row[name].note}", [])
+    return "\n".join(
+        f"{source}: {', '.join(titles)}" if titles else source for source, titles in sources.items()
+    )
 
 
-def _kd_table(dataset, chosen):
+def _kd_table(settings, students):
     table = _table(
-        f"What the KD layers add to the students of {dataset}",
+        f"Cost of the KD layers in the students of {settings.dataset}",
         "pair",
         "method",
         ">parameters",
         ">multiply-adds",
         ">pooled first",
-        caption=f"{_TEMPLATES} penultimate templates, {_SUBCLASSES} a class at the intermediate "
-        "tap\npooled first: as trained and exported, the last KD layer's values once an image",
+        caption=f"{settings.templates} penultimate templates, {settings.subclasses} sub-classes of "
+        "each class\npooled first: as trained and exported, the last KD layer's values once for an "
+        "image",
     )
-    for pair, student in chosen:
+    for pair in settings.pairs:
+        student = students[pair.student]
         plain = student.cost
         table.add_row(
             pair.name, "student", f"{plain.parameters:,}", _millions(plain.multiply_adds), ""
         )
-        for row in kd_rows(pair, student):
+        for row in kd_rows(pair, student, settings):
             table.add_row(
                 "",
                 methods.title(row.method),
@@ -259,7 +340,7 @@ def _millions(count, plain=None):
 
 
 def _table(title, *columns, caption=None):
-    """A table; a column that begins with `>` is aligned to the right."""
+    """A table; a column whose name begins with `>` is aligned to the right."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")

@@ -1,53 +1,43 @@
-"""Further measures of a finished run's networks, such as top-5 accuracy, in its report."""
-
-import json
+"""Further measures of the networks of a run, such as top-5 accuracy."""
 
 import keras
 import numpy as np
 
-from letkd_keras.recipes import methods
-from letkd_keras.recipes.run_folder import write_json, write_text
-from letkd_keras.recipes.stages import student_folder
+from letkd_keras.functional import load_model
+from letkd_keras.recipes import methods, results
 
 
-def add_measures(report, experiment, run_dir, measures, published=None):
-    """Evaluate teacher and students of the last epoch once more, and add to the report.
+def of_networks(experiment, folder, measures):
+    """Evaluate the teacher and all students once more.
 
     Args:
-        report: What `experiment.run` returned; it is left as it was.
         experiment: `Experiment`.
-        run_dir: Its run folder, with `report.json` and `report.md`.
+        folder: Path of the run folder.
         measures: Function from logits [N, classes] and labels [N] of the test images to a
             dictionary of numbers by name.
-        published: Dictionary by measure of published numbers by method, to be shown beside.
 
     Returns:
-        The report with `measures`: by network a list of dictionaries, one a trial.
+        By network, `"teacher"` or the name of a method, a list of such dictionaries: one for each
+        trial.
     """
-    published = published or {}
-    teacher = run_dir / "teacher" / "teacher.keras"
-    if experiment.teacher.is_file:
-        teacher = experiment.teacher.name
-    found = {"teacher": [_measure(teacher, experiment, measures)]}
+    if experiment.teacher.file is not None:
+        teacher = experiment.teacher.build(experiment.data, "teacher")
+    else:
+        teacher = load_model(folder / "teacher" / "teacher.keras", "teacher")
+    measured = {"teacher": [_measure(teacher, experiment.data, measures)]}
     for method in experiment.methods:
-        found[method] = [
-            _measure(
-                student_folder(run_dir, method, seed) / "student.keras",
-                experiment,
-                measures,
-            )
+        files = [
+            results.student_folder(folder, method, seed) / "student.keras"
             for seed in experiment.seeds
         ]
-    # Through JSON, so that the report returned is the one that can be read again.
-    report = json.loads(json.dumps({**report, "measures": found}))
-    write_json(run_dir / "report.json", report)
-    text = (run_dir / "report.md").read_text()
-    write_text(run_dir / "report.md", f"{text}\n{_markdown(found, published)}")
-    return report
+        measured[method] = [
+            _measure(load_model(file, "student"), experiment.data, measures) for file in files
+        ]
+    return measured
 
 
 def top_accuracy(logits, labels, k=1):
-    """Share in percent of the images whose class is among the `k` most likely.
+    """Percentage of the images whose class is among the `k` most likely ones.
 
     Args:
         logits: [N, classes].
@@ -57,35 +47,47 @@ def top_accuracy(logits, labels, k=1):
     Returns:
         A number from 0 to 100.
     """
-    # Ranked below every class that is likelier, and of equal ones below those before it.
+    # The rank of a class is the number of classes that are more likely, and of equally likely ones
+    # before it. So a network with equal logits is at chance.
     own = logits[np.arange(len(labels)), labels][:, None]
     before = np.arange(logits.shape[1])[None] < labels[:, None]
     rank = np.sum((logits > own) | ((logits == own) & before), axis=1)
     return 100 * float(np.mean(rank < k))
 
 
-def _measure(file, experiment, measures):
-    model = keras.models.load_model(file, compile=False)
+def _measure(model, data, measures):
     logits, labels = [], []
-    for images, batch_labels in experiment.data.evaluation_batches(256):
+    for images, batch_labels in data.evaluation_batches(256):
         logits.append(np.asarray(model.predict_on_batch(images), "float32"))
         labels.append(np.asarray(batch_labels))
+    keras.backend.clear_session(free_memory=False)
     return measures(np.concatenate(logits), np.concatenate(labels))
 
 
-def _markdown(found, published):
-    names = list(found["teacher"][0])
-    columns = []
+def markdown(experiment, measured):
+    """The measures as a table in Markdown, with published top-1 and top-5 accuracies.
+
+    Args:
+        experiment: `Experiment`.
+        measured: What `of_networks` returned.
+
+    Returns:
+        A text.
+    """
+    names = list(measured["teacher"][0])
+    fields = {"top-1": "top1", "top-5": "top5"}
+    heads = []
     for name in names:
-        columns += [name, "published"] if name in published else [name]
-    lines = ["## The last epoch in detail", ""]
-    lines += [f"| network | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
-    for network, trials in found.items():
+        heads += [name, "published"] if name in fields else [name]
+    lines = ["## Test accuracies in detail", ""]
+    lines += [f"| network | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
+    for network, trials in measured.items():
         cells = ["teacher" if network == "teacher" else methods.title(network)]
+        published = experiment.published(network)
         for name in names:
             cells.append(" / ".join(f"{trial[name]:.2f}" for trial in trials))
-            if name in published:
-                number = published[name].get(network)
+            if name in fields:
+                number = getattr(published, fields[name], None)
                 cells.append("-" if number is None else f"{number:.2f}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])

@@ -1,7 +1,6 @@
-"""What a run found, for a person (`report.md`, `curves.png`) and for a program (`report.json`)."""
+"""The report of a run: `report.md` and `curves.png` for a reader, `report.json` for a program."""
 
-import platform
-import statistics
+import json
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -9,27 +8,29 @@ from pathlib import Path
 import keras
 
 from letkd_keras.export import cost_report
-from letkd_keras.recipes import methods
-from letkd_keras.recipes.run_folder import write_json, write_text
-from letkd_keras.recipes.training import read_metrics
+from letkd_keras.files import save_figure, write_json, write_text
+from letkd_keras.recipes import measures as measures_section
+from letkd_keras.recipes import method_table, results
 
 
-def write(experiment, folder, teacher, results, exported, costs=()):
+def write(experiment, folder, teacher, exported=None, costs=(), measures=None):
     """Write the report of an experiment into its folder.
 
     Args:
         experiment: `Experiment`.
-        folder: `RunFolder`.
+        folder: Path of the run folder.
         teacher: Result of the teacher.
-        results: Results of the trials by method.
-        exported: What `export_student` returned, by format.
+        exported: `Exported` by format.
         costs: `CostRow`s of the exported student.
+        measures: See `run`.
 
     Returns:
         The report as a dictionary.
     """
+    table = method_table.rows(experiment, folder, experiment.methods)
+    packages = ("keras", keras.backend.backend(), "numpy")
     report = {
-        "pair": experiment.pair.name,
+        "pair": experiment.pair,
         "data": experiment.data.name,
         "split": experiment.data.split,
         "train_examples": experiment.data.train_examples,
@@ -37,133 +38,86 @@ def write(experiment, folder, teacher, results, exported, costs=()):
         "epochs": experiment.student_schedule.epochs,
         "seed": experiment.seed,
         "date": date.today().isoformat(),
-        "versions": {
-            name: metadata.version(name) for name in ("keras", keras.backend.backend(), "numpy")
-        },
-        "machine": platform.machine(),
+        "versions": {name: metadata.version(name) for name in packages},
         "teacher": teacher,
-        "methods": {
-            method: _method(method, trials, experiment.pair) for method, trials in results.items()
+        "layers": {
+            role: {level: network.layer(level) for level in ("penultimate", "intermediate")}
+            for role, network in (("teacher", experiment.teacher), ("student", experiment.student))
         },
-        "exported": {kind: _plain(result, folder) for kind, result in exported.items()},
+        "selection": results.selection(experiment.data.has_validation),
+        "methods": {row["method"]: method_table.as_json(row) for row in table},
+        "exported": {
+            name: {**vars(result), "path": str(Path(result.path).relative_to(folder))}
+            for name, result in (exported or {}).items()
+        },
         "costs": [cost_report.as_json(row) for row in costs],
     }
-    _plot(experiment, folder)
+    text = method_table.markdown(
+        experiment, teacher, table, "![Accuracy and loss by epoch](curves.png)"
+    )
+    text += _exported(report["exported"]) + _costs(costs)
+    if measures is not None:
+        report["measures"] = measures_section.of_networks(experiment, folder, measures)
+        text += "\n" + measures_section.markdown(experiment, report["measures"])
+    _plot_curves(experiment, folder)
     if costs:
-        measured = [row for row in costs if row.top1 is not None]
-        cost_report.plot(measured, folder / "costs.png")
+        cost_report.plot([row for row in costs if row.top1 is not None], folder / "costs.png")
     write_json(folder / "report.json", report)
-    write_text(folder / "report.md", _markdown(report, _costs(costs)))
-    return report
+    write_text(folder / "report.md", f"{text}\n{method_table.made_with()}\n")
+    # Through JSON, so that what is returned is what can be read again.
+    return json.loads(json.dumps(report))
 
 
-def _method(method, trials, pair):
-    last = [trial["accuracy_last"] for trial in trials]
-    return {
-        "title": methods.title(method),
-        "accuracy_last_mean": statistics.mean(last),
-        "accuracy_last_std": statistics.stdev(last) if len(last) > 1 else None,
-        "accuracy_best_mean": statistics.mean(trial["accuracy_best"] for trial in trials),
-        "published": pair.published.get(method),
-        "parameters": trials[0]["parameters"],
-        "parameters_without_kd_layers": trials[0]["parameters_plain"],
-        "seconds_mean": statistics.mean(trial["seconds"] for trial in trials),
-        "trials": trials,
-    }
-
-
-def _plain(result, folder):
-    """What an export gives, with the path as it is seen from the run folder."""
-    return {**vars(result), "path": str(Path(result.path).relative_to(folder.path))}
+def _exported(exported):
+    if not exported:
+        return ""
+    lines = ["## Exported student", "", "| format | file | bytes | compared with Keras |"]
+    lines += ["|---|---|---|---|"]
+    lines += [
+        f"| {name} | `{result['path']}` | {result['bytes']:,} "
+        f"| max difference {result['max_difference']:.1e}, "
+        f"top-1 agreement {100 * result['agreement']:.1f}% |"
+        for name, result in exported.items()
+    ]
+    return "\n".join(["", *lines, ""])
 
 
 def _costs(rows):
-    """What the exported student costs, in Markdown."""
     if not rows:
         return ""
     return (
-        f"## What the student costs\n\n{cost_report.table(rows)}\n"
-        "Plain is the student without KD layers, trained alone where a top-1 is given; folded is "
-        "what is exported. Latencies are those of TFLite on this machine, the shortest of several "
-        "runs.\n\n![Accuracy against size, multiply-adds and latency](costs.png)\n"
+        f"\n## Size and latency of the student\n\n{cost_report.table(rows)}\n"
+        "`plain` is the student without KD layers; its top-1 is that of the student trained alone. "
+        "`folded` is what is exported. Latencies are those of TFLite on this machine, the shortest "
+        "of several runs.\n\n![Accuracy against size, multiply-adds and latency](costs.png)\n"
     )
 
 
-def _markdown(report, costs):
-    teacher = report["teacher"]
-    lines = [
-        f"# {report['pair']} on {report['data']}",
-        "",
-        f"{report['train_examples']} training and {report['test_examples']} test images "
-        f"({report['split']}); {report['epochs']} epochs; seed {report['seed']}; {report['date']}.",
-        "",
-        f"Teacher: {teacher['accuracy_last']:.2f}% top-1, {teacher['parameters']:,} parameters.",
-        "",
-        "| method | top-1, last epoch | top-1, best epoch | published "
-        "| parameters | without KD layers | training time |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += [_row(method) for method in report["methods"].values()]
-    lines += [
-        "",
-        "The best epoch is chosen on the test set, as the papers do; the last epoch is not chosen.",
-        "",
-        "![Accuracy and loss by epoch](curves.png)",
-        "",
-    ]
-    if report["exported"]:
-        lines += ["## Exported student", "", "| format | file | bytes | agrees with Keras |"]
-        lines += ["|---|---|---|---|"]
-        lines += [
-            f"| {kind} | `{result['path']}` | {result['bytes']:,} "
-            f"| max difference {result['max_difference']:.1e}, "
-            f"top-1 agreement {100 * result['agreement']:.1f}% |"
-            for kind, result in report["exported"].items()
-        ]
-        lines += [""]
-    if costs:
-        lines += [costs]
-    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    lines += [f"Made with {versions} on {report['machine']}.", ""]
-    return "\n".join(lines)
-
-
-def _row(method):
-    spread = method["accuracy_last_std"]
-    spread = f" ± {spread:.2f} ({len(method['trials'])} trials)" if spread is not None else ""
-    published = f"{method['published']:.2f}" if method["published"] else "-"
-    return (
-        f"| {method['title']} | {method['accuracy_last_mean']:.2f}%{spread} "
-        f"| {method['accuracy_best_mean']:.2f}% | {published} | {method['parameters']:,} "
-        f"| {method['parameters_without_kd_layers']:,} | {method['seconds_mean']:.0f} s |"
-    )
-
-
-def _plot(experiment, folder):
-    """Test accuracy and training losses of every training by epoch."""
+def _plot_curves(experiment, folder):
+    """Accuracy and training loss of every training by epoch."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     accuracy, loss = figure.subplots(1, 2)
-    files = sorted(folder.path.glob("teacher/metrics.csv"))
+    files = sorted(folder.glob("teacher/metrics.csv"))
     for method in experiment.methods:
-        files += sorted(folder.path.glob(f"{method}/seed*/metrics.csv"))
-    colours = {}
+        files += sorted(folder.glob(f"{method}/seed*/metrics.csv"))
+    colors = {}
     for file in files:
-        name = file.relative_to(folder.path).parts[0]
-        first = name not in colours
-        colour = colours.setdefault(name, f"C{len(colours)}")
-        rows = read_metrics(file)
+        name = file.relative_to(folder).parts[0]
+        first = name not in colors
+        color = colors.setdefault(name, f"C{len(colors)}")
+        rows = results.read_metrics(file)
         epochs = [row["epoch"] + 1 for row in rows]
-        style = {"color": colour, "label": name if first else None, "alpha": 1 if first else 0.4}
+        style = {"color": color, "label": name if first else None, "alpha": 1 if first else 0.4}
         accuracy.plot(epochs, [100 * row["val_accuracy"] for row in rows], **style)
         loss.plot(epochs, [row.get("task_loss", row["loss"]) for row in rows], **style)
-    accuracy.set(xlabel="epoch", ylabel="test accuracy (%)")
+    split = "validation" if experiment.data.has_validation else "test"
+    accuracy.set(xlabel="epoch", ylabel=f"{split} accuracy (%)")
     loss.set(xlabel="epoch", ylabel="cross-entropy in training", yscale="log")
     for axes in (accuracy, loss):
         axes.grid(alpha=0.3)
-        axes.legend()
-    figure.suptitle(f"{experiment.pair.name} on {experiment.data.name}")
-    aside = folder / ".curves.part.png"
-    figure.savefig(aside, dpi=110)
-    aside.replace(folder / "curves.png")
+        if files:
+            axes.legend()
+    figure.suptitle(f"{experiment.pair} on {experiment.data.name}")
+    save_figure(figure, folder / "curves.png", dpi=110)

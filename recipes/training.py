@@ -1,4 +1,4 @@
-"""A schedule, and training by it that goes on where it was interrupted."""
+"""A schedule, and training by it that continues where it was interrupted."""
 
 import csv
 import importlib.util
@@ -13,21 +13,21 @@ from letkd_keras import optimizers
 from letkd_keras.callbacks import ReseedEachEpoch, StopOnNonFiniteLoss
 from letkd_keras.data import steps_per_epoch
 from letkd_keras.data.keras_cv_policies import mixes_labels
-from letkd_keras.distillers import CRD
-from letkd_keras.recipes.run_folder import read_json, write_json, write_text
+from letkd_keras.files import atomic_path, checksum, write_text
+from letkd_keras.recipes import results
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Stochastic gradient descent as the published results have it.
+    """Stochastic gradient descent as in the published results.
 
     Attributes:
         epochs: Number of epochs.
-        learning_rate: Rate of the first epochs.
-        milestones: Completed epochs after which the rate falls to a tenth.
-        batch_size: Images a step, over all devices.
+        learning_rate: Learning rate of the first epochs.
+        milestones: Completed epochs after which the learning rate is divided by 10.
+        batch_size: Images in a step, over all devices.
         momentum: Nesterov momentum.
-        weight_decay: Coupled weight decay of every trainable variable.
+        weight_decay: Coupled weight decay of all trainable variables.
     """
 
     epochs: int
@@ -37,12 +37,28 @@ class Schedule:
     momentum: float = 0.9
     weight_decay: float = 5e-4
 
-    def __post_init__(self):
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"`{name}` must be at least 1. Received: {name}={getattr(self, name)}"
-                )
+    @classmethod
+    def of(cls, settings, learning_rate, epochs, batch_size):
+        """The schedule of a data set's `Settings`, with milestones scaled to the epochs."""
+        milestones = optimizers.scale_milestones(
+            settings.milestones, epochs, settings.milestones_of or settings.epochs
+        )
+        return cls(
+            epochs,
+            learning_rate,
+            tuple(milestones),
+            batch_size,
+            weight_decay=settings.weight_decay,
+        )
+
+    def config(self):
+        """The schedule as a JSON-like dictionary."""
+        return {**asdict(self), "milestones": list(self.milestones)}
+
+    @classmethod
+    def from_config(cls, config):
+        """The schedule of such a dictionary."""
+        return cls(**{**config, "milestones": tuple(config["milestones"])})
 
     def optimizer(self, steps):
         """A new optimizer for epochs of so many steps."""
@@ -54,136 +70,139 @@ class Schedule:
         )
 
 
-def cifar_schedule(learning_rate=0.05, epochs=240, batch_size=64):
-    """The paper's schedule for CIFAR-100, its milestones scaled to the epochs."""
-    milestones = tuple(optimizers.scale_milestones((150, 180, 210), epochs, 240))
-    return Schedule(epochs, learning_rate, milestones, batch_size)
+class SaveState(keras.callbacks.Callback):
+    """Saves what an interrupted training needs to continue, after every epoch.
 
+    `state.json` names the weights files of the last epoch and, where there is a validation set, of
+    the best epoch so far, with their checksums and the metrics of all epochs. The files of an
+    earlier epoch are deleted only when it is written. So the folder is consistent at any moment.
+    `metrics.csv` has the same metrics for a reader.
 
-_STATE = "state.weights.h5"
-_BEST = "best.weights.h5"
-
-
-class MetricsLog(keras.callbacks.Callback):
-    """`metrics.csv`: a row for each epoch, whole after every one.
-
-    Rows of epochs that are trained again after an interruption are replaced.
+    Args:
+        folder: Folder of the training.
+        state: What `read_state` returned.
+        keeps_best: Whether the weights of the epoch that is best on validation images are kept.
     """
 
-    def __init__(self, path):
+    def __init__(self, folder, state, keeps_best):
         super().__init__()
-        self.path = Path(path)
-
-    def on_train_begin(self, logs=None):
-        self.rows = read_metrics(self.path) if self.path.exists() else []
+        self.folder = Path(folder)
+        self.keeps_best = keeps_best
+        self.rows = list(state["rows"])
+        self.best = state["best"]
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.rows = [row for row in self.rows if row["epoch"] < epoch]
         self.started = time.perf_counter()
-        # At the end the optimizer's rate is already that of the next epoch.
-        self.rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        # At the end of the epoch the optimizer has the learning rate of the next one.
+        self.learning_rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
     def on_epoch_end(self, epoch, logs=None):
-        row = {"epoch": epoch, "learning_rate": self.rate, **(logs or {})}
+        row = {"epoch": epoch, "learning_rate": self.learning_rate, **(logs or {})}
         row["seconds"] = time.perf_counter() - self.started
         self.rows.append({name: float(value) for name, value in row.items()})
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(self.rows[0]))
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_text(self.path, text.getvalue())
+        # Of equal epochs, the first one is the best.
+        earlier = (row["val_accuracy"] for row in self.rows[:-1])
+        if self.keeps_best and row["val_accuracy"] > max(earlier, default=-1.0):
+            self.best = self._save_weights(f"best-{epoch + 1}.weights.h5")
+        last = self._save_weights(f"state-{epoch + 1}.weights.h5")
+        state = {"epochs": epoch + 1, "last": last, "best": self.best, "rows": self.rows}
+        results.write_checked_json(self.folder / _STATE, state)
+        write_text(self.folder / "metrics.csv", _as_csv(self.rows))
+        kept = {file["name"] for file in (last, self.best) if file}
+        for file in self.folder.glob("*.weights.h5"):
+            if file.name not in kept:
+                file.unlink()
+
+    def _save_weights(self, name):
+        with atomic_path(self.folder / name) as path:
+            self.model.save_weights(path)
+        return {"name": name, "sha256": checksum(self.folder / name)}
 
 
-class SaveState(keras.callbacks.Callback):
-    """Weights and optimizer after every epoch in one file, which is whole at any moment.
-
-    The optimizer's number of steps tells the epoch, so that there is no second file to disagree.
-    """
-
-    def __init__(self, path):
-        super().__init__()
-        self.path = Path(path)
-
-    def on_epoch_end(self, epoch, logs=None):
-        aside = self.path.with_name("state.part.weights.h5")
-        self.model.save_weights(aside, overwrite=True)
-        aside.replace(self.path)
+_STATE = "state.json"
 
 
-class KeepBest(keras.callbacks.Callback):
-    """The weights of the epoch that is best on validation images, of equal ones the first.
+def _as_csv(rows):
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def read_state(folder):
+    """The state of an interrupted training, or of one that has not begun.
 
     Args:
-        path: File of the weights.
-        metrics: `metrics.csv` of the epochs before an interruption.
+        folder: Folder of the training.
+
+    Returns:
+        Dictionary of `epochs` (finished), the files `last` and `best` (or `None`) and `rows`.
+
+    Raises:
+        ValueError: If a file is damaged; the message names it and says what to do.
     """
-
-    def __init__(self, path, metrics):
-        super().__init__()
-        self.path = Path(path)
-        self.metrics = Path(metrics)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        rows = read_metrics(self.metrics) if self.metrics.exists() else []
-        before = [row["val_accuracy"] for row in rows if row["epoch"] < epoch]
-        self.best = max(before, default=-1.0)
-
-    def on_epoch_end(self, epoch, logs=None):
-        if logs["val_accuracy"] > self.best:
-            aside = self.path.with_name("best.part.weights.h5")
-            self.model.save_weights(aside, overwrite=True)
-            aside.replace(self.path)
+    folder = Path(folder)
+    if not (folder / _STATE).exists():
+        return {"epochs": 0, "last": None, "best": None, "rows": []}
+    state = results.read_checked_json(folder / _STATE)
+    for file in (state["last"], state["best"]):
+        if file is not None:
+            results.check_file(folder / file["name"], file["sha256"])
+    return state
 
 
-def read_metrics(path):
-    """Rows of a `metrics.csv`, numbers as floats."""
-    with Path(path).open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-
-def train(model, data, schedule, folder, *, seed, augmentation, verbose=2):
-    """Compile and fit a model, going on where an earlier call was interrupted.
+def train(model, data, schedule, folder, *, seed, augmentation, with_rows=False, verbose=2):
+    """Compile and fit a model, continuing where an earlier call was interrupted.
 
     Where the data have a validation set, it is evaluated after every epoch in place of the test
-    set; the model ends with the weights of the epoch that is best on it, and with these alone the
-    test set is read, once.
+    set. The model then ends with the weights of the epoch that is best on it, and the test set is
+    evaluated once, with these weights.
 
     Args:
-        model: Model giving logits, built and not compiled; trained in place.
-        data: `ImageData` or what has its methods.
+        model: Model with logits as outputs, built and not compiled; trained in place.
+        data: `ImageData`, or an object with its methods.
         schedule: `Schedule`.
-        folder: Where `metrics.csv`, TensorBoard logs and the state go.
+        folder: Folder for `metrics.csv`, TensorBoard's logs and the state.
         seed: Seed of order and augmentation.
         augmentation: Options of the data's `training_batches`.
+        with_rows: Whether batches come with the numbers of their images (`CRD`).
         verbose: Keras' verbosity.
 
     Returns:
         Dictionary of the result, accuracies in percent, epochs counted from 1: `accuracy_last` and
         `accuracy_best` of the last and of the best epoch on the test set, or with a validation set
-        `accuracy_chosen` on the test set and `accuracy_validation`; `best_epoch`, `epochs`,
+        `accuracy_selected` on the test set and `accuracy_validation`; `best_epoch`, `epochs`,
         `seconds`.
 
     Raises:
         FloatingPointError: If the loss is not finite.
+        ValueError: If a file that the training continues from is damaged.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    state = read_state(folder)
     steps = steps_per_epoch(data.train_examples, schedule.batch_size)
     if mixes_labels(augmentation):
         loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     else:
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
-    def batches(split):
-        found = data.evaluation_batches(256, split)
+    def evaluation_batches(split):
+        batches = data.evaluation_batches(256, split)
         if not mixes_labels(augmentation):
-            return found
-        return found.map(lambda x, y: (x, keras.ops.one_hot(y, data.num_classes, dtype="float32")))
+            return batches
+        return batches.map(
+            lambda x, y: (x, keras.ops.one_hot(y, data.num_classes, dtype="float32"))
+        )
 
-    chooses = chooses_epoch(data)
-    keep_best = [KeepBest(folder / _BEST, folder / "metrics.csv")] if chooses else []
+    selects = data.has_validation
     model.compile(optimizer=schedule.optimizer(steps), loss=loss, metrics=["accuracy"])
-    first_epoch = _restore(model, folder / _STATE, steps)
+    save_state = SaveState(folder, state, keeps_best=selects)
+    first_epoch = state["epochs"]
+    if first_epoch:
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(folder / state["last"]["name"])
     if first_epoch < schedule.epochs:
         model.fit(
             data.training_batches(
@@ -191,11 +210,11 @@ def train(model, data, schedule, folder, *, seed, augmentation, verbose=2):
                 seed=seed,
                 first_epoch=first_epoch,
                 epochs=schedule.epochs,
-                **({"with_rows": True} if isinstance(model, CRD) else {}),
+                **({"with_rows": True} if with_rows else {}),
                 **augmentation,
             ),
-            validation_data=batches("validation" if chooses else "test"),
-            shuffle=False,  # the batches come shuffled
+            validation_data=evaluation_batches("validation" if selects else "test"),
+            shuffle=False,  # the batches are shuffled already
             steps_per_epoch=steps,
             initial_epoch=first_epoch,
             epochs=schedule.epochs,
@@ -203,64 +222,29 @@ def train(model, data, schedule, folder, *, seed, augmentation, verbose=2):
             callbacks=[
                 ReseedEachEpoch(seed),
                 StopOnNonFiniteLoss(),
-                *keep_best,
-                MetricsLog(folder / "metrics.csv"),
                 *_tensorboard(folder / "tensorboard"),
-                SaveState(folder / _STATE),
+                save_state,
             ],
         )
-    result = summary(read_metrics(folder / "metrics.csv"))
-    if not chooses:
+    result = summary(save_state.rows)
+    if not selects:
         return result
-    model.load_weights(folder / _BEST)
-    chosen = model.evaluate(batches("test"), return_dict=True, verbose=0)["accuracy"]
+    model.load_weights(folder / save_state.best["name"])
+    accuracy = model.evaluate(evaluation_batches("test"), return_dict=True, verbose=0)["accuracy"]
     del result["accuracy_last"]
     validation = result.pop("accuracy_best")
-    return {"accuracy_chosen": 100 * chosen, "accuracy_validation": validation, **result}
+    return {"accuracy_selected": 100 * accuracy, "accuracy_validation": validation, **result}
 
 
 def _tensorboard(folder):
-    """TensorBoard's logs, which TensorFlow writes, where it is installed."""
+    """TensorBoard's callback, where TensorFlow is installed."""
     if importlib.util.find_spec("tensorflow") is None:
         return []
     return [keras.callbacks.TensorBoard(str(folder), write_graph=False)]
 
 
-def chooses_epoch(data):
-    """Whether a data set has images held out to choose the epoch by."""
-    return getattr(data, "x_validation", None) is not None
-
-
-def accuracies(chooses):
-    """Names of the accuracies of a result, with what a table calls them.
-
-    Args:
-        chooses: Whether there was a validation set to choose the epoch by.
-    """
-    if chooses:
-        return {
-            "accuracy_chosen": "top-1 on test images, epoch chosen on validation images",
-            "accuracy_validation": "top-1 on validation images, that epoch",
-        }
-    return {"accuracy_last": "top-1, last epoch", "accuracy_best": "top-1, best epoch on test"}
-
-
-def accuracy_of(result):
-    """The accuracy of a result that stands for the network that was saved."""
-    return result.get("accuracy_chosen", result.get("accuracy_last"))
-
-
-def _restore(model, state, steps):
-    """Load the state of an interrupted training, if there is one; the epoch to go on with."""
-    if not state.exists():
-        return 0
-    model.optimizer.build(model.trainable_variables)
-    model.load_weights(state)
-    return int(keras.ops.convert_to_numpy(model.optimizer.iterations)) // steps
-
-
 def summary(rows):
-    """Last and best epoch of the rows of a `metrics.csv`."""
+    """Last and best epoch of the metrics of a training."""
     best = max(rows, key=lambda row: row["val_accuracy"])
     return {
         "accuracy_last": 100 * rows[-1]["val_accuracy"],
@@ -271,19 +255,9 @@ def summary(rows):
     }
 
 
-def finished(folder):
-    """The result of a training that ran to its end and was saved, or `None`."""
-    file = Path(folder) / "result.json"
-    return read_json(file) if file.exists() else None
-
-
 def finish(folder, result):
-    """Mark a training as done, once its model is saved; its state is of no more use."""
-    write_json(Path(folder) / "result.json", result)
-    for name in (_STATE, _BEST):
-        (Path(folder) / name).unlink(missing_ok=True)
-
-
-def schedule_config(schedule):
-    """The schedule as a JSON-like dictionary."""
-    return {**asdict(schedule), "milestones": list(schedule.milestones)}
+    """Mark a training as finished, once its model is saved, and delete its state."""
+    folder = Path(folder)
+    results.write_checked_json(folder / "result.json", result)
+    for file in (folder / _STATE, *folder.glob("*.weights.h5")):
+        file.unlink(missing_ok=True)

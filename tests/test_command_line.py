@@ -98,7 +98,7 @@ INTEGER = "must be an integer of at least"
         ("--memory nan", "--memory must be a number of bytes such as 800M or 2G, at most 1024T."),
         ("--memory 0", "--memory must be a number of bytes such as 800M or 2G, at most 1024T. Rec"),
         ("--memory 5X", "--memory must be a number of bytes such as 800M or 2G, at most 1024T. Re"),
-        ("--feature-cache float61", "--feature-cache must be one of float32, float16. Received: '"),
+        ("--feature-cache float61", "--feature-cache must be one of float32, float16, none. Received: '"),
         ("--pixels centred", "--pixels must be one of 0..255, 0..1, -1..1, imagenet. Received: 'c"),
         ("--formats savedmodel,tflite", "--formats must be a list separated by spaces, not by com"),
         ("--template 5", "there is no option --template. Did you mean --templates?"),
@@ -160,7 +160,7 @@ def test_help_shows_every_default(parser, capsys):
     for expected in (
         "usage: python -m letkd_keras.example",
         "(default: 4096)",
-        "(default: 256M)",
+        "(default: 256M, or what 256 vectors for each center of a k-means need)",
         "(default: digits)",
         "(default: savedmodel tflite)",
         "(default: student letkd2)",
@@ -295,9 +295,13 @@ def test_help_imports_nothing_heavy_and_logs_nothing(module):
 def test_list_of_commands():
     result = in_a_process("command_without_tensorflow.py", "letkd_keras")
     assert result.returncode == 0 and result.stderr == ""
-    *lines, imported = result.stdout.splitlines()
+    _, *lines, imported = result.stdout.splitlines()
     assert imported == "imported:"
-    commands = {line.split()[2]: " ".join(line.split()[3:]) for line in lines[1:]}
+    assert max(len(line) for line in lines) <= 80
+    commands = {
+        line.split()[2]: description
+        for line, description in zip(lines[::2], lines[1::2], strict=True)
+    }
     assert {"letkd_keras.data", "letkd_keras.models", "letkd_keras.recipes.cifar100"} <= set(
         commands
     )

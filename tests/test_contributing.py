@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from letkd_keras.recipes import compare, grid, methods
+from letkd_keras.recipes.options import experiment_of, settings_of
 
 CLASS, ROW = re.findall(
     r"```python\n(.*?)```", (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(), re.DOTALL
@@ -53,11 +54,13 @@ def _network(channels):
 def test_with_its_row_it_has_a_place_in_the_table(direction, tmp_path, monkeypatch):
     monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
     exec(ROW, {**vars(methods), "Direction": direction})
-    options = [
-        *("--pair", "digits", "--train-examples", "40", "--test-examples", "20"),
-        *("--batch-size", "20", "--teacher-epochs", "1", "--epochs", "1"),
-    ]
-    experiment = compare.experiment_of(compare.parse(options), ["direction+kd"])
+    options = compare.parse(
+        [
+            *("--data", "digits", "--train-examples", "40", "--test-examples", "20"),
+            *("--batch-size", "20", "--teacher-epochs", "1", "--epochs", "1"),
+        ]
+    )
+    experiment = experiment_of(options, settings_of(options), ["direction+kd"])
     (row,) = grid.run(experiment, tmp_path / "grid", verbose=0)
     assert (row["title"], row["trials"]) == ("Direction + KD", 1)
     assert row["parameters"] == row["parameters_plain"]

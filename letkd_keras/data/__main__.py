@@ -1,4 +1,4 @@
-"""Write a data set to one .npz file, which every command reads as --data FILE.npz.
+"""Write a data set to one .npz file that every command reads.
 
     python -m letkd_keras.data --data cifar100 --out cifar100.npz
     KERAS_BACKEND=jax python -m letkd_keras.recipes.cifar100 --data cifar100.npz

@@ -11,7 +11,7 @@ import inspect
 import keras
 
 # A test compares the installed release with this list.
-TESTED_KERAS = ("3.15.1",)
+TESTED_KERAS = ("3.14.0", "3.15.1")
 
 # Height and width that stand for sizes a model leaves open: a multiple of 32, the usual stride.
 _USUAL_SIZE = 224

@@ -123,7 +123,7 @@ def _fit(options):
         iterations=options.iterations,
         seed=options.seed,
         memory=options.memory,
-        feature_cache=options.feature_cache,
+        feature_cache=None if options.feature_cache == "none" else options.feature_cache,
         workdir=options.workdir,
         preprocess=preprocess,
         batch_size=options.batch_size,

@@ -1,6 +1,6 @@
 """The CIFAR-100 recipe from teacher to report, on JAX, where importing TensorFlow fails.
 
-KERAS_BACKEND=jax python recipe_without_tensorflow.py IMAGES.npz RUN_DIR TEACHER-STUDENT
+KERAS_BACKEND=jax python recipe_without_tensorflow.py IMAGES.npz OUT TEACHER-STUDENT
 """
 
 import importlib.metadata
@@ -22,20 +22,20 @@ importlib.metadata.version = only_of_what_is_there
 
 import keras  # noqa: E402
 
-from letkd_keras.recipes import cifar100, pairs  # noqa: E402
-from letkd_keras.recipes.command_line import run_main  # noqa: E402
+from letkd_keras.command_line import set_up_logging  # noqa: E402
+from letkd_keras.recipes import cifar100  # noqa: E402
 
 assert keras.backend.backend() == "jax"
-pairs.find = pairs.find_or_make  # the paper's pairs are too large for a test
-images, run_dir, pair = sys.argv[1:]
+images, out, pair = sys.argv[1:]
 options = {
-    "--data-dir": images,
-    "--run-dir": run_dir,
+    "--data": images,
+    "--out": out,
     "--pair": pair,
     "--epochs": 2,
     "--templates": 16,
     "--subclasses": 2,
     "--batch-size": 24,
 }
-run_main(lambda: cifar100.main([str(word) for pair in options.items() for word in pair]))
+set_up_logging()
+cifar100.main([str(word) for pair in options.items() for word in pair])
 assert not [name for name in sys.modules if name.startswith("tensorflow.")]

@@ -185,7 +185,7 @@ def test_damaged_files_are_named(tmp_path, files, capsys):
     out = ["--out", tmp_path / "prototypes.npz"]
     (tmp_path / "broken.keras").write_bytes(b"broken")
     assert status_of(*files[0], *out, "--teacher", tmp_path / "broken.keras") == 2
-    assert "must be a whole .keras file" in capsys.readouterr().err
+    assert "must be a complete .keras file" in capsys.readouterr().err
     (tmp_path / "broken.npz").write_bytes(b"broken")
     assert status_of(*files[0], *out, "--data", tmp_path / "broken.npz") == 2
     assert "broken.npz" in capsys.readouterr().err

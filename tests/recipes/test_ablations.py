@@ -1,115 +1,285 @@
-"""Ablations on cells that cost nothing, and a probe of a network whose answer is known."""
+"""Ablations with cells that cost nothing."""
 
 import csv
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 
-from letkd_keras import KDLayer
-from letkd_keras.data import ImageData
-from letkd_keras.recipes import ablations, methods, pairs, probe, stages
+from letkd_keras.data import DataSpec
+from letkd_keras.layers import KDLayer
+from letkd_keras.recipes import (
+    ablations,
+    cifar100,
+    grid,
+    layer_features,
+    layer_time,
+    method_table,
+    methods,
+    probe,
+    published,
+    results,
+    tsne,
+    value_sweep,
+)
+from letkd_keras.recipes.networks import Network
 from letkd_keras.recipes.training import finish
 
-SMALL = ["--pair", "digits", "--train-examples", "40", "--batch-size", "20"]
+SMALL = "--train-examples 40 --batch-size 20"
 
 
 @pytest.fixture
 def cells(monkeypatch):
+    """Cells as they are trained, each the experiment, the method and the seed."""
     trained = []
 
-    def student(experiment, taps, method, seed, teacher, prototypes, folder, verbose):
-        trained.append((method, experiment.templates, experiment.temperature, seed))
-        place = stages.student_folder(folder, method, seed)
-        place.mkdir(parents=True, exist_ok=True)
+    def student(experiment, method, seed, teacher, prototypes, folder, verbose):
+        trained.append((experiment, method, seed))
         accuracy = {"accuracy_last": float(experiment.templates), "accuracy_best": 90.0}
-        finish(place, {**accuracy, "parameters": 9, "parameters_plain": 7, "seconds": 3.0})
+        numbers = {"parameters": 9, "parameters_plain": 7, "seconds": 3.0}
+        finish(results.student_folder(folder, method, seed), {**accuracy, **numbers})
+
+    def prepare(experiment):
+        return replace(experiment, pool_sizes={"penultimate": 1, "intermediate": 1})
+
+    def prototypes(experiment, teacher, folder, levels, verbose):
+        (folder / "prototypes.npz").touch()
 
     teacher = {"accuracy_last": 99.0, "parameters": 5000}
-    monkeypatch.setattr(stages, "check", lambda experiment: None)
-    monkeypatch.setattr(stages, "teacher", lambda *args: (None, teacher))
-    monkeypatch.setattr(stages, "prototypes", lambda *args: None)
-    monkeypatch.setattr(stages, "student", student)
+    monkeypatch.setattr(method_table, "_plot", lambda *args: None)
+    for module in (grid, value_sweep):
+        monkeypatch.setattr(module, "prepare", prepare)
+        monkeypatch.setattr(module, "train_teacher", lambda *args: (None, teacher))
+    monkeypatch.setattr(grid, "prototypes_of", prototypes)
+    monkeypatch.setattr(grid, "train_student", student)
     # The teacher's file that the grids of a sweep are given.
-    monkeypatch.setattr("letkd_keras.recipes.sweep.Network", lambda path: None)
+    monkeypatch.setattr(value_sweep.Network, "of", lambda *args: Network("resnet20"))
     return trained
 
 
+def _main(text, out):
+    return ablations.main([*text.split(), *SMALL.split(), "--out", str(out)])
+
+
 def test_the_eight_alphas_are_each_level_alone_and_both():
-    settings = [methods.METHODS[name].levels for name in ablations.ALPHAS]
-    assert len(set(ablations.ALPHAS)) == 8
-    assert settings.count(("intermediate",)) == settings.count(("penultimate",)) == 2
-    pair = pairs.find("resnet56-resnet20", "cifar100")
-    published = {**pair.published, **pair.published_ablation}
-    assert [published[name] for name in ablations.ALPHAS] == [
-        *(70.64, 70.80, 71.84, 72.44, 71.70, 72.13, 72.78, 73.27),
+    names = ablations.TABLES["alphas"]
+    levels = [methods.METHODS[name].levels for name in names]
+    assert len(set(names)) == 8
+    assert levels.count(("intermediate",)) == levels.count(("penultimate",)) == 2
+    numbers = [published.published("cifar100", "resnet56-resnet20", name).top1 for name in names]
+    assert numbers == [70.64, 70.80, 71.84, 72.44, 71.70, 72.13, 72.78, 73.27]
+
+
+def test_the_reference_of_the_probe_is_intermediate_alpha_0_and_penultimate_alpha_1():
+    reference, other = (methods.METHODS[name] for name in ablations.PROBED)
+    assert reference.alphas == {"intermediate": 0} and other.alphas == {}
+    assert reference.levels == other.levels == ("penultimate", "intermediate")
+    assert published.probes_of("cifar100", "resnet56-resnet20").keys() == set(ablations.PROBED)
+
+
+def test_values_are_put_side_by_side(cells, tmp_path):
+    out = tmp_path / "values"
+    _main("templates --values 16 64 --trials 2", out)
+    assert [(e.templates, method, seed) for e, method, seed in cells] == [
+        (templates, "letkd1", seed) for templates in (16, 64) for seed in (0, 1)
     ]
-
-
-def test_a_sweep_puts_the_values_side_by_side(cells, tmp_path):
-    out = tmp_path / "sweep"
-    ablations.main(
-        ["templates", *SMALL, "--values", "16", "64", "--trials", "2", "--out", str(out)]
-    )
-    assert cells == [("letkd1", k, 1.0, seed) for k in (16, 64) for seed in (0, 1)]
-    text = (out / "sweep.md").read_text()
+    text = (out / "values.md").read_text()
     assert "| 16 | letKD-1 | 2 | 16.00 ± 0.00 |" in text
     assert "| 64 | letKD-1 | 2 | 64.00 ± 0.00 |" in text
-    with (out / "sweep.csv").open(newline="") as file:
+    with (out / "values.csv").open(newline="") as file:
         assert [row["templates"] for row in csv.DictReader(file)] == ["16", "64"]
-    assert Image.open(out / "sweep.png").width > 500
+    assert Image.open(out / "values.png").width > 500
     assert (out / "templates-16" / "table.md").exists()
+    # More values can be added to the same folder, other settings not.
+    _main("templates --values 16 32 --trials 2", out)
+    assert [e.templates for e, _, _ in cells[4:]] == [32, 32]
+    with pytest.raises(ValueError, match="other settings: subclasses: 8 before, 4 now"):
+        _main("templates --values 16 --subclasses 4", out)
 
 
-def test_temperatures_may_be_fractions_and_templates_not(cells, tmp_path):
-    ablations.main(["temperature", *SMALL, "--values", "0.5", "--out", str(tmp_path / "t")])
-    assert cells == [("letkd1", 64, 0.5, 0)]
-    with pytest.raises(ValueError, match="`values` must be whole numbers"):
-        ablations.main(["subclasses", *SMALL, "--values", "0.5", "--out", str(tmp_path / "s")])
-    with pytest.raises(ValueError, match="`values` must name"):
-        ablations.main(["subclasses", *SMALL, "--out", str(tmp_path / "s")])
-    assert not (tmp_path / "s").exists()
+@pytest.mark.parametrize(
+    ("name", "values", "field", "expected"),
+    [
+        ("subclasses", "2 4", "subclasses", [2, 4]),
+        ("components", "3", "components", [3]),
+        ("iterations", "5", "iterations", [5]),
+        ("temperature", "0.5 2", "temperature", [0.5, 2]),
+        ("penultimate-alpha", "0 0.5", "penultimate_alpha", [0, 0.5]),
+        ("intermediate-alpha", "0.2", "intermediate_alpha", [0.2]),
+        ("penultimate-weight", "3", "penultimate_weight", [3]),
+        ("intermediate-weight", "0", "intermediate_weight", [0]),
+        ("learning-rate", "0.01", "student_schedule.learning_rate", [0.01]),
+        ("intermediate-layer", "block2 block3", "student.intermediate_layer", ["block2", "block3"]),
+    ],
+)
+def test_every_setting_can_be_compared(name, values, field, expected, cells, tmp_path):
+    _main(f"{name} --values {values}", tmp_path / "out")
+    found = []
+    for experiment, _, _ in cells:
+        value = experiment
+        for part in field.split("."):
+            value = getattr(value, part)
+        found.append(value)
+    assert found == expected
+
+
+def test_prototypes_are_shared_where_they_do_not_depend_on_the_value(cells, tmp_path, monkeypatch):
+    fitted = []
+
+    def prototypes(experiment, teacher, folder, levels, verbose):
+        if not (folder / "prototypes.npz").exists():
+            fitted.append(folder.name)
+            (folder / "prototypes.npz").write_bytes(b"1")
+
+    monkeypatch.setattr(grid, "prototypes_of", prototypes)
+    _main("temperature --values 0.5 1 2", tmp_path / "a")
+    assert fitted == ["temperature-0.5"]
+    assert (tmp_path / "a" / "temperature-2" / "prototypes.npz").read_bytes() == b"1"
+    _main("subclasses --values 2 4", tmp_path / "b")
+    assert fitted[1:] == ["subclasses-2", "subclasses-4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("subclasses --values 0.5", "--values must be an integer of at least 1"),
+        ("subclasses --values 2,4", "separated by spaces"),
+        ("subclasses", "--values must be given"),
+        ("temperature --values 0", "--values must be a finite number greater than 0"),
+        ("alphas --values 1", "--values does not apply to alphas"),
+        ("alpha", "must be one of alphas"),
+    ],
+)
+def test_values_that_are_refused(text, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit:
+        _main(text, tmp_path / "out")
+    assert exit.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+# === Probe ===
 
 
 @keras.saving.register_keras_serializable("letkd_keras_tests")
 class Sign(KDLayer):
-    """Puts out what tells the classes apart, whatever it reads."""
+    """Gives what separates the classes, whatever its input is."""
 
     def call(self, inputs, training=None):
         return keras.ops.sign(inputs) + 0.1 * keras.ops.tanh(inputs)
 
 
-def _data():
-    """Two classes of constant images whose sign is the class; their size says nothing."""
+@pytest.fixture
+def data():
+    """Two classes of constant images. Their sign is the class, their size has no meaning."""
     r = np.random.default_rng(0)
     labels = np.arange(80) % 2
     values = np.where(labels, 1, -1) * 10 ** r.uniform(-3, 3, 80)
     images = np.broadcast_to(values[:, None, None, None], (80, 4, 4, 3)).astype("float32")
-    return ImageData("signs", images[:60], labels[:60], images[60:], labels[60:], 0, 1, ("-", "+"))
+    splits = {"train": (images[:60], labels[:60]), "test": (images[60:], labels[60:])}
+    return SimpleNamespace(evaluation_batches=lambda size, split: [splits[split]])
 
 
-def test_the_probe_reads_before_and_behind_the_layer(monkeypatch):
-    data = _data()
-    monkeypatch.setattr(
-        ImageData,
-        "evaluation_batches",
-        lambda self, size, split: [(getattr(self, f"x_{split}"), getattr(self, f"y_{split}"))],
-    )
+def _student(layer_class=Sign):
     inputs = keras.Input((4, 4, 3))
-    x = Sign(4, name="kd_intermediate")(inputs)
-    logits = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x))
-    accuracies = probe.lda_accuracies(keras.Model(inputs, logits), data)
+    x = layer_class(4, name="kd_intermediate")(inputs)
+    return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))
+
+
+def test_the_probe_reads_before_and_behind_the_layer(data):
+    accuracies = probe.lda_accuracies(_student(), data)
     assert accuracies["x_hat"] == 100
-    assert accuracies["x"] < 100  # sizes over six decades drown the sign in one mean
+    assert accuracies["x"] < 100  # sizes over six decades hide the sign
 
 
-def test_a_probe_is_written_beside_what_it_is_of(cells, tmp_path, monkeypatch):
+def test_features_are_those_of_the_first_images(data):
+    features = layer_features.pooled_features(_student(), "kd_intermediate", data, "test", 7)
+    ((images, labels),) = data.evaluation_batches(256, "test")
+    np.testing.assert_allclose(features["x"], images[:7].mean((1, 2)), rtol=1e-6)
+    np.testing.assert_array_equal(features["labels"], labels[:7])
+    with pytest.raises(ValueError, match="KD layer 'kd_penultimate'"):
+        layer_features.pooled_features(_student(), "kd_penultimate", data, "test")
+
+
+def test_a_probe_is_written_with_the_published_numbers(cells, tmp_path, monkeypatch):
     monkeypatch.setattr(probe, "lda_accuracies", lambda student, data: {"x": 40.0, "x_hat": 50.0})
-    monkeypatch.setattr(keras.models, "load_model", lambda *args, **kwargs: None)
+    monkeypatch.setattr(probe, "load_model", lambda *args: None)
     out = tmp_path / "probe"
-    ablations.main(["probe", *SMALL, "--out", str(out)])
+    _main("probe", out)
     assert "| letKD-2 | 1 | 40.00 | - | 50.00 | - |" in (out / "probe.md").read_text()
     rows = json.loads((out / "probe.json").read_text())
-    assert [row["method"] for row in rows] == ["letkd_i0p0", "letkd2"]
+    assert [row["method"] for row in rows] == ["letkd_i0p1", "letkd2"]
+    experiment = replace(
+        cells[0][0], pair="resnet56-resnet20", methods=ablations.PROBED, spec=DataSpec("cifar100")
+    )
+    object.__setattr__(experiment.data, "class_names", tuple(map(str, range(100))))
+    text = probe._markdown(experiment, rows)
+    assert "| letKD-2 | 1 | 40.00 | 51.71 | 50.00 | 56.36 |" in text
+    assert "| letKD-2, intermediate alpha 0 | 1 | 40.00 | 52.71 | 50.00 | 52.71 |" in text
+
+
+# === t-SNE ===
+
+
+def test_tsne_keeps_groups_apart():
+    r = np.random.default_rng(0)
+    features = np.concatenate([r.normal(0, 0.1, (20, 5)), r.normal(5, 0.1, (20, 5))])
+    positions = tsne.embed(features)
+    assert positions.shape == (40, 2)
+    first, second = positions[:20], positions[20:]
+    apart = np.linalg.norm(first.mean(0) - second.mean(0))
+    assert apart > 2 * np.linalg.norm(first - first.mean(0), axis=1).max()
+
+
+def test_tsne_of_a_trained_student(cells, tmp_path, monkeypatch):
+    monkeypatch.setattr(tsne, "embed", lambda features, seed: features[:, :2])
+    student = keras.Sequential([keras.Input((32, 32, 3)), KDLayer(4, name="kd_intermediate")])
+    x = KDLayer(4, alpha=0, name="kd_penultimate")(student.outputs[0])
+    model = keras.Model(student.inputs, keras.layers.GlobalAveragePooling2D()(x))
+    monkeypatch.setattr(tsne, "load_model", lambda *args: model)
+    out = tmp_path / "tsne"
+    assert _main("tsne --test-examples 20", out) == out / "tsne.png"
+    assert Image.open(out / "tsne.png").width > 500
+    with np.load(out / "tsne.npz") as file:
+        positions = dict(file)
+    # With alpha 0 there is no value.
+    assert set(positions) == {
+        *("kd_intermediate:value", "kd_intermediate:x", "kd_intermediate:x_hat"),
+        *("kd_penultimate:x", "kd_penultimate:x_hat", "labels"),
+    }
+    np.testing.assert_allclose(
+        positions["kd_intermediate:value"],
+        positions["kd_intermediate:x_hat"] - positions["kd_intermediate:x"],
+        atol=1e-5,
+    )
+
+
+# === Time ===
+
+
+def test_time_by_the_number_of_templates(tmp_path, monkeypatch):
+    monkeypatch.setattr(layer_time, "_REPEATS", 2)
+    monkeypatch.setattr(layer_time, "milliseconds", lambda model, size, repeats: 1.5 / size)
+    out = tmp_path / "time"
+    rows = _main("time --values 64 16", out)
+    assert [row["templates"] for row in rows] == [0, 16, 64]
+    plain, *with_layer = rows
+    for row in with_layer:
+        # Two kernels of 64 channels, gamma and beta, two scales.
+        added = row["templates"] * (2 * 64 + 2) + 2
+        assert row["parameters"] - plain["parameters"] == added
+    text = (out / "time.md").read_text()
+    assert "| no KD layer |" in text and "| 1.500 | 0.023 |" in text
+    assert Image.open(out / "time.png").width > 500
+    assert ablations.TIMED[0] == 64 and ablations.TIMED[-1] == 4096
+
+
+def test_a_step_is_timed():
+    inputs = keras.Input((4, 4, 3))
+    model = keras.Model(inputs, keras.layers.Flatten()(inputs))
+    assert 0 < layer_time.milliseconds(model, 2, repeats=1) < 1000
+    assert cifar100.SETTINGS.templates == 4096

@@ -12,8 +12,9 @@ import pytest
 from letkd_keras.recipes import compare, methods
 
 SMALL = [
-    *("--pair", "digits", "--train-examples", "60", "--test-examples", "40"),
+    *("--data", "digits", "--train-examples", "60", "--test-examples", "40"),
     *("--batch-size", "20", "--teacher-epochs", "1", "--epochs", "2", "--templates", "16"),
+    *("--teacher", "resnet8"),
 ]
 
 
@@ -27,7 +28,7 @@ def _table(out):
 
 @pytest.mark.slow
 def test_every_method_trains_and_leaves_a_student(tmp_path):
-    names = [*methods.METHODS, "letkd2+kd", "crd+kd"]
+    names = [*methods.METHODS, "letkd2+dkd", "letkd1+kd-ls", "crd+kd", "kd+dist"]
     compare.main([*SMALL, "--epochs", "1", "--methods", *names, "--out", str(tmp_path / "grid")])
     table = _table(tmp_path / "grid")
     assert {row["method"]: (row["trials"], row["failed"]) for row in table} == {
@@ -36,7 +37,8 @@ def test_every_method_trains_and_leaves_a_student(tmp_path):
     plain = int(table[0]["parameters_plain"])
     kept = {row["method"] for row in table if int(row["parameters"]) > plain}
     assert kept == {
-        *("fitnet_layer", "fitnet_letkd", "simkd", "quest", "letkd1", "letkd2", "letkd2+kd"),
+        *("fitnet_layer", "fitnet_letkd", "simkd", "quest", "letkd1", "letkd2"),
+        *("letkd2+dkd", "letkd1+kd-ls"),
         *("letkd_i0p0", "letkd_i0", "letkd_i1", "letkd_i0p1", "letkd_i1p0"),
     }
     for name in names:
@@ -54,16 +56,24 @@ def test_a_killed_grid_ends_in_the_same_table(tmp_path):
         [*command, "--out", str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     # In the middle of CRD, whose memories must come back too.
-    while not (killed / "crd" / "seed0" / "state.weights.h5").exists():
+    while not (killed / "crd" / "seed0" / "state.json").exists():
         assert process.poll() is None, "the grid ended before it could be killed"
         time.sleep(0.05)
     process.kill()
     process.wait()
     compare.main([*options, "--out", str(killed)])
     assert _table(killed) == _table(whole)
-    ours, theirs = (
-        keras.models.load_model(out / "crd" / "seed0" / "student.keras").get_weights()
-        for out in (killed, whole)
+    models = (
+        keras.models.load_model(out / "crd" / "seed0" / "student.keras") for out in (killed, whole)
     )
-    for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    for weights in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_allclose(*weights, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_cells_in_processes_give_the_same_table(tmp_path):
+    options = [*SMALL, "--methods", "student", "kd", "letkd2+dkd"]
+    compare.main([*options, "--out", str(tmp_path / "one")])
+    compare.main([*options, "--jobs", "2", "--out", str(tmp_path / "two")])
+    assert _table(tmp_path / "two") == _table(tmp_path / "one")
+    assert (tmp_path / "two" / "kd" / "seed0" / "output.txt").exists()

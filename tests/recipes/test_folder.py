@@ -7,6 +7,7 @@ from PIL import Image
 
 from letkd_keras.data import load_digits
 from letkd_keras.recipes import folder
+from letkd_keras.recipes.options import experiment_of
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def teacher(tmp_path_factory):
     x = keras.layers.GlobalAveragePooling2D()(backbone(x))
     outputs = keras.layers.Dense(10, activation="softmax")(x)
     file = tmp_path_factory.mktemp("teacher") / "teacher.keras"
-    keras.Model(inputs, outputs, name="ours").save(file)
+    keras.Model(inputs, outputs, name="mine").save(file)
     return str(file)
 
 
@@ -40,24 +41,25 @@ def _options(photos, teacher, tmp_path, *more):
     return [
         *("--data", str(photos), "--teacher", teacher, "--student", "resnet8"),
         *("--epochs", "1", "--batch-size", "32", "--templates", "16", "--subclasses", "2"),
-        *("--validation-split", "0.25", "--run-dir", str(tmp_path / "run")),
+        *("--out", str(tmp_path / "run")),
         *more,
     ]
 
 
 @pytest.mark.slow
-def test_any_teacher_teaches_a_student_on_any_images(photos, teacher, tmp_path, caplog):
-    options = _options(photos, teacher, tmp_path, "--method", "letkd2", "--augment", "cutmix")
+def test_any_teacher_supervises_a_student_on_any_images(photos, teacher, tmp_path, caplog):
+    options = _options(photos, teacher, tmp_path, "--methods", "letkd2", "--augment", "cutmix")
     with caplog.at_level("INFO", logger="letkd_keras"):
         report = folder.main(options)
     assert "penultimate out_relu 2x2x1280" in caplog.text
-    assert (report["train_examples"], report["test_examples"]) == (60, 20)
+    assert (report["train_examples"], report["test_examples"]) == (64, 16)
     assert set(report["exported"]) == {"savedmodel", "tflite"}
     student = keras.models.load_model(tmp_path / "run" / "letkd2" / "seed0" / "student.keras")
-    # Raw pixels go in: the network scales them itself.
+    # The network scales raw pixels itself.
     assert student.get_layer("rescaling").scale == pytest.approx(2 / 255)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["augmentation"] == {"crop_padding": 8, "flip": True, "policies": ["cutmix"]}
+    assert config["teacher"]["penultimate_layer"] == "out_relu"
 
 
 @pytest.mark.slow
@@ -67,25 +69,28 @@ def test_a_student_from_a_file_starts_from_its_weights(photos, teacher, tmp_path
         weights=None, classes=10, input_shape=(64, 64, 3), classifier_activation="softmax"
     )
     small.save(tmp_path / "small.keras")
-    options = _options(photos, teacher, tmp_path, "--method", "letkd1")
+    options = _options(photos, teacher, tmp_path, "--methods", "letkd1")
     options[options.index("resnet8")] = str(tmp_path / "small.keras")
     report = folder.main([*options, "--learning-rate", "1e-9"])
     student = keras.models.load_model(tmp_path / "run" / "letkd1" / "seed0" / "student.keras")
-    ours, theirs = (model.get_layer("conv").kernel for model in (student, small))
-    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    kernels = [model.get_layer("conv").kernel for model in (student, small)]
+    np.testing.assert_allclose(*kernels, atol=1e-6)
     assert report["pair"] == "teacher-small"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--student", "resnet9"], "`name` must be one of .*Did you mean 'resnet"),
-        (["--penultimate", "penultimat"], "`student tap` must name a layer"),
-        (["--teacher-penultimate", "out_rel"], "`teacher tap` must name a layer.*out_relu"),
+        (["--student", "resnet9"], "`student` must be one of .*Did you mean 'resnet"),
+        (["--penultimate-layer", "penultimat"], "`penultimate_layer` must name a layer"),
+        (
+            ["--teacher-penultimate-layer", "out_rel"],
+            "`teacher_penultimate_layer` must name a layer.*out_relu",
+        ),
         (["--image-size", "32"], r"`teacher` must take the images of photos.*\(32, 32, 3\)"),
-        (["--augment", "cutmixx"], "`policies` must be of randaugment, cutmix, mixup"),
-        (["--templates", "100000"], "`templates` must be at most the 240 feature vectors"),
-        (["--method", "letkd2", "letkd3"], "`method` must be one of"),
+        (["--augment", "cutmixx"], "`augment` must be names of randaugment, cutmix, mixup"),
+        (["--templates", "100000"], "`templates` must be at most the 256 feature vectors"),
+        (["--methods", "letkd2", "letkd3"], "`methods` must be of"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_training(
@@ -96,35 +101,46 @@ def test_what_does_not_fit_is_refused_before_any_training(
     assert not (tmp_path / "run").exists()
 
 
+def _experiment(text, photos, tmp_path):
+    parsed = folder.parse([*_options(photos, "resnet14", tmp_path), *text.split()])
+    return experiment_of(parsed, folder.SETTINGS)
+
+
 @pytest.mark.parametrize(
     ("pixels", "black", "white"),
     [
         ("0..255", (0, 0, 0), (255, 255, 255)),
         ("0..1", (0, 0, 0), (1, 1, 1)),
-        ("centred", (-1, -1, -1), (1, 1, 1)),
+        ("-1..1", (-1, -1, -1), (1, 1, 1)),
         ("imagenet", (-2.1179, -2.0357, -1.8044), (2.2489, 2.4286, 2.64)),
     ],
 )
-def test_options_reach_the_experiment(pixels, black, white, photos, tmp_path, monkeypatch):
-    experiments = []
-
-    def run(experiment, run_dir, verbose):
-        experiments.append(experiment)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("letkd_keras.recipes.experiment.run", run)
-    options = _options(photos, "resnet14", tmp_path, "--pixels", pixels, "--image-size", "16")
-    with pytest.raises(KeyboardInterrupt):
-        folder.main([*options, "--no-flip", "--learning-rate", "0.01", "--method", "kd", "quest"])
-    (experiment,) = experiments
+def test_pixels_are_scaled_as_the_option_says(pixels, black, white, photos, tmp_path):
+    experiment = _experiment(f"--pixels={pixels} --image-size 16", photos, tmp_path)
     mean, std = (np.array(x) for x in (experiment.data.mean, experiment.data.std))
     np.testing.assert_allclose((0 - mean) / std, black, atol=1e-4)
     np.testing.assert_allclose((1 - mean) / std, white, atol=1e-4)
     assert experiment.data.image_shape == (16, 16, 3)
+
+
+def test_options_reach_the_experiment(photos, tmp_path):
+    text = "--no-flip --learning-rate 0.01 --methods kd quest --image-size 16"
+    experiment = _experiment(text, photos, tmp_path)
+    # Raw pixels are the default.
+    np.testing.assert_allclose(experiment.data.mean, (0, 0, 0))
+    np.testing.assert_allclose(experiment.data.std, (1 / 255,) * 3)
     assert experiment.augmentation == {"crop_padding": 2, "flip": False}
     schedules = experiment.teacher_schedule, experiment.student_schedule
     assert [schedule.learning_rate for schedule in schedules] == [0.05, 0.01]
-    assert (experiment.methods, experiment.export_method) == (("kd", "quest"), "quest")
+    assert [schedule.epochs for schedule in schedules] == [1, 1]
+    assert experiment.methods == ("kd", "quest")
+
+
+def test_images_have_the_size_of_a_file_that_takes_one_size(photos, teacher, tmp_path):
+    options = _options(photos, teacher, tmp_path)
+    assert experiment_of(folder.parse(options), folder.SETTINGS).data.image_shape == (64, 64, 3)
+    options[options.index(teacher)] = "resnet8"
+    assert experiment_of(folder.parse(options), folder.SETTINGS).data.image_shape == (64, 64, 3)
 
 
 def test_grids_that_do_not_divide_are_refused_with_both_sizes(photos, tmp_path):
@@ -132,7 +148,7 @@ def test_grids_that_do_not_divide_are_refused_with_both_sizes(photos, tmp_path):
     x = keras.layers.Conv2D(8, 3, strides=16, padding="same", name="maps")(inputs)
     x = keras.layers.GlobalAveragePooling2D()(x)
     keras.Model(inputs, keras.layers.Dense(10)(x)).save(tmp_path / "t.keras")
-    keras_options = _options(photos, str(tmp_path / "t.keras"), tmp_path, "--method", "letkd1")
+    keras_options = _options(photos, str(tmp_path / "t.keras"), tmp_path, "--methods", "letkd1")
     inputs = keras.Input((48, 48, 3))
     x = keras.layers.Conv2D(8, 3, strides=12, padding="same", name="maps")(inputs)
     x = keras.layers.GlobalAveragePooling2D()(x)

@@ -4,7 +4,7 @@ import pytest
 from image_trees import write_tree
 
 from letkd_keras import models
-from letkd_keras.recipes import imagenet
+from letkd_keras.recipes import imagenet, run
 
 
 @pytest.mark.slow
@@ -14,13 +14,14 @@ def test_from_folders_to_an_exported_student(student, tmp_path):
     write_tree(tmp_path / "data" / "val", images=3, suffix=".JPEG", size=(50, 60))
     teacher = {"resnet18": "resnet34", "mobilenet_v1": "resnet50"}[student]
     models.build(f"imagenet_{teacher}", 3, (64, 64, 3)).save(tmp_path / "teacher.keras")
-    run_dir = tmp_path / "run"
+    out = tmp_path / "run"
     report = imagenet.main(
         [
-            *("--data-dir", str(tmp_path / "data"), "--run-dir", str(run_dir)),
+            *("--data", f"imagenet:{tmp_path / 'data'}", "--out", str(out)),
             *("--pair", f"imagenet_{teacher}-imagenet_{student}", "--image-size", "64"),
             *("--teacher", str(tmp_path / "teacher.keras"), "--epochs", "1"),
             *("--templates", "16", "--subclasses", "2", "--batch-size", "8"),
+            *("--validation-fraction", "0.3"),
         ]
     )
     assert set(report["exported"]) == {"savedmodel", "tflite"}
@@ -29,16 +30,17 @@ def test_from_folders_to_an_exported_student(student, tmp_path):
     measured = report["measures"]["letkd2"][0]
     assert measured["top-5"] == 100
     assert measured["top-1"] == pytest.approx(
-        report["methods"]["letkd2"]["accuracy_last_mean"], abs=1e-3
+        report["methods"]["letkd2"]["accuracy_selected_mean"], abs=1e-3
     )
-    config = json.loads((run_dir / "config.json").read_text())
+    assert "held out" in report["selection"]
+    config = json.loads((out / "config.json").read_text())
     assert config["student_schedule"]["weight_decay"] == 1e-4
-    assert config["train_examples"] == 24
+    assert config["feature_cache"] == "float32"
 
 
 def test_folder_without_images(tmp_path):
     with pytest.raises(FileNotFoundError, match="must have train/ and val/"):
-        imagenet.main(["--data-dir", str(tmp_path)])
+        imagenet.main(["--data", f"imagenet:{tmp_path}"])
 
 
 def test_image_that_stops_a_run_is_named(tmp_path, monkeypatch):
@@ -47,9 +49,10 @@ def test_image_that_stops_a_run_is_named(tmp_path, monkeypatch):
     broken = tmp_path / "data" / "train" / "bee" / "1.JPEG"
     broken.write_bytes(b"no image")
 
-    def run(experiment, run_dir, verbose):
+    def train_teacher(experiment, folder, verbose):
         list(experiment.data.training_batches(2, epochs=1))
 
-    monkeypatch.setattr("letkd_keras.recipes.experiment.run", run)
-    with pytest.raises(ValueError, match=r"broken: .*bee/1\.JPEG$"):
-        imagenet.main(["--data-dir", str(tmp_path / "data")])
+    monkeypatch.setattr(run, "prepare", lambda experiment: experiment)
+    monkeypatch.setattr(run, "train_teacher", train_teacher)
+    with pytest.raises(ValueError, match=r"bee/1\.JPEG"):
+        imagenet.main(["--data", f"imagenet:{tmp_path / 'data'}", "--out", str(tmp_path / "run")])

@@ -3,7 +3,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from letkd_keras.data import load_digits
-from letkd_keras.data.npz_file import save_npz
+from letkd_keras.data.npz import save_npz
 from letkd_keras.export import export_student
 
 PROGRAM = Path(__file__).parents[1] / "programs" / "recipe_without_tensorflow.py"
@@ -20,7 +19,7 @@ PROGRAM = Path(__file__).parents[1] / "programs" / "recipe_without_tensorflow.py
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 def test_the_recipe_runs_where_only_jax_is_and_its_student_is_exported_on_tensorflow(tmp_path):
-    data = replace(load_digits().subset(120, 40), name="cifar100")
+    data = load_digits().subset(120, 40)
     save_npz(data, tmp_path / "images.npz")
     run = tmp_path / "run"
     done = subprocess.run(
@@ -33,7 +32,7 @@ def test_the_recipe_runs_where_only_jax_is_and_its_student_is_exported_on_tensor
     assert "python -m letkd_keras.export" in done.stderr
     report = json.loads((run / "report.json").read_text())
     assert "jax" in report["versions"]
-    trial = report["methods"]["letkd2"]["trials"][0]
+    trial = report["methods"]["letkd2"]["results"][0]
     assert trial["epochs"] == 2
 
     student = keras.models.load_model(run / "letkd2" / "seed0" / "student.keras", compile=False)

@@ -1,22 +1,25 @@
 import pytest
 
 from letkd_keras import KDLayer, insert_kd_layers, models
-from letkd_keras.functional.cost import cost_of
-from letkd_keras.recipes import pairs
+from letkd_keras.functional import cost_of
+from letkd_keras.losses import LOGIT_LOSSES
+from letkd_keras.recipes import cifar100, published, tiny_imagenet
 from letkd_keras.recipes.__main__ import main
-from letkd_keras.recipes.listing import kd_rows, network_row
+from letkd_keras.recipes.listing import SETTINGS, kd_rows, network_row
+from letkd_keras.recipes.method_table import published_text
 
 
 def test_networks_are_counted_without_weights():
-    row = network_row("resnet8", "tiny_imagenet")
+    row = network_row("resnet8", tiny_imagenet.SETTINGS)
     built = models.build("resnet8", num_classes=200, input_shape=(64, 64, 3))
     assert row.cost == cost_of(built)
     assert row.penultimate == row.intermediate == (16, 16, 64)
 
 
-def test_kd_layers_add_what_a_student_with_them_has_more():
-    pair = pairs.find("resnet56-resnet20", "cifar100")
-    letkd1, letkd2 = kd_rows(pair, network_row("resnet20", "cifar100"))
+def test_costs_of_kd_layers_are_those_of_a_student_with_them():
+    settings = cifar100.SETTINGS
+    pair = settings.find_pair("resnet56-resnet20", ())
+    letkd1, letkd2 = kd_rows(pair, network_row("resnet20", settings), settings)
     student = models.build("resnet20", num_classes=100)
     for row, layers in (
         (letkd1, {"penultimate": KDLayer(4096)}),
@@ -25,7 +28,7 @@ def test_kd_layers_add_what_a_student_with_them_has_more():
         with_layers = insert_kd_layers(student, **layers)
         assert row.cost == cost_of(with_layers)
         assert row.pooled == cost_of(with_layers, pooled=True)
-        # Of 64 value products at the penultimate tap, one is left.
+        # Of 64 products with the values at the penultimate layer, one is left.
         saved = row.cost.multiply_adds - row.pooled.multiply_adds
         assert saved == 63 * 64 * 4096
 
@@ -35,9 +38,10 @@ def test_kd_layers_add_what_a_student_with_them_has_more():
     [("wrn40_2-wrn16_2", 2.8, None), ("resnet32x4-snv2", 7.7, None), ("resnet50-mnv2", 14.1, 7.5)],
 )
 def test_factors_of_letkd2(pair, parameters, multiply_adds):
-    pair = pairs.find(pair, "cifar100")
-    student = network_row(pair.student, "cifar100")
-    cost = kd_rows(pair, student)[1].cost
+    settings = cifar100.SETTINGS
+    pair = settings.find_pair(pair, ())
+    student = network_row(pair.student, settings)
+    cost = kd_rows(pair, student, settings)[1].cost
     factor = cost.parameters / student.cost.parameters
     assert factor == pytest.approx(parameters, abs=0.05)
     if multiply_adds:
@@ -58,11 +62,22 @@ def test_list(capsys):
     assert "…" not in text  # nothing is cut off
     for network in models.names():
         assert f"│ {network} " in text
-    for pair in pairs.PAIRS:
-        assert f"│ {pair.name}" in text
-        for accuracy in (*pair.published.values(), *pair.published_top5.values()):
-            assert f"{accuracy:.2f}" in text
+    numbers = 0
+    for settings in SETTINGS:
+        for pair in settings.pairs:
+            assert f"│ {pair.name}" in text
+            for row in (published.methods_of, published.ablations_of):
+                for accuracy in row(settings.dataset, pair.name).values():
+                    assert published_text(accuracy) in text
+                    numbers += 1
+            for probe in published.probes_of(settings.dataset, pair.name).values():
+                assert all(published_text(accuracy) in text for accuracy in probe.values())
+    assert numbers > 250
+    assert "72.44 ± 0.24" in text and "72.38/91.15" in text
     for method in ("student", "kd", "quest", "letkd1", "letkd2"):
         assert f"│ {method} " in text
+    for name, loss in LOGIT_LOSSES.items():
+        assert f"│ {name} " in text
+        assert loss.paper.split(",")[0] in text
     assert "278,324 │        40.8 M" in text
     assert "914,808 (3.3x) │  80.9 M (2.0x)" in text

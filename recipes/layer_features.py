@@ -1,0 +1,49 @@
+"""What the KD layers of a trained student read and give: x and x_hat."""
+
+import keras
+import numpy as np
+
+from letkd_keras.functional.graph import nodes
+from letkd_keras.functional.insertion import kd_layers_of
+
+# Images in a batch of the evaluation.
+_BATCH_SIZE = 256
+
+
+def pooled_features(student, layer_name, data, split, images=None):
+    """Features before and behind a KD layer, averaged over the grid of each image.
+
+    Args:
+        student: Student with a KD layer of this name.
+        layer_name: `"kd_penultimate"` or `"kd_intermediate"`.
+        data: The data set.
+        split: `"train"`, `"test"` or `"validation"`.
+        images: Number of images, the first ones; `None` for all.
+
+    Returns:
+        Dictionary of `x` and `x_hat`, float32 [N, C], and `labels` [N].
+
+    Raises:
+        ValueError: If the student has no such layer.
+    """
+    layers = kd_layers_of(student)
+    if layer_name not in layers:
+        raise ValueError(
+            f"The student must have a KD layer {layer_name!r}. Received: {sorted(layers)}"
+        )
+    layer = layers[layer_name]
+    node = next(node for node in nodes(student) if node.operation is layer)
+    model = keras.Model(
+        student.inputs, {"x": node.input_tensors[0], "x_hat": node.output_tensors[0]}
+    )
+    axes = (2, 3) if layer.data_format == "channels_first" else (1, 2)
+    features = {"x": [], "x_hat": [], "labels": []}
+    count = 0
+    for batch, labels in data.evaluation_batches(_BATCH_SIZE, split):
+        for name, maps in model.predict_on_batch(batch).items():
+            features[name].append(np.asarray(maps).mean(axes))
+        features["labels"].append(np.asarray(labels))
+        count += len(features["labels"][-1])
+        if images is not None and count >= images:
+            break
+    return {name: np.concatenate(values)[:images] for name, values in features.items()}

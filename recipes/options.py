@@ -1,0 +1,392 @@
+"""The options that all recipes share, and the experiment that they describe.
+
+Only the standard library is imported before the options are parsed.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from letkd_keras import command_line
+from letkd_keras.command_line import (
+    add_data_options,
+    add_formats_option,
+    add_methods_option,
+    add_out_option,
+    add_prototype_options,
+    add_seed_option,
+    non_negative_number,
+    positive_integer,
+    positive_number,
+)
+from letkd_keras.recipes.settings import Pair
+
+# Wide enough for a table of results where the output is not a terminal.
+_WIDTH = 160
+# Options whose default is a field of the same name of `Settings`.
+_FROM_SETTINGS = (
+    *("epochs", "batch_size", "templates", "subclasses", "components", "iterations", "memory"),
+    "feature_cache",
+)
+
+
+def add_experiment_options(
+    parser,
+    settings=None,
+    *,
+    data=None,
+    data_required=None,
+    methods=("letkd2",),
+    networks_required=False,
+    exports=True,
+    out="runs/DATA/TEACHER-STUDENT",
+):
+    """Add the options of an experiment.
+
+    Args:
+        parser: `Parser`.
+        settings: `Settings` whose values are the defaults; `None` if they depend on `--data`.
+        data: Default of `--data`.
+        data_required: What `--data` must be given as, where it has no default.
+        methods: Default of `--methods`; `None` for no such option.
+        networks_required: Whether `--teacher` and `--student` must be given, without `--pair`.
+        exports: Whether the recipe exports a student.
+        out: What the help says of the default of `--out`.
+    """
+    add_data_options(parser, default=data, required=data_required is not None)
+    if settings:
+        parser.set_defaults(pixels=settings.pixels)
+    of_data = "" if settings else " (default: as in the recipe of the data set)"
+    default = _defaults(settings)
+
+    add = parser.add_argument_group("networks").add_argument
+    if not networks_required:
+        add(
+            "--pair",
+            metavar="TEACHER-STUDENT",
+            default=settings.pair if settings else None,
+            help="a pair of python -m letkd_keras.recipes --list, or any two networks of the zoo"
+            f"{of_data}",
+        )
+    add(
+        "--teacher",
+        type=command_line.text,
+        required=networks_required,
+        help="a trained .keras file, or a network of the zoo to train first"
+        + ("" if networks_required else " (default: of the pair)"),
+    )
+    add(
+        "--student",
+        type=command_line.text,
+        required=networks_required,
+        help="a network of the zoo, or a .keras file to start from"
+        + ("" if networks_required else " (default: of the pair)"),
+    )
+    for level in ("penultimate", "intermediate"):
+        for role, prefix in (("student", ""), ("teacher", "teacher-")):
+            add(
+                f"--{prefix}{level}-layer",
+                type=command_line.text,
+                metavar="LAYER",
+                help=f"the {role}'s {level} layer (default: suggested)",
+            )
+
+    group = parser.add_argument_group("training")
+    if methods is not None:
+        add_methods_option(group, methods)
+    add = group.add_argument
+    integer = {"type": positive_integer, "metavar": "N"}
+    number = {"type": positive_number, "metavar": "X"}
+    add("--trials", default=1, help="students of each method, of consecutive seeds", **integer)
+    add(
+        "--epochs",
+        default=default.epochs,
+        help=f"epochs of a student; the milestones of the learning rate are scaled{of_data}",
+        **integer,
+    )
+    add(
+        "--teacher-epochs",
+        default=default.teacher_epochs,
+        help="epochs of a teacher"
+        + ("" if default.teacher_epochs else of_data or " (default: as --epochs)"),
+        **integer,
+    )
+    add(
+        "--batch-size",
+        default=default.batch_size,
+        help=f"images in a step, over all devices{of_data}",
+        **integer,
+    )
+    add(
+        "--learning-rate",
+        help="learning rate of the student's first epochs (default: as in the paper for the pair)",
+        **number,
+    )
+    add(
+        "--teacher-learning-rate",
+        default=default.learning_rate,
+        help=f"learning rate of the teacher's first epochs{of_data}",
+        **number,
+    )
+    add(
+        "--augment",
+        nargs="+",
+        metavar="POLICY",
+        default=[],
+        help="randaugment, cutmix, mixup: policies of keras-cv, after those of the recipe "
+        "(default: none)",
+    )
+    add("--no-flip", action="store_true", help="do not flip images (writing, left and right hands)")
+
+    add_prototype_options(
+        parser,
+        **{name: getattr(default, name) for name in _FROM_SETTINGS[2:]},
+    )
+    add = parser.add_argument_group("KD layers").add_argument
+    weight = {"type": non_negative_number, "metavar": "X"}
+    add("--temperature", default=1.0, help="temperature of the penultimate targets", **number)
+    for level in ("penultimate", "intermediate"):
+        add(
+            f"--{level}-alpha",
+            help=f"alpha of the {level} KD layer (default: as in the paper for the pair)",
+            **weight,
+        )
+    for level in ("penultimate", "intermediate"):
+        add(
+            f"--{level}-weight",
+            default=1.0,
+            help=f"weight of the {level} KL divergence",
+            **weight,
+        )
+
+    group = parser.add_argument_group("results")
+    if exports:
+        add_formats_option(group, ("savedmodel", "tflite"))
+    add_out_option(group, out)
+    add_seed_option(group)
+
+
+class _NoDefaults:
+    """In place of `Settings` where they depend on `--data`."""
+
+    def __getattr__(self, name):
+        return None
+
+
+def _defaults(settings):
+    return _NoDefaults() if settings is None else settings
+
+
+def experiment_of(options, settings, methods=None, export_method=None):
+    """The experiment that options describe.
+
+    Everything that needs no data is checked before the data are read.
+
+    Args:
+        options: What a parser with `add_experiment_options` gave.
+        settings: `Settings` of the recipe.
+        methods: Names of the methods; `None` for those of the options.
+        export_method: Method whose first student is exported; `None` for none.
+
+    Returns:
+        `Experiment`.
+
+    Raises:
+        ValueError: If an option does not fit.
+        FileNotFoundError: If the data or the file of a network does not exist.
+    """
+    from letkd_keras.data import DataSpec, keras_cv_policies
+    from letkd_keras.recipes import methods as method_table
+    from letkd_keras.recipes.experiment import Experiment
+    from letkd_keras.recipes.networks import Network
+    from letkd_keras.recipes.training import Schedule
+
+    names = tuple(dict.fromkeys(methods or options.methods))
+    for name in names:
+        method_table.parse(name)
+    for policy in options.augment:
+        try:
+            keras_cv_policies.check(policy)
+        except ValueError as error:
+            raise ValueError(str(error).replace("`policies`", "`augment`")) from error
+    formats = _checked_formats(options)
+    pair = _named_pair(options, settings)
+    if pair is None and not (options.teacher and options.student):
+        raise ValueError(
+            "`teacher` and `student` must be given, or `pair`, for this data set. "
+            f"Received: teacher={options.teacher}, student={options.student}"
+        )
+    teacher = Network.of(
+        options.teacher or pair.teacher,
+        options.teacher_penultimate_layer,
+        options.teacher_intermediate_layer,
+    )
+    student = Network.of(
+        options.student or pair.student, options.penultimate_layer, options.intermediate_layer
+    )
+    for network, argument in ((teacher, "teacher"), (student, "student")):
+        network.check(argument)
+    pair = _pair_of(teacher, student, pair, settings)
+
+    def value(name):
+        given = getattr(options, name)
+        return getattr(settings, name) if given is None else given
+
+    def given_or(name, default):
+        given = getattr(options, name)
+        return default if given is None else given
+
+    spec = DataSpec.from_options(options)
+    if spec.pixels is None:
+        spec = replace(spec, pixels=settings.pixels)
+    if spec.kind == "folder" and spec.image_size is None:
+        size = teacher.image_size() or student.image_size() or 64
+        spec = replace(spec, image_size=size)
+
+    def schedule(learning_rate, epochs):
+        return Schedule.of(settings, learning_rate, epochs, value("batch_size"))
+
+    teacher_learning_rate = given_or("teacher_learning_rate", settings.learning_rate)
+    teacher_epochs = given_or("teacher_epochs", settings.teacher_epochs or value("epochs"))
+    data = spec.open()
+    return Experiment(
+        spec=spec,
+        data=data,
+        pair=pair.name,
+        methods=names,
+        teacher=teacher,
+        student=student,
+        teacher_schedule=schedule(teacher_learning_rate, teacher_epochs),
+        student_schedule=schedule(given_or("learning_rate", pair.learning_rate), value("epochs")),
+        augmentation=_augmentation(options, settings, data),
+        penultimate_alpha=given_or("penultimate_alpha", pair.penultimate_alpha),
+        intermediate_alpha=given_or("intermediate_alpha", pair.intermediate_alpha),
+        penultimate_weight=options.penultimate_weight,
+        intermediate_weight=options.intermediate_weight,
+        temperature=options.temperature,
+        **{name: value(name) for name in _FROM_SETTINGS[2:-1]},
+        feature_cache=None if value("feature_cache") == "none" else value("feature_cache"),
+        logit_losses=method_table.logit_loss_settings(settings, pair),
+        seed=options.seed,
+        trials=options.trials,
+        export_method=export_method,
+        formats=formats,
+    )
+
+
+# Augmentations of images that are read from disk in each epoch, and of those in memory.
+_STREAMED = ("area", "aspect", "flip")
+_IN_MEMORY = ("crop_padding", "rotation", "flip")
+
+
+def _augmentation(options, settings, data):
+    streamed = not hasattr(data, "x_train")
+    names = _STREAMED if streamed else _IN_MEMORY
+    augmentation = {name: value for name, value in settings.augmentation.items() if name in names}
+    if settings.dataset == "folder" and not streamed:
+        augmentation = {"crop_padding": data.image_shape[0] // 8, **augmentation}
+    if options.no_flip:
+        augmentation["flip"] = False
+    if options.augment:
+        if streamed:
+            raise ValueError(
+                "`augment` applies to images in memory. "
+                f"Received: augment={' '.join(options.augment)} with {data.name}, which is read "
+                "from disk"
+            )
+        augmentation["policies"] = list(options.augment)
+    return augmentation
+
+
+def settings_of(options):
+    """The `Settings` of the recipe of the data set that `--data` names.
+
+    A folder, an `.npz` file and data of tensorflow-datasets have those of the recipe `folder`.
+
+    Raises:
+        ValueError: If there is no such data set.
+    """
+    from letkd_keras.data import DataSpec
+    from letkd_keras.recipes import cifar100, digits, folder, imagenet, tiny_imagenet
+
+    recipes = {
+        "digits": digits,
+        "cifar10": cifar100,
+        "cifar100": cifar100,
+        "tiny_imagenet": tiny_imagenet,
+        "imagenet": imagenet,
+    }
+    return recipes.get(DataSpec.from_options(options).dataset, folder).SETTINGS
+
+
+def _named_pair(options, settings):
+    """The pair that `--pair` or the recipe names, or `None`."""
+    from letkd_keras import models
+
+    name = getattr(options, "pair", None) or settings.pair
+    return None if name is None else settings.find_pair(name, models.names())
+
+
+def _pair_of(teacher, student, named, settings):
+    """The pair of two networks, with its learning rate, alphas and published name.
+
+    A file counts as the network that the named pair has in its place.
+    """
+    from letkd_keras import models
+
+    names = [
+        getattr(named, role) if network.file and named else network.title
+        for role, network in (("teacher", teacher), ("student", student))
+    ]
+    if set(names) <= set(models.names()):
+        return settings.find_pair("-".join(names), models.names())
+    return Pair(*names, learning_rate=settings.learning_rate_of(names[1]))
+
+
+def _checked_formats(options):
+    names = getattr(options, "formats", None)
+    if not names:
+        return ()
+    from letkd_keras.export import formats
+
+    return tuple(formats.expand(names))
+
+
+def default_out(experiment, kind=""):
+    """The folder of the results where `--out` is not given."""
+    data = experiment.data.name.split(",")[0].replace(" ", "-").replace("/", "-")
+    return Path("runs", data, f"{kind}{experiment.pair}")
+
+
+def run_recipe(options, settings, measures=None):
+    """Run the experiment of a recipe's options and print its report.
+
+    Args:
+        options: What a parser with `add_experiment_options` gave.
+        settings: `Settings` of the recipe.
+        measures: See `run`.
+
+    Returns:
+        The report as a dictionary.
+    """
+    from letkd_keras.recipes.run import run
+
+    names = options.methods
+    # The student that ships: of letKD-2 where it is trained, otherwise of the last method.
+    exported = "letkd2" if "letkd2" in names else names[-1]
+    experiment = experiment_of(options, settings, export_method=exported)
+    out = options.out or default_out(experiment)
+    report = run(experiment, out, command_line.verbosity(), measures=measures)
+    print_markdown(Path(out) / "report.md")
+    print(f"Everything is in {out}")
+    return report
+
+
+def print_markdown(path):
+    """Print a Markdown file to the terminal."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    console.print(Markdown(Path(path).read_text()))

@@ -1,0 +1,154 @@
+"""Results of trainings: read from their folders, summarised over trials, and as text.
+
+The folder of a training has `result.json` once it is finished, `error.txt` if it failed, and
+`metrics.csv`.
+"""
+
+import csv
+import hashlib
+import json
+import statistics
+from pathlib import Path
+
+from letkd_keras.files import checksum, read_json, write_json
+
+_CHECKSUM = "sha256"
+
+
+# === Files with a checksum ===
+
+
+def write_checked_json(path, value):
+    """Write a dictionary as JSON with a checksum of itself."""
+    value = json.loads(json.dumps(value))
+    write_json(path, {**value, _CHECKSUM: _digest(value)})
+
+
+def read_checked_json(path):
+    """Read what `write_checked_json` wrote.
+
+    Raises:
+        ValueError: If the file is damaged; the message says what to do.
+    """
+    path = Path(path)
+    try:
+        value = read_json(path)
+    except ValueError:
+        raise damaged(path) from None
+    if not isinstance(value, dict) or value.pop(_CHECKSUM, None) != _digest(value):
+        raise damaged(path)
+    return value
+
+
+def _digest(value):
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def check_file(path, expected):
+    """Refuse a file that is not the one whose checksum was recorded.
+
+    Raises:
+        ValueError: If it is missing or differs; the message says what to do.
+    """
+    if not Path(path).is_file() or checksum(path) != expected:
+        raise damaged(path)
+
+
+def damaged(path):
+    """The error about a damaged file in the folder of a training."""
+    path = Path(path)
+    return ValueError(
+        f"{path} is damaged or missing. Delete the folder {path.parent} and run the same command "
+        "again: this training then starts from the beginning, the others are kept."
+    )
+
+
+# === The folder of a training ===
+
+
+def student_folder(folder, method, seed):
+    """Folder of a student's training in a run folder."""
+    return Path(folder) / method / f"seed{seed}"
+
+
+def finished(folder):
+    """The result of a training that ran to its end and was saved, or `None`.
+
+    Raises:
+        ValueError: If `result.json` is damaged.
+    """
+    file = Path(folder) / "result.json"
+    return read_checked_json(file) if file.exists() else None
+
+
+def read_metrics(path):
+    """Rows of a `metrics.csv`, numbers as floats.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    try:
+        with Path(path).open(newline="") as file:
+            return [
+                {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
+            ]
+    except (TypeError, ValueError) as error:  # a missing value, or text that is no number
+        raise damaged(path) from error
+
+
+def failure(folder):
+    """First line of the error of a training that failed, or `None`."""
+    file = Path(folder) / "error.txt"
+    if not file.exists():
+        return None
+    return next(iter(file.read_text(errors="replace").splitlines()), "unknown error")
+
+
+# === Which images selected what ===
+
+
+def columns(has_validation):
+    """Names of the accuracies of a result, with the headings that tables give them."""
+    if has_validation:
+        return {
+            "accuracy_selected": "test top-1, epoch selected on validation images",
+            "accuracy_validation": "validation top-1 of that epoch",
+        }
+    return {"accuracy_last": "test top-1, last epoch", "accuracy_best": "test top-1, best epoch"}
+
+
+def selection(has_validation):
+    """How the epochs in the columns are selected, as a sentence or two."""
+    if has_validation:
+        return (
+            "The epoch is selected on images that were held out of the training set. The test "
+            "images are evaluated once, after that."
+        )
+    return (
+        "The last epoch is reported without any selection. The best epoch is selected on the test "
+        "images, as in the papers, so its accuracy is optimistic."
+    )
+
+
+def accuracy_of(result):
+    """The test accuracy of the network that was saved."""
+    return result.get("accuracy_selected", result.get("accuracy_last"))
+
+
+# === Several trials ===
+
+
+def mean_and_std(values):
+    """Mean and sample standard deviation; `None` for what the number of values does not give."""
+    values = list(values)
+    return (
+        statistics.mean(values) if values else None,
+        statistics.stdev(values) if len(values) > 1 else None,
+    )
+
+
+def spread(mean, std=None):
+    """Mean and standard deviation as text, `-` for no mean."""
+    if mean is None:
+        return "-"
+    return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"

@@ -1,0 +1,247 @@
+"""An experiment in its folder: teacher, prototypes, students, exported student, report."""
+
+import logging
+from contextlib import contextmanager, nullcontext
+
+import keras
+
+from letkd_keras.files import checksum, save_model
+from letkd_keras.functional import load_model
+from letkd_keras.prototypes import Prototypes, fit_prototypes, remove_workdir
+from letkd_keras.recipes import exporting, methods, report, results
+from letkd_keras.recipes.experiment import OPEN_KEYS, prepare
+from letkd_keras.recipes.training import finish, train
+from letkd_keras.run_folder import RunFolder
+
+log = logging.getLogger("letkd_keras")
+
+
+def run(experiment, out, verbose=2, measures=None):
+    """Run an experiment, or what is missing of it, in a folder.
+
+    Args:
+        experiment: `Experiment`.
+        out: Run folder: new, or that of an earlier run with the same settings. Methods and trials
+            can be added.
+        verbose: Keras' verbosity of training.
+        measures: Function from logits [N, classes] and labels [N] of the test images to a
+            dictionary of numbers by name, which the report adds for every network; or `None`.
+
+    Returns:
+        The report as a dictionary; it is also in `report.json` and `report.md`.
+
+    Raises:
+        ValueError: If the experiment or the folder does not fit; before any training.
+    """
+    experiment = prepare(experiment)
+    folder = RunFolder(out, experiment.config(), open_keys=OPEN_KEYS)
+    with folder.locked(), logged_to(folder / "log.txt"), devices():
+        log.info("run folder %s", folder.path)
+        try:
+            return _run(experiment, folder.path, verbose, measures)
+        except Exception as error:
+            _look_for_broken_images(experiment.data, error)
+            raise
+
+
+def _run(experiment, folder, verbose, measures):
+    teacher, teacher_result = train_teacher(experiment, folder, verbose)
+    prototypes = prototypes_of(experiment, teacher, folder, experiment.levels, verbose)
+    for method in experiment.methods:
+        for seed in experiment.seeds:
+            train_student(experiment, method, seed, teacher, prototypes, folder, verbose)
+    exported = exporting.export(experiment, folder)
+    costs = exporting.costs(experiment, folder)
+    return report.write(experiment, folder, teacher_result, exported, costs, measures=measures)
+
+
+def _look_for_broken_images(data, error):
+    """Name the image files that stopped a training, where images are read from disk."""
+    # TensorFlow's class, by its name: it may not be installed.
+    if type(error).__name__ == "InvalidArgumentError" and hasattr(data, "check"):
+        log.warning("The training stopped. Looking for images that cannot be read.")
+        data.check()
+
+
+def devices():
+    """The scope of a run's devices: `MirroredStrategy` where TensorFlow has several GPUs.
+
+    Elsewhere the backend chooses, on JAX its first device.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return nullcontext()
+    import tensorflow as tf
+
+    if len(tf.config.list_logical_devices("GPU")) > 1:
+        return tf.distribute.MirroredStrategy().scope()
+    return tf.distribute.get_strategy().scope()
+
+
+@contextmanager
+def logged_to(path):
+    """A scope in which the messages of the package are also written to a file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def train_teacher(experiment, folder, verbose=2):
+    """The trained teacher: that of its file, or trained once in the folder.
+
+    Args:
+        experiment: `Experiment`, prepared.
+        folder: Path of the run folder.
+        verbose: Keras' verbosity.
+
+    Returns:
+        `(model, result)`.
+
+    Raises:
+        ValueError: If a file of an earlier start is damaged.
+    """
+    network, data = experiment.teacher, experiment.data
+    if network.file is not None:
+        teacher = network.build(data, "teacher")
+        # Keras evaluates nothing without a loss.
+        teacher.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+        logs = teacher.evaluate(data.evaluation_batches(256), return_dict=True, verbose=0)
+        result = {
+            "file": network.file,
+            "accuracy_last": 100 * logs["accuracy"],
+            "parameters": teacher.count_params(),
+        }
+    else:
+        training = folder / "teacher"
+        result = results.finished(training)
+        if result is None:
+            log.info("training the teacher %s", network.title)
+            keras.utils.set_random_seed(experiment.seed)
+            teacher = network.build(data, "teacher")
+            result = train(
+                teacher,
+                data,
+                experiment.teacher_schedule,
+                training,
+                seed=experiment.seed,
+                augmentation=experiment.augmentation,
+                verbose=verbose,
+            )
+            result["parameters"] = teacher.count_params()
+            save_model(teacher, training / "teacher.keras")
+            result["model_sha256"] = checksum(training / "teacher.keras")
+            finish(training, result)
+        results.check_file(training / "teacher.keras", result["model_sha256"])
+        teacher = load_model(training / "teacher.keras", "teacher")
+    accuracy = results.accuracy_of(result)
+    log.info("teacher %s: %.2f%% top-1", network.title, accuracy)
+    if network.file is not None and accuracy < 200 / data.num_classes:
+        log.warning(
+            "The teacher is hardly better than chance on the test images. Was it trained on pixels "
+            "of the same scale?"
+        )
+    return teacher, result
+
+
+def prototypes_of(experiment, teacher, folder, levels, verbose=2):
+    """The teacher's prototypes, fitted once in the folder.
+
+    Args:
+        experiment: `Experiment`, prepared.
+        teacher: Trained teacher.
+        folder: Path of the run folder.
+        levels: Levels that are needed.
+        verbose: Keras' verbosity.
+
+    Returns:
+        `Prototypes`, or `None` if no level is needed.
+
+    Raises:
+        ValueError: If `prototypes.npz` is damaged or belongs to another teacher.
+    """
+    if not levels:
+        return None
+    file = folder / "prototypes.npz"
+    if file.exists():
+        prototypes = Prototypes.load(file)
+        prototypes.check_teacher(teacher)
+        if set(levels) <= set(prototypes.levels):
+            log.info("reusing %s", file.name)
+            return prototypes
+    log.info("fitting prototypes")
+    data = experiment.data
+    prototypes = fit_prototypes(
+        teacher,
+        data.evaluation_batches(256, "train"),
+        levels=tuple(levels),
+        templates=experiment.templates,
+        subclasses=experiment.subclasses,
+        components=experiment.components,
+        iterations=experiment.iterations,
+        memory=experiment.memory,
+        feature_cache=experiment.feature_cache,
+        seed=experiment.seed,
+        penultimate_layer=experiment.teacher.penultimate_layer,
+        intermediate_layer=experiment.teacher.intermediate_layer
+        if "intermediate" in levels
+        else None,
+        pool_size={level: experiment.pool_sizes[level] for level in levels},
+        data_name=f"{data.name} ({data.split})",
+        class_names=data.class_names,
+        workdir=folder / "prototypes.work",
+        verbose="auto" if verbose else False,
+    )
+    prototypes.save(file)
+    remove_workdir(folder / "prototypes.work")
+    return prototypes
+
+
+def train_student(experiment, method, seed, teacher, prototypes, folder, verbose=2):
+    """Train a student by a method, or continue where that was interrupted.
+
+    Args:
+        experiment: `Experiment`, prepared.
+        method: Name of the method.
+        seed: Seed of the student.
+        teacher: Trained teacher.
+        prototypes: Its `Prototypes`, or `None` if the method needs none.
+        folder: Path of the run folder.
+        verbose: Keras' verbosity.
+
+    Returns:
+        The result of the training.
+
+    Raises:
+        ValueError: If a file of an earlier start is damaged.
+    """
+    training = results.student_folder(folder, method, seed)
+    result = results.finished(training)
+    if result is None:
+        log.info("training the student %s by %s, seed %d", experiment.student.title, method, seed)
+        # All methods of a trial start from the same weights.
+        keras.utils.set_random_seed(seed)
+        student = experiment.student.build(experiment.data, "student")
+        model = methods.build(method, methods.Inputs(teacher, student, prototypes, experiment))
+        result = train(
+            model,
+            experiment.data,
+            experiment.student_schedule,
+            training,
+            seed=seed,
+            augmentation=experiment.augmentation,
+            with_rows=methods.parse(method)[0].needs_rows,
+            verbose=verbose,
+        )
+        trained = getattr(model, "student", model)
+        result["parameters"] = trained.count_params()
+        result["parameters_plain"] = student.count_params()
+        save_model(trained, training / "student.keras")
+        result["model_sha256"] = checksum(training / "student.keras")
+        finish(training, result)
+    log.info("%s, seed %d: %.2f%% top-1", method, seed, results.accuracy_of(result))
+    return result

@@ -1,0 +1,126 @@
+"""The settings of an experiment as plain values: pairs of networks, and how a data set is trained.
+
+Every recipe has one `Settings`, which states all of them on one page.
+"""
+
+import difflib
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A teacher, a student, and the settings that the paper chose for them.
+
+    Attributes:
+        teacher: Name of the teacher in the zoo.
+        student: Name of the student in the zoo.
+        learning_rate: Learning rate of the student's first epochs.
+        penultimate_alpha: Alpha of the penultimate KD layer.
+        intermediate_alpha: Alpha of the intermediate KD layer.
+        dkd_beta: Beta of DKD; `None` to choose it by the teacher (`methods.dkd_beta`).
+        note: What a reader of the published numbers must know.
+    """
+
+    teacher: str
+    student: str
+    learning_rate: float = 0.05
+    penultimate_alpha: float = 1.0
+    intermediate_alpha: float = 1.0
+    dkd_beta: float | None = None
+    note: str = ""
+
+    @property
+    def name(self):
+        """`teacher-student`."""
+        return f"{self.teacher}-{self.student}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How teachers and students are trained on a data set.
+
+    Attributes:
+        dataset: Name of the data set in the tables of published accuracies.
+        pairs: `Pair`s of the paper; the first one with the name `pair` is the default.
+        pair: Name of the default pair, or `None`: teacher and student must be given.
+        num_classes: Classes of the data set, for the list of pairs; `None` if that is open.
+        image_size: Height and width of its images; `None` if that is open.
+        pixels: Default of `--pixels`; `None`: mean and standard deviation of the data set.
+        epochs: Epochs of a student.
+        teacher_epochs: Epochs of a teacher; `None`: as many as the student's.
+        batch_size: Images in a step, over all devices.
+        learning_rate: Learning rate of the first epochs; a pair can have another one for its
+            student.
+        milestones: Epochs after which the learning rate is divided by 10.
+        milestones_of: Epochs of the schedule that `milestones` belong to; `None`: `epochs`. A
+            schedule of other epochs has them scaled.
+        weight_decay: Weight decay in PyTorch's sense, for all trainable variables.
+        augmentation: Options of the data's `training_batches`.
+        templates: Number of templates of the penultimate KD layer.
+        subclasses: Number of sub-classes of each class.
+        components: Number of LDA components.
+        iterations: Iterations of k-means.
+        memory: Bytes of feature vectors that the fit of the prototypes keeps in memory.
+        feature_cache: Type of the cache of feature vectors on disk, or `None` for none: k-means
+            then works on a sample where the vectors do not fit into `memory`.
+        logit_losses: What differs from `letkd_keras.losses.LOGIT_LOSSES`, by name of the loss:
+            `options` of the loss, `weight`, `task_weight`, `warm_up_epochs` (of `epochs`).
+    """
+
+    dataset: str
+    pairs: tuple = ()
+    pair: str | None = None
+    num_classes: int | None = None
+    image_size: int | None = None
+    pixels: str | None = None
+    epochs: int = 240
+    teacher_epochs: int | None = None
+    batch_size: int = 64
+    learning_rate: float = 0.05
+    milestones: tuple = (150, 180, 210)
+    milestones_of: int | None = None
+    weight_decay: float = 5e-4
+    augmentation: dict = field(default_factory=dict)
+    templates: int = 4096
+    subclasses: int = 8
+    components: int = 60
+    iterations: int = 20
+    memory: int = 2**28
+    feature_cache: str | None = "float32"
+    logit_losses: dict = field(default_factory=dict)
+
+    def find_pair(self, name, networks):
+        """The pair of a name: of the table, or any two networks.
+
+        A pair that is not in the table has the learning rate that the table has for the same
+        student, otherwise `learning_rate`, and alphas of 1.
+
+        Args:
+            name: `TEACHER-STUDENT`.
+            networks: Names of all networks of the zoo.
+
+        Returns:
+            `Pair`.
+
+        Raises:
+            ValueError: If the name is neither; the message lists the pairs of the table.
+        """
+        for pair in self.pairs:
+            if pair.name == name:
+                return pair
+        names = str(name).split("-")
+        if len(names) == 2 and set(names) <= set(networks):
+            teacher, student = names
+            return Pair(teacher, student, learning_rate=self.learning_rate_of(student))
+        table = [pair.name for pair in self.pairs]
+        close = difflib.get_close_matches(str(name), table, n=1)
+        hint = f". Did you mean {close[0]}?" if close else ""
+        raise ValueError(
+            f"`pair` must be {'one of ' + ', '.join(table) + ', or ' if table else ''}two networks "
+            f"of the zoo as TEACHER-STUDENT. Received: pair={name}{hint}"
+        )
+
+    def learning_rate_of(self, student):
+        """The learning rate that the table has for a student, otherwise `learning_rate`."""
+        rates = {pair.student: pair.learning_rate for pair in self.pairs}
+        return rates.get(student, self.learning_rate)

@@ -1,0 +1,135 @@
+"""Each location's sub-class beside the histogram of its target over all sub-classes (figure 2)."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from letkd_keras.files import save_figure
+from letkd_keras.functional.graph import find_layer, flatten, output_of
+from letkd_keras.layers import IntermediateTargets
+from letkd_keras.recipes.experiment import OPEN_KEYS, prepare
+from letkd_keras.recipes.run import devices, logged_to, prototypes_of, train_teacher
+from letkd_keras.run_folder import RunFolder
+
+_IMAGES = 6
+
+
+def write(experiment, out, verbose=2):
+    """Fit the teacher's prototypes and draw `subclass_map.png`.
+
+    Args:
+        experiment: `Experiment`.
+        out: Run folder: new, or an earlier one's with the same settings.
+        verbose: Keras' verbosity of the teacher's training.
+
+    Returns:
+        Path of the picture.
+
+    Raises:
+        ValueError: If the networks have no intermediate layer.
+    """
+    experiment = prepare(experiment)
+    if "intermediate" not in experiment.levels:
+        raise ValueError(
+            "A map of sub-classes needs an intermediate layer: name one with "
+            "`teacher_intermediate_layer` and `intermediate_layer`."
+        )
+    folder = RunFolder(Path(out), experiment.config(), open_keys=OPEN_KEYS)
+    with folder.locked(), logged_to(folder / "log.txt"), devices():
+        teacher, _ = train_teacher(experiment, folder.path, verbose)
+        levels = tuple(experiment.pool_sizes)
+        prototypes = prototypes_of(experiment, teacher, folder.path, levels, verbose)
+        data = experiment.data
+        images, labels = _one_of_each_class(data)
+        targets = targets_of(prototypes.intermediate, teacher, images, labels)
+        figure = draw(images, labels, targets, prototypes.intermediate, data)
+        save_figure(figure, folder / "subclass_map.png", dpi=110)
+    return folder / "subclass_map.png"
+
+
+def _one_of_each_class(data):
+    """The first test image of each of some classes, spread over all of them, and their labels."""
+    wanted = np.linspace(0, data.num_classes - 1, min(_IMAGES, data.num_classes)).astype(int)
+    chosen = {}
+    for images, labels in data.evaluation_batches(256, "test"):
+        images, labels = np.asarray(images), np.asarray(labels)
+        for label in set(wanted) - set(chosen):
+            if label in labels:
+                chosen[label] = images[(labels == label).argmax()]
+        if len(chosen) == len(wanted):
+            break
+    return np.stack([chosen[label] for label in sorted(chosen)]), np.array(sorted(chosen))
+
+
+def targets_of(intermediate, teacher, images, labels):
+    """Targets of the intermediate level, as in training.
+
+    Args:
+        intermediate: `IntermediatePrototypes`.
+        teacher: Their teacher.
+        images: Normalized images [B, H, W, C].
+        labels: Their classes [B].
+
+    Returns:
+        float32 [B, H, W, K]: at each location, the row of `subclass_scores` of its sub-class.
+    """
+    flat = flatten(teacher)
+    features = keras.Model(
+        flat.inputs, output_of(flat, find_layer(flat, intermediate.layer))
+    ).predict_on_batch(images)
+    layer = IntermediateTargets.from_prototypes(intermediate)
+    return np.asarray(keras.ops.convert_to_numpy(layer(features, labels)))
+
+
+def own_subclasses(targets, intermediate, labels):
+    """The sub-class of each location within the class of its image, [B, H, W].
+
+    Two sub-classes with the same target cannot be told apart; the first one counts.
+    """
+    scores = intermediate.subclass_scores.reshape(
+        intermediate.num_classes, intermediate.subclasses, -1
+    )
+    differences = [
+        np.abs(target[..., None, :] - scores[label]).sum(axis=-1)
+        for target, label in zip(targets, labels, strict=True)
+    ]
+    return np.argmin(differences, axis=-1)
+
+
+def draw(images, labels, targets, intermediate, data):
+    """A `Figure` with a row for each image: image, sub-classes, histogram of the commonest target.
+
+    Args:
+        images: Normalized images [B, H, W, C].
+        labels: Their classes [B].
+        targets: Targets [B, h, w, K].
+        intermediate: `IntermediatePrototypes`.
+        data: The data set, for its scale of pixels and its class names.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 2.2 * len(images)), layout="constrained")
+    axes = figure.subplots(len(images), 3, squeeze=False, width_ratios=[1, 1, 4])
+    subclasses = own_subclasses(targets, intermediate, labels)
+    per_class = intermediate.subclasses
+    for row, image, label, own in zip(axes, images, labels, subclasses, strict=True):
+        pixels = np.clip(image * np.asarray(data.std) + np.asarray(data.mean), 0, 1)
+        row[0].imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray")
+        row[0].set_title(str(data.class_names[label]), fontsize=10)
+        row[1].imshow(own, cmap="tab20", vmin=0, vmax=max(per_class - 1, 1))
+        commonest = np.bincount(own.ravel(), minlength=per_class).argmax()
+        scores = intermediate.subclass_scores[label * per_class + commonest]
+        colors = np.full((len(scores), 4), (0.6, 0.6, 0.6, 1))
+        colors[label * per_class : (label + 1) * per_class] = colormaps["tab10"](0)
+        row[2].bar(np.arange(len(scores)), scores, width=1, color=colors)
+        row[2].set_title(f"target of sub-class {commonest} over all sub-classes", fontsize=9)
+        row[2].margins(x=0)
+        if data.num_classes <= 20:
+            middles = per_class * (np.arange(data.num_classes) + 0.5) - 0.5
+            row[2].set_xticks(middles, data.class_names, rotation=45, ha="right", fontsize=7)
+        for axis in row[:2]:
+            axis.set(xticks=[], yticks=[])
+    axes[0, 1].set_title("sub-classes", fontsize=10)
+    return figure
