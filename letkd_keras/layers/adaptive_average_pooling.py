@@ -68,6 +68,8 @@ class AdaptiveAveragePooling(keras.layers.Layer):
 
     def __init__(self, grid, data_format=None, **kwargs):
         super().__init__(**kwargs)
+        if not isinstance(grid, (tuple, list)) or len(grid) != 2:
+            raise ValueError(f"`grid` must be (height, width). Received: grid={grid!r}")
         height, width = grid
         self.grid = positive_integer("grid", height), positive_integer("grid", width)
         self.data_format = data_format_or_default(data_format)

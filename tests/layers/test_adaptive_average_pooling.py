@@ -87,3 +87,5 @@ def test_round_trip():
 def test_grids_are_checked(grid):
     with pytest.raises(ValueError, match="`grid` must be an integer of at least 1"):
         AdaptiveAveragePooling(grid)
+    with pytest.raises(ValueError, match=r"`grid` must be \(height, width\). Received: grid=4"):
+        AdaptiveAveragePooling(4)
