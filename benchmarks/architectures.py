@@ -72,7 +72,8 @@ def hub_backbones():
             stackwise_depth=[1, 1, 1],
             stackwise_strides=[2, 2, 2],
             stackwise_num_filters=[32, 64, 128],
-            block_type="dark",
+            stage_type="csp",
+            block_type="dark_block",
             image_shape=shape,
         ),
         "DenseNet-small": lambda: models.DenseNetBackbone(
