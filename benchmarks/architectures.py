@@ -2,7 +2,8 @@
 
     python benchmarks/architectures.py --rows runs/architectures.jsonl --out docs/architectures.md
 
-Each architecture distils a copy of itself, so that one step shows it in both roles. For each one:
+Each architecture distils a copy of itself, so that one step shows it in both roles; transformers are
+teachers only. For each one:
 the layers are suggested, prototypes are fitted on 40 images of noise in 10 classes, one letKD step
 is trained, and the student is exported to TFLite (float32) and compared with Keras in a fresh
 process. Weights are fresh ones. Rows that are in the file of --rows already are not repeated.
@@ -225,7 +226,7 @@ def table(rows, command):
         lines += ["|---|---|---|---|"]
         lines += [
             f"| {row['name']} | {row['library']} | {row['failed']} "
-            f"| {row['error'].replace('|', '/')} |"
+            f"| {row['error'][:120].replace('|', '/')} |"
             for row in failed
         ]
     return "\n".join(lines) + "\n"
@@ -266,7 +267,13 @@ def main():
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row), file=sys.stderr, flush=True)
     if options.out:
-        write_text(options.out, table(list(rows.values()), "python benchmarks/architectures.py"))
+        write_text(
+            options.out,
+            table(
+                list(rows.values()),
+                "python benchmarks/architectures.py --out docs/architectures.md",
+            ),
+        )
 
 
 if __name__ == "__main__":
