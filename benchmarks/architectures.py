@@ -2,10 +2,11 @@
 
     python benchmarks/architectures.py --rows runs/architectures.jsonl --out docs/architectures.md
 
-Each architecture distils a copy of itself, so that one step shows it in both roles;
-transformers are teachers only. For each one: the layers are suggested, prototypes
-are fitted on 40 images of noise in 10 classes, one letKD step is trained, and the student is exported to TFLite (float32) and compared with Keras in a fresh
-process. Weights are fresh ones. Rows that are in the file of --rows already are not repeated.
+Each architecture distils a copy of itself, so that one step shows it in both roles; transformers
+are teachers only. For each one: the layers are suggested, prototypes are fitted on 40 images of
+noise in 10 classes, one letKD step is trained, and the student is exported to TFLite (float32)
+and compared with Keras in a fresh process. Weights are fresh ones. Rows that are in the file of
+--rows already are not repeated.
 
 Architectures of keras-hub are built from arguments, in small versions, where keras-hub is
 installed.
