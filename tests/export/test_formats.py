@@ -145,6 +145,11 @@ def test_savedmodel_classifies_raw_images(student, tmp_path):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
+        ({"input": "bgr"}, "`input` must be one of None, pixels, normalized"),
+        ({"input": "pixels"}, "`mean` and `std` must be given for `input` 'pixels'"),
+        ({"output": "scores"}, "`output` must be one of logits, probabilities"),
+        ({"crop": 1.5}, r"`crop` must be in \(0, 1\]"),
+        ({"mean": (0.5,) * 3, "std": (1.0,) * 3}, "`images` must be uint8, or normalized with"),
         ({"mean": (0.5, 0.5, 0.5)}, "`mean` and `std` must be given together"),
         ({"mean": (0.5,), "std": (0.0,)}, "`std` must be positive"),
         ({"class_names": ("one", "two")}, "`class_names` must name the 5 classes"),
