@@ -20,8 +20,9 @@ _BATCH = 64
 def _savedmodel(path, threads, signature="serving_default", output=None):
     import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    if threads is not None:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
     serve = tf.saved_model.load(path).signatures[signature]
     output = output or next(iter(serve.structured_outputs))
     return lambda images: serve(image=tf.constant(images))[output].numpy()
@@ -58,7 +59,7 @@ def _onnx(path, threads):
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or 0
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     channels_first = session.get_modelmeta().custom_metadata_map.get("layout") == "NCHW"
 
