@@ -56,6 +56,11 @@ def parse(arguments=None):
         action="store_true",
         help="tflite-int8: integer inputs (uint8 for pixels) and int8 outputs as well",
     )
+    add(
+        "--snr",
+        action="store_true",
+        help="quantized TFLite formats: write the signal-to-noise ratio of each layer to the card",
+    )
     add("--channels-first", action="store_true", help="onnx: images [N, C, H, W]")
 
     def add_number(name, help):
@@ -105,6 +110,7 @@ def main(arguments=None):
         integer_io=options.integer_io,
         input=options.input,
         output=options.output,
+        snr=options.snr,
         channels_first=options.channels_first,
         **{name: getattr(options, name) for name in RANGES},
         **({} if images is None else images.options()),

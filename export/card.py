@@ -108,7 +108,12 @@ def _artifact(result, options):
         "accuracy": result.accuracy,
         "tolerance": result.tolerance,
         "min_agreement": result.min_agreement,
+        **({"layer_snr_db": _noise(result)} if result.layer_noise is not None else {}),
     }
+
+
+def _noise(result):
+    return [noise.as_json() for noise in result.layer_noise]
 
 
 def _unchanged_artifacts(path, job):
@@ -209,13 +214,28 @@ def _markdown(card):
         ]
     lines += [_row(name, artifact) for name, artifact in card["artifacts"].items()]
     versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
-    lines += ["", f"Written with {versions}."]
+    lines += ["", f"Written with {versions}.", *_noise_lines(card["artifacts"])]
     runnable = [name for name in card["artifacts"] if has_snippets(card, name)]
     for language, snippet in (("Python", python_snippet), ("Kotlin", kotlin_snippet)):
         if runnable:
             lines += ["", f"{language}:", "", f"```{language.lower()}"]
             lines += [*snippet(card, runnable[0]), "```"]
     return "\n".join([*lines, ""])
+
+
+def _noise_lines(artifacts):
+    """A table of the signal-to-noise ratios of each format that has them."""
+    lines = []
+    for name, artifact in artifacts.items():
+        if artifact.get("layer_snr_db"):
+            lines += ["", f"Signal-to-noise ratio of each layer of `{artifact['file']}` ({name}):"]
+            lines += ["", "| layer | operation | dB |", "|---|---|---|"]
+            lines += [
+                f"| `{row['layer']}` | {row['operation']} | "
+                f"{'-' if row['snr_db'] is None else format(row['snr_db'], '.1f')} |"
+                for row in artifact["layer_snr_db"]
+            ]
+    return lines
 
 
 def _metadata(card):

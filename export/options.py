@@ -40,6 +40,8 @@ class ExportOptions:
             SavedModel also has the endpoint `classify`, from uint8 images to probabilities.
         crop: Share of an image's shorter side that the student sees in evaluation, for the card.
         class_names: Name of each class, for labels.txt, `classify` and the card.
+        snr: Whether to compute the signal-to-noise ratio of each layer for the quantized TFLite
+            formats.
         channels_first: Whether ONNX takes images [N, C, H, W].
         opset: Version of the ONNX operators, 13 to 18. From 18 on the converter leaves more
             transpositions around averages.
@@ -59,6 +61,7 @@ class ExportOptions:
     std: tuple | None = None
     crop: float = 1.0
     class_names: tuple | None = None
+    snr: bool = False
     channels_first: bool = False
     opset: int = 17
     epochs: int | None = None

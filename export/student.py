@@ -1,6 +1,7 @@
 """Writing a student in one format or several, each verified."""
 
 import logging
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from letkd_keras.export.card import write_card
 from letkd_keras.export.card_file import write_labels
 from letkd_keras.export.folding import fold as fold_model
 from letkd_keras.export.input_scaling import takes_pixels, with_pixel_input
+from letkd_keras.export.inverse_rms import with_calibrated_floors
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.options import ExportOptions
+from letkd_keras.export.quantization_noise import layer_noise
 from letkd_keras.export.run_folders import provenance_of
 from letkd_keras.export.verification import (
     ExportMismatch,
@@ -47,6 +50,7 @@ class Exported:
         accuracy: Accuracy of the artifact likewise.
         tolerance: Largest relative difference of a logit that was allowed; `None` for any.
         min_agreement: Smallest agreement that was allowed.
+        layer_noise: List of `LayerNoise`, if it was asked for and the format is quantized.
     """
 
     path: Path
@@ -60,6 +64,7 @@ class Exported:
     accuracy: float | None = None
     tolerance: float | None = None
     min_agreement: float | None = None
+    layer_noise: list | None = None
 
     def __str__(self):
         text = (
@@ -102,10 +107,12 @@ def export_student(
             sweep's folder.
         path: Folder to write into. It is created if needed. The artifact is named `savedmodel/`,
             `student.tflite`, `student_float16.tflite`, `student_dynamic.tflite`,
-            `student_int8.tflite`, `student_qat.tflite`, `student_pruned.tflite`,
+            `student_int8.tflite`, `student_int16x8.tflite`, `student_int4.tflite`,
+            `student_qat.tflite`, `student_pruned.tflite`,
             `student_clustered.tflite` or `student.onnx`.
         format: `"savedmodel"`, `"tflite"` (float32), `"tflite-float16"`, `"tflite-dynamic"` (int8
-            weights), `"tflite-int8"` (int8 throughout) or `"onnx"`; or a format that trains the
+            weights), `"tflite-int8"` (int8 throughout), `"tflite-int16x8"` (int8 weights and int16
+            activations), `"tflite-int4"` (int4 weights) or `"onnx"`; or a format that trains the
             student further, to match its own probabilities: `"tflite-qat"` (int8 throughout),
             `"tflite-pruned"` or `"tflite-clustered"` (float32, small once compressed).
         images: Images [N, H, W, C] to verify on: uint8, or normalized as for the student. `None`:
@@ -121,7 +128,7 @@ def export_student(
             format's default, 0.98 in int8 and for the formats that train.
         **options: Fields of `letkd_keras.export.ExportOptions`: `calibration` (needed in int8 and
             by the formats that train), `integer_io`, `input`, `output`, `mean`, `std`, `crop`,
-            `class_names`, `channels_first`, `opset`, `epochs`, `learning_rate`, `sparsity`,
+            `class_names`, `snr`, `channels_first`, `opset`, `epochs`, `learning_rate`, `sparsity`,
             `clusters`.
 
     Returns:
@@ -262,6 +269,7 @@ def write(job, path, format, *, tolerance=None, min_agreement=None):
         comparison.check(name, tolerance, min_agreement if job.real else None)
         if form.runtime == "savedmodel" and job.options.knows_pixels:
             verify_classify(job.student, temporary, job.options)
+        noise = _noise(job, form, temporary) if job.options.snr and form.is_quantized else None
     log.info("%s: %s", target, comparison)
     return Exported(
         path=target,
@@ -275,7 +283,20 @@ def write(job, path, format, *, tolerance=None, min_agreement=None):
         accuracy=comparison.accuracy,
         tolerance=tolerance,
         min_agreement=min_agreement,
+        layer_noise=noise,
     )
+
+
+def _noise(job, form, artifact):
+    """`LayerNoise` of a quantized artifact, against the same model in float32."""
+    model, images = job.written, job.images
+    if form.needs_calibration:
+        images = job.options.calibration
+        model = with_calibrated_floors(model, images)
+    with tempfile.TemporaryDirectory() as folder:
+        reference = Path(folder) / "float32.tflite"
+        table.find("tflite").write(model, reference, job.options)
+        return layer_noise(reference, artifact, images, [layer.name for layer in model.layers])
 
 
 def _check_folder(path):

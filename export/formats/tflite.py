@@ -65,6 +65,28 @@ def write_int8(student, path, options):
     _convert(student, path, options, configure)
 
 
+def write_int16x8(student, path, options):
+    """Write a TFLite file with int8 weights and int16 activations, float32 at its two ends.
+
+    The arguments are those of `write_int8`.
+    """
+    import tensorflow as tf
+
+    options.check_calibration()
+    images = np.asarray(options.calibration, "float32")
+    student = with_calibrated_floors(student, images)
+    images = _with_full_range(images, options)
+
+    def configure(converter):
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ({"image": image[None]} for image in images)
+        converter.target_spec.supported_ops = [
+            tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        ]
+
+    _convert(student, path, options, configure)
+
+
 def _with_full_range(images, options):
     """Calibration images of which one has a black and a white corner.
 
