@@ -232,13 +232,13 @@ def prepare(model, *, images=None, labels=None, fold=True, **options):
     student = load_student(model)
     options = ExportOptions(**options).for_student(student, takes_pixels(student))
     if options.calibration is not None:
-        calibration = images_for(student, options.calibration, options, "calibration")
+        calibration = images_for(student, options.calibration, "calibration", options)
         options = replace(options, calibration=calibration)
     real = not (images is None and options.calibration is None)
     if images is None and real:
         images = options.calibration
     else:
-        images = images_for(student, images, options)
+        images = images_for(student, images, options=options)
     labels = check_labels(labels, images, student.output_shape[-1])
     untrained = untrained_batch_norms(student)
     if untrained:

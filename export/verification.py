@@ -135,7 +135,7 @@ def verify_artifacts(folder, model, *, images=None, labels=None):
             f"from those in the card. Received: model={student.name!r}"
         )
     real, options = images is not None, options_of(card)
-    images = images_for(student, images, options)
+    images = images_for(student, images, options=options)
     labels = check_labels(labels, images, student.output_shape[-1])
     reference = outputs_of(student, images, options)
     results = {}
@@ -248,15 +248,15 @@ def verify_classify(student, artifact, options):
         )
 
 
-def images_for(student, images=None, options=None, argument="images"):
+def images_for(student, images=None, argument="images", options=None):
     """Check images to run a student or its artifacts on; without images, make eight of noise.
 
     Args:
         student: Functional `keras.Model`.
         images: Array [N, ...] or `None`.
+        argument: Name of the argument for the error.
         options: `ExportOptions` for images as the artifacts take them; `None` for images as the
             student takes them.
-        argument: Name of the argument for the error.
 
     Returns:
         float32 [N, ...].

@@ -104,6 +104,42 @@ def test_labels_are_one_class_a_line(bundle):
     assert (bundle / "labels.txt").read_text() == "a\nb\nc\nd\ne\n"
 
 
+def test_metadata_are_those_of_a_model_card_of_hugging_face(bundle):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    card = huggingface_hub.ModelCard((bundle / "card.md").read_text())
+    assert card.data.library_name == "litert"
+    assert card.data.pipeline_tag == "image-classification"
+    assert card.data.metrics == ["accuracy"]
+    assert card.data.tags[-2:] == ["tflite", "onnx"]
+    assert card.data.model_name == "resnet8"
+    results = {result.metric_name: result for result in card.data.eval_results}
+    assert set(results) == {"accuracy of tflite", "accuracy of onnx"}
+    result = results["accuracy of onnx"]
+    assert (result.metric_type, result.metric_value) == ("accuracy", 1.0)
+    assert (result.task_type, result.dataset_name) == ("image-classification", "noise with labels")
+    assert card.text.strip().startswith("# resnet8")
+
+
+def test_metadata_are_json_values_between_dashes(bundle):
+    lines = (bundle / "card.md").read_text().splitlines()
+    assert lines[0] == "---"
+    metadata = dict(line.split(": ", 1) for line in lines[1 : lines.index("---", 1)])
+    values = {key: json.loads(value) for key, value in metadata.items()}
+    assert values["library_name"] == "litert"
+    (entry,) = values["model-index"]
+    assert [metric["value"] for metric in entry["results"][0]["metrics"]] == [1.0, 1.0]
+
+
+def test_programs_of_the_card(bundle):
+    card = (bundle / "card.md").read_text()
+    kotlin = card.split("```kotlin\n")[1].split("```")[0]
+    assert "Bitmap.createScaledBitmap(square, 16, 16, true)" in kotlin
+    assert "ByteBuffer.allocateDirect(3072)" in kotlin
+    assert "val logits = Array(1) { FloatArray(5) }" in kotlin
+    assert kotlin.count("{") == kotlin.count("}")
+    assert kotlin.count("(") == kotlin.count(")")
+
+
 def test_kd_layers_follow_the_layers_that_were_chosen(student):
     layers = kd_layers(student)
     assert [(layer["after"], layer["templates"]) for layer in layers] == [
