@@ -4,7 +4,7 @@
 
 The student is written with its KD layers, without teacher and training code. Each artifact is
 verified: it is loaded in a new process without this package and compared with the student.
-card.json and card.md describe the artifacts.
+card.json and card.md describe the artifacts; labels.txt has their classes.
 """
 
 from letkd_keras.command_line import (
@@ -13,12 +13,13 @@ from letkd_keras.command_line import (
     add_formats_option,
     add_out_option,
     add_seed_option,
+    choice,
     path,
     run_main,
 )
 from letkd_keras.export import formats
 from letkd_keras.export.evaluation_images import add_image_options, evaluation_images
-from letkd_keras.export.options import RANGES, ExportOptions
+from letkd_keras.export.options import INPUTS, OUTPUTS, RANGES, ExportOptions
 from letkd_keras.export.run_folders import open_data
 from letkd_keras.files import check_writable
 
@@ -36,7 +37,30 @@ def parse(arguments=None):
     add_formats_option(parser)
     add_out_option(parser, required=True, help="folder to write into")
     add("--no-fold", action="store_true", help="write the student as trained, without folding")
-    add("--integer-io", action="store_true", help="tflite-int8: int8 inputs and outputs as well")
+    add(
+        "--input",
+        type=choice(*INPUTS),
+        metavar="KIND",
+        help="pixels: the artifacts take RGB values from 0 to 255; normalized: images as in "
+        "training (default: pixels, where mean and standard deviation are known)",
+    )
+    add(
+        "--output",
+        type=choice(*OUTPUTS),
+        metavar="KIND",
+        default="logits",
+        help="logits or probabilities",
+    )
+    add(
+        "--integer-io",
+        action="store_true",
+        help="tflite-int8: integer inputs (uint8 for pixels) and int8 outputs as well",
+    )
+    add(
+        "--snr",
+        action="store_true",
+        help="quantized TFLite formats: write the signal-to-noise ratio of each layer to the card",
+    )
     add("--channels-first", action="store_true", help="onnx: images [N, C, H, W]")
 
     def add_number(name, help):
@@ -84,6 +108,9 @@ def main(arguments=None):
         data_name=None if images is None else images.name,
         fold=not options.no_fold,
         integer_io=options.integer_io,
+        input=options.input,
+        output=options.output,
+        snr=options.snr,
         channels_first=options.channels_first,
         **{name: getattr(options, name) for name in RANGES},
         **({} if images is None else images.options()),

@@ -1,22 +1,22 @@
 """The model card of an export: what was exported and how it was checked."""
 
+import json
 from datetime import date
 from importlib import metadata
 from pathlib import Path
 
-from letkd_keras.export import formats
 from letkd_keras.export.batch_norm_folding import untrained_batch_norms
-from letkd_keras.files import checksum, read_json, write_json, write_text
+from letkd_keras.export.card_file import LABELS, options_of, read_card, write_labels
+from letkd_keras.export.card_snippets import has_snippets, kotlin_snippet, python_snippet
+from letkd_keras.files import checksum, write_json, write_text
 from letkd_keras.functional.cost import cost_of
 from letkd_keras.functional.fingerprint import fingerprint
 from letkd_keras.functional.graph import maker, nodes
 from letkd_keras.layers import KDLayer
 
-_PIXELS = "normalized: (pixel / 255 - mean) / std for each channel"
-
 
 def write_card(path, job, results, *, data_name=None, training=None):
-    """Write `card.json` and `card.md` into the folder of an export.
+    """Write `card.json`, `card.md` and, with class names, `labels.txt` into an export's folder.
 
     Args:
         path: Folder of the artifacts.
@@ -36,14 +36,15 @@ def write_card(path, job, results, *, data_name=None, training=None):
         "student": fingerprint(job.student),
         "date": date.today().isoformat(),
         "inputs": {
+            "kind": options.input,
             "shape": list(job.student.input_shape[1:]),
             "dtype": "float32",
             "layout": "NCHW in ONNX, NHWC elsewhere" if options.channels_first else "NHWC",
-            "pixels": _PIXELS if options.mean is not None else "normalized as in training",
+            "crop": options.crop,
             "mean": _list(options.mean),
             "std": _list(options.std),
         },
-        "outputs": {"kind": "logits", "classes": job.student.output_shape[-1]},
+        "outputs": {"kind": options.output, "classes": job.student.output_shape[-1]},
         "class_names": _list(options.class_names),
         "kd_layers": kd_layers(job.student),
         "parameters": {
@@ -63,37 +64,14 @@ def write_card(path, job, results, *, data_name=None, training=None):
         },
         "artifacts": {
             **_unchanged_artifacts(path, job),
-            **{name: _artifact(result) for name, result in results.items()},
+            **{name: _artifact(result, options) for name, result in results.items()},
         },
         "versions": {name: metadata.version(name) for name in ("keras", "tensorflow", "numpy")},
     }
+    card["inputs"]["description"] = _describe_input(card["inputs"])
+    write_labels(path, options.class_names)
     write_json(path / "card.json", card)
     write_text(path / "card.md", _markdown(card))
-    return card
-
-
-def read_card(path):
-    """Read the card of a folder.
-
-    The card may come from somebody else. Its artifacts must be the files and folders of the formats
-    in this folder, so that nothing else is opened.
-
-    Raises:
-        FileNotFoundError: If the folder has no card.
-        ValueError: If the card is damaged, or lists a file that is not an artifact in the folder.
-    """
-    file = Path(path) / "card.json"
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"`folder` must be a folder with a card.json, as the export writes it. "
-            f"Received: folder={str(path)!r}"
-        )
-    card = read_json(file)
-    artifacts = card.get("artifacts") if isinstance(card, dict) else None
-    if not isinstance(artifacts, dict) or not isinstance(card.get("student"), str):
-        raise ValueError(f"{file} is damaged: it does not describe a student and its artifacts.")
-    for name, artifact in artifacts.items():
-        _check_artifact(file, name, artifact)
     return card
 
 
@@ -115,51 +93,39 @@ def kd_layers(student):
     ]
 
 
-def _check_artifact(card, name, artifact):
-    file_name = formats.find(name, "artifacts").file_name
-    keys = {"file", "sha256", "tolerance", "min_agreement"}
-    if not isinstance(artifact, dict) or not keys <= set(artifact):
-        raise ValueError(f"{card} is damaged: {name} must have {', '.join(sorted(keys))}.")
-    for key in ("tolerance", "min_agreement"):
-        limit = artifact[key]
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float)):
-            raise ValueError(f"{card} is damaged: `{key}` of {name} must be a number or null.")
-    if artifact["file"] != file_name:
-        raise ValueError(
-            f"{card} must list {file_name!r}, in the folder of the card, as its {name}. "
-            f"Received: {artifact['file']!r}"
-        )
-    folder, path = card.parent.resolve(), card.parent / file_name
-    files = [path, *(path.rglob("*") if path.is_dir() else ())]
-    for entry in files:
-        if not entry.resolve().is_relative_to(folder):
-            raise ValueError(
-                f"{path} must not contain links that lead outside its folder. Received: {entry}, a "
-                f"link to {entry.resolve()}"
-            )
-
-
-def _artifact(result):
+def _artifact(result, options):
+    is_integer = result.format == "tflite-int8" and options.integer_io
+    integer_input = "uint8" if options.input == "pixels" else "int8"
     return {
         "file": result.path.name,
         "bytes": result.bytes,
         "sha256": checksum(result.path),
+        "input_dtype": integer_input if is_integer else "float32",
+        "output_dtype": "int8" if is_integer else "float32",
         "max_difference": result.max_difference,
         "agreement": result.agreement,
         "images": result.images,
         "accuracy": result.accuracy,
         "tolerance": result.tolerance,
         "min_agreement": result.min_agreement,
+        **({"layer_snr_db": _noise(result)} if result.layer_noise is not None else {}),
     }
 
 
+def _noise(result):
+    return [noise.as_json() for noise in result.layer_noise]
+
+
 def _unchanged_artifacts(path, job):
-    """Artifacts of the same student that an earlier card lists and that are unchanged."""
+    """Artifacts of the same student, inputs and outputs that an earlier card lists, unchanged."""
     try:
         card = read_card(path)
     except (FileNotFoundError, ValueError):
         return {}
-    if card["student"] != fingerprint(job.student):
+    earlier, options = options_of(card), job.options
+    keys = ("input", "output", "mean", "std")
+    alike = all(_list(getattr(earlier, key)) == _list(getattr(options, key)) for key in keys)
+    if card["student"] != fingerprint(job.student) or not alike:
         return {}
     return {
         name: artifact
@@ -184,20 +150,37 @@ def _list(values):
 
 
 def _markdown(card):
-    classes = card["outputs"]["classes"]
+    """The card as a model card of Hugging Face, whose metadata stand between lines of dashes."""
+    classes, kind = card["outputs"]["classes"], card["outputs"]["kind"]
+    meaning = {
+        "logits": "These are logits; their softmax gives probabilities.",
+        "probabilities": "These are probabilities.",
+    }
     lines = [
+        "---",
+        *(f"{key}: {json.dumps(value)}" for key, value in _metadata(card).items()),
+        "---",
+        "",
         f"# {card['name']}",
         "",
         f"Image classifier with {classes} classes. Exported {card['date']}.",
         "",
-        _input_line(card["inputs"]),
-        f"- Output `logits`: [batch, {classes}]. These are logits; their softmax gives "
-        "probabilities.",
+        f"- Input `image`: {card['inputs']['description']}",
+        f"- Tensor: {card['inputs']['dtype']} [batch, {_shape(card['inputs'], ', ')}], "
+        f"{card['inputs']['layout']}",
+        f"- Output `{kind}`: [batch, {classes}]. {meaning[kind]}",
     ]
-    if "savedmodel" in card["artifacts"] and card["inputs"]["mean"] is not None:
+    lines += [
+        f"- `{artifact['file']}`: input {artifact['input_dtype']}, output "
+        f"{artifact['output_dtype']}, with scale and zero point in the file"
+        for artifact in card["artifacts"].values()
+        if artifact["input_dtype"] != "float32"
+    ]
+    pixels_known = card["inputs"]["kind"] == "pixels" or card["inputs"]["mean"] is not None
+    if "savedmodel" in card["artifacts"] and pixels_known:
         lines += ["- SavedModel, endpoint `classify`: uint8 images to `probabilities`"]
     if card["class_names"]:
-        lines += [f"- Classes: {', '.join(card['class_names'])}"]
+        lines += [f"- Classes, in the order of `{LABELS}`: {', '.join(card['class_names'])}"]
     lines += [
         f"- KD layer `{layer['name']}` after `{layer['after']}`: {layer['templates']} templates, "
         f"alpha {layer['alpha']:g}"
@@ -231,19 +214,82 @@ def _markdown(card):
         ]
     lines += [_row(name, artifact) for name, artifact in card["artifacts"].items()]
     versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
-    return "\n".join([*lines, "", f"Written with {versions}.", ""])
+    lines += ["", f"Written with {versions}.", *_noise_lines(card["artifacts"])]
+    runnable = [name for name in card["artifacts"] if has_snippets(card, name)]
+    for language, snippet in (("Python", python_snippet), ("Kotlin", kotlin_snippet)):
+        if runnable:
+            lines += ["", f"{language}:", "", f"```{language.lower()}"]
+            lines += [*snippet(card, runnable[0]), "```"]
+    return "\n".join([*lines, ""])
 
 
-def _input_line(inputs):
-    shape = " x ".join("any" if size is None else str(size) for size in inputs["shape"])
-    line = (
-        f"- Input `image`: {inputs['dtype']} [batch, {shape}], {inputs['layout']}, "
-        f"{inputs['pixels']}"
-    )
-    if inputs["mean"] is not None:
+def _noise_lines(artifacts):
+    """A table of the signal-to-noise ratios of each format that has them."""
+    lines = []
+    for name, artifact in artifacts.items():
+        if artifact.get("layer_snr_db"):
+            lines += ["", f"Signal-to-noise ratio of each layer of `{artifact['file']}` ({name}):"]
+            lines += ["", "| layer | operation | dB |", "|---|---|---|"]
+            lines += [
+                f"| `{row['layer']}` | {row['operation']} | "
+                f"{'-' if row['snr_db'] is None else format(row['snr_db'], '.1f')} |"
+                for row in artifact["layer_snr_db"]
+            ]
+    return lines
+
+
+def _metadata(card):
+    """Metadata of a model card of Hugging Face, whose values are JSON (and so YAML)."""
+    kinds = {"savedmodel": "tf-saved-model", "onnx": "onnx"}
+    runtimes = dict.fromkeys(kinds.get(name, "tflite") for name in card["artifacts"])
+    libraries = {"tflite": "litert", "onnx": "onnx"}
+    metadata = {
+        "library_name": next((libraries[name] for name in runtimes if name in libraries), "keras"),
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "knowledge-distillation", "letkd", *runtimes],
+        "metrics": ["accuracy"],
+    }
+    accuracies = {
+        name: artifact["accuracy"]
+        for name, artifact in card["artifacts"].items()
+        if artifact["accuracy"] is not None
+    }
+    if accuracies:
+        data = card["verification"]["data"]
+        result = {
+            "task": {"type": "image-classification"},
+            "dataset": {"type": "image-folder", "name": data},
+            "metrics": [
+                {"type": "accuracy", "name": f"accuracy of {name}", "value": round(accuracy, 4)}
+                for name, accuracy in accuracies.items()
+            ],
+        }
+        metadata["model-index"] = [{"name": card["name"], "results": [result]}]
+    return metadata
+
+
+def _describe_input(inputs):
+    """The input in one line: "RGB, 0 to 255, 224 x 224, bilinear resize"."""
+    *sides, channels = inputs["shape"]
+    size = _shape({"shape": sides})
+    parts = [{1: "grayscale", 3: "RGB"}.get(channels, f"{channels} channels")]
+    parts += ["0 to 255", size] if inputs["kind"] == "pixels" else [size]
+    if inputs["crop"] == 1 or None in sides:
+        parts += ["bilinear resize of the shorter side, center crop"]
+    else:
+        shorter = round(min(sides) / inputs["crop"])
+        parts += [f"bilinear resize of the shorter side to {shorter}, center crop"]
+    if inputs["kind"] == "normalized" and inputs["mean"] is None:
+        parts += ["normalized as in training"]
+    elif inputs["kind"] == "normalized":
+        parts += ["normalized: (pixel / 255 - mean) / std for each channel"]
         for name in ("mean", "std"):
-            line += f", {name} {', '.join(f'{value:.4f}' for value in inputs[name])}"
-    return line
+            parts += [f"{name} {', '.join(f'{value:.4f}' for value in inputs[name])}"]
+    return ", ".join(parts)
+
+
+def _shape(inputs, separator=" x "):
+    return separator.join("any" if size is None else str(size) for size in inputs["shape"])
 
 
 def _training_lines(training):

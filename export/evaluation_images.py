@@ -22,6 +22,7 @@ class EvaluationImages:
         calibration: Training images, normalized, or `None`.
         mean: Mean of each channel, of pixels in [0, 1], or `None`.
         std: Standard deviation of each channel, or `None`.
+        crop: Share of the shorter side of an image file that is its test image.
         class_names: Name of each class, or `None`.
     """
 
@@ -31,11 +32,12 @@ class EvaluationImages:
     calibration: np.ndarray | None = None
     mean: tuple | None = None
     std: tuple | None = None
+    crop: float = 1.0
     class_names: tuple | None = None
 
     def options(self):
         """Arguments of `export_student` and `export_bundle`."""
-        fields = ("images", "labels", "calibration", "mean", "std", "class_names")
+        fields = ("images", "labels", "calibration", "mean", "std", "crop", "class_names")
         return {name: getattr(self, name) for name in fields}
 
 
@@ -97,6 +99,7 @@ def evaluation_images(data, test_images=1000, calibration_images=200, seed=0):
         calibration=calibration,
         mean=tuple(data.mean),
         std=tuple(data.std),
+        crop=getattr(data, "evaluation_crop", 1.0),
         class_names=tuple(data.class_names),
     )
 

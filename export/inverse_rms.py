@@ -3,6 +3,7 @@ import numpy as np
 from keras import ops
 
 from letkd_keras.export.rewriting import rewrite
+from letkd_keras.functional.graph import output_of
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -63,7 +64,7 @@ def with_calibrated_floors(model, images, share=0.01):
     layers = [layer for layer in model.layers if isinstance(layer, InverseRMS)]
     if not layers:
         return model
-    probe = keras.Model(model.inputs[0], [layer.output for layer in layers])
+    probe = keras.Model(model.inputs[0], [output_of(model, layer) for layer in layers])
     outputs = keras.tree.flatten(probe.predict(images, verbose=0))
     floors = {}
     for layer, factors in zip(layers, outputs, strict=True):

@@ -1,9 +1,11 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from letkd_keras import command_line
 from letkd_keras.data.normalization import scale_and_shift
+
+_SLACK = 1.0  # steps of a pixel: what resizing may exceed 0 to 255 by
 
 # Range of each number, here and on the command line.
 RANGES = {
@@ -13,6 +15,8 @@ RANGES = {
     "sparsity": command_line.fraction,
     "clusters": command_line.Integer(2),
 }
+INPUTS = ("pixels", "normalized")
+OUTPUTS = ("logits", "probabilities")
 
 
 @dataclass(frozen=True)
@@ -20,14 +24,24 @@ class ExportOptions:
     """What some formats need besides the student.
 
     Attributes:
-        calibration: Training images [N, H, W, C], normalized. `tflite-int8` measures the ranges of
-            activations on them; `tflite-qat`, `tflite-pruned` and `tflite-clustered` train on them.
-        integer_io: Whether `tflite-int8` has int8 inputs and outputs (scale and zero point are in
-            the file) instead of float32.
-        mean: Mean of each channel, of pixels in [0, 1].
-        std: Standard deviation of each channel, of pixels in [0, 1]. With both, a SavedModel also
-            has the endpoint `classify`, from uint8 images to probabilities.
-        class_names: Name of each class, for `classify` and the card.
+        calibration: Training images [N, H, W, C]: uint8, or normalized for the student.
+            `tflite-int8` measures the ranges of activations on them; `tflite-qat`,
+            `tflite-pruned` and `tflite-clustered` train on them.
+        integer_io: Whether `tflite-int8` has integer inputs and outputs instead of float32: uint8
+            pixels, or int8 for normalized images, and int8 outputs. Scale and zero point are in
+            the file.
+        input: `"pixels"`: artifacts take pixels from 0 to 255 and normalize them. `"normalized"`:
+            they take what the student takes. `None`: pixels if `mean` and `std` are given or the
+            student rescales pixels itself.
+        output: `"logits"` or `"probabilities"`, what artifacts return.
+        mean: Mean of each channel, of pixels in [0, 1], that the student's images are normalized
+            with.
+        std: Standard deviation of each channel, likewise. If the artifact's pixels are known, a
+            SavedModel also has the endpoint `classify`, from uint8 images to probabilities.
+        crop: Share of an image's shorter side that the student sees in evaluation, for the card.
+        class_names: Name of each class, for labels.txt, `classify` and the card.
+        snr: Whether to compute the signal-to-noise ratio of each layer for the quantized TFLite
+            formats.
         channels_first: Whether ONNX takes images [N, C, H, W].
         opset: Version of the ONNX operators, 13 to 18. From 18 on the converter leaves more
             transpositions around averages.
@@ -41,9 +55,13 @@ class ExportOptions:
 
     calibration: np.ndarray | None = None
     integer_io: bool = False
+    input: str | None = None
+    output: str = "logits"
     mean: tuple | None = None
     std: tuple | None = None
+    crop: float = 1.0
     class_names: tuple | None = None
+    snr: bool = False
     channels_first: bool = False
     opset: int = 17
     epochs: int | None = None
@@ -57,6 +75,14 @@ class ExportOptions:
         Raises:
             ValueError: If so.
         """
+        for name, values in (("input", (None, *INPUTS)), ("output", OUTPUTS)):
+            if getattr(self, name) not in values:
+                raise ValueError(
+                    f"`{name}` must be one of {', '.join(map(str, values))}. "
+                    f"Received: {name}={getattr(self, name)!r}"
+                )
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"`crop` must be in (0, 1]. Received: crop={self.crop}")
         if (self.mean is None) != (self.std is None):
             raise ValueError(
                 "`mean` and `std` must be given together. "
@@ -90,7 +116,72 @@ class ExportOptions:
                 "normalized as for the student. Received: calibration=None"
             )
 
+    def for_student(self, student, takes_pixels=False):
+        """Check the options and decide what the artifacts of a student take.
+
+        Args:
+            student: Functional `keras.Model`.
+            takes_pixels: Whether the student itself rescales pixels from 0 to 255.
+
+        Returns:
+            `ExportOptions` whose `input` is not `None`.
+
+        Raises:
+            ValueError: If an option does not fit, or pixels are wanted whose normalization is not
+                known.
+        """
+        self.check(student)
+        known = self.mean is not None or takes_pixels
+        if self.input == "pixels" and not known:
+            raise ValueError(
+                "`mean` and `std` must be given for `input` 'pixels', since the student does not "
+                f"rescale pixels itself. Received: mean={self.mean}, std={self.std}"
+            )
+        return replace(self, input=self.input or ("pixels" if known else "normalized"))
+
+    @property
+    def knows_pixels(self):
+        """Whether it is known how an artifact gets from pixels to its input."""
+        return self.input == "pixels" or self.mean is not None
+
     def normalize(self, pixels):
         """Normalize float32 pixels from 0 to 255 (NumPy or TensorFlow), as in training."""
+        if self.mean is None:
+            return pixels
         scale, shift = scale_and_shift(self.mean, self.std)
         return pixels * scale + shift
+
+    def artifact_images(self, images, argument="images"):
+        """Convert images to what the artifacts take.
+
+        Args:
+            images: uint8 [N, H, W, C], or what the student takes. Pixels are rounded to integers,
+                as those of a camera are.
+            argument: Name of the argument for the error.
+
+        Returns:
+            float32 [N, H, W, C].
+
+        Raises:
+            ValueError: If they cannot have been normalized with `mean` and `std`.
+        """
+        is_raw = np.asarray(images).dtype == np.uint8
+        images = np.asarray(images, "float32")
+        if self.input != "pixels":
+            return self.normalize(images) if is_raw else images
+        if not is_raw:
+            if self.mean is None:  # the student rescales pixels itself
+                return images
+            scale, shift = scale_and_shift(self.mean, self.std)
+            images = (images - shift) / scale
+        if images.size and (images.min() < -_SLACK or images.max() > 255 + _SLACK):
+            raise ValueError(
+                f"`{argument}` must be uint8, or normalized with `mean` and `std`, so that pixels "
+                f"are from 0 to 255. Received: {argument} with pixels from {images.min():.4g} to "
+                f"{images.max():.4g}"
+            )
+        return np.clip(np.rint(images), 0, 255)
+
+    def student_images(self, images):
+        """Convert images that an artifact takes to what the student takes."""
+        return self.normalize(images) if self.input == "pixels" else images

@@ -1,7 +1,8 @@
 """Writing a student in one format or several, each verified."""
 
 import logging
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -10,16 +11,20 @@ import numpy as np
 from letkd_keras.export import formats as table
 from letkd_keras.export.batch_norm_folding import untrained_batch_norms
 from letkd_keras.export.card import write_card
+from letkd_keras.export.card_file import write_labels
 from letkd_keras.export.folding import fold as fold_model
+from letkd_keras.export.input_scaling import takes_pixels, with_pixel_input
+from letkd_keras.export.inverse_rms import with_calibrated_floors
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.options import ExportOptions
+from letkd_keras.export.quantization_noise import layer_noise
 from letkd_keras.export.run_folders import provenance_of
 from letkd_keras.export.verification import (
     ExportMismatch,
     check_labels,
     compare,
     images_for,
-    logits_of,
+    outputs_of,
     reload_outputs,
     verify_classify,
 )
@@ -37,7 +42,7 @@ class Exported:
         format: Name of the format.
         bytes: Size of all its files.
         parameters: Number of parameters of the model that was written.
-        max_difference: Largest absolute difference of a logit from the student in Keras.
+        max_difference: Largest absolute difference of an output from the student in Keras.
         agreement: Share of the test images with the same top-1 class, in [0, 1].
         images: Number of test images.
         accuracy_before: Accuracy of the student in Keras on the test images, in [0, 1]; `None`
@@ -45,6 +50,7 @@ class Exported:
         accuracy: Accuracy of the artifact likewise.
         tolerance: Largest relative difference of a logit that was allowed; `None` for any.
         min_agreement: Smallest agreement that was allowed.
+        layer_noise: List of `LayerNoise`, if it was asked for and the format is quantized.
     """
 
     path: Path
@@ -58,6 +64,7 @@ class Exported:
     accuracy: float | None = None
     tolerance: float | None = None
     min_agreement: float | None = None
+    layer_noise: list | None = None
 
     def __str__(self):
         text = (
@@ -84,8 +91,12 @@ def export_student(
     """Export a student with its KD layers to one format.
 
     The artifact contains no teacher, no prototypes, no distillation outputs and no Python code. It
-    returns logits, even if the model ends in a softmax. Before it is moved to its final path, it is
-    loaded in a new process without this package, where it must return the student's logits.
+    takes RGB pixels from 0 to 255 if their normalization is known (`mean` and `std`, or a student
+    that rescales them itself), otherwise images that are normalized as in training. It returns
+    logits, even if the model ends in a softmax, or probabilities (`output`). Before it is moved to
+    its final path, it is loaded in a new process without this package, where it must return what
+    the student returns for the same images. With `class_names`, labels.txt beside it has a line for
+    each class.
 
     A model that is folded already and a student without KD layers are exported in the same way.
     A batch normalization whose statistics were never updated is exported as it is, with a warning
@@ -96,16 +107,18 @@ def export_student(
             sweep's folder.
         path: Folder to write into. It is created if needed. The artifact is named `savedmodel/`,
             `student.tflite`, `student_float16.tflite`, `student_dynamic.tflite`,
-            `student_int8.tflite`, `student_qat.tflite`, `student_pruned.tflite`,
+            `student_int8.tflite`, `student_int16x8.tflite`, `student_int4.tflite`,
+            `student_qat.tflite`, `student_pruned.tflite`,
             `student_clustered.tflite` or `student.onnx`.
         format: `"savedmodel"`, `"tflite"` (float32), `"tflite-float16"`, `"tflite-dynamic"` (int8
-            weights), `"tflite-int8"` (int8 throughout) or `"onnx"`; or a format that trains the
+            weights), `"tflite-int8"` (int8 throughout), `"tflite-int16x8"` (int8 weights and int16
+            activations), `"tflite-int4"` (int4 weights) or `"onnx"`; or a format that trains the
             student further, to match its own probabilities: `"tflite-qat"` (int8 throughout),
             `"tflite-pruned"` or `"tflite-clustered"` (float32, small once compressed).
-        images: Images [N, H, W, C] to verify on, normalized as for the student. `None`: the
-            calibration images, or eight images of standard normal noise from a fixed seed. Where
-            only the order of the logits can be compared, it is compared on real images only: on
-            noise it means nothing.
+        images: Images [N, H, W, C] to verify on: uint8, or normalized as for the student. `None`:
+            the calibration images, or eight images of noise from a fixed seed. Where only the order
+            of the logits can be compared, it is compared on real images only: on noise it means
+            nothing.
         labels: Their classes [N], for accuracies.
         fold: Whether to fold the student first (`letkd_keras.export.fold`), which makes it smaller
             and faster and leaves its logits unchanged.
@@ -114,8 +127,9 @@ def export_student(
         min_agreement: Smallest share of the images with the same top-1 class; `None` for the
             format's default, 0.98 in int8 and for the formats that train.
         **options: Fields of `letkd_keras.export.ExportOptions`: `calibration` (needed in int8 and
-            by the formats that train), `integer_io`, `mean`, `std`, `class_names`,
-            `channels_first`, `opset`, `epochs`, `learning_rate`, `sparsity`, `clusters`.
+            by the formats that train), `integer_io`, `input`, `output`, `mean`, `std`, `crop`,
+            `class_names`, `snr`, `channels_first`, `opset`, `epochs`, `learning_rate`, `sparsity`,
+            `clusters`.
 
     Returns:
         `Exported`.
@@ -131,7 +145,9 @@ def export_student(
     table.find(format)
     _check_folder(path)
     job = prepare(model, images=images, labels=labels, fold=fold, **options)
-    return write(job, path, format, tolerance=tolerance, min_agreement=min_agreement)
+    result = write(job, path, format, tolerance=tolerance, min_agreement=min_agreement)
+    write_labels(path, job.options.class_names)
+    return result
 
 
 def export_bundle(
@@ -147,7 +163,8 @@ def export_bundle(
 
     Args:
         model: What `export_student` accepts. For a run folder the card also describes the training.
-        path: Folder to write into: the artifacts, `card.json` and `card.md`.
+        path: Folder to write into: the artifacts, `card.json`, `card.md` and, with `class_names`,
+            `labels.txt`.
         formats: Names of the formats, or `("all",)`.
         data_name: Name of the images, for the card.
         verify: Dictionary from the name of a format to its `tolerance` and `min_agreement`, if they
@@ -188,12 +205,13 @@ class ExportJob:
 
     Attributes:
         student: The student before folding.
-        written: The model to write: the student, folded or not.
-        images: Images to verify on.
+        written: The model to write: the student, folded or not, from the artifacts' images to
+            logits.
+        images: Images to verify on, as the artifacts take them.
         labels: Their classes, or `None`.
         real: Whether the images are real ones, not noise.
-        reference: Logits of the student in Keras for these images.
-        options: `ExportOptions`.
+        reference: What the student in Keras returns for these images.
+        options: `ExportOptions`. Its calibration images are as the artifacts take them.
     """
 
     student: keras.Model
@@ -212,12 +230,15 @@ def prepare(model, *, images=None, labels=None, fold=True, **options):
         `ExportJob`.
     """
     student = load_student(model)
-    options = ExportOptions(**options)
-    options.check(student)
+    options = ExportOptions(**options).for_student(student, takes_pixels(student))
     if options.calibration is not None:
-        images_for(student, options.calibration, argument="calibration")
-    given = options.calibration if images is None else images
-    images = images_for(student, given)
+        calibration = images_for(student, options.calibration, "calibration", options)
+        options = replace(options, calibration=calibration)
+    real = not (images is None and options.calibration is None)
+    if images is None and real:
+        images = options.calibration
+    else:
+        images = images_for(student, images, options=options)
     labels = check_labels(labels, images, student.output_shape[-1])
     untrained = untrained_batch_norms(student)
     if untrained:
@@ -226,9 +247,12 @@ def prepare(model, *, images=None, labels=None, fold=True, **options):
             student.name,
             untrained,
         )
-    reference = logits_of(student, images)
-    written = fold_model(student, images=images) if fold else student
-    return ExportJob(student, written, images, labels, given is not None, reference, options)
+    reference = outputs_of(student, images, options)
+    few = options.student_images(images[:64])
+    written = fold_model(student, images=few) if fold else student
+    if options.input == "pixels" and options.mean is not None:
+        written = with_pixel_input(written, options.mean, options.std)
+    return ExportJob(student, written, images, labels, real, reference, options)
 
 
 def write(job, path, format, *, tolerance=None, min_agreement=None):
@@ -243,8 +267,9 @@ def write(job, path, format, *, tolerance=None, min_agreement=None):
         comparison = compare(job.reference, logits, job.labels)
         name = f"{format} of {job.student.name!r}"
         comparison.check(name, tolerance, min_agreement if job.real else None)
-        if form.runtime == "savedmodel" and job.options.mean is not None:
+        if form.runtime == "savedmodel" and job.options.knows_pixels:
             verify_classify(job.student, temporary, job.options)
+        noise = _noise(job, form, temporary) if job.options.snr and form.is_quantized else None
     log.info("%s: %s", target, comparison)
     return Exported(
         path=target,
@@ -258,7 +283,20 @@ def write(job, path, format, *, tolerance=None, min_agreement=None):
         accuracy=comparison.accuracy,
         tolerance=tolerance,
         min_agreement=min_agreement,
+        layer_noise=noise,
     )
+
+
+def _noise(job, form, artifact):
+    """`LayerNoise` of a quantized artifact, against the same model in float32."""
+    model, images = job.written, job.images
+    if form.needs_calibration:
+        images = job.options.calibration
+        model = with_calibrated_floors(model, images)
+    with tempfile.TemporaryDirectory() as folder:
+        reference = Path(folder) / "float32.tflite"
+        table.find("tflite").write(model, reference, job.options)
+        return layer_noise(reference, artifact, images, [layer.name for layer in model.layers])
 
 
 def _check_folder(path):

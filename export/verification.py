@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import softmax
 
 from letkd_keras.export import formats
-from letkd_keras.export.card import read_card
+from letkd_keras.export.card_file import options_of, read_card
 from letkd_keras.export.loading import load_student
 from letkd_keras.files import checksum
 from letkd_keras.functional.fingerprint import fingerprint
@@ -116,8 +116,8 @@ def verify_artifacts(folder, model, *, images=None, labels=None):
     Args:
         folder: Folder with `card.json`, as an export writes it.
         model: The student that was exported, as `export_student` accepts it.
-        images: Array [N, H, W, C], normalized; `None`: eight images of noise, for which the top-1
-            classes are not compared.
+        images: Array [N, H, W, C], uint8 or normalized as for the student; `None`: eight images of
+            noise, for which the top-1 classes are not compared.
         labels: Their classes [N], for accuracies.
 
     Returns:
@@ -134,10 +134,10 @@ def verify_artifacts(folder, model, *, images=None, labels=None):
             f"`model` must be the student that was exported to {str(folder)!r}: its weights differ "
             f"from those in the card. Received: model={student.name!r}"
         )
-    real = images is not None
-    images = images_for(student, images)
+    real, options = images is not None, options_of(card)
+    images = images_for(student, images, options=options)
     labels = check_labels(labels, images, student.output_shape[-1])
-    reference = logits_of(student, images)
+    reference = outputs_of(student, images, options)
     results = {}
     for name, artifact in card["artifacts"].items():
         try:
@@ -158,6 +158,21 @@ def logits_of(student, images):
     starts = range(0, len(images), _BATCH)
     outputs = [student(images[start : start + _BATCH], training=False) for start in starts]
     return np.concatenate([np.asarray(output).astype("float32") for output in outputs])
+
+
+def outputs_of(student, images, options):
+    """Compute in Keras what an artifact should return for images.
+
+    Args:
+        student: Functional `keras.Model` from images to logits.
+        images: Images as the artifact takes them.
+        options: `ExportOptions`.
+
+    Returns:
+        float32 [N, classes]: logits or probabilities.
+    """
+    logits = logits_of(student, options.student_images(images))
+    return softmax(logits, axis=-1) if options.output == "probabilities" else logits
 
 
 def reload_outputs(runtime, artifact, images):
@@ -233,20 +248,24 @@ def verify_classify(student, artifact, options):
         )
 
 
-def images_for(student, images=None, argument="images"):
-    """Check images to run a student on; without images, make eight of standard normal noise.
+def images_for(student, images=None, argument="images", options=None):
+    """Check images to run a student or its artifacts on; without images, make eight of noise.
 
     Args:
         student: Functional `keras.Model`.
         images: Array [N, ...] or `None`.
         argument: Name of the argument for the error.
+        options: `ExportOptions` for images as the artifacts take them; `None` for images as the
+            student takes them.
 
     Returns:
         float32 [N, ...].
 
     Raises:
-        ValueError: If their shape is not that of the student's input, or they are not finite.
+        ValueError: If their shape is not that of the student's input, they are not finite, or not
+            normalized as the options say.
     """
+    takes_pixels = options is not None and options.input == "pixels"
     shape = student.input_shape[1:]
     if images is None:
         if None in shape:
@@ -254,9 +273,10 @@ def images_for(student, images=None, argument="images"):
                 f"`{argument}` must be given for a model whose input size is open. "
                 f"Received: {argument}=None, an input of shape {student.input_shape}"
             )
-        noise = np.random.default_rng(0).standard_normal((_RANDOM_IMAGES, *shape))
+        rng, shape = np.random.default_rng(0), (_RANDOM_IMAGES, *shape)
+        noise = rng.integers(0, 256, shape) if takes_pixels else rng.standard_normal(shape)
         return noise.astype("float32")
-    images = np.asarray(images, "float32")
+    images = np.asarray(images)
     fits = images.ndim == len(shape) + 1 and len(images) > 0
     if not fits or any(
         size not in (None, given) for size, given in zip(shape, images.shape[1:], strict=True)
@@ -267,7 +287,9 @@ def images_for(student, images=None, argument="images"):
         )
     if not np.all(np.isfinite(images)):
         raise ValueError(f"`{argument}` must be finite. Received: {argument} with NaN or infinity")
-    return images
+    if options is None:
+        return images.astype("float32")
+    return options.artifact_images(images, argument)
 
 
 def check_labels(labels, images, classes):

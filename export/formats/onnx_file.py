@@ -2,6 +2,7 @@ from pathlib import Path
 
 import keras
 
+from letkd_keras.export.formats.savedmodel import serving
 from letkd_keras.export.options import ExportOptions
 from letkd_keras.export.rewriting import rewrite
 from letkd_keras.functional.graph import flatten
@@ -9,7 +10,7 @@ from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
 
 
 def write_onnx(student, path, options=None):
-    """Write an ONNX file in float32 for any batch size. It maps `image` to `logits`.
+    """Write an ONNX file in float32 for any batch size. It maps `image` to the outputs.
 
     Args:
         student: Functional `keras.Model` that returns logits.
@@ -33,7 +34,7 @@ def write_onnx(student, path, options=None):
     student = _with_channels_first_shuffles(student)
     image = tf.TensorSpec((None, *student.input_shape[1:]), student.inputs[0].dtype, "image")
     model, _ = tf2onnx.convert.from_function(
-        tf.function(lambda image: {"logits": student(image, training=False)}),
+        tf.function(serving(student, options)),
         [image],
         opset=options.opset,
         inputs_as_nchw=["image"] if options.channels_first else None,

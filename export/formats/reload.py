@@ -5,7 +5,8 @@
 writes the outputs or, with REPEATS, the seconds that each of so many runs on all images took.
 
 This file is run by its path and imports no module of this package. What works here works for
-everybody who has the artifact and its runtime. Images are float32, or uint8 for `classify`.
+everybody who has the artifact and its runtime; `letkd_keras.export.classify` uses it too. Images
+are float32, or uint8 for the endpoint `classify`.
 """
 
 import sys
@@ -16,12 +17,14 @@ import numpy as np
 _BATCH = 64
 
 
-def _savedmodel(path, threads, signature="serving_default", output="logits"):
+def _savedmodel(path, threads, signature="serving_default", output=None):
     import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    if threads is not None:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
     serve = tf.saved_model.load(path).signatures[signature]
+    output = output or next(iter(serve.structured_outputs))
     return lambda images: serve(image=tf.constant(images))[output].numpy()
 
 
@@ -34,7 +37,7 @@ def _tflite(path, threads):
 
     runner = Interpreter(path, num_threads=threads).get_signature_runner("serving_default")
     input_details = runner.get_input_details()["image"]
-    output_details = runner.get_output_details()["logits"]
+    ((output, output_details),) = runner.get_output_details().items()
 
     def run(images):
         if input_details["dtype"] != np.float32:
@@ -42,11 +45,11 @@ def _tflite(path, threads):
             limits = np.iinfo(input_details["dtype"])
             steps = np.round(images / scale) + zero
             images = np.clip(steps, limits.min, limits.max).astype(input_details["dtype"])
-        logits = runner(image=images)["logits"]
+        outputs = runner(image=images)[output]
         if output_details["dtype"] != np.float32:
             scale, zero = output_details["quantization"]
-            logits = (logits.astype("float32") - zero) * np.float32(scale)
-        return logits
+            outputs = (outputs.astype("float32") - zero) * np.float32(scale)
+        return outputs
 
     return run
 
@@ -56,19 +59,19 @@ def _onnx(path, threads):
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or 0
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     channels_first = session.get_modelmeta().custom_metadata_map.get("layout") == "NCHW"
 
     def run(images):
         if channels_first:
             images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-        return session.run(["logits"], {"image": images})[0]
+        return session.run(None, {"image": images})[0]
 
     return run
 
 
-_RUNTIMES = {"savedmodel": _savedmodel, "classify": _classify, "tflite": _tflite, "onnx": _onnx}
+RUNTIMES = {"savedmodel": _savedmodel, "classify": _classify, "tflite": _tflite, "onnx": _onnx}
 # On a device these runtimes are used without TensorFlow.
 _UNWANTED = {"tflite": ("keras", "tensorflow"), "onnx": ("keras", "tensorflow")}
 
@@ -82,7 +85,7 @@ def _seconds(run, images):
 def main(runtime, artifact, images_file, outputs_file, threads=1, repeats=0):
     """Write the outputs for all images, or how long they take."""
     images = np.load(images_file)
-    run = _RUNTIMES[runtime](artifact, int(threads))
+    run = RUNTIMES[runtime](artifact, int(threads))
     if int(repeats):
         for _ in range(3):
             run(images)

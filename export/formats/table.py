@@ -1,6 +1,7 @@
 """The table of formats. Importing it is fast: a format's writer is imported when it is used."""
 
 import importlib
+import importlib.util
 from dataclasses import dataclass
 
 
@@ -17,6 +18,8 @@ class Format:
         min_agreement: Smallest share of real images for which artifact and student must have the
             same top-1 class.
         needs_calibration: Whether the writer needs training images.
+        is_quantized: Whether it is a TFLite file of the same network in fewer bits.
+        requires: Package that `export` does not install and the writer needs, or `None`.
     """
 
     file_name: str
@@ -25,6 +28,8 @@ class Format:
     tolerance: float | None
     min_agreement: float
     needs_calibration: bool = False
+    is_quantized: bool = False
+    requires: str | None = None
 
     def write(self, student, path, options):
         """Write a student in this format.
@@ -61,8 +66,22 @@ _FORMATS = {
     ),
     "tflite": _tflite("", "write_tflite", 1e-4, 1.0),
     "tflite-float16": _tflite("_float16", "write_float16", 0.02, 0.99),
-    "tflite-dynamic": _tflite("_dynamic", "write_dynamic_range", None, 0.98),
-    "tflite-int8": _tflite("_int8", "write_int8", None, 0.98, needs_calibration=True),
+    "tflite-dynamic": _tflite("_dynamic", "write_dynamic_range", None, 0.98, is_quantized=True),
+    "tflite-int8": _tflite(
+        "_int8", "write_int8", None, 0.98, needs_calibration=True, is_quantized=True
+    ),
+    "tflite-int16x8": _tflite(
+        "_int16x8", "write_int16x8", None, 0.99, needs_calibration=True, is_quantized=True
+    ),
+    "tflite-int4": Format(
+        "student_int4.tflite",
+        "tflite",
+        "formats.litert_quantizer:write_int4",
+        None,
+        0.95,
+        is_quantized=True,
+        requires="litert_quantizer",
+    ),
     "tflite-qat": _trained("qat", "write_quantization_aware"),
     "tflite-pruned": _trained("pruned", "write_pruned"),
     "tflite-clustered": _trained("clustered", "write_clustered"),
@@ -96,7 +115,9 @@ def find(name, argument="format"):
 
 
 def expand(names_or_all, argument="formats"):
-    """List the names of formats, each once; `["all"]` becomes all names.
+    """List the names of formats, each once.
+
+    `["all"]` becomes all names, except those of formats whose additional package is not installed.
 
     Raises:
         ValueError: If one is unknown, or there is none.
@@ -107,7 +128,11 @@ def expand(names_or_all, argument="formats"):
             f"{argument}={names_or_all!r}"
         )
     if list(names_or_all) == ["all"]:
-        return names()
+        return [name for name, form in _FORMATS.items() if _is_available(form)]
     for name in names_or_all:
         find(name, argument)
     return list(dict.fromkeys(names_or_all))
+
+
+def _is_available(form):
+    return form.requires is None or importlib.util.find_spec(form.requires) is not None

@@ -3,13 +3,14 @@ from pathlib import Path
 
 import numpy as np
 
-from letkd_keras.export.formats.savedmodel import write_savedmodel
+from letkd_keras.export.formats.savedmodel import write_serving
 from letkd_keras.export.inverse_rms import with_calibrated_floors
+from letkd_keras.export.options import ExportOptions
 
 
 def write_tflite(student, path, options=None):
     """Write a TFLite (LiteRT) file in float32; see `write_int8` for the arguments."""
-    _convert(student, path)
+    _convert(student, path, options)
 
 
 def write_float16(student, path, options=None):
@@ -20,7 +21,7 @@ def write_float16(student, path, options=None):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
 
-    _convert(student, path, configure)
+    _convert(student, path, options, configure)
 
 
 def write_dynamic_range(student, path, options=None):
@@ -30,7 +31,7 @@ def write_dynamic_range(student, path, options=None):
     def configure(converter):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
 
-    _convert(student, path, configure)
+    _convert(student, path, options, configure)
 
 
 def write_int8(student, path, options):
@@ -39,7 +40,8 @@ def write_int8(student, path, options):
     Args:
         student: Functional `keras.Model` that returns logits, folded.
         path: File to write.
-        options: `ExportOptions` with `calibration`; with `integer_io` inputs and outputs are int8.
+        options: `ExportOptions` with `calibration`. With `integer_io` the outputs are int8, and the
+            inputs uint8 if they are pixels, otherwise int8.
 
     Raises:
         ValueError: If there are no calibration images.
@@ -49,23 +51,60 @@ def write_int8(student, path, options):
     options.check_calibration()
     images = np.asarray(options.calibration, "float32")
     student = with_calibrated_floors(student, images)
+    images = _with_full_range(images, options)
 
     def configure(converter):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ({"image": image[None]} for image in images)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         if options.integer_io:
-            converter.inference_input_type = converter.inference_output_type = tf.int8
+            takes_pixels = options.input == "pixels"
+            converter.inference_input_type = tf.uint8 if takes_pixels else tf.int8
+            converter.inference_output_type = tf.int8
 
-    _convert(student, path, configure)
+    _convert(student, path, options, configure)
 
 
-def _convert(student, path, configure=lambda converter: None):
+def write_int16x8(student, path, options):
+    """Write a TFLite file with int8 weights and int16 activations, float32 at its two ends.
+
+    The arguments are those of `write_int8`.
+    """
+    import tensorflow as tf
+
+    options.check_calibration()
+    images = np.asarray(options.calibration, "float32")
+    student = with_calibrated_floors(student, images)
+    images = _with_full_range(images, options)
+
+    def configure(converter):
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ({"image": image[None]} for image in images)
+        converter.target_spec.supported_ops = [
+            tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        ]
+
+    _convert(student, path, options, configure)
+
+
+def _with_full_range(images, options):
+    """Calibration images of which one has a black and a white corner.
+
+    The range of the input is then 0 to 255, so that its quantization has the scale 1.
+    """
+    if options.input != "pixels":
+        return images
+    images = images.copy()
+    images[0, 0, 0], images[0, -1, -1] = 0, 255
+    return images
+
+
+def _convert(student, path, options, configure=lambda converter: None):
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory() as folder:
         # Conversion from a SavedModel freezes the variables; from a bare function it does not.
-        write_savedmodel(student, folder)
+        write_serving(student, folder, options or ExportOptions())
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         configure(converter)
         Path(path).write_bytes(converter.convert())

@@ -117,6 +117,8 @@ def to_tf_keras(model):
         name, keys = _COUNTERPARTS[type(layer)]
         config = layer.get_config()
         options = {key: config[key] for key in keys}
+        if layer.weights:
+            options["trainable"] = layer.trainable
         return getattr(tf_keras.layers, name)(name=layer.name, **options)
 
     def call(layer, *args, **kwargs):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import softmax
 
+from letkd_keras.export.formats.savedmodel import serving
 from letkd_keras.export.inverse_rms import with_calibrated_floors
 from letkd_keras.export.tfmot.bridge import import_tfmot, to_tf_keras
 from letkd_keras.export.verification import logits_of
@@ -81,7 +82,7 @@ def write_quantization_aware(student, path, options):
         annotated = tf_keras.models.clone_model(plain, clone_function=annotate)
         model = quantization.quantize_apply(annotated)
         _fine_tune(model, student, options)
-        _write(model, path, quantized=True)
+        _write(model, path, options, quantized=True)
 
 
 def write_pruned(student, path, options):
@@ -111,7 +112,7 @@ def write_pruned(student, path, options):
     with tf_keras.utils.custom_object_scope(CUSTOM):
         model = tf_keras.models.clone_model(to_tf_keras(student), clone_function=prune)
         _fine_tune(model, student, options, epochs, 1e-3, [sparsity.UpdatePruningStep()])
-        _write(sparsity.strip_pruning(model), path)
+        _write(sparsity.strip_pruning(model), path, options)
 
 
 def write_clustered(student, path, options):
@@ -139,7 +140,7 @@ def write_clustered(student, path, options):
     with tf_keras.utils.custom_object_scope(CUSTOM):
         model = tf_keras.models.clone_model(to_tf_keras(student), clone_function=cluster)
         _fine_tune(model, student, options)
-        _write(clustering.strip_clustering(model), path)
+        _write(clustering.strip_clustering(model), path, options)
 
 
 def _has_kernel(layer, tf_keras):
@@ -177,11 +178,11 @@ def _fine_tune(model, student, options, epochs=3, learning_rate=1e-4, callbacks=
     )
 
 
-def _write(model, path, quantized=False):
+def _write(model, path, options, quantized=False):
     import tensorflow as tf
 
     image = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32, "image")
-    serve = tf.function(lambda image: {"logits": model(image, training=False)}, [image])
+    serve = tf.function(serving(model, options), [image])
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(model, folder, signatures={"serving_default": serve})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)

@@ -54,6 +54,11 @@ class StreamedImages:
         return len(self.class_names)
 
     @property
+    def evaluation_crop(self):
+        """Share of an image's shorter side that `evaluation_batches` has."""
+        return 1 / _RESIZED
+
+    @property
     def image_shape(self):
         """Shape of one image."""
         return (self.image_size, self.image_size, 3)

@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from random_students import with_kd_layers
 
@@ -10,6 +11,21 @@ from letkd_keras.export.student import prepare
 from letkd_keras.export.verification import Comparison, verify_artifacts
 from letkd_keras.files import checksum
 from letkd_keras.functional.fingerprint import fingerprint
+
+_MEAN, _STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Pixels of eight images."""
+    return np.random.default_rng(5).integers(0, 256, (8, 16, 16, 3), "uint8")
+
+
+@pytest.fixture(scope="module")
+def labels(student, images):
+    """The classes that the small student gives these images."""
+    normalized = (images / 255 - np.array(_MEAN)) / np.array(_STD)
+    return np.asarray(student(normalized.astype("float32"))).argmax(-1)
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +38,8 @@ def bundle(student, images, labels, tmp_path_factory):
         ("tflite", "onnx"),
         images=images,
         labels=labels,
-        mean=(0.5, 0.4, 0.3),
-        std=(0.2, 0.25, 0.3),
+        mean=_MEAN,
+        std=_STD,
         class_names=tuple("abcde"),
         data_name="noise with labels",
     )
@@ -62,9 +78,9 @@ def test_card_describes_the_artifacts(student, bundle):
 def test_markdown_has_input_and_output_in_a_line_each(bundle):
     lines = (bundle / "card.md").read_text().splitlines()
     assert (
-        "- Input `image`: float32 [batch, 16 x 16 x 3], NHWC, normalized: (pixel / 255 - mean) / "
-        "std for each channel, mean 0.5000, 0.4000, 0.3000, std 0.2000, 0.2500, 0.3000"
+        "- Input `image`: RGB, 0 to 255, 16 x 16, bilinear resize of the shorter side, center crop"
     ) in lines
+    assert "- Tensor: float32 [batch, 16, 16, 3], NHWC" in lines
     assert (
         "- Output `logits`: [batch, 5]. These are logits; their softmax gives probabilities."
     ) in lines
@@ -72,6 +88,56 @@ def test_markdown_has_input_and_output_in_a_line_each(bundle):
         "KD layer `kd_penultimate` after `penultimate`: 24 templates" in line for line in lines
     )
     assert not any("Warning" in line for line in lines)
+
+
+def test_input_line_of_normalized_images(student, images, tmp_path):
+    given = {"mean": _MEAN, "std": _STD, "crop": 0.875, "images": images}
+    export_bundle(student, tmp_path, ("onnx",), input="normalized", **given)
+    assert (
+        "- Input `image`: RGB, 16 x 16, bilinear resize of the shorter side to 18, center crop, "
+        "normalized: (pixel / 255 - mean) / std for each channel, mean 0.5000, 0.4000, 0.3000, "
+        "std 0.2000, 0.2500, 0.3000"
+    ) in (tmp_path / "card.md").read_text().splitlines()
+
+
+def test_labels_are_one_class_a_line(bundle):
+    assert (bundle / "labels.txt").read_text() == "a\nb\nc\nd\ne\n"
+
+
+def test_metadata_are_those_of_a_model_card_of_hugging_face(bundle):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    card = huggingface_hub.ModelCard((bundle / "card.md").read_text())
+    assert card.data.library_name == "litert"
+    assert card.data.pipeline_tag == "image-classification"
+    assert card.data.metrics == ["accuracy"]
+    assert card.data.tags[-2:] == ["tflite", "onnx"]
+    assert card.data.model_name == "resnet8"
+    results = {result.metric_name: result for result in card.data.eval_results}
+    assert set(results) == {"accuracy of tflite", "accuracy of onnx"}
+    result = results["accuracy of onnx"]
+    assert (result.metric_type, result.metric_value) == ("accuracy", 1.0)
+    assert (result.task_type, result.dataset_name) == ("image-classification", "noise with labels")
+    assert card.text.strip().startswith("# resnet8")
+
+
+def test_metadata_are_json_values_between_dashes(bundle):
+    lines = (bundle / "card.md").read_text().splitlines()
+    assert lines[0] == "---"
+    metadata = dict(line.split(": ", 1) for line in lines[1 : lines.index("---", 1)])
+    values = {key: json.loads(value) for key, value in metadata.items()}
+    assert values["library_name"] == "litert"
+    (entry,) = values["model-index"]
+    assert [metric["value"] for metric in entry["results"][0]["metrics"]] == [1.0, 1.0]
+
+
+def test_programs_of_the_card(bundle):
+    card = (bundle / "card.md").read_text()
+    kotlin = card.split("```kotlin\n")[1].split("```")[0]
+    assert "Bitmap.createScaledBitmap(square, 16, 16, true)" in kotlin
+    assert "ByteBuffer.allocateDirect(3072)" in kotlin
+    assert "val logits = Array(1) { FloatArray(5) }" in kotlin
+    assert kotlin.count("{") == kotlin.count("}")
+    assert kotlin.count("(") == kotlin.count(")")
 
 
 def test_kd_layers_follow_the_layers_that_were_chosen(student):
@@ -118,10 +184,14 @@ def test_formats_exported_later_are_added_to_the_card(student, images, copy):
         folder,
         ("tflite-dynamic",),
         images=images,
+        mean=_MEAN,
+        std=_STD,
         verify={"tflite-dynamic": {"min_agreement": 0}},
     )
     assert set(read_card(folder)["artifacts"]) == {"tflite", "onnx", "tflite-dynamic"}
-    # Artifacts of another student are not part of the card.
+    # Artifacts with other inputs or of another student are not part of the card.
+    export_bundle(student, folder, ("tflite",), images=images, input="normalized")
+    assert set(read_card(folder)["artifacts"]) == {"tflite"}
     export_bundle(with_kd_layers("resnet8", templates=(8, 8)), folder, ("onnx",), images=images)
     assert set(read_card(folder)["artifacts"]) == {"onnx"}
 

@@ -5,15 +5,19 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
+from image_trees import write_tree
 from random_students import with_kd_layers
 
 from letkd_keras.data import DataSpec
 from letkd_keras.distillers import KD
 from letkd_keras.export import __main__ as command
+from letkd_keras.export import classify as classifying
 from letkd_keras.export import sweep as sweeping
 from letkd_keras.export import verify as verifying
 from letkd_keras.export.card import read_card
+from letkd_keras.export.evaluation_images import take
 from letkd_keras.run_folder import RunFolder
 
 _QUIET = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -53,6 +57,44 @@ def test_run_folder_to_verified_artifacts(tmp_path, capsys):
     assert _run(verifying.main, out, "--model", run, "--test-images", 12) == 0
     assert "tflite: max difference" in (text := capsys.readouterr().out)
     assert "of 12 images" in text
+
+
+@pytest.mark.parametrize("source", ["{}", "imagenet:{}"])
+def test_folder_of_photos_to_int8_that_classifies_a_photo(tmp_path, capsys, source):
+    tree = tmp_path / "tree"
+    write_tree(tree / "train", images=8, size=(24, 20), suffix=".jpg")
+    write_tree(tree / "val", images=4, size=(24, 20), suffix=".jpg")
+    spec = DataSpec(source.format(tree), image_size=16, pixels="-1..1")
+    student = with_kd_layers("resnet8", classes=3)
+    run, out = _run_folder(tmp_path / "run", student, spec), tmp_path / "out"
+    _run(command.main, run, "--formats", "tflite-int8", "--integer-io", "--out", out)
+    assert (out / "labels.txt").read_text().split() == ["ant", "bee", "cat"]
+    card = read_card(out)
+    assert card["artifacts"]["tflite-int8"]["input_dtype"] == "uint8"
+    resized = " of the shorter side to 18" if "imagenet" in source else " of the shorter side"
+    assert card["inputs"]["description"] == (
+        f"RGB, 0 to 255, 16 x 16, bilinear resize{resized}, center crop"
+    )
+    capsys.readouterr()
+    photo = tree / "val" / "bee" / "0.jpg"
+    _run(classifying.main, out / "student_int8.tflite", photo, "--top", 1)
+    shown = capsys.readouterr().out.splitlines()
+    labels, images = ["ant", "bee", "cat"], take(spec.open(), "test", 12)[0]
+    expected = np.asarray(student(images)).argmax(-1)
+    assert shown[0] == str(photo)
+    assert shown[1].split()[0] == labels[expected[4]]
+    assert _run(verifying.main, out, "--model", run) == 0
+
+
+def test_inputs_and_outputs_of_the_command(student, data_file, tmp_path):
+    student.save(tmp_path / "student.keras")
+    arguments = (tmp_path / "student.keras", "--formats", "tflite", "--out", tmp_path / "out")
+    options = ("--data", data_file, "--input", "normalized", "--output", "probabilities")
+    _run(command.main, *arguments, *options)
+    card = read_card(tmp_path / "out")
+    assert (card["inputs"]["kind"], card["outputs"]["kind"]) == ("normalized", "probabilities")
+    with pytest.raises(ValueError, match="`mean` and `std` must be given for `input` 'pixels'"):
+        _run(command.main, *arguments, "--input", "pixels")
 
 
 def test_exit_status_of_verify(student, data_file, tmp_path, capsys):
@@ -124,8 +166,16 @@ def test_refusal_is_one_line_and_status_2(tmp_path):
     )
 
 
-@pytest.mark.parametrize("module", ["export", "export.sweep", "export.verify"])
-def test_help_needs_no_tensorflow(module):
+@pytest.mark.parametrize(
+    ("module", "option"),
+    [
+        ("export", "--input KIND"),
+        ("export.sweep", "--data SPEC"),
+        ("export.verify", "--data SPEC"),
+        ("export.classify", "--top N"),
+    ],
+)
+def test_help_needs_no_tensorflow(module, option):
     program = (
         "import runpy, sys\n"
         "sys.argv = ['command', '--help']\n"
@@ -142,7 +192,7 @@ def test_help_needs_no_tensorflow(module):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "--data SPEC" in done.stdout
+    assert option in done.stdout
 
 
 @pytest.mark.parametrize(

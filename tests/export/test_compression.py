@@ -77,6 +77,19 @@ def test_quantization_aware_training_gives_an_int8_file(student, images, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["tflite-qat", "tflite-pruned", "tflite-clustered"])
+def test_training_leaves_the_scaling_of_pixels_as_it_is(student, tmp_path, name):
+    pixels = np.random.default_rng(4).integers(0, 256, (64, 16, 16, 3), "uint8")
+    given = {"images": pixels, "calibration": pixels, "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    options = {"min_agreement": 0, "epochs": 1, "sparsity": 0.1, "clusters": 64}
+    # A larger step would destroy the scale, which is 1/64.
+    result = export_student(student, tmp_path, name, learning_rate=1e-3, **given, **options)
+    normalized = ((pixels / 255 - 0.5) / 0.25).astype("float32")
+    scale = np.abs(np.asarray(student(normalized))).max()
+    assert result.max_difference < 0.5 * scale
+
+
+@pytest.mark.slow
 def test_pruned_kernels_are_sparse(student, images, tmp_path):
     kernels = _kernels(_export(student, tmp_path, "tflite-pruned", images, sparsity=0.5).path)
     zeros = sum(np.sum(kernel == 0) for kernel in kernels) / sum(k.size for k in kernels)

@@ -145,6 +145,11 @@ def test_savedmodel_classifies_raw_images(student, tmp_path):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
+        ({"input": "bgr"}, "`input` must be one of None, pixels, normalized"),
+        ({"input": "pixels"}, "`mean` and `std` must be given for `input` 'pixels'"),
+        ({"output": "scores"}, "`output` must be one of logits, probabilities"),
+        ({"crop": 1.5}, r"`crop` must be in \(0, 1\]"),
+        ({"mean": (0.5,) * 3, "std": (1.0,) * 3}, "`images` must be uint8, or normalized with"),
         ({"mean": (0.5, 0.5, 0.5)}, "`mean` and `std` must be given together"),
         ({"mean": (0.5,), "std": (0.0,)}, "`std` must be positive"),
         ({"class_names": ("one", "two")}, "`class_names` must name the 5 classes"),
@@ -186,18 +191,19 @@ def test_every_network_in_every_format_passes_verify(network, tmp_path):
     model = _applications_student() if applications else with_kd_layers(network, size=32)
     images = _RNG.standard_normal((40, 32, 32, 3)).astype("float32")
     # Of random weights on noise the order of the logits is not asked for, see `export_student`.
-    quantized = [name for name in formats.names() if formats.find(name).min_agreement < 1]
+    every = formats.expand(["all"])
+    quantized = [name for name in every if formats.find(name).min_agreement < 1]
     export_bundle(
         model,
         tmp_path,
-        formats.names(),
+        every,
         images=images,
         calibration=images,
         epochs=1,
         verify={name: {"min_agreement": 0} for name in quantized},
     )
     results = verify_artifacts(tmp_path, model, images=images)
-    assert list(results) == formats.names()
+    assert list(results) == every
     for name, result in results.items():
         assert isinstance(result, Comparison), result
         if name not in quantized:

@@ -1,0 +1,120 @@
+"""Programs for the model card that run an artifact on one image."""
+
+import math
+
+
+def python_snippet(card, name):
+    """A program for litert in Python that prints the class of `image.jpg`.
+
+    Args:
+        card: The card as a dictionary.
+        name: Name of a TFLite format of the card.
+
+    Returns:
+        Lines.
+    """
+    inputs, artifact, output = card["inputs"], card["artifacts"][name], card["outputs"]["kind"]
+    height, width = _size(inputs)
+    crop = "" if inputs["crop"] == 1 else f", bleed={(1 - inputs['crop']) / 2:.4f}"
+    lines = [
+        "import numpy as np",
+        "from ai_edge_litert.interpreter import Interpreter",
+        "from PIL import Image, ImageOps",
+        "",
+        'image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")',
+        f"image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.BILINEAR{crop})",
+        f'image = np.asarray(image, "{artifact["input_dtype"]}")[None]',
+    ]
+    if inputs["kind"] == "normalized":
+        lines += [
+            f"mean, std = np.float32({list(inputs['mean'])}), np.float32({list(inputs['std'])})",
+            "image = (image / 255 - mean) / std",
+        ]
+    lines += [
+        f'runner = Interpreter("{artifact["file"]}").get_signature_runner("serving_default")',
+        f'{output} = runner(image=image)["{output}"][0]',
+    ]
+    if card["class_names"]:
+        lines += [
+            'labels = open("labels.txt", encoding="utf-8").read().splitlines()',
+            f"print(labels[{output}.argmax()])",
+        ]
+    else:
+        lines += [f"print({output}.argmax())"]
+    return lines
+
+
+def kotlin_snippet(card, name):
+    """The same for Android: a function from a bitmap to the number of its class.
+
+    Args:
+        card: The card as a dictionary.
+        name: Name of a TFLite format of the card.
+
+    Returns:
+        Lines.
+    """
+    inputs, artifact, outputs = card["inputs"], card["artifacts"][name], card["outputs"]
+    height, width = _size(inputs)
+    is_byte = artifact["input_dtype"] == "uint8"
+    size = math.prod((height, width, 3)) * (1 if is_byte else 4)
+    kind, count = outputs["kind"], outputs["classes"]
+    array = "ByteArray" if artifact["output_dtype"] == "int8" else "FloatArray"
+    if is_byte:
+        write = ["    for (color in colors) for (shift in intArrayOf(16, 8, 0))"]
+        write += ["        image.put((color shr shift).toByte())"]
+    elif inputs["kind"] == "pixels":
+        write = ["    for (color in colors) for (shift in intArrayOf(16, 8, 0))"]
+        write += ["        image.putFloat(((color shr shift) and 255).toFloat())"]
+    else:
+        mean, std = (", ".join(f"{value:.6g}f" for value in inputs[key]) for key in ("mean", "std"))
+        write = [
+            f"    val mean = floatArrayOf({mean})",
+            f"    val std = floatArrayOf({std})",
+            "    for (color in colors) for (channel in 0..2) {",
+            "        val value = ((color shr (16 - 8 * channel)) and 255) / 255f",
+            "        image.putFloat((value - mean[channel]) / std[channel])",
+            "    }",
+        ]
+    return [
+        "import android.graphics.Bitmap",
+        "import java.nio.ByteBuffer",
+        "import java.nio.ByteOrder",
+        "import org.tensorflow.lite.Interpreter  // com.google.ai.edge.litert:litert",
+        "",
+        f"// model: the bytes of {artifact['file']}; square: the {_part(inputs)} of a photo",
+        "fun classify(model: ByteBuffer, square: Bitmap): Int {",
+        f"    val scaled = Bitmap.createScaledBitmap(square, {width}, {height}, true)",
+        f"    val colors = IntArray({width} * {height})",
+        f"    scaled.getPixels(colors, 0, {width}, 0, 0, {width}, {height})",
+        f"    val image = ByteBuffer.allocateDirect({size}).order(ByteOrder.nativeOrder())",
+        *write,
+        "    image.rewind()",
+        f"    val {kind} = Array(1) {{ {array}({count}) }}",
+        "    Interpreter(model).use { interpreter ->",
+        "        interpreter.runSignature(",
+        f'            mapOf<String, Any>("image" to image), mapOf<String, Any>("{kind}" to {kind}),'
+        ' "serving_default"',
+        "        )",
+        "    }",
+        f"    return {kind}[0].indices.maxBy {{ {kind}[0][it] }}",
+        "}",
+    ]
+
+
+def has_snippets(card, name):
+    """Whether there are snippets for an artifact: TFLite on RGB pixels or on known ones."""
+    inputs, artifact = card["inputs"], card["artifacts"][name]
+    known = inputs["kind"] == "pixels" or inputs["mean"] is not None
+    integer = artifact.get("input_dtype") == "int8"  # needs the scale, which is in the file
+    shape = inputs["shape"]
+    is_rgb = len(shape) == 3 and shape[-1] == 3 and None not in shape
+    return artifact["file"].endswith(".tflite") and known and is_rgb and not integer
+
+
+def _size(inputs):
+    return inputs["shape"][:2]
+
+
+def _part(inputs):
+    return "center square" if inputs["crop"] == 1 else f"center {100 * inputs['crop']:.1f}%"

@@ -1,0 +1,58 @@
+"""Students that take pixels from 0 to 255, with the normalization inside."""
+
+import keras
+import numpy as np
+
+from letkd_keras.data.normalization import scale_and_shift
+from letkd_keras.export.rewriting import with_weights
+from letkd_keras.functional.graph import flatten, readers, run
+
+# A smaller scale in a `Rescaling` layer can only be meant for pixels from 0 to 255.
+_LARGEST_SCALE = 1 / 64
+
+
+def takes_pixels(student):
+    """Whether a student rescales pixels from 0 to 255 itself, as networks of Keras do.
+
+    Args:
+        student: Functional `keras.Model`.
+
+    Returns:
+        `True` if its first layer is a `Rescaling` by a small factor.
+    """
+    student = flatten(student)
+    source = next(layer for layer in student.layers if isinstance(layer, keras.layers.InputLayer))
+    first = [layer for layer in readers(student, source) if layer is not student]
+    return bool(first) and all(
+        isinstance(layer, keras.layers.Rescaling) and np.max(layer.scale) <= _LARGEST_SCALE
+        for layer in first
+    )
+
+
+def with_pixel_input(student, mean, std):
+    """Put the normalization of pixels in front of a student.
+
+    It is a depthwise 1x1 convolution with bias. In int8 this is a single operation with a scale for
+    each channel, so that the pixels are rounded once only.
+
+    Args:
+        student: Functional `keras.Model` that takes normalized images, channels last.
+        mean: Mean of each channel, of pixels in [0, 1].
+        std: Standard deviation of each channel.
+
+    Returns:
+        A functional model that takes pixels from 0 to 255 and shares the student's layers. If the
+        student takes pixels as they are (mean 0, standard deviation 1/255), it is the student.
+    """
+    scale, shift = scale_and_shift(mean, std)
+    if np.allclose(scale, 1, rtol=1e-6) and not np.any(shift):
+        return student
+    channels = student.input_shape[-1]
+    scale, shift = (np.broadcast_to(values, (channels,)) for values in (scale, shift))
+    image = keras.Input(student.input_shape[1:], name="image")
+    layer = keras.layers.DepthwiseConv2D(
+        1, data_format="channels_last", trainable=False, dtype="float32", name="pixel_scaling"
+    )
+    images = with_weights(layer, [scale.reshape(1, 1, channels, 1), shift], image)
+    outputs = run(student, images, lambda operation, *args, **kwargs: operation(*args, **kwargs))
+    return keras.Model(image, keras.tree.flatten(outputs)[0], name=student.name)

@@ -1,0 +1,124 @@
+"""How much noise quantization adds to the result of each layer."""
+
+import re
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+_IMAGES = 16
+_OUTPUT = "output"
+_CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "DELEGATE")
+
+
+@dataclass(frozen=True)
+class LayerNoise:
+    """Signal-to-noise ratio of one operation.
+
+    Attributes:
+        layer: Name of the student's layer.
+        operation: Name of the TFLite operation.
+        snr_db: `10 log10(signal / noise)` in decibels, the noise being the difference from the
+            float32 file. `None` where there is no signal or no noise.
+    """
+
+    layer: str
+    operation: str
+    snr_db: float | None
+
+    def as_json(self):
+        """Convert to a JSON-like dictionary."""
+        return asdict(self)
+
+
+def layer_noise(reference, quantized, images, layer_names=()):
+    """Compare the result of each operation of a quantized TFLite file with that in float32.
+
+    Args:
+        reference: Path of the TFLite file in float32 of the same model.
+        quantized: Path of the quantized file.
+        images: Images [N, H, W, C] as both files take them; the first 16 are used.
+        layer_names: Names of the model's layers, to name the operations by.
+
+    Returns:
+        A list of `LayerNoise` in the order of the operations. Operations that exist in one file
+        only are left out.
+    """
+    expected, received = _Results(reference), _Results(quantized)
+    signal, noise = {}, {}
+    for image in images[:_IMAGES]:
+        floats, values = expected.run(image), received.run(image)
+        for name, value in values.items():
+            name = name if name in floats else name.removesuffix("1")
+            if name not in floats or floats[name].shape != value.shape:
+                continue
+            float_value = floats[name].astype("float64")
+            signal[name] = signal.get(name, 0) + np.sum(float_value**2)
+            noise[name] = noise.get(name, 0) + np.sum((value - float_value) ** 2)
+    return [
+        LayerNoise(
+            _layer_of(name, set(layer_names)),
+            expected.operations[name].lower(),
+            _decibels(signal[name], noise[name]),
+        )
+        for name in signal
+    ]
+
+
+class _Results:
+    """Runs a file and keeps the results of its operations."""
+
+    def __init__(self, path):
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+        self.interpreter = Interpreter(
+            str(path),
+            experimental_preserve_all_tensors=True,
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        )
+        self.interpreter.allocate_tensors()
+        details = {entry["index"]: entry for entry in self.interpreter.get_tensor_details()}
+        self.results, self.operations = {}, {}
+        # The converter names the output differently in each file.
+        (output,) = self.interpreter.get_output_details()
+        for operation in self.interpreter._get_ops_details():
+            for index in operation["outputs"]:
+                is_output = index == output["index"]
+                is_result = operation["op_name"] not in _CONVERSIONS and index in details
+                if operation["op_name"] != "DELEGATE" and (is_output or is_result):
+                    name = _OUTPUT if is_output else details[index]["name"]
+                    self.results[name] = details[index]
+                    self.operations[name] = operation["op_name"]
+
+    def run(self, image):
+        """Results by name of the tensor, in real numbers."""
+        (source,) = self.interpreter.get_input_details()
+        image = image[None]
+        if source["dtype"] != np.float32:
+            scale, zero = source["quantization"]
+            limits = np.iinfo(source["dtype"])
+            image = np.clip(np.round(image / scale) + zero, limits.min, limits.max)
+        self.interpreter.set_tensor(source["index"], image.astype(source["dtype"]))
+        self.interpreter.invoke()
+        return {
+            name: _real(self.interpreter.get_tensor(entry["index"]), entry)
+            for name, entry in self.results.items()
+        }
+
+
+def _real(value, details):
+    scale, zero = details["quantization"]
+    return (value.astype("float64") - zero) * scale if scale else value.astype("float64")
+
+
+def _decibels(signal, noise):
+    return float(10 * np.log10(signal / noise)) if signal > 0 and noise > 0 else None
+
+
+def _layer_of(tensor, names):
+    """Layer whose result a tensor is: TensorFlow numbers the scopes of layers ("conv_1/...")."""
+    for part in reversed(tensor.split(";")):
+        for scope in part.split("/"):
+            for name in (re.sub(r"_\d+$", "", scope), scope):
+                if name in names:
+                    return name
+    return tensor.split(";")[-1]

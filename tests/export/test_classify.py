@@ -1,0 +1,138 @@
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from image_trees import picture
+from PIL import Image
+
+from letkd_keras.export import classify as command
+from letkd_keras.export import export_bundle
+
+_MEAN, _STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+_NAMES = ("ant", "bee", "cat", "dog", "red eel")
+
+
+@pytest.fixture(scope="module")
+def exported(student, tmp_path_factory):
+    """Artifacts for pixels and their card, with a picture of 16 x 16 and a larger one."""
+    folder = tmp_path_factory.mktemp("exported")
+    given = {"mean": _MEAN, "std": _STD, "class_names": _NAMES}
+    pixels = np.random.default_rng(5).integers(0, 256, (4, 16, 16, 3), "uint8")
+    export_bundle(student, folder, ("savedmodel", "tflite", "onnx"), images=pixels, **given)
+    Image.fromarray(pixels[0]).save(folder / "image.png")
+    picture((200, 90, 20), (50, 40)).save(folder / "image.jpg", quality=95)
+    return folder
+
+
+def _probabilities(student, file):
+    pixels = np.asarray(Image.open(file), "float64")
+    logits = np.asarray(student(((pixels / 255 - _MEAN) / _STD)[None].astype("float32")))[0]
+    return np.exp(logits) / np.exp(logits).sum()
+
+
+@pytest.mark.parametrize("file", ["student.tflite", "student.onnx", "savedmodel"])
+def test_probabilities_are_those_of_the_student(student, exported, file):
+    probabilities, names = command.classify(exported / file, [exported / "image.png"] * 2)
+    expected = _probabilities(student, exported / "image.png")
+    np.testing.assert_allclose(probabilities, [expected] * 2, atol=1e-5)
+    assert names == list(_NAMES)
+
+
+def test_normalized_images_and_probabilities(student, exported, tmp_path):
+    given = {"mean": _MEAN, "std": _STD, "input": "normalized", "output": "probabilities"}
+    export_bundle(student, tmp_path, ("tflite",), **given)
+    probabilities, names = command.classify(tmp_path / "student.tflite", [exported / "image.png"])
+    expected = _probabilities(student, exported / "image.png")
+    np.testing.assert_allclose(probabilities[0], expected, atol=1e-5)
+    assert names == list("01234")
+
+
+@pytest.mark.parametrize("file", ["student.tflite", "student.onnx"])
+def test_command_needs_neither_keras_nor_tensorflow(student, exported, file):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-X", "importtime", "-m", "letkd_keras.export.classify"),
+            *(str(exported / file), str(exported / "image.png"), str(exported / "image.jpg")),
+            *("--top", "2"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not re.search(r"\| +(tensorflow|keras)$", done.stderr, re.MULTILINE)
+    lines = done.stdout.splitlines()
+    assert (lines[0], lines[3]) == (str(exported / "image.png"), str(exported / "image.jpg"))
+    expected = _probabilities(student, exported / "image.png")
+    best = int(expected.argmax())
+    assert lines[1].split() == [*_NAMES[best].split(), f"{100 * expected[best]:.2f}%"]
+    assert len(lines) == 6
+
+
+def _error(capsys, *arguments):
+    with pytest.raises(SystemExit) as status:
+        command.run_main(lambda: command.main(list(map(str, arguments))))
+    assert status.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_wrong_files(exported, tmp_path, capsys):
+    image = exported / "image.png"
+    assert "which does not exist" in _error(capsys, exported / "absent.tflite", image)
+    assert "an artifact that its card.json lists: savedmodel, student.tflite, student.onnx" in (
+        _error(capsys, image, image)
+    )
+    shutil.copy(exported / "student.tflite", tmp_path / "student.tflite")
+    assert "without a card.json" in _error(capsys, tmp_path / "student.tflite", image)
+    shutil.copy(exported / "card.json", tmp_path)
+    with (tmp_path / "student.tflite").open("ab") as file:
+        file.write(b"0")
+    assert "its checksum is not that in card.json" in (
+        _error(capsys, tmp_path / "student.tflite", image)
+    )
+
+
+def test_wrong_images(exported, tmp_path, capsys):
+    artifact = exported / "student.tflite"
+    assert "`images` must be image files" in _error(capsys, artifact, tmp_path / "absent.jpg")
+    (tmp_path / "broken.jpg").write_bytes((exported / "image.jpg").read_bytes()[:200])
+    assert "broken.jpg' is damaged or not an image" in (
+        _error(capsys, artifact, tmp_path / "broken.jpg")
+    )
+
+
+def test_artifact_whose_pixels_are_not_known(student, exported, tmp_path, capsys):
+    export_bundle(student, tmp_path, ("onnx",))
+    assert "normalized as in training" in (
+        _error(capsys, tmp_path / "student.onnx", exported / "image.png")
+    )
+
+
+def test_damaged_card(exported, tmp_path, capsys):
+    shutil.copy(exported / "student.onnx", tmp_path)
+    card = json.loads((exported / "card.json").read_text())
+    card["artifacts"] = {"onnx": card["artifacts"]["onnx"]}
+    for changes, message in (
+        ({"class_names": ["one"]}, "it names 1 classes, but the artifact has 5"),
+        ({"inputs": {}}, "`inputs` must have crop, kind, mean, shape, std"),
+        ({"inputs": {**card["inputs"], "std": [0, 1, 1]}}, "`mean` and `std` must be lists"),
+        ({"inputs": {**card["inputs"], "crop": 0}}, "`crop` must be a number"),
+        ({"inputs": {**card["inputs"], "shape": "big"}}, "`shape` must be"),
+        ({"outputs": {"kind": "scores"}}, "`outputs` must have one of logits, probabilities"),
+    ):
+        (tmp_path / "card.json").write_text(json.dumps({**card, **changes}))
+        error = _error(capsys, tmp_path / "student.onnx", exported / "image.png")
+        assert message in error, error
+
+
+def test_python_program_of_the_card(student, exported):
+    program = re.search(r"```python\n(.*?)```", (exported / "card.md").read_text(), re.DOTALL)[1]
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=exported
+    )
+    assert done.returncode == 0, done.stderr
+    probabilities, names = command.classify(exported / "student.tflite", [exported / "image.jpg"])
+    assert done.stdout == f"{names[probabilities[0].argmax()]}\n"

@@ -1,0 +1,131 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+from letkd_keras.export import export_bundle, export_student
+from letkd_keras.export.input_scaling import takes_pixels, with_pixel_input
+from letkd_keras.export.verification import reload_outputs, verify_artifacts
+
+_RNG = np.random.default_rng(3)
+_MEAN, _STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return _RNG.integers(0, 256, (12, 16, 16, 3), "uint8")
+
+
+@pytest.fixture(scope="module")
+def expected(student, pixels):
+    """Logits of the small student."""
+    normalized = (pixels / 255 - np.array(_MEAN)) / np.array(_STD)
+    return np.asarray(student(normalized.astype("float32")))
+
+
+def _normalized(pixels):
+    return ((pixels / 255 - np.array(_MEAN)) / np.array(_STD)).astype("float32")
+
+
+def _softmax(logits):
+    return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("given", ["uint8", "normalized"])
+@pytest.mark.parametrize("format", ["savedmodel", "tflite", "onnx"])
+def test_artifact_takes_pixels(student, pixels, expected, tmp_path, format, given):
+    images = pixels if given == "uint8" else _normalized(pixels)
+    result = export_student(student, tmp_path, format, images=images, mean=_MEAN, std=_STD)
+    assert result.max_difference < 1e-4
+    logits = reload_outputs(format, result.path, pixels.astype("float32"))
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+def test_normalized_images_on_request(student, pixels, expected, tmp_path):
+    given = {"mean": _MEAN, "std": _STD, "input": "normalized"}
+    result = export_student(student, tmp_path, "tflite", images=pixels, **given)
+    logits = reload_outputs("tflite", result.path, _normalized(pixels))
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+def test_int8_takes_the_bytes_of_a_picture(student, pixels, expected, tmp_path):
+    result = export_student(
+        student,
+        tmp_path,
+        "tflite-int8",
+        images=pixels,
+        calibration=pixels // 2 + 40,  # neither black nor white
+        mean=_MEAN,
+        std=_STD,
+        integer_io=True,
+        min_agreement=0,
+    )
+    interpreter = Interpreter(str(result.path))
+    interpreter.allocate_tensors()
+    (image,), (logits,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert (image["dtype"], logits["dtype"]) == (np.uint8, np.int8)
+    assert image["quantization"] == (pytest.approx(1), 0)
+    floats = [t["name"] for t in interpreter.get_tensor_details() if t["dtype"] == np.float32]
+    assert floats == []
+    assert result.max_difference < 0.25 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("format", ["savedmodel", "tflite", "onnx", "tflite-int8"])
+def test_probabilities(student, pixels, expected, tmp_path, format):
+    given = {"mean": _MEAN, "std": _STD, "calibration": pixels, "min_agreement": 0}
+    result = export_student(
+        student, tmp_path, format, images=pixels, output="probabilities", **given
+    )
+    runtime = format.split("-")[0]
+    outputs = reload_outputs(runtime, result.path, pixels.astype("float32"))
+    limit = 0.2 if format == "tflite-int8" else 1e-4
+    np.testing.assert_allclose(outputs, _softmax(expected), atol=limit)
+    if runtime == "tflite":
+        runner = Interpreter(str(result.path)).get_signature_runner("serving_default")
+        assert list(runner.get_output_details()) == ["probabilities"]
+
+
+def test_verify_reads_inputs_and_outputs_from_the_card(student, pixels, tmp_path):
+    given = {"mean": _MEAN, "std": _STD, "output": "probabilities"}
+    export_bundle(student, tmp_path, ("savedmodel", "tflite"), images=pixels, **given)
+    for images in (pixels, _normalized(pixels), None):
+        for result in verify_artifacts(tmp_path, student, images=images).values():
+            assert result.agreement == 1
+            assert result.max_difference < 1e-4
+
+
+def test_normalization_in_front_is_exact(student, pixels, expected):
+    model = with_pixel_input(student, _MEAN, _STD)
+    np.testing.assert_allclose(model(pixels.astype("float32")), expected, atol=1e-4)
+    assert not model.get_layer("pixel_scaling").trainable
+    assert with_pixel_input(student, (0.0,) * 3, (1 / 255,) * 3) is student
+
+
+def _with_rescaling(scale):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Rescaling(scale, offset=-1)(inputs)
+    x = keras.layers.Conv2D(4, 3)(x)
+    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+
+
+def test_a_student_that_rescales_pixels_is_left_as_it_is(tmp_path):
+    student = _with_rescaling(1 / 127.5)
+    assert takes_pixels(student)
+    assert not takes_pixels(_with_rescaling(2.0))
+    pixels = _RNG.integers(0, 256, (4, 8, 8, 3), "uint8")
+    result = export_student(student, tmp_path, images=pixels)
+    assert result.parameters == student.count_params()
+    endpoint = tf.saved_model.load(result.path).signatures["serving_default"]
+    logits = endpoint(image=tf.constant(pixels.astype("float32")))["logits"]
+    np.testing.assert_allclose(logits, student(pixels.astype("float32")), atol=1e-4)
+
+
+def test_grayscale_images(tmp_path):
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(4, 3, padding="same")(inputs)
+    student = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    pixels = _RNG.integers(0, 256, (4, 8, 8, 1), "uint8")
+    result = export_student(student, tmp_path, "tflite", images=pixels, mean=(0.3,), std=(0.5,))
+    logits = reload_outputs("tflite", result.path, pixels.astype("float32"))
+    np.testing.assert_allclose(logits, student((pixels / 255 - 0.3) / 0.5), atol=1e-5)
