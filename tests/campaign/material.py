@@ -58,7 +58,7 @@ def _classifier(classes, width, seed, size=32, activation=None):
         x
     )
     x = keras.layers.GlobalAveragePooling2D()(x)
-    outputs = keras.layers.Dense(classes, activation=activation)(x)
+    outputs = keras.layers.Dense(classes, activation=activation, name="logits")(x)
     return keras.Model(inputs, outputs, name=f"net{width}")
 
 
@@ -377,5 +377,6 @@ def _write_bundle(folder):
         "tolerance": 1e-4,
         "min_agreement": 1.0,
     }
-    card = {"student": fingerprint(student), "artifacts": {"tflite": artifact}}
+    inputs = {"kind": "normalized", "shape": [32, 32, 3], "mean": None, "std": None, "crop": 1.0}
+    card = {"student": fingerprint(student), "inputs": inputs, "artifacts": {"tflite": artifact}}
     write_json(folder / "bundle" / "card.json", card)

@@ -122,7 +122,7 @@ DISTILLERS = {
     "subclassed": (lambda: lk.KD(TEACHER, _Subclassed()), "`student` must be a functional"),
     "maps": (
         lambda: lk.KD(keras.Model(TEACHER.inputs, TEACHER.layers[3].output), STUDENT),
-        "`teacher` must have one output of logits",
+        "`teacher` must be a classifier with logits",
     ),
     "sigmoid": (lambda: lk.KD(TEACHER, _classifier(activation="sigmoid")), "logits or in a soft"),
     "classes": (lambda: lk.KD(TEACHER, _classifier(classes=4)), "teacher's 5 and student's 4"),
