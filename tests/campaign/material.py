@@ -378,5 +378,10 @@ def _write_bundle(folder):
         "min_agreement": 1.0,
     }
     inputs = {"kind": "normalized", "shape": [32, 32, 3], "mean": None, "std": None, "crop": 1.0}
-    card = {"student": fingerprint(student), "inputs": inputs, "artifacts": {"tflite": artifact}}
+    card = {
+        "student": fingerprint(student),
+        "inputs": inputs,
+        "outputs": {"kind": "logits", "classes": 10},
+        "artifacts": {"tflite": artifact},
+    }
     write_json(folder / "bundle" / "card.json", card)
