@@ -55,14 +55,19 @@ def test_no_text_is_executed_and_the_umask_is_not_changed(name):
     assert not [file for file, called, _ in _calls() if called == name]
 
 
-def test_only_tensorflow_datasets_uses_the_network():
+def test_only_data_sets_and_published_weights_use_the_network():
     modules = {"urllib", "urllib3", "requests", "http", "socketserver", "ftplib"}
     # These two do not open connections.
     imported = [name for _, name in _imports() if name.split(".")[0] in modules]
     assert set(imported) <= {"urllib.error", "urllib.parse"}
     assert not [file for file, name, _ in _calls() if name.endswith(("get_file", "urlopen"))]
-    # Networks of keras.applications would download weights.
-    assert not [file for file, name, _ in _calls() if "keras.applications" in name]
+    # Published weights of keras.applications and keras-hub.
+    with_weights = {
+        file.name
+        for file, _, keywords in _calls()
+        if keywords.get("weights", "None") not in ("None", "weights")
+    }
+    assert with_weights <= {"networks.py"}
     using = {file.name for file, name in _imports() if name == "tensorflow_datasets"}
     assert using <= {"cifar.py", "tfds.py", "imagenet.py", "image_sources.py"}
 
