@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, replace
 
 from letkd_keras.data import DataSpec
 from letkd_keras.functional import suggest_stage_ends
-from letkd_keras.recipes import methods, published
+from letkd_keras.recipes import methods, published, sizes
 from letkd_keras.recipes.networks import Network, grid, pool_size
-from letkd_keras.recipes.training import Schedule
+from letkd_keras.recipes.training import Schedule, balanced_class_weights
 
 log = logging.getLogger("letkd_keras")
 
 # What may differ between two starts in the same folder: no finished training depends on it.
 OPEN_KEYS = (
-    *("methods", "trials", "export_method", "formats"),
+    *("methods", "trials", "export_method", "formats", "sizes"),
     # Where things are; their digest and fingerprint are compared.
     *("data.source", "data.data_dir", "data.image_cache", "teacher.file", "student.file"),
 )
@@ -53,6 +53,11 @@ class Experiment:
         formats: Formats that it is exported to.
         pool_sizes: By level, the window that turns the teacher's grid into the student's; known
             after `prepare`.
+        callbacks: Names of Keras callbacks of every training, `MODULE:CLASS`.
+        class_weights: `"balanced"` for weights of the training images by class, or `None`.
+        growth: Share of the student's parameters that its KD layers may add, or `None`. `prepare`
+            then lowers `templates` and `subclasses`.
+        sizes: Sizes of the networks (`sizes.measure`); known after `prepare`.
     """
 
     spec: DataSpec
@@ -81,6 +86,10 @@ class Experiment:
     export_method: str | None = None
     formats: tuple = ()
     pool_sizes: dict = field(default_factory=dict)
+    callbacks: tuple = ()
+    class_weights: str | None = None
+    growth: float | None = None
+    sizes: dict = field(default_factory=dict)
 
     @property
     def seeds(self):
@@ -144,6 +153,7 @@ class Experiment:
             "data": spec.open(),
             "methods": tuple(config["methods"]),
             "formats": tuple(config["formats"]),
+            "callbacks": tuple(config.get("callbacks", ())),
             "teacher": Network(**config["teacher"]),
             "student": Network(**config["student"]),
             "student_schedule": student_schedule,
@@ -168,7 +178,8 @@ def prepare(experiment):
         experiment: `Experiment`.
 
     Returns:
-        `Experiment` with the layers of both networks, their fingerprints and pool sizes.
+        `Experiment` with the layers of both networks, their fingerprints, sizes and pool sizes, and
+        as many templates as its budget allows.
 
     Raises:
         ValueError: If something does not fit, or `TF_CONFIG` names several workers.
@@ -177,6 +188,8 @@ def prepare(experiment):
     _check_one_machine()
     methods.check(experiment.methods, experiment.data)
     _check_batch_sizes(experiment)
+    if experiment.class_weights is not None:
+        balanced_class_weights(experiment.data)
     teacher = experiment.teacher.build(experiment.data, "teacher")
     student = experiment.student.build(experiment.data, "student")
     if methods.need_stage_ends(experiment.methods):
@@ -204,9 +217,11 @@ def prepare(experiment):
             except ValueError:
                 if level in experiment.levels:
                     raise
+    experiment = sizes.within_budget(experiment, student)
     if experiment.levels:
         _check_templates(experiment, teacher, pool_sizes["penultimate"])
-    return replace(experiment, pool_sizes=pool_sizes)
+    measured = sizes.measure(experiment, teacher, student)
+    return replace(experiment, pool_sizes=pool_sizes, sizes=measured)
 
 
 def _check_one_machine():

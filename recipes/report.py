@@ -10,7 +10,7 @@ import keras
 from letkd_keras.export import cost_report
 from letkd_keras.files import save_figure, write_json, write_text
 from letkd_keras.recipes import measures as measures_section
-from letkd_keras.recipes import method_table, results
+from letkd_keras.recipes import method_table, results, sizes
 
 
 def write(experiment, folder, teacher, exported=None, costs=(), measures=None):
@@ -44,6 +44,10 @@ def write(experiment, folder, teacher, exported=None, costs=(), measures=None):
             role: {level: network.layer(level) for level in ("penultimate", "intermediate")}
             for role, network in (("teacher", experiment.teacher), ("student", experiment.student))
         },
+        "growth": experiment.growth,
+        "templates": experiment.templates,
+        "subclasses": experiment.subclasses,
+        "sizes": experiment.sizes,
         "selection": results.selection(experiment.data.has_validation),
         "methods": {row["method"]: method_table.as_json(row) for row in table},
         "exported": {
@@ -55,6 +59,7 @@ def write(experiment, folder, teacher, exported=None, costs=(), measures=None):
     text = method_table.markdown(
         experiment, teacher, table, "![Accuracy and loss by epoch](curves.png)"
     )
+    text += sizes.markdown(experiment, experiment.sizes)
     text += _exported(report["exported"]) + _costs(costs)
     if measures is not None:
         report["measures"] = measures_section.of_networks(experiment, folder, measures)

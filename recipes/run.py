@@ -122,16 +122,19 @@ def train_teacher(experiment, folder, verbose=2):
         if result is None:
             log.info("training the teacher %s", network.title)
             keras.utils.set_random_seed(experiment.seed)
-            teacher = network.build(data, "teacher")
-            result = train(
-                teacher,
-                data,
-                experiment.teacher_schedule,
-                training,
-                seed=experiment.seed,
-                augmentation=experiment.augmentation,
-                verbose=verbose,
-            )
+            with experiment.teacher_schedule.precision():
+                teacher = network.build(data, "teacher")
+                result = train(
+                    teacher,
+                    data,
+                    experiment.teacher_schedule,
+                    training,
+                    seed=experiment.seed,
+                    augmentation=experiment.augmentation,
+                    callbacks=experiment.callbacks,
+                    class_weights=experiment.class_weights,
+                    verbose=verbose,
+                )
             result["parameters"] = teacher.count_params()
             save_model(teacher, training / "teacher.keras")
             result["model_sha256"] = checksum(training / "teacher.keras")
@@ -225,18 +228,21 @@ def train_student(experiment, method, seed, teacher, prototypes, folder, verbose
         log.info("training the student %s by %s, seed %d", experiment.student.title, method, seed)
         # All methods of a trial start from the same weights.
         keras.utils.set_random_seed(seed)
-        student = experiment.student.build(experiment.data, "student")
-        model = methods.build(method, methods.Inputs(teacher, student, prototypes, experiment))
-        result = train(
-            model,
-            experiment.data,
-            experiment.student_schedule,
-            training,
-            seed=seed,
-            augmentation=experiment.augmentation,
-            with_rows=methods.parse(method)[0].needs_rows,
-            verbose=verbose,
-        )
+        with experiment.student_schedule.precision():
+            student = experiment.student.build(experiment.data, "student")
+            model = methods.build(method, methods.Inputs(teacher, student, prototypes, experiment))
+            result = train(
+                model,
+                experiment.data,
+                experiment.student_schedule,
+                training,
+                seed=seed,
+                augmentation=experiment.augmentation,
+                with_rows=methods.parse(method)[0].needs_rows,
+                callbacks=experiment.callbacks,
+                class_weights=experiment.class_weights,
+                verbose=verbose,
+            )
         trained = getattr(model, "student", model)
         result["parameters"] = trained.count_params()
         result["parameters_plain"] = student.count_params()
