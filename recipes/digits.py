@@ -1,4 +1,4 @@
-"""letKD in a few minutes on a laptop: handwritten digits, real images, no download.
+"""letKD in a few minutes: handwritten digits, real images, no download.
 
     python -m letkd_keras.recipes.digits
 

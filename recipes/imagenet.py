@@ -1,4 +1,4 @@
-"""letKD on ImageNet (224x224, streamed from disk), as in table 4 of the paper (BMVC 2023).
+"""letKD on ImageNet (224x224, streamed), as in table 4 of the paper.
 
     python -m letkd_keras.recipes.imagenet --data imagenet:DIR --teacher teacher.keras
 

@@ -271,8 +271,8 @@ def without_intermediate_level(name):
     base, plus, added = name.partition("+")
     if base != "letkd2":
         raise ValueError(
-            f"{name} needs an intermediate layer, which cannot be suggested for both networks of this "
-            "pair: name one of its layers, or train by letkd1, which needs none."
+            f"{name} needs an intermediate layer, which cannot be suggested for both: name "
+            "layers of the networks, or train by letkd1, which needs none."
         )
     return f"letkd1{plus}{added}"
 

@@ -1,4 +1,4 @@
-"""letKD on Tiny-ImageNet (200 classes, 64x64), as in table 3 of the supplement (BMVC 2023).
+"""letKD on Tiny-ImageNet (200 classes, 64x64), supplement, table 3.
 
     python -m letkd_keras.recipes.tiny_imagenet --data tiny-imagenet:tiny-imagenet-200
 

@@ -1,3 +1,5 @@
+import importlib.util
+import json
 import zipfile
 from pathlib import Path
 
@@ -23,6 +25,7 @@ def load_model(path, argument="path"):
 
     Raises:
         FileNotFoundError: If there is no such file.
+        ImportError: If it has layers of a package that is not installed.
         ValueError: If it is not a complete `.keras` file, needs classes that are not registered, or
             declares contents that are far larger than the file (`config.json` and `metadata.json`
             above 64 MB, others above 64 MB and 16 times the size of the file).
@@ -36,6 +39,12 @@ def load_model(path, argument="path"):
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras raises errors of many types here
+        missing = _missing_packages(path)
+        if missing:
+            raise ImportError(
+                f"`{argument}` needs {' and '.join(missing)}: pip install {' '.join(missing)}. "
+                f"Received: {str(path)!r}"
+            ) from error
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
             f"`{argument}` must be a .keras file with layers of Keras or of this package. "
@@ -61,3 +70,31 @@ def _check_sizes(path, argument):
                 f"`{argument}` must be a .keras file with contents of a plausible size. Received: "
                 f"{str(path)!r}, whose {entry.filename} has {entry.file_size} bytes"
             )
+
+
+def _missing_packages(path):
+    """Names of the packages that a file has classes of and that are not installed."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+    except (KeyError, ValueError, zipfile.BadZipFile):
+        return []
+    packages = {module.split(".")[0] for module in _modules(config)}
+    # Names as on the Python Package Index: keras_hub comes from keras-hub.
+    return sorted(
+        package.replace("_", "-")
+        for package in packages
+        if package not in ("__main__", "builtins") and importlib.util.find_spec(package) is None
+    )
+
+
+def _modules(config):
+    """The modules that a configuration of Keras, of nested dictionaries and lists, names."""
+    if isinstance(config, dict):
+        if isinstance(config.get("module"), str) and "class_name" in config and config["module"]:
+            yield config["module"]
+        config = config.values()
+    elif not isinstance(config, list):
+        return
+    for part in config:
+        yield from _modules(part)

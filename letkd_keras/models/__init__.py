@@ -1,13 +1,18 @@
-"""The zoo: networks of the papers as functional Keras models with named layers."""
+"""Networks: the zoo of the papers, and classifiers of other sources by name."""
 
 from letkd_keras.lazy_names import lazy_names
 
 # Name -> module that defines it.
 _PUBLIC = {
+    "OpenedNetwork": "networks",
+    "add_head": "heads",
     "assign_state_dict": "state_dict",
     "build": "zoo",
+    "check_network_name": "network_names",
+    "frozen_backbone": "heads",
     "load_torch_weights": "torch_weights",
     "names": "zoo",
+    "open_network": "networks",
 }
 
 __all__ = sorted(_PUBLIC)

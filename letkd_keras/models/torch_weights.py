@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from letkd_keras.models.state_dict import assign_state_dict
 # Where training programs keep the state dict inside a checkpoint: RepDistiller and mdistiller under
 # "model", torchvision's references too, most ImageNet programs under "state_dict".
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "net")
-# Prefix that `DataParallel` and `DistributedDataParallel` put before every name.
-_PARALLEL = "module."
+# What wrappers put before names: `DataParallel` and `DistributedDataParallel`, and `torch.compile`.
+_PREFIXES = ("module.", "_orig_mod.")
 
 
 def load_torch_weights(model, path):
@@ -20,7 +21,8 @@ def load_torch_weights(model, path):
 
     Takes what people in this field hold: RepDistiller's and mdistiller's `.pth` (a dictionary with
     the state dict under `"model"`), checkpoints with it under `"state_dict"`, plain state dicts,
-    and `.safetensors` files; with or without the `module.` prefix of data-parallel training.
+    and `.safetensors` files; with or without the prefixes `module.` of data-parallel training and
+    `_orig_mod.` of `torch.compile`.
 
     Names are those of RepDistiller for the CIFAR networks, of torchvision (`resnet18`, `resnet34`,
     `resnet50`, `mobilenet_v2`) for `imagenet_resnet*` and `imagenet_mobilenet_v2`. Torchvision has
@@ -57,6 +59,11 @@ def load_torch_weights(model, path):
 
 
 def _read_torch(path):
+    if _is_torchscript(path):
+        raise ValueError(
+            f"{path} is a TorchScript program, which is not run. Save its weights alone: "
+            f"torch.save(torch.jit.load({path.name!r}).state_dict(), 'weights.pth')"
+        )
     try:
         import torch
     except ImportError as error:
@@ -77,6 +84,15 @@ def _read_torch(path):
         raise ValueError(
             f"{path} is truncated or not a file of torch.save ({_reason(error)})"
         ) from error
+
+
+def _is_torchscript(path):
+    """Whether a file is an archive of `torch.jit.save`: it has code beside the weights."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
 
 
 def _numpy_scalars():
@@ -121,9 +137,14 @@ def _state_dict(loaded, path):
             f"{path} must hold a state dict, by itself or under one of {', '.join(_WRAPPERS)}. "
             f"Received: {keys or type(state)}"
         )
-    if all(name.startswith(_PARALLEL) for name in state):
-        state = {name.removeprefix(_PARALLEL): value for name, value in state.items()}
+    while prefix := _prefix_of_all(state):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     return {name: _array(value) for name, value in state.items()}
+
+
+def _prefix_of_all(state):
+    """The wrapper's prefix that all names have, or `None`."""
+    return next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None)
 
 
 def _is_array(value):

@@ -10,41 +10,33 @@ Every network names the feature maps that distillation reads by layers that chan
 """
 
 import difflib
-from functools import partial
-
-import keras
-
-from letkd_keras.models.mobilenet_v1 import imagenet_mobilenet_v1
-from letkd_keras.models.mobilenet_v2 import cifar_mobilenet_v2, imagenet_mobilenet_v2
-from letkd_keras.models.resnet import cifar_resnet, cifar_resnet50, imagenet_resnet
-from letkd_keras.models.shufflenet_v1 import shufflenet_v1
-from letkd_keras.models.shufflenet_v2 import shufflenet_v2
-from letkd_keras.models.wide_resnet import wide_resnet
+import pkgutil
 
 _NARROW = (16, 16, 32, 64)
 _WIDE = (32, 64, 128, 256)
 
-# name: builder taking (num_classes, input_shape, name)
+# Name: builder, which takes num_classes, input_shape and name, and its leading arguments. Builders
+# are imported when they are used, so that a command can check a name without Keras.
 _CIFAR = {
     **{
-        f"resnet{depth}": partial(cifar_resnet, depth, _NARROW)
+        f"resnet{depth}": ("resnet:cifar_resnet", depth, _NARROW)
         for depth in (8, 14, 20, 32, 44, 56, 110)
     },
-    **{f"resnet{depth}x4": partial(cifar_resnet, depth, _WIDE) for depth in (8, 32)},
-    "resnet50": cifar_resnet50,
+    **{f"resnet{depth}x4": ("resnet:cifar_resnet", depth, _WIDE) for depth in (8, 32)},
+    "resnet50": ("resnet:cifar_resnet50",),
     **{
-        f"wrn{depth}_{factor}": partial(wide_resnet, depth, factor)
+        f"wrn{depth}_{factor}": ("wide_resnet:wide_resnet", depth, factor)
         for depth in (16, 40)
         for factor in (1, 2)
     },
-    "snv1": shufflenet_v1,
-    "snv2": shufflenet_v2,
-    "mnv2": partial(cifar_mobilenet_v2, 0.5),
+    "snv1": ("shufflenet_v1:shufflenet_v1",),
+    "snv2": ("shufflenet_v2:shufflenet_v2",),
+    "mnv2": ("mobilenet_v2:cifar_mobilenet_v2", 0.5),
 }
 _IMAGENET = {
-    **{f"imagenet_resnet{depth}": partial(imagenet_resnet, depth) for depth in (18, 34, 50)},
-    "imagenet_mobilenet_v1": imagenet_mobilenet_v1,
-    "imagenet_mobilenet_v2": imagenet_mobilenet_v2,
+    **{f"imagenet_resnet{depth}": ("resnet:imagenet_resnet", depth) for depth in (18, 34, 50)},
+    "imagenet_mobilenet_v1": ("mobilenet_v1:imagenet_mobilenet_v1",),
+    "imagenet_mobilenet_v2": ("mobilenet_v2:imagenet_mobilenet_v2",),
 }
 _NETWORKS = {**_CIFAR, **_IMAGENET}
 
@@ -74,7 +66,7 @@ def build(name, num_classes=None, input_shape=None):
         ValueError: If the name is not in the table (it is listed) or a number is out of range.
     """
     if name not in _NETWORKS:
-        close = _like(str(name).lower())
+        close = similar_name(name, _NETWORKS)
         hint = f" Did you mean {close!r}?" if close else ""
         raise ValueError(
             f"`name` must be one of {', '.join(_NETWORKS)}. Received: name={name!r}.{hint}"
@@ -87,23 +79,29 @@ def build(name, num_classes=None, input_shape=None):
             f"`num_classes` must be an integer of at least 2. Received: num_classes={num_classes}"
         )
     if input_shape is None:
-        input_shape = _image_shape(default_size)
+        input_shape = image_shape(default_size)
     if len(tuple(input_shape)) != 3:
         raise ValueError(
             "`input_shape` must be that of one image, three numbers. "
             f"Received: input_shape={input_shape}"
         )
-    return _NETWORKS[name](num_classes=num_classes, input_shape=tuple(input_shape), name=name)
+    function, *arguments = _NETWORKS[name]
+    builder = pkgutil.resolve_name(f"letkd_keras.models.{function}")
+    return builder(*arguments, num_classes=num_classes, input_shape=tuple(input_shape), name=name)
 
 
-def _like(name):
+def similar_name(name, known):
     """The known name that `name` is part of ("resnet18"), else the closest, else `None`."""
-    whole = [known for known in _NETWORKS if name and name in known]
-    close = difflib.get_close_matches(name, whole or _NETWORKS, n=1, cutoff=0.0 if whole else 0.6)
-    return close[0] if close else None
+    name, lower = str(name).lower(), {each.lower(): each for each in known}
+    whole = [each for each in lower if name and name in each]
+    close = difflib.get_close_matches(name, whole or lower, n=1, cutoff=0.0 if whole else 0.6)
+    return lower[close[0]] if close else None
 
 
-def _image_shape(size):
+def image_shape(size, channels=3):
+    """Shape of one image, in Keras' data format."""
+    import keras
+
     if keras.config.image_data_format() == "channels_first":
-        return (3, size, size)
-    return (size, size, 3)
+        return (channels, size, size)
+    return (size, size, channels)

@@ -44,3 +44,21 @@ def test_truncated_file(file):
     file.write_bytes(file.read_bytes()[:-30])
     with pytest.raises(ValueError, match=r"`teacher` must be a complete \.keras file"):
         load_model(file, "teacher")
+
+
+def test_packages_that_are_not_installed_are_named(tmp_path):
+    @keras.saving.register_keras_serializable("not_here")
+    class Twice(keras.layers.Layer):
+        def call(self, inputs):
+            return 2 * inputs
+
+    Twice.__module__ = "not_here.src.layers"
+    inputs = keras.Input((4,))
+    keras.Model(inputs, Twice()(inputs)).save(tmp_path / "net.keras")
+    del keras.saving.get_custom_objects()["not_here>Twice"]
+    with pytest.raises(ImportError) as error:
+        load_model(tmp_path / "net.keras", "teacher")
+    file = str(tmp_path / "net.keras")
+    assert str(error.value) == (
+        f"`teacher` needs not-here: pip install not-here. Received: {file!r}"
+    )

@@ -27,8 +27,8 @@ def golden(golden_dir, network):
     return file, state
 
 
-def with_prefix(state):
-    return {f"module.{name}": tensor for name, tensor in state.items()}
+def with_prefix(state, prefix="module."):
+    return {prefix + name: tensor for name, tensor in state.items()}
 
 
 # RepDistiller's checkpoints: an accuracy as tensor or NumPy number, an optimizer's state.
@@ -52,6 +52,12 @@ SAVED = {
     ),
     "data_parallel.pth.tar": lambda state, path: torch.save(
         checkpoint(with_prefix(state), "state_dict"), path
+    ),
+    "compiled.pth": lambda state, path: torch.save(
+        checkpoint(with_prefix(state, "_orig_mod."), "model"), path
+    ),
+    "compiled_parallel.pth": lambda state, path: torch.save(
+        with_prefix(state, "module._orig_mod."), path
     ),
     "plain.pt": torch.save,
     "plain.safetensors": save_file,
@@ -159,7 +165,10 @@ def test_another_width_or_number_of_classes(golden_dir, tmp_path):
         models.load_torch_weights(models.build("resnet8x4", 10), tmp_path / "wide.pth")
 
 
-@pytest.mark.parametrize("name", SAVED)
+TRUNCATED = [name for name in SAVED if not name.startswith("compiled")]
+
+
+@pytest.mark.parametrize("name", TRUNCATED)
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.999])
 def test_truncated_file(name, kept, golden_dir, tmp_path):
     _, state = golden(golden_dir, "resnet8x4")
@@ -200,6 +209,12 @@ def test_whole_modules_are_refused(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
     with pytest.raises(ValueError, match=r"Save `model\.state_dict"):
         models.load_torch_weights(models.build("resnet8"), tmp_path / "module.pth")
+
+
+def test_torchscript_is_recognized(tmp_path):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=r"net\.pt is a TorchScript program.*state_dict"):
+        models.load_torch_weights(models.build("resnet8"), tmp_path / "net.pt")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,266 @@
+"""Which architectures letKD works with: each one as teacher and as student.
+
+    python benchmarks/architectures.py --rows runs/architectures.jsonl --out docs/architectures.md
+
+Each architecture distils a copy of itself, so that one step shows it in both roles. For each one:
+the layers are suggested, prototypes are fitted on 40 images of noise in 10 classes, one letKD step
+is trained, and the student is exported to TFLite (float32) and compared with Keras in a fresh
+process. Weights are fresh ones. Rows that are in the file of --rows already are not repeated.
+
+Architectures of keras-hub are built from arguments, in small versions, where keras-hub is
+installed.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+CLASSES, SIZE, IMAGES, BATCH = 10, 64, 40, 4
+
+# Quick ones first.
+APPLICATIONS = (
+    *("MobileNet", "MobileNetV3Small", "MobileNetV2", "VGG16", "ResNet50", "ResNet50V2"),
+    *("EfficientNetB0", "EfficientNetV2B0", "ConvNeXtTiny", "DenseNet121", "MobileNetV3Large"),
+    *("VGG19", "Xception", "InceptionV3", "EfficientNetB1", "EfficientNetV2B1", "NASNetMobile"),
+    *("ResNet101", "EfficientNetB2", "EfficientNetV2B2", "ConvNeXtSmall", "DenseNet169"),
+    *("ResNet101V2", "EfficientNetB3", "EfficientNetV2B3", "DenseNet201", "EfficientNetV2S"),
+    *("InceptionResNetV2", "ResNet152V2", "ResNet152"),
+)
+
+
+def hub_backbones():
+    """Builders of small backbones, by name; empty without keras-hub."""
+    try:
+        import keras_hub
+    except ImportError:
+        return {}
+    models = keras_hub.models
+    shape = (SIZE, SIZE, 3)
+    resnet = {
+        "input_conv_filters": [64],
+        "input_conv_kernel_sizes": [7],
+        "stackwise_num_filters": [64, 128, 256, 512],
+        "stackwise_num_blocks": [2, 2, 2, 2],
+        "stackwise_num_strides": [1, 2, 2, 2],
+    }
+    transformer = {"num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64}
+    return {
+        "ResNet18": lambda: models.ResNetBackbone(
+            block_type="basic_block", image_shape=shape, **resnet
+        ),
+        "ResNet18-vd": lambda: models.ResNetBackbone(
+            block_type="basic_block_vd",
+            image_shape=shape,
+            **{**resnet, "input_conv_filters": [32, 32, 64], "input_conv_kernel_sizes": [3, 3, 3]},
+        ),
+        "VGG11": lambda: models.VGGBackbone(
+            stackwise_num_repeats=[1, 1, 2, 2, 2],
+            stackwise_num_filters=[64, 128, 256, 512, 512],
+            image_shape=shape,
+        ),
+        "CSPDarkNet": lambda: models.CSPNetBackbone(
+            stem_filters=16,
+            stem_kernel_size=3,
+            stem_strides=1,
+            stackwise_depth=[1, 1, 1],
+            stackwise_strides=[2, 2, 2],
+            stackwise_num_filters=[32, 64, 128],
+            block_type="dark",
+            image_shape=shape,
+        ),
+        "DenseNet-small": lambda: models.DenseNetBackbone(
+            stackwise_num_repeats=[2, 2, 2],
+            compression_ratio=0.5,
+            growth_rate=16,
+            image_shape=shape,
+        ),
+        "MiT-small": lambda: models.MiTBackbone(
+            layerwise_depths=[1, 1, 1, 1],
+            num_layers=4,
+            layerwise_num_heads=[1, 2, 2, 2],
+            layerwise_sr_ratios=[8, 4, 2, 1],
+            max_drop_path_rate=0.0,
+            layerwise_patch_sizes=[7, 3, 3, 3],
+            layerwise_strides=[4, 2, 2, 2],
+            image_shape=shape,
+            hidden_dims=[16, 32, 32, 64],
+        ),
+        "ViT-small": lambda: models.ViTBackbone(image_shape=shape, patch_size=16, **transformer),
+        "DeiT-small": lambda: models.DeiTBackbone(
+            image_shape=shape,
+            patch_size=16,
+            num_layers=2,
+            num_heads=2,
+            hidden_dim=32,
+            intermediate_dim=64,
+        ),
+        "Swin-small": lambda: models.SwinTransformerBackbone(
+            image_shape=shape,
+            patch_size=4,
+            embed_dim=16,
+            depths=[1, 1],
+            num_heads=[2, 2],
+            window_size=4,
+        ),
+    }
+
+
+def classifiers(hub):
+    """`(library, name, build)` of all architectures."""
+    from letkd_keras.models import add_head, open_network
+
+    def application(name):
+        full = f"keras.applications:{name}"
+        return lambda: open_network(full, num_classes=CLASSES, image_size=SIZE).model
+
+    first = [("keras.applications", name, application(name)) for name in APPLICATIONS]
+    second = [
+        ("keras-hub", name, lambda build=build: add_head(build(), CLASSES))
+        for name, build in hub.items()
+    ]
+    # keras-hub's backbones are small and quick.
+    return [*first[:8], *second, *first[8:]]
+
+
+def measure(build):
+    """A row without names: what worked, and the sentence of the error where something did not."""
+    import keras
+    import numpy as np
+
+    from letkd_keras import LetKD, export_student, fit_prototypes, suggest_layers
+    from letkd_keras.functional.graph import output_shape_of
+
+    start = time.process_time()
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    row, step = {}, "build"
+    try:
+        teacher, student = build(), build()
+        row["parameters"] = teacher.count_params()
+        step = "layers"
+        layers = suggest_layers(teacher)
+        row |= {
+            level: name and f"{name} {'x'.join(map(str, output_shape_of(teacher, name)[1:]))}"
+            for level, name in layers.items()
+        }
+        r = np.random.default_rng(0)
+        shape = (IMAGES, *teacher.input_shape[1:])
+        x, y = r.integers(0, 256, shape).astype("float32"), np.arange(IMAGES) % CLASSES
+        step = "prototypes"
+        prototypes = fit_prototypes(
+            teacher, (x, y), templates=16, subclasses=2, iterations=2, batch_size=20, verbose=False
+        )
+        step = "training"
+        model = LetKD(teacher, student, prototypes)
+        row["levels"] = list(model.levels)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(1e-3), loss, run_eagerly=True)
+        logs = model.train_on_batch(x[:BATCH], y[:BATCH], return_dict=True)
+        row["loss"] = float(logs["loss"])
+        if not np.isfinite(row["loss"]):
+            raise FloatingPointError(f"The loss is {row['loss']}")
+        step = "export"
+        with tempfile.TemporaryDirectory() as folder:
+            exported = export_student(model, folder, "tflite", images=x[:BATCH])
+        row |= {"bytes": exported.bytes, "difference": exported.max_difference}
+    except Exception as error:
+        message = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        row |= {"failed": step, "error": f"{type(error).__name__}: {message}"[:400]}
+    return {**row, "cpu_s": round(time.process_time() - start, 1)}
+
+
+def table(rows, command):
+    """The page of docs/, Markdown."""
+    passed = [row for row in rows if "error" not in row]
+    lines = [
+        "# Architectures",
+        "",
+        f"Each of these {len(rows)} architectures distilled a copy of itself, so that it was "
+        "teacher and student.",
+        "The layers were suggested, prototypes were fitted, one letKD step was trained, and the "
+        "student was",
+        "exported to TFLite (float32) and compared with Keras in a fresh process. "
+        f"{len(passed)} passed.",
+        "",
+        "```sh",
+        command,
+        "```",
+        "",
+        f"Images of {SIZE} x {SIZE} pixels, {CLASSES} classes, fresh weights, 16 templates, batch "
+        f"{BATCH}, noise for images. Run on",
+        f"{datetime.date.today()}. Architectures of keras-hub are small versions, built from "
+        "arguments.",
+        "The numbers after a layer are its grid and channels. Where no intermediate layer is "
+        "suggested, letKD-1",
+        "was trained. Bytes are those of the TFLite file with KD layers; the difference is the "
+        "largest of a logit.",
+        "",
+        "| architecture | library | parameters | penultimate layer | intermediate layer "
+        "| trained | TFLite bytes | difference |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in sorted(passed, key=lambda row: (row["library"], row["name"].lower())):
+        trained = "letKD-2" if len(row["levels"]) == 2 else "letKD-1"
+        lines.append(
+            f"| {row['name']} | {row['library']} | {row['parameters']:,} | {row['penultimate']} "
+            f"| {row['intermediate'] or '-'} | {trained} | {row['bytes']:,} "
+            f"| {row['difference']:.1e} |"
+        )
+    failed = [row for row in rows if "error" in row]
+    if failed:
+        lines += ["", "## Refused", "", "| architecture | library | step | error |"]
+        lines += ["|---|---|---|---|"]
+        lines += [
+            f"| {row['name']} | {row['library']} | {row['failed']} "
+            f"| {row['error'].replace('|', '/')} |"
+            for row in failed
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=Path, default=Path("runs/architectures.jsonl"))
+    parser.add_argument("--out", type=Path, help="the Markdown page to write")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="architectures to run")
+    parser.add_argument("--minutes", type=float, help="start no further one after this time")
+    parser.add_argument("--retry", action="store_true", help="repeat rows that failed")
+    options = parser.parse_args()
+
+    from letkd_keras.files import write_text
+
+    start = time.monotonic()
+    options.rows.parent.mkdir(parents=True, exist_ok=True)
+    rows = {}
+    if options.rows.is_file():
+        for line in options.rows.read_text().splitlines():
+            row = json.loads(line)
+            rows[row["library"], row["name"]] = row
+    for library, name, build in classifiers(hub_backbones()):
+        known = rows.get((library, name))
+        if options.only and name not in options.only:
+            continue
+        if known and not (options.retry and "error" in known):
+            continue
+        if options.minutes and time.monotonic() - start > 60 * options.minutes:
+            break
+        row = {"library": library, "name": name, **measure(build)}
+        rows[library, name] = row
+        with options.rows.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), file=sys.stderr, flush=True)
+    if options.out:
+        write_text(options.out, table(list(rows.values()), "python benchmarks/architectures.py"))
+
+
+if __name__ == "__main__":
+    main()
