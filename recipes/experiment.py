@@ -34,6 +34,8 @@ class Experiment:
         student: `Network` of the student.
         teacher_schedule: `Schedule` of the teacher, if it is trained.
         student_schedule: `Schedule` of every student.
+        head_schedule: `Schedule` of a new head of the teacher, on frozen features.
+        fine_tune_schedule: `Schedule` of fine-tuning the teacher, or `None` for none.
         augmentation: Options of the data's `training_batches`.
         penultimate_alpha: Alpha of the penultimate KD layer.
         intermediate_alpha: Alpha of the intermediate KD layer.
@@ -68,6 +70,8 @@ class Experiment:
     student: Network
     teacher_schedule: Schedule
     student_schedule: Schedule
+    head_schedule: Schedule | None = None
+    fine_tune_schedule: Schedule | None = None
     augmentation: dict = field(default_factory=dict)
     penultimate_alpha: float = 1.0
     intermediate_alpha: float = 1.0
@@ -95,6 +99,27 @@ class Experiment:
     def seeds(self):
         """Seeds of the trials."""
         return range(self.seed, self.seed + self.trials)
+
+    @property
+    def _teacher_schedules(self):
+        names = ("teacher_schedule", "head_schedule", "fine_tune_schedule")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def teacher_phases(self):
+        """The schedules by which the teacher is trained, in order, by name of the field.
+
+        A teacher with fresh weights is trained as a whole. One with a new head has the head trained
+        on frozen features, and can then be fine-tuned. One that is trained can be fine-tuned.
+        """
+        if self.teacher.trained == "nothing" or (
+            self.teacher.trained is None and self.teacher.file is None
+        ):
+            names = ["teacher_schedule"]
+        else:
+            names = ["head_schedule"] if self.teacher.trained == "backbone" else []
+            names += [] if self.fine_tune_schedule is None else ["fine_tune_schedule"]
+        return {name: getattr(self, name) for name in names}
 
     @property
     def levels(self):
@@ -128,7 +153,10 @@ class Experiment:
             },
             "teacher": vars(self.teacher),
             "student": vars(self.student),
-            "teacher_schedule": None if self.teacher.file else self.teacher_schedule.config(),
+            **{
+                name: schedule.config() if name in self.teacher_phases else None
+                for name, schedule in self._teacher_schedules.items()
+            },
             "student_schedule": self.student_schedule.config(),
         }
         return json.loads(json.dumps(config))
@@ -147,7 +175,10 @@ class Experiment:
         fields = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
         spec = DataSpec.from_config(config["data"])
         student_schedule = Schedule.from_config(config["student_schedule"])
-        teacher_schedule = config["teacher_schedule"]
+        schedules = {
+            name: Schedule.from_config(config[name]) if config.get(name) else None
+            for name in ("teacher_schedule", "head_schedule", "fine_tune_schedule")
+        }
         fields |= {
             "spec": spec,
             "data": spec.open(),
@@ -157,7 +188,8 @@ class Experiment:
             "teacher": Network(**config["teacher"]),
             "student": Network(**config["student"]),
             "student_schedule": student_schedule,
-            "teacher_schedule": Schedule.from_config(teacher_schedule or student_schedule.config()),
+            **schedules,
+            "teacher_schedule": schedules["teacher_schedule"] or student_schedule,
         }
         return cls(**{**fields, **changes})
 
@@ -190,8 +222,16 @@ def prepare(experiment):
     _check_batch_sizes(experiment)
     if experiment.class_weights is not None:
         balanced_class_weights(experiment.data)
-    teacher = experiment.teacher.build(experiment.data, "teacher")
-    student = experiment.student.build(experiment.data, "student")
+    opened = {
+        role: getattr(experiment, role).open(experiment.data, role)
+        for role in ("teacher", "student")
+    }
+    teacher, student = (network.model for network in opened.values())
+    networks = {
+        role: replace(getattr(experiment, role), trained=network.trained)
+        for role, network in opened.items()
+    }
+    experiment = replace(experiment, **networks)
     if methods.need_stage_ends(experiment.methods):
         for model in (teacher, student):
             suggest_stage_ends(model)
@@ -237,7 +277,7 @@ def _check_one_machine():
 
 def _check_batch_sizes(experiment):
     examples = experiment.data.train_examples
-    for schedule in (experiment.teacher_schedule, experiment.student_schedule):
+    for schedule in (*experiment.teacher_phases.values(), experiment.student_schedule):
         if schedule.batch_size > examples:
             raise ValueError(
                 f"`batch_size` must be at most the {examples} training images. "

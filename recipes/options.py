@@ -9,6 +9,7 @@ from pathlib import Path
 
 from letkd_keras import command_line
 from letkd_keras.command_line import (
+    PIXELS,
     add_data_options,
     add_formats_option,
     add_methods_option,
@@ -17,6 +18,7 @@ from letkd_keras.command_line import (
     add_seed_option,
     choice,
     fraction,
+    image_size,
     list_item,
     non_negative_integer,
     non_negative_number,
@@ -37,6 +39,8 @@ _FROM_SETTINGS = (
 _OF_SCHEDULE = (
     *("optimizer", "schedule", "warm_up_epochs", "ema", "clip_norm", "mixed_precision"),
 )
+# A head on frozen features is a linear classifier: no schedule of a whole network fits it.
+_HEAD = {"optimizer": "adamw", "schedule": "cosine", "warm_up_epochs": 0, "weight_decay": 0.0}
 # In place of those of `Settings`, which are for SGD, where `--optimizer adamw` is given.
 _ADAMW = {"learning_rate": 1e-3, "weight_decay": 0.05}
 
@@ -101,16 +105,42 @@ def add_experiment_options(
         "--teacher",
         type=command_line.text,
         required=networks_required,
-        help="a trained .keras file, or a network of the zoo to train first"
+        metavar="NETWORK",
+        help="a network of the zoo, keras.applications:NAME, keras_hub:PRESET or a .keras file; it "
+        "is trained first where it has no trained weights"
         + ("" if networks_required else " (default: of the pair)"),
     )
     add(
         "--student",
         type=command_line.text,
         required=networks_required,
-        help="a network of the zoo, or a .keras file to start from"
+        metavar="NETWORK",
+        help="likewise; it starts from trained weights where it has some"
         + ("" if networks_required else " (default: of the pair)"),
     )
+    for role in ("teacher", "student"):
+        add(
+            f"--{role}-weights",
+            type=choice("none", "imagenet", "preset"),
+            metavar="KIND",
+            help=f"weights that the {role} starts from: imagenet for keras.applications, preset "
+            "for keras-hub (default: those of a file or preset, otherwise none)",
+        )
+    for role in ("teacher", "student"):
+        add(
+            f"--{role}-image-size",
+            type=image_size,
+            metavar="N",
+            help=f"height and width that the {role} computes on, if not that of the images",
+        )
+    for role in ("teacher", "student"):
+        add(
+            f"--{role}-pixels",
+            type=choice(*PIXELS),
+            metavar="SCALE",
+            help=f"scale of the pixels that a {role} from a file was trained with, if not that of "
+            "the images",
+        )
     for level in ("penultimate", "intermediate"):
         for role, prefix in (("student", ""), ("teacher", "teacher-")):
             add(
@@ -139,6 +169,21 @@ def add_experiment_options(
         help="epochs of a teacher"
         + ("" if default.teacher_epochs else of_data or " (default: as --epochs)"),
         **integer,
+    )
+    add(
+        "--head-epochs",
+        default=10,
+        help="epochs of a new head of a trained teacher that has other classes or no head, on its "
+        "frozen features",
+        **integer,
+    )
+    add(
+        "--fine-tune-epochs",
+        type=non_negative_integer,
+        metavar="N",
+        default=0,
+        help="epochs of fine-tuning all of a trained teacher after that, by default at a tenth of "
+        "--teacher-learning-rate",
     )
     add(
         "--batch-size",
@@ -335,13 +380,16 @@ def experiment_of(options, settings, methods=None, export_method=None):
             "`teacher` and `student` must be given, or `pair`, for this data set. "
             f"Received: teacher={options.teacher}, student={options.student}"
         )
-    teacher = Network.of(
-        options.teacher or pair.teacher,
-        options.teacher_penultimate_layer,
-        options.teacher_intermediate_layer,
-    )
-    student = Network.of(
-        options.student or pair.student, options.penultimate_layer, options.intermediate_layer
+    teacher, student = (
+        Network.of(
+            getattr(options, role) or getattr(pair, role),
+            getattr(options, f"{prefix}penultimate_layer"),
+            getattr(options, f"{prefix}intermediate_layer"),
+            weights=getattr(options, f"{role}_weights"),
+            input_size=getattr(options, f"{role}_image_size"),
+            pixels=getattr(options, f"{role}_pixels"),
+        )
+        for role, prefix in (("teacher", "teacher_"), ("student", ""))
     )
     for network, argument in ((teacher, "teacher"), (student, "student")):
         network.check(argument)
@@ -359,7 +407,8 @@ def experiment_of(options, settings, methods=None, export_method=None):
     if spec.pixels is None:
         spec = replace(spec, pixels=settings.pixels)
     if spec.kind == "folder" and spec.image_size is None:
-        size = teacher.image_size() or student.image_size() or 64
+        # A network of another size resizes the images itself.
+        size = student.image_size() or teacher.image_size() or 64
         spec = replace(spec, image_size=size)
 
     shared = {name: value(name) for name in _OF_SCHEDULE}
@@ -375,6 +424,18 @@ def experiment_of(options, settings, methods=None, export_method=None):
 
     teacher_epochs = given_or("teacher_epochs", settings.teacher_epochs or value("epochs"))
     teacher_schedule = schedule("teacher_learning_rate", settings.learning_rate, teacher_epochs)
+    head_schedule = Schedule.of(
+        settings,
+        *(_ADAMW["learning_rate"], options.head_epochs, value("batch_size")),
+        **{**shared, **_HEAD},
+    )
+    fine_tune_schedule = None
+    if options.fine_tune_epochs:
+        fine_tune_schedule = replace(
+            schedule("teacher_learning_rate", settings.learning_rate, options.fine_tune_epochs),
+            learning_rate=teacher_schedule.learning_rate
+            * (0.1 if options.teacher_learning_rate is None else 1.0),
+        )
     student_schedule = schedule(
         "learning_rate",
         pair.learning_rate,
@@ -391,6 +452,8 @@ def experiment_of(options, settings, methods=None, export_method=None):
         student=student,
         teacher_schedule=teacher_schedule,
         student_schedule=student_schedule,
+        head_schedule=head_schedule,
+        fine_tune_schedule=fine_tune_schedule,
         augmentation=_augmentation(options, settings, data),
         penultimate_alpha=given_or("penultimate_alpha", pair.penultimate_alpha),
         intermediate_alpha=given_or("intermediate_alpha", pair.intermediate_alpha),

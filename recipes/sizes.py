@@ -93,7 +93,8 @@ def measure(experiment, teacher, student):
         largest = measured["student"]
     if largest.parameters >= measured["teacher"].parameters:
         log.warning(
-            "The student %s%s has %s parameters and its teacher %s only %s: use a smaller student%s.",
+            "The student %s%s has %s parameters and its teacher %s only %s: "
+            "use a smaller student%s.",
             experiment.student.title,
             " with KD layers" if method else "",
             f"{largest.parameters:,}",
@@ -162,8 +163,8 @@ def within_budget(experiment, student):
             parts.append(f"{fewest} penultimate templates")
         percent = math.ceil(1000 * smallest / parameters) / 10
         raise ValueError(
-            f"`growth` must be at least {percent}% for {' and '.join(parts)}, which add {smallest:,} "
-            f"parameters to the {parameters:,} of {experiment.student.title}. "
+            f"`growth` must be at least {percent}% for {' and '.join(parts)}, which add "
+            f"{smallest:,} parameters to the {parameters:,} of {experiment.student.title}. "
             f"Received: growth={experiment.growth:g}"
         )
     available -= fixed

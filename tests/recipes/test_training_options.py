@@ -234,7 +234,7 @@ class TestClassWeights:
             num_classes = 3
             train = object()
 
-        with pytest.raises(ValueError, match="`class_weights` need labels.*tfds:x"):
+        with pytest.raises(ValueError, match=r"`class_weights` need labels.*tfds:x"):
             training.balanced_class_weights(Records())
 
 
