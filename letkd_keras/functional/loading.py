@@ -84,7 +84,8 @@ def _missing_packages(path):
     return sorted(
         package.replace("_", "-")
         for package in packages
-        if package not in ("__main__", "builtins") and importlib.util.find_spec(package) is None
+        if package.isidentifier() and package != "__main__"
+        if importlib.util.find_spec(package) is None
     )
 
 

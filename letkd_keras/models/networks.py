@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from letkd_keras.arguments import positive_integer
 from letkd_keras.data.normalization import PIXELS, statistics_of
 from letkd_keras.functional.graph import check_functional, flatten
 from letkd_keras.functional.loading import load_model
@@ -82,6 +83,9 @@ def open_network(
             can be downloaded.
         ImportError: If keras-hub, or a package with the layers of the file, is not installed.
     """
+    positive_integer("image_size", image_size)
+    if input_size is not None:
+        positive_integer("input_size", input_size)
     parsed = check_network_name(name, argument)
     weights = parsed.resolve_weights(weights, argument)
     if parsed.kind in ("applications", "hub"):
@@ -94,7 +98,7 @@ def open_network(
                 f"`{argument}` {name!r} takes images of three channels. Received: {channels}"
             )
     request = _Request(parsed.name, num_classes, image_size, weights, input_size, argument)
-    given = _statistics(data_pixels, channels)
+    given = _statistics(data_pixels, channels, "data_pixels")
     if parsed.kind == "zoo":
         is_raw = pixels is None and given == _statistics("0..255", channels)
         expected = _statistics("-1..1", channels) if is_raw else _statistics(pixels, channels)
@@ -271,15 +275,15 @@ def _converted(converter):
     return tuple((-offset * std).tolist()), tuple(std.tolist())
 
 
-def _statistics(pixels, channels):
+def _statistics(pixels, channels, argument="pixels"):
     """Mean and standard deviation by a name or as given, tuples of floats; `None` stays `None`."""
     if pixels is None:
         return None
     if isinstance(pixels, str):
         if pixels not in PIXELS:
             raise ValueError(
-                f"`pixels` must be one of {', '.join(PIXELS)}, or mean and standard deviation. "
-                f"Received: pixels={pixels!r}"
+                f"`{argument}` must be one of {', '.join(PIXELS)}, or mean and standard deviation. "
+                f"Received: {argument}={pixels!r}"
             )
         return statistics_of(pixels, channels)
     mean, std = (np.broadcast_to(np.asarray(part, "float64"), (channels,)) for part in pixels)

@@ -162,6 +162,15 @@ def test_networks_with_their_own_scale_take_no_other():
         opened("keras.applications:MobileNet", weights="jft")
 
 
+def test_arguments_out_of_range():
+    with pytest.raises(ValueError, match="`image_size` must be an integer of at least 1"):
+        opened("resnet8", size=0)
+    with pytest.raises(ValueError, match="`input_size` must be an integer of at least 1"):
+        opened("resnet8", input_size=2.5)
+    with pytest.raises(ValueError, match=r"`data_pixels` must be one of .*data_pixels='0\.\.2'"):
+        opened("resnet8", data_pixels="0..2")
+
+
 @pytest.mark.slow
 def test_caffe_preprocessing_of_resnet50():
     keras.utils.set_random_seed(0)
