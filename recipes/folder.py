@@ -17,7 +17,7 @@ without a classifier, gets a new head, which is trained on its frozen features (
 --fine-tune-epochs then trains all of it. A student starts from its trained weights.
 
 Both networks get the same images, of --image-size and with pixels scaled as --pixels says, and
-resize and scale them as each was trained. For a .keras file that is not the same scale, say
+resize and scale them as each was trained. For a .keras file that was trained on another scale, give
 --teacher-pixels or --student-pixels. Networks of the zoo scale raw pixels (0..255) themselves.
 
 KD layers are inserted after the layers that --penultimate-layer and --intermediate-layer name, or

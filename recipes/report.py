@@ -13,7 +13,7 @@ from letkd_keras.recipes import measures as measures_section
 from letkd_keras.recipes import method_table, results, sizes
 
 
-def write(experiment, folder, teacher, exported=None, costs=(), measures=None):
+def write(experiment, folder, teacher, exported=None, costs=(), measures=None, classes=None):
     """Write the report of an experiment into its folder.
 
     Args:
@@ -23,6 +23,7 @@ def write(experiment, folder, teacher, exported=None, costs=(), measures=None):
         exported: `Exported` by format.
         costs: `CostRow`s of the exported student.
         measures: See `run`.
+        classes: What `class_report.of_run` returned, or `None`.
 
     Returns:
         The report as a dictionary.
@@ -61,6 +62,9 @@ def write(experiment, folder, teacher, exported=None, costs=(), measures=None):
     )
     text += sizes.markdown(experiment, experiment.sizes)
     text += _exported(report["exported"]) + _costs(costs)
+    if classes is not None:
+        report["classes"], section = classes
+        text += section
     if measures is not None:
         report["measures"] = measures_section.of_networks(experiment, folder, measures)
         text += "\n" + measures_section.markdown(experiment, report["measures"])

@@ -10,7 +10,7 @@ from letkd_keras.files import checksum, save_model
 from letkd_keras.functional import load_model
 from letkd_keras.models import frozen_backbone
 from letkd_keras.prototypes import Prototypes, fit_prototypes, remove_workdir
-from letkd_keras.recipes import exporting, methods, report, results
+from letkd_keras.recipes import class_report, exporting, methods, report, results
 from letkd_keras.recipes.experiment import OPEN_KEYS, prepare
 from letkd_keras.recipes.training import finish, train
 from letkd_keras.run_folder import RunFolder
@@ -54,7 +54,10 @@ def _run(experiment, folder, verbose, measures):
             train_student(experiment, method, seed, teacher, prototypes, folder, verbose)
     exported = exporting.export(experiment, folder)
     costs = exporting.costs(experiment, folder)
-    return report.write(experiment, folder, teacher_result, exported, costs, measures=measures)
+    classes = class_report.of_run(experiment, folder, teacher)
+    return report.write(
+        experiment, folder, teacher_result, exported, costs, measures=measures, classes=classes
+    )
 
 
 def _look_for_broken_images(data, error):
