@@ -181,7 +181,8 @@ def _train_phases(experiment, folder, verbose):
                     )
             result["parameters"] = teacher.count_params()
             # Without the optimizer, whose variables may be those of the head only.
-            save_model(keras.Model(teacher.inputs, teacher.outputs, name=teacher.name), file)
+            plain = keras.Model(teacher.inputs[0], teacher.outputs[0], name=teacher.name)
+            save_model(plain, file)
             result["model_sha256"] = checksum(file)
             finish(training, result)
         results.check_file(file, result["model_sha256"])
