@@ -1,6 +1,8 @@
 """The two networks of an experiment, by name or from a file, and their layers."""
 
+import itertools
 import logging
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -143,7 +145,7 @@ class Network:
                 f"as they are, since only square ones can be resized. "
                 f"Received: {argument}={self.name!r}"
             )
-        return open_network(
+        opened = open_network(
             self.name,
             num_classes=data.num_classes,
             image_size=height,
@@ -154,6 +156,7 @@ class Network:
             channels=channels,
             argument=argument,
         )
+        return replace(opened, model=_with_stable_names(opened.model))
 
     def build(self, data, argument):
         """The model of `open`."""
@@ -218,6 +221,42 @@ class Network:
                 shape = output_of(flat, find_layer(flat, name)).shape[1:]
                 parts.append(f"{level} {name} {'x'.join(map(str, shape))}")
         return ", ".join(parts)
+
+
+def _with_stable_names(model):
+    """A copy whose layers have the same names however many layers were made before.
+
+    Keras numbers the layers without a name over all models of a process (`activation_17`). Settings
+    name layers, so they have to be the same when a network is built again.
+    """
+    numbered = {layer.name: _class_prefix(layer) for layer in model.layers}
+    numbered = {
+        name: prefix
+        for name, prefix in numbered.items()
+        if re.fullmatch(rf"{re.escape(prefix)}(_\d+)?", name)
+    }
+    if not numbered:
+        return model
+    taken = {layer.name for layer in model.layers} - set(numbered)
+    names = {}
+    for name, prefix in numbered.items():
+        candidates = (f"{prefix}_{number}" if number else prefix for number in itertools.count())
+        names[name] = next(candidate for candidate in candidates if candidate not in taken)
+        taken.add(names[name])
+
+    def clone(layer):
+        config = layer.get_config()
+        return type(layer).from_config({**config, "name": names.get(layer.name, layer.name)})
+
+    copy = keras.models.clone_model(model, clone_function=clone)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _class_prefix(layer):
+    """What Keras names layers of a class by: `re_lu` of `ReLU`."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", type(layer).__name__)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def _fits(model, data):

@@ -7,6 +7,7 @@ import pytest
 
 from letkd_keras import models
 from letkd_keras.functional import fingerprint
+from letkd_keras.models import open_network
 from letkd_keras.recipes import networks
 from letkd_keras.recipes.networks import Network
 
@@ -128,6 +129,23 @@ def test_a_teacher_has_a_size_and_a_scale_of_its_own(saved):
     logits = opened.model((pixels - 0.5) / 0.25)
     resized = pixels.reshape(2, 16, 2, 16, 2, 3).mean((2, 4))
     np.testing.assert_allclose(logits, given(resized), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_have_the_same_names_when_a_network_is_built_again():
+    network = Network.of("keras.applications:MobileNetV3Small", weights="none")
+    keras.layers.Activation("relu")  # numbered by Keras, too
+    first, second = (network.build(CIFAR, "student") for _ in range(2))
+    names = [[layer.name for layer in model.layers[1:]] for model in (first, second)]
+    assert names[0] == names[1] and len(set(names[0])) == len(names[0])
+    resolved = [network.with_layers(model, "student") for model in (first, second)]
+    assert resolved[0] == resolved[1]
+    # The copy keeps the weights.
+    opened = open_network(
+        network.source, num_classes=10, image_size=32, data_pixels="-1..1", argument="student"
+    )
+    copy = networks._with_stable_names(opened.model)
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    np.testing.assert_allclose(copy(images), opened.model(images), atol=1e-6)
 
 
 def test_networks_of_keras_applications_by_name():
