@@ -133,8 +133,9 @@ class Network:
         if self.file is None and self.source is None and not adjusts:
             return OpenedNetwork(_from_zoo(self.title, data), "nothing")
         if self.file is not None and not adjusts:
-            model = remove_softmax(load_model(self.file, argument), argument)
+            model = load_model(self.file, argument)
             if _fits(model, data):
+                model = remove_softmax(model, argument)
                 if None in model.input_shape[1:]:
                     model = _rebuild(model, data.image_shape)
                 return OpenedNetwork(model, "everything")

@@ -98,7 +98,7 @@ INTEGER = "must be an integer of at least"
         ("--memory nan", "--memory must be a number of bytes such as 800M or 2G, at most 1024T."),
         ("--memory 0", "--memory must be a number of bytes such as 800M or 2G, at most 1024T. Rec"),
         ("--memory 5X", "--memory must be a number of bytes such as 800M or 2G, at most 1024T. Re"),
-        ("--feature-cache float61", "--feature-cache must be one of float32, float16, none. Received: '"),
+        ("--feature-cache float61", "--feature-cache must be one of float32, float16, none. Rec"),
         ("--pixels centred", "--pixels must be one of 0..255, 0..1, -1..1, imagenet. Received: 'c"),
         ("--formats savedmodel,tflite", "--formats must be a list separated by spaces, not by com"),
         ("--template 5", "there is no option --template. Did you mean --templates?"),

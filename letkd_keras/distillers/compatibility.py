@@ -3,7 +3,6 @@
 from letkd_keras.functional.graph import (
     find_layer,
     flatten,
-    grid_ratio,
     output_of,
     output_shape_of,
     spatial_shape,
@@ -26,10 +25,10 @@ def matching_models(teacher, student):
         ValueError: If a model is not functional, does not end in logits or a softmax, or the
             models' input shapes or numbers of classes differ.
     """
-    student = _classifier(student, "student")
+    student = remove_softmax(student, "student")
     if teacher is None:
         return None, student
-    teacher = _classifier(teacher, "teacher")
+    teacher = remove_softmax(teacher, "teacher")
     shapes = [tuple(model.inputs[0].shape[1:]) for model in (teacher, student)]
     if not _compatible(*shapes):
         raise ValueError(
@@ -40,20 +39,10 @@ def matching_models(teacher, student):
     if classes[0] != classes[1]:
         raise ValueError(
             "`teacher` and `student` must have the same number of classes. "
-            f"Received: teacher's {classes[0]} and student's {classes[1]}"
+            f"Received: teacher's {classes[0]} and student's {classes[1]}. A model without a head "
+            "puts out features: add a `Dense(classes)` and train it"
         )
     return teacher, student
-
-
-def _classifier(model, argument):
-    model = remove_softmax(model, argument)
-    shape = model.outputs[0].shape
-    if len(shape) != 2 or shape[-1] is None:
-        raise ValueError(
-            f"`{argument}` must have one output of logits [B, classes]. "
-            f"Received: {argument}={model.name!r} with an output of shape {tuple(shape)}"
-        )
-    return model
 
 
 def _compatible(first, second):
@@ -102,8 +91,8 @@ def _belong_to(prototypes, model):
     return True
 
 
-def score_pool_size(teacher, student, layer, prototypes, level):
-    """Window by which a student's grid is finer than that of a level's prototypes.
+def score_grid(teacher, student, layer, prototypes, level, image_shape=None):
+    """The grid on which a student's scores and the targets are compared, if it takes resizing.
 
     Args:
         teacher: Functional teacher. Where the student takes images of any size, it is asked for
@@ -112,30 +101,30 @@ def score_pool_size(teacher, student, layer, prototypes, level):
         layer: Name of the student's layer that the KD layer follows.
         prototypes: `PenultimatePrototypes` or `IntermediatePrototypes` of the level.
         level: `"penultimate"` or `"intermediate"`.
+        image_shape: Size of the images where neither model says it, or `None`.
 
     Returns:
-        An integer of at least 1. It is 1 where neither model says how large images are.
+        `(height, width)`, the smaller of the student's and the prototypes', or `None` where the two
+        grids are equal or the student's is not known.
 
     Raises:
-        ValueError: If the layer has no feature map, or its grid is no multiple of the prototypes'.
+        ValueError: If the layer has no feature map.
     """
     flat = flatten(student)
     output = output_of(flat, find_layer(flat, layer, argument=f"{level}_layer"))
     if len(output.shape) != 4:
         raise ValueError(
-            f"`{level}_layer` must name a layer with a feature map [B, H, W, C]. "
+            f"`{level}_layer` must name a layer of the student with a feature map [B, H, W, C], "
+            "which KD layers need: only a teacher may have tokens. "
             f"Received: {level}_layer={layer!r} of shape {tuple(output.shape)}"
         )
-    grid, image_shape = spatial_shape(output.shape), tuple(teacher.inputs[0].shape[1:])
+    grid = spatial_shape(output.shape)
     if None in grid:
-        if None in image_shape:
-            return 1
-        grid = spatial_shape(output_shape_of(flat, layer, image_shape))
-    ratio = grid_ratio(grid, prototypes.grid)
-    if ratio is None:
-        raise ValueError(
-            f"The grid of `student`'s layer {layer!r} must be a multiple of the grid of the "
-            f"{level} prototypes; `fit_prototypes(pool_size=...)` makes the latter smaller. "
-            f"Received: {grid[0]}x{grid[1]} and {prototypes.grid[0]}x{prototypes.grid[1]}"
-        )
-    return ratio
+        shape = tuple(teacher.inputs[0].shape[1:])
+        shape = tuple(image_shape or shape) if None in shape else shape
+        if None in shape:
+            return None
+        grid = spatial_shape(output_shape_of(flat, layer, shape))
+    if tuple(grid) == tuple(prototypes.grid):
+        return None
+    return tuple(min(sizes) for sizes in zip(grid, prototypes.grid, strict=True))

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from letkd_keras.functional.graph import grid_ratio
+from letkd_keras.layers import adaptive_average_pool
 
 
 def channels_last(features):
@@ -20,18 +20,15 @@ def channels_last_shape(shape):
     return tuple(shape)
 
 
-def pool_sizes(student, teacher):
-    """Windows `(student's, teacher's)` of the average pooling that gives both the coarser grid.
+def common_grid(student, teacher):
+    """The smaller height and the smaller width of two feature maps.
 
     Args:
         student: Shape (height, width, ...) of the student's map.
         teacher: Shape of the teacher's.
 
-    Returns:
-        Two integers, at least one of them 1.
-
     Raises:
-        ValueError: If a grid is not known or neither divides the other.
+        ValueError: If a grid is not known.
     """
     if None in (*student[:2], *teacher[:2]):
         raise ValueError(
@@ -39,25 +36,16 @@ def pool_sizes(student, teacher):
             f"Received: the student's {student[0]}x{student[1]} and the teacher's "
             f"{teacher[0]}x{teacher[1]}"
         )
-    ratios = grid_ratio(student[:2], teacher[:2]), grid_ratio(teacher[:2], student[:2])
-    if ratios == (None, None):
-        raise ValueError(
-            "One of the grids of `student_layers` and `teacher_layers` must divide the other. "
-            f"Received: the student's {student[0]}x{student[1]} and the teacher's "
-            f"{teacher[0]}x{teacher[1]}"
-        )
-    return ratios[0] or 1, ratios[1] or 1
+    return tuple(min(sizes) for sizes in zip(student[:2], teacher[:2], strict=True))
 
 
 def on_one_grid(student, teacher):
-    """The two maps [B, H, W, C], the finer one averaged to the grid of the coarser."""
-    windows = pool_sizes(student.shape[1:], teacher.shape[1:])
-    return tuple(
-        features
-        if window == 1
-        else ops.average_pool(features, window, strides=window, data_format="channels_last")
-        for features, window in zip((student, teacher), windows, strict=True)
-    )
+    """The two maps [B, H, W, C], the finer one averaged to the grid of the coarser.
+
+    See `letkd_keras.layers.adaptive_average_pool` for grids that do not divide.
+    """
+    grid = common_grid(student.shape[1:], teacher.shape[1:])
+    return adaptive_average_pool(student, grid), adaptive_average_pool(teacher, grid)
 
 
 @keras.saving.register_keras_serializable("letkd_keras")

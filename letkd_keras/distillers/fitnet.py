@@ -2,7 +2,8 @@ import keras
 
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import stage_ends
-from letkd_keras.distillers.feature_maps import FeatureMeanSquaredError, pool_sizes
+from letkd_keras.distillers.feature_maps import FeatureMeanSquaredError, common_grid, on_one_grid
+from letkd_keras.functional.graph import grid_ratio
 from letkd_keras.layers import TorchBatchNormalization
 from letkd_keras.models.initialization import torch_bias_uniform, torch_uniform
 
@@ -26,7 +27,7 @@ class FitNet(Distiller):
         **kwargs: Further options of `Distiller`.
 
     Raises:
-        ValueError: If neither grid divides the other, or as `Distiller`.
+        ValueError: If the image size is open, or as `Distiller`.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class FitNet(Distiller):
 
     def compute_distillation_losses(self, student_outputs, teacher_outputs, sample_weight=None):
         ((student, teacher),) = self.feature_pairs(student_outputs, teacher_outputs)
-        regressed = self.regressor(student, training=True)
+        regressed, teacher = on_one_grid(self.regressor(student, training=True), teacher)
         return {"hint": self.hint_error(teacher, regressed, sample_weight)}
 
     def get_config(self):
@@ -61,6 +62,7 @@ def regressor_of(student, teacher):
 
     A 1x1 convolution on equal grids; 3x3 with stride 2 where the student's grid is twice as fine; a
     transposed 4x4 with stride 2 where it is half. Other ratios take their stride in the same way.
+    Where neither grid divides the other, it is a 1x1 convolution, and `on_one_grid` follows it.
 
     Args:
         student: Shape (height, width, channels) of the student's feature map.
@@ -70,9 +72,11 @@ def regressor_of(student, teacher):
         A built `keras.Sequential` of the convolution, batch normalization and ReLU.
 
     Raises:
-        ValueError: If neither grid divides the other.
+        ValueError: If a grid is not known.
     """
-    down, up = pool_sizes(student, teacher)
+    common_grid(student, teacher)
+    down = grid_ratio(student[:2], teacher[:2]) or 1
+    up = grid_ratio(teacher[:2], student[:2]) or 1
     channels = teacher[-1]
     if up > 1:
         # PyTorch counts the fan in of a transposed convolution on its output channels.

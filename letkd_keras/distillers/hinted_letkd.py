@@ -2,7 +2,11 @@ import keras
 
 from letkd_keras.distillers.compatibility import matching_models
 from letkd_keras.distillers.feature_layers import stage_ends
-from letkd_keras.distillers.feature_maps import FeatureMeanSquaredError, channels_last
+from letkd_keras.distillers.feature_maps import (
+    FeatureMeanSquaredError,
+    channels_last,
+    on_one_grid,
+)
 from letkd_keras.distillers.fitnet import regressor_of
 from letkd_keras.distillers.letkd import LetKD
 
@@ -66,7 +70,7 @@ class HintedLetKD(LetKD):
         student, teacher = (
             channels_last(outputs["features"][-1]) for outputs in (student_outputs, teacher_outputs)
         )
-        regressed = self.regressor(student, training=True)
+        regressed, teacher = on_one_grid(self.regressor(student, training=True), teacher)
         return {
             **super().compute_distillation_losses(student_outputs, teacher_outputs, sample_weight),
             "hint": self.hint_error(teacher, regressed, sample_weight),

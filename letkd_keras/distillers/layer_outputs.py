@@ -1,6 +1,6 @@
 import keras
 
-from letkd_keras.functional.graph import find_layer, flatten, output_of
+from letkd_keras.functional.token_grid import feature_maps
 
 
 class LayerOutputs:
@@ -12,7 +12,8 @@ class LayerOutputs:
 
     Args:
         model: Functional `keras.Model` from images to logits.
-        layers: Names of layers of the model.
+        layers: Names of layers of the model. The tokens of a transformer become a feature map
+            (`letkd_keras.functional.feature_maps`).
         argument: What an error calls `layers`.
 
     Attributes:
@@ -32,8 +33,7 @@ class LayerOutputs:
 
     def __init__(self, model, layers=(), argument="layers"):
         self.model = model
-        flat = flatten(model)
-        features = [output_of(flat, find_layer(flat, name, argument)) for name in layers]
+        flat, features = feature_maps(model, layers, argument)
         self.shapes = [tuple(output.shape[1:]) for output in features]
         outputs = {"logits": flat.outputs[0], "features": features}
         self._function = keras.Model(flat.inputs[0], outputs, name="layer_outputs")

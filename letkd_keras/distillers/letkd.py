@@ -6,15 +6,20 @@ import keras
 from letkd_keras.distillers.compatibility import (
     check_prototypes,
     matching_models,
-    score_pool_size,
+    score_grid,
 )
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.training_graph import TrainingGraph
 from letkd_keras.functional.graph import flatten, readers
 from letkd_keras.functional.insertion import insert_kd_layers, kd_layers_of
 from letkd_keras.functional.layer_suggestions import suggest_layers
-from letkd_keras.layers import IntermediateTargets, KDLayer, PenultimateTargets
-from letkd_keras.losses import TemplateKLDivergence
+from letkd_keras.layers import (
+    IntermediateTargets,
+    KDLayer,
+    PenultimateTargets,
+    adaptive_average_pool,
+)
+from letkd_keras.losses import TemplateKLDivergence, negentropy
 from letkd_keras.prototypes import Prototypes
 
 _LEVELS = ("penultimate", "intermediate")
@@ -33,6 +38,12 @@ class LetKD(Distiller):
 
     With both levels this is letKD-2, with `levels=("penultimate",)` letKD-1, and that with
     `penultimate_alpha=0` QUEST. `student` is what ships: it has the KD layers and no teacher.
+
+    Where the student's grid and that of the prototypes differ, the finer of the two is averaged to
+    the coarser by `letkd_keras.layers.adaptive_average_pool`: the student's scores, or the targets,
+    which stay distributions. The paper instead averages the teacher's features before the
+    prototypes are fitted (`fit_prototypes(pool_size=2)`), which is preferred where it makes the
+    grids equal.
 
     Args:
         teacher: Functional `keras.Model` from images to logits or softmax probabilities, the one
@@ -54,8 +65,8 @@ class LetKD(Distiller):
         temperature: Sharpness T of the penultimate targets.
         synchronized: Whether batch normalization in the KD layers spans replicas; `None` is yes
             where there are several.
-        pool_sizes: Windows, by level, of the average pooling of the scores where the student's grid
-            is finer than that of the prototypes. Needed only without prototypes.
+        grids: Grids, by level, on which scores and targets are compared where the student's is not
+            that of the prototypes. Needed only without prototypes.
         **kwargs: `task_weight`, `logit_losses`, `warm_up_steps` and Keras' model arguments; see
             `Distiller`.
 
@@ -87,14 +98,14 @@ class LetKD(Distiller):
         intermediate_weight=1.0,
         temperature=1.0,
         synchronized=None,
-        pool_sizes=None,
+        grids=None,
         **kwargs,
     ):
         teacher, student = matching_models(teacher, student)
         layers = {"penultimate": penultimate_layer, "intermediate": intermediate_layer}
         if prototypes is None:
             levels = _levels_of(student, levels)
-            pool_sizes = dict(pool_sizes or {})
+            grids = dict(grids or {})
         else:
             if teacher is None:
                 raise ValueError("`teacher` is needed with `prototypes`. Received: teacher=None")
@@ -102,10 +113,12 @@ class LetKD(Distiller):
             check_prototypes(teacher, student, prototypes, levels)
             layers = _layers(student, levels, layers)
             fitted = {level: getattr(prototypes, level) for level in levels}
-            pool_sizes = {
-                level: score_pool_size(teacher, student, layers[level], fitted[level], level)
+            shape = prototypes.manifest.get("image_shape")
+            grids = {
+                level: score_grid(teacher, student, layers[level], fitted[level], level, shape)
                 for level in levels
             }
+            _log_grids(grids, fitted)
             alphas = {"penultimate": penultimate_alpha, "intermediate": intermediate_alpha}
             student = _with_kd_layers(student, fitted, layers, alphas, synchronized)
             _logger.info("KD layers after %s", ", ".join(layers[level] for level in levels))
@@ -128,17 +141,17 @@ class LetKD(Distiller):
             layers[level] if level in levels else None for level in _LEVELS
         )
         self.temperature = float(temperature)
-        self.pool_sizes = pool_sizes
+        self.grids = {level: grid and tuple(grid) for level, grid in grids.items()}
         self.template_kl = TemplateKLDivergence()
         self.training_graph = TrainingGraph(
             self.student,
             {level: self.student.get_layer(_kd_name(level)) for level in levels},
-            pool_sizes,
+            self.grids,
             layers=self.student_layers[len(levels) :],
         )
         self.targets = None
         if prototypes is not None:
-            self.targets = _Targets(prototypes, levels, self.temperature)
+            self.targets = _Targets(prototypes, levels, self.temperature, self.grids)
 
     @property
     def prototypes(self):
@@ -172,7 +185,7 @@ class LetKD(Distiller):
                 f"{level}_weight": self.distillation_weights[f"kl_{level}"] for level in self.levels
             },
             "temperature": self.temperature,
-            "pool_sizes": self.pool_sizes,
+            "grids": self.grids,
         }
 
     def save_assets(self, directory):
@@ -186,15 +199,17 @@ class LetKD(Distiller):
         super().load_assets(directory)
         path = Path(directory) / "prototypes.npz"
         if path.exists():
-            self.targets = _Targets(Prototypes.load(path), self.levels, self.temperature)
+            prototypes = Prototypes.load(path)
+            self.targets = _Targets(prototypes, self.levels, self.temperature, self.grids)
 
 
 class _Targets:
     """Soft targets of each level. Not a Keras object, so that a distiller does not save them."""
 
-    def __init__(self, prototypes, levels, temperature):
+    def __init__(self, prototypes, levels, temperature, grids):
         self.prototypes = prototypes
         self.levels = levels
+        self.grids = grids
         self._layers = {}
         for level in levels:
             fitted, name = getattr(prototypes, level), f"{level}_targets"
@@ -210,9 +225,29 @@ class _Targets:
         """By level, `(targets, sum_k p log p)` of the teacher's features, in the levels' order."""
         arguments = {"penultimate": (), "intermediate": (labels,)}
         return {
-            level: self._layers[level](features[i], *arguments[level], return_negentropy=True)
+            level: _resized(
+                self._layers[level](features[i], *arguments[level], return_negentropy=True),
+                self.grids.get(level),
+            )
             for i, level in enumerate(self.levels)
         }
+
+
+def _resized(targets, grid):
+    """Targets and their sums of p log p, averaged to a grid."""
+    if grid is None or tuple(targets[0].shape[1:3]) == grid:
+        return targets
+    averaged = adaptive_average_pool(targets[0], grid)
+    return averaged, negentropy(averaged)
+
+
+def _log_grids(grids, prototypes):
+    for level, grid in grids.items():
+        if grid is not None:
+            whose = "scores" if grid == tuple(prototypes[level].grid) else "targets"
+            _logger.info(
+                "The %s of the %s level are averaged to a grid of %dx%d", whose, level, *grid
+            )
 
 
 def _check_levels(levels):

@@ -3,16 +3,18 @@ import keras
 from letkd_keras.distillers.compatibility import matching_models
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import stage_ends
-from letkd_keras.distillers.feature_maps import FeatureMeanSquaredError, on_one_grid, pool_sizes
+from letkd_keras.distillers.feature_maps import FeatureMeanSquaredError, common_grid, on_one_grid
 from letkd_keras.functional.graph import (
     copy_with,
     find_layer,
     flatten,
+    grid_ratio,
     output_of,
     readers,
     spatial_shape,
 )
 from letkd_keras.functional.layer_suggestions import suggest_layers
+from letkd_keras.layers import AdaptiveAveragePooling
 from letkd_keras.models import blocks
 from letkd_keras.models.initialization import PYTORCH_DEFAULT
 
@@ -49,7 +51,7 @@ class SimKD(Distiller):
         **kwargs: Further options of `Distiller`.
 
     Raises:
-        ValueError: If the teacher's classifier is another, neither grid divides the other, or as
+        ValueError: If the teacher's classifier is another, the image size is open, or as
             `Distiller`.
     """
 
@@ -109,9 +111,15 @@ def _reusing_classifier(teacher, student, teacher_layers, student_layers, factor
     copy = copy_with(flatten(student), lambda layer, *args, **kwargs: layer(*args, **kwargs))
     x = output_of(copy, find_layer(copy, student_layer, "student_layers"))
     channels = blocks.channels(features)
-    window, _ = pool_sizes(spatial_shape(x.shape), spatial_shape(features.shape))
-    if window > 1:
-        x = keras.layers.AveragePooling2D(window, name="simkd_pool")(x)
+    own = spatial_shape(x.shape)
+    grid = common_grid(own, spatial_shape(features.shape))
+    if grid != own:
+        window = grid_ratio(own, grid)
+        x = (
+            keras.layers.AveragePooling2D(window, name="simkd_pool")
+            if window
+            else AdaptiveAveragePooling(grid, name="simkd_pool")
+        )(x)
     for number, (width, kernel_size) in enumerate(
         ((channels // factor, 1), (channels // factor, 3), (channels, 1)), start=1
     ):

@@ -2,6 +2,7 @@ import keras
 
 from letkd_keras.functional.graph import find_layer, readers, retrace
 from letkd_keras.functional.insertion import is_only_pooled
+from letkd_keras.layers import AdaptiveAveragePooling
 
 
 class TrainingGraph:
@@ -16,8 +17,8 @@ class TrainingGraph:
     Args:
         student: Functional `keras.Model`.
         kd_layers: Mapping of a level's name to the `KDLayer` of the student that serves it.
-        pool_sizes: Mapping of a level's name to the window of the average pooling of its scores,
-            for a student whose grid is finer than that of the targets. A missing level means 1.
+        grids: Mapping of a level's name to the grid (height, width) that its scores are averaged
+            to, where it is not the student's. `None` and a missing level leave them as they are.
         layers: Names of further layers of the student whose outputs are wanted.
 
     Call arguments:
@@ -32,9 +33,9 @@ class TrainingGraph:
         ValueError: If the student has no such layer.
     """
 
-    def __init__(self, student, kd_layers, pool_sizes=(), layers=()):
+    def __init__(self, student, kd_layers, grids=(), layers=()):
         scores, features = {}, {}
-        pool_sizes = dict(pool_sizes)
+        grids = dict(grids)
         for name in layers:
             find_layer(student, name, "layers")
         pooled = {layer.name for layer in kd_layers.values() if is_only_pooled(student, layer)}
@@ -56,7 +57,7 @@ class TrainingGraph:
             if layer.data_format == "channels_first":
                 layer_scores = keras.ops.transpose(layer_scores, (0, 2, 3, 1))
             level = levels[layer.name]
-            scores[level] = _average(layer_scores, pool_sizes.get(level, 1))
+            scores[level] = _resized(layer_scores, grids.get(level), f"{layer.name}_grid")
             return (outputs, layer_scores) if kwargs.get("return_scores") else outputs
 
         inputs, logits = retrace(student, call_fn=call)
@@ -67,10 +68,14 @@ class TrainingGraph:
         return self._function(inputs, training=training)
 
 
-def _average(scores, pool_size):
-    if pool_size == 1:
+def _resized(scores, grid, name):
+    if grid is None:
         return scores
-    return keras.ops.average_pool(scores, pool_size, strides=pool_size, data_format="channels_last")
+    # As precise as the scores: they are the input of a loss.
+    pooling = AdaptiveAveragePooling(
+        grid, data_format="channels_last", dtype=scores.dtype, name=name
+    )
+    return pooling(scores)
 
 
 class _WithScores(keras.layers.Layer):

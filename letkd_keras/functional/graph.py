@@ -6,6 +6,7 @@ that it was run with.
 
 import difflib
 import functools
+import inspect
 
 import keras
 
@@ -74,6 +75,11 @@ def maker(tensor):
 def layers_inside(layer):
     """All layers inside a model or a composite layer, at any depth."""
     return list(layer._flatten_layers(include_self=False))
+
+
+def layers_directly_inside(layer):
+    """The layers that a composite layer has itself, not those inside them."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
 def output_of(model, layer):
@@ -255,6 +261,81 @@ def flatten(model):
             "Rename them."
         )
     return keras.Model(inputs, outputs, name=model.name)
+
+
+def outputs_at(model, names, argument="layer"):
+    """The outputs of named layers, also of layers inside composite layers.
+
+    A transformer of keras-hub is one layer that calls its blocks. `"vit_encoder/block_9"` names the
+    block inside. The composite layer is then replaced by a model of the layers that it calls, which
+    computes the same.
+
+    Args:
+        model: Functional `keras.Model` with one input and one output. Models inside are flattened.
+        names: Names of layers. A `/` separates a composite layer from a layer inside it.
+        argument: Name of the argument in errors, or a list of one for each name.
+
+    Returns:
+        `(flat, outputs)`: the flattened model, which shares all layers, and a list of symbolic
+        tensors of it in the order of `names`.
+
+    Raises:
+        ValueError: If there is no such layer, it is called more than once, or a composite layer
+            cannot be looked into.
+    """
+    flat = flatten(model)
+    inside, found = {}, {}
+    arguments = [argument] * len(names) if isinstance(argument, str) else argument
+    for name, argument in zip(names, arguments, strict=True):
+        outer, _, inner = str(name).partition("/")
+        find_layer(flat, outer, argument)
+        if inner:
+            inside.setdefault(outer, {})[inner] = argument
+
+    def call(operation, *args, **kwargs):
+        wanted = inside.get(operation.name)
+        if wanted is None:
+            return operation(*args, **kwargs)
+        opened, outputs = outputs_at(
+            open_layer(operation, args[0]), list(wanted), list(wanted.values())
+        )
+        opened = keras.Model(opened.inputs, [*opened.outputs, *outputs], name=operation.name)
+        first, *outputs = opened(args[0])
+        for inner, output in zip(wanted, outputs, strict=True):
+            found[f"{operation.name}/{inner}"] = output
+        return first
+
+    if inside:
+        flat = keras.Model(*retrace(flat, call_fn=call), name=flat.name)
+    for name in names:
+        if name not in found:
+            found[name] = output_of(flat, find_layer(flat, name))
+    return flat, [found[name] for name in names]
+
+
+def open_layer(layer, inputs):
+    """A functional model of the layers that a composite layer calls, to its first output.
+
+    Args:
+        layer: A built layer of one input. `call` must need nothing else and use `keras.ops`.
+        inputs: Symbolic tensor of the shape and dtype of the input.
+
+    Raises:
+        ValueError: If the layer cannot be called in this way.
+    """
+    source = keras.Input(batch_shape=inputs.shape, dtype=inputs.dtype)
+    # Without the scores, blocks of DeiT in keras-hub return `None`, which no graph can have.
+    scores = "return_attention_scores"
+    options = {scores: True} if scores in inspect.signature(layer.call).parameters else {}
+    try:
+        outputs = keras.tree.flatten(layer.call(source, **options))
+        return keras.Model(source, outputs[0], name=layer.name)
+    except Exception as error:  # whatever the code of the layer raises
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"The layers inside {layer.name!r} must be reachable by calling it with a symbolic "
+            f"tensor. Received: {type(layer).__name__}, which fails: {reason[0]}"
+        ) from error
 
 
 def copy_with(model, call_fn):

@@ -1,19 +1,24 @@
 """Suggesting where KD layers, prototypes and other methods read features in a network."""
 
+import math
 import re
 
 from keras import layers
 
+from letkd_keras.functional.classifier import check_classifier
 from letkd_keras.functional.graph import (
     check_functional,
     flatten,
+    layers_directly_inside,
     layers_inside,
     maker,
     nodes,
+    open_layer,
     output_shapes,
     readers,
     spatial_shape,
 )
+from letkd_keras.functional.token_grid import TokenGrids
 
 _MERGES = (layers.Add, layers.Concatenate, layers.Average, layers.Subtract, layers.Maximum)
 _ACTIVATIONS = (
@@ -39,6 +44,13 @@ def suggest_layers(model):
     belongs to it. In a network without blocks, the first activation of a convolution over all
     channels is taken.
 
+    In a transformer whose tokens [B, N, C] are patches, the penultimate layer outputs the last
+    tokens before the class token is selected or the tokens are pooled. The paper has no
+    transformers; the choice of the intermediate layer is this package's. Where patches are merged
+    from stage to stage (Swin), it is the first block on the last grid, as above. Where all blocks
+    have the same grid (ViT, DeiT), it is the block at three quarters of the depth, number 9 of 12.
+    A block inside a composite layer is named `"vit_encoder/transformer_block_9"`.
+
     In ResNets, wide ResNets, ShuffleNets and MobileNets these are the layers of the paper. If the
     model has layers named `"penultimate"` and `"intermediate"`, like the networks of
     `letkd_keras.models`, these are returned. The image size may be open.
@@ -56,20 +68,23 @@ def suggest_layers(model):
     maps = _FeatureMaps(model)
     if {"penultimate", "intermediate"} <= maps.names:
         return {"penultimate": "penultimate", "intermediate": "intermediate"}
-    penultimate, intermediate = maps.last, maps.first_block()
-    if intermediate is penultimate:
+    penultimate = maps.last.name
+    if maps.has_tokens:
+        intermediate = maps.token_block()
+    else:
+        block = maps.first_block()
+        intermediate = block.name if block else None
+    if intermediate == penultimate:
         intermediate = None
-    return {
-        "penultimate": penultimate.name,
-        "intermediate": intermediate.name if intermediate else None,
-    }
+    return {"penultimate": penultimate, "intermediate": intermediate}
 
 
 def suggest_stage_ends(model):
     """Suggest the layers at the ends of a classifier's stages, which feature methods use.
 
     A stage ends with the last feature map of a grid on which all later layers depend. The last
-    stage ends with the penultimate layer. Preprocessing layers belong to no stage. If the model has
+    stage ends with the penultimate layer. Preprocessing layers belong to no stage. A transformer
+    whose blocks all have the same grid has four stages of equal depth. If the model has
     layers named `"stage1"`, `"stage2"` and so on, like the networks of `letkd_keras.models`, these
     are returned.
 
@@ -86,7 +101,7 @@ def suggest_stage_ends(model):
     named = [name for name in maps.names if re.fullmatch(r"stage\d+", name)]
     if named:
         return sorted(named, key=lambda name: int(name.removeprefix("stage")))
-    return [operation.name for operation in maps.stage_ends()]
+    return maps.stage_ends()
 
 
 class _FeatureMaps:
@@ -97,12 +112,18 @@ class _FeatureMaps:
         self.model = flatten(model)
         self.names = {layer.name for layer in self.model.layers}
         self.shapes = output_shapes(self.model)
+        self.token_grids = TokenGrids(self.model, lambda tensor: self.shapes[id(tensor)])
         calls = [node for node in nodes(self.model) if not node.is_input]
         self.calls = calls[: self._index_of_last(calls) + 1]
 
     @property
     def last(self):
         return self.calls[-1].operation
+
+    @property
+    def has_tokens(self):
+        """Whether the last feature map consists of tokens [B, N, C]."""
+        return self._token_grid(self.calls[-1]) is not None
 
     def first_block(self):
         """The operation that outputs the first block on the last grid, or `None`."""
@@ -127,37 +148,67 @@ class _FeatureMaps:
                 plain = operation
         return plain
 
+    def token_block(self):
+        """Name of the block of a transformer that serves the intermediate level, or `None`."""
+        blocks = self._token_blocks()
+        if self._merges_patches():
+            return blocks[0] if blocks else None
+        number = 3 * len(blocks) // 4
+        return blocks[number - 1] if number else None
+
     def stage_ends(self):
-        """The operations that output the last map of each grid, from fine to coarse."""
+        """Names of the operations that output the last map of each grid, from fine to coarse."""
+        if self.has_tokens and not self._merges_patches():
+            blocks = self._token_blocks()
+            numbers = {quarter * len(blocks) // 4 for quarter in (1, 2, 3)} - {0}
+            return [*(blocks[number - 1] for number in sorted(numbers)), self.last.name]
         ends = []
         computed = self._computed_by_weights()
         last = self.calls[-1]
         for node, is_cut in zip(self.calls, _cuts(self.calls), strict=True):
             padded = isinstance(node.operation, layers.ZeroPadding2D)
-            is_map = self._grid(node) and id(node.output_tensors[0]) in computed
+            is_map = self._any_grid(node) and id(node.output_tensors[0]) in computed
             if node is last or (is_map and is_cut and not padded):
                 # Without padding, a convolution makes the grid a little smaller: the same stage.
-                if ends and self._grid(ends[-1])[0] < 1.5 * self._grid(node)[0]:
+                if ends and self._any_grid(ends[-1])[0] < 1.5 * self._any_grid(node)[0]:
                     ends.pop()
                 ends.append(node)
-        return [node.operation for node in ends]
+        return [node.operation.name for node in ends]
+
+    def _merges_patches(self):
+        """Whether a transformer has finer grids of tokens before its last one."""
+        last = math.prod(self._token_grid(self.calls[-1]))
+        grids = (self._token_grid(node) for node in self.calls)
+        return any(math.prod(grid) >= 2 * last for grid in grids if grid)
+
+    def _token_blocks(self):
+        """Names of the blocks on the last grid of tokens, in order."""
+        shape = self.shapes[id(self.calls[-1].output_tensors[0])]
+        return _token_blocks(self.calls, lambda tensor: self.shapes[id(tensor)], shape)
 
     def _index_of_last(self, calls):
         """Index of the call whose feature map the classifier pools or flattens."""
         makers = {id(tensor): i for i, node in enumerate(calls) for tensor in node.output_tensors}
         # Global pooling ends the maps, even if convolutions follow on a grid of 1 x 1 before the
         # flattening.
-        for ends in (self._pools_globally, self._leaves_the_grid):
+        for ends, grid in (
+            (self._pools_globally, self._grid),
+            (self._leaves_tokens, self._token_grid),
+            (self._leaves_the_grid, self._grid),
+        ):
             for node in reversed(calls):
-                source = node.input_tensors[0] if node.input_tensors else None
-                made = makers.get(id(source))
-                if made is None or self._grid(calls[made]) is None or not ends(node):
-                    continue
-                # Another layer reads the map that a squeeze-and-excitation block pools.
-                if len(readers(self.model, calls[made].operation)) == 1:
-                    return made
+                for source in node.input_tensors:
+                    made = makers.get(id(source))
+                    if made is None or grid(calls[made]) is None or not ends(node):
+                        continue
+                    # Another layer reads the map that a squeeze-and-excitation block pools.
+                    reading = [n for n in calls if any(t is source for t in n.input_tensors)]
+                    if len(reading) == 1 or all(ends(reader) for reader in reading):
+                        return made
+        check_classifier(self.model)
         raise ValueError(
-            "`model` must pool or flatten a feature map [B, H, W, C] before its classifier. "
+            "`model` must have a feature map [B, H, W, C], or tokens [B, N, C] that are patches, "
+            "which it pools or flattens before its classifier. "
             f"Received: {self.model.name!r}, which does not. Name the layers"
         )
 
@@ -165,13 +216,27 @@ class _FeatureMaps:
         pooling = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D)
         return isinstance(node.operation, pooling)
 
+    def _leaves_tokens(self, node):
+        """Whether a call selects the class token, or pools or flattens the tokens."""
+        outputs = [self.shapes[id(tensor)] for tensor in node.output_tensors]
+        return all(len(shape) <= 3 and not self.token_grids.layout(shape) for shape in outputs)
+
     def _leaves_the_grid(self, node):
-        return all(len(self.shapes[id(tensor)]) != 4 for tensor in node.output_tensors)
+        outputs = [self.shapes[id(tensor)] for tensor in node.output_tensors]
+        return all(len(shape) != 4 and not self.token_grids.layout(shape) for shape in outputs)
 
     def _grid(self, node):
         """Height and width of a call's output, or `None` if it is not one feature map."""
         shapes = [self.shapes[id(tensor)] for tensor in node.output_tensors]
         return spatial_shape(shapes[0]) if [len(shape) for shape in shapes] == [4] else None
+
+    def _token_grid(self, node):
+        """Height and width of the patches that a call's first output consists of, or `None`."""
+        layout = self.token_grids.layout(self.shapes[id(node.output_tensors[0])])
+        return layout and layout[0]
+
+    def _any_grid(self, node):
+        return self._grid(node) or self._token_grid(node)
 
     def _computed_by_weights(self):
         """Identities of the tensors that depend on weights: preprocessed images do not."""
@@ -201,6 +266,67 @@ def _cuts(calls):
         produced.update(id(tensor) for tensor in node.output_tensors)
         pending = {key for key in produced if waiting.get(key, 0) > 0}
         yield pending <= {id(tensor) for tensor in node.output_tensors}
+
+
+def _token_blocks(calls, shape_of, shape, only_layers=False):
+    """Names of the blocks among calls that map tokens of a shape to tokens of the same shape.
+
+    A block ends where all later calls depend on its output alone: at a residual addition, or at a
+    layer of several dense layers. Of the ends after one attention layer and before the next, the
+    last counts. A layer of several blocks is looked into; operations on tensors in there have names
+    that change.
+    """
+    ends, attentions = {}, 0
+    for node, is_cut in zip(calls, _cuts(calls), strict=True):
+        operation = node.operation
+        attentions += _attends(operation)
+        same = any(shape_of(tensor) == shape for tensor in node.input_tensors)
+        if not (is_cut and same and shape_of(node.output_tensors[0]) == shape):
+            continue
+        if only_layers and not isinstance(operation, layers.Layer):
+            continue
+        names = [operation.name] if _merges(operation) or _convolutions(operation) > 1 else []
+        if _holds_blocks(operation):
+            names = _blocks_inside(operation, node.input_tensors[0]) or names
+        if names:
+            ends.setdefault(attentions, []).append(names)
+    if attentions:
+        return [name for number in sorted(ends) if number for name in ends[number][-1]]
+    return [name for names in ends.get(0, ()) for name in names]
+
+
+def _blocks_inside(layer, inputs):
+    """Names of the blocks inside a layer; none if its code cannot be called symbolically."""
+    try:
+        opened = open_layer(layer, inputs)
+    except ValueError:
+        return []
+    calls = [node for node in nodes(opened) if not node.is_input]
+    inside = _token_blocks(
+        calls, lambda tensor: tuple(tensor.shape), tuple(opened.inputs[0].shape), only_layers=True
+    )
+    return [f"{layer.name}/{name}" for name in inside]
+
+
+def _attends(operation):
+    """Whether an operation is or contains attention."""
+    names = [type(operation).__name__]
+    if isinstance(operation, layers.Layer):
+        names += [type(layer).__name__ for layer in layers_inside(operation)]
+    return any("attention" in name.lower() or name == "Softmax" for name in names)
+
+
+def _holds_blocks(operation):
+    """Whether a layer calls several blocks of one kind, each with dense layers and norms."""
+    if not isinstance(operation, layers.Layer):
+        return False
+    kinds = [
+        type(layer)
+        for layer in layers_directly_inside(operation)
+        if _convolutions(layer) > 1
+        and any("Normalization" in type(part).__name__ for part in layers_inside(layer))
+    ]
+    return any(kinds.count(kind) > 1 for kind in kinds)
 
 
 def _convolutions(operation):

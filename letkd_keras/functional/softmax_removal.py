@@ -2,6 +2,7 @@
 
 import keras
 
+from letkd_keras.functional.classifier import check_classifier
 from letkd_keras.functional.graph import check_functional, flatten, nodes, retrace
 
 
@@ -22,12 +23,13 @@ def remove_softmax(model, argument="model"):
         functional model without models inside, which shares all layers but that of the softmax.
 
     Raises:
-        ValueError: If the model ends in an activation that is not a softmax.
+        ValueError: If the model is no classifier or ends in an activation that is not a softmax.
     """
     if isinstance(model, keras.Sequential) and model.built:
         model = keras.Model(model.inputs, model.outputs, name=model.name)
     check_functional(model, argument)
     flat = flatten(model)
+    check_classifier(flat, argument)
     last = _end(flat)
     activation = _activation_of(last)
     if activation is keras.activations.linear:

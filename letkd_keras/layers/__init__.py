@@ -1,5 +1,9 @@
 """The KD layer, the layers that compute soft targets, and layers that behave as in PyTorch."""
 
+from letkd_keras.layers.adaptive_average_pooling import (
+    AdaptiveAveragePooling,
+    adaptive_average_pool,
+)
 from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
 from letkd_keras.layers.kd_layer import KDLayer
@@ -7,6 +11,7 @@ from letkd_keras.layers.soft_targets import IntermediateTargets, PenultimateTarg
 from letkd_keras.layers.torch_batch_normalization import TorchBatchNormalization
 
 __all__ = [
+    "AdaptiveAveragePooling",
     "ChannelShuffle",
     "ChannelSplit",
     "GroupedConv2D",
@@ -14,4 +19,5 @@ __all__ = [
     "KDLayer",
     "PenultimateTargets",
     "TorchBatchNormalization",
+    "adaptive_average_pool",
 ]

@@ -28,7 +28,11 @@ class _SoftTargets(keras.layers.Layer):
             features = ops.transpose(features, (0, 2, 3, 1))
         if self.pool_size > 1:
             features = ops.average_pool(
-                features, self.pool_size, strides=self.pool_size, data_format="channels_last"
+                features,
+                self.pool_size,
+                strides=self.pool_size,
+                padding="same",
+                data_format="channels_last",
             )
         return features
 
@@ -57,6 +61,7 @@ class PenultimateTargets(_SoftTargets):
         temperature: Factor of the squared distances, more than 0. The paper uses 1. The
             supplement's pseudo-code omits the minus sign; the authors' program has it.
         pool_size: Window and stride of the average pooling of the teacher's features; 1 means none.
+            Where it does not divide the grid, the windows at the edges are smaller.
         data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
         **kwargs: Keras' layer arguments.
 
@@ -65,7 +70,7 @@ class PenultimateTargets(_SoftTargets):
         return_negentropy: Whether to return `(targets, sum_k p log p)`, the second [B, H, W].
 
     Returns:
-        Targets [B, H / pool_size, W / pool_size, K] that sum to 1 at each location.
+        Targets [B, H / pool_size, W / pool_size, K], rounded up, that sum to 1 at each location.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -130,6 +135,7 @@ class IntermediateTargets(_SoftTargets):
             templates, ordered class by class.
         components: Number of LDA components d, at least 1.
         pool_size: Window and stride of the average pooling of the teacher's features; 1 means none.
+            Where it does not divide the grid, the windows at the edges are smaller.
         data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
         **kwargs: Keras' layer arguments.
 
@@ -140,7 +146,7 @@ class IntermediateTargets(_SoftTargets):
         return_negentropy: Whether to return `(targets, sum_k p log p)`, the second [B, H, W].
 
     Returns:
-        Targets [B, H / pool_size, W / pool_size, K] that sum to 1 at each location.
+        Targets [B, H / pool_size, W / pool_size, K], rounded up, that sum to 1 at each location.
 
     Raises:
         ValueError: If an argument is out of its range.

@@ -6,7 +6,12 @@ from letkd_keras.losses.kd import KDLoss
 from letkd_keras.losses.logit_losses import LOGIT_LOSSES, LogitLoss, logit_loss
 from letkd_keras.losses.logit_standardization import standardize_logits
 from letkd_keras.losses.rld import RLDLoss
-from letkd_keras.losses.template_kl import TemplateKLDivergence, inner_product, logsumexp
+from letkd_keras.losses.template_kl import (
+    TemplateKLDivergence,
+    inner_product,
+    logsumexp,
+    negentropy,
+)
 from letkd_keras.losses.wttm import WTTMLoss
 
 __all__ = [
@@ -21,5 +26,6 @@ __all__ = [
     "inner_product",
     "logit_loss",
     "logsumexp",
+    "negentropy",
     "standardize_logits",
 ]

@@ -28,10 +28,10 @@ class TemplateKLDivergence(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         if isinstance(y_true, (tuple, list)):
-            targets, negentropy = y_true
+            targets, plogp = y_true
         else:
-            targets, negentropy = y_true, _negentropy(y_true)
-        return ops.mean(negentropy + _cross_entropy(targets, y_pred), axis=(1, 2))
+            targets, plogp = y_true, negentropy(y_true)
+        return ops.mean(plogp + _cross_entropy(targets, y_pred), axis=(1, 2))
 
 
 def logsumexp(logits, probabilities):
@@ -45,6 +45,12 @@ def logsumexp(logits, probabilities):
 def inner_product(x, y):
     """Sum of the products over the last axis of [B, H, W, K], without a tensor of them."""
     return ops.einsum("bhwk,bhwk->bhw", x, y)
+
+
+def negentropy(p):
+    """Sum of p log p over the last axis."""
+    # p log p is 0 at 0; the inner maximum keeps the logarithm's value, and gradient, finite there.
+    return ops.sum(p * ops.log(ops.maximum(p, 1e-37)), axis=-1)
 
 
 def _cross_entropy(targets, scores):
@@ -62,8 +68,3 @@ def _cross_entropy(targets, scores):
         return logsumexp(scores, probabilities) - inner_product(targets, scores), gradient
 
     return of_scores(scores)
-
-
-def _negentropy(p):
-    # p log p is 0 at 0; the inner maximum keeps the logarithm's value, and gradient, finite there.
-    return ops.sum(p * ops.log(ops.maximum(p, 1e-37)), axis=-1)

@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from letkd_keras.functional.classifier import check_classifier
 from letkd_keras.functional.fingerprint import fingerprint
 from letkd_keras.functional.layer_suggestions import suggest_layers
 from letkd_keras.functional.softmax_removal import remove_softmax
@@ -33,7 +34,7 @@ from letkd_keras.prototypes.subclasses import (
     fit_subclasses,
     normalized_scores,
 )
-from letkd_keras.prototypes.teacher_features import TeacherFeatures, at_size, check_classifier
+from letkd_keras.prototypes.teacher_features import TeacherFeatures, at_size
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +82,8 @@ def fit_prototypes(
     Args:
         teacher: A functional `keras.Model` from images to the logits [B, classes] of a classifier.
             A softmax at its end is left out. Where it takes images of any size, the grids are those
-            of the first image.
+            of the first image. The tokens of a transformer become a grid without the class token
+            and other tokens that are no patches (`letkd_keras.functional.feature_maps`).
         data: `(images, labels)` arrays, or a set of `(images, labels, ...)` batches that can be
             iterated over several times, such as a `tf.data.Dataset`: the training images as the
             teacher takes them, normalized, without augmentation and in the same order at each pass.
@@ -99,8 +101,9 @@ def fit_prototypes(
         intermediate_layer: Name of the teacher's layer whose output is divided into sub-classes.
             `None` means the one that `suggest_layers` names.
         pool_size: Window and stride of the average pooling that makes the teacher's grid the
-            student's: 2 for the paper's ShuffleNets, 1 for none. One integer, or a dictionary by
-            level.
+            student's: 2 for the paper's ShuffleNets, 1 for none. Where it does not divide the grid,
+            the windows at the edges are smaller: 2 makes 4x4 of 7x7. One integer, or a dictionary
+            by level. `LetKD` brings other grids together by itself.
         iterations: Number of iterations of each k-means.
         seed: Seed of the k-means runs and of the sample of feature vectors.
         memory: Bytes of feature vectors that a step holds. Each k-means takes all vectors while
@@ -154,7 +157,7 @@ def fit_prototypes(
 
     # === The teacher's layers and the images ===
     teacher = remove_softmax(teacher, "teacher")
-    check_classifier(teacher)
+    check_classifier(teacher, "teacher")
     images = LabeledImages(data, teacher.output_shape[-1], batch_size, preprocess)
     image_shape = tuple(teacher.input_shape[1:])
     if None in image_shape:

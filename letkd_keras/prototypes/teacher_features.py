@@ -1,7 +1,8 @@
 import keras
 import numpy as np
 
-from letkd_keras.functional.graph import check_functional, find_layer, flatten, output_of
+from letkd_keras.functional.classifier import check_classifier
+from letkd_keras.functional.token_grid import feature_maps
 
 
 class TeacherFeatures:
@@ -9,13 +10,15 @@ class TeacherFeatures:
 
     One functional model runs from the teacher's input to these layers, pools their outputs where
     the student's grid is smaller (method, "heterogeneous pairs") and is called in inference mode,
-    on all replicas of a `tf.distribute` strategy that is running.
+    on all replicas of a `tf.distribute` strategy that is running. The tokens of a transformer
+    become a feature map (`letkd_keras.functional.feature_maps`).
 
     Args:
         teacher: A functional `keras.Model` from images to logits [B, classes].
         layers: Dictionary of layer names by level.
         pool_size: Window and stride of the average pooling, one integer or a dictionary by level; 1
-            leaves the grid as it is, 2 halves it.
+            leaves the grid as it is, 2 halves it. Where it does not divide the grid, the windows at
+            the edges are smaller: 2 makes 4x4 of 7x7.
         image_shape: Shape of an image, for a teacher that takes images of any size; `None` means
             the shape that the teacher takes.
 
@@ -31,17 +34,21 @@ class TeacherFeatures:
     """
 
     def __init__(self, teacher, layers, pool_size=1, image_shape=None):
-        check_classifier(teacher)
+        check_classifier(teacher, "teacher")
         self.teacher = teacher
         self.image_shape = image_shape
         self.layers = dict(layers)
         self.pool_sizes = _pool_sizes(pool_size, self.layers)
         self.num_classes = int(teacher.output.shape[-1])
-        flat = flatten(at_size(teacher, image_shape))
-        outputs = {}
-        for level, name in self.layers.items():
-            output = output_of(flat, find_layer(flat, name, argument=f"{level}_layer"))
-            outputs[level] = _pooled(output, level, name, self.pool_sizes[level])
+        flat, maps = feature_maps(
+            at_size(teacher, image_shape),
+            list(self.layers.values()),
+            [f"{level}_layer" for level in self.layers],
+        )
+        outputs = {
+            level: _pooled(output, level, name, self.pool_sizes[level])
+            for (level, name), output in zip(self.layers.items(), maps, strict=True)
+        }
         self.grids = {level: tuple(output.shape[1:3]) for level, output in outputs.items()}
         self.channels = {level: int(output.shape[-1]) for level, output in outputs.items()}
         self.model = keras.Model(flat.inputs, list(outputs.values()))
@@ -98,17 +105,6 @@ def at_size(teacher, image_shape):
     return keras.Model(inputs, teacher(inputs), name=teacher.name)
 
 
-def check_classifier(teacher):
-    """Raise a `ValueError` if the teacher has not one output of logits [B, classes]."""
-    check_functional(teacher, "teacher")
-    shape = teacher.output.shape
-    if len(shape) != 2 or shape[-1] is None:
-        raise ValueError(
-            "`teacher` must be a functional keras.Model with one output of logits [B, classes]. "
-            f"Received: teacher={teacher.name!r} with output shape {tuple(shape)}"
-        )
-
-
 def _pool_sizes(pool_size, levels):
     sizes = pool_size
     if not isinstance(pool_size, dict):
@@ -128,15 +124,15 @@ def _pooled(output, level, name, window):
     if keras.config.image_data_format() == "channels_first" and len(output.shape) == 4:
         output = keras.layers.Permute((2, 3, 1))(output)
     shape = output.shape
-    if len(shape) != 4 or None in shape[1:] or any(size % window for size in shape[1:3]):
+    if len(shape) != 4 or None in shape[1:]:
         raise ValueError(
             f"`{level}_layer` must give a feature map [B, height, width, channels] of known size, "
-            f"which pool_size={window} divides. "
-            f"Received: {level}_layer={name!r} of shape {tuple(shape)}"
+            f"or tokens. Received: {level}_layer={name!r} of shape {tuple(shape)}"
         )
     if window == 1:
         return output
-    return keras.layers.AveragePooling2D(window, data_format="channels_last")(output)
+    pooling = keras.layers.AveragePooling2D(window, padding="same", data_format="channels_last")
+    return pooling(output)
 
 
 class _BatchInference:

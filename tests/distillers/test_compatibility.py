@@ -50,5 +50,7 @@ def test_models_that_do_not_fit_are_refused_by_every_distiller(options, message)
 def test_what_is_no_classifier_is_refused():
     inputs = keras.Input((8, 8, 3))
     maps = keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs))
-    with pytest.raises(ValueError, match=r"`teacher` must have one output of logits"):
+    with pytest.raises(
+        ValueError, match=r"`teacher` must be a classifier .*no head. Add one \(`GlobalAver"
+    ):
         KD(maps, _classifier())

@@ -10,11 +10,12 @@ from scipy.special import logsumexp
 from letkd_keras.distillers import AT, VID, SimKD
 from letkd_keras.distillers.at import AttentionError
 from letkd_keras.distillers.crd import NoiseContrastiveLoss
-from letkd_keras.distillers.feature_maps import FeatureMeanSquaredError, on_one_grid, pool_sizes
+from letkd_keras.distillers.feature_maps import FeatureMeanSquaredError, on_one_grid
 from letkd_keras.distillers.fitnet import regressor_of
 from letkd_keras.distillers.memory_bank import MemoryBank, NegativeSampler
 from letkd_keras.distillers.sp import SimilarityError
 from letkd_keras.distillers.vid import GaussianNegativeLogLikelihood, VariationalRegressor
+from letkd_keras.layers import adaptive_average_pool
 
 LAST = {"student_layers": ("penultimate",), "teacher_layers": ("penultimate",)}
 
@@ -75,7 +76,13 @@ def test_finer_maps_are_averaged():
     expected = fine.reshape(3, 2, 2, 2, 2, 5).mean((2, 4))
     np.testing.assert_allclose(averaged, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(same, coarse)
-    assert pool_sizes((2, 2, 9), (8, 8, 3)) == (1, 4)
+
+
+def test_grids_that_do_not_divide_meet_at_the_smaller_sizes():
+    high, wide = _maps(0, size=7)[:, :, :4], _maps(1, size=7)[:, :5]
+    high_averaged, wide_averaged = on_one_grid(high, wide)
+    np.testing.assert_allclose(high_averaged, adaptive_average_pool(high, (5, 4)))
+    np.testing.assert_allclose(wide_averaged, adaptive_average_pool(wide, (5, 4)))
 
 
 @pytest.mark.parametrize("student_size, teacher_size", [(8, 8), (16, 8), (8, 16), (4, 16)])
@@ -83,6 +90,12 @@ def test_regressors_bridge_grids_of_other_sizes(student_size, teacher_size):
     regressor = regressor_of((student_size, student_size, 6), (teacher_size, teacher_size, 8))
     regressed = regressor(np.zeros((2, student_size, student_size, 6), "float32"))
     assert regressed.shape == (2, teacher_size, teacher_size, 8)
+
+
+def test_where_grids_do_not_divide_the_regressor_keeps_that_of_the_student():
+    regressor = regressor_of((7, 7, 6), (4, 4, 8))
+    assert regressor(np.zeros((2, 7, 7, 6), "float32")).shape == (2, 7, 7, 8)
+    assert regressor.get_layer("convolution").kernel_size == (1, 1)
 
 
 def test_hint_is_the_mean_squared_error_of_the_regressed():

@@ -19,7 +19,7 @@ def test_it_computes_the_students_logits_the_scores_and_further_layers():
     stage = keras.Model(student.inputs, student.get_layer("stage2").output)(x)
     np.testing.assert_allclose(outputs["features"][0], stage, rtol=1e-4, atol=1e-5)
 
-    averaged = TrainingGraph(student, kd, {"penultimate": 2})(x, training=False)["penultimate"]
+    averaged = TrainingGraph(student, kd, {"penultimate": (4, 4)})(x, training=False)["penultimate"]
     pooled = np.asarray(expected).reshape(2, 4, 2, 4, 2, 5).mean((2, 4))
     np.testing.assert_allclose(averaged, pooled, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="`layers` must name a layer"):

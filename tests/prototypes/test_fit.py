@@ -126,7 +126,6 @@ def test_number_of_components():
         ({"templates": 2.5}, "`templates` must be an integer"),
         ({"subclasses": 0}, "subclasses=0"),
         ({"iterations": 0}, "iterations=0"),
-        ({"pool_size": 3}, "which pool_size=3 divides"),
         ({"pool_size": {"penultimate": 2}}, "one for each of the levels penultimate, intermediate"),
         ({"levels": ("intermediate",)}, "`levels` must be .*levels=.'intermediate',"),
         ({"templates": True}, "templates=True"),

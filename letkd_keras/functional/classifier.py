@@ -1,0 +1,53 @@
+"""Whether a model is a classifier, with one sentence about what to do where it is not."""
+
+import keras
+
+from letkd_keras.functional.graph import check_functional, flatten, nodes
+
+# Batch normalization is missing: some classifiers of convolutions alone end in it.
+_ENDS_OF_FEATURES = (
+    keras.layers.Add,
+    keras.layers.Concatenate,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+)
+
+
+def check_classifier(model, argument="model"):
+    """Check that a functional model ends in logits, or probabilities, of classes.
+
+    Args:
+        model: `keras.Model`.
+        argument: Name of the model in errors.
+
+    Raises:
+        ValueError: If the model is not functional or has no classifier at its end: its output is
+            not [B, classes], or is the pooled output of a layer normalization or a residual
+            addition.
+    """
+    check_functional(model, argument)
+    shape = tuple(model.outputs[0].shape)
+    if len(shape) != 2 or shape[-1] is None or _ends_in_features(flatten(model)):
+        raise ValueError(
+            f"`{argument}` must be a classifier with logits [B, classes], and this model has no "
+            f"head. Add one ({_head(shape)}) and train it. "
+            f"Received: {argument}={model.name!r}, which outputs features of shape {shape}"
+        )
+
+
+def _head(shape):
+    pooling = {4: "`GlobalAveragePooling2D` and ", 3: "`GlobalAveragePooling1D` and "}
+    return f"{pooling.get(len(shape), '')}`Dense(classes)`"
+
+
+def _ends_in_features(model):
+    """Whether only layers without weights follow a layer normalization or a residual addition."""
+    makers = {id(tensor): node for node in nodes(model) for tensor in node.output_tensors}
+    node = makers[id(model.outputs[0])]
+    while True:
+        operation = node.operation
+        if isinstance(operation, _ENDS_OF_FEATURES):
+            return True
+        if getattr(operation, "weights", ()) or len(node.input_tensors) != 1:
+            return False
+        node = makers[id(node.input_tensors[0])]
