@@ -340,11 +340,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def _join_pixels(words):
-    """Write `--pixels -1..1` as one word; argparse would take the value for an option."""
+    """Write `--pixels -1..1` as one word; argparse would take the value for an option.
+
+    Likewise for `--teacher-pixels` and `--student-pixels`.
+    """
     joined = []
     for word in words:
-        if joined and joined[-1] == "--pixels" and word in PIXELS:
-            joined[-1] = f"--pixels={word}"
+        if joined and re.fullmatch(r"--(\w+-)?pixels", joined[-1]) and word in PIXELS:
+            joined[-1] += f"={word}"
         else:
             joined.append(word)
     return joined

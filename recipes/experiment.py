@@ -9,15 +9,15 @@ import numpy as np
 
 from letkd_keras.data import DataSpec
 from letkd_keras.functional import suggest_stage_ends
-from letkd_keras.recipes import methods, published
+from letkd_keras.recipes import methods, published, sizes
 from letkd_keras.recipes.networks import Network, grid, pool_size
-from letkd_keras.recipes.training import Schedule
+from letkd_keras.recipes.training import Schedule, balanced_class_weights
 
 log = logging.getLogger("letkd_keras")
 
 # What may differ between two starts in the same folder: no finished training depends on it.
 OPEN_KEYS = (
-    *("methods", "trials", "export_method", "formats"),
+    *("methods", "trials", "export_method", "formats", "sizes"),
     # Where things are; their digest and fingerprint are compared.
     *("data.source", "data.data_dir", "data.image_cache", "teacher.file", "student.file"),
 )
@@ -36,6 +36,8 @@ class Experiment:
         student: `Network` of the student.
         teacher_schedule: `Schedule` of the teacher, if it is trained.
         student_schedule: `Schedule` of every student.
+        head_schedule: `Schedule` of a new head of the teacher, on frozen features.
+        fine_tune_schedule: `Schedule` of fine-tuning the teacher, or `None` for none.
         augmentation: Options of the data's `training_batches`.
         penultimate_alpha: Alpha of the penultimate KD layer.
         intermediate_alpha: Alpha of the intermediate KD layer.
@@ -55,6 +57,11 @@ class Experiment:
         formats: Formats that it is exported to.
         pool_sizes: By level, the window that turns the teacher's grid into the student's; known
             after `prepare`.
+        callbacks: Names of Keras callbacks of every training, `MODULE:CLASS`.
+        class_weights: `"balanced"` for weights of the training images by class, or `None`.
+        growth: Share of the student's parameters that its KD layers may add, or `None`. `prepare`
+            then lowers `templates` and `subclasses`.
+        sizes: Sizes of the networks (`sizes.measure`); known after `prepare`.
     """
 
     spec: DataSpec
@@ -65,6 +72,8 @@ class Experiment:
     student: Network
     teacher_schedule: Schedule
     student_schedule: Schedule
+    head_schedule: Schedule | None = None
+    fine_tune_schedule: Schedule | None = None
     augmentation: dict = field(default_factory=dict)
     penultimate_alpha: float = 1.0
     intermediate_alpha: float = 1.0
@@ -83,11 +92,36 @@ class Experiment:
     export_method: str | None = None
     formats: tuple = ()
     pool_sizes: dict = field(default_factory=dict)
+    callbacks: tuple = ()
+    class_weights: str | None = None
+    growth: float | None = None
+    sizes: dict = field(default_factory=dict)
 
     @property
     def seeds(self):
         """Seeds of the trials."""
         return range(self.seed, self.seed + self.trials)
+
+    @property
+    def _teacher_schedules(self):
+        names = ("teacher_schedule", "head_schedule", "fine_tune_schedule")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def teacher_phases(self):
+        """The schedules by which the teacher is trained, in order, by name of the field.
+
+        A teacher with fresh weights is trained as a whole. One with a new head has the head trained
+        on frozen features, and can then be fine-tuned. One that is trained can be fine-tuned.
+        """
+        if self.teacher.trained == "nothing" or (
+            self.teacher.trained is None and self.teacher.file is None
+        ):
+            names = ["teacher_schedule"]
+        else:
+            names = ["head_schedule"] if self.teacher.trained == "backbone" else []
+            names += [] if self.fine_tune_schedule is None else ["fine_tune_schedule"]
+        return {name: getattr(self, name) for name in names}
 
     @property
     def levels(self):
@@ -121,7 +155,10 @@ class Experiment:
             },
             "teacher": vars(self.teacher),
             "student": vars(self.student),
-            "teacher_schedule": None if self.teacher.file else self.teacher_schedule.config(),
+            **{
+                name: schedule.config() if name in self.teacher_phases else None
+                for name, schedule in self._teacher_schedules.items()
+            },
             "student_schedule": self.student_schedule.config(),
         }
         return json.loads(json.dumps(config))
@@ -140,16 +177,21 @@ class Experiment:
         fields = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
         spec = DataSpec.from_config(config["data"])
         student_schedule = Schedule.from_config(config["student_schedule"])
-        teacher_schedule = config["teacher_schedule"]
+        schedules = {
+            name: Schedule.from_config(config[name]) if config.get(name) else None
+            for name in ("teacher_schedule", "head_schedule", "fine_tune_schedule")
+        }
         fields |= {
             "spec": spec,
             "data": spec.open(),
             "methods": tuple(config["methods"]),
             "formats": tuple(config["formats"]),
+            "callbacks": tuple(config.get("callbacks", ())),
             "teacher": Network(**config["teacher"]),
             "student": Network(**config["student"]),
             "student_schedule": student_schedule,
-            "teacher_schedule": Schedule.from_config(teacher_schedule or student_schedule.config()),
+            **schedules,
+            "teacher_schedule": schedules["teacher_schedule"] or student_schedule,
         }
         return cls(**{**fields, **changes})
 
@@ -170,7 +212,8 @@ def prepare(experiment):
         experiment: `Experiment`.
 
     Returns:
-        `Experiment` with the layers of both networks, their fingerprints and pool sizes.
+        `Experiment` with the layers of both networks, their fingerprints, sizes and pool sizes, and
+        as many templates as its budget allows.
 
     Raises:
         ValueError: If something does not fit, or `TF_CONFIG` names several workers.
@@ -179,8 +222,18 @@ def prepare(experiment):
     _check_one_machine()
     methods.check(experiment.methods, experiment.data)
     _check_batch_sizes(experiment)
-    teacher = experiment.teacher.build(experiment.data, "teacher")
-    student = experiment.student.build(experiment.data, "student")
+    if experiment.class_weights is not None:
+        balanced_class_weights(experiment.data)
+    opened = {
+        role: getattr(experiment, role).open(experiment.data, role)
+        for role in ("teacher", "student")
+    }
+    teacher, student = (network.model for network in opened.values())
+    networks = {
+        role: replace(getattr(experiment, role), trained=network.trained)
+        for role, network in opened.items()
+    }
+    experiment = replace(experiment, **networks)
     if methods.need_stage_ends(experiment.methods):
         for model in (teacher, student):
             suggest_stage_ends(model)
@@ -206,11 +259,13 @@ def prepare(experiment):
             except ValueError:
                 if level in experiment.levels:
                     raise
+    experiment = sizes.within_budget(experiment, student)
     if experiment.levels:
         _check_templates(experiment, teacher, pool_sizes["penultimate"])
     if "intermediate" in experiment.levels:
         _check_subclasses(experiment, teacher, pool_sizes["intermediate"])
-    return replace(experiment, pool_sizes=pool_sizes)
+    measured = sizes.measure(experiment, teacher, student)
+    return replace(experiment, pool_sizes=pool_sizes, sizes=measured)
 
 
 def _check_one_machine():
@@ -226,7 +281,7 @@ def _check_one_machine():
 
 def _check_batch_sizes(experiment):
     examples = experiment.data.train_examples
-    for schedule in (experiment.teacher_schedule, experiment.student_schedule):
+    for schedule in (*experiment.teacher_phases.values(), experiment.student_schedule):
         if schedule.batch_size > examples:
             raise ValueError(
                 f"`batch_size` must be at most the {examples} training images. "

@@ -3,13 +3,22 @@
     python -m letkd_keras.recipes.folder --data photos --teacher teacher.keras --student mnv2
 
 `photos` has a folder of images for each class, or `train` and `val` with such folders; an `.npz` of
-`python -m letkd_keras.data` and `tfds:NAME` work too. The teacher is any functional or sequential
-Keras classifier saved as .keras (of keras.applications, of keras-hub with a head, your own), or the
-name of a network of the zoo, which is then trained first. The student is a name or a file, too; the
-weights of a file are what it starts from.
+`python -m letkd_keras.data` and `tfds:NAME` work too. Teacher and student are a network of
+keras.applications (keras.applications:EfficientNetB0), a preset of keras-hub (keras_hub:PRESET,
+hf://USER/MODEL), a network of the zoo, or any functional or sequential Keras network saved as
+.keras:
 
-Both networks get the same images, with pixels scaled as --pixels says. A teacher from a file must
-have been trained on pixels of this scale. Networks of the zoo scale raw pixels (0..255) themselves.
+    python -m letkd_keras.recipes.folder --data photos --image-size 64 \
+--teacher keras.applications:EfficientNetB0 --teacher-weights imagenet \
+--student keras.applications:MobileNetV3Small --student-weights imagenet --growth 25%
+
+A teacher without trained weights is trained first. One with trained weights for other classes, or
+without a classifier, gets a new head, which is trained on its frozen features (--head-epochs);
+--fine-tune-epochs then trains all of it. A student starts from its trained weights.
+
+Both networks get the same images, of --image-size and with pixels scaled as --pixels says, and
+resize and scale them as each was trained. For a .keras file that was trained on another scale, give
+--teacher-pixels or --student-pixels. Networks of the zoo scale raw pixels (0..255) themselves.
 
 KD layers are inserted after the layers that --penultimate-layer and --intermediate-layer name, or
 after the suggested ones, which are printed. Where the grids of teacher and student differ, the
@@ -26,7 +35,7 @@ from letkd_keras.recipes.settings import Settings
 
 SETTINGS = Settings(
     dataset="folder",
-    # Raw pixels, as networks of keras.applications and keras-hub with preprocessing take them.
+    # Raw pixels; networks scale them.
     pixels="0..255",
     # SGD with Nesterov momentum 0.9; milestones as on CIFAR-100, scaled to the epochs.
     epochs=60,

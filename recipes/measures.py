@@ -20,7 +20,7 @@ def of_networks(experiment, folder, measures):
         By network, `"teacher"` or the name of a method, a list of such dictionaries: one for each
         trial.
     """
-    if experiment.teacher.file is not None:
+    if not experiment.teacher_phases:
         teacher = experiment.teacher.build(experiment.data, "teacher")
     else:
         teacher = load_model(folder / "teacher" / "teacher.keras", "teacher")

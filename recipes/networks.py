@@ -1,6 +1,8 @@
-"""The two networks of an experiment, from the zoo or from a file, and their layers."""
+"""The two networks of an experiment, by name or from a file, and their layers."""
 
+import itertools
 import logging
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,17 +12,31 @@ import numpy as np
 from letkd_keras import models
 from letkd_keras.functional import fingerprint, load_model, remove_softmax, suggest_layers
 from letkd_keras.functional.graph import find_layer, flatten, grid_ratio, output_of, spatial_shape
+from letkd_keras.models.network_names import (
+    APPLICATIONS,
+    check_network_name,
+    parse_network_name,
+)
+from letkd_keras.models.networks import OpenedNetwork, open_network
 
 log = logging.getLogger("letkd_keras")
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network of the zoo, or of a `.keras` file with its weights.
+    """A network by name, or of a `.keras` file with its weights.
 
     Attributes:
-        title: Its name in the zoo, or the name of the file without its suffix.
+        title: Its name without the prefix of its source, or that of the file without its suffix.
         file: Path of the file, or `None`.
+        source: Name of a network that is neither of the zoo nor of a file, such as
+            `"keras.applications:EfficientNetB0"`, or `None`.
+        weights: `"none"`, `"imagenet"`, `"preset"`, or `None` for those that the source has.
+        input_size: Height and width that the network itself computes on; `None` for that of the
+            images, where it takes them.
+        pixels: Scale of the pixels that a file was trained with; `None` for that of the images.
+        trained: Which weights are trained ones, see `letkd_keras.models.OpenedNetwork`; known after
+            `prepare`.
         penultimate_layer: Layer with the last feature map; `None` to have it suggested.
         intermediate_layer: Layer at the end of the first block of the last stage; `None` likewise,
             or where the network has none.
@@ -29,78 +45,123 @@ class Network:
 
     title: str
     file: str | None = None
+    source: str | None = None
+    weights: str | None = None
+    input_size: int | None = None
+    pixels: str | None = None
+    trained: str | None = None
     penultimate_layer: str | None = None
     intermediate_layer: str | None = None
     fingerprint: str | None = None
 
     @classmethod
-    def of(cls, name, penultimate_layer=None, intermediate_layer=None):
-        """The network of a name in the zoo or of a path with a suffix."""
-        path = Path(name)
-        layers = {
+    def of(cls, name, penultimate_layer=None, intermediate_layer=None, **options):
+        """The network of a name (`letkd_keras.models.network_names`).
+
+        Args:
+            name: The name, or the path of a file.
+            penultimate_layer: See above.
+            intermediate_layer: See above.
+            **options: `weights`, `input_size` and `pixels`.
+
+        Returns:
+            `Network`.
+        """
+        parsed = parse_network_name(name)
+        options |= {
             "penultimate_layer": penultimate_layer,
             "intermediate_layer": intermediate_layer,
         }
-        if path.suffix:
-            return cls(path.stem, str(path), **layers)
-        return cls(str(name), **layers)
+        if parsed.kind == "file":
+            return cls(parsed.title, str(Path(name)), **options)
+        source = None if parsed.kind == "zoo" else str(name)
+        return cls(parsed.title, source=source, **options)
+
+    @property
+    def name(self):
+        """The name that `of` was given."""
+        return self.file or self.source or self.title
 
     def check(self, argument):
-        """Refuse a name that is not in the zoo, or a file that does not exist.
+        """Refuse a name that is unknown, a file that does not exist, or weights that it has not.
 
         Raises:
-            ValueError: If the name is unknown.
+            ValueError: If the name is unknown, or there are no such weights.
             FileNotFoundError: If there is no such file.
+            ImportError: If a package is missing.
         """
-        if self.file is not None:
-            if not Path(self.file).is_file():
-                raise FileNotFoundError(
-                    f"`{argument}` must be a .keras file or the name of a network. "
-                    f"Received: {argument}={self.file!r}, which does not exist"
-                )
-        elif self.title not in models.names():
-            try:
-                models.build(self.title)
-            except ValueError as error:
-                raise ValueError(str(error).replace("`name`", f"`{argument}`")) from error
+        parsed = check_network_name(self.name, argument)
+        parsed.resolve_weights(self.weights, argument)
+        if self.pixels is not None and parsed.kind in ("applications", "hub"):
+            raise ValueError(
+                f"`{argument}_pixels` is for networks of files and of the zoo; {self.title} scales "
+                f"pixels itself. Received: {argument}_pixels={self.pixels}"
+            )
 
     def image_size(self):
-        """Height of the images that the network of a file takes; `None` where it takes any."""
-        return None if self.file is None else self._load("network").input_shape[1]
+        """Height of the images that the network was trained with; `None` where any size is fine."""
+        if self.input_size is not None:
+            return self.input_size
+        if self.file is not None:
+            return load_model(self.file, "network").input_shape[1]
+        if self.source is None or self.weights in (None, "none"):
+            return None
+        application = APPLICATIONS.get(self.title)
+        return None if application is None else application.size
 
-    def build(self, data, argument):
-        """The network for a data set.
+    def open(self, data, argument):
+        """The network for a data set, and which of its weights are trained.
 
-        A network of the zoo has fresh weights. Where the data are raw pixels (their mean is 0), it
-        starts with a layer that scales them to -1..1. A network from a file that takes images of
-        any size is rebuilt for the size of the data's, so that its grids are known.
+        A network starts with layers that resize and scale the images of the data set as it expects
+        them, where that is needed. One of the zoo expects pixels from -1 to 1 where the data are
+        raw pixels. A trained network of other classes, or without a classifier, gets a new head. A
+        network from a file that takes images of any size is rebuilt for the size of the data's, so
+        that its grids are known.
 
         Args:
             data: `ImageData`, or an object with its attributes.
             argument: Name of the network in errors.
 
         Returns:
-            A functional `keras.Model` from images to logits.
+            `OpenedNetwork` with a functional `keras.Model` from images to logits.
 
         Raises:
             FileNotFoundError: If the file does not exist.
-            ValueError: If the file is not a functional classifier of these images and classes, or
-                the name is not in the zoo.
+            ValueError: If it is not a network of images.
         """
-        if self.file is None:
-            return _from_zoo(self.title, data)
-        model = self._load(argument)
-        _check_fits(model, data, argument)
-        return _rebuild(model, data.image_shape) if None in model.input_shape[1:] else model
-
-    def _load(self, argument):
-        model = remove_softmax(load_model(self.file, argument), argument)
-        if len(model.input_shape) != 4 or len(model.output_shape) != 2:
+        adjusts = self.pixels is not None or self.input_size is not None
+        if self.file is None and self.source is None and not adjusts:
+            return OpenedNetwork(_from_zoo(self.title, data), "nothing")
+        if self.file is not None and not adjusts:
+            model = load_model(self.file, argument)
+            if _fits(model, data):
+                model = remove_softmax(model, argument)
+                if None in model.input_shape[1:]:
+                    model = _rebuild(model, data.image_shape)
+                return OpenedNetwork(model, "everything")
+        height, width, channels = data.image_shape
+        if height != width:
             raise ValueError(
-                f"`{argument}` must be a classifier of images, from [B, H, W, C] to [B, classes]. "
-                f"Received: {self.file!r}, from {model.input_shape} to {model.output_shape}"
+                f"`{argument}` must take the images of {data.name}, {tuple(data.image_shape)}, "
+                f"as they are, since only square ones can be resized. "
+                f"Received: {argument}={self.name!r}"
             )
-        return model
+        opened = open_network(
+            self.name,
+            num_classes=data.num_classes,
+            image_size=height,
+            weights=self.weights,
+            input_size=self.input_size,
+            pixels=self.pixels,
+            data_pixels=(tuple(data.mean), tuple(data.std)),
+            channels=channels,
+            argument=argument,
+        )
+        return replace(opened, model=_with_stable_names(opened.model))
+
+    def build(self, data, argument):
+        """The model of `open`."""
+        return self.open(data, argument).model
 
     def with_layers(self, model, argument, required=True):
         """The same network with its layers resolved, and with the fingerprint of a file's weights.
@@ -140,8 +201,12 @@ class Network:
         return replace(
             self,
             **given,
-            fingerprint=None if self.file is None else fingerprint(model),
+            fingerprint=None if self.file is None else self._fingerprint(model, argument),
         )
+
+    def _fingerprint(self, model, argument):
+        # A new head has other weights each time; those of the file count.
+        return fingerprint(load_model(self.file, argument) if self.trained == "backbone" else model)
 
     def layer(self, level):
         """The layer of a level."""
@@ -159,21 +224,52 @@ class Network:
         return ", ".join(parts)
 
 
-def _check_fits(model, data, argument):
-    classes, images = model.output_shape[-1], model.input_shape[1:]
-    if classes != data.num_classes:
-        raise ValueError(
-            f"`{argument}` must have the {data.num_classes} classes of {data.name}. "
-            f"Received: {classes}"
+def _with_stable_names(model):
+    """A copy whose layers have the same names however many layers were made before.
+
+    Keras numbers the layers without a name over all models of a process (`activation_17`). Settings
+    name layers, so they have to be the same when a network is built again.
+    """
+    numbered = {layer.name: _class_prefix(layer) for layer in model.layers}
+    numbered = {
+        name: prefix
+        for name, prefix in numbered.items()
+        if re.fullmatch(rf"{re.escape(prefix)}(_\d+)?", name)
+    }
+    if not numbered:
+        return model
+    taken = {layer.name for layer in model.layers} - set(numbered)
+    names = {}
+    for name, prefix in numbered.items():
+        candidates = (f"{prefix}_{number}" if number else prefix for number in itertools.count())
+        names[name] = next(candidate for candidate in candidates if candidate not in taken)
+        taken.add(names[name])
+
+    def clone(layer):
+        config = layer.get_config()
+        return type(layer).from_config({**config, "name": names.get(layer.name, layer.name)})
+
+    copy = keras.models.clone_model(model, clone_function=clone)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _class_prefix(layer):
+    """What Keras names layers of a class by: `re_lu` of `ReLU`."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", type(layer).__name__)
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _fits(model, data):
+    """Whether a model is a classifier of the images and classes of a data set, as it is."""
+    return (
+        len(model.input_shape) == 4
+        and model.output_shape == (None, data.num_classes)
+        and all(
+            size in (None, expected)
+            for size, expected in zip(model.input_shape[1:], data.image_shape, strict=True)
         )
-    if any(
-        size not in (None, expected)
-        for size, expected in zip(images, data.image_shape, strict=True)
-    ):
-        raise ValueError(
-            f"`{argument}` must take the images of {data.name}, {tuple(data.image_shape)}. "
-            f"Received: a model of {tuple(images)}"
-        )
+    )
 
 
 def _from_zoo(name, data):

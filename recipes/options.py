@@ -3,20 +3,28 @@
 Only the standard library is imported before the options are parsed.
 """
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 
 from letkd_keras import command_line
 from letkd_keras.command_line import (
+    PIXELS,
     add_data_options,
     add_formats_option,
     add_methods_option,
     add_out_option,
     add_prototype_options,
     add_seed_option,
+    choice,
+    fraction,
+    image_size,
+    list_item,
+    non_negative_integer,
     non_negative_number,
     positive_integer,
     positive_number,
+    share,
 )
 from letkd_keras.recipes.settings import Pair
 
@@ -27,6 +35,32 @@ _FROM_SETTINGS = (
     *("epochs", "batch_size", "templates", "subclasses", "components", "iterations", "memory"),
     "feature_cache",
 )
+# Options of a `Schedule` with the same default, that of `Settings`, for teacher and students.
+_OF_SCHEDULE = (
+    *("optimizer", "schedule", "warm_up_epochs", "ema", "clip_norm", "mixed_precision"),
+)
+# A head on frozen features is a linear classifier: no schedule of a whole network fits it.
+_HEAD = {"optimizer": "adamw", "schedule": "cosine", "warm_up_epochs": 0, "weight_decay": 0.0}
+# In place of those of `Settings`, which are for SGD, where `--optimizer adamw` is given.
+_ADAMW = {"learning_rate": 1e-3, "weight_decay": 0.05}
+
+
+def growth(text):
+    """Convert a share that may be given in percent: `25%` or `0.25`.
+
+    Returns:
+        A number greater than 0.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is not such a number.
+    """
+    try:
+        number = positive_number(text.strip().removesuffix("%"))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"must be a share greater than 0 such as 25% or 0.25. Received: {text!r}"
+        ) from None
+    return number / 100 if text.strip().endswith("%") else number
 
 
 def add_experiment_options(
@@ -72,16 +106,42 @@ def add_experiment_options(
         "--teacher",
         type=command_line.text,
         required=networks_required,
-        help="a trained .keras file, or a network of the zoo to train first"
+        metavar="NETWORK",
+        help="a network of the zoo, keras.applications:NAME, keras_hub:PRESET or a .keras file; it "
+        "is trained first where it has no trained weights"
         + ("" if networks_required else " (default: of the pair)"),
     )
     add(
         "--student",
         type=command_line.text,
         required=networks_required,
-        help="a network of the zoo, or a .keras file to start from"
+        metavar="NETWORK",
+        help="likewise; it starts from trained weights where it has some"
         + ("" if networks_required else " (default: of the pair)"),
     )
+    for role in ("teacher", "student"):
+        add(
+            f"--{role}-weights",
+            type=choice("none", "imagenet", "preset"),
+            metavar="KIND",
+            help=f"weights that the {role} starts from: imagenet for keras.applications, preset "
+            "for keras-hub (default: those of a file or preset, otherwise none)",
+        )
+    for role in ("teacher", "student"):
+        add(
+            f"--{role}-image-size",
+            type=image_size,
+            metavar="N",
+            help=f"height and width that the {role} computes on, if not that of the images",
+        )
+    for role in ("teacher", "student"):
+        add(
+            f"--{role}-pixels",
+            type=choice(*PIXELS),
+            metavar="SCALE",
+            help=f"scale of the pixels that a {role} from a file was trained with, if not that of "
+            "the images",
+        )
     for level in ("penultimate", "intermediate"):
         for role, prefix in (("student", ""), ("teacher", "teacher-")):
             add(
@@ -112,6 +172,21 @@ def add_experiment_options(
         **integer,
     )
     add(
+        "--head-epochs",
+        default=10,
+        help="epochs of a new head of a trained teacher that has other classes or no head, on its "
+        "frozen features",
+        **integer,
+    )
+    add(
+        "--fine-tune-epochs",
+        type=non_negative_integer,
+        metavar="N",
+        default=0,
+        help="epochs of fine-tuning all of a trained teacher after that, by default at a tenth of "
+        "--teacher-learning-rate",
+    )
+    add(
         "--batch-size",
         default=default.batch_size,
         help=f"images in a step, over all devices{of_data}",
@@ -124,8 +199,8 @@ def add_experiment_options(
     )
     add(
         "--teacher-learning-rate",
-        default=default.learning_rate,
-        help=f"learning rate of the teacher's first epochs{of_data}",
+        help="learning rate of the teacher's first epochs"
+        + (f" (default: {default.learning_rate})" if default.learning_rate else of_data),
         **number,
     )
     add(
@@ -137,12 +212,20 @@ def add_experiment_options(
         "(default: none)",
     )
     add("--no-flip", action="store_true", help="do not flip images (writing, left and right hands)")
+    _add_training_options(add, default, of_data)
 
     add_prototype_options(
         parser,
         **{name: getattr(default, name) for name in _FROM_SETTINGS[2:]},
     )
     add = parser.add_argument_group("KD layers").add_argument
+    add(
+        "--growth",
+        type=growth,
+        metavar="SHARE",
+        help="share of the student's parameters that the KD layers may add, such as 25%%; fewer "
+        "templates and sub-classes than given above are then used (default: no limit)",
+    )
     weight = {"type": non_negative_number, "metavar": "X"}
     add("--temperature", default=1.0, help="temperature of the penultimate targets", **number)
     for level in ("penultimate", "intermediate"):
@@ -164,6 +247,86 @@ def add_experiment_options(
         add_formats_option(group, ("savedmodel", "tflite"))
     add_out_option(group, out)
     add_seed_option(group)
+
+
+def _add_training_options(add, default, of_data):
+    """Add what practitioners choose beyond the schedule of the published results."""
+    none = of_data or " (default: none)"
+    add(
+        "--optimizer",
+        type=choice("sgd", "adamw"),
+        metavar="NAME",
+        default=default.optimizer,
+        help="sgd (Nesterov momentum 0.9) or adamw (unless given, with learning rates of "
+        f"{_ADAMW['learning_rate']} and a weight decay of {_ADAMW['weight_decay']}){of_data}",
+    )
+    add(
+        "--weight-decay",
+        type=non_negative_number,
+        metavar="X",
+        help=f"weight decay (default: of the recipe, {default.weight_decay} for sgd)"
+        if default.weight_decay is not None
+        else f"weight decay{of_data}",
+    )
+    add(
+        "--schedule",
+        type=choice("steps", "cosine"),
+        metavar="NAME",
+        default=default.schedule,
+        help=f"steps: the learning rate drops at milestones; cosine: it decays to 0{of_data}",
+    )
+    add(
+        "--warm-up-epochs",
+        type=non_negative_integer,
+        metavar="N",
+        default=default.warm_up_epochs,
+        help=f"first epochs, in which the learning rate grows linearly{of_data}",
+    )
+    add(
+        "--label-smoothing",
+        type=share,
+        metavar="X",
+        default=default.label_smoothing,
+        help="share of the labels that is spread over all classes, in the students' cross-entropy "
+        f"(a teacher is trained without){of_data}",
+    )
+    add(
+        "--ema",
+        type=fraction,
+        metavar="X",
+        default=default.ema,
+        help="momentum of a moving average of the weights, such as 0.999, which is evaluated and "
+        f"saved{none}",
+    )
+    add(
+        "--clip-norm",
+        type=positive_number,
+        metavar="X",
+        default=default.clip_norm,
+        help=f"largest norm of the gradient of all weights{none}",
+    )
+    add(
+        "--mixed-precision",
+        type=choice("float16", "bfloat16"),
+        metavar="TYPE",
+        default=default.mixed_precision,
+        help=f"float16 or bfloat16: type that layers compute in; weights are float32{none}",
+    )
+    add(
+        "--class-weights",
+        type=choice("balanced"),
+        metavar="KIND",
+        default=default.class_weights,
+        help=f"balanced: images of rare classes have more weight in all losses{none}",
+    )
+    add(
+        "--callback",
+        type=list_item,
+        nargs="+",
+        metavar="MODULE:CLASS",
+        default=[],
+        help="Keras callbacks of every training, made without arguments (default: none)",
+    )
 
 
 class _NoDefaults:
@@ -199,7 +362,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
     from letkd_keras.recipes import methods as method_table
     from letkd_keras.recipes.experiment import Experiment
     from letkd_keras.recipes.networks import Network
-    from letkd_keras.recipes.training import Schedule
+    from letkd_keras.recipes.training import Schedule, load_callback
 
     names = tuple(dict.fromkeys(methods or options.methods))
     for name in names:
@@ -209,6 +372,8 @@ def experiment_of(options, settings, methods=None, export_method=None):
             keras_cv_policies.check(policy)
         except ValueError as error:
             raise ValueError(str(error).replace("`policies`", "`augment`")) from error
+    for name in options.callback:
+        load_callback(name)
     formats = _checked_formats(options)
     pair = _named_pair(options, settings)
     if pair is None and not (options.teacher and options.student):
@@ -216,13 +381,16 @@ def experiment_of(options, settings, methods=None, export_method=None):
             "`teacher` and `student` must be given, or `pair`, for this data set. "
             f"Received: teacher={options.teacher}, student={options.student}"
         )
-    teacher = Network.of(
-        options.teacher or pair.teacher,
-        options.teacher_penultimate_layer,
-        options.teacher_intermediate_layer,
-    )
-    student = Network.of(
-        options.student or pair.student, options.penultimate_layer, options.intermediate_layer
+    teacher, student = (
+        Network.of(
+            getattr(options, role) or getattr(pair, role),
+            getattr(options, f"{prefix}penultimate_layer"),
+            getattr(options, f"{prefix}intermediate_layer"),
+            weights=getattr(options, f"{role}_weights"),
+            input_size=getattr(options, f"{role}_image_size"),
+            pixels=getattr(options, f"{role}_pixels"),
+        )
+        for role, prefix in (("teacher", "teacher_"), ("student", ""))
     )
     for network, argument in ((teacher, "teacher"), (student, "student")):
         network.check(argument)
@@ -240,14 +408,41 @@ def experiment_of(options, settings, methods=None, export_method=None):
     if spec.pixels is None:
         spec = replace(spec, pixels=settings.pixels)
     if spec.kind == "folder" and spec.image_size is None:
-        size = teacher.image_size() or student.image_size() or 64
+        # A network of another size resizes the images itself.
+        size = student.image_size() or teacher.image_size() or 64
         spec = replace(spec, image_size=size)
 
-    def schedule(learning_rate, epochs):
-        return Schedule.of(settings, learning_rate, epochs, value("batch_size"))
+    shared = {name: value(name) for name in _OF_SCHEDULE}
+    # The numbers of the settings are for their own optimizer.
+    keeps_optimizer = shared["optimizer"] == settings.optimizer
+    adjusted = {} if keeps_optimizer or shared["optimizer"] == "sgd" else _ADAMW
+    weight_decay = adjusted.get("weight_decay", settings.weight_decay)
+    shared["weight_decay"] = given_or("weight_decay", weight_decay)
 
-    teacher_learning_rate = given_or("teacher_learning_rate", settings.learning_rate)
+    def schedule(rate_option, rate, epochs, **others):
+        rate = given_or(rate_option, adjusted.get("learning_rate", rate))
+        return Schedule.of(settings, rate, epochs, value("batch_size"), **shared, **others)
+
     teacher_epochs = given_or("teacher_epochs", settings.teacher_epochs or value("epochs"))
+    teacher_schedule = schedule("teacher_learning_rate", settings.learning_rate, teacher_epochs)
+    head_schedule = Schedule.of(
+        settings,
+        *(_ADAMW["learning_rate"], options.head_epochs, value("batch_size")),
+        **{**shared, **_HEAD},
+    )
+    fine_tune_schedule = None
+    if options.fine_tune_epochs:
+        fine_tune_schedule = replace(
+            schedule("teacher_learning_rate", settings.learning_rate, options.fine_tune_epochs),
+            learning_rate=teacher_schedule.learning_rate
+            * (0.1 if options.teacher_learning_rate is None else 1.0),
+        )
+    student_schedule = schedule(
+        "learning_rate",
+        pair.learning_rate,
+        value("epochs"),
+        label_smoothing=value("label_smoothing"),
+    )
     data = spec.open()
     return Experiment(
         spec=spec,
@@ -256,8 +451,10 @@ def experiment_of(options, settings, methods=None, export_method=None):
         methods=names,
         teacher=teacher,
         student=student,
-        teacher_schedule=schedule(teacher_learning_rate, teacher_epochs),
-        student_schedule=schedule(given_or("learning_rate", pair.learning_rate), value("epochs")),
+        teacher_schedule=teacher_schedule,
+        student_schedule=student_schedule,
+        head_schedule=head_schedule,
+        fine_tune_schedule=fine_tune_schedule,
         augmentation=_augmentation(options, settings, data),
         penultimate_alpha=given_or("penultimate_alpha", pair.penultimate_alpha),
         intermediate_alpha=given_or("intermediate_alpha", pair.intermediate_alpha),
@@ -267,6 +464,9 @@ def experiment_of(options, settings, methods=None, export_method=None):
         **{name: value(name) for name in _FROM_SETTINGS[2:-1]},
         feature_cache=None if value("feature_cache") == "none" else value("feature_cache"),
         logit_losses=method_table.logit_loss_settings(settings, pair),
+        callbacks=tuple(options.callback),
+        class_weights=value("class_weights"),
+        growth=options.growth,
         seed=options.seed,
         trials=options.trials,
         export_method=export_method,

@@ -10,10 +10,10 @@ import keras
 from letkd_keras.export import cost_report
 from letkd_keras.files import save_figure, write_json, write_text
 from letkd_keras.recipes import measures as measures_section
-from letkd_keras.recipes import method_table, results
+from letkd_keras.recipes import method_table, results, sizes
 
 
-def write(experiment, folder, teacher, exported=None, costs=(), measures=None):
+def write(experiment, folder, teacher, exported=None, costs=(), measures=None, classes=None):
     """Write the report of an experiment into its folder.
 
     Args:
@@ -23,6 +23,7 @@ def write(experiment, folder, teacher, exported=None, costs=(), measures=None):
         exported: `Exported` by format.
         costs: `CostRow`s of the exported student.
         measures: See `run`.
+        classes: What `class_report.of_run` returned, or `None`.
 
     Returns:
         The report as a dictionary.
@@ -44,6 +45,10 @@ def write(experiment, folder, teacher, exported=None, costs=(), measures=None):
             role: {level: network.layer(level) for level in ("penultimate", "intermediate")}
             for role, network in (("teacher", experiment.teacher), ("student", experiment.student))
         },
+        "growth": experiment.growth,
+        "templates": experiment.templates,
+        "subclasses": experiment.subclasses,
+        "sizes": experiment.sizes,
         "selection": results.selection(experiment.data.has_validation),
         "methods": {row["method"]: method_table.as_json(row) for row in table},
         "exported": {
@@ -55,7 +60,11 @@ def write(experiment, folder, teacher, exported=None, costs=(), measures=None):
     text = method_table.markdown(
         experiment, teacher, table, "![Accuracy and loss by epoch](curves.png)"
     )
+    text += sizes.markdown(experiment, experiment.sizes)
     text += _exported(report["exported"]) + _costs(costs)
+    if classes is not None:
+        report["classes"], section = classes
+        text += section
     if measures is not None:
         report["measures"] = measures_section.of_networks(experiment, folder, measures)
         text += "\n" + measures_section.markdown(experiment, report["measures"])

@@ -2,13 +2,15 @@
 
 import logging
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import keras
 
 from letkd_keras.files import checksum, save_model
 from letkd_keras.functional import load_model
+from letkd_keras.models import frozen_backbone
 from letkd_keras.prototypes import Prototypes, fit_prototypes, remove_workdir
-from letkd_keras.recipes import exporting, methods, report, results
+from letkd_keras.recipes import class_report, exporting, methods, report, results
 from letkd_keras.recipes.experiment import OPEN_KEYS, prepare
 from letkd_keras.recipes.training import finish, train
 from letkd_keras.run_folder import RunFolder
@@ -52,7 +54,10 @@ def _run(experiment, folder, verbose, measures):
             train_student(experiment, method, seed, teacher, prototypes, folder, verbose)
     exported = exporting.export(experiment, folder)
     costs = exporting.costs(experiment, folder)
-    return report.write(experiment, folder, teacher_result, exported, costs, measures=measures)
+    classes = class_report.of_run(experiment, folder, teacher)
+    return report.write(
+        experiment, folder, teacher_result, exported, costs, measures=measures, classes=classes
+    )
 
 
 def _look_for_broken_images(data, error):
@@ -92,7 +97,7 @@ def logged_to(path):
 
 
 def train_teacher(experiment, folder, verbose=2):
-    """The trained teacher: that of its file, or trained once in the folder.
+    """The trained teacher: that of its file, or trained or fine-tuned once in the folder.
 
     Args:
         experiment: `Experiment`, prepared.
@@ -106,46 +111,83 @@ def train_teacher(experiment, folder, verbose=2):
         ValueError: If a file of an earlier start is damaged.
     """
     network, data = experiment.teacher, experiment.data
-    if network.file is not None:
+    phases = experiment.teacher_phases
+    if phases:
+        teacher, result = _train_phases(experiment, folder / "teacher", verbose)
+    else:
         teacher = network.build(data, "teacher")
         # Keras evaluates nothing without a loss.
         teacher.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
         logs = teacher.evaluate(data.evaluation_batches(256), return_dict=True, verbose=0)
         result = {
-            "file": network.file,
+            "file": network.name,
             "accuracy_last": 100 * logs["accuracy"],
             "parameters": teacher.count_params(),
         }
-    else:
-        training = folder / "teacher"
-        result = results.finished(training)
-        if result is None:
-            log.info("training the teacher %s", network.title)
-            keras.utils.set_random_seed(experiment.seed)
-            teacher = network.build(data, "teacher")
-            result = train(
-                teacher,
-                data,
-                experiment.teacher_schedule,
-                training,
-                seed=experiment.seed,
-                augmentation=experiment.augmentation,
-                verbose=verbose,
-            )
-            result["parameters"] = teacher.count_params()
-            save_model(teacher, training / "teacher.keras")
-            result["model_sha256"] = checksum(training / "teacher.keras")
-            finish(training, result)
-        results.check_training(training, "teacher.keras", result)
-        teacher = load_model(training / "teacher.keras", "teacher")
     accuracy = results.accuracy_of(result)
     log.info("teacher %s: %.2f%% top-1", network.title, accuracy)
-    if network.file is not None and accuracy < 200 / data.num_classes:
+    if not phases and accuracy < 200 / data.num_classes and not _had(network.file, accuracy):
         log.warning(
             "The teacher is hardly better than chance on the test images. Was it trained on pixels "
             "of the same scale?"
         )
     return teacher, result
+
+
+def _had(file, accuracy):
+    """Whether a recipe trained the network of a file, to this accuracy."""
+    try:
+        result = None if file is None else results.finished(Path(file).parent)
+    except ValueError:  # a result.json of another program
+        return False
+    return result is not None and abs(results.accuracy_of(result) - accuracy) < 1
+
+
+_PHASES = {
+    "teacher_schedule": "training the teacher %s",
+    "head_schedule": "training a head of the teacher %s on its frozen features",
+    "fine_tune_schedule": "fine-tuning the teacher %s",
+}
+
+
+def _train_phases(experiment, folder, verbose):
+    """Train a teacher phase by phase; all but the last one have a folder of their own below."""
+    phases = list(experiment.teacher_phases.items())
+    before = None
+    for name, schedule in phases:
+        last = (name, schedule) == phases[-1]
+        training = folder if last else folder / name.removesuffix("_schedule")
+        file = training / "teacher.keras"
+        result = results.finished(training)
+        if result is None:
+            log.info(_PHASES[name], experiment.teacher.title)
+            keras.utils.set_random_seed(experiment.seed)
+            with schedule.precision():
+                if before is None:
+                    teacher = experiment.teacher.build(experiment.data, "teacher")
+                else:
+                    teacher = load_model(before, "teacher")
+                with frozen_backbone(teacher) if name == "head_schedule" else nullcontext():
+                    result = train(
+                        teacher,
+                        experiment.data,
+                        schedule,
+                        training,
+                        seed=experiment.seed,
+                        augmentation=experiment.augmentation,
+                        callbacks=experiment.callbacks,
+                        class_weights=experiment.class_weights,
+                        verbose=verbose,
+                    )
+            result["parameters"] = teacher.count_params()
+            # Without the optimizer, whose variables may be those of the head only.
+            plain = keras.Model(teacher.inputs[0], teacher.outputs[0], name=teacher.name)
+            save_model(plain, file)
+            result["model_sha256"] = checksum(file)
+            finish(training, result)
+        results.check_file(file, result["model_sha256"])
+        before = file
+    return load_model(before, "teacher"), result
 
 
 def prototypes_of(experiment, teacher, folder, levels, verbose=2):
@@ -231,18 +273,21 @@ def train_student(experiment, method, seed, teacher, prototypes, folder, verbose
         log.info("training the student %s by %s, seed %d", experiment.student.title, method, seed)
         # All methods of a trial start from the same weights.
         keras.utils.set_random_seed(seed)
-        student = experiment.student.build(experiment.data, "student")
-        model = methods.build(method, methods.Inputs(teacher, student, prototypes, experiment))
-        result = train(
-            model,
-            experiment.data,
-            experiment.student_schedule,
-            training,
-            seed=seed,
-            augmentation=experiment.augmentation,
-            with_rows=methods.parse(method)[0].needs_rows,
-            verbose=verbose,
-        )
+        with experiment.student_schedule.precision():
+            student = experiment.student.build(experiment.data, "student")
+            model = methods.build(method, methods.Inputs(teacher, student, prototypes, experiment))
+            result = train(
+                model,
+                experiment.data,
+                experiment.student_schedule,
+                training,
+                seed=seed,
+                augmentation=experiment.augmentation,
+                with_rows=methods.parse(method)[0].needs_rows,
+                callbacks=experiment.callbacks,
+                class_weights=experiment.class_weights,
+                verbose=verbose,
+            )
         trained = getattr(model, "student", model)
         result["parameters"] = trained.count_params()
         result["parameters_plain"] = student.count_params()

@@ -54,7 +54,15 @@ class Settings:
         milestones: Epochs after which the learning rate is divided by 10.
         milestones_of: Epochs of the schedule that `milestones` belong to; `None`: `epochs`. A
             schedule of other epochs has them scaled.
-        weight_decay: Weight decay in PyTorch's sense, for all trainable variables.
+        weight_decay: Weight decay of the optimizer, see `training.Schedule`.
+        optimizer: `"sgd"` or `"adamw"`.
+        schedule: `"steps"` or `"cosine"`, see `training.Schedule`.
+        warm_up_epochs: Epochs in which the learning rate grows.
+        label_smoothing: Label smoothing of the students' cross-entropy.
+        ema: Momentum of the moving average of the weights, or `None`.
+        clip_norm: Largest norm of the gradient, or `None`.
+        mixed_precision: `"float16"`, `"bfloat16"` or `None`.
+        class_weights: `"balanced"` or `None`.
         augmentation: Options of the data's `training_batches`.
         templates: Number of templates of the penultimate KD layer.
         subclasses: Number of sub-classes of each class.
@@ -80,6 +88,14 @@ class Settings:
     milestones: tuple = (150, 180, 210)
     milestones_of: int | None = None
     weight_decay: float = 5e-4
+    optimizer: str = "sgd"
+    schedule: str = "steps"
+    warm_up_epochs: int = 0
+    label_smoothing: float = 0.0
+    ema: float | None = None
+    clip_norm: float | None = None
+    mixed_precision: str | None = None
+    class_weights: str | None = None
     augmentation: dict = field(default_factory=dict)
     templates: int = 4096
     subclasses: int = 8

@@ -1,13 +1,16 @@
 """A schedule, and training by it that continues where it was interrupted."""
 
 import csv
+import importlib
 import importlib.util
 import io
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from letkd_keras import optimizers
 from letkd_keras.callbacks import ReseedEachEpoch, StopOnNonFiniteLoss
@@ -19,15 +22,24 @@ from letkd_keras.recipes import results
 
 @dataclass(frozen=True)
 class Schedule:
-    """Stochastic gradient descent as in the published results.
+    """An optimizer and its schedule; the defaults are those of the published results.
 
     Attributes:
         epochs: Number of epochs.
-        learning_rate: Learning rate of the first epochs.
+        learning_rate: Learning rate of the first epochs, after the warm-up.
         milestones: Completed epochs after which the learning rate is divided by 10.
         batch_size: Images in a step, over all devices.
-        momentum: Nesterov momentum.
-        weight_decay: Coupled weight decay of all trainable variables.
+        momentum: Nesterov momentum of SGD.
+        weight_decay: Weight decay: of SGD coupled and of all trainable variables, of AdamW
+            decoupled and without biases, scales and normalization.
+        optimizer: `"sgd"` or `"adamw"`.
+        schedule: `"steps"` for the milestones, `"cosine"` for a cosine decay to 0.
+        warm_up_epochs: Epochs in which the learning rate grows linearly, of the schedule's.
+        label_smoothing: Share of the labels that is spread over all classes.
+        ema: Momentum of the moving average of the weights, or `None` for none. The averaged
+            weights are evaluated and saved.
+        clip_norm: Largest norm of the gradient of all variables, or `None`.
+        mixed_precision: `"float16"`, `"bfloat16"` or `None`: type in which layers compute.
     """
 
     epochs: int
@@ -36,20 +48,40 @@ class Schedule:
     batch_size: int = 64
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    optimizer: str = "sgd"
+    schedule: str = "steps"
+    warm_up_epochs: int = 0
+    label_smoothing: float = 0.0
+    ema: float | None = None
+    clip_norm: float | None = None
+    mixed_precision: str | None = None
+
+    def __post_init__(self):
+        if self.warm_up_epochs and self.warm_up_epochs >= self.epochs:
+            raise ValueError(
+                f"`warm_up_epochs` must be less than the {self.epochs} epochs. "
+                f"Received: warm_up_epochs={self.warm_up_epochs}"
+            )
 
     @classmethod
-    def of(cls, settings, learning_rate, epochs, batch_size):
-        """The schedule of a data set's `Settings`, with milestones scaled to the epochs."""
+    def of(cls, settings, learning_rate, epochs, batch_size, **options):
+        """The schedule of a data set's `Settings`, with milestones scaled to the epochs.
+
+        Args:
+            settings: `Settings`.
+            learning_rate: Learning rate of the first epochs.
+            epochs: Number of epochs.
+            batch_size: Images in a step.
+            **options: Other attributes.
+
+        Returns:
+            `Schedule`.
+        """
         milestones = optimizers.scale_milestones(
             settings.milestones, epochs, settings.milestones_of or settings.epochs
         )
-        return cls(
-            epochs,
-            learning_rate,
-            tuple(milestones),
-            batch_size,
-            weight_decay=settings.weight_decay,
-        )
+        options = {"weight_decay": settings.weight_decay, **options}
+        return cls(epochs, learning_rate, tuple(milestones), batch_size, **options)
 
     def config(self):
         """The schedule as a JSON-like dictionary."""
@@ -60,14 +92,117 @@ class Schedule:
         """The schedule of such a dictionary."""
         return cls(**{**config, "milestones": tuple(config["milestones"])})
 
-    def optimizer(self, steps):
+    def learning_rates(self, steps):
+        """The learning rate of each step, for epochs of so many steps."""
+        if self.schedule == "cosine":
+            decay = keras.optimizers.schedules.CosineDecay(self.learning_rate, self.epochs * steps)
+        else:
+            decay = optimizers.epoch_decay(self.learning_rate, self.milestones, steps)
+        return WarmUp(decay, self.warm_up_epochs * steps) if self.warm_up_epochs else decay
+
+    def make_optimizer(self, steps):
         """A new optimizer for epochs of so many steps."""
-        return optimizers.TorchSGD(
-            optimizers.epoch_decay(self.learning_rate, self.milestones, steps),
-            momentum=self.momentum,
-            nesterov=True,
-            weight_decay=self.weight_decay,
+        rates, options = self.learning_rates(steps), {}
+        if self.ema is not None:
+            options = {"use_ema": True, "ema_momentum": self.ema}
+        if self.clip_norm is not None:
+            options["global_clipnorm"] = self.clip_norm
+        if self.optimizer == "sgd":
+            return optimizers.TorchSGD(
+                rates,
+                momentum=self.momentum,
+                nesterov=True,
+                weight_decay=self.weight_decay,
+                **options,
+            )
+        optimizer = keras.optimizers.AdamW(rates, weight_decay=self.weight_decay, **options)
+        optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma", "scale"])
+        return optimizer
+
+    def loss(self, one_hot):
+        """The cross-entropy of logits.
+
+        Args:
+            one_hot: Whether labels are [B, classes]; otherwise integers [B].
+
+        Returns:
+            A `keras.losses.Loss`.
+        """
+        if one_hot:
+            return keras.losses.CategoricalCrossentropy(
+                from_logits=True, label_smoothing=self.label_smoothing
+            )
+        if self.label_smoothing:
+            return SmoothedCrossentropy(self.label_smoothing)
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    @contextmanager
+    def precision(self):
+        """The scope in which networks and distillers are made for a training of this precision."""
+        before = keras.config.dtype_policy()
+        if self.mixed_precision is not None:
+            keras.config.set_dtype_policy(f"mixed_{self.mixed_precision}")
+        try:
+            yield
+        finally:
+            keras.config.set_dtype_policy(before)
+
+
+@keras.saving.register_keras_serializable("letkd_keras")
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule whose first steps have a rate that grows linearly to the schedule's.
+
+    Args:
+        schedule: `LearningRateSchedule`, or a number.
+        steps: Number of steps until the rate is the schedule's.
+    """
+
+    def __init__(self, schedule, steps):
+        super().__init__()
+        self.schedule, self.steps = schedule, steps
+
+    def __call__(self, step):
+        rate = self.schedule(step) if callable(self.schedule) else self.schedule
+        done = (keras.ops.cast(step, "float32") + 1.0) / self.steps
+        return rate * keras.ops.minimum(done, 1.0)
+
+    def get_config(self):
+        return {
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+            "steps": self.steps,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        schedule = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(schedule, config["steps"])
+
+
+@keras.saving.register_keras_serializable("letkd_keras")
+class SmoothedCrossentropy(keras.losses.Loss):
+    """Cross-entropy of logits with smoothed integer labels.
+
+    Keras' `SparseCategoricalCrossentropy` has no label smoothing.
+
+    Args:
+        label_smoothing: Share of the labels that is spread over all classes.
+        name: Name of the loss.
+        **kwargs: Arguments of `keras.losses.Loss`.
+    """
+
+    def __init__(self, label_smoothing, name="smoothed_crossentropy", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true, y_pred):
+        classes = keras.ops.shape(y_pred)[-1]
+        labels = keras.ops.one_hot(keras.ops.cast(y_true, "int32"), classes, dtype=y_pred.dtype)
+        return keras.losses.categorical_crossentropy(
+            labels, y_pred, from_logits=True, label_smoothing=self.label_smoothing
         )
+
+    def get_config(self):
+        return {**super().get_config(), "label_smoothing": self.label_smoothing}
 
 
 class SaveState(keras.callbacks.Callback):
@@ -152,7 +287,19 @@ def read_state(folder):
     return state
 
 
-def train(model, data, schedule, folder, *, seed, augmentation, with_rows=False, verbose=2):
+def train(
+    model,
+    data,
+    schedule,
+    folder,
+    *,
+    seed,
+    augmentation,
+    with_rows=False,
+    callbacks=(),
+    class_weights=None,
+    verbose=2,
+):
     """Compile and fit a model, continuing where an earlier call was interrupted.
 
     Where the data have a validation set, it is evaluated after every epoch in place of the test
@@ -167,6 +314,9 @@ def train(model, data, schedule, folder, *, seed, augmentation, with_rows=False,
         seed: Seed of order and augmentation.
         augmentation: Options of the data's `training_batches`.
         with_rows: Whether batches come with the numbers of their images (`CRD`).
+        callbacks: Names of further callbacks, `MODULE:CLASS`.
+        class_weights: `"balanced"` for weights of the images that give every class the same sum of
+            weights, or `None`.
         verbose: Keras' verbosity.
 
     Returns:
@@ -183,10 +333,7 @@ def train(model, data, schedule, folder, *, seed, augmentation, with_rows=False,
     folder.mkdir(parents=True, exist_ok=True)
     state = read_state(folder)
     steps = steps_per_epoch(data.train_examples, schedule.batch_size)
-    if mixes_labels(augmentation):
-        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    else:
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss = schedule.loss(one_hot=mixes_labels(augmentation))
 
     def evaluation_batches(split):
         batches = data.evaluation_batches(256, split)
@@ -197,7 +344,7 @@ def train(model, data, schedule, folder, *, seed, augmentation, with_rows=False,
         )
 
     selects = data.has_validation
-    model.compile(optimizer=schedule.optimizer(steps), loss=loss, metrics=["accuracy"])
+    model.compile(optimizer=schedule.make_optimizer(steps), loss=loss, metrics=["accuracy"])
     save_state = SaveState(folder, state, keeps_best=selects)
     first_epoch = state["epochs"]
     if first_epoch:
@@ -219,21 +366,78 @@ def train(model, data, schedule, folder, *, seed, augmentation, with_rows=False,
             initial_epoch=first_epoch,
             epochs=schedule.epochs,
             verbose=verbose,
+            class_weight=None if class_weights is None else balanced_class_weights(data),
             callbacks=[
                 ReseedEachEpoch(seed),
                 StopOnNonFiniteLoss(),
+                # Only while images are evaluated: the state has both kinds of weights.
+                *([] if schedule.ema is None else [keras.callbacks.SwapEMAWeights()]),
                 *_tensorboard(folder / "tensorboard"),
                 save_state,
+                *(load_callback(name)() for name in callbacks),
             ],
         )
     result = summary(save_state.rows)
+    if selects:
+        model.load_weights(folder / save_state.best["name"])
+    if schedule.ema is not None:
+        model.optimizer.finalize_variable_values(model.trainable_weights)
     if not selects:
         return result
-    model.load_weights(folder / save_state.best["name"])
     accuracy = model.evaluate(evaluation_batches("test"), return_dict=True, verbose=0)["accuracy"]
     del result["accuracy_last"]
     validation = result.pop("accuracy_best")
     return {"accuracy_selected": 100 * accuracy, "accuracy_validation": validation, **result}
+
+
+def load_callback(name):
+    """The callback class of a name `MODULE:CLASS`.
+
+    Raises:
+        ValueError: If there is no such class, or it is not a `keras.callbacks.Callback`.
+    """
+    module, _, attribute = str(name).partition(":")
+    expected = "`callback` must be MODULE:CLASS, the name of a keras.callbacks.Callback"
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{expected} ({error}). Received: callback={name}") from error
+    if not (isinstance(found, type) and issubclass(found, keras.callbacks.Callback)):
+        raise ValueError(f"{expected}. Received: callback={name}, which is another object")
+    return found
+
+
+def balanced_class_weights(data):
+    """Weights of images by class with which every class counts the same.
+
+    Args:
+        data: `ImageData`, or `StreamedImages` of files.
+
+    Returns:
+        Dictionary of numbers by class, `images / (classes * images of the class)`. Their mean over
+        the training images is 1.
+
+    Raises:
+        ValueError: If the labels are known only once all images have been read.
+    """
+    labels = training_labels(data)
+    if labels is None:
+        raise ValueError(
+            "`class_weights` need labels that are known before the images are read. "
+            f"Received: {data.name}, whose images are records"
+        )
+    counts = np.bincount(labels, minlength=data.num_classes)
+    # A class without training images has no image to weight.
+    weights = len(labels) / (data.num_classes * np.maximum(counts, 1))
+    return {label: float(weight) for label, weight in enumerate(weights)}
+
+
+def training_labels(data):
+    """Classes of the training images, integers [N], or `None` if they are not known in advance."""
+    if hasattr(data, "y_train"):
+        return np.asarray(data.y_train)
+    files = getattr(data.train, "files", None)
+    return None if files is None else np.asarray(files.labels)
 
 
 def _tensorboard(folder):

@@ -36,13 +36,14 @@ def run(experiment, value, values, out, verbose=2, jobs=1):
     prepared = [prepare(candidate) for candidate in experiments.values()]
     open_keys = (*OPEN_KEYS, *_OPEN_LAYERS, value.field)
     folder = RunFolder(out, {**prepared[0].config(), "compared": value.name}, open_keys=open_keys)
-    if experiment.teacher.file is None:
+    if prepared[0].teacher_phases:
         with folder.locked(), logged_to(out / "log.txt"), devices():
             train_teacher(prepared[0], out, verbose)
         layers = experiment.teacher.penultimate_layer, experiment.teacher.intermediate_layer
         teacher = Network.of(str(out / "teacher" / "teacher.keras"), *layers)
         experiments = {
-            number: replace(candidate, teacher=teacher) for number, candidate in experiments.items()
+            number: replace(candidate, teacher=teacher, fine_tune_schedule=None)
+            for number, candidate in experiments.items()
         }
     rows, prototypes = [], None
     for number, candidate in experiments.items():

@@ -9,7 +9,8 @@ class TrainStep:
             return super().fit(*args, **kwargs)
         except Exception as error:
             # JAX says what cannot be divided, not what to do about it.
-            if type(error).__name__ == "IndivisibleError":
+            # The error is an IndivisibleError, before JAX 0.6 a plain ValueError.
+            if type(error).__name__ == "IndivisibleError" or "divisible by" in str(error):
                 error.add_note(
                     "Under `keras.distribution` every batch, the last of an epoch too, must be a "
                     "multiple of the number of devices: choose `batch_size` so, or drop the rest."

@@ -5,12 +5,8 @@ import keras
 from letkd_keras.functional.graph import check_functional, flatten, nodes
 
 # Batch normalization is missing: some classifiers of convolutions alone end in it.
-_ENDS_OF_FEATURES = (
-    keras.layers.Add,
-    keras.layers.Concatenate,
-    keras.layers.GroupNormalization,
-    keras.layers.LayerNormalization,
-)
+_NORMALIZATIONS = (keras.layers.GroupNormalization, keras.layers.LayerNormalization)
+_MERGES = (keras.layers.Add, keras.layers.Concatenate)
 
 
 def check_classifier(model, argument="model"):
@@ -23,7 +19,7 @@ def check_classifier(model, argument="model"):
     Raises:
         ValueError: If the model is not functional or has no classifier at its end: its output is
             not [B, classes], or is the pooled output of a layer normalization or a residual
-            addition.
+            addition of feature maps.
     """
     check_functional(model, argument)
     shape = tuple(model.outputs[0].shape)
@@ -46,8 +42,11 @@ def _ends_in_features(model):
     node = makers[id(model.outputs[0])]
     while True:
         operation = node.operation
-        if isinstance(operation, _ENDS_OF_FEATURES):
+        if isinstance(operation, _NORMALIZATIONS):
             return True
+        if isinstance(operation, _MERGES):
+            # Logits may be sums or joined parts too, as in a folded student; feature maps may not.
+            return len(node.output_tensors[0].shape) > 2
         if getattr(operation, "weights", ()) or len(node.input_tensors) != 1:
             return False
         node = makers[id(node.input_tensors[0])]

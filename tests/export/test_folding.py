@@ -152,7 +152,7 @@ def test_batch_norm_of_an_output_read_twice_stays():
     x = keras.layers.Conv2D(3, 1, name="shared")(inputs)
     y = keras.layers.BatchNormalization(name="norm")(x)
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Add()([x, y]))
-    model = trained_looking(keras.Model(inputs, x, name="wrn_like"))
+    model = trained_looking(keras.Model(inputs, keras.layers.Dense(3)(x), name="wrn_like"))
     folded = _check(model, np.ones((2, 4, 4, 3), "float32"))
     assert "norm" in [layer.name for layer in folded.layers]
 

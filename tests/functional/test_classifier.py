@@ -44,3 +44,9 @@ def test_networks_of_convolutions_alone_are_classifiers():
     x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
     check_classifier(keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x)))
     check_classifier(small_vit())
+
+
+def test_logits_may_be_a_sum():
+    inputs = keras.Input((8,))
+    first, second = (keras.layers.Dense(3)(inputs) for _ in range(2))
+    check_classifier(keras.Model(inputs, keras.layers.Add()([first, second])))

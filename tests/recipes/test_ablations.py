@@ -57,7 +57,7 @@ def cells(monkeypatch):
     monkeypatch.setattr(grid, "prototypes_of", prototypes)
     monkeypatch.setattr(grid, "train_student", student)
     # The teacher's file that the grids of a sweep are given.
-    monkeypatch.setattr(value_sweep.Network, "of", lambda *args: Network("resnet20"))
+    monkeypatch.setattr(value_sweep.Network, "of", lambda *args, **options: Network("resnet20"))
     return trained
 
 

@@ -40,6 +40,16 @@ def test_the_run_folder_can_be_read(out):
     assert "| letKD-2 + DKD |" in text and "| tflite | `exported/student.tflite` |" in text
     assert "the teacher's penultimate layer `penultimate`" in text
     assert Image.open(out / "curves.png").width > 500
+    sizes = report["sizes"]
+    assert sizes["student_with_kd_layers"]["method"] == METHOD
+    assert sizes["student_with_kd_layers"]["parameters"] > sizes["teacher"]["parameters"]
+    assert "## Sizes of the networks" in text
+    assert [row["class"] for row in report["classes"]] == [str(digit) for digit in range(10)]
+    assert sum(row["images"] for row in report["classes"]) == report["test_examples"]
+    right = sum(row["images"] * row["student"] for row in report["classes"])
+    assert right / report["test_examples"] == pytest.approx(row["accuracy_last_mean"])
+    assert "## Classes: resnet8 by letKD-2 + DKD" in text
+    assert Image.open(out / "confusion.png").width > 400
     assert [row["form"] for row in report["costs"]] == ["plain", "trained", "folded"]
     parameters = [row["params"] for row in report["costs"]]
     assert parameters[1] > parameters[2] > parameters[0]

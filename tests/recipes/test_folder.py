@@ -81,13 +81,13 @@ def test_a_student_from_a_file_starts_from_its_weights(photos, teacher, tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--student", "resnet9"], "`student` must be one of .*Did you mean 'resnet"),
+        (["--student", "resnet9"], "`student` must be a network .*Did you mean 'resnet"),
         (["--penultimate-layer", "penultimat"], "`penultimate_layer` must name a layer"),
         (
             ["--teacher-penultimate-layer", "out_rel"],
             "`teacher_penultimate_layer` must name a layer.*out_relu",
         ),
-        (["--image-size", "32"], r"`teacher` must take the images of photos.*\(32, 32, 3\)"),
+        (["--student-weights", "imagenet"], "`student_weights` must be 'none' for 'resnet8'"),
         (["--augment", "cutmixx"], "`augment` must be names of randaugment, cutmix, mixup"),
         (["--templates", "100000"], "`templates` must be at most the 256 feature vectors"),
         (["--methods", "letkd2", "letkd3"], "`methods` must be of"),
@@ -141,6 +141,43 @@ def test_images_have_the_size_of_a_file_that_takes_one_size(photos, teacher, tmp
     assert experiment_of(folder.parse(options), folder.SETTINGS).data.image_shape == (64, 64, 3)
     options[options.index(teacher)] = "resnet8"
     assert experiment_of(folder.parse(options), folder.SETTINGS).data.image_shape == (64, 64, 3)
+
+
+@pytest.mark.slow
+def test_networks_by_name(photos, tmp_path, caplog):
+    """EfficientNetB0 supervises MobileNetV3Small, both with fresh weights."""
+    options = _options(photos, "keras.applications:EfficientNetB0", tmp_path)
+    options[options.index("resnet8")] = "keras.applications:MobileNetV3Small"
+    with caplog.at_level("INFO", logger="letkd_keras"):
+        report = folder.main(
+            [
+                *(*options, "--teacher-weights", "none", "--student-weights", "none"),
+                *("--image-size", "64", "--methods", "letkd2", "--growth", "20%"),
+                *("--formats", "tflite"),
+            ]
+        )
+    assert report["pair"] == "EfficientNetB0-MobileNetV3Small"
+    assert report["exported"]["tflite"]["agreement"] > 0.9
+    assert "hardly better than chance" not in caplog.text
+    sizes = report["sizes"]
+    added = sizes["student_with_kd_layers"]["parameters"] / sizes["student"]["parameters"]
+    assert added <= 1.2
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["teacher"]["source"] == "keras.applications:EfficientNetB0"
+    assert config["student"]["weights"] == "none"
+
+
+def test_images_have_the_size_of_the_student(photos, teacher, tmp_path):
+    inputs = keras.Input((16, 16, 3))
+    keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(inputs))).save(
+        tmp_path / "s.keras"
+    )
+    options = _options(photos, teacher, tmp_path, "--methods", "kd", "--formats", "savedmodel")
+    options[options.index("resnet8")] = str(tmp_path / "s.keras")
+    experiment = experiment_of(folder.parse(options), folder.SETTINGS)
+    assert experiment.data.image_shape == (16, 16, 3)
+    teacher = experiment.teacher.build(experiment.data, "teacher")
+    assert teacher.get_layer("input_resizing").output.shape == (None, 64, 64, 3)
 
 
 def test_grids_that_do_not_divide_are_refused_with_both_sizes(photos, tmp_path):

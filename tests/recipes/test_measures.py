@@ -64,6 +64,7 @@ def test_measures_of_the_networks_of_a_run(tmp_path):
         data=data,
         methods=("kd",),
         teacher=Network.of("resnet8"),
+        teacher_phases={"teacher_schedule": None},
         seeds=(3, 4),
         published=known.get,
     )

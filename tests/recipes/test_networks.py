@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import keras
@@ -6,6 +7,7 @@ import pytest
 
 from letkd_keras import models
 from letkd_keras.functional import fingerprint
+from letkd_keras.models import open_network
 from letkd_keras.recipes import networks
 from letkd_keras.recipes.networks import Network
 
@@ -92,35 +94,89 @@ def test_a_network_without_feature_maps_has_no_layers_unless_they_are_needed(sav
 
 
 @pytest.mark.parametrize(
-    ("output", "match"),
+    "output",
     [
-        (
-            lambda inputs: keras.layers.Conv2D(10, 1)(inputs),
-            r"no head.*features of shape \(None, 32, 32, 10\)",
-        ),
-        (
-            lambda inputs: keras.layers.Dense(7)(keras.layers.Flatten()(inputs)),
-            r"have the 10 classes of cifar. Received: 7",
-        ),
+        lambda inputs: keras.layers.Conv2D(8, 1, strides=2, name="maps")(inputs),
+        lambda inputs: keras.layers.Dense(7)(keras.layers.Flatten()(inputs)),
     ],
+    ids=["backbone", "other classes"],
 )
-def test_a_network_that_is_no_classifier_of_these_images_is_refused(output, match, saved):
+def test_a_network_without_the_right_classes_gets_a_head(output, saved):
     inputs = keras.Input((32, 32, 3))
-    with pytest.raises(ValueError, match=rf"`teacher` must .*{match}"):
-        Network.of(saved(keras.Model(inputs, output(inputs)))).build(CIFAR, "teacher")
+    given = keras.Model(inputs, output(inputs))
+    network = Network.of(saved(given))
+    opened = network.open(CIFAR, "teacher")
+    assert (opened.trained, opened.model.output_shape) == ("backbone", (None, 10))
+    # The fingerprint does not depend on the fresh weights of the head.
+    network = replace(network, trained=opened.trained)
+    prints = {
+        network.with_layers(network.build(CIFAR, "teacher"), "teacher", False).fingerprint
+        for _ in range(2)
+    }
+    assert prints == {fingerprint(given)}
+
+
+def test_a_teacher_has_a_size_and_a_scale_of_its_own(saved):
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2)(inputs)
+    given = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(x)))
+    network = Network.of(saved(given), pixels="0..1")
+    assert network.image_size() == 16
+    opened = network.open(CIFAR, "teacher")
+    assert (opened.trained, opened.model.input_shape) == ("everything", (None, 32, 32, 3))
+    pixels = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype("float32")
+    # The images of the data set have mean 0 and standard deviation 1.
+    logits = opened.model((pixels - 0.5) / 0.25)
+    resized = pixels.reshape(2, 16, 2, 16, 2, 3).mean((2, 4))
+    np.testing.assert_allclose(logits, given(resized), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_have_the_same_names_when_a_network_is_built_again():
+    network = Network.of("keras.applications:MobileNetV3Small", weights="none")
+    keras.layers.Activation("relu")  # numbered by Keras, too
+    first, second = (network.build(CIFAR, "student") for _ in range(2))
+    names = [[layer.name for layer in model.layers[1:]] for model in (first, second)]
+    assert names[0] == names[1] and len(set(names[0])) == len(names[0])
+    resolved = [network.with_layers(model, "student") for model in (first, second)]
+    assert resolved[0] == resolved[1]
+    # The copy keeps the weights.
+    opened = open_network(
+        network.source, num_classes=10, image_size=32, data_pixels="-1..1", argument="student"
+    )
+    copy = networks._with_stable_names(opened.model)
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    np.testing.assert_allclose(copy(images), opened.model(images), atol=1e-6)
+
+
+def test_networks_of_keras_applications_by_name():
+    network = Network.of("keras.applications:MobileNetV3Small", weights="none")
+    assert (network.title, network.image_size()) == ("MobileNetV3Small", None)
+    assert Network.of(network.source, weights="imagenet").image_size() == 224
+    network.check("student")
+    opened = network.open(CIFAR, "student")
+    assert (opened.trained, opened.model.input_shape) == ("nothing", (None, 32, 32, 3))
+    resolved = network.with_layers(opened.model, "student")
+    assert resolved.penultimate_layer and resolved.intermediate_layer
+    with pytest.raises(ValueError, match=r"Did you mean 'keras.applications:MobileNetV3Small'"):
+        Network.of("keras.applications:MobileNetV3Smal").check("student")
+    with pytest.raises(ValueError, match="`teacher_weights` must be 'none' for 'resnet8'"):
+        Network.of("resnet8", weights="imagenet").check("teacher")
+    with pytest.raises(ValueError, match="`teacher_pixels` is for networks of files and of the"):
+        Network.of("keras.applications:ResNet50", pixels="0..1").check("teacher")
 
 
 def test_what_does_not_fit_is_refused(saved, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"`teacher` must be a \.keras file or the name"):
         Network.of(str(tmp_path / "absent.keras")).check("teacher")
-    with pytest.raises(ValueError, match=r"`student` must be one of .*Did you mean 'resnet8"):
+    with pytest.raises(ValueError, match=r"`student` must be a network .*Did you mean 'resnet8"):
         Network.of("resnet88").check("student")
     (tmp_path / "half.keras").write_bytes(b"PK")
     with pytest.raises(ValueError, match=r"`teacher` must be a complete \.keras file"):
         Network.of(str(tmp_path / "half.keras")).build(CIFAR, "teacher")
     path = saved(models.build("resnet8", num_classes=10, input_shape=(64, 64, 3)))
-    with pytest.raises(ValueError, match=r"must take the images of cifar, \(32, 32, 3\)"):
-        Network.of(path).build(CIFAR, "student")
+    wide = SimpleNamespace(**{**vars(CIFAR), "image_shape": (32, 48, 3)})
+    with pytest.raises(ValueError, match=r"must take the images of cifar, \(32, 48, 3\)"):
+        Network.of(path).build(wide, "student")
     network = Network.of("resnet8", penultimate_layer="penultimat")
     model = network.build(CIFAR, "student")
     with pytest.raises(ValueError, match=r"`penultimate_layer` must name a layer"):

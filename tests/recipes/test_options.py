@@ -137,7 +137,7 @@ def test_networks_without_a_pair(tmp_path):
         ("--methods letkd2+dk", "Did you mean dkd"),
         ("--pair resnet56-resnet2", "`pair` must be one of wrn40_2-wrn16_2"),
         ("--teacher absent.keras", "`teacher` must be a .keras file"),
-        ("--student resnet88", "`student` must be one of .*Did you mean 'resnet8"),
+        ("--student resnet88", "`student` must be a network .*Did you mean 'resnet8"),
         ("--formats tflit", "`formats` must be.*tflit"),
         ("--augment cutmixx", "`augment` must be names of randaugment, cutmix, mixup"),
     ],

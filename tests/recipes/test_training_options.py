@@ -1,0 +1,363 @@
+"""What --optimizer, --schedule, --ema and the others change, and that trainings still continue."""
+
+import json
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+
+from letkd_keras.data import ImageData, load_digits
+from letkd_keras.recipes import cifar100, digits, training
+from letkd_keras.recipes.options import experiment_of
+from letkd_keras.recipes.training import Schedule, SmoothedCrossentropy, WarmUp, train
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_digits().subset(64, 32)
+
+
+def _model():
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(4, 3, strides=4)(inputs)
+    x = keras.layers.BatchNormalization()(x)
+    return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(x)))
+
+
+def _schedule(**options):
+    return Schedule(3, 0.05, (), batch_size=16, **options)
+
+
+def _train(model, data, folder, schedule, **options):
+    options = {"seed": 5, "augmentation": {"flip": False}, "verbose": 0, **options}
+    return train(model, data, schedule, folder, **options)
+
+
+ALL = {
+    "optimizer": "adamw",
+    "schedule": "cosine",
+    "warm_up_epochs": 1,
+    "label_smoothing": 0.1,
+    "ema": 0.9,
+    "clip_norm": 1.0,
+}
+
+
+@pytest.mark.parametrize("options", [ALL, {"ema": 0.9}], ids=["all", "ema"])
+@pytest.mark.parametrize("precision", [None, "float16"])
+def test_an_interrupted_training_ends_with_the_same_weights(
+    options, precision, data, tmp_path, monkeypatch
+):
+    schedule = _schedule(**options, mixed_precision=precision)
+    with schedule.precision():
+        undisturbed, interrupted, resumed = _model(), _model(), _model()
+        expected = _train(undisturbed, data, tmp_path / "undisturbed", schedule)
+        with monkeypatch.context() as patched:
+
+            class Stop(training.StopOnNonFiniteLoss):
+                def on_train_batch_end(self, batch, logs=None):
+                    if (self.epoch, batch) == (1, 2):
+                        raise Interrupted
+
+            patched.setattr(training, "StopOnNonFiniteLoss", Stop)
+            with pytest.raises(Interrupted):
+                _train(interrupted, data, tmp_path / "run", schedule)
+        result = _train(resumed, data, tmp_path / "run", schedule)
+    for weights in zip(resumed.get_weights(), undisturbed.get_weights(), strict=True):
+        np.testing.assert_array_equal(*weights)
+    assert result["accuracy_last"] == expected["accuracy_last"]
+    # A training whose model was not saved after the last epoch ends with the same weights, too.
+    with schedule.precision():
+        again = _model()
+        _train(again, data, tmp_path / "run", schedule)
+    for weights in zip(again.get_weights(), undisturbed.get_weights(), strict=True):
+        np.testing.assert_array_equal(*weights)
+
+
+def test_the_averaged_weights_are_evaluated_and_returned(data, tmp_path):
+    schedule = _schedule(ema=0.95)
+    model, plain = _model(), _model()
+    result = _train(model, data, tmp_path / "ema", schedule)
+    _train(plain, data, tmp_path / "plain", _schedule())
+    # The steps are the same; the weights of the training are in the state.
+    last = _model()
+    last.compile(optimizer=schedule.make_optimizer(4), loss="mse")
+    last.optimizer.build(last.trainable_variables)
+    last.load_weights(tmp_path / "ema" / "state-3.weights.h5")
+    for state, expected in zip(last.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(state, expected, rtol=1e-3, atol=1e-5)
+    # The kernel of the last layer.
+    assert np.abs(model.get_weights()[-2] - plain.get_weights()[-2]).max() > 1e-3
+    logs = model.evaluate(data.evaluation_batches(256), return_dict=True, verbose=0)
+    assert result["accuracy_last"] == pytest.approx(100 * logs["accuracy"])
+
+
+def test_the_averaged_weights_of_the_best_epoch_are_selected(data, tmp_path):
+    data = data.hold_out(0.25)
+    model = _model()
+    result = _train(model, data, tmp_path, _schedule(ema=0.8))
+    for split, key in (("validation", "accuracy_validation"), ("test", "accuracy_selected")):
+        logs = model.evaluate(data.evaluation_batches(256, split), return_dict=True, verbose=0)
+        assert 100 * logs["accuracy"] == pytest.approx(result[key])
+
+
+def test_the_average_by_hand(data, tmp_path):
+    """After one step from w0 to w1 the average is 0.9 w0 + 0.1 w1."""
+    schedule = Schedule(1, 0.05, (), batch_size=64, ema=0.9)
+    averaged, plain = _model(), _model()
+    start = plain.get_weights()
+    _train(averaged, data, tmp_path / "ema", schedule)
+    _train(plain, data, tmp_path / "plain", replace(schedule, ema=None))
+    for first, end, mean in zip(start, plain.get_weights(), averaged.get_weights(), strict=True):
+        if np.array_equal(end, mean):
+            continue  # statistics of batch normalization are not averaged again
+        np.testing.assert_allclose(mean, 0.9 * first + 0.1 * end, atol=1e-5)
+
+
+def test_learning_rates_by_hand():
+    cosine = _schedule(schedule="cosine").learning_rates(10)
+    rates = [float(cosine(step)) for step in (0, 15, 30)]
+    np.testing.assert_allclose(rates, [0.05, 0.025, 0], atol=1e-7)
+    steps = Schedule(4, 0.1, (2,), warm_up_epochs=1).learning_rates(10)
+    rates = [float(steps(step)) for step in (0, 4, 9, 10, 19, 20, 39)]
+    np.testing.assert_allclose(rates, [0.01, 0.05, 0.1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
+    assert isinstance(steps, WarmUp)
+    again = WarmUp.from_config(steps.get_config())
+    assert [float(again(step)) for step in (3, 25)] == [float(steps(step)) for step in (3, 25)]
+    constant = Schedule(4, 0.1, (), warm_up_epochs=1).learning_rates(10)
+    np.testing.assert_allclose([float(constant(4)), float(constant(30))], [0.05, 0.1], rtol=1e-6)
+
+
+def test_a_warm_up_must_be_shorter_than_the_training():
+    with pytest.raises(ValueError, match="`warm_up_epochs` must be less than the 3 epochs"):
+        _schedule(warm_up_epochs=3)
+
+
+def test_adamw_decays_kernels_only():
+    optimizer = _schedule(optimizer="adamw", weight_decay=0.5).make_optimizer(1)
+    assert isinstance(optimizer, keras.optimizers.AdamW)
+    model = _model()
+    before = model.get_weights()
+    optimizer.build(model.trainable_variables)
+    zeros = [keras.ops.zeros_like(v) for v in model.trainable_variables]
+    optimizer.apply(zeros, model.trainable_variables)
+    for variable, (start, end) in zip(
+        model.weights, zip(before, model.get_weights(), strict=True), strict=True
+    ):
+        decay = 0.5 * 0.05 if variable.name == "kernel" else 0.0
+        np.testing.assert_allclose(end, (1 - decay) * start, rtol=1e-5)
+
+
+def test_the_gradient_of_all_variables_is_clipped_together():
+    optimizer = _schedule(clip_norm=5.0, weight_decay=0.0).make_optimizer(1)
+    variables = [keras.Variable([0.0]), keras.Variable([0.0])]
+    optimizer.build(variables)
+    optimizer.apply([keras.ops.array([30.0]), keras.ops.array([40.0])], variables)
+    # Of norm 50, so divided by 10; the first Nesterov step is 1.9 times the gradient.
+    steps = [-float(variable[0]) for variable in variables]
+    np.testing.assert_allclose(steps, [0.05 * 1.9 * 3, 0.05 * 1.9 * 4], rtol=1e-5)
+
+
+def test_smoothed_labels_by_hand():
+    logits, labels = np.array([[2.0, 0.0, 0.0], [0.0, 1.0, -1.0]], "float32"), np.array([0, 2])
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    targets = np.full((2, 3), 0.1)
+    targets[[0, 1], labels] = 0.8
+    expected = -np.mean(np.sum(targets * log_p, axis=1))
+    loss = SmoothedCrossentropy(0.3)
+    assert float(loss(labels, logits)) == pytest.approx(expected, rel=1e-6)
+    again = SmoothedCrossentropy.from_config(loss.get_config())
+    assert float(again(labels, logits)) == pytest.approx(expected, rel=1e-6)
+    one_hot = _schedule(label_smoothing=0.3).loss(one_hot=True)
+    assert float(one_hot(np.eye(3)[labels], logits)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_layers_compute_in_the_type_and_weights_are_float32(precision, data, tmp_path):
+    schedule = _schedule(mixed_precision=precision)
+    with schedule.precision():
+        model = _model()
+        _train(model, data, tmp_path, schedule)
+    assert keras.config.dtype_policy().name == "float32"
+    assert {layer.compute_dtype for layer in model.layers[1:]} == {precision}
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scaled == (precision == "float16")
+
+
+class TestClassWeights:
+    @pytest.fixture
+    def unbalanced(self, data):
+        rows = np.concatenate([np.flatnonzero(data.y_train == 0)[:2], np.arange(64)])
+        labels = data.y_train[rows].copy()
+        labels[2:] = np.maximum(labels[2:], 1)
+        return replace(data, x_train=data.x_train[rows], y_train=labels)
+
+    def test_by_hand(self, unbalanced):
+        weights = training.balanced_class_weights(unbalanced)
+        labels = unbalanced.y_train
+        assert weights[0] == pytest.approx(66 / (10 * np.sum(labels == 0)))
+        assert np.mean([weights[label] for label in labels]) == pytest.approx(1)
+        sums = np.bincount(labels, [weights[label] for label in labels])
+        np.testing.assert_allclose(sums, 6.6)
+
+    def test_they_weight_the_loss(self, unbalanced, tmp_path):
+        schedule = Schedule(1, 1e-30, (), batch_size=66, weight_decay=0.0)
+        model = _model()
+        _train(
+            model,
+            unbalanced,
+            tmp_path,
+            schedule,
+            class_weights="balanced",
+            augmentation={"flip": False, "crop_padding": 0},
+        )
+        (row,) = training.results.read_metrics(tmp_path / "metrics.csv")
+        model = _model()
+        batch = next(iter(unbalanced.evaluation_batches(66, "train")))
+        log_p = keras.ops.log_softmax(model(batch[0], training=True))
+        losses = -np.asarray(log_p)[np.arange(66), unbalanced.y_train]
+        weights = training.balanced_class_weights(unbalanced)
+        weights = [weights[label] for label in unbalanced.y_train]
+        assert row["loss"] == pytest.approx(np.mean(losses * weights), rel=1e-4)
+        assert abs(row["loss"] - losses.mean()) > 1e-3
+
+    def test_records_are_refused(self):
+        class Records:
+            name = "tfds:x"
+            num_classes = 3
+            train = object()
+
+        with pytest.raises(ValueError, match=r"`class_weights` need labels.*tfds:x"):
+            training.balanced_class_weights(Records())
+
+
+CALLBACK = """
+import keras
+
+class Steps(keras.callbacks.Callback):
+    seen = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append(logs["loss"])
+
+class Needy(keras.callbacks.Callback):
+    pass
+
+number = 3
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    (tmp_path / "own_callbacks.py").write_text(CALLBACK)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "own_callbacks"
+
+
+def test_a_callback_by_name_sees_every_step(module, data, tmp_path):
+    _train(_model(), data, tmp_path / "run", _schedule(), callbacks=[f"{module}:Steps"])
+    assert len(training.load_callback(f"{module}:Steps").seen) == 3 * 4
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["absent_module:X", "own_callbacks:Absent", "own_callbacks:number", "own_callbacks", ":"],
+)
+def test_a_name_that_is_no_callback_is_refused(name, module):
+    with pytest.raises(ValueError, match="`callback` must be MODULE:CLASS"):
+        training.load_callback(name)
+
+
+# === From options to the experiment ===
+
+
+@pytest.fixture(autouse=True)
+def images(monkeypatch):
+    """Noise of CIFAR-100's shape in place of the real images."""
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (300, 32, 32, 3), dtype="uint8")
+    labels = np.arange(300) % 100
+    names = tuple(map(str, range(100)))
+    noise = ImageData(
+        "cifar100",
+        *(pixels[:200], labels[:200], pixels[200:], labels[200:]),
+        *((0.5,) * 3, (0.25,) * 3, names),
+    )
+    monkeypatch.setattr("letkd_keras.data.sources.load_cifar", lambda name, folder=None: noise)
+
+
+def _experiment(text, recipe=cifar100):
+    return experiment_of(recipe.parse(text.split()), recipe.SETTINGS)
+
+
+def test_options_reach_the_schedules_and_the_config():
+    experiment = _experiment(
+        "--optimizer adamw --schedule cosine --warm-up-epochs 5 --label-smoothing 0.1 --ema 0.999 "
+        "--mixed-precision bfloat16 --clip-norm 2 --class-weights balanced --growth 30% "
+        "--callback keras.callbacks:History"
+    )
+    expected = {
+        "optimizer": "adamw",
+        "schedule": "cosine",
+        "warm_up_epochs": 5,
+        "ema": 0.999,
+        "mixed_precision": "bfloat16",
+        "clip_norm": 2.0,
+        "weight_decay": 0.05,
+        "learning_rate": 0.001,
+    }
+    config = json.loads(json.dumps(experiment.config()))
+    for role in ("teacher", "student"):
+        schedule = config[f"{role}_schedule"]
+        assert {name: schedule[name] for name in expected} == expected
+        assert Schedule.from_config(schedule) == getattr(experiment, f"{role}_schedule")
+    # Students are trained on smoothed labels, their teacher is not.
+    assert config["student_schedule"]["label_smoothing"] == 0.1
+    assert config["teacher_schedule"]["label_smoothing"] == 0
+    assert config["class_weights"] == "balanced" and config["growth"] == 0.3
+    assert config["callbacks"] == ["keras.callbacks:History"]
+    assert type(experiment).from_config(config).config() == config
+
+
+def test_what_is_given_takes_precedence_over_the_numbers_for_adamw():
+    experiment = _experiment(
+        "--optimizer adamw --weight-decay 0.1 --learning-rate 0.01 --teacher-learning-rate 0.02"
+    )
+    schedules = experiment.student_schedule, experiment.teacher_schedule
+    assert [schedule.learning_rate for schedule in schedules] == [0.01, 0.02]
+    assert [schedule.weight_decay for schedule in schedules] == [0.1, 0.1]
+    assert _experiment("--weight-decay 0").student_schedule.weight_decay == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "--optimizer adam",
+        "--schedule linear",
+        "--warm-up-epochs -1",
+        "--label-smoothing 1",
+        "--ema 1",
+        "--ema 0",
+        "--clip-norm 0",
+        "--mixed-precision float8",
+        "--class-weights all",
+        "--weight-decay -1",
+    ],
+)
+def test_values_out_of_range_are_refused(text, capsys):
+    with pytest.raises(SystemExit):
+        digits.parse(text.split())
+    assert capsys.readouterr().err.startswith(f"error: {text.split()[0]} must be ")
+
+
+def test_a_callback_is_looked_for_before_the_data_are_read(monkeypatch):
+    monkeypatch.setattr("letkd_keras.data.DataSpec.open", None)
+    with pytest.raises(ValueError, match="`callback` must be MODULE:CLASS"):
+        _experiment("--callback no_such_module:Class")
