@@ -183,9 +183,10 @@ def _check_hub(parsed, name, argument):
 def _check_file(parsed, name, argument):
     path = Path(parsed.name)
     if not path.is_file():
+        kind = "is a folder" if path.is_dir() else "does not exist"
         raise FileNotFoundError(
             f"`{argument}` must be a .keras file or the name of a network. "
-            f"Received: {argument}={name!r}, which does not exist"
+            f"Received: {argument}={name!r}, which {kind}"
         )
     if path.suffix != ".keras":
         raise ValueError(
