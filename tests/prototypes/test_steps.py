@@ -33,7 +33,7 @@ def test_arrays_come_back_until_dropped(steps):
 def test_another_process_finds_the_steps_and_the_checkpoint(tmp_path):
     first = WorkFolder(tmp_path, {"layers": ("a", "b"), "seed": 0})
     first.save("features", _arrays())
-    first.save_checkpoint("penultimate", {"number": np.array(3)})
+    first.save_checkpoint("penultimate", {"number": np.array(3), "centers": np.ones((2, 2))})
     second = WorkFolder(tmp_path, {"layers": ("a", "b"), "seed": 0})
     assert second.has("features") and not second.has("penultimate")
     np.testing.assert_array_equal(second.load("features")["points"], _arrays()["points"])

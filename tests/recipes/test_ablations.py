@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from letkd_keras.data import DataSpec
+from letkd_keras.files import checksum, write_text
 from letkd_keras.layers import KDLayer
 from letkd_keras.recipes import (
     ablations,
@@ -41,7 +42,11 @@ def cells(monkeypatch):
         trained.append((experiment, method, seed))
         accuracy = {"accuracy_last": float(experiment.templates), "accuracy_best": 90.0}
         numbers = {"parameters": 9, "parameters_plain": 7, "seconds": 3.0}
-        finish(results.student_folder(folder, method, seed), {**accuracy, **numbers})
+        training = results.student_folder(folder, method, seed)
+        write_text(training / "student.keras", "a student")
+        write_text(training / "metrics.csv", "epoch,val_accuracy\n0,0.9\n")
+        model = {"model_sha256": checksum(training / "student.keras")}
+        finish(training, {**accuracy, **numbers, **model})
 
     def prepare(experiment):
         return replace(experiment, pool_sizes={"penultimate": 1, "intermediate": 1})
