@@ -32,6 +32,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 _LARGEST = 2**31 - 1
 # Names of `--pixels`; `letkd_keras.data.normalization` has their numbers.
@@ -41,8 +42,28 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # === Types of options and their ranges ===
 
 
+class _Range:
+    """A range of numbers, as the `type` of an option."""
+
+    _convert: ClassVar[type]
+
+    def __call__(self, text):
+        """Convert the text of an option.
+
+        Raises:
+            argparse.ArgumentTypeError: If it is not a number of the range.
+        """
+        try:
+            value = self._convert(text)
+        except ValueError:
+            raise _refusal(self, text) from None
+        if not self._contains(value):
+            raise _refusal(self, text)
+        return value
+
+
 @dataclass(frozen=True)
-class Integer:
+class Integer(_Range):
     """An integer within a range, as the `type` of an option or to check an argument.
 
     Attributes:
@@ -50,6 +71,7 @@ class Integer:
         largest: Largest value.
     """
 
+    _convert: ClassVar[type] = int
     smallest: int
     largest: int = _LARGEST
 
@@ -57,20 +79,6 @@ class Integer:
         if self.largest == _LARGEST:
             return f"an integer of at least {self.smallest}"
         return f"an integer from {self.smallest} to {self.largest}"
-
-    def __call__(self, text):
-        """Convert the text of an option.
-
-        Raises:
-            argparse.ArgumentTypeError: If it is not such an integer.
-        """
-        try:
-            value = int(text)
-        except ValueError:
-            raise _refusal(self, text) from None
-        if not self._contains(value):
-            raise _refusal(self, text)
-        return value
 
     def check(self, value, argument):
         """Refuse a value that is not such an integer.
@@ -88,7 +96,7 @@ class Integer:
 
 
 @dataclass(frozen=True)
-class Number:
+class Number(_Range):
     """A finite number within a range, as the `type` of an option or to check an argument.
 
     Attributes:
@@ -97,6 +105,7 @@ class Number:
         includes_smallest: Whether the lower end is part of the range.
     """
 
+    _convert: ClassVar[type] = float
     smallest: float
     largest: float = math.inf
     includes_smallest: bool = False
@@ -105,20 +114,6 @@ class Number:
         lower = "of at least" if self.includes_smallest else "greater than"
         upper = "" if self.largest == math.inf else f" and less than {self.largest:g}"
         return f"a finite number {lower} {self.smallest:g}{upper}"
-
-    def __call__(self, text):
-        """Convert the text of an option.
-
-        Raises:
-            argparse.ArgumentTypeError: If it is not such a number.
-        """
-        try:
-            value = float(text)
-        except ValueError:
-            raise _refusal(self, text) from None
-        if not self._contains(value):
-            raise _refusal(self, text)
-        return value
 
     def check(self, value, argument):
         """Refuse a value that is not such a number.
