@@ -179,20 +179,21 @@ def read_config(path, argument="out"):
     return {key: value for key, value in config.items() if key != _MARK}
 
 
-def differences(old, new, ignore=()):
+def differences(old, new, ignore=(), names=("before", "now")):
     """List the settings in which two configurations differ.
 
     Args:
         old: Dictionary of JSON types, which may contain dictionaries.
         new: Likewise.
         ignore: Keys that may differ, `"data"` or `"data.source"`.
+        names: What the two configurations are called.
 
     Returns:
         A list such as `["data.image_size: 32 before, 64 now"]`.
     """
     old, new = _flat(old), _flat(new)
     return [
-        f"{key}: {_shown(old, key)} before, {_shown(new, key)} now"
+        f"{key}: {_shown(old, key)} {names[0]}, {_shown(new, key)} {names[1]}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key, _ABSENT) != new.get(key, _ABSENT) and not _is_below(key, ignore)
     ]

@@ -34,6 +34,7 @@ from letkd_keras.recipes.options import (
     default_out,
     experiment_of,
     print_markdown,
+    run_on_workers,
     settings_of,
 )
 from letkd_keras.recipes.value_names import VALUES, parse_values
@@ -85,64 +86,70 @@ def parse(arguments=None):
 def main(arguments=None):
     """Run an ablation; returns the rows of its table, or the path of its picture."""
     options = parse(arguments)
-    return _RUN.get(options.ablation, _run_values)(options)
+    name = options.ablation
+    methods = VALUES[name].methods if name in VALUES else _METHODS[name]
+
+    def run(experiment):
+        out = options.out or default_out(experiment, f"{name}-")
+        return _RUN.get(name, _run_values)(options, experiment, out)
+
+    def experiment():
+        return experiment_of(options, settings_of(options), options.methods or methods)
+
+    return run_on_workers(options, experiment, run)
 
 
-def _experiment_and_folder(options, methods):
-    experiment = experiment_of(options, settings_of(options), options.methods or methods)
-    return experiment, options.out or default_out(experiment, f"{options.ablation}-")
-
-
-def _run_table(options):
+def _run_table(options, experiment, out):
     from letkd_keras.recipes import grid
 
-    experiment, out = _experiment_and_folder(options, TABLES[options.ablation])
     table = grid.run(experiment, out, command_line.verbosity(), options.jobs)
     return _show(out / "table.md", table)
 
 
-def _run_values(options):
+def _run_values(options, experiment, out):
     from letkd_keras.recipes import value_sweep
 
     value = VALUES[options.ablation]
-    experiment, out = _experiment_and_folder(options, value.methods)
     rows = value_sweep.run(
         experiment, value, options.values, out, command_line.verbosity(), options.jobs
     )
     return _show(out / "values.md", rows)
 
 
-def _run_probe(options):
+def _run_probe(options, experiment, out):
     from letkd_keras.recipes import grid, probe
 
-    experiment, out = _experiment_and_folder(options, PROBED)
     grid.run(experiment, out, command_line.verbosity(), options.jobs)
     return _show(out / "probe.md", probe.write(experiment, out))
 
 
-def _run_tsne(options):
+def _run_tsne(options, experiment, out):
     from letkd_keras.recipes import grid, tsne
 
-    experiment, out = _experiment_and_folder(options, ("letkd2",))
     table = grid.run(experiment, out, command_line.verbosity(), options.jobs)
     # By the method that was trained: letKD-1 where there is no intermediate layer.
     return _show(tsne.write(experiment, out, table[0]["method"]))
 
 
-def _run_time(options):
+def _run_time(options, experiment, out):
     from letkd_keras.recipes import layer_time
 
-    experiment, out = _experiment_and_folder(options, ("letkd2",))
     return _show(out / "time.md", layer_time.write(experiment, out, options.values or TIMED))
 
 
-def _run_subclass_map(options):
+def _run_subclass_map(options, experiment, out):
     from letkd_keras.recipes import subclass_map
 
-    experiment, out = _experiment_and_folder(options, ("letkd2",))
     return _show(subclass_map.write(experiment, out, command_line.verbosity()))
 
 
+_METHODS = {
+    **TABLES,
+    "probe": PROBED,
+    "tsne": ("letkd2",),
+    "time": ("letkd2",),
+    "subclass-map": ("letkd2",),
+}
 _RUN = {
     **dict.fromkeys(TABLES, _run_table),
     "probe": _run_probe,

@@ -25,6 +25,7 @@ from letkd_keras.recipes.options import (
     default_out,
     experiment_of,
     print_markdown,
+    run_on_workers,
     settings_of,
 )
 
@@ -65,12 +66,14 @@ def main(arguments=None):
     options = parse(arguments)
     from letkd_keras.recipes import grid
 
-    experiment = experiment_of(options, settings_of(options))
-    out = options.out or default_out(experiment, "compare-")
-    table = grid.run(experiment, out, command_line.verbosity(), options.jobs)
-    print_markdown(out / "table.md")
-    print(f"Everything is in {out}")
-    return table
+    def compare(experiment):
+        out = options.out or default_out(experiment, "compare-")
+        table = grid.run(experiment, out, command_line.verbosity(), options.jobs)
+        print_markdown(out / "table.md")
+        print(f"Everything is in {out}")
+        return table
+
+    return run_on_workers(options, lambda: experiment_of(options, settings_of(options)), compare)
 
 
 if __name__ == "__main__":

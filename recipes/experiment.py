@@ -2,14 +2,13 @@
 
 import json
 import logging
-import os
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from letkd_keras.data import DataSpec
 from letkd_keras.functional import suggest_stage_ends
-from letkd_keras.recipes import methods, published, sizes
+from letkd_keras.recipes import methods, published, sizes, workers
 from letkd_keras.recipes.networks import Network, grid, pool_size
 from letkd_keras.recipes.training import Schedule, balanced_class_weights
 
@@ -216,10 +215,9 @@ def prepare(experiment):
         as many templates as its budget allows.
 
     Raises:
-        ValueError: If something does not fit, or `TF_CONFIG` names several workers.
+        ValueError: If something does not fit.
         FileNotFoundError: If the file of a network does not exist.
     """
-    _check_one_machine()
     methods.check(experiment.methods, experiment.data)
     _check_batch_sizes(experiment)
     if experiment.class_weights is not None:
@@ -268,17 +266,6 @@ def prepare(experiment):
     return replace(experiment, pool_sizes=pool_sizes, sizes=measured)
 
 
-def _check_one_machine():
-    workers = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {}).get("worker", [])
-    if len(workers) > 1:
-        raise ValueError(
-            "Recipes run on one machine with all of its GPUs: `TF_CONFIG` must not name several "
-            "workers. To train on several machines, call `fit` of a distiller under "
-            "`MultiWorkerMirroredStrategy` in your own program (docs/speed.md). "
-            f"Received: workers {workers}"
-        )
-
-
 def _check_batch_sizes(experiment):
     examples = experiment.data.train_examples
     for schedule in (*experiment.teacher_phases.values(), experiment.student_schedule):
@@ -286,6 +273,16 @@ def _check_batch_sizes(experiment):
             raise ValueError(
                 f"`batch_size` must be at most the {examples} training images. "
                 f"Received: batch_size={schedule.batch_size}"
+            )
+        if schedule.batch_size % workers.devices():
+            raise ValueError(
+                f"`batch_size` must be a multiple of the {workers.devices()} devices of all "
+                f"workers. Received: batch_size={schedule.batch_size}"
+            )
+        if schedule.clip_norm is not None and workers.current() is not None:
+            raise ValueError(
+                "`clip_norm` cannot be used by several workers, each of which would clip its own "
+                f"part of the gradient. Received: clip_norm={schedule.clip_norm}"
             )
 
 

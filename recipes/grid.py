@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from letkd_keras import command_line
 from letkd_keras.files import write_text
-from letkd_keras.recipes import method_table, methods, results
+from letkd_keras.recipes import method_table, methods, results, workers
 from letkd_keras.recipes.experiment import OPEN_KEYS, Experiment, prepare
 from letkd_keras.recipes.run import (
     devices,
@@ -56,6 +56,10 @@ def run(experiment, out, verbose=2, jobs=1):
     Raises:
         ValueError: If the experiment or the folder does not fit; before any training.
     """
+    if jobs > 1 and workers.current() is not None:
+        raise ValueError(
+            f"`jobs` must be 1 where several workers share each training. Received: jobs={jobs}"
+        )
     experiment = prepare(experiment)
     folder = RunFolder(out, experiment.config(), open_keys=OPEN_KEYS)
     with folder.locked(), logged_to(folder / "log.txt"), devices():
@@ -109,6 +113,8 @@ def _in_this_process(experiment, cell, teacher, prototypes, folder, verbose):
     try:
         with _locked(training):
             train_student(experiment, method, seed, teacher, prototypes, folder, verbose)
+    except ConnectionError:  # no other cell could be trained
+        raise
     except Exception as error:  # whatever it is, the other cells can be trained
         _record_failure(training, error)
     return cell

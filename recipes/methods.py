@@ -35,6 +35,7 @@ from letkd_keras.distillers import (
 from letkd_keras.functional import insert_kd_layers
 from letkd_keras.layers import KDLayer
 from letkd_keras.losses import LOGIT_LOSSES, logit_loss
+from letkd_keras.recipes import workers
 
 _PENULTIMATE, _INTERMEDIATE = ("penultimate",), ("intermediate",)
 _BOTH = ("penultimate", "intermediate")
@@ -218,6 +219,11 @@ def check(names, data):
             raise ValueError(
                 f"{name} compares each image with all others: its data must be in memory. "
                 f"Received: {data.name}, which is read from disk"
+            )
+        if method.needs_rows and workers.current() is not None:
+            raise ValueError(
+                f"{name} must be trained by one worker, since its memory banks are of one device. "
+                f"Received: workers with {workers.devices()} devices"
             )
         if method.needs_rows and _gpus() > 1:
             raise ValueError(

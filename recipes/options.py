@@ -569,17 +569,40 @@ def run_recipe(options, settings, measures=None):
     Returns:
         The report as a dictionary.
     """
-    from letkd_keras.recipes.run import run
-
     names = options.methods
     # The student that ships: of letKD-2 where it is trained, otherwise of the last method.
     exported = "letkd2" if "letkd2" in names else names[-1]
-    experiment = experiment_of(options, settings, export_method=exported)
-    out = options.out or default_out(experiment)
-    report = run(experiment, out, command_line.verbosity(), measures=measures)
-    print_markdown(Path(out) / "report.md")
-    print(f"Everything is in {out}")
-    return report
+
+    def run_experiment(experiment):
+        from letkd_keras.recipes.run import run
+
+        out = options.out or default_out(experiment)
+        report = run(experiment, out, command_line.verbosity(), measures=measures)
+        print_markdown(Path(out) / "report.md")
+        print(f"Everything is in {out}")
+        return report
+
+    return run_on_workers(
+        options, lambda: experiment_of(options, settings, export_method=exported), run_experiment
+    )
+
+
+def run_on_workers(options, make_experiment, command):
+    """Run a recipe's command; where there are other workers, they share its trainings.
+
+    Args:
+        options: What a parser with `add_experiment_options` gave.
+        make_experiment: Function that returns the `Experiment` of the options.
+        command: Function of this experiment.
+
+    Returns:
+        What the command returns; `None` on other workers than the chief.
+    """
+    import keras
+
+    from letkd_keras.recipes import shared_training
+
+    return shared_training.run_on_workers(keras.backend.backend(), make_experiment, command)
 
 
 def print_markdown(path):

@@ -10,9 +10,10 @@ from letkd_keras.files import checksum, save_model
 from letkd_keras.functional import load_model
 from letkd_keras.models import frozen_backbone
 from letkd_keras.prototypes import Prototypes, fit_prototypes, remove_workdir
-from letkd_keras.recipes import class_report, exporting, methods, report, results
+from letkd_keras.recipes import class_report, exporting, methods, report, results, workers
 from letkd_keras.recipes.experiment import OPEN_KEYS, prepare
-from letkd_keras.recipes.training import finish, train
+from letkd_keras.recipes.shared_training import train
+from letkd_keras.recipes.training import finish
 from letkd_keras.run_folder import RunFolder
 
 log = logging.getLogger("letkd_keras")
@@ -71,9 +72,10 @@ def _look_for_broken_images(data, error):
 def devices():
     """The scope of a run's devices: `MirroredStrategy` where TensorFlow has several GPUs.
 
-    Elsewhere the backend chooses, on JAX its first device.
+    Elsewhere the backend chooses, on JAX its first device. Trainings that several workers share
+    have a scope of their own.
     """
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() != "tensorflow" or workers.current() is not None:
         return nullcontext()
     import tensorflow as tf
 

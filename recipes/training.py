@@ -333,23 +333,12 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     state = read_state(folder)
     steps = steps_per_epoch(data.train_examples, schedule.batch_size)
-    loss = schedule.loss(one_hot=mixes_labels(augmentation))
-
-    def evaluation_batches(split):
-        batches = data.evaluation_batches(256, split)
-        if not mixes_labels(augmentation):
-            return batches
-        return batches.map(
-            lambda x, y: (x, keras.ops.one_hot(y, data.num_classes, dtype="float32"))
-        )
-
     selects = data.has_validation
-    model.compile(optimizer=schedule.make_optimizer(steps), loss=loss, metrics=["accuracy"])
+    compile_model(model, schedule, steps, augmentation)
     save_state = SaveState(folder, state, keeps_best=selects)
     first_epoch = state["epochs"]
     if first_epoch:
-        model.optimizer.build(model.trainable_variables)
-        model.load_weights(folder / state["last"]["name"])
+        load_state(model, folder / state["last"]["name"])
     if first_epoch < schedule.epochs:
         model.fit(
             data.training_batches(
@@ -360,7 +349,9 @@ def train(
                 **({"with_rows": True} if with_rows else {}),
                 **augmentation,
             ),
-            validation_data=evaluation_batches("validation" if selects else "test"),
+            validation_data=evaluation_batches(
+                data, augmentation, "validation" if selects else "test"
+            ),
             shuffle=False,  # the batches are shuffled already
             steps_per_epoch=steps,
             initial_epoch=first_epoch,
@@ -372,7 +363,7 @@ def train(
                 StopOnNonFiniteLoss(),
                 # Only while images are evaluated: the state has both kinds of weights.
                 *([] if schedule.ema is None else [keras.callbacks.SwapEMAWeights()]),
-                *_tensorboard(folder / "tensorboard"),
+                *tensorboard(folder / "tensorboard"),
                 save_state,
                 *(load_callback(name)() for name in callbacks),
             ],
@@ -384,10 +375,50 @@ def train(
         model.optimizer.finalize_variable_values(model.trainable_weights)
     if not selects:
         return result
-    accuracy = model.evaluate(evaluation_batches("test"), return_dict=True, verbose=0)["accuracy"]
+    batches = evaluation_batches(data, augmentation, "test")
+    accuracy = model.evaluate(batches, return_dict=True, verbose=0)["accuracy"]
     del result["accuracy_last"]
     validation = result.pop("accuracy_best")
     return {"accuracy_selected": 100 * accuracy, "accuracy_validation": validation, **result}
+
+
+def compile_model(model, schedule, steps, augmentation, **options):
+    """Compile a model for a training by a schedule.
+
+    Args:
+        model: Model with logits as outputs, built.
+        schedule: `Schedule`.
+        steps: Steps of an epoch.
+        augmentation: Options of the data's `training_batches`.
+        **options: Further arguments of `compile`.
+    """
+    loss = schedule.loss(one_hot=mixes_labels(augmentation))
+    optimizer = schedule.make_optimizer(steps)
+    model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"], **options)
+
+
+def load_state(model, file):
+    """Load the weights of an epoch that `SaveState` wrote, the optimizer's too."""
+    model.optimizer.build(model.trainable_variables)
+    model.load_weights(file)
+
+
+def evaluation_batches(data, augmentation, split, part=None):
+    """Batches to evaluate a model on that was trained with an augmentation.
+
+    Args:
+        data: `ImageData`, or an object with its methods.
+        augmentation: Options of the data's `training_batches`.
+        split: `"test"` or `"validation"`.
+        part: See `ImageData.evaluation_batches`.
+
+    Returns:
+        The batches; labels are float32 [B, classes] where a policy of the augmentation mixes them.
+    """
+    batches = data.evaluation_batches(256, split, **({} if part is None else {"part": part}))
+    if not mixes_labels(augmentation):
+        return batches
+    return batches.map(lambda x, y: (x, keras.ops.one_hot(y, data.num_classes, dtype="float32")))
 
 
 def load_callback(name):
@@ -440,7 +471,7 @@ def training_labels(data):
     return None if files is None else np.asarray(files.labels)
 
 
-def _tensorboard(folder):
+def tensorboard(folder):
     """TensorBoard's callback, where TensorFlow is installed."""
     if importlib.util.find_spec("tensorflow") is None:
         return []

@@ -96,8 +96,8 @@ class ImageData:
 
         Args:
             batch_size: Images of a batch.
-            **options: `seed`, `first_epoch`, `epochs`, `drop_remainder`, `with_rows` and the
-                augmentation of `letkd_keras.data.training_batches`.
+            **options: `seed`, `first_epoch`, `epochs`, `drop_remainder`, `with_rows`, `part` and
+                the augmentation of `letkd_keras.data.training_batches`.
 
         Returns:
             `tf.data.Dataset`, on the JAX backend `JaxBatches`, of (float32 [B, H, W, C],
@@ -116,12 +116,13 @@ class ImageData:
             **options,
         )
 
-    def evaluation_batches(self, batch_size, split="test"):
+    def evaluation_batches(self, batch_size, split="test", part=None):
         """Normalized batches in a fixed order, without augmentation; the last may be smaller.
 
         Args:
             batch_size: Images of a batch.
             split: `"test"`, `"train"` or, if there is one, `"validation"`.
+            part: `(index, count)` for the batches `index`, `index + count`, ...; `None` for all.
 
         Returns:
             `tf.data.Dataset`, on the JAX backend `JaxBatches`, of (float32 [B, H, W, C],
@@ -132,7 +133,7 @@ class ImageData:
         """
         images, labels = find_split(self._splits(), split)
         return _batches().evaluation_batches(
-            images, labels, batch_size, mean=self.mean, std=self.std
+            images, labels, batch_size, mean=self.mean, std=self.std, part=part
         )
 
     def subset(self, train_examples=None, test_examples=None, seed=0):

@@ -76,13 +76,25 @@ class FileSource:
 
         return self._read(tf.data.Dataset.range(len(self)))
 
-    def shuffled(self, seed, epoch):
-        """The same in an order that depends only on the seed and the epoch (a tensor)."""
+    def shuffled(self, seed, epoch, keep=None):
+        """The same in an order that depends only on the seed and the epoch (a tensor).
+
+        Args:
+            seed: Seed of the order.
+            epoch: Epoch, an integer tensor.
+            keep: Function from the position of an image in this order to whether it is read;
+                `None` to read all.
+
+        Returns:
+            `tf.data.Dataset` of (encoded image, label).
+        """
         import tensorflow as tf
 
         last = np.int64(len(self) - 1)
         key = tf.cast(tf.stack([tf.constant(seed, "int64"), epoch]), "int32")
         positions = tf.data.Dataset.range(len(self))
+        if keep is not None:
+            positions = positions.filter(keep)
         return self._read(
             positions.map(lambda n: tf.random.experimental.index_shuffle(n, key, last))
         )
@@ -234,11 +246,20 @@ class RecordSource:
             records = self._first_records()
         return records.map(self.parse, tf.data.AUTOTUNE, deterministic=True)
 
-    def shuffled(self, seed, epoch):
+    def shuffled(self, seed, epoch, keep=None):
         """The same in an order that depends only on the seed and the epoch (a tensor).
 
         Files in random order, sixteen read in turns, and a buffer of encoded images: the usual
         approximation of a shuffle. A subset is shuffled by the buffer only.
+
+        Args:
+            seed: Seed of the order.
+            epoch: Epoch, an integer tensor.
+            keep: Function from the position of an image in this order to whether it is kept; all
+                are read. `None` to keep all.
+
+        Returns:
+            `tf.data.Dataset` of (encoded image, label).
         """
         import tensorflow as tf
 
@@ -264,6 +285,9 @@ class RecordSource:
         records = records.shuffle(
             min(_SHUFFLE_BUFFER, len(self)), seed=drawn, reshuffle_each_iteration=False
         )
+        if keep is not None:
+            kept = records.enumerate().filter(lambda position, _: keep(position))
+            records = kept.map(lambda _, record: record)
         return records.map(self.parse, tf.data.AUTOTUNE, deterministic=True)
 
     def _first_records(self):

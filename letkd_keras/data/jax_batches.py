@@ -15,6 +15,7 @@ from letkd_keras.data.pipeline import (
     check_batch_size,
     check_images,
     check_padding,
+    part_of_batch,
     steps_per_epoch,
 )
 
@@ -30,9 +31,12 @@ class JaxBatches(keras.utils.PyDataset):
         key: Seed of the augmentation.
         transform: Function of (uint8 images, key of the batch) on the device.
         with_rows: Whether batches contain the index of each image in `images`.
+        own: Slice of the images of each batch that is returned.
     """
 
-    def __init__(self, images, labels, numbers, rows, key, transform, with_rows=False):
+    def __init__(
+        self, images, labels, numbers, rows, key, transform, with_rows=False, own=slice(None)
+    ):
         import jax
 
         super().__init__()
@@ -40,12 +44,13 @@ class JaxBatches(keras.utils.PyDataset):
         self.rows = rows
         self.labels = np.asarray(labels, "int64")
         self.with_rows = with_rows
+        self.own = own
         images = jax.numpy.asarray(images)
 
         @jax.jit
         def batch(images, rows, number):
             key_of_batch = jax.random.fold_in(jax.random.key(key), number)
-            return transform(images[rows], key_of_batch)
+            return transform(images[rows], key_of_batch)[own]
 
         # The images are an argument, so that they are not compiled into the program as a constant.
         self._batch = functools.partial(batch, images)
@@ -56,7 +61,7 @@ class JaxBatches(keras.utils.PyDataset):
     def __getitem__(self, index):
         number = self.numbers[index]
         rows = self.rows(number).astype("int32")
-        images = self._batch(rows, number)
+        images, rows = self._batch(rows, number), rows[self.own]
         return ({"image": images, "row": rows} if self.with_rows else images), self.labels[rows]
 
     def __iter__(self):
@@ -80,6 +85,7 @@ def training_batches(
     epochs=None,
     drop_remainder=True,
     with_rows=False,
+    part=None,
 ):
     """Shuffled, augmented, normalized training batches.
 
@@ -99,6 +105,7 @@ def training_batches(
             "`policies` need the TensorFlow backend (KERAS_BACKEND=tensorflow). "
             f"Received: policies={policies}"
         )
+    own = part_of_batch(batch_size, part, drop_remainder)
     steps = steps_per_epoch(count, batch_size, drop_remainder)
 
     @functools.lru_cache(maxsize=1)
@@ -116,10 +123,10 @@ def training_batches(
         augmented = augment(images, key, crop_padding, flip, rotation)
         return normalize(augmented, mean, std)
 
-    return JaxBatches(images, labels, numbers, rows, seed, transform, with_rows)
+    return JaxBatches(images, labels, numbers, rows, seed, transform, with_rows, own)
 
 
-def evaluation_batches(images, labels, batch_size, *, mean, std):
+def evaluation_batches(images, labels, batch_size, *, mean, std, part=None):
     """Normalized batches in order, without augmentation, as `JaxBatches`.
 
     Arguments are those of `letkd_keras.data.pipeline.evaluation_batches`.
@@ -130,7 +137,8 @@ def evaluation_batches(images, labels, batch_size, *, mean, std):
     def rows(number):
         return np.arange(number * batch_size, min((number + 1) * batch_size, count))
 
-    numbers = range(steps_per_epoch(count, batch_size, drop_remainder=False))
+    index, parts = part or (0, 1)
+    numbers = range(index, steps_per_epoch(count, batch_size, drop_remainder=False), parts)
     return JaxBatches(
         images, labels, numbers, rows, 0, lambda images, key: normalize(images, mean, std)
     )

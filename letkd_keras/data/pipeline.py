@@ -29,6 +29,7 @@ def training_batches(
     epochs=None,
     drop_remainder=True,
     with_rows=False,
+    part=None,
 ):
     """Shuffled, augmented, normalized training batches as a `tf.data.Dataset`.
 
@@ -55,19 +56,22 @@ def training_batches(
             program.
         with_rows: Whether batches contain the index of each image in `images`, as
             `{"image": [B, H, W, C], "row": int32 [B]}` (`CRD` needs it).
+        part: `(index, count)` for one of so many equal parts of every batch, such as that of a
+            worker; `None` for whole batches.
 
     Returns:
         Data set of (float32 [B, H, W, C], int64 [B]); labels are float32 [B, classes] if a policy
         mixes them.
 
     Raises:
-        ValueError: If sizes disagree or the batch is larger than the data.
+        ValueError: If sizes disagree, the batch is larger than the data, or it cannot be divided.
     """
     import tensorflow as tf
 
     count = check_images(images, labels)
     check_batch_size(batch_size, count)
     check_padding(crop_padding, images)
+    own = part_of_batch(batch_size, part, drop_remainder)
     steps = steps_per_epoch(count, batch_size, drop_remainder)
     read = _reader(images, labels)
     normalize = normalizer(mean, std)
@@ -84,7 +88,7 @@ def training_batches(
         x = augment(x, draw, crop_padding, flip, rotation)
         if policy is not None:
             x, y = policy(x, y)
-        x = normalize(x)
+        x, y, rows = normalize(x[own]), y[own], rows[own]
         return ({"image": x, "row": tf.cast(rows, "int32")} if with_rows else x), y
 
     numbers = tf.data.Dataset.range(
@@ -94,7 +98,7 @@ def training_batches(
     return without_auto_shard(dataset.prefetch(tf.data.AUTOTUNE))
 
 
-def evaluation_batches(images, labels, batch_size, *, mean, std):
+def evaluation_batches(images, labels, batch_size, *, mean, std, part=None):
     """Normalized batches in order, without augmentation, as a `tf.data.Dataset`.
 
     Args:
@@ -103,6 +107,7 @@ def evaluation_batches(images, labels, batch_size, *, mean, std):
         batch_size: Images of a batch; the last batch may be smaller.
         mean: Mean of each channel, of pixels in [0, 1].
         std: Standard deviation of each channel.
+        part: `(index, count)` for the batches `index`, `index + count`, ...; `None` for all.
 
     Returns:
         Data set of (float32 [B, H, W, C], int64 [B]).
@@ -121,7 +126,9 @@ def evaluation_batches(images, labels, batch_size, *, mean, std):
         x, y = read(tf.range(step * batch_size, tf.minimum((step + 1) * batch_size, count)))
         return normalize(x), y
 
-    steps = tf.data.Dataset.range(steps_per_epoch(count, batch_size, drop_remainder=False))
+    index, parts = part or (0, 1)
+    total = steps_per_epoch(count, batch_size, drop_remainder=False)
+    steps = tf.data.Dataset.range(index, total, parts)
     dataset = steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return without_auto_shard(dataset.prefetch(tf.data.AUTOTUNE))
 
@@ -139,6 +146,32 @@ def steps_per_epoch(count, batch_size, drop_remainder=True):
         An integer.
     """
     return count // batch_size if drop_remainder else math.ceil(count / batch_size)
+
+
+def part_of_batch(batch_size, part, drop_remainder=True):
+    """Where one of several equal parts of a batch is.
+
+    Args:
+        batch_size: Images of a batch.
+        part: `(index, count)`, or `None` for the whole batch.
+        drop_remainder: Whether all batches have this size.
+
+    Returns:
+        A slice.
+
+    Raises:
+        ValueError: If batches cannot be divided into so many equal parts.
+    """
+    if part is None:
+        return slice(None)
+    index, count = part
+    if batch_size % count or not drop_remainder:
+        raise ValueError(
+            f"`batch_size` must be a multiple of the {count} workers, in all batches. "
+            f"Received: batch_size={batch_size}, drop_remainder={drop_remainder}"
+        )
+    size = batch_size // count
+    return slice(index * size, (index + 1) * size)
 
 
 def augment(images, seed, crop_padding, flip, rotation=0.0):

@@ -10,6 +10,7 @@ from letkd_keras.data.image_sources import decode
 from letkd_keras.data.pipeline import (
     check_batch_size,
     normalizer,
+    part_of_batch,
     steps_per_epoch,
     without_auto_shard,
 )
@@ -163,6 +164,7 @@ class StreamedImages:
         first_epoch=0,
         epochs=None,
         drop_remainder=True,
+        part=None,
     ):
         """Shuffled batches of random resized crops, a function of seed and epoch only.
 
@@ -178,17 +180,29 @@ class StreamedImages:
             epochs: Epoch that the data set ends before, `None` for no end. Give `fit`
                 `steps_per_epoch`.
             drop_remainder: Whether the last, smaller batch of an epoch is left out.
+            part: `(index, count)` for one of so many equal parts of every batch, such as that of
+                a worker; other images are not decoded. `None` for whole batches.
 
         Returns:
             `tf.data.Dataset` of (float32 [B, H, W, 3], int64 [B]).
 
         Raises:
-            ValueError: If the batch is larger than the data.
+            ValueError: If the batch is larger than the data, or cannot be divided.
         """
         import tensorflow as tf
 
         count = len(self.train)
         check_batch_size(batch_size, count)
+        own, keep, size = part_of_batch(batch_size, part, drop_remainder), None, batch_size
+        positions = tf.data.Dataset.range(count)
+        if part is not None:
+            used, size = count // batch_size * batch_size, own.stop - own.start
+
+            def keep(position):
+                number = position % batch_size
+                return (position < used) & (number >= own.start) & (number < own.stop)
+
+            positions = positions.filter(keep)
 
         def epoch_batches(epoch):
             def crop(position, image):
@@ -196,21 +210,22 @@ class StreamedImages:
                 draw = tf.stack([tf.constant(seed, "int64"), epoch * count + position])
                 return self._random_crop(encoded, draw, area, aspect, flip), label
 
-            images = self.train.shuffled(seed, epoch).enumerate()
+            images = tf.data.Dataset.zip(positions, self.train.shuffled(seed, epoch, keep))
             crops = images.map(crop, tf.data.AUTOTUNE, deterministic=True)
-            return self._batches(crops, batch_size, drop_remainder)
+            return self._batches(crops, size, drop_remainder)
 
         numbers = tf.data.Dataset.range(
             first_epoch, np.iinfo("int64").max if epochs is None else epochs
         )
         return without_auto_shard(numbers.flat_map(epoch_batches).prefetch(tf.data.AUTOTUNE))
 
-    def evaluation_batches(self, batch_size, split="test"):
+    def evaluation_batches(self, batch_size, split="test", part=None):
         """Batches in a fixed order: the centers of images resized to 8/7 of `image_size`.
 
         Args:
             batch_size: Images of a batch; the last batch may be smaller.
             split: `"test"`, `"train"` or, if there is one, `"validation"`.
+            part: `(index, count)` for the images `index`, `index + count`, ...; `None` for all.
 
         Returns:
             `tf.data.Dataset` of (float32 [B, H, W, 3], int64 [B]).
@@ -221,14 +236,20 @@ class StreamedImages:
         import tensorflow as tf
 
         source = find_split(self._sources(), split)
-        images = source.in_order().map(
-            lambda encoded, label: (self._center_crop(encoded), label),
-            tf.data.AUTOTUNE,
-            deterministic=True,
+        index, parts = part or (0, 1)
+        images = (
+            source.in_order()
+            .shard(parts, index)
+            .map(
+                lambda encoded, label: (self._center_crop(encoded), label),
+                tf.data.AUTOTUNE,
+                deterministic=True,
+            )
         )
         batches = self._batches(images, batch_size).prefetch(tf.data.AUTOTUNE)
         # TensorFlow does not know the number of records.
-        steps = steps_per_epoch(len(source), batch_size, drop_remainder=False)
+        images = len(range(index, len(source), parts))
+        steps = steps_per_epoch(images, batch_size, drop_remainder=False)
         batches = batches.apply(tf.data.experimental.assert_cardinality(steps))
         return without_auto_shard(batches)
 

@@ -10,6 +10,7 @@ from letkd_keras.distillers.kd import KD
 from letkd_keras.distillers.letkd import LetKD
 from letkd_keras.distillers.simkd import SimKD
 from letkd_keras.distillers.sp import SP
+from letkd_keras.distillers.supervised import Supervised
 from letkd_keras.distillers.vid import VID
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "HintedLetKD",
     "LetKD",
     "SimKD",
+    "Supervised",
 ]

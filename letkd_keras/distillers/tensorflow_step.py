@@ -2,8 +2,8 @@ import keras
 import tensorflow as tf
 
 
-class TrainStep:
-    """A distiller's steps on TensorFlow, on one device, several, or several machines' devices."""
+class StepOnWorkers:
+    """What Keras' steps on TensorFlow lack on several machines' devices, and refuse on CPUs."""
 
     def make_train_function(self, force=False):
         """Keras' compiled step; what Keras 3.15 would fail at in the midst of it is refused before.
@@ -28,6 +28,30 @@ class TrainStep:
         return super().make_train_function(force)
 
     def train_step(self, data):
+        return self._gatherable(super().train_step(data))
+
+    def test_step(self, data):
+        return self._gatherable(super().test_step(data))
+
+    def _gatherable(self, logs):
+        """Logs as Keras 3.15 gathers them: of several workers it takes vectors only."""
+        if self._has_several_workers():
+            return {name: tf.reshape(value, (1,)) for name, value in logs.items()}
+        return logs
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras 3.15 fails at it over several workers; these models are built when they are made.
+        if not self._has_several_workers():
+            super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+
+    def _has_several_workers(self):
+        return isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+class TrainStep(StepOnWorkers):
+    """A distiller's steps on TensorFlow, on one device, several, or several machines' devices."""
+
+    def train_step(self, data):
         """One step: teacher outside the gradient tape, student once inside it."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         teacher_outputs = self.compute_teacher_outputs(x, y)
@@ -48,21 +72,7 @@ class TrainStep:
         return self._gatherable(logs)
 
     def test_step(self, data):
-        return self._gatherable(self.without_training_losses(super().test_step(data)))
-
-    def _gatherable(self, logs):
-        """Logs as Keras 3.15 gathers them: of several workers it takes vectors only."""
-        if self._has_several_workers():
-            return {name: tf.reshape(value, (1,)) for name, value in logs.items()}
-        return logs
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Keras 3.15 fails at it over several workers; a distiller is built when it is made.
-        if not self._has_several_workers():
-            super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
-
-    def _has_several_workers(self):
-        return isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        return self.without_training_losses(super().test_step(data))
 
 
 def _has_replicas_on_cpus(strategy):
