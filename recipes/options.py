@@ -11,6 +11,7 @@ from letkd_keras import command_line
 from letkd_keras.command_line import (
     PIXELS,
     add_data_options,
+    add_engine_options,
     add_formats_option,
     add_methods_option,
     add_out_option,
@@ -242,6 +243,7 @@ def add_experiment_options(
             **weight,
         )
 
+    add_engine_options(parser, work="the trainings")
     group = parser.add_argument_group("results")
     if exports:
         add_formats_option(group, ("savedmodel", "tflite"))
@@ -279,8 +281,16 @@ def _add_training_options(add, default, of_data):
         "--warm-up-epochs",
         type=non_negative_integer,
         metavar="N",
-        default=default.warm_up_epochs,
-        help=f"first epochs, in which the learning rate grows linearly{of_data}",
+        help="first epochs, in which the learning rate grows linearly (default: "
+        + ("as in the recipe of the data set" if of_data else f"{default.warm_up_epochs}")
+        + ", or those of --scale-learning-rate)",
+    )
+    add(
+        "--scale-learning-rate",
+        action="store_true",
+        help="multiply the learning rates of sgd by --batch-size divided by the recipe's batch "
+        "size; for larger batches it grows in the first 18th of the epochs, at most 5 (Goyal et "
+        "al. 2017)",
     )
     add(
         "--label-smoothing",
@@ -421,7 +431,10 @@ def experiment_of(options, settings, methods=None, export_method=None):
 
     def schedule(rate_option, rate, epochs, **others):
         rate = given_or(rate_option, adjusted.get("learning_rate", rate))
-        return Schedule.of(settings, rate, epochs, value("batch_size"), **shared, **others)
+        made = Schedule.of(settings, rate, epochs, value("batch_size"), **shared, **others)
+        if options.scale_learning_rate:
+            made = made.scaled_from(settings.batch_size, options.warm_up_epochs)
+        return made
 
     teacher_epochs = given_or("teacher_epochs", settings.teacher_epochs or value("epochs"))
     teacher_schedule = schedule("teacher_learning_rate", settings.learning_rate, teacher_epochs)
@@ -600,8 +613,13 @@ def run_on_workers(options, make_experiment, command):
     """
     import keras
 
-    from letkd_keras.recipes import shared_training
+    from letkd_keras.recipes import ray_workers, shared_training, workers
 
+    if options.engine == "ray":
+        ray_workers.check(keras.backend.backend())
+        experiment = make_experiment()
+        with workers.sharing(ray_workers.RayWorkers(options.workers, experiment.spec)):
+            return command(experiment)
     return shared_training.run_on_workers(keras.backend.backend(), make_experiment, command)
 
 

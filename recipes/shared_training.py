@@ -74,16 +74,19 @@ def run_on_workers(backend, make_experiment, command):
     group = workers.connect(backend)
     if group is None:
         return command(make_experiment())
-    with workers.sharing(Chief(group)):
-        try:
-            experiment = make_experiment()
-        except Exception as error:
-            _agree(group, {"error": f"{type(error).__name__}: {error}"})
-            raise
-        _agree(group, {"experiment": experiment.config(), **_code()})
-        if not group.is_chief:
-            return _serve(group, experiment.data)
-        return _lead(group, command, experiment)
+    try:
+        with workers.sharing(Chief(group)):
+            try:
+                experiment = make_experiment()
+            except (ValueError, OSError, ImportError) as error:
+                agree(group, {"error": str(error)})
+            agree(group, {"experiment": experiment.config(), **code()})
+            if not group.is_chief:
+                return _serve(group, experiment.data)
+            return _lead(group, command, experiment)
+    except BaseException:
+        group.leave()
+        raise
 
 
 class Chief:
@@ -154,7 +157,7 @@ def _serve(group, data):
                 log.warning("%s", error)
 
 
-def _agree(group, own):
+def agree(group, own):
     """Compare what the workers were started with.
 
     Raises:
@@ -162,12 +165,10 @@ def _agree(group, own):
     """
     messages = [json.loads(message) for message in group.gather(json.dumps(own).encode())]
     for index, message in enumerate(messages):
-        if "error" in message and index != group.index:
-            raise ValueError(f"Worker {index + 1} ended by an error: {message['error']}")
+        if "error" in message:
+            raise ValueError(f"Worker {index + 1} of {group.count}: {message['error']}")
     ignored = [f"experiment.{key}" for key in OPEN_KEYS]
     for index, message in enumerate(messages):
-        if "error" in message:
-            return
         differing = differences(
             messages[0], message, ignored, ("of the chief", f"of worker {index + 1}")
         )
@@ -178,7 +179,7 @@ def _agree(group, own):
             )
 
 
-def _code():
+def code():
     """Versions, and a digest of this package's code."""
     digest = hashlib.sha256()
     for package in ("letkd_keras", "letkd_keras.recipes", "letkd_keras.export"):
@@ -194,6 +195,14 @@ def _code():
 
 
 # === A training on one of the workers ===
+
+
+def fit_alone(file, data, order, folder):
+    """Fit a model without other workers; see `fit`."""
+    options = {name: value for name, value in order.items() if name != "schedule"}
+    schedule = training.Schedule.from_config(order["schedule"])
+    with schedule.precision():
+        training.train(load_model(file), data, schedule, folder, **options)
 
 
 def fit(group, file, data, order, folder):
@@ -230,13 +239,16 @@ def _fit(group, file, weights, data, order, folder, state):
     steps = steps_per_epoch(data.train_examples, schedule.batch_size)
     # TensorFlow's workers are not compiled by XLA, which knows nothing of their collectives.
     options = {} if keras.backend.backend() == "jax" else {"jit_compile": False}
+    # JAX wants the same values from all processes, those that are then replaced too.
+    keras.utils.set_random_seed(order["seed"])
     with schedule.precision(), group.scope():
         model = load_model(file)
         if not hasattr(model, "student"):
             model = Supervised(model.inputs, model.outputs, name=model.name)
-        for layer in layers_inside(model):
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.synchronized = True  # statistics of the whole batch, as on one device
+        if keras.backend.backend() == "tensorflow":
+            for layer in layers_inside(model):
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.synchronized = True  # statistics of the whole batch, as JAX's are
         training.compile_model(model, schedule, steps, augmentation, **options)
         if first_epoch:
             training.load_state(model, weights)

@@ -4,9 +4,10 @@ import csv
 import importlib
 import importlib.util
 import io
+import math
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import keras
@@ -82,6 +83,38 @@ class Schedule:
         )
         options = {"weight_decay": settings.weight_decay, **options}
         return cls(epochs, learning_rate, tuple(milestones), batch_size, **options)
+
+    def scaled_from(self, batch_size, warm_up_epochs=None):
+        """The schedule for its batch size, where its learning rate is for another one.
+
+        The linear rule of Goyal et al. 2017, "Accurate, Large Minibatch SGD", for SGD: with k times
+        the batch size, k times the learning rate; epochs, milestones and weight decay stay. Their
+        warm-up is 5 of 90 epochs, from the rate of the smaller batch. Here it starts near 0, and a
+        shorter training has as large a share of it.
+
+        Args:
+            batch_size: Images in a step that the learning rate is for.
+            warm_up_epochs: Warm-up epochs; `None` for those of the rule where k is more than 1.
+
+        Returns:
+            `Schedule`.
+
+        Raises:
+            ValueError: If the optimizer is not SGD.
+        """
+        if self.optimizer != "sgd":
+            raise ValueError(
+                "`scale_learning_rate` is a rule for the optimizer sgd. "
+                f"Received: optimizer={self.optimizer}"
+            )
+        scale = self.batch_size / batch_size
+        if warm_up_epochs is None:
+            warm_up_epochs = self.warm_up_epochs
+            if scale > 1 and self.epochs > 1:
+                warm_up_epochs = max(warm_up_epochs, min(5, math.ceil(self.epochs / 18)))
+        return replace(
+            self, learning_rate=scale * self.learning_rate, warm_up_epochs=warm_up_epochs
+        )
 
     def config(self):
         """The schedule as a JSON-like dictionary."""

@@ -4,11 +4,13 @@ Each worker is a process, on this machine or on another one. They are told of ea
 environment: `TF_CONFIG` on TensorFlow, `KERAS_DISTRIBUTION_...` on JAX. The first one is the chief.
 """
 
+import atexit
 import contextlib
 import contextvars
 import json
 import logging
 import os
+import sys
 
 import numpy as np
 
@@ -135,6 +137,9 @@ class Workers:
                 "command: they continue after the last finished epoch"
             ) from error
 
+    def leave(self):
+        """Have this process end without the others, after an error."""
+
     # What a backend has of its own
 
     def errors_of_lost_workers(self):
@@ -252,12 +257,24 @@ class JaxWorkers(Workers):
         with self.watched(), self.alone():
             return np.asarray(multihost_utils.process_allgather(values)).sum(axis=0)
 
+    def leave(self):
+        def end():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(2)
+
+        # Otherwise JAX waits at the end of the process for all others, and they for this one.
+        atexit.register(end)
+
     def errors_of_lost_workers(self):
         import jax
 
-        return (jax.errors.JaxRuntimeError,)
+        return (jax.errors.JaxRuntimeError, ValueError)
 
     def _is_loss(self, error):
+        # JAX raises a plain ValueError, too, where the connection of two CPUs is closed.
+        if type(error) is ValueError:
+            return "Gloo" in str(error)
         return not str(error).startswith(("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"))
 
     def scope(self):

@@ -1,0 +1,56 @@
+"""Run a small recipe whose trainings are shared by two workers of Ray on this machine.
+
+    python recipe_on_ray.py FOLDER MARK
+
+One of the workers kills itself in the second epoch of the student, once: when there is no file
+MARK, which it leaves.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import keras
+from recipe_on_workers import OPTIONS
+
+from letkd_keras.command_line import set_up_logging
+from letkd_keras.recipes import compare
+
+
+class DieOnce(keras.callbacks.Callback):
+    """Kills one worker, once."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        mark = os.environ.get("DIE_ONCE")
+        if mark and epoch and '"index": 1' in os.environ.get("TF_CONFIG", ""):
+            try:
+                Path(mark).touch(exist_ok=False)
+            except FileExistsError:
+                return
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(folder, mark):
+    import ray
+
+    os.environ["DIE_ONCE"] = mark
+    # In a folder with a short name, for Ray's sockets.
+    temporary = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    ray.init(num_cpus=2, include_dashboard=False, _temp_dir=temporary)
+    keras.config.set_floatx("float64")
+    try:
+        compare.main(
+            [*OPTIONS, "--engine", "ray", "--workers", "2", "--callback", "recipe_on_ray:DieOnce"]
+            + ["--out", folder]
+        )
+    finally:
+        ray.shutdown()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    set_up_logging()
+    main(*sys.argv[1:])
