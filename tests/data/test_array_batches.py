@@ -102,3 +102,36 @@ def test_rotation_depends_on_the_seed_alone(problem):
     assert (first != other).any()
     resumed = arrays(training_batches(images, labels, 8, seed=0, first_epoch=1, **options))[0]
     np.testing.assert_array_equal(resumed, first[16:])
+
+
+@pytest.mark.parametrize("options", [{}, {"rotation": 20.0, "with_rows": True}])
+def test_parts_of_training_batches_make_up_whole_ones(options, problem):
+    def batches(**part):
+        made = training_batches(
+            *problem, 6, **STATISTICS, seed=3, crop_padding=2, epochs=2, **options, **part
+        )
+        return [(x["image"], x["row"], y) if options else (x, y) for x, y in made]
+
+    whole, *parts = batches(), *(batches(part=(index, 3)) for index in range(3))
+    assert len(whole) == 6
+    for batch, *shares in zip(whole, *parts, strict=True):
+        assert all(len(share[0]) == 2 for share in shares)
+        for array, *own in zip(batch, *shares, strict=True):
+            np.testing.assert_array_equal(np.concatenate(own), array)
+
+
+def test_parts_of_evaluation_batches_are_all_batches(problem):
+    parts = [
+        list(evaluation_batches(*problem, 4, **STATISTICS, part=(index, 4))) for index in range(4)
+    ]
+    assert [len(part) for part in parts] == [2, 2, 1, 1]
+    labels = [[y.numpy() for _, y in part] for part in parts]
+    in_order = [labels[number % 4][number // 4] for number in range(6)]
+    np.testing.assert_array_equal(np.concatenate(in_order), problem[1])
+
+
+def test_batches_that_cannot_be_divided_are_refused(problem):
+    with pytest.raises(ValueError, match="`batch_size` must be a multiple of the 4 workers"):
+        training_batches(*problem, 6, **STATISTICS, part=(0, 4))
+    with pytest.raises(ValueError, match="in all batches.*drop_remainder=False"):
+        training_batches(*problem, 6, **STATISTICS, part=(0, 2), drop_remainder=False)

@@ -157,6 +157,30 @@ def test_evaluation_batches(tree):
         data.evaluation_batches(4, "val")
 
 
+def test_parts_of_batches_make_up_whole_ones(tree):
+    data = load_imagenet(tree, 32)
+    whole = list(data.training_batches(6, epochs=2, seed=4))
+    parts = [
+        list(data.training_batches(6, epochs=2, seed=4, part=(index, 2))) for index in range(2)
+    ]
+    assert len(whole) == 6
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert len(first[0]) == len(second[0]) == 3
+        for array, *own in zip(batch, first, second, strict=True):
+            np.testing.assert_array_equal(np.concatenate(own), array)
+
+
+def test_parts_of_the_evaluation_have_every_image_once(tree):
+    data = load_imagenet(tree, 32)
+    expected, labels = arrays(data.evaluation_batches(9), data)
+    for index in range(2):
+        batches = data.evaluation_batches(2, part=(index, 2))
+        assert batches.cardinality() == 3 - index
+        images, own = arrays(batches, data)
+        np.testing.assert_array_equal(own, labels[index::2])
+        np.testing.assert_array_equal(images, expected[index::2])
+
+
 def test_other_formats_and_channels(tmp_path):
     for split in ("train", "val"):
         write_tree(tmp_path / split, images=1)
@@ -234,6 +258,13 @@ def test_records_in_order_and_shuffled(records):
     )
     assert first == again and sorted(first) == list(range(40))
     assert first != later and first != other and first != list(range(40))
+
+
+def test_records_that_are_kept_have_the_same_order(records):
+    epoch = tf.constant(1, tf.int64)
+    order = numbers(records.shuffled(3, epoch))
+    kept = numbers(records.shuffled(3, epoch, keep=lambda position: position % 4 == 1))
+    assert kept == order[1::4]
 
 
 def test_records_beyond_the_buffer_are_shuffled_by_file(records, monkeypatch):

@@ -43,8 +43,10 @@ def main(folder, mark):
     keras.config.set_floatx("float64")
     try:
         compare.main(
-            [*OPTIONS, "--engine", "ray", "--workers", "2", "--callback", "recipe_on_ray:DieOnce"]
-            + ["--out", folder]
+            [
+                *(*OPTIONS, "--engine", "ray", "--workers", "2"),
+                *("--callback", "recipe_on_ray:DieOnce", "--out", folder),
+            ]
         )
     finally:
         ray.shutdown()

@@ -6,9 +6,8 @@ import pytest
 
 from letkd_keras.data import DataSpec
 from letkd_keras.functional import fingerprint
-from letkd_keras.recipes import digits
+from letkd_keras.recipes import digits, workers
 from letkd_keras.recipes.experiment import OPEN_KEYS, Experiment, prepare
-from letkd_keras.recipes.networks import Network
 from letkd_keras.recipes.options import experiment_of
 from letkd_keras.run_folder import differences
 
@@ -154,9 +153,19 @@ def test_what_does_not_fit_is_refused(text, message):
         prepare(_experiment(f"--methods letkd2 {text}"))
 
 
-def test_several_workers_are_refused(monkeypatch):
-    cluster = {"cluster": {"worker": ["one:2222", "two:2222"]}, "task": {"type": "worker"}}
-    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
-    with pytest.raises(ValueError, match=r"on one machine.*Received: workers \['one:2222', 'two"):
-        prepare(_experiment("--methods kd"))
-    assert Network.of("resnet8").file is None
+class _Workers:
+    devices = 8
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "`batch_size` must be a multiple of the 8 devices of all workers.*batch_size=20"),
+        ("--batch-size 16 --clip-norm 1", "`clip_norm` cannot be used by several workers"),
+        ("--batch-size 16 --methods crd", "crd must be trained by one worker"),
+    ],
+)
+def test_what_several_workers_cannot_train_is_refused(text, message):
+    with workers.sharing(_Workers()), pytest.raises(ValueError, match=message):
+        prepare(_experiment(text))
+    assert workers.current() is None

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from letkd_keras.data import ImageData
-from letkd_keras.recipes import compare, grid, method_table, results
+from letkd_keras.recipes import compare, grid, method_table, results, workers
 from letkd_keras.recipes.options import experiment_of, settings_of
 from letkd_keras.recipes.published import Accuracy
 from letkd_keras.recipes.training import finish
@@ -233,3 +233,18 @@ def test_a_cell_is_not_trained_on_other_images(cells, tmp_path):
     file.write_text(json.dumps(config))
     assert not grid.train_cell(out, "kd", 0)
     assert "images of digits have changed" in (out / "kd" / "seed0" / "error.txt").read_text()
+
+
+def test_jobs_are_refused_where_workers_share_the_trainings(cells, tmp_path):
+    with workers.sharing(object()), pytest.raises(ValueError, match="`jobs` must be 1"):
+        grid.run(None, tmp_path, jobs=2)
+
+
+def test_a_lost_worker_ends_the_grid(cells, tmp_path, monkeypatch):
+    def lost(*_):
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(grid, "train_student", lost)
+    with pytest.raises(ConnectionError, match="gone"):
+        grid.run(_experiment(["kd"]), tmp_path / "grid")
+    assert not list((tmp_path / "grid").rglob("error.txt"))

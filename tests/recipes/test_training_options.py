@@ -326,6 +326,43 @@ def test_options_reach_the_schedules_and_the_config():
     assert type(experiment).from_config(config).config() == config
 
 
+def test_learning_rates_scale_with_the_batch_by_hand():
+    """Four times the batch of 64: four times 0.05, after 5 of 240 epochs; milestones stay."""
+    plain, scaled = (
+        _experiment("--batch-size 256"),
+        _experiment("--batch-size 256 --scale-learning-rate"),
+    )
+    for role in ("teacher_schedule", "student_schedule"):
+        schedule = getattr(scaled, role)
+        assert schedule == replace(
+            getattr(plain, role), learning_rate=pytest.approx(0.2), warm_up_epochs=5
+        )
+    rates = scaled.student_schedule.learning_rates(10)
+    assert [float(rates(step)) for step in (0, 24, 49, 1000)] == pytest.approx(
+        [0.2 / 50, 0.1, 0.2, 0.2]
+    )
+    # An 18th of the epochs, as 5 of 90.
+    assert Schedule(36, 0.1, (), 128).scaled_from(64).warm_up_epochs == 2
+    assert Schedule(6, 0.1, (), 128).scaled_from(64).warm_up_epochs == 1
+    assert Schedule(1, 0.1, (), 128).scaled_from(64).warm_up_epochs == 0
+
+
+def test_a_given_rate_is_scaled_and_a_given_warm_up_kept():
+    experiment = _experiment(
+        "--batch-size 128 --scale-learning-rate --learning-rate 0.3 --warm-up-epochs 2 "
+    )
+    assert experiment.student_schedule.learning_rate == pytest.approx(0.6)
+    assert experiment.student_schedule.warm_up_epochs == 2
+    smaller = _experiment("--batch-size 32 --scale-learning-rate").student_schedule
+    assert (smaller.learning_rate, smaller.warm_up_epochs) == (0.025, 0)
+    assert _experiment("--scale-learning-rate").config() == _experiment("").config()
+
+
+def test_the_rule_for_large_batches_is_for_sgd():
+    with pytest.raises(ValueError, match="`scale_learning_rate` is a rule for the optimizer sgd"):
+        _experiment("--optimizer adamw --scale-learning-rate")
+
+
 def test_what_is_given_takes_precedence_over_the_numbers_for_adamw():
     experiment = _experiment(
         "--optimizer adamw --weight-decay 0.1 --learning-rate 0.01 --teacher-learning-rate 0.02"
