@@ -133,5 +133,5 @@ def test_parts_of_evaluation_batches_are_all_batches(problem):
 def test_batches_that_cannot_be_divided_are_refused(problem):
     with pytest.raises(ValueError, match="`batch_size` must be a multiple of the 4 workers"):
         training_batches(*problem, 6, **STATISTICS, part=(0, 4))
-    with pytest.raises(ValueError, match="in all batches.*drop_remainder=False"):
+    with pytest.raises(ValueError, match=r"in all batches.*drop_remainder=False"):
         training_batches(*problem, 6, **STATISTICS, part=(0, 2), drop_remainder=False)
