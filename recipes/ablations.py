@@ -33,11 +33,11 @@ from letkd_keras.recipes.options import (
     add_experiment_options,
     default_out,
     experiment_of,
-    print_markdown,
     run_on_workers,
     settings_of,
 )
 from letkd_keras.recipes.value_names import VALUES, parse_values
+from letkd_keras.terminal import print_report
 
 # Tables of the supplement: the methods of their rows.
 TABLES = {
@@ -102,7 +102,7 @@ def main(arguments=None):
 def _run_table(options, experiment, out):
     from letkd_keras.recipes import grid
 
-    table = grid.run(experiment, out, command_line.verbosity(), options.jobs)
+    table = grid.run(experiment, out, jobs=options.jobs)
     return _show(out / "table.md", table)
 
 
@@ -110,23 +110,21 @@ def _run_values(options, experiment, out):
     from letkd_keras.recipes import value_sweep
 
     value = VALUES[options.ablation]
-    rows = value_sweep.run(
-        experiment, value, options.values, out, command_line.verbosity(), options.jobs
-    )
+    rows = value_sweep.run(experiment, value, options.values, out, jobs=options.jobs)
     return _show(out / "values.md", rows)
 
 
 def _run_probe(options, experiment, out):
     from letkd_keras.recipes import grid, probe
 
-    grid.run(experiment, out, command_line.verbosity(), options.jobs)
+    grid.run(experiment, out, jobs=options.jobs)
     return _show(out / "probe.md", probe.write(experiment, out))
 
 
 def _run_tsne(options, experiment, out):
     from letkd_keras.recipes import grid, tsne
 
-    table = grid.run(experiment, out, command_line.verbosity(), options.jobs)
+    table = grid.run(experiment, out, jobs=options.jobs)
     # By the method that was trained: letKD-1 where there is no intermediate layer.
     return _show(tsne.write(experiment, out, table[0]["method"]))
 
@@ -140,7 +138,7 @@ def _run_time(options, experiment, out):
 def _run_subclass_map(options, experiment, out):
     from letkd_keras.recipes import subclass_map
 
-    return _show(subclass_map.write(experiment, out, command_line.verbosity()))
+    return _show(subclass_map.write(experiment, out))
 
 
 _METHODS = {
@@ -161,8 +159,10 @@ _RUN = {
 
 def _show(path, result=None):
     if path.suffix == ".md":
-        print_markdown(path)
-    print(f"Everything is in {path.parent}")
+        print_report(path)
+    else:
+        print(path)
+    print(f"\nEverything is in {path.parent}")
     return path if result is None else result
 
 

@@ -28,9 +28,8 @@ from letkd_keras.command_line import (
     share,
 )
 from letkd_keras.recipes.settings import Pair
+from letkd_keras.terminal import print_report
 
-# Wide enough for a table of results where the output is not a terminal.
-_WIDTH = 160
 # Options whose default is a field of the same name of `Settings`.
 _FROM_SETTINGS = (
     *("epochs", "batch_size", "templates", "subclasses", "components", "iterations", "memory"),
@@ -590,9 +589,9 @@ def run_recipe(options, settings, measures=None):
         from letkd_keras.recipes.run import run
 
         out = options.out or default_out(experiment)
-        report = run(experiment, out, command_line.verbosity(), measures=measures)
-        print_markdown(Path(out) / "report.md")
-        print(f"Everything is in {out}")
+        report = run(experiment, out, measures=measures)
+        print_report(Path(out) / "report.md")
+        print(f"\nEverything is in {out}")
         return report
 
     return run_on_workers(
@@ -621,14 +620,3 @@ def run_on_workers(options, make_experiment, command):
         with workers.sharing(ray_workers.RayWorkers(options.workers, experiment.spec)):
             return command(experiment)
     return shared_training.run_on_workers(keras.backend.backend(), make_experiment, command)
-
-
-def print_markdown(path):
-    """Print a Markdown file to the terminal."""
-    from rich.console import Console
-    from rich.markdown import Markdown
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)
-    console.print(Markdown(Path(path).read_text()))

@@ -17,7 +17,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from letkd_keras.callbacks import ReseedEachEpoch, StopOnNonFiniteLoss
+from letkd_keras.callbacks import ReseedEachEpoch, ShowProgress, StopOnNonFiniteLoss
 from letkd_keras.data import steps_per_epoch
 from letkd_keras.data.keras_cv_policies import mixes_labels
 from letkd_keras.distillers import Supervised
@@ -267,23 +267,18 @@ def _fit(group, file, weights, data, order, folder, state):
         schedule.batch_size // group.count,
         class_weights,
     )
-    evaluation = EvaluateParts(
-        group,
-        getattr(model, "student", model),
-        data,
-        schedule,
-        augmentation,
-        "validation" if data.has_validation else "test",
-    )
+    split = "validation" if data.has_validation else "test"
+    network = getattr(model, "student", model)
+    evaluation = EvaluateParts(group, network, data, schedule, augmentation, split)
     save_state = training.SaveState(folder, state, keeps_best=data.has_validation)
-    with group.fit_scope():
+    with ShowProgress(split) as shown, group.fit_scope():
         model.fit(
             batches,
             shuffle=False,
             steps_per_epoch=steps,
             initial_epoch=first_epoch,
             epochs=schedule.epochs,
-            verbose=order["verbose"] if group.is_chief else 0,
+            verbose=0,
             callbacks=[
                 InScope(ReseedEachEpoch(order["seed"]), group),
                 StopOnNonFiniteLoss(),
@@ -292,6 +287,7 @@ def _fit(group, file, weights, data, order, folder, state):
                 # Others write to a folder that is removed: TensorFlow's workers read the metrics
                 # in the state together.
                 InScope(save_state, group),
+                *([shown] if group.is_chief and order["verbose"] else []),
                 *(training.load_callback(name)() for name in order["callbacks"]),
             ],
             **options,
