@@ -373,7 +373,8 @@ def train(
     if first_epoch:
         load_state(model, folder / state["last"]["name"])
     if first_epoch < schedule.epochs:
-        with ShowProgress("validation" if selects else "test") as shown:
+        split = "validation" if selects else "test"
+        with ShowProgress(split) as shown:
             model.fit(
                 data.training_batches(
                     schedule.batch_size,
@@ -383,7 +384,7 @@ def train(
                     **({"with_rows": True} if with_rows else {}),
                     **augmentation,
                 ),
-                validation_data=evaluation_batches("validation" if selects else "test"),
+                validation_data=evaluation_batches(data, augmentation, split),
                 shuffle=False,  # the batches are shuffled already
                 steps_per_epoch=steps,
                 initial_epoch=first_epoch,
