@@ -8,7 +8,9 @@ order as in a single process.
 import contextlib
 import logging
 import math
+import os
 import pickle
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -180,9 +182,10 @@ def _job(features, images, gatherer):
 
 
 def _environment(cpus):
-    """Environment of the actors."""
+    """Environment of the actors: modules are found there as in this process."""
     threads = str(max(1, int(cpus)))
     return {
+        "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
         "KERAS_BACKEND": keras.backend.backend(),
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TF_NUM_INTRAOP_THREADS": threads,

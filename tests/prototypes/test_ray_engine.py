@@ -15,8 +15,12 @@ from small_problem import SIZES, small_images
 
 from letkd_keras.data.normalization import normalize
 from letkd_keras.prototypes import fit, fit_prototypes, ray_engine
+from letkd_keras.ray_cluster import import_ray
 
-ray = pytest.importorskip("ray")
+try:
+    ray = import_ray()
+except ImportError:
+    pytest.skip("Ray is not installed", allow_module_level=True)
 
 # Room for a sample only, so that the scores need a pass of their own.
 OPTIONS = {**SIZES, "batch_size": 7, "memory": 300 * 52}
@@ -28,6 +32,7 @@ halved = functools.partial(normalize, mean=(0.0,) * 3, std=(0.5,) * 3)
 def running():
     """One Ray for all tests that need it."""
     with ray_engine.running_ray(2) as resources:
+        assert ray.util.get_node_ip_address() == "127.0.0.1"
         yield resources
 
 
