@@ -242,7 +242,7 @@ def add_experiment_options(
             **weight,
         )
 
-    add_engine_options(parser, work="the trainings")
+    add_engine_options(parser, work="each training and the teacher's passes over the images")
     group = parser.add_argument_group("results")
     if exports:
         add_formats_option(group, ("savedmodel", "tflite"))
@@ -612,11 +612,11 @@ def run_on_workers(options, make_experiment, command):
     """
     import keras
 
-    from letkd_keras.recipes import ray_workers, shared_training, workers
+    from letkd_keras.recipes import ray_workers, shared_training
 
     if options.engine == "ray":
         ray_workers.check(keras.backend.backend())
         experiment = make_experiment()
-        with workers.sharing(ray_workers.RayWorkers(options.workers, experiment.spec)):
+        with ray_workers.RayWorkers.running(options.workers, experiment.spec):
             return command(experiment)
     return shared_training.run_on_workers(keras.backend.backend(), make_experiment, command)

@@ -5,16 +5,20 @@ workers, which are those of `tf.distribute.MultiWorkerMirroredStrategy`. If one 
 the group again, and it continues after the last finished epoch.
 """
 
-import importlib.util
+import contextlib
 import logging
 import os
 import shutil
+import sys
 import tempfile
+import threading
+import warnings
 from pathlib import Path
 
 import keras
 
 from letkd_keras.data import DataSpec
+from letkd_keras.ray_cluster import import_ray, running_ray
 from letkd_keras.recipes import shared_training, training, workers
 from letkd_keras.run_folder import differences
 
@@ -26,37 +30,38 @@ _MODEL = "model.keras"
 
 
 class RayWorkers:
-    """Workers of Ray Train, one for each GPU or, without GPUs, for each of so many CPU cores.
+    """Workers of Ray Train, each with one GPU or, without GPUs, one CPU core.
 
     Args:
         count: Number of workers.
         spec: `DataSpec` that each of them opens the data by.
+        resources: What each worker may use: `(cpus, gpus)`.
 
     Attributes:
         devices: Number of devices that share each batch.
-
-    Raises:
-        ImportError: If Ray is not installed.
-        ValueError: If the backend is not TensorFlow, this process is one of several workers
-            already, or the cluster has too few CPUs or GPUs.
     """
 
-    def __init__(self, count, spec):
-        check(keras.backend.backend())
-        self.devices, self.spec = count, spec
-        import ray
+    def __init__(self, count, spec, resources):
+        self.devices, self.spec, self.resources = count, spec, resources
 
-        if not ray.is_initialized():
-            # On the cluster that RAY_ADDRESS names, otherwise one of this machine.
-            ray.init(logging_level=logging.WARNING)
-        resources = ray.cluster_resources()
-        self.use_gpu = resources.get("GPU", 0) > 0
-        kind = "GPU" if self.use_gpu else "CPU"
-        if resources.get(kind, 0) < count:
-            raise ValueError(
-                f"`workers` must be at most the {resources.get(kind, 0):g} {kind}s of the Ray "
-                f"cluster. Received: workers={count}"
-            )
+    @classmethod
+    @contextlib.contextmanager
+    def running(cls, count, spec):
+        """A scope in which Ray runs and trainings are shared by its workers.
+
+        Args:
+            count: Number of workers.
+            spec: `DataSpec` of the data.
+
+        Raises:
+            ImportError: If Ray is not installed.
+            ValueError: If there are fewer GPUs than workers.
+        """
+        with (
+            running_ray(count) as resources,
+            workers.sharing(cls(count, spec, resources)) as group,
+        ):
+            yield group
 
     def train(self, model, data, order, folder):
         """Train a model by all workers; see `shared_training.Chief.train`.
@@ -70,10 +75,12 @@ class RayWorkers:
         from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
         from ray.train.tensorflow import TensorflowTrainer
 
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an optimizer that the file does not have
             model.save(Path(scratch) / _MODEL)
             content = ray.put((Path(scratch) / _MODEL).read_bytes())
         folder = folder.resolve()
+        cpus, gpus = self.resources
         trainer = TensorflowTrainer(
             _work,
             train_loop_config={
@@ -84,16 +91,22 @@ class RayWorkers:
                 "order": order,
                 "folder": str(folder),
             },
-            scaling_config=ScalingConfig(num_workers=self.devices, use_gpu=self.use_gpu),
+            scaling_config=ScalingConfig(
+                num_workers=self.devices,
+                use_gpu=gpus > 0,
+                resources_per_worker={"CPU": min(1, cpus), **({"GPU": gpus} if gpus else {})},
+            ),
             run_config=RunConfig(
                 name="ray",
                 storage_path=str(folder),
                 failure_config=FailureConfig(max_failures=_RESTARTS),
+                worker_runtime_env={"env_vars": _environment()},
             ),
         )
         log.info("training by %d workers of Ray", self.devices)
         try:
-            metrics = trainer.fit().metrics or {}
+            with _epochs_logged(folder):
+                metrics = trainer.fit().metrics or {}
         except TrainingFailedError as error:
             raise ConnectionError(
                 f"Workers of Ray were lost {_RESTARTS + 1} times ({_first_line(error)}). The same "
@@ -109,6 +122,42 @@ class RayWorkers:
                 "`out` must be a folder that all machines of the Ray cluster share. "
                 f"Received: {folder}, where the first worker's files are missing"
             )
+
+
+@contextlib.contextmanager
+def _epochs_logged(folder):
+    """A scope in which the epochs are logged that the first worker finishes."""
+    ended = threading.Event()
+
+    def watch():
+        logged = training.read_state(folder)["epochs"]
+        while not ended.wait(1):
+            with contextlib.suppress(ValueError, OSError):  # a file that is being replaced
+                rows = training.read_state(folder)["rows"]
+                for row in rows[logged:]:
+                    figures = ", ".join(f"{name} {row[name]:.4f}" for name in _SHOWN if name in row)
+                    log.info("epoch %d: %s", row["epoch"] + 1, figures)
+                logged = len(rows)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+_SHOWN = ("loss", "accuracy", "val_accuracy")
+
+
+def _environment():
+    """Environment of the workers: modules are found there as in this process."""
+    return {
+        "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+        "KERAS_BACKEND": "tensorflow",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
 
 
 def check(backend):
@@ -131,8 +180,7 @@ def check(backend):
             "`engine` must not be ray where TF_CONFIG is set: Ray sets it for its workers. "
             "Received: engine=ray"
         )
-    if importlib.util.find_spec("ray") is None:
-        raise ImportError("`engine` ray needs Ray: pip install letkd-keras[ray]")
+    import_ray()
 
 
 def _first_line(error):

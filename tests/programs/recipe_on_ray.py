@@ -7,10 +7,8 @@ MARK, which it leaves.
 """
 
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 import keras
@@ -34,23 +32,14 @@ class DieOnce(keras.callbacks.Callback):
 
 
 def main(folder, mark):
-    import ray
-
-    os.environ["DIE_ONCE"] = mark
-    # In a folder with a short name, for Ray's sockets.
-    temporary = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    ray.init(num_cpus=2, include_dashboard=False, _temp_dir=temporary)
+    os.environ["DIE_ONCE"] = mark  # Ray's workers have it, too
     keras.config.set_floatx("float64")
-    try:
-        compare.main(
-            [
-                *(*OPTIONS, "--engine", "ray", "--workers", "2"),
-                *("--callback", "recipe_on_ray:DieOnce", "--out", folder),
-            ]
-        )
-    finally:
-        ray.shutdown()
-        shutil.rmtree(temporary, ignore_errors=True)
+    compare.main(
+        [
+            *(*OPTIONS, "--engine", "ray", "--workers", "2"),
+            *("--callback", "recipe_on_ray:DieOnce", "--out", folder),
+        ]
+    )
 
 
 if __name__ == "__main__":
