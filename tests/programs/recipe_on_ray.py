@@ -2,8 +2,8 @@
 
     python recipe_on_ray.py FOLDER MARK
 
-One of the workers kills itself in the second epoch of the student, once: when there is no file
-MARK, which it leaves.
+Teacher and student alone are trained. One of the workers kills itself before the second epoch of the
+teacher, once: it leaves the file MARK.
 """
 
 import os
@@ -36,7 +36,7 @@ def main(folder, mark):
     keras.config.set_floatx("float64")
     compare.main(
         [
-            *(*OPTIONS, "--engine", "ray", "--workers", "2"),
+            *(*OPTIONS, "--methods", "student", "--engine", "ray", "--workers", "2"),
             *("--callback", "recipe_on_ray:DieOnce", "--out", folder),
         ]
     )

@@ -123,9 +123,9 @@ def _metrics(training):
     return [{n: float(v) for n, v in row.items() if n != "seconds"} for row in rows]
 
 
-def _check_same(one, several):
+def _check_same(one, several, trainings=TRAININGS):
     """Weights and metrics of all trainings, within roundings of float64."""
-    for training in TRAININGS:
+    for training in trainings:
         name = "teacher.keras" if training == "teacher" else "student.keras"
         expected, found = (_weights(run / training / name) for run in (one, several))
         assert expected.keys() == found.keys()
@@ -188,7 +188,7 @@ def test_workers_of_ray_of_which_one_dies_end_as_one_device(one_device, tmp_path
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert (tmp_path / "died").exists()
-    _check_same(one_device, tmp_path / "run")
+    _check_same(one_device, tmp_path / "run", TRAININGS[:2])
     assert not list((tmp_path / "run").rglob("ray"))
 
 
