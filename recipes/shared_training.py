@@ -219,18 +219,25 @@ def fit(group, file, data, order, folder):
 
     Raises:
         FloatingPointError: If the loss is not finite.
+        ValueError: If the state is damaged.
         ConnectionError: If a worker was lost.
     """
     with tempfile.TemporaryDirectory() as scratch, group.watched():
-        state = training.read_state(folder) if group.is_chief else None
-        last = state["last"] if group.is_chief else None
-        state = _send(group, state)
+        state = _send(group, _state(folder) if group.is_chief else None)
+        if "error" in state:
+            raise ValueError(state["error"])
         weights = Path(scratch) / _WEIGHTS
         if state["epochs"]:
-            weights.write_bytes(
-                group.broadcast((folder / last["name"]).read_bytes() if last else b"")
-            )
+            last = (folder / state["last"]["name"]).read_bytes() if group.is_chief else b""
+            weights.write_bytes(group.broadcast(last))
         _fit(group, file, weights, data, order, folder or Path(scratch), state)
+
+
+def _state(folder):
+    try:
+        return training.read_state(folder)
+    except ValueError as error:
+        return {"error": str(error)}
 
 
 def _fit(group, file, weights, data, order, folder, state):
