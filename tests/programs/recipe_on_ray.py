@@ -2,8 +2,8 @@
 
     python recipe_on_ray.py FOLDER MARK
 
-Teacher and student alone are trained. One of the workers kills itself before the second epoch of the
-teacher, once: it leaves the file MARK.
+Teacher and student alone are trained. One of the workers kills itself before the second epoch of
+the teacher, once: it leaves the file MARK.
 """
 
 import os
