@@ -50,7 +50,7 @@ class JaxBatches(keras.utils.PyDataset):
         @jax.jit
         def batch(images, rows, number):
             key_of_batch = jax.random.fold_in(jax.random.key(key), number)
-            return transform(images[rows], key_of_batch)[own]
+            return transform(images[rows], key_of_batch)
 
         # The images are an argument, so that they are not compiled into the program as a constant.
         self._batch = functools.partial(batch, images)
@@ -61,7 +61,8 @@ class JaxBatches(keras.utils.PyDataset):
     def __getitem__(self, index):
         number = self.numbers[index]
         rows = self.rows(number).astype("int32")
-        images, rows = self._batch(rows, number), rows[self.own]
+        # Of the whole batch, so that each part has the same roundings.
+        images, rows = self._batch(rows, number)[self.own], rows[self.own]
         return ({"image": images, "row": rows} if self.with_rows else images), self.labels[rows]
 
     def __iter__(self):
