@@ -1,8 +1,6 @@
-import argparse
 import errno
 import logging
 import signal
-import sys
 
 import pytest
 from in_a_process import in_a_process
@@ -11,6 +9,7 @@ from letkd_keras import command_line
 from letkd_keras.command_line import (
     Parser,
     add_data_options,
+    add_engine_options,
     add_formats_option,
     add_methods_option,
     add_out_option,
@@ -20,7 +19,6 @@ from letkd_keras.command_line import (
     describe,
     output_file,
     run_main,
-    verbosity,
 )
 
 
@@ -265,12 +263,6 @@ def test_errors_name_the_option_that_was_typed():
     assert describe(error, ["--seed", "3"]) == str(error)
 
 
-def test_verbosity(monkeypatch):
-    assert verbosity() == 2
-    monkeypatch.setattr(sys, "stdout", argparse.Namespace(isatty=lambda: True))
-    assert verbosity() == 1
-
-
 def test_messages_of_other_packages_are_hidden():
     def record(name, level):
         return logging.LogRecord(name, level, "", 0, "", (), None)
@@ -278,6 +270,8 @@ def test_messages_of_other_packages_are_hidden():
     assert command_line._is_shown(record("letkd_keras.prototypes", logging.INFO))
     assert not command_line._is_shown(record("tensorflow", logging.WARNING))
     assert not command_line._is_shown(record("absl", logging.INFO))
+    assert not command_line._is_shown(record("py.warnings", logging.WARNING))
+    assert not command_line._is_shown(record("letkd_keras.callbacks", logging.DEBUG))
     assert command_line._is_shown(record("tensorflow", logging.ERROR))
 
 
@@ -332,3 +326,19 @@ def test_data_command_names_the_option(tmp_path):
     )
     assert result.returncode == 2
     assert result.stderr == "error: --classes must be between 2 and 10. Received: 11\n"
+
+
+def test_an_engine_and_its_workers_go_together(capsys):
+    parser = Parser("letkd_keras.example", "What it does.")
+    add_engine_options(parser)
+    options = parser.parse_args([])
+    assert (options.engine, options.workers) == ("local", None)
+    options = parser.parse_args(["--engine", "ray", "--workers", "2"])
+    assert (options.engine, options.workers) == ("ray", 2)
+    for arguments, message in (
+        (["--engine", "ray"], "--engine ray needs --workers N"),
+        (["--workers", "2"], "--workers needs --engine ray. Received: --workers 2"),
+        (["--engine", "rai"], "--engine must be one of local, ray. Received: 'rai'. Did you mean"),
+        (["--engine", "ray", "--workers", "0"], f"--workers {INTEGER} 1. Received: '0'"),
+    ):
+        assert message in refusal(parser, arguments, capsys)
