@@ -1,6 +1,6 @@
 """What the penultimate level of a step costs by itself: time of one thread, and memory.
 
-    python benchmarks/kd_level.py --block-sizes 0 8 16
+    python benchmarks/kd_level.py --parts targets level --block-sizes 0 8 16
 
 JSON lines: `part` (`targets`: the teacher's soft targets; `level`: targets, KD layer, KL and their
 gradients), `block_size` (`LetKD(block_size=)`; 0: the whole batch at once), `compiled` (`graph` or
@@ -30,6 +30,8 @@ def main():
         return
     cases = [("targets", 0), *(("level", block_size) for block_size in options.block_sizes)]
     for part, block_size in cases:
+        if part not in options.parts:
+            continue
         for compiled in options.compiled:
             command = [sys.executable, __file__, "--one", f"{part},{compiled},{block_size}"]
             for name in _SIZES:
@@ -45,6 +47,7 @@ def parse():
     for name, size in _SIZES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=size)
     parser.add_argument("--block-sizes", type=int, nargs="*", default=[0])
+    parser.add_argument("--parts", nargs="*", choices=("targets", "level"), default=("level",))
     parser.add_argument("--compiled", nargs="*", choices=("graph", "xla"), default=("graph", "xla"))
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser.parse_args()
