@@ -228,8 +228,8 @@ def table(rows, command):
         f"Each of these {len(rows)} architectures distilled a copy of itself, so that it was "
         "teacher and student.",
         "Transformers are teachers only, of resnet8: KD layers need feature maps, and a student must "
-        "be copied, which",
-        "the layers of MiT in keras-hub 0.32 do not allow.",
+        "be",
+        "copied, which the layers of MiT in keras-hub 0.32 do not allow.",
         "The layers were suggested, prototypes were fitted, one letKD step was trained, and the "
         "student was",
         "exported to TFLite (float32) and compared with Keras in a fresh process. "
@@ -243,8 +243,7 @@ def table(rows, command):
         f"{BATCH}, noise for images. Run on",
         f"{datetime.date.today()}. Architectures of keras-hub are small versions, built from "
         "arguments.",
-        "The run was made in several parts, as rows were added; rows that are in the page already are "
-        "not repeated.",
+        "The run was made in several parts, as rows were added; rows of the page are not repeated.",
         "The numbers after a layer are its grid and channels. Where no intermediate layer is "
         "suggested, letKD-1",
         "was trained. Bytes are those of the TFLite file with KD layers; the difference is the "
