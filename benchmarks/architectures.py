@@ -227,8 +227,8 @@ def table(rows, command):
         "",
         f"Each of these {len(rows)} architectures distilled a copy of itself, so that it was "
         "teacher and student.",
-        "Transformers are teachers only, of resnet8: KD layers need feature maps, and a student must "
-        "be",
+        "Transformers are teachers only, of resnet8: KD layers need feature maps, and a student "
+        "must be",
         "copied, which the layers of MiT in keras-hub 0.32 do not allow.",
         "The layers were suggested, prototypes were fitted, one letKD step was trained, and the "
         "student was",

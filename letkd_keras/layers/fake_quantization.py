@@ -162,8 +162,7 @@ class FakeQuantizedDepthwiseConv2D(_FakeQuantizedKernel, keras.layers.DepthwiseC
 
     def _rounded_kernel(self):
         # A depthwise kernel [kh, kw, C, m] has its outputs on the last two axes.
-        height, width, *channels = self.kernel.shape
-        kernel = ops.reshape(self.kernel, (height, width, -1))
+        kernel = ops.reshape(self.kernel, (*self.kernel.shape[:2], -1))
         return ops.reshape(fake_quantize_kernel(kernel, self.weight_bits), self.kernel.shape)
 
 
