@@ -43,9 +43,9 @@ class ExportOptions:
         class_names: Name of each class, for labels.txt, `classify` and the card.
         snr: Whether to compute the signal-to-noise ratio of each layer for the quantized TFLite
             formats.
-        precision: Types of the weights of single layers in `tflite-int4`: a dictionary from the name
-            of a layer, or a pattern such as `"kd_*"`, to `"int4"`, `"int8"` or `"float32"`. A later
-            entry has priority. `None`: int4 everywhere.
+        precision: Types of the weights of single layers in `tflite-int4`: a dictionary from the
+            name of a layer, or a pattern such as `"kd_*"`, to `"int4"`, `"int8"` or `"float32"`. A
+            later entry has priority. `None`: int4 everywhere.
         channels_first: Whether ONNX takes images [N, C, H, W].
         opset: Version of the ONNX operators, 13 to 18. From 18 on the converter leaves more
             transpositions around averages.
