@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from letkd_keras.export.run_folders import provenance_of
 from letkd_keras.functional.fake_quantization import is_quantization_aware
 from letkd_keras.recipes import digits, results
 from letkd_keras.recipes import run as run_module
@@ -40,6 +41,7 @@ def test_the_student_is_trained_in_float_and_then_under_fake_quantization(tmp_pa
     assert [layer.name for layer in student.layers] == [layer.name for layer in earlier.layers]
     pairs = zip(student.trainable_weights, earlier.trainable_weights, strict=True)
     assert all(np.any(np.asarray(a) != np.asarray(b)) for a, b in pairs)
+    assert provenance_of(training / "float" / "student.keras")["run"] == "run"
     assert report["exported"]["tflite-int8"]["bytes"] > 10_000
     text = (tmp_path / "run" / "report.md").read_text()
     assert "Then 2 epochs under fake quantization" in text
