@@ -1,6 +1,8 @@
 # Two commands set everything up on a fresh machine (Debian, python3 >= 3.11, pip, make).
 PYTHON ?= python3
 VENV ?= .venv
+# Errors only: pip warns about itself, about root in containers and about the user's own settings.
+PIP_INSTALL := -m pip install -qq
 RUN := $(VENV)/bin/python
 # The test files that skip tests where JAX is not installed, and where JAX or PyTorch is not.
 JAX_TESTS := tests/data/test_jax_batches.py tests/distillers/test_jax_parity.py \
@@ -63,7 +65,7 @@ package: $(VENV)/.test  ## sdist and wheel in dist/, checked; the wheel is insta
 	$(RUN) -m build -o dist
 	$(RUN) -m twine check --strict dist/*
 	$(PYTHON) -m venv --clear build/package
-	build/package/bin/python -m pip install -q -c constraints.txt dist/*.whl
+	build/package/bin/python $(PIP_INSTALL) -c constraints.txt dist/*.whl
 	cd build/package && bin/python -c "import letkd_keras; print(letkd_keras.__version__)"
 	cd build/package && bin/python -m letkd_keras.recipes --help
 
@@ -76,22 +78,22 @@ clean:
 
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install -q -c constraints.txt -e ".[export]"
+	$(RUN) $(PIP_INSTALL) -c constraints.txt -e ".[export]"
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install -q -c constraints.txt -e ".[dev]"
+	$(RUN) $(PIP_INSTALL) -c constraints.txt -e ".[dev]"
 	touch $@
 
 # The newest versions when it was made: `make clean` removes it.
 $(VENV)-newest/.test: pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)-newest
-	$(VENV)-newest/bin/python -m pip install -q -U --upgrade-strategy eager -e ".[dev,jax]"
+	$(VENV)-newest/bin/python $(PIP_INSTALL) -U --upgrade-strategy eager -e ".[dev,jax]"
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.test
-	$(RUN) -m pip install -q -c constraints.txt -e ".[dev,docs]"
+	$(RUN) $(PIP_INSTALL) -c constraints.txt -e ".[dev,docs]"
 	touch $@
 
 # PyTorch as pinned in constraints.txt. From the plain index of PyPI, Linux on x86 gets a build with
@@ -99,14 +101,14 @@ $(VENV)/.docs: $(VENV)/.test
 # PIP_EXTRA_INDEX_URL) is preferred where one is set.
 $(VENV)-peers/.test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-peers
-	$(VENV)-peers/bin/python -m pip install -q -c constraints.txt -e ".[dev,jax,torch]"
+	$(VENV)-peers/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[dev,jax,torch]"
 	touch $@
 
 # pip has no such resolution, uv has. Old versions without a wheel for this Python are not built from
 # source: the next version with one is the lowest. promise has no wheels.
 $(VENV)-lowest/.test: pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)-lowest
-	$(VENV)-lowest/bin/python -m pip install -q uv
+	$(VENV)-lowest/bin/python $(PIP_INSTALL) uv
 	$(VENV)-lowest/bin/uv pip install -q --python $(VENV)-lowest --resolution lowest-direct \
 		--only-binary :all: --no-binary promise -e ".[dev,jax]"
 	touch $@

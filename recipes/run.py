@@ -1,7 +1,7 @@
 """An experiment in its folder: teacher, prototypes, students, exported student, report."""
 
 import logging
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import keras
 
 from letkd_keras.files import checksum, save_model
 from letkd_keras.functional import load_model, quantization_aware, without_fake_quantization
+from letkd_keras.log_file import logged_to
 from letkd_keras.models import frozen_backbone
 from letkd_keras.prototypes import Prototypes, fit_prototypes, remove_workdir
 from letkd_keras.recipes import class_report, exporting, methods, report, results
@@ -19,14 +20,14 @@ from letkd_keras.run_folder import RunFolder
 log = logging.getLogger("letkd_keras")
 
 
-def run(experiment, out, verbose=2, measures=None):
+def run(experiment, out, verbose=True, measures=None):
     """Run an experiment, or what is missing of it, in a folder.
 
     Args:
         experiment: `Experiment`.
         out: Run folder: new, or that of an earlier run with the same settings. Methods and trials
             can be added.
-        verbose: Keras' verbosity of training.
+        verbose: Whether progress is shown.
         measures: Function from logits [N, classes] and labels [N] of the test images to a
             dictionary of numbers by name, which the report adds for every network; or `None`.
 
@@ -83,27 +84,13 @@ def devices():
     return tf.distribute.get_strategy().scope()
 
 
-@contextmanager
-def logged_to(path):
-    """A scope in which the messages of the package are also written to a file."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()
-
-
-def train_teacher(experiment, folder, verbose=2):
+def train_teacher(experiment, folder, verbose=True):
     """The trained teacher: that of its file, or trained or fine-tuned once in the folder.
 
     Args:
         experiment: `Experiment`, prepared.
         folder: Path of the run folder.
-        verbose: Keras' verbosity.
+        verbose: Whether progress is shown.
 
     Returns:
         `(model, result)`.
@@ -191,7 +178,7 @@ def _train_phases(experiment, folder, verbose):
     return load_model(before, "teacher"), result
 
 
-def prototypes_of(experiment, teacher, folder, levels, verbose=2):
+def prototypes_of(experiment, teacher, folder, levels, verbose=True):
     """The teacher's prototypes, fitted once in the folder.
 
     Args:
@@ -199,7 +186,7 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=2):
         teacher: Trained teacher.
         folder: Path of the run folder.
         levels: Levels that are needed.
-        verbose: Keras' verbosity.
+        verbose: Whether progress is shown.
 
     Returns:
         `Prototypes`, or `None` if no level is needed.
@@ -250,7 +237,7 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=2):
     return prototypes
 
 
-def train_student(experiment, method, seed, teacher, prototypes, folder, verbose=2):
+def train_student(experiment, method, seed, teacher, prototypes, folder, verbose=True):
     """Train a student by a method, or continue where that was interrupted.
 
     With a `quantization_aware_schedule` the student of its folder's folder `float` is trained
@@ -264,7 +251,7 @@ def train_student(experiment, method, seed, teacher, prototypes, folder, verbose
         teacher: Trained teacher.
         prototypes: Its `Prototypes`, or `None` if the method needs none.
         folder: Path of the run folder.
-        verbose: Keras' verbosity.
+        verbose: Whether progress is shown.
 
     Returns:
         The result of the training.
@@ -280,7 +267,8 @@ def train_student(experiment, method, seed, teacher, prototypes, folder, verbose
         before = _train_student(*arguments, training / "float", verbose)
         result = _train_student(*arguments, training, verbose, before)
     results.check_training(training, "student.keras", result)
-    log.info("%s, seed %d: %.2f%% top-1", method, seed, results.accuracy_of(result))
+    accuracy = results.accuracy_of(result)
+    log.info("%s, seed %d: %.2f%% top-1", methods.title(method), seed, accuracy)
     return result
 
 
@@ -291,12 +279,12 @@ def _train_student(experiment, method, seed, teacher, prototypes, training, verb
         file = training / "float" / "student.keras"
         if before is None:
             schedule = experiment.student_schedule
-            text = "training the student %s by %s, seed %d"
+            text = "training the student %s: %s, seed %d"
         else:
             schedule = experiment.quantization_aware_schedule
-            text = "training the student %s by %s, seed %d, under fake quantization"
+            text = "training the student %s: %s, seed %d, under fake quantization"
             results.check_file(file, before["model_sha256"])
-        log.info(text, experiment.student.title, method, seed)
+        log.info(text, experiment.student.title, methods.title(method), seed)
         # All methods of a trial start from the same weights.
         keras.utils.set_random_seed(seed)
         with schedule.precision():
