@@ -72,7 +72,8 @@ class LetKD(Distiller):
         block_size: Images of the blocks in which scores, targets and their losses are computed, so
             that memory grows with the size of a block and not with that of the batch. Losses and
             gradients are the same up to rounding; a step computes the scores four times instead of
-            once. `None` computes the whole batch at once.
+            once. `None` computes the whole batch at once, and so does a student of
+            `quantization_aware`, which rounds to ranges of the whole batch.
         grids: Grids, by level, on which scores and targets are compared where the student's is not
             that of the prototypes. Needed only without prototypes.
         **kwargs: `task_weight`, `logit_losses`, `warm_up_steps` and Keras' model arguments; see
@@ -161,12 +162,17 @@ class LetKD(Distiller):
         self.block_size = block_size
         self.template_kl = TemplateKLDivergence()
         self.sum_over_replicas = _SumOverReplicas(name="sum_over_replicas")
+        kd_layers = {level: self.student.get_layer(_kd_name(level)) for level in levels}
+        self._in_blocks = block_size is not None
+        if self._in_blocks and not all(layer.supports_blocks for layer in kd_layers.values()):
+            _logger.info("`block_size` does not apply to a student of `quantization_aware`")
+            self._in_blocks = False
         self.training_graph = TrainingGraph(
             self.student,
-            {level: self.student.get_layer(_kd_name(level)) for level in levels},
+            kd_layers,
             self.grids,
             layers=self.student_layers[len(levels) :],
-            block_size=block_size,
+            block_size=block_size if self._in_blocks else None,
         )
         self.targets = None
         if prototypes is not None:
@@ -184,7 +190,7 @@ class LetKD(Distiller):
         """
         outputs = super().compute_teacher_outputs(x, y)
         features = dict(zip(self.levels, outputs["features"], strict=False))
-        if self.block_size is None:
+        if not self._in_blocks:
             levels = {name: self.targets(name, own, y) for name, own in features.items()}
         else:
             levels = {name: (own, y) for name, own in features.items()}
@@ -198,7 +204,7 @@ class LetKD(Distiller):
         return self.training_graph(x, training=True)
 
     def compute_distillation_losses(self, student_outputs, teacher_outputs, sample_weight=None):
-        compute = self._template_kl if self.block_size is None else self._template_kl_in_blocks
+        compute = self._template_kl_in_blocks if self._in_blocks else self._template_kl
         return {
             f"kl_{level}": compute(
                 level, student_outputs[level], teacher_outputs[level], sample_weight

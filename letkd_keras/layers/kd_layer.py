@@ -104,6 +104,9 @@ class KDLayer(keras.layers.Layer):
         2023, arXiv:2309.02843. Scales, initialization and epsilons follow the authors' program.
     """
 
+    # Whether `call_in_blocks` computes what `call` does.
+    supports_blocks = True
+
     def __init__(
         self,
         templates,

@@ -13,6 +13,7 @@ from letkd_keras import (
     fit_prototypes,
     insert_kd_layers,
     models,
+    quantization_aware,
     suggest_layers,
 )
 from letkd_keras.distillers import FitNet
@@ -280,6 +281,16 @@ def test_in_blocks_losses_and_gradients_are_the_same(setting, case):
     finally:
         keras.config.set_floatx("float32")
         keras.config.set_dtype_policy("float32")
+
+
+def test_a_quantization_aware_student_computes_without_blocks(setting):
+    student = quantization_aware(_letkd(setting).student)
+    losses = [
+        _step(_compiled(LetKD(setting.teacher, copy, setting.prototypes, block_size=size)), setting)
+        for size, copy in ((5, student), (None, quantization_aware(_letkd(setting).student)))
+    ]
+    for name in LOSSES:
+        assert losses[0][name] == pytest.approx(losses[1][name], rel=1e-5)
 
 
 def test_in_blocks_it_fits_saves_and_loads(tmp_path, setting):
