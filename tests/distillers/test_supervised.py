@@ -1,5 +1,6 @@
 import keras
 import numpy as np
+import pytest
 
 from letkd_keras import models
 from letkd_keras.distillers import Supervised
@@ -14,10 +15,13 @@ def test_it_trains_and_saves_the_weights_of_its_model(tmp_path):
     supervised = Supervised(shared.inputs, shared.outputs, name=shared.name)
     histories = []
     for model in (plain, supervised):
-        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True), ["accuracy"])
+        model.compile(
+            "sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"]
+        )
         history = model.fit(x, y, batch_size=4, shuffle=False, verbose=0, validation_data=(x, y))
         histories.append(history.history)
-    assert histories[0] == histories[1]
+    for name, values in histories[0].items():
+        assert histories[1][name] == pytest.approx(values, rel=1e-5)
     supervised.save_weights(tmp_path / "trained.weights.h5")
     loaded.compile("sgd", "mse")
     loaded.optimizer.build(loaded.trainable_variables)
@@ -25,5 +29,5 @@ def test_it_trains_and_saves_the_weights_of_its_model(tmp_path):
     for array, other, expected in zip(
         loaded.get_weights(), shared.get_weights(), plain.get_weights(), strict=True
     ):
-        np.testing.assert_array_equal(array, expected)
-        np.testing.assert_array_equal(other, expected)
+        np.testing.assert_allclose(array, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(other, array)
