@@ -24,6 +24,7 @@ from letkd_keras.recipes.run import (
     devices,
     logged_to,
     prototypes_of,
+    recorded,
     train_student,
     train_teacher,
 )
@@ -56,9 +57,10 @@ def run(experiment, out, verbose=2, jobs=1):
     Raises:
         ValueError: If the experiment or the folder does not fit; before any training.
     """
-    experiment = prepare(experiment)
+    with recorded() as messages:
+        experiment = prepare(experiment)
     folder = RunFolder(out, experiment.config(), open_keys=OPEN_KEYS)
-    with folder.locked(), logged_to(folder / "log.txt"), devices():
+    with folder.locked(), logged_to(folder / "log.txt", messages), devices():
         log.info("grid folder %s", folder.path)
         teacher, teacher_result = train_teacher(experiment, folder.path, verbose)
         # The prototypes belong to the teacher: they are fitted once, also for methods that are

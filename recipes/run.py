@@ -5,14 +5,16 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import keras
+import numpy as np
 
+from letkd_keras.distillers import Distiller
 from letkd_keras.files import checksum, save_model
 from letkd_keras.functional import load_model
 from letkd_keras.models import frozen_backbone
 from letkd_keras.prototypes import Prototypes, fit_prototypes, remove_workdir
 from letkd_keras.recipes import class_report, exporting, methods, report, results
 from letkd_keras.recipes.experiment import OPEN_KEYS, prepare
-from letkd_keras.recipes.training import finish, train
+from letkd_keras.recipes.training import finish, labelled_data, train
 from letkd_keras.run_folder import RunFolder
 
 log = logging.getLogger("letkd_keras")
@@ -35,9 +37,10 @@ def run(experiment, out, verbose=2, measures=None):
     Raises:
         ValueError: If the experiment or the folder does not fit; before any training.
     """
-    experiment = prepare(experiment)
+    with recorded() as messages:
+        experiment = prepare(experiment)
     folder = RunFolder(out, experiment.config(), open_keys=OPEN_KEYS)
-    with folder.locked(), logged_to(folder / "log.txt"), devices():
+    with folder.locked(), logged_to(folder / "log.txt", messages), devices():
         log.info("run folder %s", folder.path)
         try:
             return _run(experiment, folder.path, verbose, measures)
@@ -82,11 +85,45 @@ def devices():
     return tf.distribute.get_strategy().scope()
 
 
+class _Recorder(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.records = []
+
+    def emit(self, record):
+        self.records.append(record)
+
+
 @contextmanager
-def logged_to(path):
-    """A scope in which the messages of the package are also written to a file."""
+def recorded():
+    """A scope whose messages are kept for `logged_to`: there is no run folder before `prepare`.
+
+    Yields:
+        List of logging records, which grows.
+    """
+    handler = _Recorder()
+    with _handled_by(handler):
+        yield handler.records
+
+
+@contextmanager
+def logged_to(path, earlier=()):
+    """A scope in which the messages of the package are also written to a file.
+
+    Args:
+        path: The file; messages are added at its end.
+        earlier: Records of `recorded`, which are written first.
+    """
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for record in earlier:
+        handler.handle(record)
+    with _handled_by(handler):
+        yield
+
+
+@contextmanager
+def _handled_by(handler):
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
@@ -110,7 +147,7 @@ def train_teacher(experiment, folder, verbose=2):
     Raises:
         ValueError: If a file of an earlier start is damaged.
     """
-    network, data = experiment.teacher, experiment.data
+    network, data = experiment.teacher, labelled_data(experiment.data)
     phases = experiment.teacher_phases
     if phases:
         teacher, result = _train_phases(experiment, folder / "teacher", verbose)
@@ -170,7 +207,7 @@ def _train_phases(experiment, folder, verbose):
                 with frozen_backbone(teacher) if name == "head_schedule" else nullcontext():
                     result = train(
                         teacher,
-                        experiment.data,
+                        labelled_data(experiment.data),
                         schedule,
                         training,
                         seed=experiment.seed,
@@ -222,7 +259,7 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=2):
             log.info("reusing %s", file.name)
             return prototypes
     log.info("fitting prototypes")
-    data = experiment.data
+    data = with_teachers_classes(experiment.data, teacher)
     prototypes = fit_prototypes(
         teacher,
         data.evaluation_batches(256, "train"),
@@ -247,6 +284,27 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=2):
     prototypes.save(file)
     remove_workdir(folder / "prototypes.work")
     return prototypes
+
+
+def with_teachers_classes(data, teacher):
+    """The data with the teacher's class for each training image that has no label.
+
+    Args:
+        data: `ImageData`, or an object with its methods.
+        teacher: Trained teacher.
+
+    Returns:
+        The data set.
+    """
+    if not getattr(data, "unlabelled_examples", 0):
+        return data
+    log.info("the teacher classifies %d images without a label", data.unlabelled_examples)
+    classes = [
+        np.argmax(teacher.predict_on_batch(images), axis=-1)
+        for images, _ in data.evaluation_batches(256, "train")
+    ]
+    known = np.asarray(data.y_train) >= 0
+    return data.with_labels(np.where(known, data.y_train, np.concatenate(classes)))
 
 
 def train_student(experiment, method, seed, teacher, prototypes, folder, verbose=2):
@@ -276,9 +334,13 @@ def train_student(experiment, method, seed, teacher, prototypes, folder, verbose
         with experiment.student_schedule.precision():
             student = experiment.student.build(experiment.data, "student")
             model = methods.build(method, methods.Inputs(teacher, student, prototypes, experiment))
+            data = experiment.data
+            if not isinstance(model, Distiller):
+                # Without a teacher nothing can be learned of an image without a label.
+                data = labelled_data(data, repeat=True)
             result = train(
                 model,
-                experiment.data,
+                data,
                 experiment.student_schedule,
                 training,
                 seed=seed,

@@ -7,7 +7,7 @@ from letkd_keras.files import open_atomic, save_figure, write_text
 from letkd_keras.recipes import grid, method_table, results
 from letkd_keras.recipes.experiment import OPEN_KEYS, prepare
 from letkd_keras.recipes.networks import Network
-from letkd_keras.recipes.run import devices, logged_to, train_teacher
+from letkd_keras.recipes.run import devices, logged_to, recorded, train_teacher
 from letkd_keras.run_folder import RunFolder
 
 # The layers of the student are resolved by each value's own grid.
@@ -33,11 +33,12 @@ def run(experiment, value, values, out, verbose=2, jobs=1):
     """
     out = Path(out)
     experiments = {number: with_value(experiment, value.field, number) for number in values}
-    prepared = [prepare(candidate) for candidate in experiments.values()]
+    with recorded() as messages:
+        prepared = [prepare(candidate) for candidate in experiments.values()]
     open_keys = (*OPEN_KEYS, *_OPEN_LAYERS, value.field)
     folder = RunFolder(out, {**prepared[0].config(), "compared": value.name}, open_keys=open_keys)
     if prepared[0].teacher_phases:
-        with folder.locked(), logged_to(out / "log.txt"), devices():
+        with folder.locked(), logged_to(out / "log.txt", messages), devices():
             train_teacher(prepared[0], out, verbose)
         layers = experiment.teacher.penultimate_layer, experiment.teacher.intermediate_layer
         teacher = Network.of(str(out / "teacher" / "teacher.keras"), *layers)

@@ -11,6 +11,7 @@ from letkd_keras.distillers.compatibility import (
 )
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.training_graph import TrainingGraph
+from letkd_keras.distillers.unlabelled import complete_labels
 from letkd_keras.functional.graph import flatten, readers
 from letkd_keras.functional.insertion import insert_kd_layers, kd_layers_of
 from letkd_keras.functional.layer_suggestions import suggest_layers
@@ -167,7 +168,8 @@ class LetKD(Distiller):
     def compute_teacher_outputs(self, x, y):
         """See `Distiller`; also, by level, `(targets [B, H, W, K], sum_k p log p [B, H, W])`."""
         outputs = super().compute_teacher_outputs(x, y)
-        return {**outputs, **self.targets(outputs["features"], y)}
+        labels = complete_labels(y, outputs["logits"])
+        return {**outputs, **self.targets(outputs["features"], labels)}
 
     def compute_student_outputs(self, x):
         """Logits and, by level, the KD layer's scores [B, H, W, K]."""
