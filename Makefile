@@ -10,7 +10,7 @@ PEERS := tests/benchmarks/test_peer.py tests/campaign/test_bad_weights.py \
 	tests/optimizers/test_torch_sgd.py tests/prototypes/test_teacher_features.py \
 	tests/recipes/test_without_tensorflow.py
 
-.PHONY: demo test slow peers campaign lowest newest lint clean
+.PHONY: demo test slow peers campaign lowest newest docs links lint clean
 
 demo: $(VENV)/.demo  ## train a teacher, distil it three ways and export the student, on real digits
 	$(RUN) -m letkd_keras.recipes.digits
@@ -36,6 +36,12 @@ newest:  ## the fast tests with the newest versions, whatever constraints.txt sa
 	$(VENV)-newest/bin/python -m pip install -q -U --upgrade-strategy eager -e ".[dev,jax]"
 	$(VENV)-newest/bin/python -m pytest -n 2
 
+docs: $(VENV)/.docs  ## the documentation site, in build/docs; a warning or a broken link is an error
+	$(RUN) -m sphinx -b html -n -W --keep-going docs build/docs
+
+links: $(VENV)/.docs  ## the links to other sites
+	$(RUN) -m sphinx -b linkcheck -W --keep-going docs build/links
+
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -51,6 +57,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 $(VENV)/.test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -q -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.test
+	$(RUN) -m pip install -q -c constraints.txt -e ".[dev,docs]"
 	touch $@
 
 # PyTorch as pinned in constraints.txt. From the plain index of PyPI, Linux on x86 gets a build with

@@ -307,6 +307,15 @@ class Parser(argparse.ArgumentParser):
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
+        self._checks = []
+
+    def add_check(self, check):
+        """Have a function check options together once all are parsed.
+
+        Args:
+            check: Function of the options that returns what is wrong, a sentence, or `None`.
+        """
+        self._checks.append(check)
 
     def parse_args(self, args=None, namespace=None):
         """Parse the options, see `argparse.ArgumentParser.parse_args`."""
@@ -318,6 +327,10 @@ class Parser(argparse.ArgumentParser):
             name = first.split("=")[0]
             hint = did_you_mean(name, self._option_string_actions)
             self.error(f"there is no {kind} {name}{hint or '. See --help'}")
+        for check in self._checks:
+            wrong = check(options)
+            if wrong:
+                self.error(wrong)
         return options
 
     def error(self, message):
@@ -485,6 +498,41 @@ def add_prototype_options(
         help="float32 or float16: keep all feature vectors on disk, so that the k-means uses all "
         "of them rather than those that fit into --memory",
     )
+
+
+def add_engine_options(parser, *, work="the teacher's passes over the images"):
+    """Add `--engine` and `--workers`: in which processes the command computes.
+
+    `--workers` must be given with `--engine ray`, and only then.
+
+    Args:
+        parser: `Parser`.
+        work: What the processes share, for the help.
+    """
+    group = parser.add_argument_group("processes")
+    group.add_argument(
+        "--engine",
+        type=choice("local", "ray"),
+        metavar="ENGINE",
+        default="local",
+        help=f"local: this process. ray: workers of Ray share {work}, on this machine or on the "
+        "Ray cluster that RAY_ADDRESS names",
+    )
+    group.add_argument(
+        "--workers",
+        type=positive_integer,
+        metavar="N",
+        help="number of workers of --engine ray; each takes one GPU if there are any",
+    )
+    parser.add_check(_check_engine)
+
+
+def _check_engine(options):
+    if options.engine == "ray" and options.workers is None:
+        return "--engine ray needs --workers N"
+    if options.engine == "local" and options.workers is not None:
+        return f"--workers needs --engine ray. Received: --workers {options.workers}"
+    return None
 
 
 def add_seed_option(parser):

@@ -5,9 +5,10 @@
 --methods student kd letkd2 letkd2+dkd
 
 trains the teacher and fits its prototypes once, then trains a student by every method with every
-seed, trial by trial, and writes table.md, table.csv and table.png after each. The same command
-continues where it was interrupted, and tries again what failed. Methods and trials can be added to
-the same folder. `--jobs N` trains N students at the same time, each in a process of its own.
+seed, trial by trial, and writes table.md, table.csv, table.png and trainings.csv (a row for each
+training) after each. The same command continues where it was interrupted, and tries again what
+failed. Methods and trials can be added to the same folder. `--jobs N` trains N students at the same
+time, each in a process of its own.
 
 Every data set of `--data` can be compared on. Schedule, augmentation and numbers of templates are
 those of the recipe of the data set (digits, cifar100, tiny_imagenet, imagenet; folder for all

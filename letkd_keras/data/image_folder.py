@@ -47,7 +47,7 @@ def load_image_folder(
         std: Standard deviation likewise.
         skip_corrupt: Whether image files that cannot be read are left out with a warning.
         image_cache: Folder for the decoded images, which are then memory-mapped; `None` keeps them
-            in memory, 3 * `image_size`**2 bytes each.
+            in memory, `3 * image_size**2` bytes each.
         labels: CSV file with the columns `file` and `label`
             (`letkd_keras.data.label_file.labelled_images`). The folders of the tree are then no
             classes, and only the files that it lists are used.
