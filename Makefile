@@ -1,16 +1,20 @@
 # Two commands set everything up on a fresh machine (Debian, python3 >= 3.11, pip, make).
 PYTHON ?= python3
 VENV ?= .venv
+# Errors only: pip warns about itself, about root in containers and about the user's own settings.
+PIP_INSTALL := -m pip install -qq
 RUN := $(VENV)/bin/python
-# The test files that skip tests where JAX or PyTorch is not installed.
-PEERS := tests/benchmarks/test_peer.py tests/campaign/test_bad_weights.py \
-	tests/data/test_jax_batches.py tests/distillers/test_jax_parity.py \
-	tests/distillers/test_replicas.py tests/models/test_initialization.py \
-	tests/models/test_models_command.py tests/models/test_torch_weights.py \
-	tests/optimizers/test_torch_sgd.py tests/prototypes/test_teacher_features.py \
+# The test files that skip tests where JAX is not installed, and where JAX or PyTorch is not.
+JAX_TESTS := tests/data/test_jax_batches.py tests/distillers/test_jax_parity.py \
+	tests/distillers/test_replicas.py tests/prototypes/test_teacher_features.py \
 	tests/recipes/test_without_tensorflow.py
+PEERS := $(JAX_TESTS) tests/benchmarks/test_peer.py tests/campaign/test_bad_weights.py \
+	tests/models/test_initialization.py tests/models/test_models_command.py \
+	tests/models/test_torch_weights.py tests/optimizers/test_torch_sgd.py
+CHECK := $(VENV)/bin/check-jsonschema --builtin-schema
 
-.PHONY: demo test slow peers campaign lowest newest docs links lint clean
+.PHONY: demo test slow peers campaign lowest lowest-jax newest newest-jax docs links lint package \
+	tag clean
 
 demo: $(VENV)/.demo  ## train a teacher, distil it three ways and export the student, on real digits
 	$(RUN) -m letkd_keras.recipes.digits
@@ -31,10 +35,14 @@ campaign: $(VENV)/.test  ## bad inputs, and commands killed at random moments: h
 lowest: $(VENV)-lowest/.test  ## the fast tests with the lowest versions that pyproject.toml allows
 	$(VENV)-lowest/bin/python -m pytest -n 2
 
-newest:  ## the fast tests with the newest versions, whatever constraints.txt says
-	$(PYTHON) -m venv $(VENV)-newest
-	$(VENV)-newest/bin/python -m pip install -q -U --upgrade-strategy eager -e ".[dev,jax]"
+lowest-jax: $(VENV)-lowest/.test  ## of these, the tests that need JAX
+	$(VENV)-lowest/bin/python -m pytest -n 2 $(JAX_TESTS)
+
+newest: $(VENV)-newest/.test  ## the fast tests with the newest versions, whatever constraints.txt says
 	$(VENV)-newest/bin/python -m pytest -n 2
+
+newest-jax: $(VENV)-newest/.test  ## of these, the tests that need JAX
+	$(VENV)-newest/bin/python -m pytest -n 2 $(JAX_TESTS)
 
 docs: $(VENV)/.docs  ## the documentation site, in build/docs; a warning or a broken link is an error
 	$(RUN) -m sphinx -b html -n -W --keep-going docs build/docs
@@ -42,25 +50,50 @@ docs: $(VENV)/.docs  ## the documentation site, in build/docs; a warning or a br
 links: $(VENV)/.docs  ## the links to other sites
 	$(RUN) -m sphinx -b linkcheck -W --keep-going docs build/links
 
-lint: $(VENV)/.test
+lint: $(VENV)/.test  ## code, workflows, issue forms, citation
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(CHECK) vendor.github-workflows .github/workflows/*.yml
+	$(CHECK) vendor.dependabot .github/dependabot.yml
+	$(CHECK) vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(CHECK) vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/feature.yml
+	$(CHECK) vendor.citation-file-format CITATION.cff
+	$(VENV)/bin/zizmor --offline .github
+
+package: $(VENV)/.test  ## sdist and wheel in dist/, checked; the wheel is installed and imported
+	rm -rf dist
+	$(RUN) -m build -o dist
+	$(RUN) -m twine check --strict dist/*
+	$(PYTHON) -m venv --clear build/package
+	build/package/bin/python $(PIP_INSTALL) -c constraints.txt dist/*.whl
+	cd build/package && bin/python -c "import letkd_keras; print(letkd_keras.__version__)"
+	cd build/package && bin/python -m letkd_keras.recipes --help
+
+tag:  ## that TAG=v1.2.3 is the version of pyproject.toml and has its date in the changelog
+	grep -qx 'version = "$(TAG:v%=%)"' pyproject.toml
+	grep -q '^## $(TAG:v%=%) (20' CHANGELOG.md
 
 clean:
 	rm -rf $(VENV) $(VENV)-peers $(VENV)-lowest $(VENV)-newest build dist *.egg-info
 
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install -q -c constraints.txt -e ".[export]"
+	$(RUN) $(PIP_INSTALL) -c constraints.txt -e ".[export]"
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install -q -c constraints.txt -e ".[dev]"
+	$(RUN) $(PIP_INSTALL) -c constraints.txt -e ".[dev]"
+	touch $@
+
+# The newest versions when it was made: `make clean` removes it.
+$(VENV)-newest/.test: pyproject.toml
+	$(PYTHON) -m venv --clear $(VENV)-newest
+	$(VENV)-newest/bin/python $(PIP_INSTALL) -U --upgrade-strategy eager -e ".[dev,jax]"
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.test
-	$(RUN) -m pip install -q -c constraints.txt -e ".[dev,docs]"
+	$(RUN) $(PIP_INSTALL) -c constraints.txt -e ".[dev,docs]"
 	touch $@
 
 # PyTorch as pinned in constraints.txt. From the plain index of PyPI, Linux on x86 gets a build with
@@ -68,14 +101,14 @@ $(VENV)/.docs: $(VENV)/.test
 # PIP_EXTRA_INDEX_URL) is preferred where one is set.
 $(VENV)-peers/.test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-peers
-	$(VENV)-peers/bin/python -m pip install -q -c constraints.txt -e ".[dev,jax,torch]"
+	$(VENV)-peers/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[dev,jax,torch]"
 	touch $@
 
 # pip has no such resolution, uv has. Old versions without a wheel for this Python are not built from
 # source: the next version with one is the lowest. promise has no wheels.
 $(VENV)-lowest/.test: pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)-lowest
-	$(VENV)-lowest/bin/python -m pip install -q uv
+	$(VENV)-lowest/bin/python $(PIP_INSTALL) uv
 	$(VENV)-lowest/bin/uv pip install -q --python $(VENV)-lowest --resolution lowest-direct \
 		--only-binary :all: --no-binary promise -e ".[dev,jax]"
 	touch $@

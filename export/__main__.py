@@ -22,6 +22,8 @@ from letkd_keras.export.evaluation_images import add_image_options, evaluation_i
 from letkd_keras.export.options import INPUTS, OUTPUTS, RANGES, ExportOptions
 from letkd_keras.export.run_folders import open_data
 from letkd_keras.files import check_writable
+from letkd_keras.log_file import logged_to
+from letkd_keras.terminal import print_table
 
 
 def parse(arguments=None):
@@ -101,23 +103,42 @@ def main(arguments=None):
         images = evaluation_images(
             opened.data, options.test_images, options.calibration_images, options.seed
         )
-    results = export_bundle(
-        options.model,
-        options.out,
-        wanted,
-        data_name=None if images is None else images.name,
-        fold=not options.no_fold,
-        integer_io=options.integer_io,
-        input=options.input,
-        output=options.output,
-        snr=options.snr,
-        channels_first=options.channels_first,
-        **{name: getattr(options, name) for name in RANGES},
-        **({} if images is None else images.options()),
+    with logged_to(options.out / "log.txt"):
+        results = export_bundle(
+            options.model,
+            options.out,
+            wanted,
+            data_name=None if images is None else images.name,
+            fold=not options.no_fold,
+            integer_io=options.integer_io,
+            input=options.input,
+            output=options.output,
+            snr=options.snr,
+            channels_first=options.channels_first,
+            **{name: getattr(options, name) for name in RANGES},
+            **({} if images is None else images.options()),
+        )
+    has_labels = any(result.accuracy is not None for result in results.values())
+    heads = ["format", "file", "bytes", "max difference", "same top-1"]
+    print_table(
+        [*heads, *(["accuracy"] if has_labels else [])],
+        [
+            [
+                name,
+                result.path.name,
+                f"{result.bytes:,}",
+                f"{result.max_difference:.1e}",
+                f"{100 * result.agreement:.2f}%",
+                *([f"{100 * result.accuracy:.2f}%"] if has_labels else []),
+            ]
+            for name, result in results.items()
+        ],
     )
-    for name, result in results.items():
-        print(f"{name}: {result}")
-    print(f"described in {options.out / 'card.md'}")
+    (first, *_) = results.values()
+    accuracy = first.accuracy_before
+    print(f"\ncompared with the student in Keras on {first.images} images", end="")
+    print("" if accuracy is None else f", where it has an accuracy of {100 * accuracy:.2f}%")
+    print(f"written to {options.out}, described in {options.out / 'card.md'}")
 
 
 if __name__ == "__main__":

@@ -19,15 +19,14 @@ and the best one on the test images are reported, as in the papers. Reduced to a
 --epochs 20
 """
 
-from letkd_keras import command_line
 from letkd_keras.command_line import Parser, positive_integer, run_main
 from letkd_keras.recipes.options import (
     add_experiment_options,
     default_out,
     experiment_of,
-    print_markdown,
     settings_of,
 )
+from letkd_keras.terminal import print_report
 
 # The methods of the paper's tables of results.
 METHODS = (
@@ -68,9 +67,9 @@ def main(arguments=None):
 
     experiment = experiment_of(options, settings_of(options))
     out = options.out or default_out(experiment, "compare-")
-    table = grid.run(experiment, out, command_line.verbosity(), options.jobs)
-    print_markdown(out / "table.md")
-    print(f"Everything is in {out}")
+    table = grid.run(experiment, out, jobs=options.jobs)
+    print_report(out / "table.md")
+    print(f"\nEverything is in {out}")
     return table
 
 

@@ -15,6 +15,7 @@ Nothing is trained.
 from pathlib import Path
 
 from letkd_keras.command_line import Parser, run_main
+from letkd_keras.terminal import print_report
 
 
 def parse(arguments=None):
@@ -29,7 +30,6 @@ def main(arguments=None):
     options = parse(arguments)
     from letkd_keras.recipes import explanation
     from letkd_keras.recipes.experiment import Experiment
-    from letkd_keras.recipes.options import print_markdown
     from letkd_keras.run_folder import read_config
 
     config = read_config(options.folder)
@@ -40,8 +40,8 @@ def main(arguments=None):
             "changed since."
         )
     found = explanation.write(experiment, options.folder)
-    print_markdown(options.folder / "explain.md")
-    print(f"Everything is in {options.folder}")
+    print_report(options.folder / "explain.md")
+    print(f"\nEverything is in {options.folder}")
     return found
 
 

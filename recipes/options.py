@@ -28,9 +28,8 @@ from letkd_keras.command_line import (
     share,
 )
 from letkd_keras.recipes.settings import Pair
+from letkd_keras.terminal import print_report
 
-# Wide enough for a table of results where the output is not a terminal.
-_WIDTH = 160
 # Options whose default is a field of the same name of `Settings`.
 _FROM_SETTINGS = (
     *("epochs", "batch_size", "templates", "subclasses", "components", "iterations", "memory"),
@@ -578,18 +577,7 @@ def run_recipe(options, settings, measures=None):
     exported = "letkd2" if "letkd2" in names else names[-1]
     experiment = experiment_of(options, settings, export_method=exported)
     out = options.out or default_out(experiment)
-    report = run(experiment, out, command_line.verbosity(), measures=measures)
-    print_markdown(Path(out) / "report.md")
-    print(f"Everything is in {out}")
+    report = run(experiment, out, measures=measures)
+    print_report(Path(out) / "report.md")
+    print(f"\nEverything is in {out}")
     return report
-
-
-def print_markdown(path):
-    """Print a Markdown file to the terminal."""
-    from rich.console import Console
-    from rich.markdown import Markdown
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)
-    console.print(Markdown(Path(path).read_text()))

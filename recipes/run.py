@@ -1,7 +1,7 @@
 """An experiment in its folder: teacher, prototypes, students, exported student, report."""
 
 import logging
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import keras
@@ -10,6 +10,7 @@ import numpy as np
 from letkd_keras.distillers import Distiller
 from letkd_keras.files import checksum, save_model
 from letkd_keras.functional import load_model
+from letkd_keras.log_file import logged_to, recorded
 from letkd_keras.models import frozen_backbone
 from letkd_keras.prototypes import Prototypes, fit_prototypes, remove_workdir
 from letkd_keras.recipes import class_report, exporting, methods, report, results
@@ -20,14 +21,14 @@ from letkd_keras.run_folder import RunFolder
 log = logging.getLogger("letkd_keras")
 
 
-def run(experiment, out, verbose=2, measures=None):
+def run(experiment, out, verbose=True, measures=None):
     """Run an experiment, or what is missing of it, in a folder.
 
     Args:
         experiment: `Experiment`.
         out: Run folder: new, or that of an earlier run with the same settings. Methods and trials
             can be added.
-        verbose: Keras' verbosity of training.
+        verbose: Whether progress is shown.
         measures: Function from logits [N, classes] and labels [N] of the test images to a
             dictionary of numbers by name, which the report adds for every network; or `None`.
 
@@ -85,61 +86,13 @@ def devices():
     return tf.distribute.get_strategy().scope()
 
 
-class _Recorder(logging.Handler):
-    def __init__(self):
-        super().__init__()
-        self.records = []
-
-    def emit(self, record):
-        self.records.append(record)
-
-
-@contextmanager
-def recorded():
-    """A scope whose messages are kept for `logged_to`: there is no run folder before `prepare`.
-
-    Yields:
-        List of logging records, which grows.
-    """
-    handler = _Recorder()
-    with _handled_by(handler):
-        yield handler.records
-
-
-@contextmanager
-def logged_to(path, earlier=()):
-    """A scope in which the messages of the package are also written to a file.
-
-    Args:
-        path: The file; messages are added at its end.
-        earlier: Records of `recorded`, which are written first.
-    """
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for record in earlier:
-        handler.handle(record)
-    with _handled_by(handler):
-        yield
-
-
-@contextmanager
-def _handled_by(handler):
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()
-
-
-def train_teacher(experiment, folder, verbose=2):
+def train_teacher(experiment, folder, verbose=True):
     """The trained teacher: that of its file, or trained or fine-tuned once in the folder.
 
     Args:
         experiment: `Experiment`, prepared.
         folder: Path of the run folder.
-        verbose: Keras' verbosity.
+        verbose: Whether progress is shown.
 
     Returns:
         `(model, result)`.
@@ -227,7 +180,7 @@ def _train_phases(experiment, folder, verbose):
     return load_model(before, "teacher"), result
 
 
-def prototypes_of(experiment, teacher, folder, levels, verbose=2):
+def prototypes_of(experiment, teacher, folder, levels, verbose=True):
     """The teacher's prototypes, fitted once in the folder.
 
     Args:
@@ -235,7 +188,7 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=2):
         teacher: Trained teacher.
         folder: Path of the run folder.
         levels: Levels that are needed.
-        verbose: Keras' verbosity.
+        verbose: Whether progress is shown.
 
     Returns:
         `Prototypes`, or `None` if no level is needed.
@@ -307,7 +260,7 @@ def with_teachers_classes(data, teacher):
     return data.with_labels(np.where(known, data.y_train, np.concatenate(classes)))
 
 
-def train_student(experiment, method, seed, teacher, prototypes, folder, verbose=2):
+def train_student(experiment, method, seed, teacher, prototypes, folder, verbose=True):
     """Train a student by a method, or continue where that was interrupted.
 
     Args:
@@ -317,7 +270,7 @@ def train_student(experiment, method, seed, teacher, prototypes, folder, verbose
         teacher: Trained teacher.
         prototypes: Its `Prototypes`, or `None` if the method needs none.
         folder: Path of the run folder.
-        verbose: Keras' verbosity.
+        verbose: Whether progress is shown.
 
     Returns:
         The result of the training.
@@ -326,9 +279,9 @@ def train_student(experiment, method, seed, teacher, prototypes, folder, verbose
         ValueError: If a file of an earlier start is damaged.
     """
     training = results.student_folder(folder, method, seed)
-    result = results.finished(training)
+    result, title = results.finished(training), methods.title(method)
     if result is None:
-        log.info("training the student %s by %s, seed %d", experiment.student.title, method, seed)
+        log.info("training the student %s: %s, seed %d", experiment.student.title, title, seed)
         # All methods of a trial start from the same weights.
         keras.utils.set_random_seed(seed)
         with experiment.student_schedule.precision():
@@ -357,5 +310,5 @@ def train_student(experiment, method, seed, teacher, prototypes, folder, verbose
         result["model_sha256"] = checksum(training / "student.keras")
         finish(training, result)
     results.check_training(training, "student.keras", result)
-    log.info("%s, seed %d: %.2f%% top-1", method, seed, results.accuracy_of(result))
+    log.info("%s, seed %d: %.2f%% top-1", title, seed, results.accuracy_of(result))
     return result

@@ -1,20 +1,18 @@
 import contextlib
 import json
 import logging
-import sys
 import time
 from pathlib import Path
 
 import keras
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from letkd_keras.functional.classifier import check_classifier
 from letkd_keras.functional.fingerprint import fingerprint
 from letkd_keras.functional.layer_suggestions import suggest_layers
 from letkd_keras.functional.softmax_removal import remove_softmax
 from letkd_keras.memory_mapped import check_room
+from letkd_keras.progress import bars
 from letkd_keras.prototypes.health import intermediate_health, penultimate_health
 from letkd_keras.prototypes.kmeans import blocks, kmeans
 from letkd_keras.prototypes.labeled_images import LabeledImages
@@ -429,15 +427,8 @@ def _tell_sample(points, total, centers):
 
 
 def _progress(verbose):
-    """A bar for each step, on the standard error stream."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    shown = sys.stderr.isatty() if verbose == "auto" else bool(verbose)
-    return Progress(*columns, console=Console(stderr=True), disable=not shown)
+    """A bar for each step."""
+    return bars(None if verbose == "auto" else bool(verbose))
 
 
 def _check_numbers(**numbers):

@@ -174,7 +174,7 @@ class Passes:
         if self.feature_cache is not None:
             folder = self.steps.folder(step)
             size = cache_bytes(total, channels, self.feature_cache)
-            _log.warning("Writing a feature cache of %s bytes into %s", f"{size:,}", folder)
+            _log.info("Writing a feature cache of %s bytes into %s", f"{size:,}", folder)
             return PointCache(folder, sizes, channels, self.feature_cache)
         capacity = sample_size(self.memory, channels, centers)
         # Points that are known not to come need no room.
