@@ -32,6 +32,7 @@ def test_the_teachers_class_replaces_missing_labels():
     assert run_module.with_teachers_classes(everything, None) is everything
 
 
+@pytest.mark.slow
 def test_teacher_and_student_alone_see_labelled_images_only(tmp_path, monkeypatch):
     seen, real = {}, run_module.train
 
