@@ -188,6 +188,14 @@ def add_experiment_options(
         "--teacher-learning-rate",
     )
     add(
+        "--quantization-aware-epochs",
+        type=non_negative_integer,
+        metavar="N",
+        default=0,
+        help="epochs in which every student is then trained further by its method while it "
+        "computes as its int8 file will, from a hundredth of its learning rate (default: 0)",
+    )
+    add(
         "--batch-size",
         default=default.batch_size,
         help=f"images in a step, over all devices{of_data}",
@@ -228,6 +236,13 @@ def add_experiment_options(
         "templates and sub-classes than given above are then used (default: no limit)",
     )
     weight = {"type": non_negative_number, "metavar": "X"}
+    add(
+        "--block-size",
+        type=positive_integer,
+        metavar="N",
+        help="images that KD layers and their losses compute at a time, where memory is short; the "
+        "results are the same (default: the whole batch)",
+    )
     add("--temperature", default=1.0, help="temperature of the penultimate targets", **number)
     for level in ("penultimate", "intermediate"):
         add(
@@ -444,6 +459,15 @@ def experiment_of(options, settings, methods=None, export_method=None):
         value("epochs"),
         label_smoothing=value("label_smoothing"),
     )
+    quantization_aware_schedule = None
+    if options.quantization_aware_epochs:
+        quantization_aware_schedule = replace(
+            student_schedule,
+            epochs=options.quantization_aware_epochs,
+            learning_rate=student_schedule.learning_rate / 100,
+            schedule="cosine",
+            warm_up_epochs=0,
+        )
     data = spec.open()
     return Experiment(
         spec=spec,
@@ -456,12 +480,14 @@ def experiment_of(options, settings, methods=None, export_method=None):
         student_schedule=student_schedule,
         head_schedule=head_schedule,
         fine_tune_schedule=fine_tune_schedule,
+        quantization_aware_schedule=quantization_aware_schedule,
         augmentation=_augmentation(options, settings, data),
         penultimate_alpha=given_or("penultimate_alpha", pair.penultimate_alpha),
         intermediate_alpha=given_or("intermediate_alpha", pair.intermediate_alpha),
         penultimate_weight=options.penultimate_weight,
         intermediate_weight=options.intermediate_weight,
         temperature=options.temperature,
+        block_size=options.block_size,
         **{name: value(name) for name in _FROM_SETTINGS[2:-1]},
         feature_cache=None if value("feature_cache") == "none" else value("feature_cache"),
         logit_losses=method_table.logit_loss_settings(settings, pair),
