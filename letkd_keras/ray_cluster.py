@@ -5,6 +5,7 @@ import logging
 import os
 
 from letkd_keras.command_line import Integer
+from letkd_keras.log_file import stderr_to_log
 
 # Read by Ray when it is imported or started. A user's own settings are kept.
 _ENVIRONMENT = {
@@ -77,7 +78,8 @@ def running_ray(workers):
         options = {"log_to_driver": False, "logging_level": logging.ERROR}
         if not os.environ.get("RAY_ADDRESS"):
             options |= {"include_dashboard": False}
-        ray.init(**options)
+        with stderr_to_log():
+            ray.init(**options)
     try:
         yield _share(ray.cluster_resources(), workers)
     finally:

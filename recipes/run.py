@@ -7,6 +7,7 @@ from pathlib import Path
 
 import keras
 
+from letkd_keras.data import NumberedBatches
 from letkd_keras.files import checksum, save_model
 from letkd_keras.functional import load_model, quantization_aware, without_fake_quantization
 from letkd_keras.log_file import logged_to
@@ -213,7 +214,7 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=True):
     data = experiment.data
     prototypes = fit_prototypes(
         teacher,
-        data.evaluation_batches(256, "train"),
+        NumberedBatches(data, 256, "train"),
         levels=tuple(levels),
         templates=experiment.templates,
         subclasses=experiment.subclasses,
