@@ -47,7 +47,12 @@ def train(model, data, schedule, folder, **options):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if training.read_state(folder)["epochs"] < schedule.epochs:
-            order = {"schedule": schedule.config(), **options, "callbacks": [*options["callbacks"]]}
+            order = {
+                "schedule": schedule.config(),
+                "digest": data.digest,
+                **options,
+                "callbacks": [*options["callbacks"]],
+            }
             group.train(model, data, order, folder)
     # What is left: the last or the selected weights, and the test images.
     return training.train(model, data, schedule, folder, **options)
@@ -232,7 +237,17 @@ def _state(folder):
         return {"error": str(error)}
 
 
+def _same_data(data, digest):
+    """The data with a digest: with or without training images that have no label."""
+    candidates = (data, training.labelled_data(data), training.labelled_data(data, repeat=True))
+    for candidate in candidates:
+        if candidate.digest == digest:
+            return candidate
+    raise ValueError("The images of the workers differ")
+
+
 def _fit(group, file, weights, data, order, folder, state):
+    data = _same_data(data, order["digest"])
     schedule = training.Schedule.from_config(order["schedule"])
     augmentation, first_epoch = order["augmentation"], state["epochs"]
     steps = steps_per_epoch(data.train_examples, schedule.batch_size)
@@ -248,7 +263,7 @@ def _fit(group, file, weights, data, order, folder, state):
             for layer in layers_inside(model):
                 if isinstance(layer, keras.layers.BatchNormalization):
                     layer.synchronized = True  # statistics of the whole batch, as JAX's are
-        training.compile_model(model, schedule, steps, augmentation, **options)
+        training.compile_model(model, data, schedule, augmentation, **options)
         if first_epoch:
             training.load_state(model, weights)
     class_weights = None

@@ -367,7 +367,7 @@ def train(
     state = read_state(folder)
     steps = steps_per_epoch(data.train_examples, schedule.batch_size)
     selects = data.has_validation
-    compile_model(model, schedule, steps, augmentation)
+    compile_model(model, data, schedule, augmentation)
     save_state = SaveState(folder, state, keeps_best=selects)
     first_epoch = state["epochs"]
     if first_epoch:
@@ -416,19 +416,22 @@ def train(
     return {"accuracy_selected": 100 * accuracy, "accuracy_validation": validation, **result}
 
 
-def compile_model(model, schedule, steps, augmentation, **options):
+def compile_model(model, data, schedule, augmentation, **options):
     """Compile a model for a training by a schedule.
 
     Args:
         model: Model with logits as outputs, built.
+        data: `ImageData`, or an object with its methods.
         schedule: `Schedule`.
-        steps: Steps of an epoch.
         augmentation: Options of the data's `training_batches`.
         **options: Further arguments of `compile`.
     """
     loss = schedule.loss(one_hot=mixes_labels(augmentation))
-    optimizer = schedule.make_optimizer(steps)
-    model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"], **options)
+    steps = steps_per_epoch(data.train_examples, schedule.batch_size)
+    # Only weighted metrics leave out images without a label.
+    has_unlabelled = getattr(data, "unlabelled_examples", 0)
+    metrics = {"weighted_metrics" if has_unlabelled else "metrics": ["accuracy"]}
+    model.compile(optimizer=schedule.make_optimizer(steps), loss=loss, **metrics, **options)
 
 
 def load_state(model, file):
@@ -495,6 +498,19 @@ def balanced_class_weights(data):
     # A class without training images has no image to weight.
     weights = len(labels) / (data.num_classes * np.maximum(counts, 1))
     return {label: float(weight) for label, weight in enumerate(weights)}
+
+
+def labelled_data(data, repeat=False):
+    """The data without training images that have no label (`ImageData.labelled`).
+
+    Args:
+        data: `ImageData`, or `StreamedImages`, whose images all have one.
+        repeat: Whether the others are repeated until there are as many as before.
+
+    Returns:
+        The data set.
+    """
+    return data.labelled(repeat) if hasattr(data, "labelled") else data
 
 
 def training_labels(data):
