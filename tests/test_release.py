@@ -68,3 +68,7 @@ def test_badges_are_those_of_the_repository():
 
 def _text(name):
     return (ROOT / name).read_text()
+
+
+def test_the_readme_is_short():
+    assert len(_text("README.md").splitlines()) <= 120
