@@ -7,6 +7,8 @@ verified: it is loaded in a new process without this package and compared with t
 card.json and card.md describe the artifacts; labels.txt has their classes.
 """
 
+import argparse
+
 from letkd_keras.command_line import (
     Parser,
     add_data_options,
@@ -14,16 +16,34 @@ from letkd_keras.command_line import (
     add_out_option,
     add_seed_option,
     choice,
+    list_item,
     path,
     run_main,
 )
 from letkd_keras.export import formats
 from letkd_keras.export.evaluation_images import add_image_options, evaluation_images
-from letkd_keras.export.options import INPUTS, OUTPUTS, RANGES, ExportOptions
+from letkd_keras.export.options import INPUTS, OUTPUTS, PRECISIONS, RANGES, ExportOptions
 from letkd_keras.export.run_folders import open_data
 from letkd_keras.files import check_writable
 from letkd_keras.log_file import logged_to
 from letkd_keras.terminal import print_table
+
+
+def layer_precision(text):
+    """Convert `LAYER=TYPE`, the type of the weights of a layer.
+
+    Returns:
+        `(layer, type)`.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is something else.
+    """
+    layer, _, value = list_item(text).rpartition("=")
+    if not layer or value not in PRECISIONS:
+        raise argparse.ArgumentTypeError(
+            f"must be LAYER=TYPE with a type of {', '.join(PRECISIONS)}. Received: {text!r}"
+        )
+    return layer, value
 
 
 def parse(arguments=None):
@@ -62,6 +82,15 @@ def parse(arguments=None):
         "--snr",
         action="store_true",
         help="quantized TFLite formats: write the signal-to-noise ratio of each layer to the card",
+    )
+    add(
+        "--precision",
+        nargs="+",
+        type=layer_precision,
+        metavar="LAYER=TYPE",
+        default=[],
+        help="tflite-int4: types of the weights of single layers, such as 'kd_*=int8' or "
+        "'conv1=float32'; a later one has priority (default: int4 everywhere)",
     )
     add("--channels-first", action="store_true", help="onnx: images [N, C, H, W]")
 
@@ -114,6 +143,7 @@ def main(arguments=None):
             input=options.input,
             output=options.output,
             snr=options.snr,
+            precision=dict(options.precision),
             channels_first=options.channels_first,
             **{name: getattr(options, name) for name in RANGES},
             **({} if images is None else images.options()),

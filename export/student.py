@@ -129,8 +129,8 @@ def export_student(
             format's default, 0.98 in int8 and for the formats that train.
         **options: Fields of `letkd_keras.export.ExportOptions`: `calibration` (needed in int8 and
             by the formats that train), `integer_io`, `input`, `output`, `mean`, `std`, `crop`,
-            `class_names`, `snr`, `channels_first`, `opset`, `epochs`, `learning_rate`, `sparsity`,
-            `clusters`.
+            `class_names`, `snr`, `precision`, `channels_first`, `opset`, `epochs`, `learning_rate`,
+            `sparsity`, `clusters`.
 
     Returns:
         `Exported`.

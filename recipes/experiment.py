@@ -38,6 +38,8 @@ class Experiment:
         student_schedule: `Schedule` of every student.
         head_schedule: `Schedule` of a new head of the teacher, on frozen features.
         fine_tune_schedule: `Schedule` of fine-tuning the teacher, or `None` for none.
+        quantization_aware_schedule: `Schedule` by which every student is trained further under fake
+            quantization, or `None` for none.
         augmentation: Options of the data's `training_batches`.
         penultimate_alpha: Alpha of the penultimate KD layer.
         intermediate_alpha: Alpha of the intermediate KD layer.
@@ -74,6 +76,7 @@ class Experiment:
     student_schedule: Schedule
     head_schedule: Schedule | None = None
     fine_tune_schedule: Schedule | None = None
+    quantization_aware_schedule: Schedule | None = None
     augmentation: dict = field(default_factory=dict)
     penultimate_alpha: float = 1.0
     intermediate_alpha: float = 1.0
@@ -160,6 +163,8 @@ class Experiment:
                 for name, schedule in self._teacher_schedules.items()
             },
             "student_schedule": self.student_schedule.config(),
+            "quantization_aware_schedule": self.quantization_aware_schedule
+            and self.quantization_aware_schedule.config(),
         }
         return json.loads(json.dumps(config))
 
@@ -179,7 +184,10 @@ class Experiment:
         student_schedule = Schedule.from_config(config["student_schedule"])
         schedules = {
             name: Schedule.from_config(config[name]) if config.get(name) else None
-            for name in ("teacher_schedule", "head_schedule", "fine_tune_schedule")
+            for name in (
+                *("teacher_schedule", "head_schedule", "fine_tune_schedule"),
+                "quantization_aware_schedule",
+            )
         }
         fields |= {
             "spec": spec,
@@ -221,6 +229,8 @@ def prepare(experiment):
     """
     _check_one_machine()
     methods.check(experiment.methods, experiment.data)
+    if experiment.quantization_aware_schedule is not None:
+        methods.check_quantization_aware(experiment.methods)
     _check_batch_sizes(experiment)
     if experiment.class_weights is not None:
         balanced_class_weights(experiment.data)

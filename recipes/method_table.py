@@ -93,7 +93,8 @@ def markdown(experiment, teacher, table, picture):
         f"{data.train_examples:,} training and {data.test_examples:,} test images ({data.split}). "
         f"Students: {schedule.epochs} epochs of batches of {schedule.batch_size}, seeds from "
         f"{experiment.seed}; {experiment.templates} penultimate templates, "
-        f"{experiment.subclasses} sub-classes of each class. {date.today().isoformat()}.",
+        f"{experiment.subclasses} sub-classes of each class. {date.today().isoformat()}."
+        f"{_quantization(experiment)}",
         "",
         f"Teacher: {results.accuracy_of(teacher):.2f}% top-1{_published_teacher(experiment)}, "
         f"{teacher['parameters']:,} parameters.",
@@ -127,6 +128,16 @@ def markdown(experiment, teacher, table, picture):
         lines += [f"- {title}, seed {seed}: `{text}`" for title, seed, text in failed]
         lines += [""]
     return "\n".join(lines)
+
+
+def _quantization(experiment):
+    schedule = experiment.quantization_aware_schedule
+    if schedule is None:
+        return ""
+    return (
+        f" Then {schedule.epochs} epochs under fake quantization, which is also in force where "
+        "their accuracies are measured."
+    )
 
 
 def _published_teacher(experiment):

@@ -186,6 +186,14 @@ def add_experiment_options(
         "--teacher-learning-rate",
     )
     add(
+        "--quantization-aware-epochs",
+        type=non_negative_integer,
+        metavar="N",
+        default=0,
+        help="epochs in which every student is then trained further by its method while it "
+        "computes as its int8 file will, from a hundredth of its learning rate (default: 0)",
+    )
+    add(
         "--batch-size",
         default=default.batch_size,
         help=f"images in a step, over all devices{of_data}",
@@ -442,6 +450,15 @@ def experiment_of(options, settings, methods=None, export_method=None):
         value("epochs"),
         label_smoothing=value("label_smoothing"),
     )
+    quantization_aware_schedule = None
+    if options.quantization_aware_epochs:
+        quantization_aware_schedule = replace(
+            student_schedule,
+            epochs=options.quantization_aware_epochs,
+            learning_rate=student_schedule.learning_rate / 100,
+            schedule="cosine",
+            warm_up_epochs=0,
+        )
     data = spec.open()
     return Experiment(
         spec=spec,
@@ -454,6 +471,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
         student_schedule=student_schedule,
         head_schedule=head_schedule,
         fine_tune_schedule=fine_tune_schedule,
+        quantization_aware_schedule=quantization_aware_schedule,
         augmentation=_augmentation(options, settings, data),
         penultimate_alpha=given_or("penultimate_alpha", pair.penultimate_alpha),
         intermediate_alpha=given_or("intermediate_alpha", pair.intermediate_alpha),

@@ -2,12 +2,13 @@
 
 import logging
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 
 from letkd_keras.files import checksum, save_model
-from letkd_keras.functional import load_model
+from letkd_keras.functional import load_model, quantization_aware, without_fake_quantization
 from letkd_keras.log_file import logged_to
 from letkd_keras.models import frozen_backbone
 from letkd_keras.prototypes import Prototypes, fit_prototypes, remove_workdir
@@ -239,6 +240,10 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=True):
 def train_student(experiment, method, seed, teacher, prototypes, folder, verbose=True):
     """Train a student by a method, or continue where that was interrupted.
 
+    With a `quantization_aware_schedule` the student of its folder's folder `float` is trained
+    further under fake quantization. The accuracy of the result is then that under fake
+    quantization; the student that is saved is a plain one.
+
     Args:
         experiment: `Experiment`, prepared.
         method: Name of the method.
@@ -255,18 +260,46 @@ def train_student(experiment, method, seed, teacher, prototypes, folder, verbose
         ValueError: If a file of an earlier start is damaged.
     """
     training = results.student_folder(folder, method, seed)
-    result, title = results.finished(training), methods.title(method)
+    arguments = (experiment, method, seed, teacher, prototypes)
+    if experiment.quantization_aware_schedule is None:
+        result = _train_student(*arguments, training, verbose)
+    else:
+        before = _train_student(*arguments, training / "float", verbose)
+        result = _train_student(*arguments, training, verbose, before)
+    results.check_training(training, "student.keras", result)
+    accuracy = results.accuracy_of(result)
+    log.info("%s, seed %d: %.2f%% top-1", methods.title(method), seed, accuracy)
+    return result
+
+
+def _train_student(experiment, method, seed, teacher, prototypes, training, verbose, before=None):
+    """Train a student in a folder, or further under fake quantization after a result `before`."""
+    result = results.finished(training)
     if result is None:
-        log.info("training the student %s: %s, seed %d", experiment.student.title, title, seed)
+        file = training / "float" / "student.keras"
+        if before is None:
+            schedule = experiment.student_schedule
+            text = "training the student %s: %s, seed %d"
+        else:
+            schedule = experiment.quantization_aware_schedule
+            text = "training the student %s: %s, seed %d, under fake quantization"
+            results.check_file(file, before["model_sha256"])
+        log.info(text, experiment.student.title, methods.title(method), seed)
         # All methods of a trial start from the same weights.
         keras.utils.set_random_seed(seed)
-        with experiment.student_schedule.precision():
-            student = experiment.student.build(experiment.data, "student")
-            model = methods.build(method, methods.Inputs(teacher, student, prototypes, experiment))
+        with schedule.precision():
+            if before is None:
+                student = experiment.student.build(experiment.data, "student")
+            else:
+                student = quantization_aware(load_model(file, "student"))
+            inputs = methods.Inputs(
+                teacher, student, prototypes, replace(experiment, student_schedule=schedule)
+            )
+            model = methods.build(method, inputs)
             result = train(
                 model,
                 experiment.data,
-                experiment.student_schedule,
+                schedule,
                 training,
                 seed=seed,
                 augmentation=experiment.augmentation,
@@ -275,12 +308,15 @@ def train_student(experiment, method, seed, teacher, prototypes, folder, verbose
                 class_weights=experiment.class_weights,
                 verbose=verbose,
             )
-        trained = getattr(model, "student", model)
+        trained = without_fake_quantization(getattr(model, "student", model))
         result["parameters"] = trained.count_params()
-        result["parameters_plain"] = student.count_params()
+        if before is None:
+            result["parameters_plain"] = student.count_params()
+        else:
+            result["parameters_plain"] = before["parameters_plain"]
+            result["accuracy_before_quantization"] = results.accuracy_of(before)
+            result["seconds"] += before["seconds"]
         save_model(trained, training / "student.keras")
         result["model_sha256"] = checksum(training / "student.keras")
         finish(training, result)
-    results.check_training(training, "student.keras", result)
-    log.info("%s, seed %d: %.2f%% top-1", title, seed, results.accuracy_of(result))
     return result

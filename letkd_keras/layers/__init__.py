@@ -5,6 +5,7 @@ from letkd_keras.layers.adaptive_average_pooling import (
     adaptive_average_pool,
 )
 from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
+from letkd_keras.layers.fake_quantization import FakeQuantization
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
 from letkd_keras.layers.kd_layer import KDLayer
 from letkd_keras.layers.soft_targets import IntermediateTargets, PenultimateTargets
@@ -14,6 +15,7 @@ __all__ = [
     "AdaptiveAveragePooling",
     "ChannelShuffle",
     "ChannelSplit",
+    "FakeQuantization",
     "GroupedConv2D",
     "IntermediateTargets",
     "KDLayer",
