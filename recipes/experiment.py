@@ -18,6 +18,8 @@ log = logging.getLogger("letkd_keras")
 # What may differ between two starts in the same folder: no finished training depends on it.
 OPEN_KEYS = (
     *("methods", "trials", "export_method", "formats", "sizes"),
+    # It changes memory, not results.
+    "block_size",
     # Where things are; their digest and fingerprint are compared.
     *("data.source", "data.data_dir", "data.image_cache", "teacher.file", "student.file"),
 )
@@ -46,6 +48,7 @@ class Experiment:
         penultimate_weight: Weight of the penultimate KL divergence.
         intermediate_weight: Weight of the intermediate KL divergence.
         temperature: Temperature of the penultimate targets.
+        block_size: Images of the blocks that KD layers and their losses compute in, or `None`.
         templates: Templates of the penultimate KD layer.
         subclasses: Sub-classes of each class.
         components: LDA components.
@@ -83,6 +86,7 @@ class Experiment:
     penultimate_weight: float = 1.0
     intermediate_weight: float = 1.0
     temperature: float = 1.0
+    block_size: int | None = None
     templates: int = 4096
     subclasses: int = 8
     components: int = 60

@@ -369,7 +369,7 @@ def build(name, inputs):
 
 
 def _letkd_options(method, experiment):
-    options = {"temperature": experiment.temperature}
+    options = {"temperature": experiment.temperature, "block_size": experiment.block_size}
     if method.distiller is LetKD:
         options["levels"] = method.levels
     for level in method.levels:

@@ -234,6 +234,13 @@ def add_experiment_options(
         "templates and sub-classes than given above are then used (default: no limit)",
     )
     weight = {"type": non_negative_number, "metavar": "X"}
+    add(
+        "--block-size",
+        type=positive_integer,
+        metavar="N",
+        help="images that KD layers and their losses compute at a time, where memory is short; the "
+        "results are the same (default: the whole batch)",
+    )
     add("--temperature", default=1.0, help="temperature of the penultimate targets", **number)
     for level in ("penultimate", "intermediate"):
         add(
@@ -478,6 +485,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
         penultimate_weight=options.penultimate_weight,
         intermediate_weight=options.intermediate_weight,
         temperature=options.temperature,
+        block_size=options.block_size,
         **{name: value(name) for name in _FROM_SETTINGS[2:-1]},
         feature_cache=None if value("feature_cache") == "none" else value("feature_cache"),
         logit_losses=method_table.logit_loss_settings(settings, pair),

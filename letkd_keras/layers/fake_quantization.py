@@ -181,6 +181,9 @@ class FakeQuantizedKDLayer(KDLayer):
         **kwargs: Arguments of `KDLayer`.
     """
 
+    # The ranges are those of the whole batch.
+    supports_blocks = False
+
     def __init__(self, *args, weight_bits=8, bits=8, momentum_of_ranges=0.99, **kwargs):
         super().__init__(*args, **kwargs)
         self.weight_bits = _check_bits("weight_bits", weight_bits)
