@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from letkd_keras.data import NumberedBatches
 from letkd_keras.distillers import Distiller
 from letkd_keras.files import checksum, save_model
 from letkd_keras.functional import load_model, quantization_aware, without_fake_quantization
@@ -216,7 +217,7 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=True):
     data = with_teachers_classes(experiment.data, teacher)
     prototypes = fit_prototypes(
         teacher,
-        data.evaluation_batches(256, "train"),
+        NumberedBatches(data, 256, "train"),
         levels=tuple(levels),
         templates=experiment.templates,
         subclasses=experiment.subclasses,
