@@ -6,6 +6,7 @@ python examples/run_notebooks.py adding_a_loss_or_method
 Messages of libraries on stderr and TensorFlow's warnings are not kept.
 """
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -15,9 +16,11 @@ import nbformat
 
 
 def run(path):
-    """Execute a notebook in an empty folder and write it back with its outputs."""
+    """Execute a notebook in a new folder and write it back with its outputs."""
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
+        for program in path.parent.glob("*.py"):  # which a notebook may call
+            shutil.copy(program, folder)
         resources = {"metadata": {"path": folder}}
         nbclient.NotebookClient(notebook, timeout=3600, resources=resources).execute()
     keep_results(notebook)
