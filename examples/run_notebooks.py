@@ -14,6 +14,9 @@ import nbclient
 import nbformat
 
 
+_NOISE = ("WARNING:", "INFO:tensorflow")
+
+
 def run(path):
     """Execute a notebook in an empty folder and write it back with its outputs."""
     notebook = nbformat.read(path, as_version=4)
@@ -36,7 +39,7 @@ def keep_results(notebook):
 def _without_warnings(output):
     if output.output_type == "stream":
         lines = output.text.splitlines(keepends=True)
-        output.text = "".join(line for line in lines if not line.startswith("WARNING:"))
+        output.text = "".join(line for line in lines if not line.startswith(_NOISE))
         if output.name == "stderr" or not output.text.strip():
             return None
     return output
