@@ -13,7 +13,7 @@ PEERS := $(JAX_TESTS) tests/benchmarks/test_peer.py tests/campaign/test_bad_weig
 	tests/models/test_torch_weights.py tests/optimizers/test_torch_sgd.py
 CHECK := $(VENV)/bin/check-jsonschema --builtin-schema
 
-.PHONY: demo test slow peers campaign lowest lowest-jax newest newest-jax docs links lint package \
+.PHONY: demo test slow peers campaign lowest lowest-jax newest newest-jax docs links notebooks lint package \
 	tag clean
 
 demo: $(VENV)/.demo  ## train a teacher, distil it three ways and export the student, on real digits
@@ -49,6 +49,9 @@ docs: $(VENV)/.docs  ## the documentation site, in build/docs; a warning or a br
 
 links: $(VENV)/.docs  ## the links to other sites
 	$(RUN) -m sphinx -b linkcheck -W --keep-going docs build/links
+
+notebooks: $(VENV)/.test  ## run the notebooks and keep their outputs
+	$(RUN) examples/run_notebooks.py
 
 lint: $(VENV)/.test  ## code, workflows, issue forms, citation
 	$(VENV)/bin/ruff check .
