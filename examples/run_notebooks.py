@@ -13,7 +13,6 @@ from pathlib import Path
 import nbclient
 import nbformat
 
-
 _NOISE = ("WARNING:", "INFO:tensorflow")
 
 
