@@ -14,6 +14,8 @@ from pathlib import Path
 import nbclient
 import nbformat
 
+_NOISE = ("WARNING:", "INFO:tensorflow")
+
 
 def run(path):
     """Execute a notebook in a new folder and write it back with its outputs."""
@@ -39,7 +41,7 @@ def keep_results(notebook):
 def _without_warnings(output):
     if output.output_type == "stream":
         lines = output.text.splitlines(keepends=True)
-        output.text = "".join(line for line in lines if not line.startswith("WARNING:"))
+        output.text = "".join(line for line in lines if not line.startswith(_NOISE))
         if output.name == "stderr" or not output.text.strip():
             return None
     return output
