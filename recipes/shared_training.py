@@ -87,7 +87,7 @@ def run_on_workers(backend, make_experiment, command):
                 agree(group, {"error": str(error)})
             agree(group, {"experiment": experiment.config(), **code()})
             if not group.is_chief:
-                return _serve(group, experiment.data)
+                return _serve(group, (experiment.data, experiment.student_data))
             return _lead(group, command, experiment)
     except BaseException:
         group.leave()
@@ -144,7 +144,7 @@ def _send(group, message):
     return json.loads(group.broadcast(json.dumps(message).encode()))
 
 
-def _serve(group, data):
+def _serve(group, data_sets):
     """Take part in the trainings of the chief until it ends."""
     while True:
         message = _send(group, None)
@@ -157,9 +157,20 @@ def _serve(group, data):
             file = Path(scratch) / _MODEL
             file.write_bytes(group.broadcast())
             try:
-                fit(group, file, data, message["order"], None)
+                fit(group, file, _same_data(data_sets, message["order"]), message["order"], None)
             except FloatingPointError as error:  # all workers see it; the chief decides
                 log.warning("%s", error)
+
+
+def _same_data(data_sets, order):
+    """The data that the chief trains on: those of this worker with the same digest."""
+    for data in data_sets:
+        # With or without training images that have no label.
+        labelled = (training.labelled_data(data), training.labelled_data(data, repeat=True))
+        for candidate in (data, *labelled):
+            if candidate.digest == order["digest"]:
+                return candidate
+    raise ValueError("The images of the workers differ")
 
 
 def agree(group, own):
@@ -237,17 +248,7 @@ def _state(folder):
         return {"error": str(error)}
 
 
-def _same_data(data, digest):
-    """The data with a digest: with or without training images that have no label."""
-    candidates = (data, training.labelled_data(data), training.labelled_data(data, repeat=True))
-    for candidate in candidates:
-        if candidate.digest == digest:
-            return candidate
-    raise ValueError("The images of the workers differ")
-
-
 def _fit(group, file, weights, data, order, folder, state):
-    data = _same_data(data, order["digest"])
     schedule = training.Schedule.from_config(order["schedule"])
     augmentation, first_epoch = order["augmentation"], state["epochs"]
     steps = steps_per_epoch(data.train_examples, schedule.batch_size)
