@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 # The test files that skip tests where JAX is not installed, and where JAX or PyTorch is not.
 JAX_TESTS := tests/data/test_jax_batches.py tests/distillers/test_jax_parity.py \
 	tests/distillers/test_replicas.py tests/prototypes/test_teacher_features.py \
-	tests/recipes/test_shared_training.py tests/recipes/test_without_tensorflow.py
+	tests/recipes/test_without_tensorflow.py
 PEERS := $(JAX_TESTS) tests/benchmarks/test_peer.py tests/campaign/test_bad_weights.py \
 	tests/models/test_initialization.py tests/models/test_models_command.py \
 	tests/models/test_torch_weights.py tests/optimizers/test_torch_sgd.py

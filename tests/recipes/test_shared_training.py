@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import importlib.util
 import io
 import json
 import os
@@ -42,18 +41,6 @@ def _tensorflow_workers():
     cluster = {"worker": [f"127.0.0.1:{port}" for port in _free_ports(2)]}
     return [
         {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})}
-        for index in range(2)
-    ]
-
-
-def _jax_processes():
-    (port,) = _free_ports(1)
-    names = ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
-    return [
-        {
-            f"KERAS_DISTRIBUTION_{name}": value
-            for name, value in zip(names, (f"127.0.0.1:{port}", "2", str(index)), strict=True)
-        }
         for index in range(2)
     ]
 
@@ -168,14 +155,6 @@ def test_two_workers_of_which_one_dies_end_as_one_device(one_device, tmp_path):
     """Teacher, student alone and letKD-1; class weights, moving average, 21 test images."""
     _check_killed_and_started_again(tmp_path, _tensorflow_workers)
     _check_same(one_device, tmp_path / "run0")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
-def test_two_jax_processes_of_which_one_dies_end_as_one_device(tmp_path):
-    _alone(tmp_path / "one", KERAS_BACKEND="jax")
-    _check_killed_and_started_again(tmp_path, _jax_processes, KERAS_BACKEND="jax")
-    _check_same(tmp_path / "one", tmp_path / "run0")
 
 
 def test_workers_that_differ_are_refused():
