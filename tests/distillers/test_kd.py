@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from registered_name import has_registered_name
 from scipy.special import log_softmax
 
 from letkd_keras import KD
@@ -83,6 +84,7 @@ def test_saved_and_loaded_it_trains_on(tmp_path, setting):
     model.train_on_batch(setting.x, setting.y)
     model.save(tmp_path / "kd.keras")
     loaded = keras.models.load_model(tmp_path / "kd.keras")
+    assert has_registered_name(loaded)
     assert (loaded.logit_losses["kd"].temperature, loaded.distillation_weights) == (
         3.0,
         {"kd": 0.5},
