@@ -123,7 +123,7 @@ def test_a_full_disk_is_one_sentence_and_no_half_written_file(
     expected, numbers, refusals = kills.contents(undisturbed), random.Random(0), 0
     filling, out = _Filling(disk, monkeypatch), disk / "sequence0"
     for start in range(_MOST_STARTS):
-        filling.begin(numbers.randint(1, 8) if start else 1)
+        filling.begin(numbers.randint(1, 20) if start else 1)
         ended = _run(command, given, disk, out)
         if ended.status == 0:
             break
