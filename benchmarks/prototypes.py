@@ -3,8 +3,8 @@
 One JSON line a step and size: `step`, `points`, `channels`, `seconds`, `cpu_seconds` (of all
 threads), `peak_mib` (of the process, above what it held after its imports), `peer`, `peer_seconds`,
 `peer_cpu_seconds`, `peer_peak_mib` and what else the step tells. Each side of a line runs in a
-process of its own, on the same synthetic features: 100 classes of overlapping, rectified clusters,
-64 locations an image. Making the features is not timed. On a busy machine, compare the processor
+process of its own, on the same synthetic features: classes of overlapping, rectified clusters, 64
+locations an image. Making the features is not timed. On a busy machine, compare the processor
 time of runs with `--threads 1`.
 
 steps and peers
@@ -15,7 +15,13 @@ steps and peers
   subclasses     all classes from a memory-mapped file     faiss.Kmeans for each class in memory
   scores         block by block                            a loop over (at most 50,000) points
 
-CIFAR-100 through a ResNet-56 has 50,000 x 64 points of 64 channels, which are fraction 1.
+CIFAR-100 through a ResNet-56 has 50,000 x 64 points of 64 channels, which are fraction 1. For the
+classes and channels of ImageNet through a ResNet-50, on parts of its 62.8 million points:
+
+    python benchmarks/prototypes.py --classes 1000 --width 2048 --wide-points 0 --no-peers \
+        --steps lda kmeans --fractions 1/500 1/100 --iterations 1
+    python benchmarks/prototypes.py --classes 1000 --width 2048 --wide-points 0 --no-peers \
+        --steps subclasses scores --fractions 1/50 1/10
 """
 
 import argparse
@@ -30,7 +36,7 @@ from fractions import Fraction
 from pathlib import Path
 
 STEPS = ("lda", "cache", "kmeans", "kmeans_sample", "subclasses", "scores")
-CLASSES, LOCATIONS, BLOCK = 100, 64, 1 << 14
+LOCATIONS, BLOCK_VALUES = 64, 1 << 20
 COMPONENTS, SUBCLASSES = 60, 8
 LOOP_POINTS = 50_000
 
@@ -40,7 +46,7 @@ def main():
     if options.one is not None:
         print(json.dumps(_measure(options)))
         return
-    sizes = [(int(50_000 * fraction) * LOCATIONS, 64) for fraction in options.fractions]
+    sizes = [(int(50_000 * fraction) * LOCATIONS, options.width) for fraction in options.fractions]
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for points, channels in sizes:
             for step in options.steps:
@@ -60,7 +66,7 @@ def _line(options, folder, step, points, channels):
     def run(name):
         command = [sys.executable, __file__, "--one", name, "--points", str(points)]
         command += ["--channels", str(channels), "--cache", str(cache)]
-        for option in ("templates", "iterations", "sample_memory"):
+        for option in ("templates", "iterations", "sample_memory", "classes"):
             command += [f"--{option.replace('_', '-')}", str(getattr(options, option))]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment)
         return json.loads(done.stdout)
@@ -136,8 +142,8 @@ def _measure(options):
 def _lda(options, clock):
     from letkd_keras.prototypes.lda import LinearDiscriminantAnalysis
 
-    lda = LinearDiscriminantAnalysis(CLASSES, options.channels)
-    for _, points, labels in _stream(options.points, options.channels):
+    lda = LinearDiscriminantAnalysis(options.classes, options.channels)
+    for _, points, labels in _stream(options, options.channels):
         with clock:
             lda.update(points, labels)
     with clock:
@@ -147,7 +153,7 @@ def _lda(options, clock):
 def _lda_peer(options, clock):
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-    points, labels = _in_memory(options.points, options.channels)
+    points, labels = _in_memory(options, options.points, options.channels)
     with clock:
         LinearDiscriminantAnalysis(solver="svd").fit(points, labels)
 
@@ -158,7 +164,7 @@ def _cache(options, clock):
     folder = Path(options.cache)
     folder.mkdir(exist_ok=True)
     cache = PointCache(folder, options.points, options.channels)
-    for rows, points, labels in _stream(options.points, options.channels):
+    for rows, points, labels in _stream(options, options.channels):
         with clock:
             cache.update(points, labels, rows)
     with clock:
@@ -179,7 +185,7 @@ def _kmeans(options, clock):
 def _kmeans_peer(options, clock):
     import faiss
 
-    points, _ = _in_memory(options.points, options.channels)
+    points, _ = _in_memory(options, options.points, options.channels)
     kmeans = faiss.Kmeans(
         options.channels,
         options.templates,
@@ -197,7 +203,7 @@ def _kmeans_sample(options, clock):
 
     capacity = PointSample.fitting(options.sample_memory, options.channels)
     sample = PointSample(capacity, options.channels)
-    for rows, points, labels in _stream(options.points, options.channels):
+    for rows, points, labels in _stream(options, options.channels):
         with clock:
             sample.update(points, labels, rows)
     with clock:
@@ -211,7 +217,7 @@ def _inertia(options, centers):
     from letkd_keras.prototypes.kmeans import nearest_centers
 
     total = 0.0
-    for _, points, _ in _stream(options.points, options.channels):
+    for _, points, _ in _stream(options, options.channels):
         total += float(nearest_centers(points, centers)[0].sum(dtype="float64"))
     return total / options.points
 
@@ -224,10 +230,11 @@ def _subclasses(options, clock):
 
     # Each class has its images in turn: as many points as the rest leaves.
     images = -(-options.points // LOCATIONS)
-    sizes = (images // CLASSES + (np.arange(CLASSES) < images % CLASSES)) * LOCATIONS
+    classes = options.classes
+    sizes = (images // classes + (np.arange(classes) < images % classes)) * LOCATIONS
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         cache = PointCache(Path(folder), sizes, COMPONENTS)
-        for rows, points, labels in _stream(options.points, COMPONENTS):
+        for rows, points, labels in _stream(options, COMPONENTS):
             cache.update(points, labels, rows)
         points, _ = cache.sorted(by_class=True)
         with clock:
@@ -238,9 +245,9 @@ def _subclasses_peer(options, clock):
     import faiss
     import numpy as np
 
-    points, labels = _in_memory(options.points, COMPONENTS)
+    points, labels = _in_memory(options, options.points, COMPONENTS)
     with clock:
-        for label in range(CLASSES):
+        for label in range(options.classes):
             own = np.ascontiguousarray(points[labels == label])
             kmeans = faiss.Kmeans(
                 COMPONENTS, SUBCLASSES, niter=options.iterations, max_points_per_centroid=len(own)
@@ -251,8 +258,8 @@ def _subclasses_peer(options, clock):
 def _scores(options, clock):
     from letkd_keras.prototypes.subclasses import SubclassScores
 
-    scores = SubclassScores(_subclass_centers(), CLASSES)
-    for _, points, labels in _stream(options.points, COMPONENTS):
+    scores = SubclassScores(_subclass_centers(options), options.classes)
+    for _, points, labels in _stream(options, COMPONENTS):
         with clock:
             scores.update(points, labels)
     with clock:
@@ -263,8 +270,8 @@ def _scores_peer(options, clock):
     """The method, word by word: for each point, its own sub-class, the nearest, a count."""
     import numpy as np
 
-    centers, size = _subclass_centers(), min(options.points, LOOP_POINTS)
-    points, labels = _in_memory(size, COMPONENTS)
+    centers, size = _subclass_centers(options), min(options.points, LOOP_POINTS)
+    points, labels = _in_memory(options, size, COMPONENTS)
     counts = np.zeros((len(centers), len(centers)))
     with clock:
         for point, label in zip(points, labels, strict=True):
@@ -279,42 +286,46 @@ def _scores_peer(options, clock):
 # === Features ===
 
 
-def _stream(size, channels):
+def _stream(options, channels, size=None):
     """Blocks of `(rows, points, labels)`, the same whatever consumes them."""
     import numpy as np
 
-    means = np.random.default_rng(0).standard_normal((CLASSES * 16, channels), dtype="float32")
-    for block, start in enumerate(range(0, size, BLOCK)):
+    size = size or options.points
+    clusters = max(1, 1600 // options.classes)
+    shape = (options.classes * clusters, channels)
+    means = np.random.default_rng(0).standard_normal(shape, dtype="float32")
+    length = BLOCK_VALUES // channels
+    for block, start in enumerate(range(0, size, length)):
         r = np.random.default_rng([1, block])
-        rows = np.arange(start, min(start + BLOCK, size))
-        labels = _labels(start, rows[-1] + 1)
+        rows = np.arange(start, min(start + length, size))
+        labels = _labels(options, start, rows[-1] + 1)
         points = r.standard_normal((len(rows), channels), dtype="float32")
         points *= 0.7
-        points += means[labels * 16 + r.integers(16, size=len(rows))]
+        points += means[labels * clusters + r.integers(clusters, size=len(rows))]
         yield rows, np.maximum(points, -0.2, out=points), labels
 
 
-def _labels(start, stop):
+def _labels(options, start, stop):
     import numpy as np
 
-    return np.arange(start, stop) // LOCATIONS % CLASSES
+    return np.arange(start, stop) // LOCATIONS % options.classes
 
 
-def _in_memory(size, channels):
+def _in_memory(options, size, channels):
     import numpy as np
 
     points = np.empty((size, channels), "float32")
-    for rows, block, _ in _stream(size, channels):
+    for rows, block, _ in _stream(options, channels, size):
         points[rows[0] : rows[-1] + 1] = block
-    return points, _labels(0, size)
+    return points, _labels(options, 0, size)
 
 
-def _subclass_centers():
+def _subclass_centers(options):
     import numpy as np
 
-    _, points, labels = next(_stream(BLOCK, COMPONENTS))
+    points, labels = _in_memory(options, options.classes * LOCATIONS, COMPONENTS)
     order = np.argsort(labels, kind="stable")
-    first = np.searchsorted(labels[order], np.arange(CLASSES))
+    first = np.searchsorted(labels[order], np.arange(options.classes))
     return points[order[(first[:, None] + np.arange(SUBCLASSES)).ravel()]]
 
 
@@ -330,6 +341,8 @@ def _parser():
     add = parser.add_argument
     add("--steps", nargs="+", choices=STEPS, default=STEPS)
     add("--fractions", nargs="*", type=Fraction, default=[Fraction(1, n) for n in (16, 4, 1)])
+    add("--classes", type=int, default=100, help="(%(default)s)")
+    add("--width", type=int, default=64, help="channels of the features (%(default)s)")
     add("--wide-points", type=int, default=200_000, help="of 2048 channels, lda only; 0: none")
     add("--templates", type=int, default=4096, help="centers of kmeans (%(default)s)")
     add("--iterations", type=int, default=20, help="of each k-means (%(default)s)")

@@ -5,8 +5,11 @@
 One line a pair and method: `pair`, `method`, `step_ms` (a step of `LetKD`, compiled), `student_ms`
 (a training step of the student alone), `teacher_ms` (the teacher's forward pass), `peer_ms` (the
 step in PyTorch as one normally writes it, `benchmarks/peer`; null where torch is missing),
-`floor_ratio` (step / (student + teacher)), `peer_ratio` (step / peer), `peak_mib` and
-`peer_peak_mib`. A last line has `pipeline_images_per_s` of the input pipeline alone.
+`compiled_peer_ms` (the same with its losses and their gradients under `torch.compile`; null also
+where there is no C++ compiler), `floor_ratio` (step / (student + teacher)), `peer_ratio` (step /
+peer), `compiled_peer_ratio`, and `peak_mib` with `peer_peak_mib` and `compiled_peer_peak_mib`. With
+`--block-size` the step computes in blocks of so many images (`LetKD(block_size=)`). A last line has
+`pipeline_images_per_s` of the input pipeline alone.
 
 Times are medians of interleaved calls in one process, so that what else the machine does falls on
 all alike: compare the ratios. Where the machine has much else to do, `--clock cpu` takes the
@@ -20,6 +23,7 @@ import importlib.util
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -44,9 +48,10 @@ def main(arguments=None):
             line |= {"threads": options.threads, "clock": options.clock}
             line.update(_in_a_process("times", pair, method, options))
             line.update(_in_a_process("memory", pair, method, options))
-            line["peer_peak_mib"] = None
-            if line["peer_ms"] is not None:
-                line.update(_in_a_process("peer_memory", pair, method, options))
+            for peer in _PEERS:
+                line[f"{peer}_peak_mib"] = None
+                if line[f"{peer}_ms"] is not None:
+                    line.update(_in_a_process(f"{peer}_memory", pair, method, options))
             print(json.dumps(line), flush=True)
     print(json.dumps(_in_a_process("pipeline", None, None, options)), flush=True)
 
@@ -59,12 +64,13 @@ def parse(arguments=None):
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--steps", type=int, default=20, help="timed calls of each")
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--block-size", type=int, help="images of a block (default: the batch)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--clock", choices=_CLOCKS, default="wall", help="time taken (%(default)s)")
     parser.add_argument("--one", choices=_ONE, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    for name in ("steps", "batch_size", "threads"):
-        if getattr(options, name) < 1:
+    for name in ("steps", "batch_size", "threads", "block_size"):
+        if (getattr(options, name) or 1) < 1:
             parser.error(f"`{name}` must be at least 1. Received: {getattr(options, name)}")
     for pair in options.pairs.split(","):
         if pair not in PAIRS:
@@ -81,6 +87,8 @@ def _in_a_process(what, pair, method, options):
         command += ["--pairs", pair, "--methods", method]
     for name in ("steps", "batch_size", "threads", "clock"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+    if options.block_size is not None:
+        command += ["--block-size", str(options.block_size)]
     threads = str(options.threads)
     environment = {
         "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -99,9 +107,11 @@ def _in_a_process(what, pair, method, options):
 
 def _times(options):
     problem = _problem(options)
-    calls = {**_keras_calls(problem, whole=True), "peer_ms": None}
+    calls = {**_keras_calls(problem, options, whole=True), **{f"{x}_ms": None for x in _PEERS}}
     if importlib.util.find_spec("torch") is not None:
         calls["peer_ms"] = _peer(problem, options)
+        if shutil.which(os.environ.get("CXX", "g++")):
+            calls["compiled_peer_ms"] = _peer(problem, options, compiled=True)
     found = {name: [] for name in calls}
     clock = _CLOCKS[options.clock]
     for number in range(WARM_UP + options.steps):
@@ -114,8 +124,9 @@ def _times(options):
                 found[name].append(1e3 * (clock() - start))
     line = {name: round(statistics.median(t), 2) if t else None for name, t in found.items()}
     line["floor_ratio"] = round(line["step_ms"] / (line["student_ms"] + line["teacher_ms"]), 3)
-    peer = line["peer_ms"]
-    line["peer_ratio"] = None if peer is None else round(line["step_ms"] / peer, 3)
+    for name in _PEERS:
+        peer = line[f"{name}_ms"]
+        line[f"{name}_ratio"] = None if peer is None else round(line["step_ms"] / peer, 3)
     return line
 
 
@@ -125,21 +136,28 @@ def _memory(options):
     import letkd_keras  # noqa: F401
 
     before = _peak_mib()
-    step = _keras_calls(_problem(options), whole=False)["step_ms"]
+    step = _keras_calls(_problem(options), options, whole=False)["step_ms"]
     for _ in range(WARM_UP):
         step()
     return {"peak_mib": round(_peak_mib() - before)}
 
 
-def _peer_memory(options):
+def _peer_memory(options, compiled=False):
     import peer.letkd
     import peer.networks  # noqa: F401
 
+    if compiled:
+        import torch._inductor.compile_fx  # noqa: F401
     before = _peak_mib()
-    step = _peer(_problem(options), options)
+    step = _peer(_problem(options), options, compiled)
     for _ in range(WARM_UP):
         step()
-    return {"peer_peak_mib": round(_peak_mib() - before)}
+    name = "compiled_peer" if compiled else "peer"
+    return {f"{name}_peak_mib": round(_peak_mib() - before)}
+
+
+def _compiled_peer_memory(options):
+    return _peer_memory(options, compiled=True)
 
 
 def _pipeline(options):
@@ -159,7 +177,14 @@ def _pipeline(options):
     return {"pipeline_images_per_s": round(seen / (time.perf_counter() - start))}
 
 
-_ONE = {"times": _times, "memory": _memory, "peer_memory": _peer_memory, "pipeline": _pipeline}
+_PEERS = ("peer", "compiled_peer")
+_ONE = {
+    "times": _times,
+    "memory": _memory,
+    "peer_memory": _peer_memory,
+    "compiled_peer_memory": _compiled_peer_memory,
+    "pipeline": _pipeline,
+}
 
 
 def _problem(options):
@@ -198,7 +223,7 @@ def _centers(channels):
     return r.standard_normal((CLUSTERS, channels)).astype("float32")
 
 
-def _keras_calls(problem, whole):
+def _keras_calls(problem, options, whole):
     """Calls by name: a step and, if `whole`, what its floor is made of."""
     import keras
 
@@ -226,15 +251,16 @@ def _keras_calls(problem, whole):
         grid, pool = (maps[1][rows],) * 2, maps[0][rows] // maps[1][rows]
         return maps[0][channels], {"layer": level, "grid": grid, "pool_size": pool}
 
-    channels, options = at("penultimate")
-    parts = [PenultimatePrototypes(centers=_centers(channels), **options)]
+    channels, where = at("penultimate")
+    parts = [PenultimatePrototypes(centers=_centers(channels), **where)]
     if "intermediate" in problem["levels"]:
-        channels, options = at("intermediate")
+        channels, where = at("intermediate")
         names = ("lda_mean", "lda_scalings", "centers", "subclass_scores")
         arrays = dict(zip(names, _intermediate(channels), strict=True))
         numbers = {"num_classes": CLASSES, "subclasses": SUBCLASSES}
-        parts.append(IntermediatePrototypes(**arrays, **numbers, **options))
-    model = compiled(LetKD(teacher, student, Prototypes(*parts)))
+        parts.append(IntermediatePrototypes(**arrays, **numbers, **where))
+    prototypes = Prototypes(*parts)
+    model = compiled(LetKD(teacher, student, prototypes, block_size=options.block_size))
     calls = {"step_ms": lambda: model.train_on_batch(x, y)}
     if whole:
         plain = compiled(student)
@@ -243,8 +269,8 @@ def _keras_calls(problem, whole):
     return calls
 
 
-def _peer(problem, options):
-    """A call that makes one step of the peer."""
+def _peer(problem, options, compiled=False):
+    """A call that makes one step of the peer, under `torch.compile` if `compiled`."""
     import torch
     from peer import letkd, networks
 
@@ -269,6 +295,8 @@ def _peer(problem, options):
     pool = taps[0]["penultimate"][2] // taps[1]["penultimate"][2]
     model = letkd.LetKD(student, teacher, layers, targets, pool).train()
     optimizer = model.optimizer()
+    if compiled:
+        model.losses = torch.compile(model.losses)
     return lambda: letkd.train_step(model, optimizer, images, labels)
 
 

@@ -7,6 +7,8 @@ verified: it is loaded in a new process without this package and compared with t
 card.json and card.md describe the artifacts; labels.txt has their classes.
 """
 
+import argparse
+
 from letkd_keras.command_line import (
     Parser,
     add_data_options,
@@ -14,14 +16,34 @@ from letkd_keras.command_line import (
     add_out_option,
     add_seed_option,
     choice,
+    list_item,
     path,
     run_main,
 )
 from letkd_keras.export import formats
 from letkd_keras.export.evaluation_images import add_image_options, evaluation_images
-from letkd_keras.export.options import INPUTS, OUTPUTS, RANGES, ExportOptions
+from letkd_keras.export.options import INPUTS, OUTPUTS, PRECISIONS, RANGES, ExportOptions
 from letkd_keras.export.run_folders import open_data
 from letkd_keras.files import check_writable
+from letkd_keras.log_file import logged_to
+from letkd_keras.terminal import print_table
+
+
+def layer_precision(text):
+    """Convert `LAYER=TYPE`, the type of the weights of a layer.
+
+    Returns:
+        `(layer, type)`.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is something else.
+    """
+    layer, _, value = list_item(text).rpartition("=")
+    if not layer or value not in PRECISIONS:
+        raise argparse.ArgumentTypeError(
+            f"must be LAYER=TYPE with a type of {', '.join(PRECISIONS)}. Received: {text!r}"
+        )
+    return layer, value
 
 
 def parse(arguments=None):
@@ -60,6 +82,15 @@ def parse(arguments=None):
         "--snr",
         action="store_true",
         help="quantized TFLite formats: write the signal-to-noise ratio of each layer to the card",
+    )
+    add(
+        "--precision",
+        nargs="+",
+        type=layer_precision,
+        metavar="LAYER=TYPE",
+        default=[],
+        help="tflite-int4: types of the weights of single layers, such as 'kd_*=int8' or "
+        "'conv1=float32'; a later one has priority (default: int4 everywhere)",
     )
     add("--channels-first", action="store_true", help="onnx: images [N, C, H, W]")
 
@@ -101,23 +132,43 @@ def main(arguments=None):
         images = evaluation_images(
             opened.data, options.test_images, options.calibration_images, options.seed
         )
-    results = export_bundle(
-        options.model,
-        options.out,
-        wanted,
-        data_name=None if images is None else images.name,
-        fold=not options.no_fold,
-        integer_io=options.integer_io,
-        input=options.input,
-        output=options.output,
-        snr=options.snr,
-        channels_first=options.channels_first,
-        **{name: getattr(options, name) for name in RANGES},
-        **({} if images is None else images.options()),
+    with logged_to(options.out / "log.txt"):
+        results = export_bundle(
+            options.model,
+            options.out,
+            wanted,
+            data_name=None if images is None else images.name,
+            fold=not options.no_fold,
+            integer_io=options.integer_io,
+            input=options.input,
+            output=options.output,
+            snr=options.snr,
+            precision=dict(options.precision),
+            channels_first=options.channels_first,
+            **{name: getattr(options, name) for name in RANGES},
+            **({} if images is None else images.options()),
+        )
+    has_labels = any(result.accuracy is not None for result in results.values())
+    heads = ["format", "file", "bytes", "max difference", "same top-1"]
+    print_table(
+        [*heads, *(["accuracy"] if has_labels else [])],
+        [
+            [
+                name,
+                result.path.name,
+                f"{result.bytes:,}",
+                f"{result.max_difference:.1e}",
+                f"{100 * result.agreement:.2f}%",
+                *([f"{100 * result.accuracy:.2f}%"] if has_labels else []),
+            ]
+            for name, result in results.items()
+        ],
     )
-    for name, result in results.items():
-        print(f"{name}: {result}")
-    print(f"described in {options.out / 'card.md'}")
+    (first, *_) = results.values()
+    accuracy = first.accuracy_before
+    print(f"\ncompared with the student in Keras on {first.images} images", end="")
+    print("" if accuracy is None else f", where it has an accuracy of {100 * accuracy:.2f}%")
+    print(f"written to {options.out}, described in {options.out / 'card.md'}")
 
 
 if __name__ == "__main__":

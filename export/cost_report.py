@@ -105,7 +105,14 @@ def measure(
             top1=None if labels is None else accuracy(images, labels),
             selection_top1=None if selection is None else accuracy(*selection),
         )
-    log.info("%s", row)
+    log.info(
+        "%s, %s: %s bytes, %.2f ms an image%s",
+        form_title(form),
+        format,
+        f"{row.bytes:,}",
+        row.latency_ms_1,
+        "" if row.top1 is None else f", {row.top1:.2f}% top-1",
+    )
     return row
 
 
@@ -140,6 +147,13 @@ def without_kd_layers(student):
     )
 
 
+def form_title(form):
+    """What a form is called in tables and pictures."""
+    if form.startswith("reduced-"):
+        return f"{form.removeprefix('reduced-')} templates"
+    return "with KD layers" if form == "trained" else form
+
+
 def as_json(row):
     """Convert a row to a JSON-like dictionary."""
     return asdict(row)
@@ -172,8 +186,9 @@ def table(rows):
             over = f"{row.bytes / other.bytes - 1:+.0%}, "
             over += f"{row.latency_ms_1 / other.latency_ms_1 - 1:+.0%}"
         lines.append(
-            f"| {row.model} | {row.form} | {row.format} | {row.params:,} | {row.macs:,} "
-            f"| {row.bytes:,} | {row.latency_ms_1:.2f} ms | {row.latency_ms_2:.2f} ms "
+            f"| {row.model} | {form_title(row.form)} | {row.format} "
+            f"| {row.params:,} | {row.macs:,} | {row.bytes:,} "
+            f"| {row.latency_ms_1:.2f} ms | {row.latency_ms_2:.2f} ms "
             f"| {row.latency_ms_batch32:.1f} ms | {top1} | {over} |"
         )
     return "\n".join(lines) + "\n"

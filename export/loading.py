@@ -7,6 +7,7 @@ import keras
 import letkd_keras
 from letkd_keras.export.rewriting import rewrite
 from letkd_keras.export.run_folders import find_student
+from letkd_keras.functional.fake_quantization import without_fake_quantization
 from letkd_keras.functional.graph import check_functional, flatten
 from letkd_keras.functional.loading import load_model
 from letkd_keras.functional.softmax_removal import remove_softmax
@@ -20,8 +21,9 @@ def load_student(model):
             `.keras` file of either, a recipe's run folder, or a sweep's folder.
 
     Returns:
-        A functional `keras.Model`. It returns logits, even if `model` ends in a softmax. It shares
-        its weights with `model`, except those of the layer that had the softmax. If `model`
+        A functional `keras.Model`. It returns logits, even if `model` ends in a softmax, and has no
+        fake quantization (`letkd_keras.quantization_aware`). If `model` has neither, it shares its
+        weights with `model`, except those of the layer that had the softmax. If `model`
         computes in less than float32, it is a copy in float32.
 
     Raises:
@@ -40,7 +42,7 @@ def load_student(model):
             f"Input. Received: model={student.name!r}, which is not built"
         )
     check_functional(student, "model")
-    student = remove_softmax(student)
+    student = without_fake_quantization(remove_softmax(student))
     if len(student.outputs[0].shape) != 2:
         raise ValueError(
             "`model` must be a classifier with outputs [B, classes]. "

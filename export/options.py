@@ -17,6 +17,7 @@ RANGES = {
 }
 INPUTS = ("pixels", "normalized")
 OUTPUTS = ("logits", "probabilities")
+PRECISIONS = ("int4", "int8", "float32")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class ExportOptions:
         class_names: Name of each class, for labels.txt, `classify` and the card.
         snr: Whether to compute the signal-to-noise ratio of each layer for the quantized TFLite
             formats.
+        precision: Types of the weights of single layers in `tflite-int4`: a dictionary from the
+            name of a layer, or a pattern such as `"kd_*"`, to `"int4"`, `"int8"` or `"float32"`. A
+            later entry has priority. `None`: int4 everywhere.
         channels_first: Whether ONNX takes images [N, C, H, W].
         opset: Version of the ONNX operators, 13 to 18. From 18 on the converter leaves more
             transpositions around averages.
@@ -62,6 +66,7 @@ class ExportOptions:
     crop: float = 1.0
     class_names: tuple | None = None
     snr: bool = False
+    precision: dict | None = None
     channels_first: bool = False
     opset: int = 17
     epochs: int | None = None
@@ -80,6 +85,12 @@ class ExportOptions:
                 raise ValueError(
                     f"`{name}` must be one of {', '.join(map(str, values))}. "
                     f"Received: {name}={getattr(self, name)!r}"
+                )
+        for layer, value in (self.precision or {}).items():
+            if value not in PRECISIONS:
+                raise ValueError(
+                    f"`precision` must have values of {', '.join(PRECISIONS)}. "
+                    f"Received: {layer}={value}"
                 )
         if not 0 < self.crop <= 1:
             raise ValueError(f"`crop` must be in (0, 1]. Received: crop={self.crop}")

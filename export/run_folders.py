@@ -172,8 +172,8 @@ def _data_config_of(model):
 
 
 def _run_of(path):
-    """The run folder that a file or folder belongs to (RUN/METHOD/seedN/student.keras)."""
-    candidates = [path, *path.absolute().parents[:3]]
+    """The run folder of a file or folder (RUN/METHOD/seedN/student.keras, or in a folder there)."""
+    candidates = [path, *path.absolute().parents[:4]]
     return next((folder for folder in candidates if is_run_folder(folder)), None)
 
 

@@ -29,6 +29,7 @@ from letkd_keras.export.verification import (
     verify_classify,
 )
 from letkd_keras.files import atomic_path, check_writable, remove_leftovers, size_on_disk
+from letkd_keras.progress import bar
 
 log = logging.getLogger("letkd_keras")
 
@@ -128,8 +129,8 @@ def export_student(
             format's default, 0.98 in int8 and for the formats that train.
         **options: Fields of `letkd_keras.export.ExportOptions`: `calibration` (needed in int8 and
             by the formats that train), `integer_io`, `input`, `output`, `mean`, `std`, `crop`,
-            `class_names`, `snr`, `channels_first`, `opset`, `epochs`, `learning_rate`, `sparsity`,
-            `clusters`.
+            `class_names`, `snr`, `precision`, `channels_first`, `opset`, `epochs`, `learning_rate`,
+            `sparsity`, `clusters`.
 
     Returns:
         `Exported`.
@@ -187,11 +188,14 @@ def export_bundle(
     if any(table.find(name).needs_calibration for name in wanted):
         job.options.check_calibration()
     results, refused = {}, []
-    for name in wanted:
-        try:
-            results[name] = write(job, path, name, **(verify or {}).get(name, {}))
-        except ExportMismatch as mismatch:
-            refused.append(str(mismatch))
+    with bar("writing and checking", len(wanted)) as advance:
+        for name in wanted:
+            advance(name, parts=0)
+            try:
+                results[name] = write(job, path, name, **(verify or {}).get(name, {}))
+            except ExportMismatch as mismatch:
+                refused.append(str(mismatch))
+            advance()
     if results:
         write_card(path, job, results, data_name=data_name, training=provenance_of(model))
     if refused:
@@ -270,7 +274,7 @@ def write(job, path, format, *, tolerance=None, min_agreement=None):
         if form.runtime == "savedmodel" and job.options.knows_pixels:
             verify_classify(job.student, temporary, job.options)
         noise = _noise(job, form, temporary) if job.options.snr and form.is_quantized else None
-    log.info("%s: %s", target, comparison)
+    log.debug("%s: %s", target, comparison)
     return Exported(
         path=target,
         format=format,

@@ -25,6 +25,8 @@ from letkd_keras.export import formats
 from letkd_keras.export.evaluation_images import add_image_options, selection_images, take
 from letkd_keras.export.run_folders import open_data, provenance_of
 from letkd_keras.files import check_writable
+from letkd_keras.log_file import logged_to
+from letkd_keras.terminal import print_report
 
 
 def parse(arguments=None):
@@ -79,7 +81,6 @@ def main(arguments=None):
     """Sweep, write and print."""
     options = parse(arguments)
     # TensorFlow is imported only after the options are parsed.
-    from letkd_keras.export.cost_report import table
     from letkd_keras.export.loading import load_student
     from letkd_keras.export.template_sweep import sweep, write_sweep
 
@@ -90,22 +91,22 @@ def main(arguments=None):
         raise ValueError(
             "`data` must be given, since `model` does not belong to a run folder. Received: none"
         )
-    result = sweep(
-        student,
-        selection_images(
-            opened.data, options.selection_images, options.calibration_images, options.seed
-        ),
-        *take(opened.data, "test", options.test_images, options.seed),
-        templates=options.templates,
-        max_loss=options.max_loss,
-        format=options.format,
-        fine_tune_epochs=options.fine_tune_epochs,
-        seed=options.seed,
-    )
-    write_sweep(result, options.out, data=opened.config, training=provenance_of(options.model))
-    print(table(result.rows))
-    print(f"selected on {result.selected_on}: {result.selected.form}")
-    print(f"written to {options.out / 'reduced.keras'}")
+    with logged_to(options.out / "log.txt"):
+        result = sweep(
+            student,
+            selection_images(
+                opened.data, options.selection_images, options.calibration_images, options.seed
+            ),
+            *take(opened.data, "test", options.test_images, options.seed),
+            templates=options.templates,
+            max_loss=options.max_loss,
+            format=options.format,
+            fine_tune_epochs=options.fine_tune_epochs,
+            seed=options.seed,
+        )
+        write_sweep(result, options.out, data=opened.config, training=provenance_of(options.model))
+    print_report(options.out / "sweep.md")
+    print(f"\nThe selected student is in {options.out / 'reduced.keras'}")
 
 
 if __name__ == "__main__":

@@ -8,12 +8,21 @@ import keras
 
 from letkd_keras import command_line
 from letkd_keras.export.card import kd_layers
-from letkd_keras.export.cost_report import CostRow, as_json, forms_of, measure, plot, table
+from letkd_keras.export.cost_report import (
+    CostRow,
+    as_json,
+    form_title,
+    forms_of,
+    measure,
+    plot,
+    table,
+)
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.reduction import fine_tune, reduce_templates
 from letkd_keras.export.run_folders import REDUCED, SWEEP
 from letkd_keras.export.verification import check_labels, images_for
 from letkd_keras.files import save_model, write_json, write_text
+from letkd_keras.progress import bar
 
 log = logging.getLogger("letkd_keras")
 
@@ -98,16 +107,24 @@ def sweep(
     plain = measure(forms["plain"][0], "plain", format, **{**measured, "selection": None})
     folded = measure(forms["folded"][0], "folded", format, labels=labels, **measured)
     rows, selected, best = [plain, folded], folded, forms["folded"][0]
-    for count in sorted(set(templates), reverse=True):
-        reduced = reduce_templates(student, selection.calibration, count, seed=seed)
-        if fine_tune_epochs:
-            fine_tune(
-                reduced.model, student, selection.calibration, epochs=fine_tune_epochs, seed=seed
-            )
-        row = measure(reduced.model, f"reduced-{count}", format, labels=labels, **measured)
-        rows.append(row)
-        if row.selection_top1 >= folded.selection_top1 - max_loss:
-            selected, best = row, reduced.model
+    counts = sorted(set(templates), reverse=True)
+    with bar("reducing templates", len(counts)) as advance:
+        for count in counts:
+            advance(f"to {count}", parts=0)
+            reduced = reduce_templates(student, selection.calibration, count, seed=seed)
+            if fine_tune_epochs:
+                fine_tune(
+                    reduced.model,
+                    student,
+                    selection.calibration,
+                    epochs=fine_tune_epochs,
+                    seed=seed,
+                )
+            row = measure(reduced.model, f"reduced-{count}", format, labels=labels, **measured)
+            rows.append(row)
+            if row.selection_top1 >= folded.selection_top1 - max_loss:
+                selected, best = row, reduced.model
+            advance()
     return Sweep(rows, selected, best, selection.description, kd_layers(student))
 
 
@@ -137,8 +154,8 @@ def write_sweep(result, path, *, data=None, training=None):
     write_text(
         path / "sweep.md",
         f"# Templates of {selected.model}\n\n{table(rows)}\n"
-        f"Selected: {selected.form}, on {result.selected_on}. The test accuracy (top-1) selected "
-        "nothing.\n\n![Accuracy against cost](sweep.png)\n",
+        f"Selected: {form_title(selected.form)}, on {result.selected_on}. "
+        "The test accuracy (top-1) selected nothing.\n\n![Accuracy against cost](sweep.png)\n",
     )
     save_model(result.model, path / REDUCED)
     # Last: this file marks the folder as complete.

@@ -28,8 +28,10 @@ _PUBLIC = {
     "losses": None,
     "models": None,
     "optimizers": None,
+    "quantization_aware": "functional",
     "remove_softmax": "functional",
     "suggest_layers": "functional",
+    "without_fake_quantization": "functional",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -1,7 +1,15 @@
+import contextlib
+import logging
 import math
+import time
+from datetime import timedelta
 
 import keras
 import numpy as np
+
+from letkd_keras import progress
+
+_log = logging.getLogger(__name__)
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
@@ -48,3 +56,75 @@ class ReseedEachEpoch(keras.callbacks.Callback):
             sequence = np.random.SeedSequence([self.seed, epoch, number])
             # Of 31 bits, since the state is a signed integer on some devices.
             state.assign(sequence.generate_state(2) >> 1)
+
+
+class ShowProgress(keras.callbacks.Callback):
+    """One bar for a whole training, with epoch, time left, loss and accuracies.
+
+    Where no bar can be shown, a line is logged for each epoch, or for some of many. The others are
+    in the log file. The bar is removed at the end of the training, or of a `with` statement, which
+    also ends where a training fails.
+
+    Args:
+        evaluated: What the images are called that are evaluated after each epoch.
+        most_lines: Number of epochs that are logged, at most, besides the last one.
+    """
+
+    def __init__(self, evaluated="validation", most_lines=20):
+        super().__init__()
+        self.evaluated = evaluated
+        self.most_lines = most_lines
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._open.close()
+
+    def on_train_begin(self, logs=None):
+        self._began = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch, self._steps = epoch, self.params["steps"] or 1
+        if self._began is None:
+            self._began = time.monotonic(), epoch
+            self._bars = self._open.enter_context(progress.bars())
+            total = self.params["epochs"] * self._steps
+            self._task = self._bars.add_task("", total=total, completed=epoch * self._steps)
+        self._show(0)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._show(batch + 1, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        epochs, (began, first) = self.params["epochs"], self._began
+        self._show(self._steps, logs)
+        seconds = (time.monotonic() - began) / (epoch + 1 - first) * (epochs - epoch - 1)
+        left = f", {timedelta(seconds=round(seconds))} left" if epoch + 1 < epochs else ""
+        every = -(-epochs // self.most_lines)
+        is_line = (epoch + 1) % every == 0 or epoch + 1 == epochs
+        level = logging.INFO if is_line and not progress.is_shown() else logging.DEBUG
+        parts = [f"epoch {epoch + 1}/{epochs}", *self._figures(logs, "accuracy ", " accuracy ")]
+        _log.log(level, "%s%s", ", ".join(parts), left)
+
+    def on_train_end(self, logs=None):
+        self._open.close()
+
+    def _show(self, step, logs=None):
+        note = {"note": "  ".join(self._figures(logs, "", " "))} if logs else {}
+        self._bars.update(
+            self._task,
+            description=f"epoch {self._epoch + 1}/{self.params['epochs']}",
+            completed=self._epoch * self._steps + step,
+            **note,
+        )
+
+    def _figures(self, logs, own, evaluated):
+        """Loss and accuracies as texts."""
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        names = {"accuracy": own, "val_accuracy": f"{self.evaluated}{evaluated}"}
+        figures = [f"loss {values['loss']:.4f}"] if "loss" in values else []
+        return figures + [
+            f"{name}{100 * values[key]:.2f}%" for key, name in names.items() if key in values
+        ]

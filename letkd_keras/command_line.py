@@ -22,17 +22,21 @@ command's module looks like this:
 import argparse
 import difflib
 import errno
+import faulthandler
 import importlib.util
 import logging
 import math
 import os
 import re
+import shutil
 import signal
 import sys
-import tempfile
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
+
+from letkd_keras.log_file import stderr_to_log
 
 _LARGEST = 2**31 - 1
 # Names of `--pixels`; `letkd_keras.data.normalization` has their numbers.
@@ -561,11 +565,6 @@ def add_methods_option(parser, default):
 # === Running a command ===
 
 
-def verbosity():
-    """Keras' verbosity: progress bars in a terminal, one line for each epoch elsewhere."""
-    return 1 if sys.stdout.isatty() else 2
-
-
 def run_main(main, *, interrupted="interrupted; the same command continues where it stopped"):
     """Run the `main()` of a command and end the process with its exit status.
 
@@ -604,23 +603,73 @@ def run_main(main, *, interrupted="interrupted; the same command continues where
 
 
 def set_up_logging():
-    """Show this package's messages and nothing of TensorFlow's below errors.
+    """Show this package's messages and errors of other packages, one line each.
 
-    It has to be called before TensorFlow is imported.
+    What TensorFlow writes while it is imported and looks for devices goes to the log file (see
+    `letkd_keras.log_file`). It has to be called before TensorFlow is imported.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    # Errors of TensorFlow's C++ code are shown.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    _separate_stderr()
+    logging.captureWarnings(True)
+    root = logging.getLogger()
+    if not root.handlers:
+        root.addHandler(_TerminalHandler())
     logging.getLogger("letkd_keras").setLevel(logging.INFO)
-    for handler in logging.getLogger().handlers:
+    for handler in root.handlers:
         handler.addFilter(_is_shown)
     if "tensorflow" not in sys.modules:
         sys.meta_path.insert(0, _QuietImport("tensorflow"))
 
 
-class _QuietImport:
-    """Hide the information that a library's C++ code writes to stderr while it is imported.
+class _TerminalHandler(logging.Handler):
+    """Writes messages to `sys.stderr` as it is at that moment, wrapped in a terminal."""
 
-    TensorFlow writes some before it has read `TF_CPP_MIN_LOG_LEVEL`. Other lines are kept.
+    def emit(self, record):
+        try:
+            message = self.format(record)
+            if sys.stderr.isatty():
+                message = _wrapped(message)
+            sys.stderr.write(f"{message}\n")
+            sys.stderr.flush()
+        except Exception:
+            self.handleError(record)
+
+
+def _wrapped(message):
+    width = shutil.get_terminal_size().columns
+    lines = (
+        # Paths and words are kept whole, so that they can be copied.
+        textwrap.wrap(
+            line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+        for line in message.splitlines()
+    )
+    return "\n".join("\n".join(line) for line in lines)
+
+
+def _separate_stderr():
+    """Give Python its own copy of stderr: only C++ code is redirected by `stderr_to_log`."""
+    try:
+        shared = sys.stderr.fileno() == 2
+    except (AttributeError, OSError, ValueError):  # replaced by a program or a test
+        return
+    if shared:
+        sys.stderr = os.fdopen(
+            os.dup(2),
+            "w",
+            buffering=1,
+            encoding=sys.stderr.encoding,
+            errors="backslashreplace",
+        )
+        # Where the process aborts meanwhile, the terminal shows where it was.
+        faulthandler.enable(sys.stderr)
+
+
+class _QuietImport:
+    """Keep what TensorFlow's C++ code writes to stderr while it is imported for the log file.
+
+    It writes some before it has read `TF_CPP_MIN_LOG_LEVEL`, and complains where there is no GPU.
     """
 
     def __init__(self, name):
@@ -638,25 +687,17 @@ class _QuietImport:
 
     @staticmethod
     def _execute(execute, module):
-        sys.stderr.flush()
-        with tempfile.TemporaryFile() as written:
-            original = os.dup(2)
-            os.dup2(written.fileno(), 2)
-            try:
-                execute(module)
-            finally:
-                sys.stderr.flush()
-                os.dup2(original, 2)
-                os.close(original)
-                written.seek(0)
-                for line in written.read().decode(errors="replace").splitlines(keepends=True):
-                    if not re.match(r"I\d{4} |WARNING: All log messages before absl", line):
-                        sys.stderr.write(line)
+        with stderr_to_log():
+            execute(module)
+            # The drivers are looked for now. TensorFlow can still be configured afterwards.
+            if hasattr(module, "config"):
+                module.config.list_physical_devices()
 
 
 def _is_shown(record):
-    noisy = record.name.split(".")[0] in ("absl", "tensorflow", "jax")
-    return not noisy or record.levelno >= logging.ERROR
+    if record.name.split(".")[0] == "letkd_keras":
+        return record.levelno >= logging.INFO
+    return record.levelno >= logging.ERROR
 
 
 def describe(error, arguments=None):

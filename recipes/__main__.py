@@ -9,6 +9,7 @@ _RECIPES = """recipes (each has --help):
   python -m letkd_keras.recipes.imagenet       the paper's ImageNet pairs
   python -m letkd_keras.recipes.folder         your own images, teacher and student
   python -m letkd_keras.recipes.compare        methods compared, many seeds, one table
+  python -m letkd_keras.recipes.explain FOLDER what lies behind the accuracies of `compare`
   python -m letkd_keras.recipes.ablations      the paper's ablations and figures
 """
 # Wide enough for the widest table where the output is not a terminal.

@@ -33,10 +33,10 @@ from letkd_keras.recipes.options import (
     add_experiment_options,
     default_out,
     experiment_of,
-    print_markdown,
     settings_of,
 )
 from letkd_keras.recipes.value_names import VALUES, parse_values
+from letkd_keras.terminal import print_report
 
 # Tables of the supplement: the methods of their rows.
 TABLES = {
@@ -97,7 +97,7 @@ def _run_table(options):
     from letkd_keras.recipes import grid
 
     experiment, out = _experiment_and_folder(options, TABLES[options.ablation])
-    table = grid.run(experiment, out, command_line.verbosity(), options.jobs)
+    table = grid.run(experiment, out, jobs=options.jobs)
     return _show(out / "table.md", table)
 
 
@@ -106,9 +106,7 @@ def _run_values(options):
 
     value = VALUES[options.ablation]
     experiment, out = _experiment_and_folder(options, value.methods)
-    rows = value_sweep.run(
-        experiment, value, options.values, out, command_line.verbosity(), options.jobs
-    )
+    rows = value_sweep.run(experiment, value, options.values, out, jobs=options.jobs)
     return _show(out / "values.md", rows)
 
 
@@ -116,7 +114,7 @@ def _run_probe(options):
     from letkd_keras.recipes import grid, probe
 
     experiment, out = _experiment_and_folder(options, PROBED)
-    grid.run(experiment, out, command_line.verbosity(), options.jobs)
+    grid.run(experiment, out, jobs=options.jobs)
     return _show(out / "probe.md", probe.write(experiment, out))
 
 
@@ -124,7 +122,7 @@ def _run_tsne(options):
     from letkd_keras.recipes import grid, tsne
 
     experiment, out = _experiment_and_folder(options, ("letkd2",))
-    table = grid.run(experiment, out, command_line.verbosity(), options.jobs)
+    table = grid.run(experiment, out, jobs=options.jobs)
     # By the method that was trained: letKD-1 where there is no intermediate layer.
     return _show(tsne.write(experiment, out, table[0]["method"]))
 
@@ -140,7 +138,7 @@ def _run_subclass_map(options):
     from letkd_keras.recipes import subclass_map
 
     experiment, out = _experiment_and_folder(options, ("letkd2",))
-    return _show(subclass_map.write(experiment, out, command_line.verbosity()))
+    return _show(subclass_map.write(experiment, out))
 
 
 _RUN = {
@@ -154,8 +152,10 @@ _RUN = {
 
 def _show(path, result=None):
     if path.suffix == ".md":
-        print_markdown(path)
-    print(f"Everything is in {path.parent}")
+        print_report(path)
+    else:
+        print(path)
+    print(f"\nEverything is in {path.parent}")
     return path if result is None else result
 
 

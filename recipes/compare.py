@@ -5,9 +5,10 @@
 --methods student kd letkd2 letkd2+dkd
 
 trains the teacher and fits its prototypes once, then trains a student by every method with every
-seed, trial by trial, and writes table.md, table.csv and table.png after each. The same command
-continues where it was interrupted, and tries again what failed. Methods and trials can be added to
-the same folder. `--jobs N` trains N students at the same time, each in a process of its own.
+seed, trial by trial, and writes table.md, table.csv, table.png and trainings.csv (a row for each
+training) after each. The same command continues where it was interrupted, and tries again what
+failed. Methods and trials can be added to the same folder. `--jobs N` trains N students at the same
+time, each in a process of its own.
 
 Every data set of `--data` can be compared on. Schedule, augmentation and numbers of templates are
 those of the recipe of the data set (digits, cifar100, tiny_imagenet, imagenet; folder for all
@@ -18,15 +19,14 @@ and the best one on the test images are reported, as in the papers. Reduced to a
 --epochs 20
 """
 
-from letkd_keras import command_line
 from letkd_keras.command_line import Parser, positive_integer, run_main
 from letkd_keras.recipes.options import (
     add_experiment_options,
     default_out,
     experiment_of,
-    print_markdown,
     settings_of,
 )
+from letkd_keras.terminal import print_report
 
 # The methods of the paper's tables of results.
 METHODS = (
@@ -67,9 +67,9 @@ def main(arguments=None):
 
     experiment = experiment_of(options, settings_of(options))
     out = options.out or default_out(experiment, "compare-")
-    table = grid.run(experiment, out, command_line.verbosity(), options.jobs)
-    print_markdown(out / "table.md")
-    print(f"Everything is in {out}")
+    table = grid.run(experiment, out, jobs=options.jobs)
+    print_report(out / "table.md")
+    print(f"\nEverything is in {out}")
     return table
 
 

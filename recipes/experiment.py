@@ -18,6 +18,8 @@ log = logging.getLogger("letkd_keras")
 # What may differ between two starts in the same folder: no finished training depends on it.
 OPEN_KEYS = (
     *("methods", "trials", "export_method", "formats", "sizes"),
+    # It changes memory, not results.
+    "block_size",
     # Where things are; their digest and fingerprint are compared.
     *("data.source", "data.data_dir", "data.image_cache", "teacher.file", "student.file"),
 )
@@ -38,12 +40,15 @@ class Experiment:
         student_schedule: `Schedule` of every student.
         head_schedule: `Schedule` of a new head of the teacher, on frozen features.
         fine_tune_schedule: `Schedule` of fine-tuning the teacher, or `None` for none.
+        quantization_aware_schedule: `Schedule` by which every student is trained further under fake
+            quantization, or `None` for none.
         augmentation: Options of the data's `training_batches`.
         penultimate_alpha: Alpha of the penultimate KD layer.
         intermediate_alpha: Alpha of the intermediate KD layer.
         penultimate_weight: Weight of the penultimate KL divergence.
         intermediate_weight: Weight of the intermediate KL divergence.
         temperature: Temperature of the penultimate targets.
+        block_size: Images of the blocks that KD layers and their losses compute in, or `None`.
         templates: Templates of the penultimate KD layer.
         subclasses: Sub-classes of each class.
         components: LDA components.
@@ -74,12 +79,14 @@ class Experiment:
     student_schedule: Schedule
     head_schedule: Schedule | None = None
     fine_tune_schedule: Schedule | None = None
+    quantization_aware_schedule: Schedule | None = None
     augmentation: dict = field(default_factory=dict)
     penultimate_alpha: float = 1.0
     intermediate_alpha: float = 1.0
     penultimate_weight: float = 1.0
     intermediate_weight: float = 1.0
     temperature: float = 1.0
+    block_size: int | None = None
     templates: int = 4096
     subclasses: int = 8
     components: int = 60
@@ -160,6 +167,8 @@ class Experiment:
                 for name, schedule in self._teacher_schedules.items()
             },
             "student_schedule": self.student_schedule.config(),
+            "quantization_aware_schedule": self.quantization_aware_schedule
+            and self.quantization_aware_schedule.config(),
         }
         return json.loads(json.dumps(config))
 
@@ -179,7 +188,10 @@ class Experiment:
         student_schedule = Schedule.from_config(config["student_schedule"])
         schedules = {
             name: Schedule.from_config(config[name]) if config.get(name) else None
-            for name in ("teacher_schedule", "head_schedule", "fine_tune_schedule")
+            for name in (
+                *("teacher_schedule", "head_schedule", "fine_tune_schedule"),
+                "quantization_aware_schedule",
+            )
         }
         fields |= {
             "spec": spec,
@@ -221,6 +233,8 @@ def prepare(experiment):
     """
     _check_one_machine()
     methods.check(experiment.methods, experiment.data)
+    if experiment.quantization_aware_schedule is not None:
+        methods.check_quantization_aware(experiment.methods)
     _check_batch_sizes(experiment)
     if experiment.class_weights is not None:
         balanced_class_weights(experiment.data)

@@ -5,10 +5,11 @@ import logging
 import keras
 
 from letkd_keras.export import export_bundle
-from letkd_keras.export.cost_report import forms_of, measure
+from letkd_keras.export.cost_report import form_title, forms_of, measure
 from letkd_keras.export.evaluation_images import evaluation_images, take
 from letkd_keras.export.loading import load_student
 from letkd_keras.functional import cost_of
+from letkd_keras.progress import bar
 from letkd_keras.recipes import results
 
 log = logging.getLogger("letkd_keras")
@@ -74,7 +75,13 @@ def costs(experiment, folder):
     if "student" in experiment.methods:
         training = results.student_folder(folder, "student", experiment.seed)
         plain = load_student(training / "student.keras")
-    return [
-        measure(model, form, "tflite", images=images, labels=known, repeats=10, name=student.name)
-        for form, (model, known) in forms_of(student, images, labels, plain).items()
-    ]
+    rows, forms = [], forms_of(student, images, labels, plain)
+    with bar("measuring", len(forms)) as advance:
+        for form, (model, known) in forms.items():
+            advance(form_title(form), parts=0)
+            row = measure(
+                model, form, "tflite", images=images, labels=known, repeats=10, name=student.name
+            )
+            rows.append(row)
+            advance()
+    return rows

@@ -18,11 +18,11 @@ from filelock import FileLock, Timeout
 
 from letkd_keras import command_line
 from letkd_keras.files import write_text
+from letkd_keras.log_file import logged_to
 from letkd_keras.recipes import method_table, methods, results
 from letkd_keras.recipes.experiment import OPEN_KEYS, Experiment, prepare
 from letkd_keras.recipes.run import (
     devices,
-    logged_to,
     prototypes_of,
     train_student,
     train_teacher,
@@ -35,7 +35,7 @@ log = logging.getLogger("letkd_keras")
 _ENDED = (0, -signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
-def run(experiment, out, verbose=2, jobs=1):
+def run(experiment, out, verbose=True, jobs=1):
     """Train what is missing of a grid of methods and seeds, trial by trial, and write its table.
 
     Trainings are in `METHOD/seedN`, as in a run folder. One that fails leaves its traceback in
@@ -45,7 +45,7 @@ def run(experiment, out, verbose=2, jobs=1):
     Args:
         experiment: `Experiment`; nothing is exported.
         out: Folder of the grid: new, or an earlier one's with the same settings.
-        verbose: Keras' verbosity of training.
+        verbose: Whether progress is shown.
         jobs: Number of processes that train cells at the same time. Each imports TensorFlow for
             itself, and several GPUs are assigned to them in turn. With 1, cells are trained in this
             process.
@@ -213,10 +213,10 @@ def train_cell(folder, method, seed):
             if experiment.data.digest != config["data"]["digest"]:
                 raise ValueError(f"The images of {experiment.data.name} have changed meanwhile.")
             with devices():
-                teacher, _ = train_teacher(experiment, folder, verbose=2)
+                teacher, _ = train_teacher(experiment, folder)
                 levels = methods.levels_of([method])
                 prototypes = prototypes_of(experiment, teacher, folder, levels)
-                train_student(experiment, method, seed, teacher, prototypes, folder, verbose=2)
+                train_student(experiment, method, seed, teacher, prototypes, folder)
     except Exception as error:  # recorded for the table
         _record_failure(training, error)
         return False

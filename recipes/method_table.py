@@ -45,7 +45,9 @@ def _row(experiment, folder, method):
     }
     trainings = dict(sorted(trainings.items()))
     finished = [
-        result for path in trainings.values() if (result := results.finished(path)) is not None
+        {"seed": seed, **result}
+        for seed, path in trainings.items()
+        if (result := results.finished(path)) is not None
     ]
     errors = {
         seed: error
@@ -91,7 +93,8 @@ def markdown(experiment, teacher, table, picture):
         f"{data.train_examples:,} training and {data.test_examples:,} test images ({data.split}). "
         f"Students: {schedule.epochs} epochs of batches of {schedule.batch_size}, seeds from "
         f"{experiment.seed}; {experiment.templates} penultimate templates, "
-        f"{experiment.subclasses} sub-classes of each class. {date.today().isoformat()}.",
+        f"{experiment.subclasses} sub-classes of each class. {date.today().isoformat()}."
+        f"{_quantization(experiment)}",
         "",
         f"Teacher: {results.accuracy_of(teacher):.2f}% top-1{_published_teacher(experiment)}, "
         f"{teacher['parameters']:,} parameters.",
@@ -125,6 +128,16 @@ def markdown(experiment, teacher, table, picture):
         lines += [f"- {title}, seed {seed}: `{text}`" for title, seed, text in failed]
         lines += [""]
     return "\n".join(lines)
+
+
+def _quantization(experiment):
+    schedule = experiment.quantization_aware_schedule
+    if schedule is None:
+        return ""
+    return (
+        f" Then {schedule.epochs} epochs under fake quantization, which is also in force where "
+        "their accuracies are measured."
+    )
 
 
 def _published_teacher(experiment):
@@ -183,7 +196,7 @@ def as_json(row):
 
 
 def write(experiment, folder, teacher):
-    """Write `table.md`, `table.csv` and `table.png` of all trainings in a folder.
+    """Write `table.md`, `table.csv`, `table.png` and `trainings.csv` of a folder.
 
     Args:
         experiment: `Experiment`.
@@ -197,6 +210,7 @@ def write(experiment, folder, teacher):
     text = markdown(experiment, teacher, table, "![Accuracy by method](table.png)")
     write_text(folder / "table.md", f"{text}\n{made_with()}\n")
     write_csv(folder / "table.csv", table)
+    write_trainings_csv(folder / "trainings.csv", experiment, table)
     _plot(experiment, teacher, table, folder / "table.png")
     return table
 
@@ -213,6 +227,25 @@ def write_csv(path, table):
     writer = csv.DictWriter(text, list(flat[0]) if flat else [])
     writer.writeheader()
     writer.writerows(flat)
+    write_text(path, text.getvalue())
+
+
+def write_trainings_csv(path, experiment, table):
+    """Write a row for each finished training: method, seed, epochs, sizes and accuracies.
+
+    Args:
+        path: Path of the file.
+        experiment: `Experiment`.
+        table: Rows of `rows`.
+    """
+    accuracies = results.columns(experiment.data.has_validation)
+    names = ["method", "seed", "epochs", "parameters", "parameters_plain", *accuracies]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*names, "best_epoch", "seconds"], extrasaction="ignore")
+    writer.writeheader()
+    for row in table:
+        for result in row["results"]:
+            writer.writerow({"method": row["method"], **result})
     write_text(path, text.getvalue())
 
 

@@ -226,6 +226,26 @@ def check(names, data):
             )
 
 
+def check_quantization_aware(names):
+    """Refuse methods whose students cannot be trained further under fake quantization.
+
+    Args:
+        names: Names of methods.
+
+    Raises:
+        ValueError: If a method trains something beside the student or changes it, and would have to
+            start that again.
+    """
+    usable = (None, Distiller, LetKD)
+    for name in names:
+        if parse(name)[0].distiller not in usable:
+            raise ValueError(
+                "`quantization_aware_epochs` is for the student alone, losses on logits and letKD: "
+                f"{', '.join(row for row in METHODS if METHODS[row].distiller in usable)}. "
+                f"Received: methods with {name}"
+            )
+
+
 def _gpus():
     """GPUs that a recipe would train on together."""
     if keras.backend.backend() != "tensorflow":
@@ -349,7 +369,7 @@ def build(name, inputs):
 
 
 def _letkd_options(method, experiment):
-    options = {"temperature": experiment.temperature}
+    options = {"temperature": experiment.temperature, "block_size": experiment.block_size}
     if method.distiller is LetKD:
         options["levels"] = method.levels
     for level in method.levels:

@@ -27,9 +27,8 @@ from letkd_keras.command_line import (
     share,
 )
 from letkd_keras.recipes.settings import Pair
+from letkd_keras.terminal import print_report
 
-# Wide enough for a table of results where the output is not a terminal.
-_WIDTH = 160
 # Options whose default is a field of the same name of `Settings`.
 _FROM_SETTINGS = (
     *("epochs", "batch_size", "templates", "subclasses", "components", "iterations", "memory"),
@@ -187,6 +186,14 @@ def add_experiment_options(
         "--teacher-learning-rate",
     )
     add(
+        "--quantization-aware-epochs",
+        type=non_negative_integer,
+        metavar="N",
+        default=0,
+        help="epochs in which every student is then trained further by its method while it "
+        "computes as its int8 file will, from a hundredth of its learning rate (default: 0)",
+    )
+    add(
         "--batch-size",
         default=default.batch_size,
         help=f"images in a step, over all devices{of_data}",
@@ -227,6 +234,13 @@ def add_experiment_options(
         "templates and sub-classes than given above are then used (default: no limit)",
     )
     weight = {"type": non_negative_number, "metavar": "X"}
+    add(
+        "--block-size",
+        type=positive_integer,
+        metavar="N",
+        help="images that KD layers and their losses compute at a time, where memory is short; the "
+        "results are the same (default: the whole batch)",
+    )
     add("--temperature", default=1.0, help="temperature of the penultimate targets", **number)
     for level in ("penultimate", "intermediate"):
         add(
@@ -443,6 +457,15 @@ def experiment_of(options, settings, methods=None, export_method=None):
         value("epochs"),
         label_smoothing=value("label_smoothing"),
     )
+    quantization_aware_schedule = None
+    if options.quantization_aware_epochs:
+        quantization_aware_schedule = replace(
+            student_schedule,
+            epochs=options.quantization_aware_epochs,
+            learning_rate=student_schedule.learning_rate / 100,
+            schedule="cosine",
+            warm_up_epochs=0,
+        )
     data = spec.open()
     return Experiment(
         spec=spec,
@@ -455,12 +478,14 @@ def experiment_of(options, settings, methods=None, export_method=None):
         student_schedule=student_schedule,
         head_schedule=head_schedule,
         fine_tune_schedule=fine_tune_schedule,
+        quantization_aware_schedule=quantization_aware_schedule,
         augmentation=_augmentation(options, settings, data),
         penultimate_alpha=given_or("penultimate_alpha", pair.penultimate_alpha),
         intermediate_alpha=given_or("intermediate_alpha", pair.intermediate_alpha),
         penultimate_weight=options.penultimate_weight,
         intermediate_weight=options.intermediate_weight,
         temperature=options.temperature,
+        block_size=options.block_size,
         **{name: value(name) for name in _FROM_SETTINGS[2:-1]},
         feature_cache=None if value("feature_cache") == "none" else value("feature_cache"),
         logit_losses=method_table.logit_loss_settings(settings, pair),
@@ -576,18 +601,7 @@ def run_recipe(options, settings, measures=None):
     exported = "letkd2" if "letkd2" in names else names[-1]
     experiment = experiment_of(options, settings, export_method=exported)
     out = options.out or default_out(experiment)
-    report = run(experiment, out, command_line.verbosity(), measures=measures)
-    print_markdown(Path(out) / "report.md")
-    print(f"Everything is in {out}")
+    report = run(experiment, out, measures=measures)
+    print_report(Path(out) / "report.md")
+    print(f"\nEverything is in {out}")
     return report
-
-
-def print_markdown(path):
-    """Print a Markdown file to the terminal."""
-    from rich.console import Console
-    from rich.markdown import Markdown
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)
-    console.print(Markdown(Path(path).read_text()))

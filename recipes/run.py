@@ -1,13 +1,15 @@
 """An experiment in its folder: teacher, prototypes, students, exported student, report."""
 
 import logging
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 
 from letkd_keras.files import checksum, save_model
-from letkd_keras.functional import load_model
+from letkd_keras.functional import load_model, quantization_aware, without_fake_quantization
+from letkd_keras.log_file import logged_to
 from letkd_keras.models import frozen_backbone
 from letkd_keras.prototypes import Prototypes, fit_prototypes, remove_workdir
 from letkd_keras.recipes import class_report, exporting, methods, report, results
@@ -18,14 +20,14 @@ from letkd_keras.run_folder import RunFolder
 log = logging.getLogger("letkd_keras")
 
 
-def run(experiment, out, verbose=2, measures=None):
+def run(experiment, out, verbose=True, measures=None):
     """Run an experiment, or what is missing of it, in a folder.
 
     Args:
         experiment: `Experiment`.
         out: Run folder: new, or that of an earlier run with the same settings. Methods and trials
             can be added.
-        verbose: Keras' verbosity of training.
+        verbose: Whether progress is shown.
         measures: Function from logits [N, classes] and labels [N] of the test images to a
             dictionary of numbers by name, which the report adds for every network; or `None`.
 
@@ -82,27 +84,13 @@ def devices():
     return tf.distribute.get_strategy().scope()
 
 
-@contextmanager
-def logged_to(path):
-    """A scope in which the messages of the package are also written to a file."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        handler.close()
-
-
-def train_teacher(experiment, folder, verbose=2):
+def train_teacher(experiment, folder, verbose=True):
     """The trained teacher: that of its file, or trained or fine-tuned once in the folder.
 
     Args:
         experiment: `Experiment`, prepared.
         folder: Path of the run folder.
-        verbose: Keras' verbosity.
+        verbose: Whether progress is shown.
 
     Returns:
         `(model, result)`.
@@ -190,7 +178,7 @@ def _train_phases(experiment, folder, verbose):
     return load_model(before, "teacher"), result
 
 
-def prototypes_of(experiment, teacher, folder, levels, verbose=2):
+def prototypes_of(experiment, teacher, folder, levels, verbose=True):
     """The teacher's prototypes, fitted once in the folder.
 
     Args:
@@ -198,7 +186,7 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=2):
         teacher: Trained teacher.
         folder: Path of the run folder.
         levels: Levels that are needed.
-        verbose: Keras' verbosity.
+        verbose: Whether progress is shown.
 
     Returns:
         `Prototypes`, or `None` if no level is needed.
@@ -249,8 +237,12 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=2):
     return prototypes
 
 
-def train_student(experiment, method, seed, teacher, prototypes, folder, verbose=2):
+def train_student(experiment, method, seed, teacher, prototypes, folder, verbose=True):
     """Train a student by a method, or continue where that was interrupted.
+
+    With a `quantization_aware_schedule` the student of its folder's folder `float` is trained
+    further under fake quantization. The accuracy of the result is then that under fake
+    quantization; the student that is saved is a plain one.
 
     Args:
         experiment: `Experiment`, prepared.
@@ -259,7 +251,7 @@ def train_student(experiment, method, seed, teacher, prototypes, folder, verbose
         teacher: Trained teacher.
         prototypes: Its `Prototypes`, or `None` if the method needs none.
         folder: Path of the run folder.
-        verbose: Keras' verbosity.
+        verbose: Whether progress is shown.
 
     Returns:
         The result of the training.
@@ -268,18 +260,46 @@ def train_student(experiment, method, seed, teacher, prototypes, folder, verbose
         ValueError: If a file of an earlier start is damaged.
     """
     training = results.student_folder(folder, method, seed)
+    arguments = (experiment, method, seed, teacher, prototypes)
+    if experiment.quantization_aware_schedule is None:
+        result = _train_student(*arguments, training, verbose)
+    else:
+        before = _train_student(*arguments, training / "float", verbose)
+        result = _train_student(*arguments, training, verbose, before)
+    results.check_training(training, "student.keras", result)
+    accuracy = results.accuracy_of(result)
+    log.info("%s, seed %d: %.2f%% top-1", methods.title(method), seed, accuracy)
+    return result
+
+
+def _train_student(experiment, method, seed, teacher, prototypes, training, verbose, before=None):
+    """Train a student in a folder, or further under fake quantization after a result `before`."""
     result = results.finished(training)
     if result is None:
-        log.info("training the student %s by %s, seed %d", experiment.student.title, method, seed)
+        file = training / "float" / "student.keras"
+        if before is None:
+            schedule = experiment.student_schedule
+            text = "training the student %s: %s, seed %d"
+        else:
+            schedule = experiment.quantization_aware_schedule
+            text = "training the student %s: %s, seed %d, under fake quantization"
+            results.check_file(file, before["model_sha256"])
+        log.info(text, experiment.student.title, methods.title(method), seed)
         # All methods of a trial start from the same weights.
         keras.utils.set_random_seed(seed)
-        with experiment.student_schedule.precision():
-            student = experiment.student.build(experiment.data, "student")
-            model = methods.build(method, methods.Inputs(teacher, student, prototypes, experiment))
+        with schedule.precision():
+            if before is None:
+                student = experiment.student.build(experiment.data, "student")
+            else:
+                student = quantization_aware(load_model(file, "student"))
+            inputs = methods.Inputs(
+                teacher, student, prototypes, replace(experiment, student_schedule=schedule)
+            )
+            model = methods.build(method, inputs)
             result = train(
                 model,
                 experiment.data,
-                experiment.student_schedule,
+                schedule,
                 training,
                 seed=seed,
                 augmentation=experiment.augmentation,
@@ -288,12 +308,15 @@ def train_student(experiment, method, seed, teacher, prototypes, folder, verbose
                 class_weights=experiment.class_weights,
                 verbose=verbose,
             )
-        trained = getattr(model, "student", model)
+        trained = without_fake_quantization(getattr(model, "student", model))
         result["parameters"] = trained.count_params()
-        result["parameters_plain"] = student.count_params()
+        if before is None:
+            result["parameters_plain"] = student.count_params()
+        else:
+            result["parameters_plain"] = before["parameters_plain"]
+            result["accuracy_before_quantization"] = results.accuracy_of(before)
+            result["seconds"] += before["seconds"]
         save_model(trained, training / "student.keras")
         result["model_sha256"] = checksum(training / "student.keras")
         finish(training, result)
-    results.check_training(training, "student.keras", result)
-    log.info("%s, seed %d: %.2f%% top-1", method, seed, results.accuracy_of(result))
     return result

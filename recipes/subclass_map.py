@@ -8,20 +8,21 @@ import numpy as np
 from letkd_keras.files import save_figure
 from letkd_keras.functional.graph import find_layer, flatten, output_of
 from letkd_keras.layers import IntermediateTargets
+from letkd_keras.log_file import logged_to
 from letkd_keras.recipes.experiment import OPEN_KEYS, prepare
-from letkd_keras.recipes.run import devices, logged_to, prototypes_of, train_teacher
+from letkd_keras.recipes.run import devices, prototypes_of, train_teacher
 from letkd_keras.run_folder import RunFolder
 
 _IMAGES = 6
 
 
-def write(experiment, out, verbose=2):
+def write(experiment, out, verbose=True):
     """Fit the teacher's prototypes and draw `subclass_map.png`.
 
     Args:
         experiment: `Experiment`.
         out: Run folder: new, or an earlier one's with the same settings.
-        verbose: Keras' verbosity of the teacher's training.
+        verbose: Whether progress is shown.
 
     Returns:
         Path of the picture.

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from letkd_keras import memory_mapped, optimizers
-from letkd_keras.callbacks import ReseedEachEpoch, StopOnNonFiniteLoss
+from letkd_keras.callbacks import ReseedEachEpoch, ShowProgress, StopOnNonFiniteLoss
 from letkd_keras.data import steps_per_epoch
 from letkd_keras.data.keras_cv_policies import mixes_labels
 from letkd_keras.files import atomic_path, checksum, write_text
@@ -307,7 +307,7 @@ def train(
     with_rows=False,
     callbacks=(),
     class_weights=None,
-    verbose=2,
+    verbose=True,
 ):
     """Compile and fit a model, continuing where an earlier call was interrupted.
 
@@ -326,7 +326,7 @@ def train(
         callbacks: Names of further callbacks, `MODULE:CLASS`.
         class_weights: `"balanced"` for weights of the images that give every class the same sum of
             weights, or `None`.
-        verbose: Keras' verbosity.
+        verbose: Whether progress is shown.
 
     Returns:
         Dictionary of the result, accuracies in percent, epochs counted from 1: `accuracy_last` and
@@ -360,32 +360,34 @@ def train(
         model.optimizer.build(model.trainable_variables)
         model.load_weights(folder / state["last"]["name"])
     if first_epoch < schedule.epochs:
-        model.fit(
-            data.training_batches(
-                schedule.batch_size,
-                seed=seed,
-                first_epoch=first_epoch,
+        with ShowProgress("validation" if selects else "test") as shown:
+            model.fit(
+                data.training_batches(
+                    schedule.batch_size,
+                    seed=seed,
+                    first_epoch=first_epoch,
+                    epochs=schedule.epochs,
+                    **({"with_rows": True} if with_rows else {}),
+                    **augmentation,
+                ),
+                validation_data=evaluation_batches("validation" if selects else "test"),
+                shuffle=False,  # the batches are shuffled already
+                steps_per_epoch=steps,
+                initial_epoch=first_epoch,
                 epochs=schedule.epochs,
-                **({"with_rows": True} if with_rows else {}),
-                **augmentation,
-            ),
-            validation_data=evaluation_batches("validation" if selects else "test"),
-            shuffle=False,  # the batches are shuffled already
-            steps_per_epoch=steps,
-            initial_epoch=first_epoch,
-            epochs=schedule.epochs,
-            verbose=verbose,
-            class_weight=None if class_weights is None else balanced_class_weights(data),
-            callbacks=[
-                ReseedEachEpoch(seed),
-                StopOnNonFiniteLoss(),
-                # Only while images are evaluated: the state has both kinds of weights.
-                *([] if schedule.ema is None else [keras.callbacks.SwapEMAWeights()]),
-                *_tensorboard(folder / "tensorboard"),
-                save_state,
-                *(load_callback(name)() for name in callbacks),
-            ],
-        )
+                verbose=0,
+                class_weight=None if class_weights is None else balanced_class_weights(data),
+                callbacks=[
+                    ReseedEachEpoch(seed),
+                    StopOnNonFiniteLoss(),
+                    # Only while images are evaluated: the state has both kinds of weights.
+                    *([] if schedule.ema is None else [keras.callbacks.SwapEMAWeights()]),
+                    *_tensorboard(folder / "tensorboard"),
+                    save_state,
+                    *([shown] if verbose else []),
+                    *(load_callback(name)() for name in callbacks),
+                ],
+            )
     result = summary(save_state.rows)
     if selects:
         model.load_weights(folder / save_state.best["name"])

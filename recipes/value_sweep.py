@@ -4,17 +4,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from letkd_keras.files import open_atomic, save_figure, write_text
+from letkd_keras.log_file import logged_to
 from letkd_keras.recipes import grid, method_table, results
 from letkd_keras.recipes.experiment import OPEN_KEYS, prepare
 from letkd_keras.recipes.networks import Network
-from letkd_keras.recipes.run import devices, logged_to, train_teacher
+from letkd_keras.recipes.run import devices, train_teacher
 from letkd_keras.run_folder import RunFolder
 
 # The layers of the student are resolved by each value's own grid.
 _OPEN_LAYERS = ("student.penultimate_layer", "student.intermediate_layer", "pool_sizes")
 
 
-def run(experiment, value, values, out, verbose=2, jobs=1):
+def run(experiment, value, values, out, verbose=True, jobs=1):
     """Train a grid for each value of a setting and compare them.
 
     Args:
@@ -22,7 +23,7 @@ def run(experiment, value, values, out, verbose=2, jobs=1):
         value: `Value`, the setting.
         values: Its values.
         out: Folder for the teacher's training and a grid folder of each value.
-        verbose: Keras' verbosity of training.
+        verbose: Whether progress is shown.
         jobs: See `grid.run`.
 
     Returns:

@@ -1,8 +1,10 @@
+import logging
+
 import keras
 import numpy as np
 import pytest
 
-from letkd_keras.callbacks import StopOnNonFiniteLoss
+from letkd_keras.callbacks import ShowProgress, StopOnNonFiniteLoss
 
 
 def _model(loss="mse"):
@@ -32,3 +34,44 @@ def test_finite_losses_pass():
     history = _model().fit(x, y, epochs=2, verbose=0, callbacks=[StopOnNonFiniteLoss()])
     assert len(history.history["loss"]) == 2
     StopOnNonFiniteLoss().on_train_batch_end(0)
+
+
+def _logged_epochs(callback, epochs, first=0):
+    callback.set_params({"epochs": epochs, "steps": 2})
+    callback.on_train_begin()
+    for epoch in range(first, epochs):
+        callback.on_epoch_begin(epoch)
+        callback.on_train_batch_end(0, {"loss": 2.0, "accuracy": 0.25})
+        callback.on_epoch_end(epoch, {"loss": 1.0, "accuracy": 0.5, "val_accuracy": 0.75})
+    callback.on_train_end()
+
+
+def test_epochs_are_lines_where_there_is_no_terminal(caplog):
+    caplog.set_level(logging.INFO, "letkd_keras")
+    _logged_epochs(ShowProgress("test"), 2)
+    assert caplog.messages == [
+        "epoch 1/2, loss 1.0000, accuracy 50.00%, test accuracy 75.00%, 0:00:00 left",
+        "epoch 2/2, loss 1.0000, accuracy 50.00%, test accuracy 75.00%",
+    ]
+
+
+def test_of_many_epochs_few_are_lines(caplog):
+    caplog.set_level(logging.DEBUG, "letkd_keras")
+    _logged_epochs(ShowProgress(most_lines=4), 10, first=3)
+    shown = [r.getMessage().split(",")[0] for r in caplog.records if r.levelno == logging.INFO]
+    assert shown == ["epoch 6/10", "epoch 9/10", "epoch 10/10"]
+    assert len(caplog.records) == 7
+
+
+def test_the_bar_has_the_whole_training_and_is_removed_where_it_fails():
+    callback = ShowProgress()
+    callback.set_params({"epochs": 10, "steps": 4})
+    with pytest.raises(ValueError, match="x"), callback:
+        callback.on_train_begin()
+        callback.on_epoch_begin(3)
+        callback.on_train_batch_end(1, {"loss": 2.0, "accuracy": 0.25})
+        (task,) = callback._bars.tasks
+        assert (task.description, task.completed, task.total) == ("epoch 4/10", 14, 40)
+        assert task.fields["note"] == "loss 2.0000  25.00%"
+        raise ValueError("x")
+    assert callback._open.pop_all()._exit_callbacks == type(callback._open._exit_callbacks)()

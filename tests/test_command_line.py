@@ -1,8 +1,6 @@
-import argparse
 import errno
 import logging
 import signal
-import sys
 
 import pytest
 from in_a_process import in_a_process
@@ -21,7 +19,6 @@ from letkd_keras.command_line import (
     describe,
     output_file,
     run_main,
-    verbosity,
 )
 
 
@@ -266,12 +263,6 @@ def test_errors_name_the_option_that_was_typed():
     assert describe(error, ["--seed", "3"]) == str(error)
 
 
-def test_verbosity(monkeypatch):
-    assert verbosity() == 2
-    monkeypatch.setattr(sys, "stdout", argparse.Namespace(isatty=lambda: True))
-    assert verbosity() == 1
-
-
 def test_messages_of_other_packages_are_hidden():
     def record(name, level):
         return logging.LogRecord(name, level, "", 0, "", (), None)
@@ -279,6 +270,8 @@ def test_messages_of_other_packages_are_hidden():
     assert command_line._is_shown(record("letkd_keras.prototypes", logging.INFO))
     assert not command_line._is_shown(record("tensorflow", logging.WARNING))
     assert not command_line._is_shown(record("absl", logging.INFO))
+    assert not command_line._is_shown(record("py.warnings", logging.WARNING))
+    assert not command_line._is_shown(record("letkd_keras.callbacks", logging.DEBUG))
     assert command_line._is_shown(record("tensorflow", logging.ERROR))
 
 

@@ -4,6 +4,8 @@ import importlib
 import importlib.util
 from dataclasses import dataclass
 
+from letkd_keras.log_file import stderr_to_log
+
 
 @dataclass(frozen=True)
 class Format:
@@ -44,8 +46,10 @@ class Format:
             ValueError: If the options lack something that the format needs.
         """
         module, function = self.writer.split(":")
-        writer = getattr(importlib.import_module(f"letkd_keras.export.{module}"), function)
-        writer(student, path, options)
+        # Converters write much to stderr that concerns nobody.
+        with stderr_to_log():
+            writer = getattr(importlib.import_module(f"letkd_keras.export.{module}"), function)
+            writer(student, path, options)
 
 
 def _tflite(name, function, tolerance, min_agreement, **options):

@@ -6,6 +6,7 @@ from letkd_keras.lazy_names import lazy_names
 _PUBLIC = {
     "DataSpec": "spec",
     "ImageData": "image_data",
+    "NumberedBatches": "numbered_batches",
     "StreamedImages": "streamed_images",
     "evaluation_batches": "pipeline",
     "load_cifar": "cifar",

@@ -135,6 +135,35 @@ class ImageData:
             images, labels, batch_size, mean=self.mean, std=self.std
         )
 
+    def evaluation_batch(self, number, batch_size, split="test"):
+        """One batch of `evaluation_batches`, by its number.
+
+        Args:
+            number: Number of the batch, from 0.
+            batch_size: Images of a batch.
+            split: As for `evaluation_batches`.
+
+        Returns:
+            (float32 [B, H, W, C], int64 [B]).
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        rows = slice(number * batch_size, (number + 1) * batch_size)
+        images, labels = (array[rows] for array in find_split(self._splits(), split))
+        batches = _batches().evaluation_batches(
+            images, labels, batch_size, mean=self.mean, std=self.std
+        )
+        return next(iter(batches))
+
+    def examples(self, split):
+        """Number of images of a split.
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        return len(find_split(self._splits(), split)[0])
+
     def subset(self, train_examples=None, test_examples=None, seed=0):
         """A smaller data set with the classes in the same proportion.
 

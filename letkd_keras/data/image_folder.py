@@ -40,7 +40,7 @@ def load_image_folder(
         std: Standard deviation likewise.
         skip_corrupt: Whether image files that cannot be read are left out with a warning.
         image_cache: Folder for the decoded images, which are then memory-mapped; `None` keeps them
-            in memory, 3 * `image_size`**2 bytes each.
+            in memory, `3 * image_size**2` bytes each.
 
     Returns:
         `ImageData`.

@@ -62,6 +62,10 @@ class FileSource:
         parts = held_out(self.files.labels, fraction, seed)
         return tuple(FileSource(self.files.select(part)) for part in parts)
 
+    def between(self, first, last):
+        """The images from number `first` to before `last`, in the order of `in_order`."""
+        return FileSource(self.files.select(slice(first, last)))
+
     def first_classes(self, classes):
         """The images of the first classes."""
         return FileSource(self.files.first_classes(classes))
@@ -127,6 +131,8 @@ class RecordSource:
         phase: Which records are held out: those at which `(position + phase) * share` reaches the
             next whole number.
         complement: Whether this source has the other records.
+        window: `(first, last)` for the records from number `first` to before `last` of all these;
+            `None` for all.
     """
 
     paths: tuple
@@ -136,6 +142,7 @@ class RecordSource:
     share: Fraction | None = None
     phase: int = 0
     complement: bool = False
+    window: tuple | None = None
 
     @classmethod
     def from_builder(cls, builder, split):
@@ -154,6 +161,8 @@ class RecordSource:
         return cls(tuple(map(str, info.filepaths)), parse, tuple(info.shard_lengths))
 
     def __len__(self):
+        if self.window is not None:
+            return self.window[1] - self.window[0]
         # Of a subset the files are read as one.
         lengths = self.lengths if self.take is None else (self.take,)
         return sum(self._selected(length) for length in lengths)
@@ -232,7 +241,21 @@ class RecordSource:
             records = paths.flat_map(self._records)
         else:
             records = self._first_records()
+        if self.window is not None:
+            records = records.skip(self.window[0]).take(len(self))
         return records.map(self.parse, tf.data.AUTOTUNE, deterministic=True)
+
+    def between(self, first, last):
+        """The images from number `first` to before `last`, in the order of `in_order`.
+
+        Files before the first one are not read, unless this is a subset or a part of a split.
+        """
+        paths, lengths = self.paths, self.lengths
+        if self.take is None and self.share is None:
+            while lengths[0] <= first:
+                first, last = first - lengths[0], last - lengths[0]
+                paths, lengths = paths[1:], lengths[1:]
+        return replace(self, paths=paths, lengths=lengths, window=(first, last))
 
     def shuffled(self, seed, epoch):
         """The same in an order that depends only on the seed and the epoch (a tensor).

@@ -170,7 +170,7 @@ class DataSpec:
 
     @cached_property
     def kind(self):
-        """Kind of source: `dataset`, but `"tfds"` for every `tfds:NAME`."""
+        """The kind of source, such as `"digits"`, `"folder"` or `"tfds"`."""
         if self.source in _NAMES:
             return self.source
         prefix, colon, rest = self.source.partition(":")

@@ -232,6 +232,32 @@ class StreamedImages:
         batches = batches.apply(tf.data.experimental.assert_cardinality(steps))
         return without_auto_shard(batches)
 
+    def evaluation_batch(self, number, batch_size, split="test"):
+        """One batch of `evaluation_batches`, by its number; only its images are decoded.
+
+        Args:
+            number: Number of the batch, from 0.
+            batch_size: Images of a batch.
+            split: As for `evaluation_batches`.
+
+        Returns:
+            (float32 [B, H, W, 3], int64 [B]).
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        first, last = number * batch_size, min((number + 1) * batch_size, self.examples(split))
+        source = find_split(self._sources(), split).between(first, last)
+        return next(iter(replace(self, test=source).evaluation_batches(batch_size, "test")))
+
+    def examples(self, split):
+        """Number of images of a split.
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        return len(find_split(self._sources(), split))
+
     def check(self):
         """Read every image once.
 

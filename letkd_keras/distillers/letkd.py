@@ -2,8 +2,9 @@ import logging
 from pathlib import Path
 
 import keras
+from keras import ops
 
-from letkd_keras.arguments import finite_number
+from letkd_keras.arguments import finite_number, positive_integer
 from letkd_keras.distillers.compatibility import (
     check_prototypes,
     matching_models,
@@ -14,11 +15,13 @@ from letkd_keras.distillers.training_graph import TrainingGraph
 from letkd_keras.functional.graph import flatten, readers
 from letkd_keras.functional.insertion import insert_kd_layers, kd_layers_of
 from letkd_keras.functional.layer_suggestions import suggest_layers
+from letkd_keras.image_blocks import sum_images
 from letkd_keras.layers import (
     IntermediateTargets,
     KDLayer,
     PenultimateTargets,
     adaptive_average_pool,
+    product,
 )
 from letkd_keras.losses import TemplateKLDivergence, negentropy
 from letkd_keras.prototypes import Prototypes
@@ -66,6 +69,11 @@ class LetKD(Distiller):
         temperature: Sharpness T of the penultimate targets.
         synchronized: Whether batch normalization in the KD layers spans replicas; `None` is yes
             where there are several.
+        block_size: Images of the blocks in which scores, targets and their losses are computed, so
+            that memory grows with the size of a block and not with that of the batch. Losses and
+            gradients are the same up to rounding; a step computes the scores four times instead of
+            once. `None` computes the whole batch at once, and so does a student of
+            `quantization_aware`, which rounds to ranges of the whole batch.
         grids: Grids, by level, on which scores and targets are compared where the student's is not
             that of the prototypes. Needed only without prototypes.
         **kwargs: `task_weight`, `logit_losses`, `warm_up_steps` and Keras' model arguments; see
@@ -99,9 +107,12 @@ class LetKD(Distiller):
         intermediate_weight=1.0,
         temperature=1.0,
         synchronized=None,
+        block_size=None,
         grids=None,
         **kwargs,
     ):
+        if block_size is not None:
+            block_size = positive_integer("block_size", block_size)
         teacher, student = matching_models(teacher, student)
         layers = {"penultimate": penultimate_layer, "intermediate": intermediate_layer}
         if prototypes is None:
@@ -148,12 +159,20 @@ class LetKD(Distiller):
         )
         self.temperature = finite_number("temperature", temperature, above=0)
         self.grids = {level: grid and tuple(grid) for level, grid in grids.items()}
+        self.block_size = block_size
         self.template_kl = TemplateKLDivergence()
+        self.sum_over_replicas = _SumOverReplicas(name="sum_over_replicas")
+        kd_layers = {level: self.student.get_layer(_kd_name(level)) for level in levels}
+        self._in_blocks = block_size is not None
+        if self._in_blocks and not all(layer.supports_blocks for layer in kd_layers.values()):
+            _logger.info("`block_size` does not apply to a student of `quantization_aware`")
+            self._in_blocks = False
         self.training_graph = TrainingGraph(
             self.student,
-            {level: self.student.get_layer(_kd_name(level)) for level in levels},
+            kd_layers,
             self.grids,
             layers=self.student_layers[len(levels) :],
+            block_size=block_size if self._in_blocks else None,
         )
         self.targets = None
         if prototypes is not None:
@@ -165,21 +184,64 @@ class LetKD(Distiller):
         return None if self.targets is None else self.targets.prototypes
 
     def compute_teacher_outputs(self, x, y):
-        """See `Distiller`; also, by level, `(targets [B, H, W, K], sum_k p log p [B, H, W])`."""
+        """See `Distiller`; also, by level, `(targets [B, H, W, K], sum_k p log p [B, H, W])`.
+
+        With a `block_size` it is, by level, `(teacher's features, y)`.
+        """
         outputs = super().compute_teacher_outputs(x, y)
-        return {**outputs, **self.targets(outputs["features"], y)}
+        features = dict(zip(self.levels, outputs["features"], strict=False))
+        if not self._in_blocks:
+            levels = {name: self.targets(name, own, y) for name, own in features.items()}
+        else:
+            levels = {name: (own, y) for name, own in features.items()}
+        return {**outputs, **levels}
 
     def compute_student_outputs(self, x):
-        """Logits and, by level, the KD layer's scores [B, H, W, K]."""
+        """Logits and, by level, the KD layer's scores [B, H, W, K].
+
+        With a `block_size` it is, by level, the features that the KD layer reads.
+        """
         return self.training_graph(x, training=True)
 
     def compute_distillation_losses(self, student_outputs, teacher_outputs, sample_weight=None):
+        compute = self._template_kl_in_blocks if self._in_blocks else self._template_kl
         return {
-            f"kl_{level}": self.template_kl(
-                teacher_outputs[level], student_outputs[level], sample_weight
+            f"kl_{level}": compute(
+                level, student_outputs[level], teacher_outputs[level], sample_weight
             )
             for level in self.levels
         }
+
+    def _template_kl(self, level, scores, targets, sample_weight):
+        return self.template_kl(targets, scores, sample_weight)
+
+    def _template_kl_in_blocks(self, level, features, supervision, sample_weight):
+        """The mean over the images as `_template_kl` gives it, from both models' features."""
+        layer = self.student.get_layer(_kd_name(level))
+        teacher_features, labels = supervision
+        images = ops.shape(features)[0]
+        if sample_weight is None:
+            sample_weight = ops.ones((images,))
+        dtype = self.template_kl.dtype
+        weights = ops.cast(ops.reshape(sample_weight, (-1,)), dtype) / ops.cast(images, dtype)
+        grid = self.grids.get(level)
+
+        def loss(directions, teacher_features, labels, weights, kernel):
+            scores = product(directions, kernel, layer.compute_dtype)
+            if grid is not None:
+                scores = adaptive_average_pool(scores, grid)
+            targets = self.targets(level, teacher_features, labels)
+            divergences = self.template_kl.call(targets, ops.cast(scores, dtype))
+            return ops.sum(weights * divergences)
+
+        total = sum_images(
+            loss,
+            [layer.directions(features)],
+            [layer.score_kernel()],
+            self.block_size,
+            constants=[teacher_features, labels, weights],
+        )
+        return self.sum_over_replicas(total, total)
 
     def get_config(self):
         return {
@@ -191,6 +253,7 @@ class LetKD(Distiller):
                 f"{level}_weight": self.distillation_weights[f"kl_{level}"] for level in self.levels
             },
             "temperature": self.temperature,
+            "block_size": self.block_size,
             "grids": self.grids,
         }
 
@@ -214,7 +277,6 @@ class _Targets:
 
     def __init__(self, prototypes, levels, temperature, grids):
         self.prototypes = prototypes
-        self.levels = levels
         self.grids = grids
         self._layers = {}
         for level in levels:
@@ -227,16 +289,18 @@ class _Targets:
                 layer = IntermediateTargets.from_prototypes(fitted, name=name)
             self._layers[level] = layer
 
-    def __call__(self, features, labels):
-        """By level, `(targets, sum_k p log p)` of the teacher's features, in the levels' order."""
-        arguments = {"penultimate": (), "intermediate": (labels,)}
-        return {
-            level: _resized(
-                self._layers[level](features[i], *arguments[level], return_negentropy=True),
-                self.grids.get(level),
-            )
-            for i, level in enumerate(self.levels)
-        }
+    def __call__(self, level, features, labels):
+        """`(targets, sum_k p log p)` of the teacher's features."""
+        arguments = (labels,) if level == "intermediate" else ()
+        targets = self._layers[level](features, *arguments, return_negentropy=True)
+        return _resized(targets, self.grids.get(level))
+
+
+class _SumOverReplicas(keras.losses.Loss):
+    """A scalar loss as it is, divided by the number of replicas as Keras does it."""
+
+    def call(self, y_true, y_pred):
+        return ops.reshape(y_pred, (1,))
 
 
 def _resized(targets, grid):

@@ -20,6 +20,9 @@ class TrainingGraph:
         grids: Mapping of a level's name to the grid (height, width) that its scores are averaged
             to, where it is not the student's. `None` and a missing level leave them as they are.
         layers: Names of further layers of the student whose outputs are wanted.
+        block_size: Images of the blocks in which KD layers compute (`KDLayer.call_in_blocks`).
+            Instead of the scores the features that each KD layer reads are then returned. `None`
+            for the whole batch at once.
 
     Call arguments:
         inputs: Images.
@@ -27,13 +30,13 @@ class TrainingGraph:
 
     Returns:
         Dictionary of `"logits"`, `"features"` (the list of the outputs of `layers`) and, under its
-        level's name, the scores [B, H, W, K] of each KD layer.
+        level's name, the scores [B, H, W, K] of each KD layer, or with a `block_size` its input.
 
     Raises:
         ValueError: If the student has no such layer.
     """
 
-    def __init__(self, student, kd_layers, grids=(), layers=()):
+    def __init__(self, student, kd_layers, grids=(), layers=(), block_size=None):
         scores, features = {}, {}
         grids = dict(grids)
         for name in layers:
@@ -53,11 +56,18 @@ class TrainingGraph:
             pool_output = layer.name in pooled
             if pool_output:
                 skipped.add(readers(student, layer)[0].name)
+            if block_size is not None:
+                scores[levels[layer.name]] = args[0]
+                if not kwargs.get("return_scores"):
+                    return _InBlocks(layer, pool_output, block_size)(*args)
             outputs, layer_scores = _WithScores(layer, pool_output)(*args)
+            if block_size is not None:
+                return outputs, layer_scores
+            level_scores = layer_scores
             if layer.data_format == "channels_first":
-                layer_scores = keras.ops.transpose(layer_scores, (0, 2, 3, 1))
+                level_scores = keras.ops.transpose(layer_scores, (0, 2, 3, 1))
             level = levels[layer.name]
-            scores[level] = _resized(layer_scores, grids.get(level), f"{layer.name}_grid")
+            scores[level] = _resized(level_scores, grids.get(level), f"{layer.name}_grid")
             return (outputs, layer_scores) if kwargs.get("return_scores") else outputs
 
         inputs, logits = retrace(student, call_fn=call)
@@ -100,3 +110,20 @@ class _WithScores(keras.layers.Layer):
         return self.kd_layer.compute_output_spec(
             inputs, return_scores=True, pool_output=self.pool_output
         )
+
+
+class _InBlocks(keras.layers.Layer):
+    """A KD layer that computes its output in blocks of images."""
+
+    def __init__(self, kd_layer, pool_output, block_size):
+        super().__init__(name=f"{kd_layer.name}_in_blocks", dtype=kd_layer.dtype_policy)
+        self.kd_layer = kd_layer
+        self.pool_output = pool_output
+        self.block_size = block_size
+        self.built = True
+
+    def call(self, inputs, training=None):
+        return self.kd_layer.call_in_blocks(inputs, self.block_size, training, self.pool_output)
+
+    def compute_output_spec(self, inputs, training=None):
+        return self.kd_layer.compute_output_spec(inputs, pool_output=self.pool_output)

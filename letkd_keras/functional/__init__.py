@@ -2,6 +2,10 @@
 
 from letkd_keras.functional.classifier import check_classifier
 from letkd_keras.functional.cost import Cost, cost_of
+from letkd_keras.functional.fake_quantization import (
+    quantization_aware,
+    without_fake_quantization,
+)
 from letkd_keras.functional.fingerprint import fingerprint
 from letkd_keras.functional.insertion import insert_after, insert_kd_layers
 from letkd_keras.functional.layer_suggestions import suggest_layers, suggest_stage_ends
@@ -19,7 +23,9 @@ __all__ = [
     "insert_after",
     "insert_kd_layers",
     "load_model",
+    "quantization_aware",
     "remove_softmax",
     "suggest_layers",
     "suggest_stage_ends",
+    "without_fake_quantization",
 ]

@@ -338,12 +338,18 @@ def open_layer(layer, inputs):
         ) from error
 
 
-def copy_with(model, call_fn):
+def _copy_of(operation):
+    return operation.__class__.from_config(operation.get_config())
+
+
+def copy_with(model, call_fn, copy_fn=_copy_of):
     """Copy a functional model and call its layers in another way.
 
     Args:
         model: Functional `keras.Model`; it is not changed.
         call_fn: `call_fn(layer, *args, **kwargs)`, which receives the copied layers.
+        copy_fn: Function from a layer to its copy, which may be of another class. The weights that
+            both have come first in each.
 
     Returns:
         A functional model of copied layers with the same names and weights.
@@ -360,12 +366,14 @@ def copy_with(model, call_fn):
                 "without its code. Write it as a layer with `register_keras_serializable`."
             )
         if id(operation) not in copies:
-            copies[id(operation)] = operation.__class__.from_config(operation.get_config())
+            copies[id(operation)] = copy_fn(operation)
         return copies[id(operation)]
 
     inputs, outputs = retrace(model, operation_fn=copy, call_fn=call_fn)
     copied = keras.Model(inputs, outputs, name=model.name)
     for layer in model.layers:
         if layer.weights:
-            copies[id(layer)].set_weights(layer.get_weights())
+            copied_weights = copies[id(layer)].weights
+            for weight, value in zip(copied_weights, layer.get_weights(), strict=False):
+                weight.assign(value)
     return copied

@@ -5,8 +5,10 @@ from letkd_keras.layers.adaptive_average_pooling import (
     adaptive_average_pool,
 )
 from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
+from letkd_keras.layers.fake_quantization import FakeQuantization
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
 from letkd_keras.layers.kd_layer import KDLayer
+from letkd_keras.layers.score_moments import product
 from letkd_keras.layers.soft_targets import IntermediateTargets, PenultimateTargets
 from letkd_keras.layers.torch_batch_normalization import TorchBatchNormalization
 
@@ -14,10 +16,12 @@ __all__ = [
     "AdaptiveAveragePooling",
     "ChannelShuffle",
     "ChannelSplit",
+    "FakeQuantization",
     "GroupedConv2D",
     "IntermediateTargets",
     "KDLayer",
     "PenultimateTargets",
     "TorchBatchNormalization",
     "adaptive_average_pool",
+    "product",
 ]

@@ -2,6 +2,8 @@ import keras
 from keras import ops
 
 from letkd_keras.arguments import data_format_or_default, finite_number, positive_integer
+from letkd_keras.image_blocks import map_images
+from letkd_keras.layers.score_moments import product, score_moments
 from letkd_keras.layers.torch_batch_normalization import TorchBatchNormalization
 
 # No vector is divided by a smaller norm. The square, 1e-24, needs float32, so normalization runs
@@ -102,6 +104,9 @@ class KDLayer(keras.layers.Layer):
         2023, arXiv:2309.02843. Scales, initialization and epsilons follow the authors' program.
     """
 
+    # Whether `call_in_blocks` computes what `call` does.
+    supports_blocks = True
+
     def __init__(
         self,
         templates,
@@ -189,6 +194,10 @@ class KDLayer(keras.layers.Layer):
             inverse = inverse_norm(responses, self.channel_axis)
             if pool_output:
                 features = ops.mean(inputs, axis=self.location_axes)
+                if self.data_format == "channels_first":
+                    responses, inverse = (
+                        ops.transpose(x, (0, 2, 3, 1)) for x in (responses, inverse)
+                    )
                 outputs = features + self._value(self._mean_direction(responses, inverse))
             else:
                 # Dividing the values of a location by the norm of its responses is the same as
@@ -197,11 +206,73 @@ class KDLayer(keras.layers.Layer):
                 outputs = inputs + ops.cast(value * inverse, self.compute_dtype)
         return (outputs, scores) if return_scores else outputs
 
+    def call_in_blocks(self, inputs, block_size, training=None, pool_output=False):
+        """The output of `call` without a tensor of the size of all scores.
+
+        Scores and responses are computed for a block of images at a time, three times in a training
+        step: for the batch statistics, for the output and in the backward pass. Output, gradients
+        and running statistics are those of `call`, up to rounding.
+
+        Args:
+            inputs: As in `call`.
+            block_size: Images of a block.
+            training: As in `call`.
+            pool_output: As in `call`.
+
+        Returns:
+            `x_hat`, or its global average.
+        """
+        if self.alpha == 0:
+            return ops.mean(inputs, axis=self.location_axes) if pool_output else inputs
+        directions, kernel = self.directions(inputs), self.score_kernel()
+        bn = self.batch_normalization
+        if training and bn.trainable:
+            mean, variance, values = score_moments(
+                directions, kernel, block_size, self.compute_dtype, bn.synchronized
+            )
+            bn.update_statistics(mean, variance, values)
+        else:
+            mean, variance = (
+                ops.convert_to_tensor(x) for x in (bn.moving_mean, bn.moving_variance)
+            )
+        slope = bn.gamma * ops.rsqrt(variance + bn.epsilon)
+        shared = [kernel, mean, slope, bn.beta]
+        features = inputs
+        if pool_output:
+            features = ops.mean(inputs, axis=self.location_axes)
+        else:
+            shared.append(self._value_kernel())
+
+        def values_of(directions, kernel, mean, slope, beta, value_kernel=None):
+            scores = at_least_float32(product(directions, kernel, self.compute_dtype))
+            responses = ops.relu((scores - mean) * slope + beta)
+            responses = ops.cast(responses, self.compute_dtype)
+            inverse = inverse_norm(responses, -1)
+            if pool_output:
+                return self._mean_direction(responses, inverse)
+            return at_least_float32(product(responses, value_kernel, self.compute_dtype)) * inverse
+
+        value = map_images(values_of, [directions], shared, block_size)
+        if pool_output:
+            return features + self._value(value)
+        if self.data_format == "channels_first":
+            value = ops.transpose(value, (0, 3, 1, 2))
+        return features + ops.cast(value, self.compute_dtype)
+
+    def directions(self, inputs):
+        """The l2-normalized features in at least float32, [B, H, W, C] in any data format."""
+        if self.data_format == "channels_first":
+            inputs = ops.transpose(inputs, (0, 2, 3, 1))
+        return at_least_float32(inputs) * inverse_norm(inputs, -1)
+
+    def score_kernel(self):
+        """The first kernel as applied: s1 * W1, normalized over the channels."""
+        return self.template_kernel * inverse_norm(self.template_kernel, 0) * self.template_scale
+
     def scores(self, inputs):
         """Scaled cosine similarity of each location with each template, [B, H, W, K]."""
         directions = at_least_float32(inputs) * inverse_norm(inputs, self.channel_axis)
-        kernel = self.template_kernel * inverse_norm(self.template_kernel, 0) * self.template_scale
-        return self._convolve(directions, kernel)
+        return self._convolve(directions, self.score_kernel())
 
     def _value_kernel(self):
         """The second kernel as applied: alpha * s2 * W2, normalized over the templates."""
@@ -210,8 +281,6 @@ class KDLayer(keras.layers.Layer):
 
     def _mean_direction(self, responses, inverse):
         """Average of the normalized responses over the locations, [B, K]."""
-        if self.data_format == "channels_first":
-            responses, inverse = (ops.transpose(t, (0, 2, 3, 1)) for t in (responses, inverse))
         _, height, width, _ = ops.shape(responses)
         locations = height * width
         responses = ops.reshape(responses, (-1, locations, self.templates))
@@ -225,12 +294,11 @@ class KDLayer(keras.layers.Layer):
         return ops.matmul(ops.cast(directions, self.compute_dtype), kernel)
 
     def _convolve(self, inputs, kernel):
-        inputs = ops.cast(inputs, self.compute_dtype)
-        kernel = ops.cast(kernel, self.compute_dtype)
-        if self.data_format == "channels_first":
-            # On CPU, TensorFlow has no channels-first convolution.
-            return ops.einsum("bchw,ck->bkhw", inputs, kernel)
-        return ops.conv(inputs, kernel[None, None], data_format="channels_last")
+        if self.data_format == "channels_last":
+            return product(inputs, kernel, self.compute_dtype)
+        # On CPU, TensorFlow has no channels-first convolution.
+        inputs, kernel = (ops.cast(x, self.compute_dtype) for x in (inputs, kernel))
+        return ops.einsum("bchw,ck->bkhw", inputs, kernel)
 
     def _scores_shape(self, input_shape):
         shape = list(input_shape)

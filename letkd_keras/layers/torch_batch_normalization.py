@@ -56,6 +56,20 @@ class TorchBatchNormalization(keras.layers.BatchNormalization):
             self.moving_variance.assign(after + share / ops.maximum(values - 1.0, 1.0))
         return outputs
 
+    def update_statistics(self, mean, variance, values):
+        """Update the running statistics as a training step with these batch statistics does.
+
+        Args:
+            mean: Mean of each channel of the batch.
+            variance: Biased variance of each channel of the batch.
+            values: Number of values of each channel.
+        """
+        values = ops.cast(values, variance.dtype)
+        unbiased = variance * (values / ops.maximum(values - 1.0, 1.0))
+        for variable, new in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
+            new = ops.cast(ops.stop_gradient(new), variable.dtype)
+            variable.assign(variable * self.momentum + new * (1.0 - self.momentum))
+
     def _is_fusible(self, inputs, batch_statistics):
         """Whether TensorFlow's fused operation computes this layer."""
         return (

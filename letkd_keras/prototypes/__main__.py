@@ -8,10 +8,10 @@ The same with all feature vectors in the k-means, kept on disk meanwhile, instea
 
     python -m letkd_keras.prototypes ... --feature-cache float32
 
-In four processes or machines, in turn until the merge writes the file:
+With the teacher in two processes of Ray (pip install letkd-keras[ray]), each with a GPU if there
+are any. Where RAY_ADDRESS names a Ray cluster, they run there:
 
-    python -m letkd_keras.prototypes ... --workdir SHARED --shard 0/4   (to 3/4)
-    python -m letkd_keras.prototypes ... --workdir SHARED --merge 4
+    python -m letkd_keras.prototypes ... --engine ray --workers 2
 
 Print what a file holds, and draw it:
 
@@ -19,13 +19,13 @@ Print what a file holds, and draw it:
     python -m letkd_keras.prototypes --inspect prototypes.npz --pictures DIR --teacher T --data D
 """
 
-import argparse
 import functools
 from pathlib import Path
 
 from letkd_keras.command_line import (
     Parser,
     add_data_options,
+    add_engine_options,
     add_out_option,
     add_prototype_options,
     add_seed_option,
@@ -71,11 +71,7 @@ def parse(arguments=None):
     add_seed_option(parser)
     add_out_option(parser, type=output_file(".npz"), help="the .npz file to write")
     add("--workdir", type=path, metavar="DIR", help="finished steps (default: OUT.work)")
-    shards = parser.add_mutually_exclusive_group()
-    shards.add_argument("--shard", type=_shard, metavar="I/N", help="do part I, from 0, of N")
-    shards.add_argument(
-        "--merge", type=positive_integer, metavar="N", help="merge N parts and continue"
-    )
+    add_engine_options(parser)
     add("--inspect", type=path, metavar="FILE", help="print manifest and health of prototypes")
     add("--pictures", type=path, metavar="DIR", help="with --inspect: draw pictures into DIR")
     options = parser.parse_args(arguments)
@@ -129,11 +125,9 @@ def _fit(options):
         batch_size=options.batch_size,
         data_name=f"{data.name} ({data.split})" if data.split else data.name,
         class_names=data.class_names,
-        shard=options.shard,
-        merge=options.merge,
+        engine=options.engine,
+        workers=options.workers,
     )
-    if prototypes is None:
-        return
     prototypes.save(options.out)
     remove_workdir(options.workdir)
     print(f"{options.out}: {prototypes!r}")
@@ -178,12 +172,13 @@ def _inspect(options):
 
 def _training_images(data, batch_size):
     """The training images for `fit_prototypes`, and what normalizes them."""
+    from letkd_keras.data import NumberedBatches
     from letkd_keras.data.normalization import normalize
 
     if hasattr(data, "x_train"):
         normalized = functools.partial(normalize, mean=data.mean, std=data.std)
         return (data.x_train, data.y_train), normalized
-    return data.evaluation_batches(batch_size, "train"), None
+    return NumberedBatches(data, batch_size, "train"), None
 
 
 def _table(title, values):
@@ -216,16 +211,6 @@ def _check_out(parser, options):
             "--out must not be in the folder of --workdir, which is removed at the end. "
             f"Received: {str(options.out)!r} in {str(options.workdir)!r}"
         )
-
-
-def _shard(text):
-    index, slash, count = text.partition("/")
-    numbers = slash and index.isdecimal() and count.isdecimal()
-    if not (numbers and int(index) < int(count)):
-        raise argparse.ArgumentTypeError(
-            f"must be I/N such as 0/4, I from 0 to N - 1. Received: {text!r}"
-        )
-    return int(index), int(count)
 
 
 if __name__ == "__main__":

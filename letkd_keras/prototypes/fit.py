@@ -1,20 +1,18 @@
-import contextlib
 import json
 import logging
-import sys
 import time
 from pathlib import Path
 
 import keras
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from letkd_keras.functional.classifier import check_classifier
 from letkd_keras.functional.fingerprint import fingerprint
 from letkd_keras.functional.layer_suggestions import suggest_layers
 from letkd_keras.functional.softmax_removal import remove_softmax
 from letkd_keras.memory_mapped import check_room
+from letkd_keras.progress import bars
+from letkd_keras.prototypes.engines import make_engine
 from letkd_keras.prototypes.health import intermediate_health, penultimate_health
 from letkd_keras.prototypes.kmeans import blocks, kmeans
 from letkd_keras.prototypes.labeled_images import LabeledImages
@@ -27,7 +25,7 @@ from letkd_keras.prototypes.prototypes import (
     Prototypes,
     versions,
 )
-from letkd_keras.prototypes.steps import PASSES, STEPS, MemorySteps, WorkFolder, part_name
+from letkd_keras.prototypes.steps import STEPS, MemorySteps, WorkFolder
 from letkd_keras.prototypes.subclasses import (
     check_class_sizes,
     class_bounds,
@@ -60,8 +58,8 @@ def fit_prototypes(
     data_name=None,
     class_names=None,
     verbose="auto",
-    shard=None,
-    merge=None,
+    engine="local",
+    workers=None,
 ):
     """Fit a teacher's prototypes to the training images: the offline part of letKD.
 
@@ -124,16 +122,19 @@ def fit_prototypes(
         data_name: Name of the data for the manifest, or `None`.
         class_names: Names of the classes for the manifest and for pictures, or `None`.
         verbose: Whether to show progress; `"auto"` shows it in a terminal.
-        shard: `(index, count)` to do this process's part of the next pass over the data, with
-            several processes or machines that share `workdir`. Batches are dealt to the shards in
-            turn.
-        merge: Number of shards, to merge the parts that they have done and run the steps up to the
-            next pass.
+        engine: `"local"` to run the teacher in this process; `"ray"` to run it in actors of Ray
+            Data, on this machine or, where `RAY_ADDRESS` names a Ray cluster, on all of its
+            machines. The actors read the images: `data` must be arrays or have batches of one size
+            by number, such as `letkd_keras.data.NumberedBatches` or a `keras.utils.PyDataset`. The
+            result is the same, and a `workdir` can be continued by either engine.
+        workers: Number of actors, with `engine="ray"`. Each has one GPU if there are any, else its
+            share of the processors.
 
     Returns:
-        `Prototypes`; `None` after a shard, and after a merge while there are passes left.
+        `Prototypes`.
 
     Raises:
+        ImportError: If `engine` is `"ray"` and Ray is not installed.
         ValueError: If an argument is out of its range, a layer is not in the teacher, images are
             not finite, labels are not integers below the teacher's number of classes or differ
             between two passes, there are fewer feature vectors than clusters, or `workdir` holds
@@ -157,12 +158,13 @@ def fit_prototypes(
             f"`seed` must be an integer of at least 0 and less than 2**31. Received: seed={seed!r}"
         )
     _check_feature_cache(feature_cache, workdir)
-    _check_shards(shard, merge, workdir, feature_cache)
+    engine = make_engine(engine, workers)
 
     # === The teacher's layers and the images ===
     teacher = remove_softmax(teacher, "teacher")
     check_classifier(teacher, "teacher")
     images = LabeledImages(data, teacher.output_shape[-1], batch_size, preprocess)
+    engine.check(images)
     image_shape = tuple(teacher.input_shape[1:])
     if None in image_shape:
         image_shape = images.image_shape()
@@ -206,9 +208,7 @@ def fit_prototypes(
         steps = WorkFolder(workdir, settings)
 
     # === The steps ===
-    # Shards write to folders of their own, at the same time.
-    lock = steps.locked() if shard is None else contextlib.nullcontext()
-    with lock, _progress(verbose) as progress:
+    with steps.locked(), _progress(verbose) as progress, engine:
         passes = Passes(
             features,
             images,
@@ -219,6 +219,7 @@ def fit_prototypes(
             seed=seed,
             memory=memory,
             feature_cache=feature_cache,
+            engine=engine,
             progress=progress,
         )
         compute = {
@@ -228,31 +229,12 @@ def fit_prototypes(
             "subclasses": lambda: _subclasses(passes, iterations),
             "scores": lambda: _scores(passes),
         }
-        worked = False
         for step in STEPS if "intermediate" in layers else STEPS[:2]:
             if not steps.has(step):
                 start = time.monotonic()
-                shared = step in PASSES and not (step == "scores" and _holds_all_points(steps))
-                if shard is not None:
-                    if shared:
-                        passes.run_shard(step, *shard)
-                        _log.info("%s: part %d of %d is done", step, shard[0] + 1, shard[1])
-                    else:
-                        _log.info("no pass waits for shards: merge them")
-                    return None
-                if merge is not None and shared:
-                    if worked:
-                        _log.info("merged; run every shard again for %r, then merge again", step)
-                        return None
-                    steps.save(step, passes.merge(step, merge))
-                else:
-                    steps.save(step, compute[step]())
-                worked = True
+                steps.save(step, compute[step]())
                 _log.info("%s: %.1f s", step, time.monotonic() - start)
-            _remove_used(steps, step, merge)
-        if shard is not None:
-            _log.info("all steps are finished: merge the shards")
-            return None
+            _remove_used(steps, step)
         return _prototypes(passes, manifest)
 
 
@@ -325,15 +307,12 @@ def _holds_all_points(steps):
     return int(projected["sizes"].sum()) == int(projected["seen"])
 
 
-def _remove_used(steps, step, shards):
+def _remove_used(steps, step):
     """Remove what a finished step has made superfluous: points are large."""
     if step == "penultimate":
         steps.drop("features", ("points", "labels"))
     if step == "scores":
         steps.drop("projected", ("points",))
-    for shard in range(shards or 0):
-        if steps.has(part_name(step, shard, shards)):
-            steps.remove(part_name(step, shard, shards))
 
 
 def _prototypes(passes, manifest):
@@ -429,15 +408,8 @@ def _tell_sample(points, total, centers):
 
 
 def _progress(verbose):
-    """A bar for each step, on the standard error stream."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    shown = sys.stderr.isatty() if verbose == "auto" else bool(verbose)
-    return Progress(*columns, console=Console(stderr=True), disable=not shown)
+    """A bar for each step."""
+    return bars(None if verbose == "auto" else bool(verbose))
 
 
 def _check_numbers(**numbers):
@@ -451,23 +423,6 @@ def _check_feature_cache(feature_cache, workdir):
         raise ValueError(
             "`feature_cache` must be None, 'float32' or 'float16', and needs a `workdir`. "
             f"Received: feature_cache={feature_cache!r}, workdir={workdir!r}"
-        )
-
-
-def _check_shards(shard, merge, workdir, feature_cache):
-    if shard is None and merge is None:
-        return
-    if shard is not None and merge is not None:
-        raise ValueError("`shard` and `merge` exclude each other. Received: both")
-    if workdir is None or feature_cache is not None:
-        raise ValueError(
-            "Shards need a `workdir` and no `feature_cache`. "
-            f"Received: workdir={workdir!r}, feature_cache={feature_cache!r}"
-        )
-    index, count = shard or (0, merge)
-    if not 0 <= index < count:
-        raise ValueError(
-            f"A shard must be one of 0 to count - 1. Received: index={index}, count={count}"
         )
 
 

@@ -1,4 +1,5 @@
 import hashlib
+import math
 from pathlib import Path
 
 import keras
@@ -18,6 +19,7 @@ class LabeledImages:
 
     Attributes:
         labels: Labels of all images, int32 [N], or `None` where they are not known before a pass.
+        first_size: Number of images of the first batch, once `check_numbered` was called.
 
     Raises:
         ValueError: If `data` is not of that form, or has no end, or can be iterated over only once.
@@ -29,6 +31,7 @@ class LabeledImages:
         self.batch_size = batch_size
         self.preprocess = preprocess
         self.labels = None
+        self.first_size = self._counted = None
         self._arrays = _arrays(data)
         if self._arrays is None:
             _check_batches(data)
@@ -44,6 +47,11 @@ class LabeledImages:
     def __len__(self):
         """Number of images; 0 where it is not known before a pass."""
         return 0 if self.labels is None else len(self.labels)
+
+    @property
+    def num_images(self):
+        """Number of images; `None` where neither a pass nor `check_numbered` has counted them."""
+        return self._counted if self.labels is None else len(self.labels)
 
     def per_class(self):
         """Number of images of each class, int64 [num_classes], once the labels are known."""
@@ -94,26 +102,84 @@ class LabeledImages:
             labels = [_checked_labels(batch[1], self.num_classes) for batch in self._batches()]
             self.labels = np.concatenate([np.zeros(0, "int32"), *labels])
 
-    def batches(self, shard=(0, 1)):
-        """One pass over the data. Batches are dealt to the shards in turn.
-
-        Args:
-            shard: Which shard, from 0, and of how many.
+    def batches(self):
+        """One pass over the data.
 
         Yields:
             `(first, images, labels)`: the number, in the whole data, of the batch's first image,
-            its images, or `None` for a batch of another shard, and its labels, int32 [B].
+            its images and its labels, int32 [B].
 
         Raises:
             ValueError: If labels are not integers in range, differ from those of an earlier pass,
                 or an image is not finite.
         """
+        for first, images, labels in self.follow(self._batches()):
+            yield first, self._prepared(images, first), labels
+
+    def num_batches(self):
+        """Number of batches, of data whose batches can be read by their numbers.
+
+        Raises:
+            ValueError: If the data are not of that kind.
+        """
+        return math.ceil(len(self.labels) / self.batch_size) if self._arrays else len(self.data)
+
+    def numbered_batches(self, start, stop):
+        """Some batches, those with the numbers from `start` to before `stop`.
+
+        Yields:
+            As `batches` does.
+
+        Raises:
+            ValueError: As `batches` does. Labels are not compared with those of an earlier pass.
+        """
+        for number in range(start, stop):
+            if self._arrays is not None:
+                rows = slice(number * self.batch_size, (number + 1) * self.batch_size)
+                images, labels, first = self._arrays[0][rows], self.labels[rows], rows.start
+            else:
+                images, labels = _entries(self.data[number])
+                first = number * self.first_size
+            yield first, self._prepared(images, first), _checked_labels(labels, self.num_classes)
+
+    def check_numbered(self):
+        """Refuse data whose batches cannot be read by their numbers, in any order.
+
+        All batches must have the same size, except for the last one.
+
+        Raises:
+            ValueError: If the data are not of that kind.
+        """
+        if self._arrays is None:
+            if not (hasattr(self.data, "__getitem__") and hasattr(self.data, "__len__")):
+                raise ValueError(
+                    '`data` must be a pair of arrays with engine="ray", or have a length and '
+                    "batches by number, such as letkd_keras.data.NumberedBatches and "
+                    f"keras.utils.PyDataset. Received: data of type {type(self.data).__name__}"
+                )
+            batches = len(self.data)
+            self.first_size, last = (
+                len(_entries(self.data[number])[1]) if batches else 0 for number in (0, batches - 1)
+            )
+            self._counted = self.first_size * max(batches - 1, 0) + last
+
+    def follow(self, batches):
+        """Check the labels of one pass over the data.
+
+        Args:
+            batches: Iterable of `(content, labels)` of all batches, in their order.
+
+        Yields:
+            `(first, content, labels)` as `batches` does, with any content in place of the images.
+
+        Raises:
+            ValueError: If labels are not integers in range or differ from those of an earlier pass.
+        """
         first, seen = 0, [np.zeros(0, "int32")]
-        for number, (images, labels) in enumerate(self._batches()):
+        for content, labels in batches:
             labels = _checked_labels(labels, self.num_classes)
             self._check_same(first, labels)
-            own = number % shard[1] == shard[0]
-            yield first, self._prepared(images, first) if own else None, labels
+            yield first, content, labels
             first += len(labels)
             seen.append(labels)
         if self.labels is None:
@@ -128,12 +194,7 @@ class LabeledImages:
                 yield images[batch], self.labels[batch]
             return
         for batch in self.data:
-            if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-                raise ValueError(
-                    "`data` must yield batches (images, labels). "
-                    f"Received: a batch of {type(batch).__name__}"
-                )
-            yield batch[0], batch[1]
+            yield _entries(batch)
 
     def _prepared(self, images, first):
         if self.preprocess is not None:
@@ -167,6 +228,16 @@ class LabeledImages:
                 "`data` must give the same images in the same order at each pass. "
                 f"Received: {images} images, {len(self)} before"
             )
+
+
+def _entries(batch):
+    """Images and labels of a batch."""
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+        raise ValueError(
+            "`data` must yield batches (images, labels). "
+            f"Received: a batch of {type(batch).__name__}"
+        )
+    return batch[0], batch[1]
 
 
 def _arrays(data):

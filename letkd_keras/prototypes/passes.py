@@ -1,9 +1,12 @@
 """Passes of a teacher over the data, and what each of them gathers.
 
-A gatherer takes the features of batches (`update`), gives what it holds as arrays (`state`), takes
-another shard's (`merge`), and ends in the arrays of its step (`result`).
+A gatherer takes the features of batches (`update`) and ends in the arrays of its step (`result`).
+Another process can do a batch: a `part` of the gatherer, which is small and can be sent there,
+takes the features, and its `state` comes back to be merged (`merge`). Merged in the order of the
+batches, parts give the same arrays as `update`, to the bit.
 """
 
+import copy
 import logging
 from functools import cached_property
 
@@ -11,7 +14,6 @@ import numpy as np
 
 from letkd_keras.prototypes.lda import LinearDiscriminantAnalysis, Projection, lda_components
 from letkd_keras.prototypes.points import PointCache, PointSample, cache_bytes
-from letkd_keras.prototypes.steps import part_name
 from letkd_keras.prototypes.subclasses import SubclassScores
 
 _log = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ class Passes:
         seed: Seed of the samples.
         memory: Bytes of feature vectors held by a pass, or `None`.
         feature_cache: Type of the points kept on disk instead, or `None`.
+        engine: `LocalEngine` or `RayEngine`, which runs the teacher.
         progress: Where progress is shown.
     """
 
@@ -51,6 +54,7 @@ class Passes:
         seed,
         memory,
         feature_cache,
+        engine,
         progress,
     ):
         self.features = features
@@ -62,46 +66,26 @@ class Passes:
         self.seed = seed
         self.memory = memory
         self.feature_cache = feature_cache
+        self.engine = engine
         self.progress = progress
 
     def run(self, step):
-        """Run a whole pass.
+        """Show the teacher all images.
 
         Returns:
             Arrays of the step.
         """
-        return self._with_labels(step, self._pass(step, (0, 1)).result())
-
-    def run_shard(self, step, index, count):
-        """Run a shard's part of a pass and keep it, unless that has been done."""
-        part = part_name(step, index, count)
-        if not self.steps.has(part):
-            state = self._pass(step, (index, count)).state()
-            self.steps.save(part, self._with_labels(step, state))
-
-    def merge(self, step, count):
-        """Merge the parts that shards have kept, which are removed afterwards.
-
-        Returns:
-            Arrays of the step.
-
-        Raises:
-            ValueError: If a shard has not done its part.
-        """
-        parts = [part_name(step, shard, count) for shard in range(count)]
-        missing = [part for part in parts if not self.steps.has(part)]
-        if missing:
-            raise ValueError(
-                f"Every shard must have done its part of the pass {step!r} before the merge. "
-                f"Received: a workdir without {', '.join(missing)}"
-            )
+        features = self.features
+        if step != "features":
+            self.images.expect(self.steps.load("features")["image_labels"])
+            features = self._intermediate
         gatherer = self.gatherer(step)
-        for part in parts:
-            state = self.steps.load(part)
-            if step == "features":
-                self.images.expect(state["image_labels"])
-            gatherer.merge(state)
-        return self._with_labels(step, gatherer.result())
+        task = self.progress.add_task(f"{step}: teacher", total=self.images.num_images)
+        for done in self.engine.run(features, self.images, gatherer):
+            self.progress.update(task, completed=done)
+        arrays = gatherer.result()
+        # The labels of the first pass are kept: those of later passes must be the same.
+        return {**arrays, "image_labels": self.images.labels} if step == "features" else arrays
 
     def gatherer(self, step):
         """A new gatherer for a step."""
@@ -109,7 +93,7 @@ class Passes:
             points = self._points(
                 step,
                 self.features.channels["penultimate"],
-                len(self.images) * self.features.locations("penultimate"),
+                (self.images.num_images or 0) * self.features.locations("penultimate"),
                 self.templates,
             )
             return FeatureGatherer(self.features, points)
@@ -151,35 +135,17 @@ class Passes:
     def _intermediate(self):
         return self.features.only("intermediate")
 
-    def _pass(self, step, shard):
-        """Show the teacher a shard's part of the data; the gatherer that has seen it."""
-        features = self.features
-        if step != "features":
-            self.images.expect(self.steps.load("features")["image_labels"])
-            features = self._intermediate
-        gatherer = self.gatherer(step)
-        task = self.progress.add_task(f"{step}: teacher", total=len(self.images) or None)
-        for first, images, labels in self.images.batches(shard):
-            if images is not None:
-                gatherer.update(first, labels, features(images))
-            self.progress.update(task, completed=first + len(labels))
-        return gatherer
-
-    def _with_labels(self, step, arrays):
-        """The labels of the first pass are kept: those of later passes must be the same."""
-        return {**arrays, "image_labels": self.images.labels} if step == "features" else arrays
-
     def _points(self, step, channels, sizes, centers):
         total = int(np.sum(sizes))
         if self.feature_cache is not None:
             folder = self.steps.folder(step)
             size = cache_bytes(total, channels, self.feature_cache)
-            _log.warning("Writing a feature cache of %s bytes into %s", f"{size:,}", folder)
+            _log.info("Writing a feature cache of %s bytes into %s", f"{size:,}", folder)
             return PointCache(folder, sizes, channels, self.feature_cache)
         capacity = sample_size(self.memory, channels, centers)
         # Points that are known not to come need no room.
         capacity = min(capacity, total) if total else capacity
-        return PointSample(capacity, channels, self.seed)
+        return PointSample(capacity, channels, self.seed, total or None)
 
 
 def sample_size(memory, channels, centers):
@@ -205,7 +171,7 @@ class FeatureGatherer:
     """
 
     def __init__(self, features, points):
-        self.features = features
+        self.locations = {level: features.locations(level) for level in features.layers}
         self.points = points
         self.lda = None
         if "intermediate" in features.layers:
@@ -214,11 +180,17 @@ class FeatureGatherer:
 
     def update(self, first, labels, features):
         """Add the features of a batch whose first image is number `first` of the data."""
-        locations = self.features.locations("penultimate")
+        locations = self.locations["penultimate"]
         _add_points(self.points, first, labels, features["penultimate"], locations)
         if self.lda is not None:
-            labels = np.repeat(labels, self.features.locations("intermediate"))
+            labels = np.repeat(labels, self.locations["intermediate"])
             self.lda.update(features["intermediate"], labels)
+
+    def part(self):
+        part = copy.copy(self)
+        part.points = self.points.part()
+        part.lda = None if self.lda is None else LinearDiscriminantAnalysis(*self.lda.means.shape)
+        return part
 
     def state(self):
         return {**self._lda_state(), **self.points.state()}
@@ -246,15 +218,20 @@ class ProjectedGatherer:
     """
 
     def __init__(self, features, projection, points):
-        self.features = features
+        self.num_classes = features.num_classes
+        self.locations = features.locations("intermediate")
         self.projection = projection
         self.points = points
 
     def update(self, first, labels, features):
         """Add the features of a batch whose first image is number `first` of the data."""
         projected = self.projection(features["intermediate"])
-        locations = self.features.locations("intermediate")
-        _add_points(self.points, first, labels, projected, locations)
+        _add_points(self.points, first, labels, projected, self.locations)
+
+    def part(self):
+        part = copy.copy(self)
+        part.points = self.points.part()
+        return part
 
     def state(self):
         return self.points.state()
@@ -265,7 +242,7 @@ class ProjectedGatherer:
     def result(self):
         seen = self.points.seen
         points, labels = self.points.sorted(by_class=True)
-        sizes = np.bincount(labels, minlength=self.features.num_classes)
+        sizes = np.bincount(labels, minlength=self.num_classes)
         return {"points": points, "sizes": sizes, "seen": np.array(seen)}
 
 
@@ -279,30 +256,66 @@ class ScoreGatherer:
     """
 
     def __init__(self, features, projection, centers):
-        self.features = features
+        self.locations = features.locations("intermediate")
         self.projection = projection
         self.scores = SubclassScores(centers, features.num_classes)
         self.right = 0
 
     def update(self, first, labels, features):
         """Add the features of a batch; the number of its first image does not matter."""
-        labels = np.repeat(labels, self.features.locations("intermediate"))
+        labels = np.repeat(labels, self.locations)
         self.add(self.projection(features["intermediate"]), labels)
 
     def add(self, points, labels):
         """Add projected points [N, d] of classes [N]."""
         self.scores.update(points, labels)
-        self.right += int(np.sum(self.projection.classify(points) == labels))
+        self.right += _right(self.projection, points, labels)
 
-    def state(self):
-        return {"counts": self.scores.counts, "right": np.array(self.right)}
+    def part(self):
+        return ScorePart(self.locations, self.projection, self.scores.nearest)
 
     def merge(self, state):
-        self.scores.merge(state["counts"])
+        self.scores.add(state["own"], state["nearest"])
         self.right += int(state["right"])
 
     def result(self):
-        return self.state()
+        return {"counts": self.scores.counts, "right": np.array(self.right)}
+
+
+class ScorePart:
+    """Sub-classes of the points of some batches, for a `ScoreGatherer` to count.
+
+    Args:
+        locations: Locations of an image.
+        projection: The `Projection`.
+        nearest: The `NearestSubclasses`.
+    """
+
+    def __init__(self, locations, projection, nearest):
+        self.locations = locations
+        self.projection = projection
+        self.nearest = nearest
+        self.right = 0
+        self._pairs = []
+
+    def part(self):
+        return ScorePart(self.locations, self.projection, self.nearest)
+
+    def update(self, first, labels, features):
+        """Add the features of a batch; the number of its first image does not matter."""
+        labels = np.repeat(labels, self.locations)
+        points = self.projection(features["intermediate"])
+        self._pairs += self.nearest(points, labels)
+        self.right += _right(self.projection, points, labels)
+
+    def state(self):
+        own, nearest = (np.concatenate(arrays) for arrays in zip(*self._pairs, strict=True))
+        return {"own": own, "nearest": nearest, "right": np.array(self.right)}
+
+
+def _right(projection, points, labels):
+    """Number of projected points whose class the LDA gives."""
+    return int(np.sum(projection.classify(points) == labels))
 
 
 def _add_points(points, first, labels, features, locations):

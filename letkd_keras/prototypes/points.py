@@ -7,6 +7,9 @@ from letkd_keras import memory_mapped
 # Bytes held for a point beside its coordinates: label, index and key.
 _BYTES_BESIDE = 4 + 8 + 8
 
+# Keys that are computed at a time.
+_KEYS = 2**20
+
 # Type of the labels in a cache.
 _LABEL = np.dtype("int32")
 
@@ -22,23 +25,28 @@ class PointSample:
 
     Each point has a pseudo-random key computed from the seed and its index in the data set; the
     points of lowest key are kept. So the sample depends neither on the order in which points come
-    nor on how they are split into batches and shards, and the sample of two merged shards is that
-    of one pass.
+    nor on how they are split into batches, and what `part`s have gathered merges into the sample of
+    one pass.
 
     Args:
         capacity: Largest number of points held.
         channels: Number of channels C.
         seed: Seed of the keys.
+        total: Number of points that will be added, where it is known. Points that the sample will
+            not keep are then dropped at once.
 
     Attributes:
         seen: Number of points added so far.
     """
 
-    def __init__(self, capacity, channels, seed=0):
+    def __init__(self, capacity, channels, seed=0, total=None):
         if capacity < 1:
             raise ValueError(f"`capacity` must be at least 1. Received: capacity={capacity}")
         self.capacity = capacity
         self.seed = seed
+        self.largest_key = None
+        if total is not None and total > capacity:
+            self.largest_key = _largest_key(seed, total, capacity)
         self.seen = 0
         self.size = 0
         # Memory is taken by the system as rows are written, not here.
@@ -68,6 +76,9 @@ class PointSample:
         """
         self.seen += len(points)
         keys = _keys(self.seed, indices)
+        if self.largest_key is not None:
+            kept = np.flatnonzero(keys <= self.largest_key)
+            points, labels, indices, keys = points[kept], labels[kept], indices[kept], keys[kept]
         room = min(self.capacity - self.size, len(points))
         rows = np.arange(self.size, self.size + room)
         self.size += room
@@ -75,18 +86,12 @@ class PointSample:
         if room < len(points):
             self._replace(points[room:], labels[room:], indices[room:], keys[room:])
 
-    def state(self):
-        """What `merge` needs, as a dictionary of arrays."""
-        kept = slice(0, self.size)
-        return {
-            "points": self._points[kept],
-            "labels": self._labels[kept],
-            "indices": self._indices[kept],
-            "seen": np.array(self.seen),
-        }
+    def part(self):
+        """A `PointList` for some of the points, whose `state()` is then merged."""
+        return PointList(self._points.shape[1], self.seed, self.largest_key)
 
     def merge(self, state):
-        """Add the `state()` of another shard's sample, of the same seed and capacity."""
+        """Add the `state()` of a part."""
         seen = self.seen + int(state["seen"])
         self.update(state["points"], state["labels"], state["indices"])
         self.seen = seen
@@ -142,6 +147,59 @@ def _keys(seed, indices):
     return keys ^ (keys >> np.uint64(31))
 
 
+def _largest_key(seed, total, capacity):
+    """The largest of the lowest `capacity` keys of the indices 0 to total - 1."""
+    lowest = np.empty(0, dtype="uint64")
+    for start in range(0, total, _KEYS):
+        keys = _keys(seed, np.arange(start, min(start + _KEYS, total)))
+        lowest = np.concatenate([lowest, keys])
+        if len(lowest) > capacity:
+            lowest = np.partition(lowest, capacity - 1)[:capacity]
+    return lowest.max()
+
+
+class PointList:
+    """Points in the order in which they come, for a sample or cache to merge.
+
+    Args:
+        channels: Number of channels C.
+        seed: Seed of the keys of a sample.
+        largest_key: Largest key of a point that the sample may keep; `None` for all points.
+    """
+
+    def __init__(self, channels, seed=0, largest_key=None):
+        self.channels = channels
+        self.seed = seed
+        self.largest_key = largest_key
+        self.seen = 0
+        self._lists = {"points": [], "labels": [], "indices": []}
+
+    def part(self):
+        """An empty list for points of the same sample or cache."""
+        return PointList(self.channels, self.seed, self.largest_key)
+
+    def update(self, points, labels, indices):
+        """Add points [N, C] of classes [N] and indices [N] in the whole data set."""
+        self.seen += len(points)
+        if self.largest_key is not None:
+            kept = _keys(self.seed, indices) <= self.largest_key
+            points, labels, indices = points[kept], labels[kept], indices[kept]
+        for name, array in (("points", points), ("labels", labels), ("indices", indices)):
+            self._lists[name].append(array)
+
+    def state(self):
+        """What `merge` needs, as a dictionary of arrays."""
+        empty = {
+            "points": np.empty((0, self.channels), "float32"),
+            "labels": np.empty(0, "int32"),
+            "indices": np.empty(0, "int64"),
+        }
+        return {
+            **{name: np.concatenate([empty[name], *self._lists[name]]) for name in empty},
+            "seen": np.array(self.seen),
+        }
+
+
 def cache_bytes(points, channels, dtype):
     """Bytes on disk of a `PointCache` of so many points, their labels with them."""
     return points * (channels * np.dtype(dtype).itemsize + _LABEL.itemsize)
@@ -186,6 +244,14 @@ class PointCache:
         self._labels[rows] = labels
         memory_mapped.release(self._points)
         memory_mapped.release(self._labels)
+
+    def part(self):
+        """A `PointList` for some of the points, whose `state()` is then merged."""
+        return PointList(self._points.shape[1])
+
+    def merge(self, state):
+        """Add the `state()` of a part. Sorted by class, parts must come in the order of points."""
+        self.update(state["points"], state["labels"], state["indices"])
 
     def _rows_by_class(self, labels):
         order = np.argsort(labels, kind="stable")

@@ -11,9 +11,8 @@ import numpy as np
 from letkd_keras.files import checksum, open_atomic, read_json, write_json
 from letkd_keras.run_folder import CONFIG, RunFolder, is_own_hidden, is_run_folder
 
-# In the order of the fit. Those of `PASSES` go over the data, and shards can share them.
+# In the order of the fit.
 STEPS = ("features", "penultimate", "projected", "subclasses", "scores")
-PASSES = ("features", "projected", "scores")
 
 _FOLDER = "steps"
 _RECORD = "step.json"
@@ -136,12 +135,6 @@ class WorkFolder:
         for name in names:
             (folder / f"{name}.npy").unlink(missing_ok=True)
 
-    def remove(self, step):
-        """Remove a step."""
-        # The record first: without it a folder that is half removed counts as unfinished.
-        (self.path / step / _RECORD).unlink(missing_ok=True)
-        shutil.rmtree(self.path / step)
-
     def save_checkpoint(self, step, arrays):
         """Keep the state of an unfinished step in place of an earlier one."""
         with open_atomic(self.folder(step) / _CHECKPOINT) as file:
@@ -172,11 +165,6 @@ class WorkFolder:
         if not isinstance(record, dict):
             raise ValueError(f"{file} is damaged. Remove {file.parent} to compute this step again.")
         return record
-
-
-def part_name(step, index, count):
-    """Name under which a shard keeps its part of a pass."""
-    return f"{step}-{index}-of-{count}"
 
 
 def remove_workdir(path):

@@ -55,36 +55,34 @@ def check_class_sizes(sizes, subclasses):
         )
 
 
-class SubclassScores:
-    """What the teacher confuses each sub-class with (method, intermediate supervision, step 3).
+class NearestSubclasses:
+    """The sub-class of each point, and the one that is nearest to it among all classes.
 
-    Counts, for the points of each sub-class (each point belongs to the nearest one of its own
-    class), which sub-class of any class is nearest.
+    Each point belongs to the nearest sub-class of its own class.
 
     Args:
         centers: Sub-class centers [K, d], class by class.
         num_classes: Number of classes; divides K. `None` if members are always given.
-
-    Attributes:
-        counts: int64 [K, K], rows by own sub-class, columns by nearest.
     """
 
     def __init__(self, centers, num_classes=None):
         self.centers = np.asarray(centers)
         self.num_classes = num_classes
-        self.counts = np.zeros((len(centers), len(centers)), dtype="int64")
         # Distances up to a term of the point alone, halved, are one product of the point and a 1
         # with these; their order is that of the distances.
         squares = np.sum(self.centers**2, axis=1) / 2
         self._factors = np.vstack([-self.centers.T, squares])
 
-    def update(self, features, labels=None, members=None):
-        """Add points, given their classes or, if known, their sub-classes.
+    def __call__(self, features, labels=None, members=None):
+        """Assign points, given their classes or, if known, their sub-classes.
 
         Args:
             features: [N, d].
             labels: Classes, integers [N].
             members: Sub-classes, integers [N], instead of `labels`.
+
+        Yields:
+            `(own, nearest)`: sub-classes of a block of the points, integers.
         """
         rows = max(128, _BLOCK_BYTES // (4 * len(self.centers)))
         dtype = np.result_type(features, self._factors)
@@ -99,16 +97,40 @@ class SubclassScores:
                 own = self._own_subclass(distances, labels[start : start + rows])
             else:
                 own = members[start : start + rows]
-            np.add.at(self.counts, (own, distances.argmin(axis=1)), 1)
+            yield own, distances.argmin(axis=1)
 
     def _own_subclass(self, distances, labels):
         by_class = distances.reshape(len(labels), self.num_classes, -1)
         own_class = by_class[np.arange(len(labels)), labels]
         return labels * by_class.shape[2] + own_class.argmin(axis=1)
 
-    def merge(self, counts):
-        """Add the counts of another shard of the points."""
-        self.counts += counts
+
+class SubclassScores:
+    """What the teacher confuses each sub-class with (method, intermediate supervision, step 3).
+
+    Counts, for the points of each sub-class, which sub-class of any class is nearest.
+
+    Args:
+        centers: Sub-class centers [K, d], class by class.
+        num_classes: Number of classes; divides K. `None` if members are always given.
+
+    Attributes:
+        nearest: The `NearestSubclasses`.
+        counts: int64 [K, K], rows by own sub-class, columns by nearest.
+    """
+
+    def __init__(self, centers, num_classes=None):
+        self.nearest = NearestSubclasses(centers, num_classes)
+        self.counts = np.zeros((len(centers), len(centers)), dtype="int64")
+
+    def update(self, features, labels=None, members=None):
+        """Add points; arguments as for `NearestSubclasses`."""
+        for own, nearest in self.nearest(features, labels, members):
+            self.add(own, nearest)
+
+    def add(self, own, nearest):
+        """Add points whose own and nearest sub-classes are known, integers [N]."""
+        np.add.at(self.counts, (own, nearest), 1)
 
     def result(self):
         """Scores [K, K]: see `normalized_scores`."""

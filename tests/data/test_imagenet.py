@@ -285,6 +285,17 @@ def test_records_of_a_subset_are_held_out(records):
     assert sorted(numbers(chosen.in_order()) + numbers(rest.in_order())) == list(range(15))
 
 
+def test_records_between_two_numbers_are_those_of_all(records):
+    chosen, rest = records.hold_out(0.2, seed=3)
+    for source in (records, records.subset(15, 0, "n"), chosen, rest):
+        expected = numbers(source.in_order())
+        for first, last in ((0, 4), (3, 8), (len(source) - 2, len(source)), (0, len(source))):
+            part = source.between(first, last)
+            assert len(part) == last - first
+            assert numbers(part.in_order()) == expected[first:last]
+    assert len(records.between(25, 31).paths) == 2
+
+
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan"), 0.0001])
 def test_fraction_of_records_out_of_range(fraction, records):
     with pytest.raises(ValueError, match="`fraction` must be greater than 0"):

@@ -57,7 +57,8 @@ class _RecordingSGD(TorchSGD):
             self.norms[variable.path].assign(keras.ops.sqrt(keras.ops.sum(gradient**2)))
 
 
-def test_two_steps_are_those_of_the_authors_program(golden_step):
+@pytest.mark.parametrize("block_size", [None, 5])
+def test_two_steps_are_those_of_the_authors_program(golden_step, block_size):
     teacher_name, student_name = _networks(golden_step)
     with np.load(golden_step) as file:
         golden = {name: _decoded(file[name]) for name in file.files}
@@ -68,7 +69,8 @@ def test_two_steps_are_those_of_the_authors_program(golden_step):
     )
     models.assign_state_dict(teacher, modules["teacher_net"])
     models.assign_state_dict(student, modules["student_net"])
-    model = LetKD(teacher, student, **_supervision(golden, teacher, student))
+    supervision = _supervision(golden, teacher, student)
+    model = LetKD(teacher, student, **supervision, block_size=block_size)
     # In the order of the network, as the authors number them.
     levels = ["intermediate", "penultimate"] if "lda_seed" in golden else ["penultimate"]
     for number, level in enumerate(levels):

@@ -22,4 +22,4 @@ def test_golden_steps_on_jax():
         timeout=600,
     )
     assert process.returncode == 0, process.stdout + process.stderr
-    assert "2 passed" in process.stdout
+    assert "4 passed" in process.stdout

@@ -32,26 +32,29 @@ def _check_same(one, two, rtol=2e-5, atol=2e-6):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("floatx", "tolerance"), [("float64", 1e-11), ("float32", 3e-5)])
-def test_two_replicas_train_as_one_device_at_the_same_batch(tmp_path, floatx, tolerance):
+@pytest.mark.parametrize(
+    ("floatx", "tolerance", "block"),
+    [("float64", 1e-11, 0), ("float64", 1e-11, 3), ("float32", 3e-5, 0)],
+)
+def test_two_replicas_train_as_one_device_at_the_same_batch(tmp_path, floatx, tolerance, block):
     """Six steps: with batch statistics over all replicas only roundings differ.
 
     In float64 they are 6e-13. In float32 six steps of this network make some 1e-5 of them, with
     either batch normalization that a single device has. Statistics of each replica by itself would
-    make 1e-2.
+    make 1e-2. One device computes without blocks of images, so they are compared too.
     """
-    one, two = (
-        _run("train_on_replicas.py", tmp_path / f"{devices}.npz", str(devices), floatx)
-        for devices in (1, 2)
-    )
+    program = "train_on_replicas.py"
+    one = _run(program, tmp_path / "1.npz", "1", floatx, "0")
+    two = _run(program, tmp_path / "2.npz", "2", floatx, str(block))
     _check_same(one, two, rtol=tolerance, atol=tolerance)
 
 
-def _on_jax_devices(devices, batch_size, folder):
+def _on_jax_devices(devices, batch_size, block_size, folder):
     return _run(
         "train_on_jax_devices.py",
         folder / f"{devices}.npz",
         str(batch_size),
+        str(block_size),
         KERAS_BACKEND="jax",
         XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
     )
@@ -59,8 +62,10 @@ def _on_jax_devices(devices, batch_size, folder):
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
-def test_two_jax_devices_train_as_one_at_the_same_batch(tmp_path):
-    one, two = (_on_jax_devices(devices, 16, tmp_path) for devices in (1, 2))
+@pytest.mark.parametrize("block_size", [0, 4])
+def test_two_jax_devices_train_as_one_at_the_same_batch(tmp_path, block_size):
+    one = _on_jax_devices(1, 16, 0, tmp_path)
+    two = _on_jax_devices(2, 16, block_size, tmp_path)
     _check_same(one, two)
     with pytest.raises(AssertionError, match="must be a multiple of the number of devices"):
-        _on_jax_devices(2, 15, tmp_path)
+        _on_jax_devices(2, 15, block_size, tmp_path)

@@ -1,5 +1,6 @@
 import importlib.util
 
+import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
@@ -70,6 +71,62 @@ def test_int4_weights(tmp_path):
     assert int4.bytes < exact.bytes / 5
     assert int4.max_difference < np.inf
     assert int4.layer_noise[-1].snr_db > 3
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("litert_quantizer") is None, reason="litert-quantizer is missing"
+)
+def test_precision_of_single_layers(tmp_path):
+    student = with_kd_layers("resnet8", templates=(512, 64))
+    given = {"mean": _MEAN, "std": _STD, "images": _PIXELS, "min_agreement": 0}
+    results = [
+        export_student(student, tmp_path, "tflite-int4", precision=precision, **given)
+        for precision in (
+            None,
+            {"kd_*": "int8"},
+            {"*": "int8"},
+            {"*": "float32", "kd_penultimate_templates": "int8"},
+            {"*": "float32"},
+        )
+    ]
+    sizes = [result.bytes for result in results]
+    assert sizes == sorted(sizes) and len(set(sizes)) == len(sizes)
+    # 64 x 512 and 64 x 64 templates and the values of both, half a byte more for each.
+    kernels = 64 * 512 + 512 * 5 + 2 * 64 * 64
+    assert sizes[1] - sizes[0] == pytest.approx(kernels / 2, rel=0.1)
+    exact = export_student(student, tmp_path, "tflite", **given)
+    assert sizes[-1] == pytest.approx(exact.bytes, rel=0.01)
+    assert results[-1].max_difference == pytest.approx(exact.max_difference, abs=1e-5)
+    assert results[2].max_difference < results[0].max_difference
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("litert_quantizer") is None, reason="litert-quantizer is missing"
+)
+@pytest.mark.parametrize("output", ["logits", "probabilities"])
+def test_precision_of_the_last_layer(output, tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(64, 3, name="first")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(50, name="last")(x))
+    model.layers[1].bias.assign(np.linspace(-1, 1, 64))
+    given = {"images": np.ones((4, 8, 8, 3), "float32"), "min_agreement": 0, "output": output}
+    sizes = [
+        export_student(model, tmp_path, "tflite-int4", precision=precision, **given).bytes
+        for precision in (None, {"last": "int8"}, {"last": "float32"})
+    ]
+    assert sizes[1] - sizes[0] == pytest.approx(64 * 50 / 2, rel=0.2)
+    assert sizes[2] - sizes[1] == pytest.approx(64 * 50 * 3, rel=0.2)
+
+
+def test_precision_of_a_layer_that_does_not_exist(student, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"must name layers with kernels.*Received: 'conv9'.*conv1"
+    ):
+        export_student(student, tmp_path, "tflite-int4", precision={"conv9": "int8"})
+    with pytest.raises(ValueError, match="must have values of int4, int8, float32"):
+        export_student(student, tmp_path, "tflite-int4", precision={"conv1": "int2"})
 
 
 def test_all_formats_are_those_whose_packages_are_installed(monkeypatch):

@@ -74,7 +74,8 @@ def test_inference_is_the_authors(golden):
 
 
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
-def test_training_statistics_and_every_gradient_are_the_authors(golden, data_format):
+@pytest.mark.parametrize("block_size", [None, 1])
+def test_training_statistics_and_every_gradient_are_the_authors(golden, data_format, block_size):
     import tensorflow as tf
 
     layer = _golden_layer(golden, data_format)
@@ -83,7 +84,10 @@ def test_training_statistics_and_every_gradient_are_the_authors(golden, data_for
     x = tf.constant(golden["x"].transpose(to))
     with tf.GradientTape() as tape:
         tape.watch(x)
-        out, scores = layer(x, training=True, return_scores=True)
+        if block_size is None:
+            out, scores = layer(x, training=True, return_scores=True)
+        else:
+            out, scores = layer.call_in_blocks(x, block_size, training=True), layer.scores(x)
         cost = tf.reduce_sum(out * golden["cotangent_out"].transpose(to)) + tf.reduce_sum(
             scores * golden["cotangent_scores"].transpose(to)
         )
@@ -207,6 +211,94 @@ def test_half_precision_is_near_full_precision(golden, policy, error):
     out, scores = layer(golden["x"], training=True, return_scores=True)
     assert relative_error(keras.ops.cast(scores, "float32"), golden["scores"]) < error
     assert relative_error(keras.ops.cast(out, "float32"), golden["out_train"]) < error
+
+
+# In blocks of images
+
+
+def _call_and_gradients(block_size, x, data_format, training, pool, open_batch=False):
+    """Output, gradients and running statistics in float64."""
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(0)
+    layer = KDLayer(13, alpha=0.7, data_format=data_format, dtype="float64", name="kd")
+    layer.build((None, None, None, 4) if data_format == "channels_last" else (None, 4, None, None))
+    bn = layer.batch_normalization
+    for weight, values in ((bn.gamma, (0.5, 2)), (bn.beta, (-1, 1.1)), (bn.moving_mean, (-1, 1))):
+        weight.assign(np.linspace(*values, 13))
+    x = tf.constant(x if data_format == "channels_last" else x.transpose(0, 3, 1, 2))
+    weights = [weight.value for weight in layer.trainable_weights]
+
+    def run(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            if block_size is None:
+                out = layer(x, training=training, pool_output=pool)
+            else:
+                out = layer.call_in_blocks(x, block_size, training, pool)
+            cost = tf.reduce_sum(out**3)
+        return out, *tape.gradient(cost, [x, *weights], unconnected_gradients="zero")
+
+    if open_batch:
+        signature = [tf.TensorSpec((None, *x.shape[1:]), x.dtype)]
+        run = tf.function(run, input_signature=signature)
+    names = ("out", "x", *(w.path for w in layer.trainable_weights))
+    results = dict(zip(names, run(x), strict=True))
+    results |= {w.path: w.value for w in layer.non_trainable_weights}
+    return {name: value.numpy() for name, value in results.items()}
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("pool", [True, False])
+def test_in_blocks_of_images_everything_is_the_same(data_format, training, pool):
+    x = np.maximum(_features(7, 3, 5, 4).astype("float64"), -0.2)
+    arguments = (x, data_format, training, pool)
+    expected = _call_and_gradients(None, *arguments)
+    # Blocks of 3 leave one image, and a block of 20 holds the whole batch.
+    for block_size, open_batch in ((3, False), (20, False), (3, True)):
+        actual = _call_and_gradients(block_size, *arguments, open_batch)
+        assert actual.keys() == expected.keys()
+        for name in expected:
+            # The gradient of the scale is a difference of two equal numbers in training.
+            absolute = 1e-12 if "scale" in name else 1e-14
+            np.testing.assert_allclose(actual[name], expected[name], 1e-11, absolute, err_msg=name)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("pool", [False, True])
+def test_in_blocks_half_precision_is_near_the_whole_batch(golden, policy, pool):
+    options = {"training": True, "pool_output": pool}
+    expected = _golden_layer(golden, dtype=policy)(golden["x"], **options)
+    layer = _golden_layer(golden, dtype=policy)
+    actual = layer.call_in_blocks(keras.ops.cast(golden["x"], layer.compute_dtype), 1, **options)
+    assert actual.dtype == expected.dtype
+    actual, expected = (keras.ops.cast(x, "float32") for x in (actual, expected))
+    assert relative_error(actual, expected) < (1e-3 if policy == "mixed_float16" else 1e-2)
+
+
+def test_memory_in_blocks_does_not_grow_with_the_batch():
+    """The largest tensor of a compiled step is that of a block, whatever the batch."""
+    import tensorflow as tf
+
+    layer = _layer(50)
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            out = layer.call_in_blocks(x, 2, True, True)
+            cost = tf.reduce_sum(out)
+        return tape.gradient(cost, [w.value for w in layer.trainable_weights])
+
+    graph = step.get_concrete_function(tf.TensorSpec((12, 5, 5, 4))).graph
+    graphs = [graph, *(f.graph for f in graph._functions.values() if hasattr(f, "graph"))]
+    sizes = [
+        tensor.shape.num_elements() or 0
+        for g in graphs
+        for operation in g.get_operations()
+        for tensor in operation.outputs
+    ]
+    assert max(sizes) == 2 * 5 * 5 * 50
 
 
 # What Keras asks of a layer

@@ -1,7 +1,9 @@
 """Train the LetKD of `train_on_replicas` on all of JAX's devices and save the results.
 
     KERAS_BACKEND=jax XLA_FLAGS=--xla_force_host_platform_device_count=2 \
-        python train_on_jax_devices.py BATCH_SIZE FILE.npz
+        python train_on_jax_devices.py BATCH_SIZE BLOCK_SIZE FILE.npz
+
+A block size of 0 means none.
 """
 
 import sys
@@ -13,11 +15,11 @@ import numpy as np
 from train_on_replicas import images, small_letkd
 
 
-def main(batch_size, path):
+def main(batch_size, block_size, path):
     devices = keras.distribution.list_devices()
     if len(devices) > 1:
         keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
-    model, teacher = small_letkd(Path(path).parent)
+    model, teacher = small_letkd(Path(path).parent, block_size)
     before = teacher.get_weights()
     x, y = images()
     history = model.fit(x, y, batch_size=batch_size, epochs=2, verbose=0, shuffle=False)
@@ -29,4 +31,4 @@ def main(batch_size, path):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), int(sys.argv[2]) or None, sys.argv[3])

@@ -2,7 +2,9 @@
 
 A program of its own: TensorFlow's devices are set once a process.
 
-    python train_on_replicas.py DEVICES FLOATX FILE.npz
+    python train_on_replicas.py DEVICES FLOATX BLOCK_SIZE FILE.npz
+
+A block size of 0 means none.
 
 Prototypes are fitted once, in `prototypes.npz` beside the file: a point between two clusters may
 fall to either for a rounding.
@@ -35,7 +37,7 @@ def images():
     return x, generator.integers(0, 4, 48)
 
 
-def small_letkd(folder):
+def small_letkd(folder, block_size=None):
     """A compiled LetKD and its teacher; the prototypes are those in the folder."""
     keras.utils.set_random_seed(0)
     teacher, student = classifier("teacher", 12), classifier("student", 6)
@@ -53,6 +55,7 @@ def small_letkd(folder):
         letkd.Prototypes.load(shared),
         logit_losses=logit_losses,
         warm_up_steps=4,
+        block_size=block_size,
     )
     model.compile(
         optimizer=letkd.optimizers.TorchSGD(0.05, momentum=0.9, nesterov=True, weight_decay=5e-4),
@@ -62,7 +65,7 @@ def small_letkd(folder):
     return model, teacher
 
 
-def main(devices, path):
+def main(devices, block_size, path):
     import tensorflow as tf
 
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -73,7 +76,7 @@ def main(devices, path):
     if devices > 1:
         strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)])
     with strategy.scope():
-        model, teacher = small_letkd(Path(path).parent)
+        model, teacher = small_letkd(Path(path).parent, block_size)
     before = teacher.get_weights()
     data = tf.data.Dataset.from_tensor_slices(images()).batch(16)
     history = model.fit(data, epochs=2, verbose=0, shuffle=False)
@@ -86,4 +89,4 @@ def main(devices, path):
 
 if __name__ == "__main__":
     keras.config.set_floatx(sys.argv[2])
-    main(int(sys.argv[1]), sys.argv[3])
+    main(int(sys.argv[1]), int(sys.argv[3]) or None, sys.argv[4])

@@ -37,12 +37,38 @@ def test_batches_and_their_first_numbers():
     np.testing.assert_array_equal(np.concatenate([b for _, b, _ in arrays.batches()]), 2 * x)
 
 
-def test_shards_get_batches_in_turn_and_all_labels():
+@pytest.mark.parametrize("kind", ["arrays", "batches"])
+def test_batches_by_number_are_those_of_a_pass(kind):
     x, y = small_images()
-    images = LabeledImages(_batches(x, y), 5)
-    seen = list(images.batches((1, 3)))
-    assert [batch is not None for _, batch, _ in seen] == [False, True, False, False]
-    np.testing.assert_array_equal(images.labels, y)
+    data = (x, y) if kind == "arrays" else _batches(x, y)
+    images = LabeledImages(data, 5, batch_size=16, preprocess=lambda batch: 2 * batch)
+    images.check_numbered()
+    assert (images.num_batches(), images.num_images) == (4, 60)
+    expected = list(images.batches())
+    for seen in (images.numbered_batches(0, 4), [*images.numbered_batches(1, 4)]):
+        seen = list(seen)
+        for one, other in zip(seen, expected[-len(seen) :], strict=True):
+            assert one[0] == other[0]
+            np.testing.assert_array_equal(one[1], other[1])
+            np.testing.assert_array_equal(one[2], other[2])
+
+
+def test_data_without_numbers_are_refused_where_numbers_are_needed():
+    import tensorflow as tf
+
+    dataset = tf.data.Dataset.from_tensor_slices(small_images()).batch(16)
+    with pytest.raises(ValueError, match=r'pair of arrays with engine="ray".*BatchDataset'):
+        LabeledImages(dataset, 5).check_numbered()
+
+
+def test_a_pass_by_others_is_compared_with_the_labels():
+    x, y = small_images()
+    images = LabeledImages((x, y), 5)
+    assert [first for first, _, _ in images.follow([("a", y[:40]), ("b", y[40:])])] == [0, 40]
+    with pytest.raises(ValueError, match="image 40 of class 1, which was of class 0"):
+        list(images.follow([("a", y[:40]), ("b", y[41:])]))
+    with pytest.raises(ValueError, match="Received: 40 images, 60 before"):
+        list(images.follow([("a", y[:40])]))
 
 
 def test_another_order_at_the_second_pass_is_noticed_at_its_first_batch():

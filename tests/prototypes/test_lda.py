@@ -52,13 +52,13 @@ def test_fewer_components_are_the_first_columns():
     np.testing.assert_array_equal(lda.solve(2)[1], lda.solve(5)[1][:, :2])
 
 
-def test_merged_shards_are_one_pass():
+def test_merged_accumulators_are_one_pass():
     features, labels = _points(offset=50.0)
     whole = _fit(features, labels)
-    shards = [_fit(features[i::3], labels[i::3]) for i in range(3)]
+    parts = [_fit(features[i::3], labels[i::3]) for i in range(3)]
     merged = LinearDiscriminantAnalysis(6, 12)
-    for shard in shards:
-        merged.merge(shard.state())
+    for part in parts:
+        merged.merge(part.state())
     np.testing.assert_array_equal(merged.counts, whole.counts)
     np.testing.assert_allclose(merged.scatter, whole.scatter, rtol=1e-10, atol=1e-7)
     _assert_equal_up_to_sign(merged.solve(5)[1], whole.solve(5)[1], 1e-9)
@@ -104,3 +104,17 @@ def test_what_cannot_be_solved_says_so():
         _fit(features, labels).solve(5)
     with pytest.raises(ValueError, match="same classes and channels"):
         LinearDiscriminantAnalysis(6, 12).merge(LinearDiscriminantAnalysis(6, 11).state())
+
+
+@pytest.mark.parametrize("block_bytes", [1 << 20, 8 * 12 * 100])
+def test_points_merged_in_the_same_order_give_the_same_bits(monkeypatch, block_bytes):
+    monkeypatch.setattr("letkd_keras.prototypes.lda._BLOCK_BYTES", block_bytes)
+    features, labels = _points(offset=50.0)
+    updated, merged = LinearDiscriminantAnalysis(6, 12), LinearDiscriminantAnalysis(6, 12)
+    for rows in np.array_split(np.arange(len(features)), 5):
+        updated.update(features[rows], labels[rows])
+        part = LinearDiscriminantAnalysis(6, 12)
+        part.update(features[rows], labels[rows])
+        merged.merge(part.state())
+    for name, array in updated.state().items():
+        np.testing.assert_array_equal(merged.state()[name], array)

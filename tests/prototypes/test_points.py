@@ -24,18 +24,22 @@ def test_everything_is_kept_in_order_while_it_fits():
     np.testing.assert_array_equal(kept_labels, labels)
 
 
-def test_the_sample_is_the_same_in_any_order_and_from_any_shards():
+def test_the_sample_is_the_same_in_any_order_and_from_any_parts():
     expected, expected_labels = _fill(PointSample(100, 2, seed=4), [np.arange(1000)]).sorted()
     assert expected.shape == (100, 2)
     shuffled = np.random.default_rng(0).permutation(1000)
     other, _ = _fill(PointSample(100, 2, seed=4), np.array_split(shuffled, 40)).sorted()
     np.testing.assert_array_equal(other, expected)
-    merged = _fill(PointSample(100, 2, seed=4), [np.arange(0, 1000, 2)])
-    merged.merge(_fill(PointSample(100, 2, seed=4), [np.arange(1, 1000, 2)]).state())
-    assert merged.seen == 1000
-    other, other_labels = merged.sorted()
-    np.testing.assert_array_equal(other, expected)
-    np.testing.assert_array_equal(other_labels, expected_labels)
+    for total in (None, 1000):
+        merged = PointSample(100, 2, seed=4, total=total)
+        for part in np.array_split(shuffled, 7):
+            state = _fill(merged.part().part(), np.array_split(part, 2)).state()
+            assert len(state["points"]) == state["seen"] or total
+            merged.merge(state)
+        assert merged.seen == 1000
+        other, other_labels = merged.sorted()
+        np.testing.assert_array_equal(other, expected)
+        np.testing.assert_array_equal(other_labels, expected_labels)
     assert not np.array_equal(_fill(PointSample(100, 2), [np.arange(1000)]).sorted()[0], expected)
 
 
@@ -110,3 +114,32 @@ def test_more_or_fewer_points_than_counted_are_refused(tmp_path):
         _fill_cache(PointCache(tmp_path, 201, 3), points, labels).sorted()
     with pytest.raises(ValueError, match="by_class=True"):
         _fill_cache(PointCache(tmp_path, 200, 3), points, labels).sorted(by_class=True)
+
+
+def test_a_sample_of_known_size_takes_nothing_that_it_drops_later():
+    sample = _fill(PointSample(100, 2, seed=4, total=1000), [np.arange(500)])
+    kept = [
+        len(_fill(sample.part(), [rows]).state()["points"]) for rows in np.split(np.arange(1000), 2)
+    ]
+    assert sum(kept) == 100
+    assert sample.size == kept[0]
+    state = PointSample(9, 2, total=1000).part().state()
+    assert state["points"].shape == (0, 2)
+
+
+@pytest.mark.parametrize("sizes", [1000, [143] * 6 + [142]])
+def test_parts_merge_into_a_cache_as_points_do(tmp_path, sizes):
+    batches = np.array_split(np.arange(1000), 9)
+    by_class = bool(np.ndim(sizes))
+    arrays = []
+    for name in ("whole", "merged"):
+        (tmp_path / name).mkdir()
+        cache = PointCache(tmp_path / name, sizes, 2)
+        if name == "whole":
+            _fill(cache, batches)
+        else:
+            for batch in batches:
+                cache.merge(_fill(cache.part(), [batch]).state())
+        arrays.append(cache.sorted(by_class))
+    for one, other in zip(*arrays, strict=True):
+        np.testing.assert_array_equal(one, other)

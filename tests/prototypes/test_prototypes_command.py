@@ -79,20 +79,6 @@ def test_options_reach_the_fit(tmp_path, files):
     assert fitted.manifest["health"]["penultimate"]["all_points"] == 240
 
 
-def test_shards_and_merges_until_the_file_is_written(tmp_path, files, capsys):
-    out, work = tmp_path / "prototypes.npz", tmp_path / "work"
-    arguments = [*files[0], "--out", out, "--workdir", work, "--batch-size", 7]
-    assert status_of(*arguments, "--merge", 2) == 2
-    assert "features-0-of-2, features-1-of-2" in capsys.readouterr().err
-    for _ in range(2):
-        assert not out.exists()
-        assert status_of(*arguments, "--shard", "0/2") == 0
-        assert status_of(*arguments, "--shard", "1/2") == 0
-        assert status_of(*arguments, "--merge", 2) == 0
-    assert Prototypes.load(out).intermediate.templates == 15
-    assert not work.exists()
-
-
 @pytest.mark.parametrize("workdir", ["", ".", "images.npz"])
 def test_files_of_the_user_survive_whatever_the_work_folder(tmp_path, files, workdir, capsys):
     """`--workdir wd --out wd/p.npz` once deleted wd with everything in it."""
@@ -157,9 +143,8 @@ def test_pictures_of_the_data(tmp_path, files, capsys):
         (["--templates", "961"], "templates=961 for 960 feature vectors"),
         (["--memory", "1e400"], "--memory must be a number of bytes"),
         (["--penultimate-layer", "penultimte"], "penultimte"),
-        (["--shard", "2/2"], "--shard must be I/N"),
-        (["--shard", "1"], "--shard must be I/N"),
-        (["--merge", "x"], "--merge must be an integer"),
+        (["--engine", "ray"], "--engine ray needs --workers N"),
+        (["--workers", "2"], "--workers needs --engine ray"),
         (["--levels", "last"], "--levels must be one of penultimate, intermediate"),
         (["--pictures", "x"], "--pictures needs --inspect"),
         (["--inspect", "nowhere.npz"], "No prototypes at nowhere.npz"),

@@ -70,7 +70,7 @@ def test_an_interrupted_kmeans_goes_on_from_its_last_iteration():
 
 
 def test_a_cache_is_announced_and_takes_all_points(tmp_path, teacher, caplog):
-    with caplog.at_level("WARNING", logger="letkd_keras"):
+    with caplog.at_level("INFO", logger="letkd_keras"):
         cached = fit_prototypes(
             teacher(), small_images(), **SIZES, workdir=tmp_path, feature_cache="float32", memory=1
         )
@@ -85,7 +85,7 @@ def test_a_cache_is_announced_and_takes_all_points(tmp_path, teacher, caplog):
 
 
 def test_a_half_precision_cache_costs_half_the_disk_and_little_else(tmp_path, teacher, caplog):
-    with caplog.at_level("WARNING", logger="letkd_keras"):
+    with caplog.at_level("INFO", logger="letkd_keras"):
         cached = fit_prototypes(
             teacher(), small_images(), **SIZES, workdir=tmp_path, feature_cache="float16"
         )

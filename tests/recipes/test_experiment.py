@@ -88,8 +88,8 @@ def test_what_results_depend_on_is_in_the_config(text, key, prepared):
     assert any(line.startswith(f"{key}: ") for line in changed), changed
 
 
-def test_methods_trials_and_formats_may_differ(prepared):
-    other = prepare(_experiment("--methods student --trials 4 --formats tflite"))
+def test_methods_trials_formats_and_block_size_may_differ(prepared):
+    other = prepare(_experiment("--methods student --trials 4 --formats tflite --block-size 4"))
     assert differences(prepared.config(), other.config(), ignore=OPEN_KEYS) == []
 
 

@@ -56,7 +56,7 @@ def test_every_setting_of_the_supplement_can_be_given():
         "--penultimate-alpha 0.3 --penultimate-weight 2 --intermediate-weight 0 "
         "--learning-rate 0.02 --teacher-learning-rate 0.03 --epochs 24 --teacher-epochs 48 "
         "--memory 1M --feature-cache none --intermediate-layer x --teacher-penultimate-layer y "
-        "--no-flip --seed 7 --trials 3",
+        "--no-flip --seed 7 --trials 3 --block-size 8",
     )
     assert (experiment.templates, experiment.subclasses, experiment.components) == (16, 3, 7)
     assert (experiment.iterations, experiment.temperature, experiment.memory) == (5, 0.5, 2**20)
@@ -71,6 +71,7 @@ def test_every_setting_of_the_supplement_can_be_given():
     assert experiment.teacher.penultimate_layer == "y"
     assert not experiment.augmentation["flip"]
     assert list(experiment.seeds) == [7, 8, 9]
+    assert experiment.block_size == 8
 
 
 def test_every_recipe_can_hold_out_images():

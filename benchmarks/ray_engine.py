@@ -1,0 +1,93 @@
+"""Time of a pass of the teacher in this process, and on actors of Ray.
+
+    python benchmarks/ray_engine.py --engines local ray:1 ray:2
+
+The teacher is a network of the zoo with random weights; the images are random. One JSON line an
+engine: `start_seconds` until the first batch is merged (the actors start, import TensorFlow and
+load the teacher), `images_per_second` from then on, `cpu_seconds` of this process and the actors
+from then on, and `same`: whether points and sums are those of the first engine, to the bit.
+"""
+
+import argparse
+import json
+import time
+
+import numpy as np
+import psutil
+
+from letkd_keras.models import build
+from letkd_keras.prototypes.engines import make_engine
+from letkd_keras.prototypes.labeled_images import LabeledImages
+from letkd_keras.prototypes.passes import FeatureGatherer
+from letkd_keras.prototypes.points import PointSample
+from letkd_keras.prototypes.teacher_features import TeacherFeatures
+
+CLASSES = 100
+
+
+def main():
+    options = _parser().parse_args()
+    teacher = build(options.network, CLASSES)
+    layers = {"penultimate": options.penultimate, "intermediate": options.intermediate}
+    features = TeacherFeatures(teacher, layers)
+    r = np.random.default_rng(0)
+    x = r.standard_normal((options.images, *teacher.input_shape[1:]), dtype="float32")
+    y = r.integers(0, CLASSES, options.images)
+    features(x[: options.batch_size])  # traced once: the actors' tracing is part of their start
+    first = None
+    for name in options.engines:
+        kind, _, workers = name.partition(":")
+        line, arrays = _measure(kind, int(workers or 0) or None, features, (x, y), options)
+        first = first or arrays
+        line["same"] = all(np.array_equal(first[key], arrays[key]) for key in first)
+        print(json.dumps({"engine": name, **line}), flush=True)
+
+
+def _measure(kind, workers, features, data, options):
+    images = LabeledImages(data, CLASSES, options.batch_size)
+    points = PointSample(options.points, features.channels["penultimate"])
+    gatherer = FeatureGatherer(features, points)
+    begin = time.perf_counter()
+    with make_engine(kind, workers) as engine:
+        passed = engine.run(features, images, gatherer)
+        done = next(passed)
+        start, cpu = time.perf_counter(), _cpu_seconds()
+        for last in passed:
+            rest = last - done
+        seconds, cpu = time.perf_counter() - start, _cpu_seconds() - cpu
+    line = {
+        "start_seconds": round(start - begin, 1),
+        "images_per_second": round(rest / seconds, 1),
+        "cpu_seconds": round(cpu, 1),
+    }
+    return line, gatherer.result()
+
+
+def _cpu_seconds():
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    total = 0
+    for process in processes:
+        try:
+            total += sum(process.cpu_times()[:2])
+        except psutil.NoSuchProcess:  # it ended meanwhile
+            continue
+    return total
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--engines", nargs="+", default=["local", "ray:1", "ray:2"], metavar="NAME[:WORKERS]")
+    add("--network", default="resnet56")
+    add("--penultimate", default="penultimate")
+    add("--intermediate", default="intermediate")
+    add("--images", type=int, default=6400)
+    add("--batch-size", type=int, default=128)
+    add("--points", type=int, default=100_000, help="points that the sample has room for")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

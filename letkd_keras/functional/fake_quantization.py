@@ -1,0 +1,145 @@
+"""Students that compute as their integer file will, for training, and back."""
+
+import keras
+
+from letkd_keras.functional.graph import check_functional, copy_with, flatten, readers
+from letkd_keras.layers import ChannelShuffle, ChannelSplit, KDLayer
+from letkd_keras.layers.fake_quantization import (
+    FAKE_QUANTIZED,
+    FakeQuantization,
+    FakeQuantizedKDLayer,
+)
+
+_ORIGINAL = {quantized: original for original, quantized in FAKE_QUANTIZED.items()}
+_OWN_OPTIONS = ("weight_bits", "bits", "momentum_of_ranges")
+# Their outputs have the values of their inputs, or fewer: the same scale represents them.
+_MOVING = (
+    keras.layers.Identity,
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout2D,
+    keras.layers.Flatten,
+    keras.layers.Reshape,
+    keras.layers.Permute,
+    keras.layers.ZeroPadding2D,
+    keras.layers.Cropping2D,
+    keras.layers.MaxPooling2D,
+    keras.layers.AveragePooling2D,
+    ChannelShuffle,
+    ChannelSplit,
+)
+
+
+def quantization_aware(model, *, weight_bits=8, bits=8, momentum=0.99):
+    """Copy a student so that it computes as its integer file will.
+
+    The copy is trained like the student, by any distiller or alone, and its weights adapt to the
+    rounding. Kernels are rounded with a scale for each output channel, the outputs of layers with
+    one range each, a moving average (`FakeQuantization`). What a converter merges is rounded once:
+    a convolution with the batch normalization and ReLU after it, a sum with its ReLU. The image and
+    the logits are not rounded. In a KD layer both kernels, the normalized features, the responses
+    and the values are rounded.
+
+    Train a student in float first, then the copy for a few epochs at a small learning rate.
+
+    Args:
+        model: Functional `keras.Model`; it is not changed.
+        weight_bits: Number of bits of the kernels of convolutions, dense and KD layers, from 2 to
+            16.
+        bits: Number of bits of the outputs of layers.
+        momentum: Share of the old range that a step keeps.
+
+    Returns:
+        A functional model of copied layers with the same names and weights.
+        `without_fake_quantization` makes a plain student of it again, and so does every export.
+
+    Raises:
+        ValueError: If the model is not functional, is a copy of this kind already, or a number is
+            out of its range.
+    """
+    check_functional(model, "model")
+    flat = flatten(model)
+    if is_quantization_aware(flat):
+        raise ValueError(
+            "`model` must be a student without fake quantization. "
+            f"Received: model={model.name!r}, which has it already"
+        )
+
+    def copy(layer):
+        kind = FAKE_QUANTIZED.get(type(layer))
+        if kind is None:
+            return layer.__class__.from_config(layer.get_config())
+        options = {"weight_bits": weight_bits}
+        if isinstance(layer, KDLayer):
+            options |= {"bits": bits, "momentum_of_ranges": momentum}
+        return kind.from_config({**layer.get_config(), **options})
+
+    originals = {operation.name: operation for operation in flat.operations}
+    ranges = {}
+
+    def call(layer, *args, **kwargs):
+        outputs = layer(*args, **kwargs)
+        name = layer.name
+        if not _is_rounded(flat, originals[name], outputs):
+            return outputs
+        if name not in ranges:
+            ranges[name] = FakeQuantization(bits, momentum, name=f"{name}_range")
+        return ranges[name](outputs)
+
+    return copy_with(flat, call, copy)
+
+
+def without_fake_quantization(model):
+    """Copy a student of `quantization_aware` as a plain student, with its trained weights.
+
+    Args:
+        model: Functional `keras.Model`.
+
+    Returns:
+        A functional model of the original layers; the model itself if it has no fake quantization.
+    """
+    flat = flatten(model)
+    if not is_quantization_aware(flat):
+        return model
+
+    def copy(layer):
+        kind = _ORIGINAL.get(type(layer), layer.__class__)
+        config = layer.get_config()
+        if type(layer) in _ORIGINAL:
+            config = {name: config[name] for name in config if name not in _OWN_OPTIONS}
+        return kind.from_config(config)
+
+    def call(layer, *args, **kwargs):
+        return args[0] if isinstance(layer, FakeQuantization) else layer(*args, **kwargs)
+
+    return copy_with(flat, call, copy)
+
+
+def is_quantization_aware(model):
+    """Whether a model has layers of `quantization_aware`."""
+    return any(isinstance(layer, (FakeQuantization, *_ORIGINAL)) for layer in model.operations)
+
+
+def _is_rounded(model, layer, outputs):
+    """Whether a file has the outputs of a layer, as integers of a range of their own."""
+    if not isinstance(outputs, keras.KerasTensor) or not outputs.dtype.startswith(
+        ("float", "bfloat")
+    ):
+        return False
+    if isinstance(layer, (*_MOVING, KDLayer, FakeQuantizedKDLayer)):
+        return False
+    reading = readers(model, layer)
+    if model in reading:
+        return False
+    if type(layer) in FAKE_QUANTIZED and _all(reading, keras.layers.BatchNormalization):
+        return False
+    return not all(map(_is_relu, reading))
+
+
+def _all(operations, kind):
+    return all(isinstance(operation, kind) for operation in operations)
+
+
+def _is_relu(operation):
+    if isinstance(operation, keras.layers.Activation):
+        return operation.activation in (keras.activations.relu, keras.activations.relu6)
+    return isinstance(operation, keras.layers.ReLU)

@@ -1,0 +1,50 @@
+"""Where the teacher's passes over the images run: in this process, or on actors of Ray."""
+
+from letkd_keras.prototypes.ray_engine import RayEngine
+from letkd_keras.ray_cluster import check_engine
+
+
+def make_engine(engine, workers):
+    """The engine of a name.
+
+    Args:
+        engine: `"local"` or `"ray"`.
+        workers: Number of actors of `"ray"`; `None` with `"local"`.
+
+    Returns:
+        `LocalEngine` or `RayEngine`.
+
+    Raises:
+        ImportError: If Ray is needed and not installed.
+        ValueError: If the engine is unknown, or the workers do not go with it.
+    """
+    check_engine(engine, workers)
+    return LocalEngine() if engine == "local" else RayEngine(workers)
+
+
+class LocalEngine:
+    """Runs a pass of the teacher over the images in this process."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        """Nothing to stop."""
+
+    def check(self, images):
+        """Nothing to refuse: every `LabeledImages` can be iterated over."""
+
+    def run(self, features, images, gatherer):
+        """Give the features of all images to a gatherer, batch by batch, in their order.
+
+        Args:
+            features: `TeacherFeatures`.
+            images: `LabeledImages`.
+            gatherer: A gatherer of `letkd_keras.prototypes.passes`.
+
+        Yields:
+            The number of images that are done, after each batch.
+        """
+        for first, batch, labels in images.batches():
+            gatherer.update(first, labels, features(batch))
+            yield first + len(labels)

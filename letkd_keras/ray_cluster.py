@@ -1,0 +1,96 @@
+"""How Ray is started: quietly, on this machine unless a cluster is named."""
+
+import contextlib
+import logging
+import os
+
+from letkd_keras.command_line import Integer
+
+# Read by Ray when it is imported or started. A user's own settings are kept.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # Actors without a GPU see those that the environment shows them: none are hidden or announced.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+# Ray then listens on the loopback address only, as it does on Windows and macOS.
+_ONLY_THIS_MACHINE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+ENGINES = ("local", "ray")
+
+
+def check_engine(engine, workers):
+    """Refuse an unknown engine, and workers that do not go with it.
+
+    Args:
+        engine: `"local"` or `"ray"`.
+        workers: Number of workers of Ray; `None` with the local engine.
+
+    Raises:
+        ValueError: With the argument, what is expected and the value.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f'`engine` must be "local" or "ray". Received: engine={engine!r}')
+    if engine == "ray":
+        Integer(1).check(workers, "workers")
+    elif workers is not None:
+        raise ValueError(f'`workers` needs engine="ray". Received: workers={workers!r}')
+
+
+def import_ray():
+    """The module `ray`, imported quietly.
+
+    Raises:
+        ImportError: If Ray is not installed; the message names the extra.
+    """
+    quiet = _ENVIRONMENT | ({} if os.environ.get("RAY_ADDRESS") else _ONLY_THIS_MACHINE)
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError('engine="ray" needs Ray: pip install "letkd-keras[ray]"') from error
+    return ray
+
+
+@contextlib.contextmanager
+def running_ray(workers):
+    """A scope in which Ray runs.
+
+    A Ray that this process uses already, or the cluster that `RAY_ADDRESS` names, is used and left
+    running. Otherwise Ray is started on this machine, without a network and without a dashboard,
+    and stopped at the end.
+
+    Args:
+        workers: Number of workers that must be able to run at the same time.
+
+    Yields:
+        `(cpus, gpus)`: what each worker may use. A worker has one GPU if there are any.
+
+    Raises:
+        ImportError: If Ray is not installed.
+        ValueError: If there are fewer GPUs than workers.
+    """
+    ray = import_ray()
+    started = not ray.is_initialized()
+    if started:
+        options = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if not os.environ.get("RAY_ADDRESS"):
+            options |= {"include_dashboard": False}
+        ray.init(**options)
+    try:
+        yield _share(ray.cluster_resources(), workers)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _share(resources, workers):
+    gpus = int(resources.get("GPU", 0))
+    if 0 < gpus < workers:
+        raise ValueError(
+            f"`workers` must be at most the number of GPUs, {gpus}. Received: workers={workers}"
+        )
+    cpus = resources.get("CPU", 1) / workers
+    # Ray deals whole processors, or parts of one.
+    return (int(cpus) if cpus >= 1 else cpus), (1 if gpus else 0)

@@ -1,0 +1,112 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from letkd_keras.files import write_json
+from letkd_keras.functional import load_model
+from letkd_keras.recipes import compare, explain, results
+from letkd_keras.recipes.explanation import all_crossings, crossing, trailing_mean
+
+
+def test_trailing_mean_by_hand():
+    np.testing.assert_allclose(trailing_mean([1.0, 3.0, 5.0, 7.0], 2), [1, 2, 4, 6])
+    np.testing.assert_allclose(trailing_mean([1.0, 3.0], 5), [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("ahead", "behind", "epoch"),
+    [
+        ([2, 2, 2], [1, 1, 1], 1),
+        ([0, 2, 0, 2, 2], [1, 1, 1, 1, 1], 4),
+        ([0, 0, 2], [1, 1, 1], 3),
+        ([2, 2, 1], [1, 1, 1], None),
+        ([2, 2, 0], [1, 1, 1], None),
+    ],
+)
+def test_the_epoch_from_which_a_curve_stays_ahead(ahead, behind, epoch):
+    assert crossing(ahead, behind, smoothed=1) == epoch
+
+
+def test_a_single_epoch_is_no_crossing():
+    assert crossing([5.0] * 10, [0, 0, 0, 0, 0, 9.0, 0, 0, 0, 0], smoothed=5) == 1
+
+
+def test_crossings_are_found_in_both_directions():
+    curves = {"a": [1] * 6, "b": [0, 0, 2, 2, 2, 2], "c": [0] * 6}
+    found = all_crossings({name: np.array(curve, float) for name, curve in curves.items()})
+    assert [(entry["ahead"], entry["behind"]) for entry in found] == [
+        ("b", "a"),
+        ("a", "c"),
+        ("b", "c"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def grid_folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("explain") / "grid"
+    options = "--epochs 2 --teacher-epochs 1 --train-examples 60 --test-examples 40 --batch-size 20"
+    compare.main([*options.split(), "--methods", "kd", "letkd2", "--out", str(out)])
+    return out
+
+
+def test_a_row_for_each_training(grid_folder):
+    with (grid_folder / "trainings.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], row["seed"], row["epochs"]) for row in rows] == [
+        ("kd", "0", "2"),
+        ("letkd2", "0", "2"),
+    ]
+    for row in rows:
+        result = results.finished(grid_folder / row["method"] / "seed0")
+        for name in ("parameters", "accuracy_last", "accuracy_best"):
+            assert float(row[name]) == pytest.approx(result[name])
+
+
+def test_a_grid_is_explained(grid_folder, capsys):
+    found = explain.main([str(grid_folder)])
+    kd, letkd = found["methods"]
+    assert (kd["method"], letkd["method"]) == ("kd", "letkd2")
+    # Only a student with KD layers has divergences and probes.
+    names = ("kl_penultimate", "kl_intermediate", "x", "x_hat")
+    assert [kd[name] for name in names] == [None] * 4
+    last = results.read_metrics(grid_folder / "letkd2" / "seed0" / "metrics.csv")[-1]
+    assert letkd["kl_penultimate"] == last["kl_penultimate"] > 0
+    assert 0 < letkd["x"] <= 100
+    assert 0 < letkd["x_hat"] <= 100
+    assert json.loads((grid_folder / "explain.json").read_text()) == found
+    assert Image.open(grid_folder / "explain.png").size[0] > 600
+    text = (grid_folder / "explain.md").read_text()
+    assert "agreement with the teacher" in text
+    assert "Everything is in" in capsys.readouterr().out
+
+
+def test_agreement_is_the_share_of_images_with_the_teachers_class(grid_folder):
+    from letkd_keras.recipes.experiment import Experiment
+    from letkd_keras.run_folder import read_config
+
+    data = Experiment.from_config(read_config(grid_folder)).data
+    x = np.concatenate([np.asarray(images) for images, _ in data.evaluation_batches(7)])
+    teacher, student = (
+        load_model(grid_folder / path, "model").predict(x, verbose=0).argmax(-1)
+        for path in ("teacher/teacher.keras", "kd/seed0/student.keras")
+    )
+    kd = json.loads((grid_folder / "explain.json").read_text())["methods"][0]
+    assert kd["agreement"] == pytest.approx(100 * np.mean(teacher == student))
+
+
+def test_a_folder_that_is_no_grid(tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"config\.json"):
+        explain.main([str(tmp_path)])
+
+
+def test_changed_images_are_refused(grid_folder, tmp_path):
+    config = json.loads((grid_folder / "config.json").read_text())
+    config["data"]["digest"] = "0" * 64
+    folder = tmp_path / "changed"
+    folder.mkdir()
+    write_json(folder / "config.json", config)
+    with pytest.raises(ValueError, match="have changed since"):
+        explain.main([str(folder)])

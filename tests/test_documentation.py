@@ -1,0 +1,75 @@
+"""The pages and what they refer to: files, headings, and pages that the code names."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "api").glob("*.md")),
+]
+# The copies of the notebooks in the site.
+_MADE_BY_SPHINX = re.compile(r"^(examples/.*\.ipynb)$")
+
+
+def _without_code(text):
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def _links(text):
+    return re.findall(r"\[[^\]]+\]\(([^)\s]+)\)", _without_code(text))
+
+
+def _anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", _without_code(page.read_text()), re.MULTILINE)
+    kept = (re.sub(r"[^\w\- ]", "", heading.lower().replace("`", "")) for heading in headings)
+    return {heading.strip().replace(" ", "-") for heading in kept}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_and_headings(page):
+    for link in _links(page.read_text()):
+        if re.match(r"[a-z]+:", link):
+            continue  # another site: `make links`
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        if page.parent == ROOT / "docs" and _MADE_BY_SPHINX.match(file):
+            target = ROOT / file
+        assert target.exists(), link
+        if anchor and target.suffix == ".md":
+            assert anchor in _anchors(target), link
+
+
+def test_links_of_notebooks_lead_to_files():
+    for notebook in (ROOT / "examples").glob("*.ipynb"):
+        for cell in json.loads(notebook.read_text())["cells"]:
+            if cell["cell_type"] == "markdown":
+                for link in _links("".join(cell["source"])):
+                    assert link.startswith("https:") or (notebook.parent / link).exists(), link
+
+
+def test_every_page_is_in_a_table_of_contents():
+    listed = set()
+    for index in (ROOT / "docs" / "index.md", ROOT / "docs" / "api" / "index.md"):
+        for tree in re.findall(r"```\{toctree\}\n(.*?)```", index.read_text(), re.DOTALL):
+            names = [line for line in tree.splitlines() if line and not line.startswith(":")]
+            listed |= {index.parent.relative_to(ROOT / "docs") / name for name in names}
+    pages = {
+        page.relative_to(ROOT / "docs").with_suffix("")
+        for page in PAGES
+        if ROOT / "docs" in page.parents
+    }
+    notebooks = {Path("examples", file.stem) for file in (ROOT / "examples").glob("*.ipynb")}
+    assert listed == (pages | notebooks) - {Path("index")}
+
+
+def test_pages_that_the_code_names_exist():
+    for folder in ("letkd_keras", "recipes", "export", "benchmarks", "tests", "examples"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for page in re.findall(r"\bdocs/[\w/]+\.md\b", file.read_text()):
+                assert (ROOT / page).exists(), (file, page)

@@ -1,0 +1,52 @@
+import logging
+import os
+
+import pytest
+from in_a_process import in_a_process
+
+from letkd_keras.log_file import logged_to, stderr_to_log
+
+
+def test_messages_of_all_packages_are_in_the_file(tmp_path):
+    file = tmp_path / "new" / "log.txt"
+    root, package = logging.getLogger(), logging.getLogger("letkd_keras")
+    levels = root.level, package.level
+    with logged_to(file):
+        assert not file.exists()
+        logging.getLogger("letkd_keras.callbacks").debug("an epoch")
+        logging.getLogger("absl").info("of a library")
+    assert [line.split(" ", 2)[2] for line in file.read_text().splitlines()] == [
+        "DEBUG an epoch",
+        "INFO of a library",
+    ]
+    assert (root.level, package.level) == levels
+    with logged_to(file):
+        package.info("later")
+    assert file.read_text().count("\n") == 3
+
+
+def test_what_cpp_code_writes_goes_to_the_file(tmp_path, capfd):
+    with stderr_to_log():
+        os.write(2, b"before there was a file\n")
+    with logged_to(tmp_path / "log.txt"), stderr_to_log():
+        os.write(2, b"W0000 a converter\n")
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "after\n"
+    assert (tmp_path / "log.txt").read_text().splitlines()[-2:] == [
+        "before there was a file",
+        "W0000 a converter",
+    ]
+
+
+def test_errors_are_shown_where_the_scope_fails(caplog):
+    with pytest.raises(ValueError, match="x"), stderr_to_log():
+        os.write(2, b"I0000 nothing\nE0000 no kernel\nfile: error: no operation\n")
+        raise ValueError("x")
+    assert caplog.messages == ["E0000 no kernel", "file: error: no operation"]
+
+
+def test_a_process_that_aborts_leaves_its_last_words(tmp_path):
+    result = in_a_process("abort_in_cpp_code.py", tmp_path / "log.txt")
+    assert result.returncode != 0
+    assert (tmp_path / "log.txt").read_text() == "F0000 check failed\n"
+    assert result.stderr.startswith("Fatal Python error: Aborted")
