@@ -5,8 +5,8 @@ VENV ?= .venv
 PIP_INSTALL := -m pip install -qq
 RUN := $(VENV)/bin/python
 # The test files that skip tests where JAX is not installed, and where JAX or PyTorch is not.
-JAX_TESTS = $(shell grep -rl --include='test_*.py' -e 'importorskip."jax"' -e 'find_spec."jax"' tests)
-PEERS = $(JAX_TESTS) $(shell grep -rl --include='test_*.py' -e 'importorskip."torch"' tests)
+JAX_TESTS = $(sort $(shell grep -rl --include='test_*.py' -e 'importorskip."jax"' -e 'find_spec."jax"' tests))
+PEERS = $(sort $(JAX_TESTS) $(shell grep -rl --include='test_*.py' -e 'importorskip."torch"' tests))
 CHECK := $(VENV)/bin/check-jsonschema --builtin-schema
 
 .PHONY: demo test slow peers campaign mutants lowest lowest-jax newest newest-jax docs links lint \

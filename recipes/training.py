@@ -250,7 +250,7 @@ class SaveState(keras.callbacks.Callback):
 
     def _save_weights(self, name):
         with atomic_path(self.folder / name) as path:
-            # HDF5 ends the process with SIGSEGV where the disk becomes full.
+            # HDF5 ends the process with SIGSEGV if the disk becomes full while it writes.
             memory_mapped.check_room(self.folder, self._most_bytes(), _ADVICE)
             self.model.save_weights(path)
         return {"name": name, "sha256": checksum(self.folder / name)}

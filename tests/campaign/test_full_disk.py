@@ -21,6 +21,7 @@ from letkd_keras.run_folder import is_own_hidden
 
 _MOST_STARTS = 60
 _SIZE = 24 << 20
+_CHECK_ROOM = memory_mapped.check_room
 
 
 def _mount(*arguments):
@@ -73,24 +74,30 @@ class _Filling:
             (memory_mapped, "check_room"),
             (training.SaveState, "on_epoch_begin"),
         ):
-            patch.setattr(module, name, self._then_fill(getattr(module, name)))
+            patch.setattr(module, name, self._filling(getattr(module, name)))
 
     def begin(self, writes):
         (self.disk / "filler").unlink(missing_ok=True)
         self.writes, self.is_full = writes, False
 
-    def _then_fill(self, function):
+    def _filling(self, function):
         def wrapped(*arguments, **keywords):
+            if function is _CHECK_ROOM:
+                self._tick()
+                return function(*arguments, **keywords)
             result = function(*arguments, **keywords)
-            self.writes -= 1
-            if self.writes == 0:
-                self.is_full = True
-                # A page is left: small files can be written, larger ones in part.
-                free = shutil.disk_usage(self.disk).free
-                (self.disk / "filler").write_bytes(bytes(max(0, free - 4096)))
+            self._tick()
             return result
 
         return wrapped
+
+    def _tick(self):
+        self.writes -= 1
+        if self.writes == 0:
+            self.is_full = True
+            # A page is left: small files can be written, larger ones in part.
+            free = shutil.disk_usage(self.disk).free
+            (self.disk / "filler").write_bytes(bytes(max(0, free - 4096)))
 
 
 def _run(command, given, disk, out):
