@@ -116,6 +116,13 @@ def test_contrast_is_the_papers_in_probabilities():
     assert np.isfinite(loss(np.zeros(4), 1e4 * scores))
 
 
+def test_memories_start_with_length_one_on_average():
+    keras.utils.set_random_seed(0)
+    memories = MemoryBank(2000, 16).memories.numpy()
+    assert np.mean(np.sum(memories**2, axis=1)) == pytest.approx(1, abs=0.03)
+    assert abs(memories).max() <= np.sqrt(3 / 16)
+
+
 def test_memories_of_the_rows_move_half_way_and_stay_of_length_one():
     bank = MemoryBank(6, 4)
     before = bank.memories.numpy().copy()

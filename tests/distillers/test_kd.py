@@ -37,6 +37,11 @@ def test_a_step_weighs_and_names_both_losses(setting):
     assert float(logs["loss"]) == pytest.approx(float(total), rel=1e-5)
 
 
+def test_the_defaults_are_those_of_the_published_comparison(setting):
+    config = KD(setting.teacher, setting.student()).get_config()
+    assert [config[name] for name in ("temperature", "weight", "task_weight")] == [4.0, 0.9, 0.1]
+
+
 def test_the_student_given_is_trained_and_the_teacher_is_not(setting):
     student = setting.student()
     model = _compiled(KD(setting.teacher, student))

@@ -270,6 +270,9 @@ def test_few_vectors_for_each_center_are_reported(teacher, caplog):
     options = {"memory": 768 * (4 * 8 + 20), "levels": ("penultimate",)}
     fit_prototypes(teacher(), small_images(), **few, **options)
     assert "WARNING" not in {record.levelname for record in caplog.records}
+    caplog.clear()
+    fit_prototypes(teacher(), small_images(), **few, levels=("penultimate",))
+    assert "k-means" not in caplog.text
 
 
 # === Work folder ===
