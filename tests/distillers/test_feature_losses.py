@@ -168,6 +168,8 @@ def test_negatives_are_of_other_classes_and_all_of_them_as_likely():
     with pytest.raises(ValueError, match="`labels` must be of two classes at least"):
         sampler.adapt(np.ones(10, int))
     with pytest.raises(ValueError, match="`labels` must be 10 integers below 3"):
+        sampler.adapt(np.arange(11) % 3)
+    with pytest.raises(ValueError, match="`labels` must be 10 integers below 3"):
         sampler.adapt(np.arange(10))
 
 
