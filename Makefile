@@ -9,8 +9,8 @@ JAX_TESTS = $(sort $(shell grep -rl --include='test_*.py' -e 'importorskip."jax"
 PEERS = $(sort $(JAX_TESTS) $(shell grep -rl --include='test_*.py' -e 'importorskip."torch"' tests))
 CHECK := $(VENV)/bin/check-jsonschema --builtin-schema
 
-.PHONY: demo test slow peers campaign mutants lowest lowest-jax newest newest-jax docs links lint \
-	package tag clean
+.PHONY: demo test slow peers campaign mutants lowest lowest-jax newest newest-jax docs links notebooks \
+	lint package tag clean
 
 demo: $(VENV)/.demo  ## train a teacher, distil it three ways and export the student, on real digits
 	$(RUN) -m letkd_keras.recipes.digits
@@ -48,6 +48,9 @@ docs: $(VENV)/.docs  ## the documentation site, in build/docs; a warning or a br
 
 links: $(VENV)/.docs  ## the links to other sites
 	$(RUN) -m sphinx -b linkcheck -W --keep-going docs build/links
+
+notebooks: $(VENV)/.test  ## run the notebooks and keep their outputs
+	$(RUN) examples/run_notebooks.py
 
 lint: $(VENV)/.test  ## code, workflows, issue forms, citation
 	$(VENV)/bin/ruff check .

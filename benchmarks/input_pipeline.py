@@ -11,6 +11,9 @@ tensorflow-datasets, and reads it in several ways. JSON lines: `pipeline`, `imag
   plain       as tensorflow-datasets gives them, decoded in full; random resized crop, flip, batch
   training    `training_batches`: of a JPEG only the crop is decoded
   evaluation  `evaluation_batches`: decoded in full, resized, center
+
+With `--operations` it instead times what `training_batches` does to an image: JSON lines with
+`operation` and `cpu_ms`, each with all operations before it.
 """
 
 import argparse
@@ -37,7 +40,12 @@ def main():
     parser.add_argument("--batch-size", type=int, default=50, help="(%(default)s)")
     parser.add_argument("--pipelines", nargs="*", choices=PIPELINES, default=PIPELINES)
     parser.add_argument("--folder", help="keeps the records (default: a temporary folder)")
+    parser.add_argument("--operations", action="store_true")
     options = parser.parse_args()
+    if options.operations:
+        for line in operations():
+            print(json.dumps(line), flush=True)
+        return
     with tempfile.TemporaryDirectory() as folder:
         folder = options.folder or folder
         if not (Path(folder) / NAME).exists():
@@ -70,6 +78,63 @@ def measure(pipeline, folder, size):
         "images_per_cpu_s": round(seen / seconds, 1),
         "kib_per_image": round(files / len(data.train) / 1024, 1),
     }
+
+
+def operations():
+    """The lines of `--operations`."""
+    import tensorflow as tf
+
+    from letkd_keras.data.streamed_images import StreamedImages
+
+    area, aspect, size = (0.08, 1.0), (3 / 4, 4 / 3), (224, 224)
+    data = StreamedImages("", None, None, size[0], (0.5,) * 3, (0.5,) * 3, ("a", "b"))
+
+    def draw(encoded, seed, shape=None):
+        begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+            tf.io.extract_jpeg_shape(encoded) if shape is None else shape,
+            tf.zeros((1, 0, 4)),
+            seed,
+            min_object_covered=0.0,
+            aspect_ratio_range=aspect,
+            area_range=area,
+            max_attempts=10,
+            use_image_if_no_bounding_boxes=True,
+        )
+        return begin, size
+
+    def decode_in_full(encoded, seed):
+        image = tf.io.decode_jpeg(encoded, channels=3)
+        begin, size = draw(encoded, seed, tf.shape(image))
+        return tf.slice(image, begin, [size[0], size[1], 3])
+
+    def decode_crop(encoded, seed):
+        begin, size = draw(encoded, seed)
+        return tf.io.decode_and_crop_jpeg(encoded, tf.concat([begin[:2], size[:2]], 0), channels=3)
+
+    def resize(encoded, seed, antialias=True):
+        return tf.image.resize(decode_crop(encoded, seed), size, antialias=antialias)
+
+    def round_to_bytes(encoded, seed):
+        return tf.cast(tf.round(tf.clip_by_value(resize(encoded, seed), 0, 255)), "uint8")
+
+    functions = {
+        "draw": draw,
+        "decode in full and cut": decode_in_full,
+        "decode the crop": decode_crop,
+        "resize": resize,
+        "resize, not antialiased": lambda encoded, seed: resize(encoded, seed, False),
+        "round to bytes": round_to_bytes,
+        "flip": lambda encoded, seed: data._random_crop(encoded, seed, area, aspect, True),
+    }
+    images = tf.data.Dataset.from_tensor_slices([jpeg(number) for number in range(8)])
+    images = images.repeat(20).enumerate()
+    for name, function in functions.items():
+        results = images.map(lambda number, x, f=function: f(x, tf.stack([number, number])))
+        results = iter(results.with_options(one_thread()))
+        next(results)
+        start = time.process_time()
+        seen = sum(1 for _ in results)
+        yield {"operation": name, "cpu_ms": round(1e3 * (time.process_time() - start) / seen, 2)}
 
 
 def one_thread():

@@ -108,8 +108,14 @@ def _artifact(result, options):
         "accuracy": result.accuracy,
         "tolerance": result.tolerance,
         "min_agreement": result.min_agreement,
+        **({"precision": options.precision} if _is_mixed(result, options) else {}),
         **({"layer_snr_db": _noise(result)} if result.layer_noise is not None else {}),
     }
+
+
+def _is_mixed(result, options):
+    """Whether single layers of an artifact have another precision than the rest."""
+    return result.format == "tflite-int4" and bool(options.precision)
 
 
 def _noise(result):
@@ -175,6 +181,12 @@ def _markdown(card):
         f"{artifact['output_dtype']}, with scale and zero point in the file"
         for artifact in card["artifacts"].values()
         if artifact["input_dtype"] != "float32"
+    ]
+    lines += [
+        f"- `{artifact['file']}`: int4 weights, except "
+        + ", ".join(f"{value} of `{layer}`" for layer, value in artifact["precision"].items())
+        for artifact in card["artifacts"].values()
+        if artifact.get("precision")
     ]
     pixels_known = card["inputs"]["kind"] == "pixels" or card["inputs"]["mean"] is not None
     if "savedmodel" in card["artifacts"] and pixels_known:
@@ -316,6 +328,12 @@ def _training_lines(training):
         lines += [
             f"- Weights: the last of {result['epochs']} epochs, without any selection; test "
             f"accuracy {result['accuracy_last']:.2f}%"
+        ]
+    if "accuracy_before_quantization" in result:
+        lines += [
+            "- Quantization-aware training: these epochs and this accuracy are under fake "
+            "quantization. The student was trained in float before, to a test accuracy of "
+            f"{result['accuracy_before_quantization']:.2f}%"
         ]
     reduced = training.get("reduced")
     if reduced:

@@ -139,7 +139,9 @@ def open_data(model, options):
             f"The data set {spec.source} has changed since {str(model)!r} was trained on it: its "
             "digest differs from that in config.json. Restore it, or name a data set with `data`."
         )
-    return OpenedData(data, _describe(spec, data))
+    config = _describe(spec, data)
+    # A calibration may train, which needs labels.
+    return OpenedData(data.labelled() if hasattr(data, "labelled") else data, config)
 
 
 def _normalized_as_in(trained, spec, data):

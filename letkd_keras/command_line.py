@@ -424,12 +424,37 @@ def add_data_options(parser, default=None, *, required=False, default_text=None)
         default=0.0,
         help="share of the training images that is held out to choose epochs and sizes by",
     )
+    add(
+        "--labels",
+        type=path,
+        metavar="FILE.csv",
+        help="labels of the images of a folder, columns file,label, in place of class folders",
+    )
     add("--skip-corrupt", action="store_true", help="leave out image files that cannot be read")
     add(
         "--image-cache",
         type=path,
         metavar="DIR",
         help="keep decoded images in files of this folder instead of in memory",
+    )
+
+
+def add_unlabelled_options(parser):
+    """Add the options of training images without labels, which `DataSpec.from_options` reads."""
+    add = parser.add_argument_group("images without labels").add_argument
+    add(
+        "--unlabelled",
+        type=path,
+        metavar="DIR",
+        help="folder of further training images without labels: all losses but the cross-entropy "
+        "use them",
+    )
+    add(
+        "--labelled-share",
+        type=fraction,
+        metavar="F",
+        help="share of the training images that keep their labels, to see what few labels do "
+        "(default: all)",
     )
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _LOGGER = logging.getLogger("stderr")
@@ -19,15 +19,36 @@ _MOST_WAITING = 1000
 
 
 @contextmanager
-def logged_to(path):
+def recorded():
+    """A scope whose messages are kept, for `logged_to` once there is a folder for its file.
+
+    Yields:
+        List of logging records, which grows.
+    """
+    handler = _Recorder()
+    with _handled_by(handler):
+        yield handler.records
+
+
+@contextmanager
+def logged_to(path, earlier=()):
     """A scope in which the messages of all packages are also written to a file.
 
     Args:
         path: The file. Messages are appended. The file and its folder are created with the first
             message.
+        earlier: Records of `recorded`, which are written first.
     """
     handler = _LogFile(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for record in earlier:
+        handler.handle(record)
+    with _handled_by(handler):
+        yield
+
+
+@contextmanager
+def _handled_by(handler):
     root, package = logging.getLogger(), logging.getLogger("letkd_keras")
     levels = root.level, package.level
     root.addHandler(handler)
@@ -42,6 +63,15 @@ def logged_to(path):
             logger.setLevel(level)
 
 
+class _Recorder(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.records = []
+
+    def emit(self, record):
+        self.records.append(record)
+
+
 class _LogFile(logging.FileHandler):
     """A log file that begins with what C++ code wrote before it was opened."""
 
@@ -51,6 +81,13 @@ class _LogFile(logging.FileHandler):
         stream.write("".join(_waiting))
         _waiting.clear()
         return stream
+
+    def handleError(self, record):
+        """Leave a message out. A full disk is reported by the code that writes results."""
+
+    def close(self):
+        with suppress(OSError):
+            super().close()
 
 
 @contextmanager

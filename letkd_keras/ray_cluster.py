@@ -5,6 +5,7 @@ import logging
 import os
 
 from letkd_keras.command_line import Integer
+from letkd_keras.log_file import stderr_to_log
 
 # Read by Ray when it is imported or started. A user's own settings are kept.
 _ENVIRONMENT = {
@@ -15,6 +16,9 @@ _ENVIRONMENT = {
 }
 # Ray then listens on the loopback address only, as it does on Windows and macOS.
 _ONLY_THIS_MACHINE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+# Ray waits 30 seconds for its processes. On a busy machine they take longer at the first start.
+_STARTS = 3
 
 ENGINES = ("local", "ray")
 
@@ -68,21 +72,37 @@ def running_ray(workers):
         `(cpus, gpus)`: what each worker may use. A worker has one GPU if there are any.
 
     Raises:
+        ConnectionError: If Ray does not start, or the cluster does not answer.
         ImportError: If Ray is not installed.
         ValueError: If there are fewer GPUs than workers.
     """
     ray = import_ray()
     started = not ray.is_initialized()
     if started:
-        options = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if not os.environ.get("RAY_ADDRESS"):
-            options |= {"include_dashboard": False}
-        ray.init(**options)
+        _start(ray)
     try:
         yield _share(ray.cluster_resources(), workers)
     finally:
         if started:
             ray.shutdown()
+
+
+def _start(ray):
+    options = {"log_to_driver": False, "logging_level": logging.ERROR}
+    tries = 1
+    if not os.environ.get("RAY_ADDRESS"):
+        options |= {"include_dashboard": False}
+        tries = _STARTS
+    for number in range(1, tries + 1):
+        try:
+            with stderr_to_log():
+                ray.init(**options)
+            return
+        except Exception as error:  # Ray raises errors of many types here, some of them plain
+            ray.shutdown()
+            if number == tries:
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                raise ConnectionError(f"Ray could not be started: {reason[0]}") from error
 
 
 def _share(resources, workers):

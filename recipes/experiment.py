@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from letkd_keras.data import DataSpec
+from letkd_keras.data.keras_cv_policies import mixes_labels
 from letkd_keras.functional import suggest_stage_ends
 from letkd_keras.recipes import methods, published, sizes
 from letkd_keras.recipes.networks import Network, grid, pool_size
-from letkd_keras.recipes.training import Schedule, balanced_class_weights
+from letkd_keras.recipes.training import Schedule, balanced_class_weights, labelled_data
 
 log = logging.getLogger("letkd_keras")
 
@@ -21,7 +22,8 @@ OPEN_KEYS = (
     # It changes memory, not results.
     "block_size",
     # Where things are; their digest and fingerprint are compared.
-    *("data.source", "data.data_dir", "data.image_cache", "teacher.file", "student.file"),
+    *("data.source", "data.data_dir", "data.image_cache", "data.labels", "data.unlabelled"),
+    *("teacher.file", "student.file"),
 )
 
 
@@ -236,6 +238,8 @@ def prepare(experiment):
     if experiment.quantization_aware_schedule is not None:
         methods.check_quantization_aware(experiment.methods)
     _check_batch_sizes(experiment)
+    if getattr(experiment.data, "unlabelled_examples", 0):
+        _check_unlabelled(experiment)
     if experiment.class_weights is not None:
         balanced_class_weights(experiment.data)
     opened = {
@@ -294,13 +298,35 @@ def _check_one_machine():
 
 
 def _check_batch_sizes(experiment):
-    examples = experiment.data.train_examples
-    for schedule in (*experiment.teacher_phases.values(), experiment.student_schedule):
+    labelled = labelled_data(experiment.data).train_examples
+    teacher_schedules = experiment.teacher_phases.values()
+    checked = [(schedule, labelled) for schedule in teacher_schedules]
+    for schedule, examples in (
+        *checked,
+        (experiment.student_schedule, experiment.data.train_examples),
+    ):
         if schedule.batch_size > examples:
+            what = "training images"
+            if examples < experiment.data.train_examples:
+                what += " with a label, which train the teacher"
             raise ValueError(
-                f"`batch_size` must be at most the {examples} training images. "
+                f"`batch_size` must be at most the {examples} {what}. "
                 f"Received: batch_size={schedule.batch_size}"
             )
+
+
+def _check_unlabelled(experiment):
+    if experiment.class_weights is not None:
+        raise ValueError(
+            "`class_weights` need labels of all training images. Received: "
+            f"class_weights={experiment.class_weights} with "
+            f"{experiment.data.unlabelled_examples} images without a label"
+        )
+    if mixes_labels(experiment.augmentation):
+        raise ValueError(
+            "`augment` must not mix labels where training images have none. "
+            f"Received: augment={' '.join(experiment.augmentation['policies'])}"
+        )
 
 
 def _with_possible_methods(experiment):
@@ -342,7 +368,8 @@ def _check_subclasses(experiment, teacher, window):
     if not hasattr(experiment.data, "y_train"):
         return  # images on disk; the fit of the prototypes counts them
     height, width = grid(teacher, experiment.teacher.intermediate_layer)
-    images = np.bincount(experiment.data.y_train, minlength=experiment.data.num_classes).min()
+    labels = labelled_data(experiment.data).y_train
+    images = np.bincount(labels, minlength=experiment.data.num_classes).min()
     points = int(images) * (height // window) * (width // window)
     if points < experiment.subclasses:
         raise ValueError(

@@ -11,6 +11,7 @@ from letkd_keras.export.loading import load_student
 from letkd_keras.functional import cost_of
 from letkd_keras.progress import bar
 from letkd_keras.recipes import results
+from letkd_keras.recipes.training import labelled_data
 
 log = logging.getLogger("letkd_keras")
 
@@ -38,7 +39,8 @@ def export(experiment, folder):
             " ".join(experiment.formats),
         )
         return {}
-    data = experiment.data
+    # As the command `export` opens the data of a run.
+    data = labelled_data(experiment.data)
     log.info("exporting to %s", ", ".join(experiment.formats))
     return export_bundle(
         folder,

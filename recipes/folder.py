@@ -21,9 +21,10 @@ resize and scale them as each was trained. For a .keras file that was trained on
 --teacher-pixels or --student-pixels. Networks of the zoo scale raw pixels (0..255) themselves.
 
 KD layers are inserted after the layers that --penultimate-layer and --intermediate-layer name, or
-after the suggested ones, which are printed. Where the grids of teacher and student differ, the
-finer one is averaged; one must divide the other. A network without an intermediate layer is trained
-by letkd1 in place of letkd2.
+after the suggested ones, which are printed. A teacher may be a transformer (ViT, DeiT, Swin), whose
+tokens become a grid; a student needs feature maps. Where the grids of teacher and student differ,
+the finer one is averaged to the other: 7x7 and 4x4 work, too. A network without an intermediate
+layer is trained by letkd1 in place of letkd2.
 
 The last method of --methods is exported. Cost: as many epochs as --epochs for each method; the
 teacher's forward pass is added to each step.

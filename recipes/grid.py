@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from letkd_keras import command_line
 from letkd_keras.files import write_text
-from letkd_keras.log_file import logged_to
+from letkd_keras.log_file import logged_to, recorded
 from letkd_keras.recipes import method_table, methods, results
 from letkd_keras.recipes.experiment import OPEN_KEYS, Experiment, prepare
 from letkd_keras.recipes.run import (
@@ -56,9 +56,10 @@ def run(experiment, out, verbose=True, jobs=1):
     Raises:
         ValueError: If the experiment or the folder does not fit; before any training.
     """
-    experiment = prepare(experiment)
+    with recorded() as messages:
+        experiment = prepare(experiment)
     folder = RunFolder(out, experiment.config(), open_keys=OPEN_KEYS)
-    with folder.locked(), logged_to(folder / "log.txt"), devices():
+    with folder.locked(), logged_to(folder / "log.txt", messages), devices():
         log.info("grid folder %s", folder.path)
         teacher, teacher_result = train_teacher(experiment, folder.path, verbose)
         # The prototypes belong to the teacher: they are fitted once, also for methods that are

@@ -219,6 +219,11 @@ def check(names, data):
                 f"{name} compares each image with all others: its data must be in memory. "
                 f"Received: {data.name}, which is read from disk"
             )
+        if method.needs_rows and getattr(data, "unlabelled_examples", 0):
+            raise ValueError(
+                f"{name} compares images of different classes: all training images must have "
+                f"labels. Received: {data.unlabelled_examples} images without a label"
+            )
         if method.needs_rows and _gpus() > 1:
             raise ValueError(
                 f"{name} must be trained on one GPU, since its memory banks are of one device: set "

@@ -11,7 +11,8 @@ import numpy as np
 
 from letkd_keras import models
 from letkd_keras.functional import fingerprint, load_model, remove_softmax, suggest_layers
-from letkd_keras.functional.graph import find_layer, flatten, grid_ratio, output_of, spatial_shape
+from letkd_keras.functional.graph import flatten, grid_ratio, outputs_at, spatial_shape
+from letkd_keras.functional.token_grid import feature_maps
 from letkd_keras.models.network_names import (
     APPLICATIONS,
     check_network_name,
@@ -176,9 +177,9 @@ class Network:
             `Network`. `intermediate_layer` stays `None` where none can be suggested.
 
         Raises:
-            ValueError: If a layer that was named is not in the model, or none can be suggested.
+            ValueError: If a layer that was named is not in the model or has tokens that are no
+                grid, or none can be suggested.
         """
-        flat = flatten(model)
         given = {
             "penultimate_layer": self.penultimate_layer,
             "intermediate_layer": self.intermediate_layer,
@@ -186,7 +187,7 @@ class Network:
         for name, layer in given.items():
             if layer is not None:
                 option = name if argument == "student" else f"{argument}_{name}"
-                find_layer(flat, layer, argument=option)
+                feature_maps(model, [layer], option)
         if None in given.values():
             try:
                 suggested = suggest_layers(model)
@@ -213,15 +214,14 @@ class Network:
         return getattr(self, f"{level}_layer")
 
     def describe(self, model):
-        """The layers and their shapes in a few words."""
-        flat = flatten(model)
-        parts = []
-        for level in ("penultimate", "intermediate"):
-            name = self.layer(level)
-            if name is not None:
-                shape = output_of(flat, find_layer(flat, name)).shape[1:]
-                parts.append(f"{level} {name} {'x'.join(map(str, shape))}")
-        return ", ".join(parts)
+        """The layers and the shapes of their feature maps in a few words."""
+        layers = {level: self.layer(level) for level in ("penultimate", "intermediate")}
+        layers = {level: name for level, name in layers.items() if name is not None}
+        _, maps = feature_maps(model, list(layers.values()))
+        return ", ".join(
+            f"{level} {name} {'x'.join(map(str, output.shape[1:]))}"
+            for (level, name), output in zip(layers.items(), maps, strict=True)
+        )
 
 
 def _with_stable_names(model):
@@ -246,8 +246,9 @@ def _with_stable_names(model):
         taken.add(names[name])
 
     def clone(layer):
-        config = layer.get_config()
-        return type(layer).from_config({**config, "name": names.get(layer.name, layer.name)})
+        if names.get(layer.name, layer.name) == layer.name:
+            return layer  # not all layers of other packages can be made again
+        return type(layer).from_config({**layer.get_config(), "name": names[layer.name]})
 
     copy = keras.models.clone_model(model, clone_function=clone)
     copy.set_weights(model.get_weights())
@@ -285,36 +286,70 @@ def _rebuild(model, image_shape, preprocessing=lambda images: images):
     return flatten(keras.Model(inputs, model(preprocessing(inputs)), name=model.name))
 
 
-def grid(model, layer):
-    """Height and width of the feature map of a layer.
+def grid(model, layer, argument="layer"):
+    """Height and width of the feature map of a layer, or of the patches of its tokens.
+
+    Args:
+        model: Functional `keras.Model`.
+        layer: Name of the layer.
+        argument: Name of the argument in errors.
+
+    Returns:
+        `(height, width)`.
 
     Raises:
-        ValueError: If the layer has no feature map.
+        ValueError: If the layer has neither.
     """
-    flat = flatten(model)
-    shape = output_of(flat, find_layer(flat, layer)).shape
-    if len(shape) != 4:
+    _, (output,) = feature_maps(model, [layer], argument)
+    if len(output.shape) != 4:
         raise ValueError(
-            f"A KD layer needs a layer with feature maps [B, H, W, C]. Received: {layer!r} of "
-            f"{model.name!r}, whose output is {tuple(shape)}"
+            f"`{argument}` must name a layer with a feature map [B, H, W, C] or tokens [B, N, C]. "
+            f"Received: {layer!r} of {model.name!r}, whose output is {tuple(output.shape)}"
         )
-    return spatial_shape(shape)
+    return spatial_shape(output.shape)
+
+
+def check_student_layer(model, layer, level):
+    """Refuse a layer of a student that no KD layer can follow.
+
+    Args:
+        model: Student.
+        layer: Name of the layer.
+        level: `"penultimate"` or `"intermediate"`.
+
+    Raises:
+        ValueError: If its output is no feature map.
+    """
+    _, (output,) = outputs_at(model, [layer], f"{level}_layer")
+    if len(output.shape) != 4:
+        raise ValueError(
+            f"`{level}_layer` must name a layer of the student with a feature map [B, H, W, C], "
+            "which KD layers need: only a teacher may have tokens. "
+            f"Received: {level}_layer={layer!r} of {model.name!r}, whose output is "
+            f"{tuple(output.shape)}"
+        )
 
 
 def pool_size(teacher, teacher_layer, student, student_layer, level):
     """Window of the average pooling that turns the teacher's grid into the student's.
 
-    Where the student's grid is the finer one, the window is 1 and `LetKD` averages its scores.
+    Where the student's grid does not divide the teacher's, the window is 1 and `LetKD` averages the
+    finer of the two, scores or targets, to the grid of the other
+    (`letkd_keras.layers.adaptive_average_pool`).
+
+    Args:
+        teacher: Teacher.
+        teacher_layer: Name of its layer.
+        student: Student.
+        student_layer: Name of its layer.
+        level: `"penultimate"` or `"intermediate"`.
+
+    Returns:
+        An integer of at least 1.
 
     Raises:
-        ValueError: If neither grid divides the other; both sizes are in the message.
+        ValueError: If a layer has no feature map, or the student's has tokens.
     """
-    teacher_grid, student_grid = grid(teacher, teacher_layer), grid(student, student_layer)
-    window = grid_ratio(teacher_grid, student_grid)
-    if window is None and grid_ratio(student_grid, teacher_grid) is None:
-        raise ValueError(
-            f"One {level} grid must divide the other. Received: the teacher's "
-            f"{teacher_grid[0]}x{teacher_grid[1]} ({teacher_layer!r}) and the student's "
-            f"{student_grid[0]}x{student_grid[1]} ({student_layer!r})"
-        )
-    return window or 1
+    check_student_layer(student, student_layer, level)
+    teacher_grid = grid(teacher, teacher_layer, f"teacher_{level}_layer")
+    return grid_ratio(teacher_grid, grid(student, student_layer, f"{level}_layer")) or 1

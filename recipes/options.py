@@ -16,6 +16,7 @@ from letkd_keras.command_line import (
     add_out_option,
     add_prototype_options,
     add_seed_option,
+    add_unlabelled_options,
     choice,
     fraction,
     image_size,
@@ -86,6 +87,7 @@ def add_experiment_options(
         out: What the help says of the default of `--out`.
     """
     add_data_options(parser, default=data, required=data_required is not None)
+    add_unlabelled_options(parser)
     if settings:
         parser.set_defaults(pixels=settings.pixels)
     of_data = "" if settings else " (default: as in the recipe of the data set)"

@@ -4,6 +4,7 @@ from letkd_keras.files import write_json, write_text
 from letkd_keras.functional import load_model
 from letkd_keras.recipes import methods, published, results
 from letkd_keras.recipes.layer_features import pooled_features
+from letkd_keras.recipes.training import labelled_data
 
 
 def lda_accuracies(student, data):
@@ -22,7 +23,8 @@ def lda_accuracies(student, data):
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     train, test = (
-        pooled_features(student, "kd_intermediate", data, split) for split in ("train", "test")
+        pooled_features(student, "kd_intermediate", labelled_data(data), split)
+        for split in ("train", "test")
     )
     accuracies = {}
     for name in ("x", "x_hat"):

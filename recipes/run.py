@@ -6,15 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import keras
+import numpy as np
 
+from letkd_keras.data import NumberedBatches
+from letkd_keras.distillers import Distiller
 from letkd_keras.files import checksum, save_model
 from letkd_keras.functional import load_model, quantization_aware, without_fake_quantization
-from letkd_keras.log_file import logged_to
+from letkd_keras.log_file import logged_to, recorded
 from letkd_keras.models import frozen_backbone
 from letkd_keras.prototypes import Prototypes, fit_prototypes, remove_workdir
 from letkd_keras.recipes import class_report, exporting, methods, report, results
 from letkd_keras.recipes.experiment import OPEN_KEYS, prepare
-from letkd_keras.recipes.training import finish, train
+from letkd_keras.recipes.training import finish, labelled_data, train
 from letkd_keras.run_folder import RunFolder
 
 log = logging.getLogger("letkd_keras")
@@ -37,9 +40,10 @@ def run(experiment, out, verbose=True, measures=None):
     Raises:
         ValueError: If the experiment or the folder does not fit; before any training.
     """
-    experiment = prepare(experiment)
+    with recorded() as messages:
+        experiment = prepare(experiment)
     folder = RunFolder(out, experiment.config(), open_keys=OPEN_KEYS)
-    with folder.locked(), logged_to(folder / "log.txt"), devices():
+    with folder.locked(), logged_to(folder / "log.txt", messages), devices():
         log.info("run folder %s", folder.path)
         try:
             return _run(experiment, folder.path, verbose, measures)
@@ -98,7 +102,7 @@ def train_teacher(experiment, folder, verbose=True):
     Raises:
         ValueError: If a file of an earlier start is damaged.
     """
-    network, data = experiment.teacher, experiment.data
+    network, data = experiment.teacher, labelled_data(experiment.data)
     phases = experiment.teacher_phases
     if phases:
         teacher, result = _train_phases(experiment, folder / "teacher", verbose)
@@ -158,7 +162,7 @@ def _train_phases(experiment, folder, verbose):
                 with frozen_backbone(teacher) if name == "head_schedule" else nullcontext():
                     result = train(
                         teacher,
-                        experiment.data,
+                        labelled_data(experiment.data),
                         schedule,
                         training,
                         seed=experiment.seed,
@@ -210,10 +214,10 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=True):
             log.info("reusing %s", file.name)
             return prototypes
     log.info("fitting prototypes")
-    data = experiment.data
+    data = with_teachers_classes(experiment.data, teacher)
     prototypes = fit_prototypes(
         teacher,
-        data.evaluation_batches(256, "train"),
+        NumberedBatches(data, 256, "train"),
         levels=tuple(levels),
         templates=experiment.templates,
         subclasses=experiment.subclasses,
@@ -235,6 +239,27 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=True):
     prototypes.save(file)
     remove_workdir(folder / "prototypes.work")
     return prototypes
+
+
+def with_teachers_classes(data, teacher):
+    """The data with the teacher's class for each training image that has no label.
+
+    Args:
+        data: `ImageData`, or an object with its methods.
+        teacher: Trained teacher.
+
+    Returns:
+        The data set.
+    """
+    if not getattr(data, "unlabelled_examples", 0):
+        return data
+    log.info("the teacher classifies %d images without a label", data.unlabelled_examples)
+    classes = [
+        np.argmax(teacher.predict_on_batch(images), axis=-1)
+        for images, _ in data.evaluation_batches(256, "train")
+    ]
+    known = np.asarray(data.y_train) >= 0
+    return data.with_labels(np.where(known, data.y_train, np.concatenate(classes)))
 
 
 def train_student(experiment, method, seed, teacher, prototypes, folder, verbose=True):
@@ -296,9 +321,13 @@ def _train_student(experiment, method, seed, teacher, prototypes, training, verb
                 teacher, student, prototypes, replace(experiment, student_schedule=schedule)
             )
             model = methods.build(method, inputs)
+            data = experiment.data
+            if not isinstance(model, Distiller):
+                # Without a teacher nothing can be learned of an image without a label.
+                data = labelled_data(data, repeat=True)
             result = train(
                 model,
-                experiment.data,
+                data,
                 schedule,
                 training,
                 seed=seed,

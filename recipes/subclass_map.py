@@ -6,9 +6,9 @@ import keras
 import numpy as np
 
 from letkd_keras.files import save_figure
-from letkd_keras.functional.graph import find_layer, flatten, output_of
+from letkd_keras.functional.token_grid import feature_maps
 from letkd_keras.layers import IntermediateTargets
-from letkd_keras.log_file import logged_to
+from letkd_keras.log_file import logged_to, recorded
 from letkd_keras.recipes.experiment import OPEN_KEYS, prepare
 from letkd_keras.recipes.run import devices, prototypes_of, train_teacher
 from letkd_keras.run_folder import RunFolder
@@ -30,14 +30,15 @@ def write(experiment, out, verbose=True):
     Raises:
         ValueError: If the networks have no intermediate layer.
     """
-    experiment = prepare(experiment)
+    with recorded() as messages:
+        experiment = prepare(experiment)
     if "intermediate" not in experiment.levels:
         raise ValueError(
             "A map of sub-classes needs an intermediate layer: name one with "
             "`teacher_intermediate_layer` and `intermediate_layer`."
         )
     folder = RunFolder(Path(out), experiment.config(), open_keys=OPEN_KEYS)
-    with folder.locked(), logged_to(folder / "log.txt"), devices():
+    with folder.locked(), logged_to(folder / "log.txt", messages), devices():
         teacher, _ = train_teacher(experiment, folder.path, verbose)
         levels = tuple(experiment.pool_sizes)
         prototypes = prototypes_of(experiment, teacher, folder.path, levels, verbose)
@@ -75,10 +76,8 @@ def targets_of(intermediate, teacher, images, labels):
     Returns:
         float32 [B, H, W, K]: at each location, the row of `subclass_scores` of its sub-class.
     """
-    flat = flatten(teacher)
-    features = keras.Model(
-        flat.inputs, output_of(flat, find_layer(flat, intermediate.layer))
-    ).predict_on_batch(images)
+    flat, maps = feature_maps(teacher, [intermediate.layer])
+    features = keras.Model(flat.inputs, maps[0]).predict_on_batch(images)
     layer = IntermediateTargets.from_prototypes(intermediate)
     return np.asarray(keras.ops.convert_to_numpy(layer(features, labels)))
 

@@ -353,7 +353,10 @@ def train(
         )
 
     selects = data.has_validation
-    model.compile(optimizer=schedule.make_optimizer(steps), loss=loss, metrics=["accuracy"])
+    # Only weighted metrics leave out images without a label.
+    has_unlabelled = getattr(data, "unlabelled_examples", 0)
+    metrics = {"weighted_metrics" if has_unlabelled else "metrics": ["accuracy"]}
+    model.compile(optimizer=schedule.make_optimizer(steps), loss=loss, **metrics)
     save_state = SaveState(folder, state, keeps_best=selects)
     first_epoch = state["epochs"]
     if first_epoch:
@@ -441,6 +444,19 @@ def balanced_class_weights(data):
     # A class without training images has no image to weight.
     weights = len(labels) / (data.num_classes * np.maximum(counts, 1))
     return {label: float(weight) for label, weight in enumerate(weights)}
+
+
+def labelled_data(data, repeat=False):
+    """The data without training images that have no label (`ImageData.labelled`).
+
+    Args:
+        data: `ImageData`, or `StreamedImages`, whose images all have one.
+        repeat: Whether the others are repeated until there are as many as before.
+
+    Returns:
+        The data set.
+    """
+    return data.labelled(repeat) if hasattr(data, "labelled") else data
 
 
 def training_labels(data):

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from letkd_keras.files import open_atomic, save_figure, write_text
-from letkd_keras.log_file import logged_to
+from letkd_keras.log_file import logged_to, recorded
 from letkd_keras.recipes import grid, method_table, results
 from letkd_keras.recipes.experiment import OPEN_KEYS, prepare
 from letkd_keras.recipes.networks import Network
@@ -34,11 +34,12 @@ def run(experiment, value, values, out, verbose=True, jobs=1):
     """
     out = Path(out)
     experiments = {number: with_value(experiment, value.field, number) for number in values}
-    prepared = [prepare(candidate) for candidate in experiments.values()]
+    with recorded() as messages:
+        prepared = [prepare(candidate) for candidate in experiments.values()]
     open_keys = (*OPEN_KEYS, *_OPEN_LAYERS, value.field)
     folder = RunFolder(out, {**prepared[0].config(), "compared": value.name}, open_keys=open_keys)
     if prepared[0].teacher_phases:
-        with folder.locked(), logged_to(out / "log.txt"), devices():
+        with folder.locked(), logged_to(out / "log.txt", messages), devices():
             train_teacher(prepared[0], out, verbose)
         layers = experiment.teacher.penultimate_layer, experiment.teacher.intermediate_layer
         teacher = Network.of(str(out / "teacher" / "teacher.keras"), *layers)

@@ -1,10 +1,11 @@
 import logging
 import os
+from pathlib import Path
 
 import pytest
 from in_a_process import in_a_process
 
-from letkd_keras.log_file import logged_to, stderr_to_log
+from letkd_keras.log_file import logged_to, recorded, stderr_to_log
 
 
 def test_messages_of_all_packages_are_in_the_file(tmp_path):
@@ -23,6 +24,19 @@ def test_messages_of_all_packages_are_in_the_file(tmp_path):
     with logged_to(file):
         package.info("later")
     assert file.read_text().count("\n") == 3
+
+
+def test_messages_before_there_is_a_folder_are_written_first(tmp_path):
+    package = logging.getLogger("letkd_keras")
+    with recorded() as earlier:
+        package.info("resolved")
+    package.warning("between")
+    with logged_to(tmp_path / "run" / "log.txt", earlier):
+        package.info("begun")
+    lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
+    assert [line.split(" ", 2)[2] for line in lines] == ["INFO resolved", "INFO begun"]
+    times = [line.split(" INFO ")[0] for line in lines]
+    assert times[0] <= times[1]
 
 
 def test_what_cpp_code_writes_goes_to_the_file(tmp_path, capfd):
@@ -50,3 +64,10 @@ def test_a_process_that_aborts_leaves_its_last_words(tmp_path):
     assert result.returncode != 0
     assert (tmp_path / "log.txt").read_text() == "F0000 check failed\n"
     assert result.stderr.startswith("Fatal Python error: Aborted")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_loses_messages_and_nothing_else(capfd):
+    with logged_to("/dev/full"):
+        logging.getLogger("letkd_keras").info("lost")
+    assert capfd.readouterr().err == ""

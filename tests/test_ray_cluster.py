@@ -35,3 +35,25 @@ def test_ray_is_quiet_and_without_a_network_unless_a_cluster_is_named(monkeypatc
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
     assert os.environ["RAY_BACKEND_LOG_LEVEL"] == "info"
     assert ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" in os.environ) == (not address)
+
+
+@pytest.mark.parametrize("address", ["", "10.0.0.1:6379"])
+def test_a_start_that_takes_too_long_is_tried_again_here_but_not_elsewhere(monkeypatch, address):
+    calls = []
+
+    def init(**options):
+        calls.append(options)
+        raise Exception("The current node timed out during startup.\nMore")
+
+    ray = types.SimpleNamespace(
+        __name__="ray", init=init, is_initialized=lambda: False, shutdown=lambda: None
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(os, "environ", {"RAY_ADDRESS": address})
+    with (
+        pytest.raises(ConnectionError, match=r"could not be started: .* during startup\.$"),
+        ray_cluster.running_ray(2),
+    ):
+        pytest.fail("it runs")
+    assert len(calls) == (1 if address else 3)
+    assert all(("include_dashboard" in options) == (not address) for options in calls)

@@ -119,6 +119,37 @@ def find_images(path, suffixes=None):
     return ImageFiles(tuple(files), np.array(labels, "int64"), names, ignored, path)
 
 
+def find_unlabelled(path, suffixes=None):
+    """Find all images of a tree, whatever their folders are.
+
+    Args:
+        path: Folder of images, at any depth. As in `find_images`, other files are ignored with a
+            warning and hidden ones without.
+        suffixes: Suffixes of images, in lower case; `None` for `image_suffixes()`.
+
+    Returns:
+        List of paths, sorted.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it has no image.
+    """
+    path, suffixes = Path(path), image_suffixes() if suffixes is None else suffixes
+    if not path.is_dir():
+        raise FileNotFoundError(f"`unlabelled` must be an existing folder. Received: {str(path)!r}")
+    regular, others = _files_below(path, {_identity(path)})
+    images = sorted(Path(file) for file in regular if Path(file).suffix.lower() in suffixes)
+    ignored = len(regular) + others - len(images)
+    if not images:
+        raise ValueError(
+            f"`unlabelled` must be a folder with images ({', '.join(sorted(suffixes))}). "
+            f"Received: {str(path)!r} with none among {ignored} files"
+        )
+    if ignored:
+        log.warning("%s: %d files that are not images were ignored", path, ignored)
+    return images
+
+
 def split_folders(path):
     """The training and the validation folder of a tree that is already split.
 

@@ -8,6 +8,9 @@ import numpy as np
 from letkd_keras.data import jax_batches, pipeline
 from letkd_keras.data.selection import check_classes, find_split, held_out, stratified
 
+# Label of an image that has none.
+UNLABELLED = -1
+
 
 @dataclass(frozen=True)
 class ImageData:
@@ -16,7 +19,7 @@ class ImageData:
     Attributes:
         name: Name of the data set, for manifests and reports.
         x_train: Training images, uint8 [N, H, W, C].
-        y_train: Their classes, int64 [N].
+        y_train: Their classes, int64 [N]; -1 for images without a label.
         x_test: Test images, uint8 [M, H, W, C].
         y_test: Their classes, int64 [M].
         mean: Mean of each channel, of pixels in [0, 1].
@@ -51,7 +54,8 @@ class ImageData:
         for part in ("train", "test", *(["validation"] if self.has_validation else [])):
             images, labels = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
             _check_images(images, f"x_{part}", self.image_shape)
-            _check_labels(labels, f"y_{part}", len(images), classes)
+            smallest = UNLABELLED if part == "train" else 0
+            _check_labels(labels, f"y_{part}", len(images), classes, smallest)
         for name in ("mean", "std"):
             _check_statistics(getattr(self, name), name, self.image_shape[-1])
 
@@ -69,6 +73,11 @@ class ImageData:
     def train_examples(self):
         """Number of training images."""
         return len(self.x_train)
+
+    @property
+    def unlabelled_examples(self):
+        """Number of training images without a label."""
+        return int(np.sum(np.asarray(self.y_train) == UNLABELLED))
 
     @property
     def test_examples(self):
@@ -238,6 +247,88 @@ class ImageData:
             **chosen,
         )
 
+    def with_unlabelled(self, images, name):
+        """The same data with further training images, which have no label.
+
+        Args:
+            images: uint8 [N, H, W, C], of the shape of the other images.
+            name: What they are, for `split`.
+
+        Returns:
+            An `ImageData`, whose `split` says so.
+
+        Raises:
+            ValueError: If the images have another shape or type.
+        """
+        _check_images(images, "unlabelled", self.image_shape)
+        return replace(
+            self,
+            x_train=np.concatenate([self.x_train, images]),
+            y_train=np.concatenate(
+                [self.y_train, np.full(len(images), UNLABELLED, self.y_train.dtype)]
+            ),
+            split=f"{self.split}; {len(images)} training images of {name} without labels",
+        )
+
+    def keep_labels(self, share, seed=0):
+        """The same data with the labels of only a share of the training images.
+
+        Args:
+            share: Share of the training images that keep their labels, classes in the same
+                proportion, greater than 0 and less than 1.
+            seed: Seed of the choice.
+
+        Returns:
+            An `ImageData` of the same images, whose `split` says so.
+
+        Raises:
+            ValueError: If the share is out of range, or would leave fewer labels than classes.
+        """
+        try:
+            kept, others = held_out(self.y_train, share, seed)
+        except ValueError as error:
+            message = str(error).replace("`fraction`", "`share`").replace("fraction=", "share=")
+            raise ValueError(message) from error
+        labels = np.array(self.y_train)
+        labels[others] = UNLABELLED
+        return replace(
+            self,
+            y_train=labels,
+            split=f"{self.split}; {len(kept)} training images have labels, {len(others)} have none,"
+            f" seed {seed}",
+        )
+
+    def labelled(self, repeat=False):
+        """The same data without the training images that have no label.
+
+        Args:
+            repeat: Whether the others are repeated until there are as many training images as
+                before, so that an epoch has as many steps.
+
+        Returns:
+            An `ImageData`; this one if all training images have a label.
+        """
+        if not self.unlabelled_examples:
+            return self
+        rows = np.flatnonzero(np.asarray(self.y_train) != UNLABELLED)
+        if repeat:
+            rows = np.resize(rows, len(self.x_train))
+        return replace(self, x_train=self.x_train[rows], y_train=self.y_train[rows])
+
+    def with_labels(self, labels):
+        """The same data with other labels of the training images.
+
+        Args:
+            labels: Integers [N].
+
+        Returns:
+            An `ImageData`.
+
+        Raises:
+            ValueError: If they are out of range.
+        """
+        return replace(self, y_train=np.asarray(labels, "int64"))
+
     def _splits(self):
         splits = {"train": (self.x_train, self.y_train), "test": (self.x_test, self.y_test)}
         if self.has_validation:
@@ -260,16 +351,16 @@ def _check_images(images, name, image_shape):
         )
 
 
-def _check_labels(labels, name, images, classes):
+def _check_labels(labels, name, images, classes, smallest=0):
     labels = np.asarray(labels)
     if labels.dtype.kind not in "iu" or labels.shape != (images,):
         raise ValueError(
             f"`{name}` must be integers, one for each of the {images} images. "
             f"Received: {_shape_of(labels)}"
         )
-    if labels.min() < 0 or labels.max() >= classes:
+    if labels.min() < smallest or labels.max() >= classes:
         raise ValueError(
-            f"`{name}` must be from 0 to {classes - 1}, for {classes} class names. "
+            f"`{name}` must be from {smallest} to {classes - 1}, for {classes} class names. "
             f"Received: values from {labels.min()} to {labels.max()}"
         )
 

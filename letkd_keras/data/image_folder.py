@@ -3,9 +3,15 @@ from pathlib import Path
 
 import numpy as np
 
-from letkd_keras.data.class_folders import check_same_classes, find_images, split_folders
+from letkd_keras.data.class_folders import (
+    check_same_classes,
+    find_images,
+    find_unlabelled,
+    split_folders,
+)
 from letkd_keras.data.decoding import decode_all
 from letkd_keras.data.image_data import ImageData
+from letkd_keras.data.label_file import labelled_images
 
 _ADVICE = "Remove this file, or leave such files out with `skip_corrupt` (--skip-corrupt)"
 
@@ -22,8 +28,9 @@ def load_image_folder(
     std=None,
     skip_corrupt=False,
     image_cache=None,
+    labels=None,
 ):
-    """Any tree of images with a folder for each class.
+    """Any tree of images with a folder for each class, or with labels in a CSV file.
 
     The class folders are in `path`, or in `train` and `val` (or `valid`, `validation`, `test`)
     below it. In the first case a share of the images of each class becomes the test images.
@@ -41,6 +48,9 @@ def load_image_folder(
         skip_corrupt: Whether image files that cannot be read are left out with a warning.
         image_cache: Folder for the decoded images, which are then memory-mapped; `None` keeps them
             in memory, `3 * image_size**2` bytes each.
+        labels: CSV file with the columns `file` and `label`
+            (`letkd_keras.data.label_file.labelled_images`). The folders of the tree are then no
+            classes, and only the files that it lists are used.
 
     Returns:
         `ImageData`.
@@ -55,12 +65,15 @@ def load_image_folder(
         raise ValueError(f"`image_size` must be at least 8. Received: image_size={image_size}")
     path = Path(path)
     train_folder, test_folder = split_folders(path)
-    train = find_images(train_folder)
-    if test_folder is None:
+    if labels is None:
+        train = find_images(train_folder)
+        test = None if test_folder is None else find_images(test_folder)
+    else:
+        train, test = labelled_images(path, labels, train_folder, test_folder)
+    if test is None:
         train, test = (train.select(part) for part in _split(train, test_fraction, seed))
         split = f"{test_fraction:g} of the images of each class are test images, seed {seed}"
     else:
-        test = find_images(test_folder)
         check_same_classes(train, test)
         split = f"as in the folders {train_folder.name} and {test_folder.name}"
     (x_train, y_train), (x_test, y_test) = (
@@ -104,6 +117,31 @@ def pixel_statistics(images, batch=1024):
     mean = shares @ levels
     std = np.sqrt(np.maximum(shares @ levels**2 - mean**2, 0))
     return tuple(mean.tolist()), tuple(np.maximum(std, 1 / 255).tolist())
+
+
+def load_unlabelled(path, image_shape, skip_corrupt=False):
+    """All images of a tree, for training without labels.
+
+    Args:
+        path: The tree (`letkd_keras.data.class_folders.find_unlabelled`).
+        image_shape: Shape that they are resized and cropped to: square, of three channels.
+        skip_corrupt: Whether image files that cannot be read are left out with a warning.
+
+    Returns:
+        uint8 [N, H, W, 3].
+
+    Raises:
+        FileNotFoundError: If `path` does not exist.
+        ValueError: If there is no image, the shape is another, or an image is damaged.
+    """
+    height, width, channels = image_shape
+    if height != width or channels != 3:
+        raise ValueError(
+            "`unlabelled` needs data of square images with three channels. "
+            f"Received: images of shape {tuple(image_shape)}"
+        )
+    images, _ = decode_all(find_unlabelled(path), height, skip_corrupt, None, _ADVICE)
+    return images
 
 
 def _decoded(files, image_size, skip_corrupt, cache):

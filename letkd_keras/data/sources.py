@@ -44,4 +44,5 @@ def _load(spec):
         seed=spec.seed,
         skip_corrupt=spec.skip_corrupt,
         image_cache=spec.image_cache,
+        labels=spec.labels,
     )

@@ -20,6 +20,7 @@ _APPLIES = {
     "image_size": ("digits", "imagenet", "folder", "tfds"),
     "skip_corrupt": ("folder",),
     "image_cache": ("folder", "tiny_imagenet"),
+    "labels": ("folder",),
 }
 _SPELLED = {
     "digits": "digits",
@@ -53,6 +54,12 @@ class DataSpec:
         validation_fraction: Share of the training images that is held out as the validation split.
         skip_corrupt: Whether image files that cannot be read are left out.
         image_cache: Folder for decoded images; `None` keeps them in memory.
+        labels: CSV file with the classes of the images of a folder without class folders
+            (`letkd_keras.data.label_file`); `None` for class folders.
+        unlabelled: Folder of further training images, which have no label; `None` for none. The
+            images of the data must be in memory.
+        labelled_share: Share of the training images that keep their labels, classes in the same
+            proportion; `None` for all. Likewise.
         seed: Seed of every choice of images.
 
     Raises:
@@ -71,6 +78,9 @@ class DataSpec:
     validation_fraction: float = 0.0
     skip_corrupt: bool = False
     image_cache: str | None = None
+    labels: str | None = None
+    unlabelled: str | None = None
+    labelled_share: float | None = None
     seed: int = 0
 
     def __post_init__(self):
@@ -121,7 +131,13 @@ class DataSpec:
 
     def config(self):
         """Describe the data set as a dictionary of JSON types."""
-        return asdict(self)
+        # Left out where they are not used: run folders made before them can be continued.
+        optional = ("labels", "unlabelled", "labelled_share")
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in optional or value is not None
+        }
 
     @property
     def dataset(self):
@@ -160,6 +176,30 @@ class DataSpec:
             except ValueError as error:
                 message = str(error).replace("`fraction`", "`validation_fraction`")
                 raise ValueError(message.replace(" fraction=", " validation_fraction=")) from error
+        return self._with_unlabelled(data)
+
+    def _with_unlabelled(self, data):
+        """The data without some of the labels, and with images that have none."""
+        if self.labelled_share is None and self.unlabelled is None:
+            return data
+        option = "unlabelled" if self.labelled_share is None else "labelled_share"
+        if not hasattr(data, "x_train"):
+            raise ValueError(
+                f"`{option}` applies to data in memory. "
+                f"Received: {option}={getattr(self, option)!r} with {data.name}, which is read "
+                "from disk"
+            )
+        if self.labelled_share is not None:
+            try:
+                data = data.keep_labels(self.labelled_share, self.seed)
+            except ValueError as error:
+                message = str(error).replace("`share`", "`labelled_share`")
+                raise ValueError(message.replace(" share=", " labelled_share=")) from error
+        if self.unlabelled is not None:
+            from letkd_keras.data.image_folder import load_unlabelled
+
+            images = load_unlabelled(self.unlabelled, data.image_shape, self.skip_corrupt)
+            data = data.with_unlabelled(images, Path(self.unlabelled).name)
         return data
 
     @property
@@ -196,6 +236,13 @@ class DataSpec:
             raise FileNotFoundError(
                 f"`data` must name an existing folder. Received: data={self.source!r}"
             )
+        for name, exists in (("labels", Path.is_file), ("unlabelled", Path.is_dir)):
+            value = getattr(self, name)
+            if value is not None and not exists(Path(value).expanduser()):
+                what = "file" if name == "labels" else "folder"
+                raise FileNotFoundError(
+                    f"`{name}` must be an existing {what}. Received: {name}={str(value)!r}"
+                )
         if self.kind == "npz" and not path.is_file():
             raise FileNotFoundError(
                 f"`data` must be an existing file. Received: data={self.source!r}"
@@ -208,7 +255,7 @@ class DataSpec:
             object.__setattr__(self, "source", f"{prefix}:{_absolute(folder)}")
         elif self.kind in ("folder", "npz"):
             object.__setattr__(self, "source", _absolute(self.source))
-        for name in ("data_dir", "image_cache"):
+        for name in ("data_dir", "image_cache", "labels", "unlabelled"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _absolute(getattr(self, name)))
 
@@ -225,6 +272,8 @@ class DataSpec:
             if getattr(self, name) is not None:
                 range_.check(getattr(self, name), name)
         command_line.share.check(self.validation_fraction, "validation_fraction")
+        if self.labelled_share is not None:
+            command_line.fraction.check(self.labelled_share, "labelled_share")
         command_line.seed.check(self.seed, "seed")
         if self.pixels is not None and self.pixels not in command_line.PIXELS:
             raise ValueError(

@@ -1,7 +1,10 @@
 """Whether a teacher, a student and prototypes fit each other; all distillers ask here."""
 
+import logging
+
 import numpy as np
 
+from letkd_keras.distillers.unlabelled import UNLABELLED
 from letkd_keras.functional.graph import (
     find_layer,
     flatten,
@@ -10,6 +13,8 @@ from letkd_keras.functional.graph import (
     spatial_shape,
 )
 from letkd_keras.functional.softmax_removal import remove_softmax
+
+log = logging.getLogger(__name__)
 
 # Images that are looked at together.
 _BLOCK = 256
@@ -57,13 +62,14 @@ def _compatible(first, second):
     return all(a == b or None in (a, b) for a, b in zip(first, second, strict=True))
 
 
-def check_images_and_labels(images, labels, classes):
+def check_images_and_labels(images, labels, classes, takes_unlabelled=False):
     """Refuse NumPy arrays that would make the loss NaN; other kinds of data are not looked at.
 
     Args:
         images: Array [N, ...], or anything else that `fit` takes.
         labels: Integers [N] or [N, 1], or distributions [N, classes], likewise.
         classes: Number of classes.
+        takes_unlabelled: Whether labels may be -1, for images without a label.
 
     Raises:
         ValueError: If an image is not finite or a label is not one of the classes.
@@ -82,12 +88,18 @@ def check_images_and_labels(images, labels, classes):
     if labels.ndim == 2 and labels.shape[1] == classes:
         if not np.isfinite(labels).all():
             raise ValueError("`y` must be finite. Received: labels with NaN or infinite values")
-    elif labels.size and not np.all((labels >= 0) & (labels < classes) & (labels % 1 == 0)):
+        return
+    smallest = UNLABELLED if takes_unlabelled else 0
+    known = (labels >= smallest) & (labels < classes) & (labels % 1 == 0)
+    if not np.all(known):
+        unlabelled = f", or {UNLABELLED} for images without a label" if takes_unlabelled else ""
         raise ValueError(
             f"`y` must be integers from 0 to {classes - 1}, the classes of the student, or "
-            f"distributions over them. Received: labels from {labels.min()} to {labels.max()} of "
-            f"type {labels.dtype}"
+            f"distributions over them{unlabelled}. "
+            f"Received: labels from {labels.min()} to {labels.max()} of type {labels.dtype}"
         )
+    if np.any(labels < 0):
+        log.info("%d of %d images have no label", np.sum(labels < 0), len(labels))
 
 
 def check_prototypes(teacher, student, prototypes, levels):

@@ -80,6 +80,9 @@ class CRD(Distiller):
         ValueError: If the labels are of one class or out of range, or as `Distiller`.
     """
 
+    # Negatives are images of other classes.
+    takes_unlabelled = False
+
     def __init__(
         self,
         teacher,

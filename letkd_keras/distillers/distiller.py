@@ -8,6 +8,12 @@ from letkd_keras.distillers import logit_losses as logit
 from letkd_keras.distillers.compatibility import check_images_and_labels, matching_models
 from letkd_keras.distillers.feature_maps import channels_last, channels_last_shape
 from letkd_keras.distillers.layer_outputs import LayerOutputs
+from letkd_keras.distillers.unlabelled import (
+    complete_labels,
+    labelled,
+    mean_over_labelled,
+    weighted,
+)
 from letkd_keras.functional.loading import load_model
 
 if keras.backend.backend() == "tensorflow":
@@ -21,6 +27,7 @@ else:
     )
 
 
+@keras.saving.register_keras_serializable("letkd_keras")
 class Distiller(TrainStep, keras.Model):
     """Base of all distillers: one run of the teacher, one run of the student, named losses.
 
@@ -34,6 +41,11 @@ class Distiller(TrainStep, keras.Model):
     overrides `compute_distillation_losses`. A method that needs more than the outputs of layers
     overrides `compute_teacher_outputs` or `compute_student_outputs` too. Adapters are trained and
     saved with the distiller; `student` never has them.
+
+    Images may have no label: with the label -1 they count in all distillation losses and not in the
+    task loss, which is the mean over the images of the batch (of each replica) that have one, 0
+    where there are none. A loss that uses the label takes the teacher's class. Metrics count images
+    with a label only if they are given to `compile` as `weighted_metrics`.
 
     The logs of `fit` have `loss` (what is minimized), `task_loss` (the compiled loss plus the
     student's own regularizers) and every distillation loss under its own name, without its weight.
@@ -114,6 +126,9 @@ class Distiller(TrainStep, keras.Model):
         }
         self.built = True
 
+    # Whether the method can be trained on images without labels.
+    takes_unlabelled = True
+
     def _set_teacher(self, teacher):
         # LayerOutputs hides the teacher from Keras. A property would not do: Keras saves the
         # weights of every model that it finds as an attribute.
@@ -127,7 +142,7 @@ class Distiller(TrainStep, keras.Model):
 
         Args:
             x: Images.
-            y: Labels.
+            y: Labels; -1 for an image without one, see `letkd_keras.distillers.unlabelled`.
 
         Returns:
             Dictionary of `"logits"` and `"features"`, the outputs of `teacher_layers`.
@@ -176,9 +191,9 @@ class Distiller(TrainStep, keras.Model):
 
         Raises:
             ValueError: If images in an array are not finite, or labels in an array are not the
-                student's classes.
+                student's classes, or -1.
         """
-        check_images_and_labels(x, y, self.student.outputs[0].shape[-1])
+        check_images_and_labels(x, y, self._classes, self.takes_unlabelled)
         return super().fit(x, y, *args, **kwargs)
 
     def call(self, inputs, training=None):
@@ -194,9 +209,11 @@ class Distiller(TrainStep, keras.Model):
             `(total, parts)`: a scalar, and a dictionary of unweighted scalars.
         """
         logits = student_outputs["logits"]
+        task_weight = mean_over_labelled(y, self._classes, sample_weight)
+        y = complete_labels(y, teacher_outputs["logits"])
         parts = {
             "task_loss": self.compute_loss(
-                x=x, y=y, y_pred=logits, sample_weight=sample_weight, training=True
+                x=x, y=y, y_pred=logits, sample_weight=task_weight, training=True
             ),
             **self.compute_distillation_losses(student_outputs, teacher_outputs, sample_weight),
         }
@@ -210,6 +227,18 @@ class Distiller(TrainStep, keras.Model):
                 value = value * ops.minimum(step / self.warm_up_steps, 1.0)
             total = total + value
         return total, parts
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Update the metrics (Keras calls this); images without a label have weight 0."""
+        mask = labelled(y, self._classes)
+        if mask is not None:
+            # Whatever a metric makes of the label 0 has no weight, but must be finite.
+            y = ops.maximum(y, 0)
+        return super().compute_metrics(x, y, y_pred, weighted(mask, sample_weight))
+
+    @property
+    def _classes(self):
+        return self.student.outputs[0].shape[-1]
 
     def track_losses(self, parts, x, replicas=1):
         """Update the running means of the named losses of an epoch.

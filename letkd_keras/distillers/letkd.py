@@ -12,6 +12,7 @@ from letkd_keras.distillers.compatibility import (
 )
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.training_graph import TrainingGraph
+from letkd_keras.distillers.unlabelled import complete_labels
 from letkd_keras.functional.graph import flatten, readers
 from letkd_keras.functional.insertion import insert_kd_layers, kd_layers_of
 from letkd_keras.functional.layer_suggestions import suggest_layers
@@ -21,8 +22,8 @@ from letkd_keras.layers import (
     KDLayer,
     PenultimateTargets,
     adaptive_average_pool,
-    product,
 )
+from letkd_keras.layers.score_moments import product
 from letkd_keras.losses import TemplateKLDivergence, negentropy
 from letkd_keras.prototypes import Prototypes
 
@@ -189,6 +190,7 @@ class LetKD(Distiller):
         With a `block_size` it is, by level, `(teacher's features, y)`.
         """
         outputs = super().compute_teacher_outputs(x, y)
+        y = complete_labels(y, outputs["logits"])
         features = dict(zip(self.levels, outputs["features"], strict=False))
         if not self._in_blocks:
             levels = {name: self.targets(name, own, y) for name, own in features.items()}

@@ -263,6 +263,39 @@ def flatten(model):
     return keras.Model(inputs, outputs, name=model.name)
 
 
+def flatten_if_savable(model):
+    """The same model without models inside, if it can be saved and loaded in that form.
+
+    Layers of other packages may not be able to be made again from their configuration, though the
+    model that they are part of can: those of the transformers in keras-hub 0.32.
+
+    Args:
+        model: Functional `keras.Model`.
+
+    Returns:
+        What `flatten` gives, if all of its layers can be made again. Otherwise a functional model
+        that has the models of other classes inside.
+    """
+    flat = flatten(model)
+    if all(_can_be_made_again(layer) for layer in flat.layers):
+        return flat
+    if type(model) is type(keras.Model(flat.inputs, flat.outputs)):
+        return model
+    # A model of a class of its own becomes one layer.
+    inputs = keras.Input(batch_shape=flat.inputs[0].shape, dtype=flat.inputs[0].dtype, name="image")
+    return keras.Model(inputs, model(inputs), name=f"{model.name}_classifier")
+
+
+def _can_be_made_again(layer):
+    if type(layer).__module__.split(".")[0] == "keras":
+        return True
+    try:
+        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    except Exception:  # whatever the code of the layer raises
+        return False
+    return True
+
+
 def outputs_at(model, names, argument="layer"):
     """The outputs of named layers, also of layers inside composite layers.
 

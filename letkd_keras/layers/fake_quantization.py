@@ -184,6 +184,8 @@ class FakeQuantizedKDLayer(KDLayer):
     # The ranges are those of the whole batch.
     supports_blocks = False
 
+    supports_blocks = False  # a block's range is not that of the batch
+
     def __init__(self, *args, weight_bits=8, bits=8, momentum_of_ranges=0.99, **kwargs):
         super().__init__(*args, **kwargs)
         self.weight_bits = _check_bits("weight_bits", weight_bits)

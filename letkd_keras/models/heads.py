@@ -4,7 +4,13 @@ import contextlib
 
 import keras
 
-from letkd_keras.functional.graph import check_functional, flatten, nodes, spatial_shape
+from letkd_keras.functional.graph import (
+    check_functional,
+    flatten,
+    flatten_if_savable,
+    nodes,
+    spatial_shape,
+)
 
 _POOLING = {4: keras.layers.GlobalAveragePooling2D, 3: keras.layers.GlobalAveragePooling1D}
 
@@ -25,14 +31,17 @@ def add_head(model, num_classes, name="classifier"):
 
     Returns:
         A functional `keras.Model` from the same images to logits [B, num_classes], without models
-        inside.
+        inside where it can be saved in that form (`flatten_if_savable`).
 
     Raises:
         ValueError: If the model is not functional, or its output has no such shape.
     """
     check_functional(model, "model")
-    flat = flatten(model)
-    features = _features(flat)
+    graph, flat = flatten_if_savable(model), flatten(model)
+    features = _features(graph)
+    # The classifier may be part of a model inside.
+    if features is graph.outputs[0] and _features(flat) is not flat.outputs[0]:
+        graph, features = flat, _features(flat)
     rank = len(features.shape)
     if rank in _POOLING:
         features = _POOLING[rank](name=free_name(flat, "pooling"))(features)
@@ -42,7 +51,7 @@ def add_head(model, num_classes, name="classifier"):
             f"Received: an output of shape {tuple(features.shape)}"
         )
     head = keras.layers.Dense(num_classes, name=free_name(flat, name))
-    return keras.Model(flat.inputs, head(features), name=flat.name)
+    return keras.Model(graph.inputs, head(features), name=graph.name)
 
 
 def classifier_layer(model):

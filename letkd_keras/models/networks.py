@@ -10,7 +10,7 @@ import numpy as np
 
 from letkd_keras.arguments import positive_integer
 from letkd_keras.data.normalization import PIXELS, statistics_of
-from letkd_keras.functional.graph import check_functional, flatten
+from letkd_keras.functional.graph import check_functional, flatten, flatten_if_savable
 from letkd_keras.functional.loading import load_model
 from letkd_keras.functional.softmax_removal import remove_softmax
 from letkd_keras.models import zoo
@@ -74,8 +74,9 @@ def open_network(
         argument: Name of the network in errors.
 
     Returns:
-        `OpenedNetwork`. Its model takes float32 images [B, image_size, image_size, channels] and
-        has no models inside.
+        `OpenedNetwork`. Its model takes float32 images [B, image_size, image_size, channels]. It
+        has no models inside where it can be saved in that form
+        (`letkd_keras.functional.graph.flatten_if_savable`).
 
     Raises:
         ValueError: If there is no such network, or it does not fit these images and classes.
@@ -321,5 +322,5 @@ def _with_preprocessing(model, *, image_shape, input_size, given, expected):
         )
         x = keras.layers.Rescaling(scale, offset, name=free_name(flat, "input_scaling"))(x)
     if x is images and flat.input_shape == images.shape:
-        return flat
-    return flatten(keras.Model(images, flat(x), name=flat.name))
+        return flatten_if_savable(model)
+    return flatten_if_savable(keras.Model(images, model(x), name=model.name))

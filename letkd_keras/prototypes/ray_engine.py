@@ -125,6 +125,8 @@ class _TeacherActor:
 
     def __init__(self, job):
         job = import_ray().get(job[0])
+        for name, value in job["config"].items():
+            getattr(keras.config, f"set_{name}")(value)
         keras.saving.get_custom_objects().update(pickle.loads(job["classes"]))
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "teacher.keras"
@@ -169,6 +171,11 @@ def _job(features, images, gatherer):
         if custom.__module__ == "__main__"
     }
     return {
+        "config": {
+            "floatx": keras.config.floatx(),
+            "dtype_policy": keras.config.dtype_policy().name,
+            "image_data_format": keras.config.image_data_format(),
+        },
         "teacher": teacher,
         "classes": cloudpickle.dumps(classes),
         "features": {

@@ -165,6 +165,17 @@ def test_kd_layers_follow_the_layers_that_were_chosen(student):
             "- Weights: epoch 3 of 4, selected on validation images (accuracy 72.50%); test "
             "accuracy 69.00%",
         ),
+        (
+            {
+                "accuracy_last": 70.0,
+                "accuracy_best": 71.0,
+                "best_epoch": 3,
+                "epochs": 3,
+                "accuracy_before_quantization": 70.5,
+            },
+            "- Quantization-aware training: these epochs and this accuracy are under fake "
+            "quantization. The student was trained in float before, to a test accuracy of 70.50%",
+        ),
     ],
 )
 def test_markdown_says_which_images_selected_the_weights(student, images, tmp_path, result, line):

@@ -111,11 +111,16 @@ def test_precision_of_the_last_layer(output, tmp_path):
     x = keras.layers.GlobalAveragePooling2D()(x)
     model = keras.Model(inputs, keras.layers.Dense(50, name="last")(x))
     model.layers[1].bias.assign(np.linspace(-1, 1, 64))
-    given = {"images": np.ones((4, 8, 8, 3), "float32"), "min_agreement": 0, "output": output}
-    sizes = [
-        export_student(model, tmp_path, "tflite-int4", precision=precision, **given).bytes
-        for precision in (None, {"last": "int8"}, {"last": "float32"})
-    ]
+    given = {"images": np.ones((4, 8, 8, 3), "float32")}
+    sizes = []
+    for precision in (None, {"last": "int8"}, {"last": "float32"}):
+        verify = {"tflite-int4": {"min_agreement": 0}}
+        options = {"precision": precision, "images": given["images"], "output": output}
+        results = export_bundle(model, tmp_path, ["tflite-int4"], verify=verify, **options)
+        sizes.append(results["tflite-int4"].bytes)
+    assert read_card(tmp_path)["artifacts"]["tflite-int4"]["precision"] == {"last": "float32"}
+    line = "- `student_int4.tflite`: int4 weights, except float32 of `last`"
+    assert line in (tmp_path / "card.md").read_text().splitlines()
     assert sizes[1] - sizes[0] == pytest.approx(64 * 50 / 2, rel=0.2)
     assert sizes[2] - sizes[1] == pytest.approx(64 * 50 * 3, rel=0.2)
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from small_vit import small_vit
 
 from letkd_keras.data import load_digits
 from letkd_keras.recipes import folder
@@ -180,16 +181,22 @@ def test_images_have_the_size_of_the_student(photos, teacher, tmp_path):
     assert teacher.get_layer("input_resizing").output.shape == (None, 64, 64, 3)
 
 
-def test_grids_that_do_not_divide_are_refused_with_both_sizes(photos, tmp_path):
-    inputs = keras.Input((48, 48, 3))
-    x = keras.layers.Conv2D(8, 3, strides=16, padding="same", name="maps")(inputs)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    keras.Model(inputs, keras.layers.Dense(10)(x)).save(tmp_path / "t.keras")
-    keras_options = _options(photos, str(tmp_path / "t.keras"), tmp_path, "--methods", "letkd1")
-    inputs = keras.Input((48, 48, 3))
-    x = keras.layers.Conv2D(8, 3, strides=12, padding="same", name="maps")(inputs)
+@pytest.mark.slow
+def test_a_transformer_teaches_on_a_grid_that_does_not_divide(photos, tmp_path, caplog):
+    """A ViT of 7x7 patches, which is trained first, and a student of 4x4 locations."""
+    small_vit(size=28, patch=4, classes=10).save(tmp_path / "vit.keras")
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(8, 3, 8, padding="same", activation="relu", name="first")(inputs)
+    x = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     keras.Model(inputs, keras.layers.Dense(10)(x)).save(tmp_path / "s.keras")
-    keras_options[keras_options.index("resnet8")] = str(tmp_path / "s.keras")
-    with pytest.raises(ValueError, match=r"teacher's 3x3 \('maps'\) and the student's 4x4"):
-        folder.main(keras_options)
+    options = _options(photos, str(tmp_path / "vit.keras"), tmp_path, "--methods", "letkd2")
+    options += ["--intermediate-layer", "first"]
+    options[options.index("resnet8")] = str(tmp_path / "s.keras")
+    with caplog.at_level("INFO", logger="letkd_keras"):
+        report = folder.main([*options, "--fine-tune-epochs", "1", "--formats", "tflite"])
+    assert "layers of the teacher vit: penultimate norm 7x7x12, intermediate block3" in caplog.text
+    assert "targets of the penultimate level are averaged to a grid of 4x4" in caplog.text
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["pool_sizes"] == {"penultimate": 1, "intermediate": 1}
+    assert report["exported"]["tflite"]["agreement"] > 0.9

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+from small_vit import small_vit
 
 from letkd_keras import models
 from letkd_keras.functional import fingerprint
@@ -186,7 +187,7 @@ def test_what_does_not_fit_is_refused(saved, tmp_path):
 
 
 def test_a_layer_without_feature_map_is_refused():
-    with pytest.raises(ValueError, match=r"feature maps \[B, H, W, C\].*'fc'.*\(None, 10\)"):
+    with pytest.raises(ValueError, match=r"feature map \[B, H, W, C\] or.*'fc'.*\(None, 10\)"):
         networks.grid(models.build("resnet8", 10), "fc")
 
 
@@ -198,13 +199,67 @@ def _network(size):
 
 
 @pytest.mark.parametrize(
-    ("teacher", "student", "window"), [(8, 8, 1), (8, 4, 2), (12, 4, 3), (4, 8, 1)]
+    ("teacher", "student", "window"),
+    # Where the grids do not divide, `LetKD` averages the finer one.
+    [(8, 8, 1), (8, 4, 2), (12, 4, 3), (4, 8, 1), (7, 4, 1), (4, 7, 1)],
 )
 def test_the_teachers_grid_is_pooled_to_the_students(teacher, student, window):
     networks_and_layers = _network(teacher), "maps", _network(student), "maps"
     assert networks.pool_size(*networks_and_layers, "penultimate") == window
 
 
-def test_grids_that_do_not_divide_are_refused_with_their_sizes():
-    with pytest.raises(ValueError, match=r"teacher's 7x7 \('maps'\) and the student's 4x4"):
-        networks.pool_size(_network(7), "maps", _network(4), "maps", "penultimate")
+def test_the_tokens_of_a_teacher_are_a_grid(saved):
+    """A ViT of 16 patches and a class token."""
+    network = Network.of(saved(small_vit(size=16, classes=10)))
+    model = network.open(CIFAR, "teacher").model
+    assert model.get_layer("input_resizing").output.shape == (None, 16, 16, 3)
+    resolved = network.with_layers(model, "teacher")
+    assert (resolved.penultimate_layer, resolved.intermediate_layer) == ("norm", "block3")
+    assert resolved.describe(model) == "penultimate norm 4x4x12, intermediate block3 4x4x12"
+    assert networks.grid(model, "block3") == (4, 4)
+    assert networks.pool_size(model, "norm", _network(2), "maps", "penultimate") == 2
+    assert networks.pool_size(model, "norm", _network(3), "maps", "penultimate") == 1
+    named = replace(network, penultimate_layer="no_norm")
+    with pytest.raises(ValueError, match="`teacher_penultimate_layer` must name a layer"):
+        named.with_layers(model, "teacher")
+
+
+def test_a_student_with_tokens_is_refused():
+    message = r"`penultimate_layer` must name a layer of the student with a feature map.*17, 12"
+    with pytest.raises(ValueError, match=message):
+        networks.pool_size(_network(4), "maps", small_vit(size=16), "norm", "penultimate")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("ViT", "penultimate vit_encoder 4x4x16, intermediate vit_encoder/transformer_block_3 4"),
+        ("DeiT", "penultimate deit_encoder 4x4x16, intermediate deit_encoder/transformer_block_3"),
+        ("SwinTransformer", "penultimate norm 4x4x32, intermediate stage_2/blocks_0 4x4x32"),
+    ],
+)
+def test_transformers_of_keras_hub(name, layers, saved, tmp_path):
+    hub = pytest.importorskip("keras_hub", exc_type=ImportError)
+    options = {"patch_size": 8, "num_layers": 4, "num_heads": 2, "hidden_dim": 16}
+    if name == "SwinTransformer":
+        options = {"patch_size": 2, "window_size": 2, "embed_dim": 8}
+        options |= {"depths": (2, 2, 2), "num_heads": (1, 2, 4)}
+    else:
+        options["mlp_dim" if name == "ViT" else "intermediate_dim"] = 32
+    backbone = getattr(hub.models, f"{name}Backbone")(image_shape=(32, 32, 3), **options)
+    network = Network.of(saved(backbone))
+    opened = network.open(CIFAR, "teacher")
+    # A backbone gets a head.
+    assert (opened.trained, opened.model.output_shape) == ("backbone", (None, 10))
+    resolved = network.with_layers(opened.model, "teacher")
+    assert resolved.describe(opened.model).startswith(layers)
+    # It is saved as it is once its head is trained.
+    opened.model.save(tmp_path / "teacher.keras")
+    loaded = keras.models.load_model(tmp_path / "teacher.keras")
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    np.testing.assert_allclose(loaded(images), opened.model(images), rtol=1e-4, atol=1e-5)
+    assert resolved.describe(loaded).startswith(layers)
+    for level in ("penultimate", "intermediate"):
+        pair = opened.model, resolved.layer(level), _network(3), "maps"
+        assert networks.pool_size(*pair, level) == 1

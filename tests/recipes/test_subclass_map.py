@@ -41,6 +41,21 @@ def test_targets_and_subclasses_by_hand():
     assert own.tolist() == [[[0, 0], [1, 1]], [[0, 0], [0, 1]]]
 
 
+def test_tokens_of_a_teacher_are_targets_on_the_grid_of_its_patches():
+    """Four patches of one pixel behind a token that is no patch."""
+    inputs = keras.Input((2, 2, 1))
+    patches = keras.layers.Conv2D(1, 1, kernel_initializer="ones", use_bias=False)(inputs)
+    tokens = keras.layers.Reshape((4, 1))(patches)
+    tokens = keras.layers.ZeroPadding1D((1, 0), name="maps")(tokens)
+    outputs = keras.layers.Dense(2)(keras.layers.Flatten()(tokens))
+    images = np.array([[[-4, -2.5], [-0.5, 9]]], "float32")[..., None]
+    labels, prototypes = np.array([0]), _prototypes()
+    teacher = keras.Model(inputs, outputs)
+    targets = subclass_map.targets_of(prototypes, teacher, images, labels)
+    expected = subclass_map.targets_of(prototypes, _teacher(), images, labels)
+    np.testing.assert_allclose(targets, expected, atol=1e-6)
+
+
 def test_the_histogram_is_over_all_subclasses():
     class Data:
         mean, std, class_names, num_classes = (0.5,), (0.25,), ("cat", "dog"), 2

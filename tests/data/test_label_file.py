@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from letkd_keras.data import DataSpec
+from letkd_keras.data.image_folder import load_image_folder
+from letkd_keras.data.label_file import read_labels
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Ten images in two folders that are no classes; the color tells the number."""
+    for number in range(10):
+        file = tmp_path / "photos" / ("a", "b")[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (20 * number, 0, 0)).save(file)
+    return tmp_path / "photos"
+
+
+def _write(path, rows, header="file,label"):
+    path.write_text("\n".join([header, *rows, ""]))
+    return path
+
+
+def _rows(numbers=range(10)):
+    labels = {n: ("dog", "cat")[n % 3 == 0] for n in numbers}
+    return [f"{('a', 'b')[n % 2]}/{n}.png,{label}" for n, label in labels.items()]
+
+
+def test_labels_of_a_file_are_the_classes(photos, tmp_path):
+    labels = _write(tmp_path / "labels.csv", _rows(range(9)))
+    data = load_image_folder(photos, 16, labels=labels, test_fraction=1 / 3)
+    assert data.class_names == ("cat", "dog")
+    assert (data.train_examples, data.test_examples) == (6, 3)
+    for images, classes in ((data.x_train, data.y_train), (data.x_test, data.y_test)):
+        numbers = images[:, 0, 0, 0] // 20
+        np.testing.assert_array_equal(classes, np.where(numbers % 3 == 0, 0, 1))
+    assert 9 not in data.x_train[:, 0, 0, 0] // 20
+
+
+def test_train_and_validation_folders_are_kept(photos, tmp_path):
+    (photos / "a").rename(photos / "train")
+    (photos / "b").rename(photos / "val")
+    rows = [row.replace("a/", "train/").replace("b/", "val/") for row in _rows()]
+    labels = _write(tmp_path / "labels.csv", rows)
+    data = DataSpec(str(photos), image_size=16, labels=str(labels)).open()
+    assert sorted(data.x_train[:, 0, 0, 0] // 20) == [0, 2, 4, 6, 8]
+    assert data.split == "as in the folders train and val"
+    Image.new("RGB", (16, 16)).save(photos / "outside.png")
+    _write(labels, [*rows, "outside.png,cat"])
+    with pytest.raises(ValueError, match=r"list files in train and val.*outside\.png"):
+        DataSpec(str(photos), image_size=16, labels=str(labels)).open()
+
+
+def test_semicolons_spaces_and_other_columns(tmp_path):
+    text = "id;label ;file\n1;cat ; a.png\n2;dog;b, c.png\n"
+    (tmp_path / "l.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert read_labels(tmp_path / "l.csv") == {"a.png": "cat", "b, c.png": "dog"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "header", "message"),
+    [
+        (["a,b"], "name,class", "with the columns file and label.*columns name, class"),
+        (["a.png,cat", "b.png,"], "file,label", "no label in line 3"),
+        ([",cat"], "file,label", "no file in line 2"),
+        (["a.png,cat", "b.png,dog", "a.png,dog"], "file,label", "second row for 'a.png' in line 4"),
+        (["a.png,cat"], "file,label", "at least two classes.* with 1"),
+        ([], "file,label", "at least two classes.* with 0"),
+    ],
+)
+def test_what_is_wrong_is_said(rows, header, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        read_labels(_write(tmp_path / "labels.csv", rows, header))
+
+
+def test_files_that_do_not_exist_are_counted(photos, tmp_path):
+    labels = _write(tmp_path / "labels.csv", [*_rows(), "a/11.png,cat", "c.png,dog"])
+    with pytest.raises(FileNotFoundError, match=r"2 files that do not exist.*a/11\.png"):
+        load_image_folder(photos, 16, labels=labels)
+    with pytest.raises(FileNotFoundError, match="`labels` must be an existing file"):
+        DataSpec(str(photos), labels=str(tmp_path / "absent.csv"))
+    with pytest.raises(ValueError, match="`labels` applies only to a folder"):
+        DataSpec("digits", labels=str(labels))
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00file,label")
+    with pytest.raises(ValueError, match="must be a CSV file in UTF-8"):
+        read_labels(tmp_path / "binary.csv")

@@ -1,0 +1,92 @@
+"""Training images without labels, and a share of the labels."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_image_data import image_data
+
+from letkd_keras.data import DataSpec
+from letkd_keras.data.npz import load_npz, save_npz
+
+
+def test_a_share_of_the_labels_is_kept():
+    data = image_data()
+    few = data.keep_labels(0.25, seed=1)
+    assert (few.train_examples, few.unlabelled_examples) == (60, 45)
+    kept = few.y_train >= 0
+    np.testing.assert_array_equal(few.y_train[kept], data.y_train[kept])
+    assert np.bincount(few.y_train[kept]).tolist() == [3] * 5
+    assert "15 training images have labels, 45 have none, seed 1" in few.split
+    assert few.digest != data.digest
+    np.testing.assert_array_equal(data.keep_labels(0.25, seed=1).y_train, few.y_train)
+    with pytest.raises(ValueError, match=r"`share` must be greater than 0.*share=0.01 of 60"):
+        data.keep_labels(0.01)
+
+
+def test_images_with_labels_alone():
+    data = image_data().keep_labels(0.25)
+    alone = data.labelled()
+    assert (alone.train_examples, alone.unlabelled_examples) == (15, 0)
+    rows = np.flatnonzero(data.y_train >= 0)
+    np.testing.assert_array_equal(alone.x_train, data.x_train[rows])
+    repeated = data.labelled(repeat=True)
+    assert repeated.train_examples == 60
+    assert np.bincount(repeated.y_train).tolist() == [12] * 5
+    np.testing.assert_array_equal(repeated.x_train[15:30], alone.x_train)
+    assert image_data().labelled().train_examples == 60
+
+
+def test_images_without_labels_are_added():
+    data = image_data()
+    images = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), "uint8")
+    more = data.with_unlabelled(images, "more")
+    assert (more.train_examples, more.unlabelled_examples) == (67, 7)
+    np.testing.assert_array_equal(more.x_train[60:], images)
+    assert more.y_train[60:].tolist() == [-1] * 7
+    assert more.split.endswith("7 training images of more without labels")
+    with pytest.raises(ValueError, match="`unlabelled` must have at least one image of shape"):
+        data.with_unlabelled(images[:, :8], "more")
+    with pytest.raises(ValueError, match="`y_test` must be from 0 to 4"):
+        image_data(y_test=np.full(30, -1))
+
+
+def test_batches_and_files_have_the_label_minus_one(tmp_path):
+    data = image_data().keep_labels(0.25)
+    batches = list(data.training_batches(20, epochs=1, crop_padding=0, flip=False))
+    labels = np.concatenate([np.asarray(y) for _, y in batches])
+    assert sorted(labels) == sorted(data.y_train)
+    save_npz(data, tmp_path / "d.npz")
+    assert load_npz(tmp_path / "d.npz").digest == data.digest
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Images in folders that are no classes, one of them not an image."""
+    for number in range(6):
+        file = tmp_path / "more" / str(number % 2) / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), (40 * number, 0, 0)).save(file)
+    (tmp_path / "more" / "notes.txt").write_text("x")
+    return tmp_path / "more"
+
+
+def test_the_options_select_both(photos, caplog):
+    spec = DataSpec("digits", train_examples=100, labelled_share=0.2, unlabelled=str(photos))
+    data = spec.open()
+    assert (data.train_examples, data.unlabelled_examples) == (106, 86)
+    assert data.x_train[-6:, 0, 0, 0].tolist() == [0, 80, 160, 40, 120, 200]
+    assert "1 files that are not images were ignored" in caplog.text
+    assert DataSpec.from_config(spec.config()) == spec
+    assert "unlabelled" not in DataSpec("digits").config()
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="`unlabelled` must be an existing folder"):
+        DataSpec("digits", unlabelled=str(tmp_path / "absent"))
+    with pytest.raises(ValueError, match="`unlabelled` must be a folder with images"):
+        DataSpec("digits", unlabelled=str(tmp_path / "empty")).open()
+    with pytest.raises(ValueError, match="`labelled_share` must be a finite number greater than 0"):
+        DataSpec("digits", labelled_share=1.5)
+    with pytest.raises(ValueError, match=r"`labelled_share` must be .*labelled_share=0.001"):
+        DataSpec("digits", labelled_share=0.001).open()
