@@ -339,9 +339,13 @@ def tests_for(mutant, source, tests, seconds):
     own, outer = statement_lines(source, mutant.line)
     running = {name: test["lines"].get(mutant.module, ()) for name, test in tests.items()}
     names = [name for name, lines in running.items() if not set(own).isdisjoint(lines)]
-    if not names:
-        names = [name for name, lines in running.items() if any(line in outer for line in lines)]
     own_file = f"test_{Path(mutant.module).name}"
+    if not names:
+        names = [
+            name
+            for name, lines in running.items()
+            if own_file in name or any(line in outer for line in lines)
+        ]
     names.sort(key=lambda name: (own_file not in name.split("::")[0], tests[name]["seconds"]))
     chosen, total = [], 0.0
     for name in names:
