@@ -12,8 +12,9 @@ CHECK := $(VENV)/bin/check-jsonschema --builtin-schema
 .PHONY: demo test slow peers campaign mutants lowest lowest-jax newest newest-jax docs links notebooks \
 	lint package tag clean
 
-demo: $(VENV)/.demo  ## train a teacher, distil it three ways and export the student, on real digits
-	$(RUN) -m letkd_keras.recipes.digits
+demo: $(VENV)/.demo  ## train a teacher, three students that see few images, and export the last one
+	$(RUN) -m letkd_keras.recipes.digits --image-size 16 --student-examples 60 --batch-size 32 \
+		--teacher-epochs 15 --epochs 20
 
 test: $(VENV)/.test  ## the fast tests
 	$(RUN) -m pytest -n 2

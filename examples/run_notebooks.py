@@ -6,6 +6,7 @@ python examples/run_notebooks.py adding_a_loss_or_method
 Messages of libraries on stderr and TensorFlow's warnings are not kept.
 """
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -13,11 +14,15 @@ from pathlib import Path
 import nbclient
 import nbformat
 
+_NOISE = ("WARNING:", "INFO:tensorflow")
+
 
 def run(path):
-    """Execute a notebook in an empty folder and write it back with its outputs."""
+    """Execute a notebook in a new folder and write it back with its outputs."""
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
+        for program in path.parent.glob("*.py"):  # which a notebook may call
+            shutil.copy(program, folder)
         resources = {"metadata": {"path": folder}}
         nbclient.NotebookClient(notebook, timeout=3600, resources=resources).execute()
     keep_results(notebook)
@@ -36,7 +41,7 @@ def keep_results(notebook):
 def _without_warnings(output):
     if output.output_type == "stream":
         lines = output.text.splitlines(keepends=True)
-        output.text = "".join(line for line in lines if not line.startswith("WARNING:"))
+        output.text = "".join(line for line in lines if not line.startswith(_NOISE))
         if output.name == "stderr" or not output.text.strip():
             return None
     return output
