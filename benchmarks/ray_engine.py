@@ -6,12 +6,21 @@ The teacher is a network of the zoo with random weights; the images are random. 
 engine: `start_seconds` until the first batch is merged (the actors start, import TensorFlow and
 load the teacher), `images_per_second` from then on, `cpu_seconds` of this process and the actors
 from then on, and `same`: whether points and sums are those of the first engine, to the bit.
+
+    python benchmarks/ray_engine.py --memory 2048 --batch-size 256
+
+What an actor needs for feature maps of 7x7 locations and so many channels at both levels,
+and 1000 classes. `kept` is the share of the points that the sample keeps; `peak_mib` is above what
+the process held before.
 """
 
 import argparse
 import json
+import pickle
+import resource
 import time
 
+import keras
 import numpy as np
 import psutil
 
@@ -27,6 +36,9 @@ CLASSES = 100
 
 def main():
     options = _parser().parse_args()
+    if options.memory:
+        _measure_memory(options.memory, options.batch_size, options.kept)
+        return
     teacher = build(options.network, CLASSES)
     layers = {"penultimate": options.penultimate, "intermediate": options.intermediate}
     features = TeacherFeatures(teacher, layers)
@@ -63,6 +75,28 @@ def _measure(kind, workers, features, data, options):
     return line, gatherer.result()
 
 
+def _measure_memory(channels, batch_size, kept):
+    inputs = keras.Input((14, 14, 3))
+    x = keras.layers.Conv2D(channels, 1, 2, activation="relu", name="end")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    teacher = keras.Model(inputs, keras.layers.Dense(1000)(x))
+    features = TeacherFeatures(teacher, {"penultimate": "end", "intermediate": "end"})
+    total = 50 * batch_size * features.locations("penultimate")
+    points = PointSample(int(kept * total), channels, total=total)
+    gatherer = FeatureGatherer(features, points).part()
+    features(np.zeros((2, 14, 14, 3), "float32"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    r = np.random.default_rng(0)
+    for number in range(3):
+        part = gatherer.part()
+        images = r.standard_normal((batch_size, 14, 14, 3), dtype="float32")
+        labels = r.integers(0, 1000, batch_size)
+        part.update(number * batch_size, labels, features(images))
+        pickle.dumps((part.state(), labels), protocol=5)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(json.dumps({"channels": channels, "kept": kept, "peak_mib": round(peak / 1024)}))
+
+
 def _cpu_seconds():
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     total = 0
@@ -86,6 +120,8 @@ def _parser():
     add("--images", type=int, default=6400)
     add("--batch-size", type=int, default=128)
     add("--points", type=int, default=100_000, help="points that the sample has room for")
+    add("--memory", type=int, metavar="CHANNELS", help="measure the memory of an actor instead")
+    add("--kept", type=float, default=1.0, help="share of the points that the sample keeps")
     return parser
 
 
