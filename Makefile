@@ -13,11 +13,12 @@ PEERS := $(JAX_TESTS) tests/benchmarks/test_peer.py tests/campaign/test_bad_weig
 	tests/models/test_torch_weights.py tests/optimizers/test_torch_sgd.py
 CHECK := $(VENV)/bin/check-jsonschema --builtin-schema
 
-.PHONY: demo test slow peers campaign lowest lowest-jax newest newest-jax docs links lint package \
+.PHONY: demo test slow peers campaign lowest lowest-jax newest newest-jax docs links notebooks lint package \
 	tag clean
 
-demo: $(VENV)/.demo  ## train a teacher, distil it three ways and export the student, on real digits
-	$(RUN) -m letkd_keras.recipes.digits
+demo: $(VENV)/.demo  ## train a teacher, three students that see few images, and export the last one
+	$(RUN) -m letkd_keras.recipes.digits --image-size 16 --student-examples 60 --batch-size 32 \
+		--teacher-epochs 15 --epochs 20
 
 test: $(VENV)/.test  ## the fast tests
 	$(RUN) -m pytest -n 2
@@ -49,6 +50,9 @@ docs: $(VENV)/.docs  ## the documentation site, in build/docs; a warning or a br
 
 links: $(VENV)/.docs  ## the links to other sites
 	$(RUN) -m sphinx -b linkcheck -W --keep-going docs build/links
+
+notebooks: $(VENV)/.test  ## run the notebooks and keep their outputs
+	$(RUN) examples/run_notebooks.py
 
 lint: $(VENV)/.test  ## code, workflows, issue forms, citation
 	$(VENV)/bin/ruff check .

@@ -1,9 +1,9 @@
 """Settings of the documentation site: `make docs` builds it into build/docs."""
 
 import inspect
+import json
 import os
 import re
-import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -41,10 +41,13 @@ nb_execution_mode = "off"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
 
+highlight_language = "text"
+
 # === API ===
 autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
 autodoc_inherit_docstrings = False  # Keras' own methods are documented by Keras
 autodoc_typehints = "none"
+toc_object_entries_show_parents = "hide"
 napoleon_custom_sections = [("Call arguments", "params_style"), ("Reference", "notes_style")]
 napoleon_use_ivar = True
 napoleon_use_rtype = False
@@ -52,7 +55,6 @@ default_role = "code"  # docstrings have single backticks, as those of Keras do
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:(class|exc|obj)", r"(?!letkd_keras).*"),  # Python's and Keras' have no page here
-    (r"py:class", r"letkd_keras\..*\._\w+"),  # private base classes
     (r"py:class", r"letkd_keras\.distillers\.\w+\.TrainStep"),  # one for each backend
 ]
 
@@ -109,10 +111,20 @@ def _indent(line):
 
 def _signature(app, what, name, obj, options, signature, returns):
     """The arguments of `__init__`: those of Keras' `__new__` are `*args, **kwargs`."""
-    if what == "class" and isinstance(obj, type) and "__init__" in vars(obj):
+    if what == "class" and isinstance(obj, type) and obj.__init__ is not object.__init__:
         _, *others = inspect.signature(obj.__init__).parameters.values()
         return str(inspect.Signature(others)), None
     return None
+
+
+def _bases(app, name, obj, options, bases):
+    """In place of private base classes, theirs."""
+    while any(base.__name__.startswith("_") for base in bases):
+        bases[:] = [
+            ancestor
+            for base in bases
+            for ancestor in (base.__bases__ if base.__name__.startswith("_") else (base,))
+        ]
 
 
 def _docstring(app, what, name, obj, options, lines):
@@ -138,11 +150,39 @@ def _links_out_of_docs(app, docname, source):
 
 
 def _copy_notebooks(app):
-    """`examples/` of the repository becomes a folder of the site."""
+    """`examples/` of the repository becomes a folder of the site.
+
+    A link to a page leads to the page of the site. Where the address of the repository is known,
+    a badge under the title opens the notebook in Colab.
+    """
     copies = DOCS / "examples"
     copies.mkdir(exist_ok=True)
     for notebook in (ROOT / "examples").glob("*.ipynb"):
-        shutil.copy2(notebook, copies)
+        contents = json.loads(notebook.read_text())
+        for cell in contents["cells"]:
+            if cell["cell_type"] == "markdown":
+                text = "".join(cell["source"]).replace("](../docs/", "](../")
+                cell["source"] = re.sub(
+                    r"(?<=\]\(\.\./)[A-Z]+(?=\.md)", lambda m: m[0].lower(), text
+                )
+        if repository:
+            title = contents["cells"][0]
+            first, _, rest = title["source"].partition("\n")
+            title["source"] = f"{first}\n\n{colab_badge(notebook.name)}\n{rest}"
+        text = json.dumps(contents)
+        copy = copies / notebook.name
+        if not copy.exists() or copy.read_text() != text:  # Sphinx reads what is newer
+            copy.write_text(text)
+
+
+def colab_badge(notebook):
+    """The badge, in Markdown, that opens a notebook of `examples/` in Colab."""
+    colab = "https://colab.research.google.com"
+    path = repository.replace("https://github.com", "github")
+    return (
+        f"[![Open in Colab]({colab}/assets/colab-badge.svg)]"
+        f"({colab}/{path}/blob/main/examples/{notebook})"
+    )
 
 
 def setup(app):
@@ -150,5 +190,6 @@ def setup(app):
     app.connect("builder-inited", _copy_notebooks)
     sys.path.insert(0, str(ROOT))
     app.connect("autodoc-process-signature", _signature)
+    app.connect("autodoc-process-bases", _bases)
     app.connect("autodoc-process-docstring", _docstring, priority=400)  # before napoleon
     app.connect("source-read", _links_out_of_docs)

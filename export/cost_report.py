@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from letkd_keras import palette
 from letkd_keras.export import formats
 from letkd_keras.export.folding import fold
 from letkd_keras.export.loading import load_student
@@ -163,7 +164,8 @@ def table(rows):
     """Make a Markdown table of rows.
 
     Args:
-        rows: `CostRow`s. Overheads are relative to the first plain row of the same format.
+        rows: `CostRow`s. Overheads are relative to the first plain row of the same format. The
+            student has a column where there are several.
 
     Returns:
         The table as text.
@@ -171,8 +173,10 @@ def table(rows):
     plain = {row.format: row for row in reversed(rows) if row.form == "plain"}
     has_selection = any(row.selection_top1 is not None for row in rows)
     accuracies = ["top-1 for selection", "test top-1"] if has_selection else ["top-1"]
+    one_model = len({row.model for row in rows}) == 1
     header = [
-        *("model", "form", "format", "parameters", "multiply-adds", "bytes"),
+        *([] if one_model else ["model"]),
+        *("form", "format", "parameters", "multiply-adds", "bytes"),
         *("1 thread", "2 threads", "batch of 32", *accuracies, "bytes, time over plain"),
     ]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
@@ -186,7 +190,7 @@ def table(rows):
             over = f"{row.bytes / other.bytes - 1:+.0%}, "
             over += f"{row.latency_ms_1 / other.latency_ms_1 - 1:+.0%}"
         lines.append(
-            f"| {row.model} | {form_title(row.form)} | {row.format} "
+            f"{'' if one_model else f'| {row.model} '}| {form_title(row.form)} | {row.format} "
             f"| {row.params:,} | {row.macs:,} | {row.bytes:,} "
             f"| {row.latency_ms_1:.2f} ms | {row.latency_ms_2:.2f} ms "
             f"| {row.latency_ms_batch32:.1f} ms | {top1} | {over} |"
@@ -203,30 +207,61 @@ def plot(rows, path):
 
     Args:
         rows: `CostRow`s. Test accuracies are plotted, or those for selection if there are none.
+            A row without an accuracy is left out.
         path: `.png` file to write.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 4.5), layout="constrained")
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
     quantities = (
         ("bytes", 1e6, "file size (MB)"),
         ("macs", 1e6, "multiply-adds (millions)"),
-        ("latency_ms_1", 1, "latency, batch 1, one thread (ms)"),
+        ("latency_ms_1", 1, "latency of one image, one thread (ms)"),
     )
-    colors = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(row.format for row in rows))}
+    forms = _form_styles([row.form for row in rows])
+    formats = dict(zip(dict.fromkeys(row.format for row in rows), "osD^vPX*<>hd", strict=False))
     for axis, (field, unit, label) in zip(axes, quantities, strict=True):
         for row in rows:
-            x = getattr(row, field) / unit
             y = row.selection_top1 if row.top1 is None else row.top1
-            axis.plot(x, y or 0, "o", color=colors[row.format])
-            axis.annotate(
-                row.form, (x, y or 0), fontsize=7, xytext=(3, 3), textcoords="offset points"
-            )
-        axis.set(xlabel=label, xscale="log")
+            if y is not None:
+                style = {"color": forms[row.form], "marker": formats[row.format]}
+                axis.plot(getattr(row, field) / unit, y, markersize=9, alpha=0.85, **style)
+        axis.margins(y=0.15)
+        largest = max((getattr(row, field) / unit for row in rows), default=1)
+        axis.set(xlabel=label, xlim=(0, 1.12 * largest))
+        axis.locator_params(axis="x", nbins=6)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("top-1 accuracy (%)")
-    for name, color in colors.items():
-        axes[-1].plot([], [], "o", color=color, label=name)
-    axes[-1].legend(fontsize=8)
+    legend = [(form_title(form), color, "o") for form, color in forms.items()]
+    if len(formats) > 1:
+        legend += [(name, palette.GRAY, marker) for name, marker in formats.items()]
+    else:
+        figure.suptitle(f"Student exported to {', '.join(formats)}")
+    for title, color, marker in legend:
+        axes[0].plot([], [], linestyle="", color=color, marker=marker, label=title)
+    figure.legend(loc="outside lower center", ncols=6)
     save_figure(figure, path, dpi=110)
+
+
+def _form_styles(forms):
+    """Color of each form: the fewer templates, the lighter."""
+    from matplotlib import colormaps
+
+    colors = {
+        "plain": palette.GRAY,
+        "trained": palette.ORANGE,
+        "folded": palette.BLUE,
+    }
+    reduced = sorted({form for form in forms if form not in colors}, key=_templates_of)
+    scale = colormaps["viridis"]
+    colors |= {
+        form: scale(0.95 - 0.75 * number / max(len(reduced) - 1, 1))
+        for number, form in enumerate(reduced)
+    }
+    return {form: colors[form] for form in dict.fromkeys(forms)}
+
+
+def _templates_of(form):
+    number = form.rpartition("-")[2]
+    return int(number) if number.isdecimal() else 0

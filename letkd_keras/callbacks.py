@@ -83,7 +83,7 @@ class ShowProgress(keras.callbacks.Callback):
         self._open.close()
 
     def on_train_begin(self, logs=None):
-        self._began = None
+        self._began, self._last = None, {}
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch, self._steps = epoch, self.params["steps"] or 1
@@ -98,6 +98,7 @@ class ShowProgress(keras.callbacks.Callback):
         self._show(batch + 1, logs)
 
     def on_epoch_end(self, epoch, logs=None):
+        logs = logs or {}
         epochs, (began, first) = self.params["epochs"], self._began
         self._show(self._steps, logs)
         seconds = (time.monotonic() - began) / (epoch + 1 - first) * (epochs - epoch - 1)
@@ -105,26 +106,30 @@ class ShowProgress(keras.callbacks.Callback):
         every = -(-epochs // self.most_lines)
         is_line = (epoch + 1) % every == 0 or epoch + 1 == epochs
         level = logging.INFO if is_line and not progress.is_shown() else logging.DEBUG
-        parts = [f"epoch {epoch + 1}/{epochs}", *self._figures(logs, "accuracy ", " accuracy ")]
-        _log.log(level, "%s%s", ", ".join(parts), left)
+        names = {"accuracy": "accuracy", "val_accuracy": f"{self.evaluated} accuracy"}
+        figures = _figures(logs, names, 4)
+        _log.log(level, "epoch %d/%d, %s%s", epoch + 1, epochs, ", ".join(figures), left)
 
     def on_train_end(self, logs=None):
         self._open.close()
 
     def _show(self, step, logs=None):
-        note = {"note": "  ".join(self._figures(logs, "", " "))} if logs else {}
+        # The evaluation of the epoch before is shown during an epoch.
+        self._last |= logs or {}
+        names = {"accuracy": "train", "val_accuracy": self.evaluated.replace("validation", "val")}
         self._bars.update(
             self._task,
             description=f"epoch {self._epoch + 1}/{self.params['epochs']}",
             completed=self._epoch * self._steps + step,
-            **note,
+            note="  ".join(_figures(self._last, names, 3)),
         )
 
-    def _figures(self, logs, own, evaluated):
-        """Loss and accuracies as texts."""
-        values = {name: float(value) for name, value in (logs or {}).items()}
-        names = {"accuracy": own, "val_accuracy": f"{self.evaluated}{evaluated}"}
-        figures = [f"loss {values['loss']:.4f}"] if "loss" in values else []
-        return figures + [
-            f"{name}{100 * values[key]:.2f}%" for key, name in names.items() if key in values
-        ]
+
+def _figures(logs, names, digits):
+    """Loss and accuracies as texts, with names of the accuracies."""
+    figures = [f"loss {float(logs['loss']):.{digits}f}"] if "loss" in logs else []
+    return figures + [
+        f"{name} {100 * float(logs[key]):.{digits - 2}f}%"
+        for key, name in names.items()
+        if key in logs
+    ]

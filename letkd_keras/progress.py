@@ -37,7 +37,7 @@ def bars(shown=None):
     """
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=16),
+        BarColumn(bar_width=14),
         _TimeLeft(),
         TextColumn("{task.fields[note]}", markup=False),
     )

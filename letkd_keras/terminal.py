@@ -38,6 +38,11 @@ def print_table(heads, rows):
     print("\n".join(_table([list(heads), *map(list, rows)], width())))
 
 
+def print_text(text):
+    """Print lines of text, wrapped."""
+    print("\n".join(_wrapped(line, width()) for line in text.split("\n")))
+
+
 def plain_text(markdown, folder, columns):
     """Lay out Markdown for a terminal.
 

@@ -12,8 +12,6 @@ _RECIPES = """recipes (each has --help):
   python -m letkd_keras.recipes.explain FOLDER what lies behind the accuracies of `compare`
   python -m letkd_keras.recipes.ablations      the paper's ablations and figures
 """
-# Wide enough for the widest table where the output is not a terminal.
-_WIDTH = 160
 
 
 def parse(arguments=None):
@@ -34,15 +32,15 @@ def main(arguments=None):
     """Run the command."""
     if not parse(arguments).list:
         return
-    from rich.console import Console
-
     from letkd_keras.recipes.listing import tables
+    from letkd_keras.terminal import print_table, print_text
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH)
     for table in tables():
-        console.print(table)
+        print_text(f"\n{table.title}\n")
+        columns = [list(column.cells) for column in table.columns]
+        print_table([column.header for column in table.columns], zip(*columns, strict=True))
+        if table.caption:
+            print_text(f"\n{table.caption}")
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ log = logging.getLogger("letkd_keras")
 _BATCH = 256
 _MISTAKES = 24
 _COLUMNS = 6
-# More classes are listed in the file only, and their names do not fit beside a picture.
+# More classes are listed in the file only, or have no name beside a picture.
 _MOST_ROWS = 30
-_MOST_NAMES = 40
+_MOST_NAMES = 120
 _MOST_NUMBERS = 15
 
 
@@ -235,12 +235,17 @@ def _plot_confusion(counts, data, folder, title):
     axes = figure.subplots()
     # Its lightness grows evenly, also for color-blind readers and in gray.
     image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=100)
-    figure.colorbar(image, label="share of the images of a class (%)")
-    axes.set(xlabel="student's class", ylabel="true class", title=title)
-    if classes <= _MOST_NAMES:
-        names = [str(name) for name in data.class_names]
-        axes.set_xticks(range(classes), names, rotation=90)
-        axes.set_yticks(range(classes), names)
+    figure.colorbar(image, label="share of the images of the true class (%)", shrink=0.8)
+    numbers = ", with their numbers" if classes <= _MOST_NUMBERS else ""
+    axes.set(xlabel="student's class", ylabel="true class")
+    axes.set_title(f"{title}\ntest images of each class{numbers}", fontsize=10)
+    # All classes have their names, unless these would be too small to read.
+    step = -(-classes // _MOST_NAMES)
+    shown = range(0, classes, step)
+    names = [str(data.class_names[label]) for label in shown]
+    size = min(10, 55 * side / len(shown))
+    axes.set_xticks(shown, names, rotation=90, fontsize=size)
+    axes.set_yticks(shown, names, fontsize=size)
     if classes <= _MOST_NUMBERS:
         for (row, column), share in np.ndenumerate(shares):
             if counts[row, column]:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -40,6 +41,8 @@ class Experiment:
         student: `Network` of the student.
         teacher_schedule: `Schedule` of the teacher, if it is trained.
         student_schedule: `Schedule` of every student.
+        student_examples: Number of the training images that students are trained on; `None` for
+            all. The teacher and its prototypes have all.
         head_schedule: `Schedule` of a new head of the teacher, on frozen features.
         fine_tune_schedule: `Schedule` of fine-tuning the teacher, or `None` for none.
         quantization_aware_schedule: `Schedule` by which every student is trained further under fake
@@ -79,6 +82,7 @@ class Experiment:
     student: Network
     teacher_schedule: Schedule
     student_schedule: Schedule
+    student_examples: int | None = None
     head_schedule: Schedule | None = None
     fine_tune_schedule: Schedule | None = None
     quantization_aware_schedule: Schedule | None = None
@@ -110,6 +114,30 @@ class Experiment:
     def seeds(self):
         """Seeds of the trials."""
         return range(self.seed, self.seed + self.trials)
+
+    @cached_property
+    def student_data(self):
+        """The data that students are trained on.
+
+        Few images are repeated until an epoch has as many steps as with all.
+
+        Raises:
+            ValueError: If `student_examples` does not fit the data.
+        """
+        if self.student_examples is None:
+            return self.data
+        if not hasattr(self.data, "y_train"):
+            raise ValueError(
+                "`student_examples` needs data in memory. Received: "
+                f"student_examples={self.student_examples} with {self.data.name}, which is read "
+                "from disk"
+            )
+        try:
+            few = self.data.subset(self.student_examples, seed=self.spec.seed)
+        except ValueError as error:
+            raise ValueError(str(error).replace("train_examples", "student_examples")) from error
+        rows = np.resize(np.arange(self.student_examples), self.data.train_examples)
+        return replace(few, x_train=few.x_train[rows], y_train=few.y_train[rows])
 
     @property
     def _teacher_schedules(self):
@@ -153,6 +181,8 @@ class Experiment:
     def config(self):
         """The experiment as a dictionary of JSON types, for `config.json`."""
         config = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "spec"}
+        if self.student_examples is None:
+            del config["student_examples"]
         config |= {
             "data": {
                 **self.spec.config(),
@@ -238,6 +268,8 @@ def prepare(experiment):
     if experiment.quantization_aware_schedule is not None:
         methods.check_quantization_aware(experiment.methods)
     _check_batch_sizes(experiment)
+    if experiment.student_examples is not None:
+        _ = experiment.student_data
     if getattr(experiment.data, "unlabelled_examples", 0):
         _check_unlabelled(experiment)
     if experiment.class_weights is not None:

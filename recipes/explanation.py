@@ -8,7 +8,7 @@ import numpy as np
 from letkd_keras.files import save_figure, write_json, write_text
 from letkd_keras.functional import load_model
 from letkd_keras.functional.insertion import kd_layers_of
-from letkd_keras.recipes import methods, probe, results
+from letkd_keras.recipes import method_style, methods, probe, results
 from letkd_keras.recipes.run import train_teacher
 
 # Epochs over which an accuracy is averaged before two methods are compared: single epochs differ
@@ -205,9 +205,10 @@ def _plot(experiment, curves, path):
     for method, runs in curves.items():
         epochs = np.arange(1, runs.shape[1] + 1)
         smooth = np.array([trailing_mean(run, _SMOOTHED) for run in runs])
-        (line,) = axes.plot(epochs, smooth.mean(0), label=methods.title(method))
+        options = method_style.style(method)
+        axes.plot(epochs, smooth.mean(0), label=methods.title(method), **options)
         axes.fill_between(
-            epochs, smooth.min(0), smooth.max(0), color=line.get_color(), alpha=0.2, linewidth=0
+            epochs, smooth.min(0), smooth.max(0), color=options["color"], alpha=0.2, linewidth=0
         )
     split = "validation" if experiment.data.has_validation else "test"
     axes.set(

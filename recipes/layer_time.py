@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from letkd_keras import palette
 from letkd_keras.files import save_figure, write_text
 from letkd_keras.functional import cost_of, insert_kd_layers
 from letkd_keras.layers import KDLayer
@@ -122,7 +123,7 @@ def _plot(rows, title, path):
     axes = figure.subplots()
     plain, *with_layer = rows
     for number, size in enumerate(BATCH_SIZES):
-        key, color = f"milliseconds_{size}", f"C{number}"
+        key, color = f"milliseconds_{size}", (palette.BLUE, palette.ORANGE)[number]
         axes.plot(
             [row["templates"] for row in with_layer],
             [row[key] for row in with_layer],
@@ -130,8 +131,15 @@ def _plot(rows, title, path):
             color=color,
             label=f"batches of {size}",
         )
-        axes.axhline(plain[key], color=color, linestyle=":", label="without KD layer")
-    axes.set(xlabel="templates", ylabel="ms for one image", xscale="log", yscale="log", title=title)
+        axes.axhline(
+            plain[key], color=color, linestyle=":", label=f"batches of {size}, no KD layer"
+        )
+    axes.set(xlabel="templates", ylabel="ms for one image", title=title)
+    axes.set_xscale("log", base=2)
+    counts = [row["templates"] for row in with_layer]
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
     save_figure(figure, path, dpi=110)

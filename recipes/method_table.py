@@ -12,8 +12,9 @@ from importlib import metadata
 
 import keras
 
+from letkd_keras import palette
 from letkd_keras.files import save_figure, write_text
-from letkd_keras.recipes import methods, results
+from letkd_keras.recipes import method_style, methods, results
 
 
 def rows(experiment, folder, trained=None):
@@ -95,6 +96,7 @@ def markdown(experiment, teacher, table, picture):
         f"{experiment.seed}; {experiment.templates} penultimate templates, "
         f"{experiment.subclasses} sub-classes of each class. {date.today().isoformat()}."
         f"{_quantization(experiment)}",
+        *_few_images(experiment),
         "",
         f"Teacher: {results.accuracy_of(teacher):.2f}% top-1{_published_teacher(experiment)}, "
         f"{teacher['parameters']:,} parameters.",
@@ -103,13 +105,16 @@ def markdown(experiment, teacher, table, picture):
     layers = _layers(experiment)
     if layers:
         lines += [layers, ""]
+    heads = ["method", "trials", *columns.values()]
+    has_published = any(row["published"] for row in table)
+    heads += ["published"] if has_published else []
+    heads += ["parameters", "without KD layers or adapters", "time"]
     lines += [
-        f"| method | trials | {' | '.join(columns.values())} | published "
-        "| parameters | without KD layers or adapters | time of a training |",
-        f"|---|---|{'---|' * len(columns)}---|---|---|---|",
-        *(_line(row, columns) for row in table),
+        f"| {' | '.join(heads)} |",
+        f"|{'---|' * len(heads)}",
+        *(_line(row, columns, has_published) for row in table),
         "",
-        "Accuracy in percent, mean ± standard deviation over the trials. "
+        "Accuracy in percent, mean ± standard deviation over the trials; mean time of a training. "
         + results.selection(data.has_validation),
         "",
         picture,
@@ -128,6 +133,17 @@ def markdown(experiment, teacher, table, picture):
         lines += [f"- {title}, seed {seed}: `{text}`" for title, seed, text in failed]
         lines += [""]
     return "\n".join(lines)
+
+
+def _few_images(experiment):
+    """That students see a part of the images only, as a paragraph."""
+    if experiment.student_examples is None:
+        return []
+    return [
+        "",
+        f"The students see {experiment.student_examples:,} of the training images, repeated in "
+        "each epoch; the teacher and its prototypes had all.",
+    ]
 
 
 def _quantization(experiment):
@@ -162,11 +178,11 @@ def made_with():
     return f"Made with {versions} on {os.cpu_count()} CPU cores ({platform.machine()})."
 
 
-def _line(row, columns):
+def _line(row, columns, has_published):
     trials = f"{row['trials']}" + (f" ({row['failed']} failed)" if row["failed"] else "")
     cells = [row["title"], trials]
     cells += [results.spread(row[f"{name}_mean"], row[f"{name}_std"]) for name in columns]
-    cells += [published_text(row["published"])]
+    cells += [published_text(row["published"])] if has_published else []
     if row["trials"]:
         cells += [f"{row[name]:,}" for name in ("parameters", "parameters_plain")]
         cells += [f"{row['seconds']:.0f} s"]
@@ -253,33 +269,39 @@ def _plot(experiment, teacher, table, path):
     from matplotlib.figure import Figure
 
     table = [row for row in table if row["trials"]][::-1]
-    figure = Figure(figsize=(8, 1.5 + 0.4 * len(table)), layout="constrained")
+    figure = Figure(figsize=(8, 2.2 + 0.4 * len(table)), layout="constrained")
     axes = figure.subplots()
-    heights = range(len(table))
     columns = results.columns(experiment.data.has_validation)
-    for marker, (name, label) in zip("o^", columns.items(), strict=True):
-        axes.errorbar(
-            [row[f"{name}_mean"] for row in table],
-            heights,
-            xerr=[row[f"{name}_std"] or 0 for row in table],
-            fmt=marker,
-            capsize=3,
-            label=label,
-        )
-    published = [
-        (row["published"].top1, row["published"].spread or 0, y)
-        for y, row in zip(heights, table, strict=True)
-        if row["published"]
-    ]
-    if published:
-        x, spreads, y = zip(*published, strict=True)
-        axes.errorbar(x, y, xerr=spreads, fmt="kx", capsize=3, label="published")
-    axes.axvline(results.accuracy_of(teacher), color="grey", linestyle=":", label="teacher")
+    for y, row in enumerate(table):
+        color = method_style.style(row["method"])["color"]
+        for marker, filling, offset, name in zip(
+            "os", (color, "white"), (0.12, -0.12), columns, strict=True
+        ):
+            axes.errorbar(
+                row[f"{name}_mean"],
+                y + offset,
+                xerr=row[f"{name}_std"] or 0,
+                fmt=marker,
+                color=color,
+                markerfacecolor=filling,
+                capsize=3,
+            )
+        if row["published"]:
+            spread = row["published"].spread or 0
+            axes.errorbar(row["published"].top1, y, xerr=spread, fmt="kx", capsize=3)
+    # The legend is about markers; colors are those of the methods.
+    gray = {"color": palette.GRAY, "linestyle": ""}
+    for marker, filling, label in zip("os", (palette.GRAY, "white"), columns.values(), strict=True):
+        axes.plot([], [], marker=marker, markerfacecolor=filling, label=label, **gray)
+    if any(row["published"] for row in table):
+        axes.plot([], [], "kx", label="published")
+    axes.axvline(results.accuracy_of(teacher), color="black", linestyle="--", label="teacher")
     axes.set(
         xlabel="top-1 (%), mean and standard deviation",
         title=f"{experiment.pair} on {experiment.data.name}",
     )
-    axes.set_yticks(heights, [row["title"] for row in table])
+    axes.set_yticks(range(len(table)), [row["title"] for row in table])
+    axes.set_ylim(-0.6, max(len(table), 1) - 0.4)
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2)
     save_figure(figure, path, dpi=110)

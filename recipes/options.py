@@ -160,6 +160,13 @@ def add_experiment_options(
     number = {"type": positive_number, "metavar": "X"}
     add("--trials", default=1, help="students of each method, of consecutive seeds", **integer)
     add(
+        "--student-examples",
+        default=default.student_examples,
+        help="train the students on N of the training images only, classes in the same proportion, "
+        "repeated in an epoch; the teacher has all" + (of_data or " (default: all)"),
+        **integer,
+    )
+    add(
         "--epochs",
         default=default.epochs,
         help=f"epochs of a student; the milestones of the learning rate are scaled{of_data}",
@@ -478,6 +485,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
         student=student,
         teacher_schedule=teacher_schedule,
         student_schedule=student_schedule,
+        student_examples=value("student_examples"),
         head_schedule=head_schedule,
         fine_tune_schedule=fine_tune_schedule,
         quantization_aware_schedule=quantization_aware_schedule,
@@ -510,6 +518,11 @@ def _augmentation(options, settings, data):
     streamed = not hasattr(data, "x_train")
     names = _STREAMED if streamed else _IN_MEMORY
     augmentation = {name: value for name, value in settings.augmentation.items() if name in names}
+    if "crop_padding" in augmentation and settings.image_size:
+        # The same share of images of another size.
+        height = data.image_shape[0]
+        padding = augmentation["crop_padding"] * height // settings.image_size
+        augmentation["crop_padding"] = padding
     if settings.dataset == "folder" and not streamed:
         augmentation = {"crop_padding": data.image_shape[0] // 8, **augmentation}
     if options.no_flip:

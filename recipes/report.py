@@ -10,7 +10,7 @@ import keras
 from letkd_keras.export import cost_report
 from letkd_keras.files import save_figure, write_json, write_text
 from letkd_keras.recipes import measures as measures_section
-from letkd_keras.recipes import method_table, results, sizes
+from letkd_keras.recipes import method_style, method_table, results, sizes
 
 
 def write(experiment, folder, teacher, exported=None, costs=(), measures=None, classes=None):
@@ -68,7 +68,7 @@ def write(experiment, folder, teacher, exported=None, costs=(), measures=None, c
     if measures is not None:
         report["measures"] = measures_section.of_networks(experiment, folder, measures)
         text += "\n" + measures_section.markdown(experiment, report["measures"])
-    _plot_curves(experiment, folder)
+    _plot_curves(experiment, folder, teacher)
     if costs:
         cost_report.plot([row for row in costs if row.top1 is not None], folder / "costs.png")
     write_json(folder / "report.json", report)
@@ -97,36 +97,48 @@ def _costs(rows):
     return (
         f"\n## Size and latency of the student\n\n{cost_report.table(rows)}\n"
         "`plain` is the student without KD layers; its top-1 is that of the student trained alone. "
-        "`folded` is what is exported. Latencies are those of TFLite on this machine, the shortest "
-        "of several runs.\n\n![Accuracy against size, multiply-adds and latency](costs.png)\n"
+        "`with KD layers` is the student as trained, `folded` what is exported. "
+        "Latencies are those of TFLite on this machine, the shortest of several runs.\n\n"
+        "![Accuracy against size, multiply-adds and latency](costs.png)\n"
     )
 
 
-def _plot_curves(experiment, folder):
+def _plot_curves(experiment, folder, teacher):
     """Accuracy and training loss of every training by epoch."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
     accuracy, loss = figure.subplots(1, 2)
-    files = sorted(folder.glob("teacher/metrics.csv"))
+    files = {"teacher": sorted(folder.glob("teacher/metrics.csv"))}
     for method in experiment.methods:
-        files += sorted(folder.glob(f"{method}/seed*/metrics.csv"))
-    colors = {}
-    for file in files:
-        name = file.relative_to(folder).parts[0]
-        first = name not in colors
-        color = colors.setdefault(name, f"C{len(colors)}")
-        rows = results.read_metrics(file)
-        epochs = [row["epoch"] + 1 for row in rows]
-        style = {"color": color, "label": name if first else None, "alpha": 1 if first else 0.4}
-        accuracy.plot(epochs, [100 * row["val_accuracy"] for row in rows], **style)
-        loss.plot(epochs, [row.get("task_loss", row["loss"]) for row in rows], **style)
+        files[method] = sorted(folder.glob(f"{method}/seed*/metrics.csv"))
+    for name, trainings in files.items():
+        options = method_style.style(name)
+        for number, file in enumerate(trainings):
+            rows = results.read_metrics(file)
+            epochs = [row["epoch"] + 1 for row in rows]
+            label = None if number else method_style.title(name)
+            # A training of one epoch is a point.
+            options |= {"label": label, "alpha": 0.4 if number else 1, "marker": "."}
+            accuracy.plot(epochs, [100 * row["val_accuracy"] for row in rows], **options)
+            loss.plot(epochs, [row.get("task_loss", row["loss"]) for row in rows], **options)
+    if not files["teacher"]:
+        accuracy.axhline(
+            results.accuracy_of(teacher),
+            **{**method_style.style("teacher"), "linestyle": "--"},
+            label="teacher, from a file",
+        )
     split = "validation" if experiment.data.has_validation else "test"
     accuracy.set(xlabel="epoch", ylabel=f"{split} accuracy (%)")
     loss.set(xlabel="epoch", ylabel="cross-entropy in training", yscale="log")
+    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    loss.yaxis.set_minor_locator(NullLocator())
+    loss.yaxis.set_major_formatter("{x:g}")
     for axes in (accuracy, loss):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-        if files:
-            axes.legend()
+    handles, labels = accuracy.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, max(len(labels), 1)))
     figure.suptitle(f"{experiment.pair} on {experiment.data.name}")
     save_figure(figure, folder / "curves.png", dpi=110)

@@ -312,16 +312,14 @@ def _train_student(experiment, method, seed, teacher, prototypes, training, verb
         log.info(text, experiment.student.title, methods.title(method), seed)
         # All methods of a trial start from the same weights.
         keras.utils.set_random_seed(seed)
+        data = experiment.student_data
+        own = replace(experiment, data=data, student_schedule=schedule)
         with schedule.precision():
             if before is None:
-                student = experiment.student.build(experiment.data, "student")
+                student = experiment.student.build(data, "student")
             else:
                 student = quantization_aware(load_model(file, "student"))
-            inputs = methods.Inputs(
-                teacher, student, prototypes, replace(experiment, student_schedule=schedule)
-            )
-            model = methods.build(method, inputs)
-            data = experiment.data
+            model = methods.build(method, methods.Inputs(teacher, student, prototypes, own))
             if not isinstance(model, Distiller):
                 # Without a teacher nothing can be learned of an image without a label.
                 data = labelled_data(data, repeat=True)

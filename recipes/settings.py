@@ -46,6 +46,7 @@ class Settings:
         num_classes: Classes of the data set, for the list of pairs; `None` if that is open.
         image_size: Height and width of its images; `None` if that is open.
         pixels: Default of `--pixels`; `None`: mean and standard deviation of the data set.
+        student_examples: Number of training images of the students; `None` for all.
         epochs: Epochs of a student.
         teacher_epochs: Epochs of a teacher; `None`: as many as the student's.
         batch_size: Images in a step, over all devices.
@@ -81,6 +82,7 @@ class Settings:
     num_classes: int | None = None
     image_size: int | None = None
     pixels: str | None = None
+    student_examples: int | None = None
     epochs: int = 240
     teacher_epochs: int | None = None
     batch_size: int = 64

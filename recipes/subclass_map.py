@@ -9,11 +9,13 @@ from letkd_keras.files import save_figure
 from letkd_keras.functional.token_grid import feature_maps
 from letkd_keras.layers import IntermediateTargets
 from letkd_keras.log_file import logged_to, recorded
+from letkd_keras.palette import category_colors
 from letkd_keras.recipes.experiment import OPEN_KEYS, prepare
 from letkd_keras.recipes.run import devices, prototypes_of, train_teacher
 from letkd_keras.run_folder import RunFolder
 
 _IMAGES = 6
+_MOST_NAMES = 120
 
 
 def write(experiment, out, verbose=True):
@@ -107,29 +109,48 @@ def draw(images, labels, targets, intermediate, data):
         intermediate: `IntermediatePrototypes`.
         data: The data set, for its scale of pixels and its class names.
     """
-    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 2.2 * len(images)), layout="constrained")
+    figure = Figure(figsize=(13, 2.2 * len(images) + 0.8), layout="constrained")
     axes = figure.subplots(len(images), 3, squeeze=False, width_ratios=[1, 1, 4])
+    own_colors = category_colors(intermediate.subclasses)
     subclasses = own_subclasses(targets, intermediate, labels)
     per_class = intermediate.subclasses
     for row, image, label, own in zip(axes, images, labels, subclasses, strict=True):
         pixels = np.clip(image * np.asarray(data.std) + np.asarray(data.mean), 0, 1)
         row[0].imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray")
         row[0].set_title(str(data.class_names[label]), fontsize=10)
-        row[1].imshow(own, cmap="tab20", vmin=0, vmax=max(per_class - 1, 1))
+        row[1].imshow(own, cmap=ListedColormap(own_colors), vmin=-0.5, vmax=per_class - 0.5)
         commonest = np.bincount(own.ravel(), minlength=per_class).argmax()
         scores = intermediate.subclass_scores[label * per_class + commonest]
         colors = np.full((len(scores), 4), (0.6, 0.6, 0.6, 1))
-        colors[label * per_class : (label + 1) * per_class] = colormaps["tab10"](0)
+        colors[label * per_class : (label + 1) * per_class] = own_colors
         row[2].bar(np.arange(len(scores)), scores, width=1, color=colors)
         row[2].set_title(f"target of sub-class {commonest} over all sub-classes", fontsize=9)
         row[2].margins(x=0)
-        if data.num_classes <= 20:
-            middles = per_class * (np.arange(data.num_classes) + 0.5) - 0.5
-            row[2].set_xticks(middles, data.class_names, rotation=45, ha="right", fontsize=7)
+        row[2].set_ylabel("target", fontsize=8)
+        # All classes have their names, unless these would be too small to read.
+        shown = np.arange(0, data.num_classes, -(-data.num_classes // _MOST_NAMES))
+        row[2].set_xticks(
+            per_class * (shown + 0.5) - 0.5,
+            [str(data.class_names[class_]) for class_ in shown],
+            rotation=90 if data.num_classes > 10 else 0,
+            fontsize=min(8, 500 / len(shown)),
+        )
         for axis in row[:2]:
             axis.set(xticks=[], yticks=[])
     axes[0, 1].set_title("sub-classes", fontsize=10)
+    axes[-1, 2].set_xlabel("sub-classes, class by class")
+    for number, color in enumerate(own_colors):
+        axes[0, 0].bar(0, 0, color=color, label=f"{number}")
+    axes[0, 0].bar(0, 0, color="0.6", label="of another class")
+    handles, texts = axes[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        texts,
+        title="sub-classes of the image's class",
+        loc="outside lower center",
+        ncols=min(len(texts), 13),
+    )
     return figure

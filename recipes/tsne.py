@@ -5,12 +5,15 @@ import numpy as np
 from letkd_keras.files import open_atomic, save_figure
 from letkd_keras.functional import load_model
 from letkd_keras.functional.insertion import kd_layers_of
+from letkd_keras.palette import category_colors
 from letkd_keras.recipes import methods, results
 from letkd_keras.recipes.layer_features import pooled_features
 
 _IMAGES = 2000
 _CLASSES = 10
 _PERPLEXITY = 30
+_LAYERS = {f"kd_{level}": f"{level} layer" for level in ("penultimate", "intermediate")}
+_PANELS = {"value": "value", "x": "input x", "x_hat": "output x_hat"}
 
 
 def embed(features, seed=0):
@@ -76,23 +79,26 @@ def draw(positions, layers, class_names, title):
         class_names: Names of the classes.
         title: Title of the figure.
     """
-    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
+    colors = category_colors(_CLASSES)
     panels = ("value", "x", "x_hat")
     figure = Figure(figsize=(4 * len(panels), 4 * len(layers) + 0.8), layout="constrained")
     axes = figure.subplots(len(layers), len(panels), squeeze=False)
     for row, layer in zip(axes, layers, strict=True):
         for axis, panel in zip(row, panels, strict=True):
-            axis.set(xticks=[], yticks=[], title=f"{layer}: {panel}")
+            axis.set(xticks=[], yticks=[], title=f"{_LAYERS.get(layer, layer)}: {_PANELS[panel]}")
+            axis.set(xlabel="first axis of t-SNE", ylabel="second axis of t-SNE")
             if f"{layer}:{panel}" not in positions:
                 axis.set_axis_off()
                 continue
             for label in np.unique(positions["labels"]):
                 points = positions[f"{layer}:{panel}"][positions["labels"] == label]
-                color = colormaps["tab10"](label % _CLASSES)
+                color = colors[label % _CLASSES]
                 axis.scatter(*points.T, s=6, color=color, label=str(class_names[label]))
     handles, labels = axes[0, -1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, markerscale=2)
+    figure.legend(
+        handles, labels, title="class", loc="outside lower center", ncols=5, markerscale=2
+    )
     figure.suptitle(title)
     return figure

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from letkd_keras.files import open_atomic, save_figure, write_text
 from letkd_keras.log_file import logged_to, recorded
-from letkd_keras.recipes import grid, method_table, results
+from letkd_keras.recipes import grid, method_style, method_table, results
 from letkd_keras.recipes.experiment import OPEN_KEYS, prepare
 from letkd_keras.recipes.networks import Network
 from letkd_keras.recipes.run import devices, train_teacher
@@ -114,13 +114,14 @@ def _plot(name, rows, columns, out):
             marker="o",
             capsize=3,
             label=title,
+            **method_style.style(own[0]["method"]),
         )
     if numeric and rows and min(row[name] for row in rows) > 0:
-        axes.set_xscale("log")
+        axes.set_xscale("log", base=2)
         axes.set_xticks(sorted({row[name] for row in rows}), minor=False)
         axes.set_xticklabels([_text(x) for x in sorted({row[name] for row in rows})])
         axes.minorticks_off()
-    axes.set(xlabel=name, ylabel=f"{label} (%)")
+    axes.set(xlabel=name.replace("-", " "), ylabel=f"{label} (%)")
     axes.grid(alpha=0.3)
     if rows:
         axes.legend()

@@ -72,6 +72,6 @@ def test_the_bar_has_the_whole_training_and_is_removed_where_it_fails():
         callback.on_train_batch_end(1, {"loss": 2.0, "accuracy": 0.25})
         (task,) = callback._bars.tasks
         assert (task.description, task.completed, task.total) == ("epoch 4/10", 14, 40)
-        assert task.fields["note"] == "loss 2.0000  25.00%"
+        assert task.fields["note"] == "loss 2.000  train 25.0%"
         raise ValueError("x")
     assert callback._open.pop_all()._exit_callbacks == type(callback._open._exit_callbacks)()

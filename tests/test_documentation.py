@@ -1,10 +1,13 @@
 """The pages and what they refer to: files, headings, and pages that the code names."""
 
+import importlib
 import json
 import re
 from pathlib import Path
 
 import pytest
+
+import letkd_keras
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -73,3 +76,12 @@ def test_pages_that_the_code_names_exist():
         for file in (ROOT / folder).rglob("*.py"):
             for page in re.findall(r"\bdocs/[\w/]+\.md\b", file.read_text()):
                 assert (ROOT / page).exists(), (file, page)
+
+
+def test_the_api_pages_have_every_public_name():
+    pages = {page.stem: page.read_text() for page in (ROOT / "docs" / "api").glob("*.md")}
+    for module in set(pages) - {"index"}:
+        listed = set(re.findall(r"^\.\. auto\w+:: (\w+)$", pages[module], re.MULTILINE))
+        listed |= set(re.findall(r"^`([A-Z_]+)` is the table", pages[module], re.MULTILINE))
+        assert listed == set(importlib.import_module(f"letkd_keras.{module}").__all__), module
+    assert set(re.findall(r"[`, ]letkd\.(\w+)[ `]", pages["index"])) == set(letkd_keras.__all__)

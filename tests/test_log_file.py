@@ -14,7 +14,7 @@ def test_messages_of_all_packages_are_in_the_file(tmp_path):
     with logged_to(file):
         assert not file.exists()
         logging.getLogger("letkd_keras.callbacks").debug("an epoch")
-        logging.getLogger("absl").info("of a library")
+        logging.getLogger("a_library").info("of a library")
     assert [line.split(" ", 2)[2] for line in file.read_text().splitlines()] == [
         "DEBUG an epoch",
         "INFO of a library",

@@ -13,10 +13,10 @@ def test_nothing_is_shown_without_a_terminal(capsys):
 def test_a_bar_with_its_note_fits_80_columns(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with progress.bars(shown=True) as bars:
-        task = bars.add_task("epoch 200/240", total=240, note="loss 0.1234  97.10%  test 96.05%")
+        task = bars.add_task("epoch 200/240", total=240, note="loss 0.123  train 97.1%  test 96.1%")
         bars.update(task, completed=200)
     shown = capsys.readouterr().err
-    assert "epoch 200/240" in shown and "test 96.05%" in shown
+    assert "epoch 200/240" in shown and "test 96.1%" in shown
     assert max(map(len, shown.splitlines())) <= 80
 
 

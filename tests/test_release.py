@@ -68,3 +68,15 @@ def test_badges_are_those_of_the_repository():
 
 def _text(name):
     return (ROOT / name).read_text()
+
+
+def test_the_readme_is_short():
+    assert len(_text("README.md").splitlines()) <= 120
+
+
+def test_installs_from_the_folder_are_editable():
+    """Else `python -m letkd_keras` in the folder finds a package without recipes and export."""
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for line in page.read_text().splitlines():
+            if line.startswith("pip install") and '".' in line:
+                assert " -e " in line, page

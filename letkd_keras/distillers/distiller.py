@@ -27,6 +27,7 @@ else:
     )
 
 
+@keras.saving.register_keras_serializable("letkd_keras")
 class Distiller(TrainStep, keras.Model):
     """Base of all distillers: one run of the teacher, one run of the student, named losses.
 

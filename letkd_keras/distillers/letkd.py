@@ -22,8 +22,8 @@ from letkd_keras.layers import (
     KDLayer,
     PenultimateTargets,
     adaptive_average_pool,
-    product,
 )
+from letkd_keras.layers.score_moments import product
 from letkd_keras.losses import TemplateKLDivergence, negentropy
 from letkd_keras.prototypes import Prototypes
 

@@ -4,11 +4,7 @@ import keras
 
 from letkd_keras.functional.graph import check_functional, copy_with, flatten, readers
 from letkd_keras.layers import ChannelShuffle, ChannelSplit, KDLayer
-from letkd_keras.layers.fake_quantization import (
-    FAKE_QUANTIZED,
-    FakeQuantization,
-    FakeQuantizedKDLayer,
-)
+from letkd_keras.layers.fake_quantization import FAKE_QUANTIZED, FakeQuantization
 
 _ORIGINAL = {quantized: original for original, quantized in FAKE_QUANTIZED.items()}
 _OWN_OPTIONS = ("weight_bits", "bits", "momentum_of_ranges")
@@ -125,18 +121,15 @@ def _is_rounded(model, layer, outputs):
         ("float", "bfloat")
     ):
         return False
-    if isinstance(layer, (*_MOVING, KDLayer, FakeQuantizedKDLayer)):
+    if isinstance(layer, (*_MOVING, KDLayer)):  # a KD layer rounds its output itself
         return False
     reading = readers(model, layer)
     if model in reading:
         return False
-    if type(layer) in FAKE_QUANTIZED and _all(reading, keras.layers.BatchNormalization):
+    followed = all(isinstance(reader, keras.layers.BatchNormalization) for reader in reading)
+    if type(layer) in FAKE_QUANTIZED and followed:
         return False
     return not all(map(_is_relu, reading))
-
-
-def _all(operations, kind):
-    return all(isinstance(operation, kind) for operation in operations)
 
 
 def _is_relu(operation):

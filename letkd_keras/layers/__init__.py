@@ -8,7 +8,6 @@ from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
 from letkd_keras.layers.fake_quantization import FakeQuantization
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
 from letkd_keras.layers.kd_layer import KDLayer
-from letkd_keras.layers.score_moments import product
 from letkd_keras.layers.soft_targets import IntermediateTargets, PenultimateTargets
 from letkd_keras.layers.torch_batch_normalization import TorchBatchNormalization
 
@@ -23,5 +22,4 @@ __all__ = [
     "PenultimateTargets",
     "TorchBatchNormalization",
     "adaptive_average_pool",
-    "product",
 ]

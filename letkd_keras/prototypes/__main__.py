@@ -185,6 +185,8 @@ def _table(title, values):
     from rich.table import Table
 
     table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # nothing is cut off
     for name, value in values.items():
         table.add_row(name, _text(value))
     return table

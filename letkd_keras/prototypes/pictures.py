@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -11,6 +10,7 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
 from letkd_keras.files import save_figure
+from letkd_keras.palette import VERMILION, category_colors
 from letkd_keras.prototypes.kmeans import one_thread
 from letkd_keras.prototypes.labeled_images import LabeledImages
 from letkd_keras.prototypes.teacher_features import TeacherFeatures
@@ -23,6 +23,9 @@ _MOST_CELLS = 400
 _PAIRS = 15
 _BARS = 6
 _HISTOGRAMS = 3
+_MOST_IN_LEGEND = 40
+_MOST_LABELS = 120
+_OTHER_CLASS = (0.75, 0.75, 0.75, 1)
 
 
 def draw(
@@ -87,13 +90,21 @@ def draw_templates(prototypes, class_names=None):
     if intermediate is not None:
         own = np.repeat(np.arange(intermediate.num_classes), intermediate.subclasses)
         panels.append(("sub-class centers by class", intermediate.centers, own))
-    figure = Figure(figsize=(9 * len(panels), 9), layout="constrained")
+    figure = Figure(figsize=(8 * len(panels), 8.8), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    shown = sorted({int(label) for _, _, classes in panels for label in classes if label >= 0})
+    colors = dict(zip(shown, category_colors(len(shown)), strict=True))
     for axis, (title, centers, classes) in zip(axes, panels, strict=True):
         positions, how = _in_the_plane(centers)
-        _scatter(axis, positions, classes, class_names)
-        axis.set_title(f"{len(centers)} {title} ({how})")
-        axis.set(xticks=[], yticks=[])
+        _scatter(axis, positions, classes, class_names, colors)
+        axis.set_title(f"{len(centers)} {title}")
+        axis.set(
+            xticks=[], yticks=[], xlabel=f"first axis of {how}", ylabel=f"second axis of {how}"
+        )
+    if len(shown) <= _MOST_IN_LEGEND:
+        for label in shown:
+            axes[0].scatter([], [], color=colors[label], label=class_name(label, class_names))
+        figure.legend(title="class", loc="outside lower center", ncols=10)
     return figure
 
 
@@ -112,11 +123,11 @@ def _in_the_plane(centers):
         return layout.fit_transform(centers.astype("float32")), "t-SNE"
 
 
-def _scatter(axis, positions, classes, class_names):
+def _scatter(axis, positions, classes, class_names, color_of):
     shown = np.unique(classes[classes >= 0])
     colors = np.full((len(classes), 4), 0.75)
-    for number, label in enumerate(shown):
-        colors[classes == label] = _hue(number, len(shown))
+    for label in shown:
+        colors[classes == label] = color_of[label]
     size = np.clip(12000 / len(positions), 12, 80)
     axis.scatter(*positions.T, c=colors, s=size, linewidths=0)
     # Classes whose templates lie closest together are named first, and only where there is room.
@@ -150,13 +161,6 @@ def _most_central(positions):
     return positions[np.linalg.norm(positions - np.median(positions, axis=0), axis=1).argmin()]
 
 
-def _hue(number, count):
-    """Colors far apart: evenly spread, or for many by the golden section."""
-    position = 0.92 * number / count if count <= 12 else number * 0.618034 % 1
-    red, green, blue, _ = colormaps["hsv"](position)
-    return 0.9 * red, 0.75 * green, 0.9 * blue, 1
-
-
 # === Confusion ===
 
 
@@ -168,25 +172,37 @@ def draw_confusion(intermediate, class_names=None):
     order = _confused_together(by_class)
     rows = (order[:, None] * per_class + np.arange(per_class)).ravel()
 
-    figure = Figure(figsize=(21, 7.5), layout="constrained")
+    labels = np.arange(0, classes, -(-classes // _MOST_LABELS))
+    side = max(7.5, 0.16 * len(labels))
+    figure = Figure(figsize=(2.8 * side, side), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 0.75))
     _heat_map(
         figure,
         left,
         _largest_of_blocks(scores[np.ix_(rows, rows)]),
-        f"Confusion of the {len(scores)} sub-classes (row: own, column: nearest)",
+        f"{len(scores)} sub-classes",
     )
     _heat_map(
         figure,
         middle,
         by_class[np.ix_(order, order)],
-        f"Confusion of the {classes} classes (mean of their sub-classes)",
+        f"{classes} classes, means of their sub-classes",
     )
-    left.set_xlabel("ordered by class as in the middle: confused classes are next to each other")
-    if classes <= _MOST_NAMES:
-        names = [class_name(label, class_names) for label in order]
-        middle.set_xticks(range(classes), names, rotation=90)
-        middle.set_yticks(range(classes), names)
+    left.set(xlabel="sub-class of the nearest center", ylabel="sub-class of the location")
+    middle.set(xlabel="class of the nearest center", ylabel="class of the location")
+    # All classes have their names, unless these would be too small to read.
+    names = [class_name(order[position], class_names) for position in labels]
+    size = min(10, 40 * side / len(labels))
+    rows_of_class = len(_largest_of_blocks(scores)) / classes
+    for axis, ticks in (
+        (left, (labels + 0.5) * rows_of_class - 0.5),
+        (middle, labels),
+    ):
+        axis.set_xticks(ticks, names, rotation=90, fontsize=size)
+        axis.set_yticks(ticks, names, fontsize=size)
+    figure.suptitle(
+        "Which sub-classes and classes the teacher confuses; confused classes are side by side"
+    )
     _strongest_pairs(right, by_class, class_names)
     return figure
 
@@ -211,11 +227,10 @@ def _heat_map(figure, axis, values, title):
     seen = values[values > 0]
     norm = LogNorm(vmin=max(seen.min(), 1e-4), vmax=seen.max())
     image = axis.imshow(
-        np.maximum(values, norm.vmin), norm=norm, cmap="magma", interpolation="nearest"
+        np.maximum(values, norm.vmin), norm=norm, cmap="cividis", interpolation="nearest"
     )
     axis.set_title(title, fontsize=10)
-    axis.set(xticks=[], yticks=[])
-    figure.colorbar(image, ax=axis, shrink=0.8)
+    figure.colorbar(image, ax=axis, shrink=0.7, label="share of the locations of a row")
 
 
 def _strongest_pairs(axis, by_class, class_names):
@@ -225,8 +240,9 @@ def _strongest_pairs(axis, by_class, class_names):
     strongest = [np.unravel_index(index, others.shape) for index in strongest]
     labels = [f"{class_name(a, class_names)} → {class_name(b, class_names)}" for a, b in strongest]
     positions = np.arange(len(strongest))
-    axis.barh(positions, [others[pair] for pair in strongest], color="tab:red")
+    axis.barh(positions, [others[pair] for pair in strongest], color=VERMILION)
     axis.set_yticks(positions, labels)
+    axis.set_xlabel("share of the locations of the first class")
     axis.invert_yaxis()
     kept = np.trace(by_class) / len(others)
     axis.set_title(f"Most confused classes ({kept:.0%} of points stay in their class)", fontsize=10)
@@ -251,7 +267,7 @@ def draw_subclass_maps(intermediate, teacher, data, preprocess=None, class_names
         picture = _displayed(image)
         row[0].imshow(picture)
         row[0].set_title(class_name(label, class_names), fontsize=10)
-        _overlay(row[1], picture, subclasses)
+        _overlay(row[1], picture, subclasses, _subclass_colors(intermediate))
         shown, counts = np.unique(subclasses, return_counts=True)
         shown = shown[np.argsort(-counts, kind="stable")]
         for axis, subclass in zip(row[2:], shown, strict=False):
@@ -260,6 +276,21 @@ def draw_subclass_maps(intermediate, teacher, data, preprocess=None, class_names
         for axis in (*row[:2], *row[2 + len(shown) :]):
             axis.set_axis_off()
     axes[0, 1].set_title("sub-class", fontsize=10)
+    for number in range(intermediate.subclasses):
+        axes[0, 0].bar(0, 0, color=_subclass_colors(intermediate)[number], label=f"{number}")
+    axes[0, 0].bar(0, 0, color=_OTHER_CLASS, label="of another class")
+    handles, texts = axes[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        texts,
+        title="sub-classes of the image's class",
+        loc="outside lower center",
+        ncols=min(len(texts), 13),
+    )
+    for axis in axes[-1, 2:]:
+        axis.set_xlabel("target", fontsize=8)
+    for axis in axes[:, 2]:
+        axis.set_ylabel("class, sub-class", fontsize=8)
     return figure
 
 
@@ -296,13 +327,13 @@ def _displayed(image):
     return image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, axis=-1)
 
 
-def _overlay(axis, picture, subclasses):
+def _overlay(axis, picture, subclasses, colors):
     """Sub-classes in their colors over a gray picture."""
     height, width = picture.shape[:2]
     gray = 0.55 + 0.45 * picture.mean(axis=-1, keepdims=True)
     rows = np.arange(height) * subclasses.shape[0] // height
     columns = np.arange(width) * subclasses.shape[1] // width
-    axis.imshow(gray * _subclass_color(subclasses[np.ix_(rows, columns)])[..., :3])
+    axis.imshow(gray * colors[subclasses[np.ix_(rows, columns)]][..., :3])
 
 
 def _histogram(axis, intermediate, label, subclass, share, class_names):
@@ -310,22 +341,24 @@ def _histogram(axis, intermediate, label, subclass, share, class_names):
     largest = np.argsort(-row, kind="stable")[:_BARS]
     positions = np.arange(len(largest))
     own = largest // intermediate.subclasses == label
+    of_subclass = _subclass_colors(intermediate)
     colors = [
-        _subclass_color(nearest % intermediate.subclasses) if same else (0.75, 0.75, 0.75, 1)
+        of_subclass[nearest % intermediate.subclasses] if same else _OTHER_CLASS
         for nearest, same in zip(largest, own, strict=True)
     ]
     axis.barh(positions, row[largest], color=colors)
     names = [
-        f"{class_name(nearest_class, class_names)} {nearest}"
+        f"{class_name(nearest_class, class_names)}, {nearest}"
         for nearest_class, nearest in zip(*divmod(largest, intermediate.subclasses), strict=True)
     ]
     axis.set_yticks(positions, names, fontsize=7)
     axis.tick_params(axis="x", labelsize=7)
     axis.invert_yaxis()
-    axis.set_title(f"sub-class {subclass}, {share:.0%} of the image", fontsize=9)
+    axis.set_title(f"target of {subclass} ({share:.0%} of the image)", fontsize=9)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.spines["left"].set(color=_subclass_color(subclass), linewidth=5)
+    axis.spines["left"].set(color=of_subclass[subclass], linewidth=5)
 
 
-def _subclass_color(subclass):
-    return colormaps["tab20"]((np.asarray(subclass) * 2 % 20 + np.asarray(subclass) // 10 % 2) / 20)
+def _subclass_colors(intermediate):
+    """Colors of the sub-classes of one class, [sub-classes, 4]."""
+    return np.array(category_colors(intermediate.subclasses))

@@ -8,11 +8,24 @@ import pytest
 from keras.distillation import LogitsDistillation
 from scipy.special import log_softmax
 
-from letkd_keras.distillers import AT, CRD, DKD, KD, SP, VID, FitNet, HintedLetKD, LetKD, SimKD
+from letkd_keras.distillers import (
+    AT,
+    CRD,
+    DKD,
+    KD,
+    SP,
+    VID,
+    Distiller,
+    FitNet,
+    HintedLetKD,
+    LetKD,
+    SimKD,
+)
 from letkd_keras.losses import DISTLoss, KDLoss, WTTMLoss, logit_loss
 
 LAYERS = {"student_layers": ("penultimate",), "teacher_layers": ("penultimate",)}
 METHODS = {
+    "none": lambda t, s, p, y, **o: Distiller(t, s, **o),
     "kd": lambda t, s, p, y, **o: KD(t, s, **o),
     "dkd": lambda t, s, p, y, **o: DKD(t, s, **o),
     "hint": lambda t, s, p, y, **o: FitNet(t, s, **LAYERS, **o),

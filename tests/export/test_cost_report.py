@@ -6,6 +6,7 @@ from letkd_keras import models
 from letkd_keras.export import fold
 from letkd_keras.export.cost_report import (
     CostRow,
+    form_title,
     forms_of,
     measure,
     plot,
@@ -52,6 +53,15 @@ def test_table_has_the_accuracy_for_selection_where_there_is_one():
     assert "| batch of 32 | top-1 for selection | test top-1 | bytes" in header
     assert folded.endswith("| - | 50.00% | - |")
     assert reduced.endswith("| 60.00% | 50.00% | - |")
+
+
+def test_forms_have_titles():
+    assert [form_title(form) for form in ("plain", "trained", "folded", "reduced-64")] == [
+        "plain",
+        "with KD layers",
+        "folded",
+        "64 templates",
+    ]
 
 
 def test_plot_is_an_image(tmp_path):

@@ -54,8 +54,10 @@ def test_templates_bear_their_classes(fitted):
     classes = prototypes.manifest["health"]["penultimate"]["template_classes"]
     figure = draw_templates(prototypes, NAMES)
     left, right = figure.axes
-    assert "12 penultimate templates" in left.get_title() and "PCA" in left.get_title()
-    assert "15 sub-class centers" in right.get_title() and "PCA" in right.get_title()
+    assert "12 penultimate templates" in left.get_title() and "PCA" in left.get_xlabel()
+    assert "15 sub-class centers" in right.get_title() and "PCA" in right.get_xlabel()
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} <= set(NAMES)
     colors = left.collections[0].get_facecolors()
     assert len(np.unique(colors, axis=0)) == len(set(classes))
     for label in set(classes):
@@ -81,6 +83,8 @@ def test_confusion_shows_the_scores_and_names_the_strongest(fitted):
     by_class = intermediate.subclass_scores.reshape(5, 3, 5, 3).sum(axis=3).mean(axis=1)
     shown = figure.axes[1].images[0].get_array()
     names = [label.get_text() for label in figure.axes[1].get_yticklabels()]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == names
+    assert all(axis.get_xlabel() and axis.get_ylabel() for axis in figure.axes[:2])
     order = [NAMES.index(name) for name in names]
     assert sorted(order) == list(range(5))
     expected = by_class[np.ix_(order, order)]
@@ -107,7 +111,7 @@ def test_maps_and_histograms_are_those_of_the_method(fitted):
     own = np.linalg.norm(z[:, None] - intermediate.centers[:3], axis=-1).argmin(axis=1)
     largest = np.bincount(own).argmax()
     share = np.mean(own == largest)
-    assert rows[0, 2].get_title() == f"sub-class {largest}, {share:.0%} of the image"
+    assert rows[0, 2].get_title() == f"target of {largest} ({share:.0%} of the image)"
     bars = [bar.get_width() for bar in rows[0, 2].patches]
     expected = np.sort(intermediate.subclass_scores[largest])[::-1][: len(bars)]
     np.testing.assert_allclose(bars, expected, rtol=1e-6)

@@ -12,6 +12,7 @@ from PIL import Image
 from letkd_keras.export.run_folders import find_student
 from letkd_keras.prototypes import Prototypes
 from letkd_keras.recipes import digits
+from letkd_keras.terminal import plain_text
 
 SMALL = [
     *("--train-examples", "40", "--batch-size", "20", "--methods", "letkd2+dkd"),
@@ -57,6 +58,15 @@ def test_the_run_folder_can_be_read(out):
     assert Image.open(out / "costs.png").width > 500
     assert (out / METHOD / "seed0" / "metrics.csv").exists()
     assert "training the student resnet8" in (out / "log.txt").read_text()
+
+
+def test_what_is_shown_fits_80_columns(out):
+    shown = plain_text((out / "report.md").read_text(), "run", 80)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "Accuracy and loss by epoch: run/curves.png" in shown
+    assert all(ord(character) < 0x2190 for character in shown)
+    log = (out / "log.txt").read_text()
+    assert "CostRow" not in log and "epoch 1/1, loss " in log
 
 
 def test_teacher_and_prototypes_belong_together(out):

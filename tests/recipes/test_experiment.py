@@ -160,3 +160,23 @@ def test_several_workers_are_refused(monkeypatch):
     with pytest.raises(ValueError, match=r"on one machine.*Received: workers \['one:2222', 'two"):
         prepare(_experiment("--methods kd"))
     assert Network.of("resnet8").file is None
+
+
+def test_students_can_see_few_of_the_images():
+    experiment = _experiment("--student-examples 20 --image-size 16")
+    few, data = experiment.student_data, experiment.data
+    assert few.train_examples == data.train_examples == 40
+    assert len({image.tobytes() for image in few.x_train}) == 20
+    assert {image.tobytes() for image in few.x_train} < {image.tobytes() for image in data.x_train}
+    assert few.x_test is not None and few.test_examples == data.test_examples
+    # The crop is the same share of smaller images.
+    assert experiment.augmentation["crop_padding"] == 2
+    assert experiment.config()["student_examples"] == 20
+    assert "student_examples" not in _experiment().config()
+    assert _experiment().student_data.train_examples == 40
+
+
+@pytest.mark.parametrize("number", [9, 41])
+def test_too_few_and_too_many_images_of_students_are_refused(number):
+    with pytest.raises(ValueError, match="`student_examples`"):
+        prepare(_experiment(f"--student-examples {number}"))

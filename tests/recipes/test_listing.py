@@ -60,12 +60,13 @@ def test_list(capsys):
     main(["--list"])
     text = capsys.readouterr().out
     assert "…" not in text  # nothing is cut off
+    assert max(map(len, text.splitlines())) <= 80
     for network in models.names():
-        assert f"│ {network} " in text
+        assert f"\n{network} " in text
     numbers = 0
     for settings in SETTINGS:
         for pair in settings.pairs:
-            assert f"│ {pair.name}" in text
+            assert f"\n{pair.name}" in text
             for row in (published.methods_of, published.ablations_of):
                 for accuracy in row(settings.dataset, pair.name).values():
                     assert published_text(accuracy) in text

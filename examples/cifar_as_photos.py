@@ -1,0 +1,48 @@
+"""Write some images of CIFAR-100 as a tree of JPEG files, to try the folder recipe on.
+
+python examples/cifar_as_photos.py photos
+
+CIFAR-100 is read with tensorflow-datasets, from the folder TFDS_DATA_DIR or its default folder, or
+downloaded. Images of 32 x 32 pixels are enlarged to 96 x 96.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from letkd_keras.data import load_cifar
+
+CLASSES = ("bicycle", "castle", "orange", "sunflower", "wardrobe")
+TRAIN, TEST, UNLABELLED = 60, 20, 100
+SIZE = 96
+
+
+def write(folder):
+    """`train` and `val` with a folder for each class; further images in FOLDER_unlabelled."""
+    data = load_cifar("cifar100")
+    rng = np.random.default_rng(0)
+    further = []
+    for name in CLASSES:
+        label = data.class_names.index(name)
+        train = rng.permutation(np.flatnonzero(data.y_train == label))
+        test = np.flatnonzero(data.y_test == label)[:TEST]
+        _save(data.x_train[train[:TRAIN]], Path(folder, "train", name))
+        _save(data.x_test[test], Path(folder, "val", name))
+        further.append(train[TRAIN : TRAIN + UNLABELLED // len(CLASSES)])
+    rows = rng.permutation(np.concatenate(further))
+    _save(data.x_train[rows], Path(f"{folder}_unlabelled"))
+
+
+def _save(images, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images):
+        enlarged = Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        enlarged.save(folder / f"{number:03d}.jpg", quality=95)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit(__doc__)
+    write(sys.argv[1])

@@ -1,0 +1,53 @@
+"""The notebook of the page "From photos to a phone": photos to int8 files that classify them."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from letkd_keras.data import load_cifar
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+NOTEBOOK = EXAMPLES / "from_photos_to_a_phone.ipynb"
+
+
+def test_the_notebook_has_its_outputs():
+    nbformat = pytest.importorskip("nbformat")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert sum(bool(cell.outputs) for cell in code) >= len(code) - 2
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    text = "".join(output.get("text", "") for output in outputs)
+    for absolute in ("/home/", "/root/", "/tmp/", "/work/"):
+        assert absolute not in text
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ai_edge_litert")
+    try:
+        load_cifar("cifar100")
+    except (FileNotFoundError, ImportError) as error:
+        pytest.skip(str(error))
+    # `!python` is the Python of the test.
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    shutil.copy(EXAMPLES / "cifar_as_photos.py", tmp_path)
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbclient.NotebookClient(
+        notebook, timeout=3600, resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    for run in ("efficientnet", "vit"):
+        exported = tmp_path / "runs" / run / "exported"
+        assert (exported / "student_int8.tflite").stat().st_size > 1e5
+        assert len((exported / "labels.txt").read_text().splitlines()) == 5
+    text = "".join(
+        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ())
+    )
+    # Two photos by each of two files.
+    assert text.count("photos/val/castle/000.jpg") == 2
