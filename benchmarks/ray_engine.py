@@ -4,8 +4,8 @@
 
 The teacher is a network of the zoo with random weights; the images are random. One JSON line an
 engine: `start_seconds` until the first batch is merged (the actors start, import TensorFlow and
-load the teacher), `images_per_second` from then on, `cpu_seconds` of this process and the actors
-from then on, and `same`: whether points and sums are those of the first engine, to the bit.
+load the teacher, and work ahead), `seconds` of the whole pass, and `same`: whether points and sums
+are those of the first engine, to the bit.
 
     python benchmarks/ray_engine.py --memory 2048 --batch-size 256
 
@@ -22,7 +22,6 @@ import time
 
 import keras
 import numpy as np
-import psutil
 
 from letkd_keras.models import build
 from letkd_keras.prototypes.engines import make_engine
@@ -62,16 +61,12 @@ def _measure(kind, workers, features, data, options):
     begin = time.perf_counter()
     with make_engine(kind, workers) as engine:
         passed = engine.run(features, images, gatherer)
-        done = next(passed)
-        start, cpu = time.perf_counter(), _cpu_seconds()
-        for last in passed:
-            rest = last - done
-        seconds, cpu = time.perf_counter() - start, _cpu_seconds() - cpu
-    line = {
-        "start_seconds": round(start - begin, 1),
-        "images_per_second": round(rest / seconds, 1),
-        "cpu_seconds": round(cpu, 1),
-    }
+        next(passed)
+        start = time.perf_counter()
+        for _ in passed:
+            pass
+        end = time.perf_counter()
+    line = {"start_seconds": round(start - begin, 1), "seconds": round(end - begin, 1)}
     return line, gatherer.result()
 
 
@@ -95,17 +90,6 @@ def _measure_memory(channels, batch_size, kept):
         pickle.dumps((part.state(), labels), protocol=5)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(json.dumps({"channels": channels, "kept": kept, "peak_mib": round(peak / 1024)}))
-
-
-def _cpu_seconds():
-    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    total = 0
-    for process in processes:
-        try:
-            total += sum(process.cpu_times()[:2])
-        except psutil.NoSuchProcess:  # it ended meanwhile
-            continue
-    return total
 
 
 def _parser():
