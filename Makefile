@@ -5,16 +5,12 @@ VENV ?= .venv
 PIP_INSTALL := -m pip install -qq
 RUN := $(VENV)/bin/python
 # The test files that skip tests where JAX is not installed, and where JAX or PyTorch is not.
-JAX_TESTS := tests/data/test_jax_batches.py tests/distillers/test_jax_parity.py \
-	tests/distillers/test_replicas.py tests/prototypes/test_teacher_features.py \
-	tests/recipes/test_without_tensorflow.py
-PEERS := $(JAX_TESTS) tests/benchmarks/test_peer.py tests/campaign/test_bad_weights.py \
-	tests/models/test_initialization.py tests/models/test_models_command.py \
-	tests/models/test_torch_weights.py tests/optimizers/test_torch_sgd.py
+JAX_TESTS = $(sort $(shell grep -rl --include='test_*.py' -e 'importorskip."jax"' -e 'find_spec."jax"' tests))
+PEERS = $(sort $(JAX_TESTS) $(shell grep -rl --include='test_*.py' -e 'importorskip."torch"' tests))
 CHECK := $(VENV)/bin/check-jsonschema --builtin-schema
 
-.PHONY: demo test slow peers campaign lowest lowest-jax newest newest-jax docs links notebooks lint package \
-	tag clean
+.PHONY: demo test slow peers campaign mutants lowest lowest-jax newest newest-jax docs links notebooks \
+	lint package tag clean
 
 demo: $(VENV)/.demo  ## train a teacher, three students that see few images, and export the last one
 	$(RUN) -m letkd_keras.recipes.digits --image-size 16 --student-examples 60 --batch-size 32 \
@@ -32,6 +28,9 @@ peers: $(VENV)-peers/.test  ## the fast tests that need JAX or PyTorch
 campaign: $(VENV)/.test  ## bad inputs, and commands killed at random moments: half an hour
 	$(RUN) -m pytest -n 2 tests/campaign
 	$(RUN) tests/campaign/kills.py --kills 40 --seconds 1200
+
+mutants: $(VENV)/.mutants  ## whether the fast tests notice random changes of the program: half an hour
+	$(RUN) tests/campaign/mutants.py --sample 300 --seed 0
 
 lowest: $(VENV)-lowest/.test  ## the fast tests with the lowest versions that pyproject.toml allows
 	$(VENV)-lowest/bin/python -m pytest -n 2
@@ -100,12 +99,24 @@ $(VENV)/.docs: $(VENV)/.test
 	$(RUN) $(PIP_INSTALL) -c constraints.txt -e ".[dev,docs]"
 	touch $@
 
-# PyTorch as pinned in constraints.txt. From the plain index of PyPI, Linux on x86 gets a build with
-# CUDA, which is several gigabytes; an index with the build for CPUs (`pip config`, or
-# PIP_EXTRA_INDEX_URL) is preferred where one is set.
+$(VENV)/.mutants: $(VENV)/.test
+	$(RUN) $(PIP_INSTALL) -c constraints.txt -e ".[dev,mutants]"
+	touch $@
+
+# PyTorch as pinned, in its build for CPUs. From the plain index of PyPI, Linux on x86 gets a build
+# with CUDA, which is several gigabytes. Without an index of builds for CPUs, such as PyTorch's own
+# (`pip config`, or PIP_EXTRA_INDEX_URL), PyTorch is left out there and its tests are skipped.
+ifeq ($(shell uname -sm),Linux x86_64)
+TORCH = torch==$(shell sed -n 's/^torch==//p' constraints.txt)+cpu
+else
+TORCH = torch
+endif
+
 $(VENV)-peers/.test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-peers
-	$(VENV)-peers/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[dev,jax,torch]"
+	$(VENV)-peers/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[dev,jax,torch]" "$(TORCH)" || { \
+		echo "No build of PyTorch for CPUs is in pip's index (see the Makefile): only JAX is tested."; \
+		$(VENV)-peers/bin/python $(PIP_INSTALL) -c constraints.txt -e ".[dev,jax]"; }
 	touch $@
 
 # pip has no such resolution, uv has. Old versions without a wheel for this Python are not built from

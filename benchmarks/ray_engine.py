@@ -4,16 +4,24 @@
 
 The teacher is a network of the zoo with random weights; the images are random. One JSON line an
 engine: `start_seconds` until the first batch is merged (the actors start, import TensorFlow and
-load the teacher), `images_per_second` from then on, `cpu_seconds` of this process and the actors
-from then on, and `same`: whether points and sums are those of the first engine, to the bit.
+load the teacher, and work ahead), `seconds` of the whole pass, and `same`: whether points and sums
+are those of the first engine, to the bit.
+
+    python benchmarks/ray_engine.py --memory 2048 --batch-size 256
+
+What an actor needs for feature maps of 7x7 locations and so many channels at both levels,
+and 1000 classes. `kept` is the share of the points that the sample keeps; `peak_mib` is above what
+the process held before.
 """
 
 import argparse
 import json
+import pickle
+import resource
 import time
 
+import keras
 import numpy as np
-import psutil
 
 from letkd_keras.models import build
 from letkd_keras.prototypes.engines import make_engine
@@ -27,6 +35,9 @@ CLASSES = 100
 
 def main():
     options = _parser().parse_args()
+    if options.memory:
+        _measure_memory(options.memory, options.batch_size, options.kept)
+        return
     teacher = build(options.network, CLASSES)
     layers = {"penultimate": options.penultimate, "intermediate": options.intermediate}
     features = TeacherFeatures(teacher, layers)
@@ -50,28 +61,35 @@ def _measure(kind, workers, features, data, options):
     begin = time.perf_counter()
     with make_engine(kind, workers) as engine:
         passed = engine.run(features, images, gatherer)
-        done = next(passed)
-        start, cpu = time.perf_counter(), _cpu_seconds()
-        for last in passed:
-            rest = last - done
-        seconds, cpu = time.perf_counter() - start, _cpu_seconds() - cpu
-    line = {
-        "start_seconds": round(start - begin, 1),
-        "images_per_second": round(rest / seconds, 1),
-        "cpu_seconds": round(cpu, 1),
-    }
+        next(passed)
+        start = time.perf_counter()
+        for _ in passed:
+            pass
+        end = time.perf_counter()
+    line = {"start_seconds": round(start - begin, 1), "seconds": round(end - begin, 1)}
     return line, gatherer.result()
 
 
-def _cpu_seconds():
-    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    total = 0
-    for process in processes:
-        try:
-            total += sum(process.cpu_times()[:2])
-        except psutil.NoSuchProcess:  # it ended meanwhile
-            continue
-    return total
+def _measure_memory(channels, batch_size, kept):
+    inputs = keras.Input((14, 14, 3))
+    x = keras.layers.Conv2D(channels, 1, 2, activation="relu", name="end")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    teacher = keras.Model(inputs, keras.layers.Dense(1000)(x))
+    features = TeacherFeatures(teacher, {"penultimate": "end", "intermediate": "end"})
+    total = 50 * batch_size * features.locations("penultimate")
+    points = PointSample(int(kept * total), channels, total=total)
+    gatherer = FeatureGatherer(features, points).part()
+    features(np.zeros((2, 14, 14, 3), "float32"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    r = np.random.default_rng(0)
+    for number in range(3):
+        part = gatherer.part()
+        images = r.standard_normal((batch_size, 14, 14, 3), dtype="float32")
+        labels = r.integers(0, 1000, batch_size)
+        part.update(number * batch_size, labels, features(images))
+        pickle.dumps((part.state(), labels), protocol=5)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(json.dumps({"channels": channels, "kept": kept, "peak_mib": round(peak / 1024)}))
 
 
 def _parser():
@@ -86,6 +104,8 @@ def _parser():
     add("--images", type=int, default=6400)
     add("--batch-size", type=int, default=128)
     add("--points", type=int, default=100_000, help="points that the sample has room for")
+    add("--memory", type=int, metavar="CHANNELS", help="measure the memory of an actor instead")
+    add("--kept", type=float, default=1.0, help="share of the points that the sample keeps")
     return parser
 
 

@@ -40,6 +40,8 @@ templates_path = []
 nb_execution_mode = "off"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
+# IPython's lexer does not know commands of several lines, and reads them in a relaxed mode.
+suppress_warnings = ["misc.highlighting_failure"]
 
 highlight_language = "text"
 
@@ -159,6 +161,8 @@ def _copy_notebooks(app):
     copies.mkdir(exist_ok=True)
     for notebook in (ROOT / "examples").glob("*.ipynb"):
         contents = json.loads(notebook.read_text())
+        # Commands that begin with `!` are not Python.
+        contents["metadata"]["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
         for cell in contents["cells"]:
             if cell["cell_type"] == "markdown":
                 text = "".join(cell["source"]).replace("](../docs/", "](../")

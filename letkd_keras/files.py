@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all; JSON, checksums, models on disk."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -38,8 +39,9 @@ def open_atomic(path):
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        _raise_if_full(error, path)
         raise
     finally:
         if lock is not None:
@@ -68,10 +70,26 @@ def atomic_path(path):
             # A folder cannot be renamed over one that has files.
             path.replace(temporary / "replaced")
         written.replace(path)
+    except Exception as error:
+        _raise_if_full(error, path)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if lock is not None:
             os.close(lock)
+
+
+def _raise_if_full(error, path):
+    """Raise the system's error for a full disk, where a library reports that in another way."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return
+    message = str(error)
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        if os.strerror(number) in message:
+            raise OSError(number, os.strerror(number), str(path)) from error
+    # NumPy knows only that less was written than requested.
+    if re.fullmatch(r"\d+ requested and \d+ written", message):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
 def remove_leftovers(path):

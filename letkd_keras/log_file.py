@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _LOGGER = logging.getLogger("stderr")
@@ -81,6 +81,13 @@ class _LogFile(logging.FileHandler):
         stream.write("".join(_waiting))
         _waiting.clear()
         return stream
+
+    def handleError(self, record):
+        """Leave a message out. A full disk is reported by the code that writes results."""
+
+    def close(self):
+        with suppress(OSError):
+            super().close()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from letkd_keras import optimizers
+from letkd_keras import memory_mapped, optimizers
 from letkd_keras.callbacks import ReseedEachEpoch, ShowProgress, StopOnNonFiniteLoss
 from letkd_keras.data import steps_per_epoch
 from letkd_keras.data.keras_cv_policies import mixes_labels
@@ -283,11 +283,20 @@ class SaveState(keras.callbacks.Callback):
 
     def _save_weights(self, name):
         with atomic_path(self.folder / name) as path:
+            # HDF5 ends the process with SIGSEGV if the disk becomes full while it writes.
+            memory_mapped.check_room(self.folder, self._most_bytes(), _ADVICE)
             self.model.save_weights(path)
         return {"name": name, "sha256": checksum(self.folder / name)}
 
+    def _most_bytes(self):
+        """More bytes than a file of the weights and of the optimizer's variables has."""
+        variables = [*self.model.variables, *self.model.optimizer.variables]
+        values = sum(int(np.prod(v.shape)) * (8 if "64" in v.dtype else 4) for v in variables)
+        return values + (len(variables) << 13) + (1 << 16)  # and HDF5's groups
+
 
 _STATE = "state.json"
+_ADVICE = "Free some space and run the same command again."
 
 
 def _as_csv(rows):

@@ -1,9 +1,10 @@
+import errno
 import subprocess
 import sys
 
 import pytest
 
-from letkd_keras.files import atomic_path, remove_leftovers
+from letkd_keras.files import atomic_path, open_atomic, remove_leftovers
 
 
 def test_leftovers_of_killed_processes_are_removed(tmp_path):
@@ -43,3 +44,28 @@ def test_interrupted_writing_leaves_nothing(tmp_path):
         path.write_text("half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("write", [atomic_path, open_atomic])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("1198 requested and 992 written"),  # NumPy
+        OSError("Can't write data (error message = 'No space left on device')"),  # HDF5
+        RuntimeError("{{node SaveV2}} part-0.tempstate; No space left on device"),  # TensorFlow
+    ],
+)
+def test_a_full_disk_is_the_error_of_the_system(write, error, tmp_path):
+    with pytest.raises(OSError) as raised, write(tmp_path / "artifact"):
+        raise error
+    assert raised.value.errno == errno.ENOSPC
+    assert raised.value.filename == str(tmp_path / "artifact")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("write", [atomic_path, open_atomic])
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "bad disk"), ValueError("5 requested")])
+def test_other_errors_of_writing_stay_as_they_are(write, error, tmp_path):
+    with pytest.raises(type(error)) as raised, write(tmp_path / "artifact"):
+        raise error
+    assert raised.value is error

@@ -1,5 +1,6 @@
 import logging
 import os
+from pathlib import Path
 
 import pytest
 from in_a_process import in_a_process
@@ -63,3 +64,10 @@ def test_a_process_that_aborts_leaves_its_last_words(tmp_path):
     assert result.returncode != 0
     assert (tmp_path / "log.txt").read_text() == "F0000 check failed\n"
     assert result.stderr.startswith("Fatal Python error: Aborted")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_loses_messages_and_nothing_else(capfd):
+    with logged_to("/dev/full"):
+        logging.getLogger("letkd_keras").info("lost")
+    assert capfd.readouterr().err == ""

@@ -14,6 +14,7 @@ A process for each start is forked from this one, which has imported TensorFlow 
 
 import argparse
 import csv
+import gc
 import hashlib
 import importlib
 import io
@@ -37,9 +38,11 @@ STATUS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 1
 # Starts that a sequence may need: a moment can come before any progress.
 _MOST_STARTS = 200
 
+# Networks of two convolutions: building and tracing a network of the zoo takes most of a short run.
 _SMALL = (
-    "--train-examples 60 --test-examples 20 --batch-size 20 --teacher resnet8 --student resnet8 "
-    "--teacher-epochs 2 --epochs 2 --templates 16 --subclasses 2 --components 3 --iterations 3"
+    "--train-examples 60 --test-examples 20 --batch-size 20 --teacher GIVEN/teacher.keras "
+    "--student GIVEN/plain_student.keras --fine-tune-epochs 2 --epochs 2 --templates 16 "
+    "--subclasses 2 --components 3 --iterations 3"
 )
 COMMANDS = {
     "recipes.digits": f"{_SMALL} --methods letkd2 --formats tflite --out OUT/run",
@@ -131,7 +134,7 @@ def attack(module, given, folder, kills, moments):
     result = Result()
     expected_folder = folder / "undisturbed"
     begun = time.monotonic()
-    status = wait(start(module, _words(module, given, expected_folder), folder / "log.txt"))
+    status = wait(start(module, words(module, given, expected_folder), folder / "log.txt"))
     result.seconds = time.monotonic() - begun
     if status:
         result.errors.append(f"the undisturbed run ended with {status}")
@@ -139,7 +142,7 @@ def attack(module, given, folder, kills, moments):
     expected = contents(expected_folder)
     while sum(result.kills.values()) < kills and len(result.errors) < 3:
         out = folder / f"sequence{result.sequences}"
-        _sequence(module, _words(module, given, out), folder / "log.txt", kills, moments, result)
+        _sequence(module, words(module, given, out), folder / "log.txt", kills, moments, result)
         found = contents(out)
         different = sorted(
             name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
@@ -152,7 +155,7 @@ def attack(module, given, folder, kills, moments):
     return result
 
 
-def _words(module, given, out):
+def words(module, given, out):
     out.mkdir(exist_ok=True)
     return COMMANDS[module].replace("GIVEN", str(given)).replace("OUT", str(out)).split()
 
@@ -258,6 +261,8 @@ def make_given(folder, log):
 
             folder.mkdir()
             small_teacher(num_classes=10, size=32).save(folder / "teacher.keras")
+            plain = small_teacher(num_classes=10, size=32, width=4, seed=1)
+            plain.save(folder / "plain_student.keras")
             with_kd_layers("resnet8", classes=10, size=32).save(folder / "student.keras")
             status = 0
         finally:
@@ -287,6 +292,7 @@ def main(arguments=None):
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         make_given(folder / "given", folder / "log.txt")
+        gc.freeze()  # a forked process would copy every page that its garbage collector looks at
         for module in options.commands:
             if options.seconds and time.monotonic() - begun > options.seconds:
                 print(f"| `{module}` | not run: no time was left |", flush=True)

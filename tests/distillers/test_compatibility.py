@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from letkd_keras.distillers import KD
-from letkd_keras.distillers.compatibility import matching_models
+from letkd_keras.distillers.compatibility import check_images_and_labels, matching_models
 
 
 def _classifier(size=8, classes=3, activation=None, channels=3):
@@ -54,3 +54,12 @@ def test_what_is_no_classifier_is_refused():
         ValueError, match=r"`teacher` must be a classifier .*no head. Add one \(`GlobalAver"
     ):
         KD(maps, _classifier())
+
+
+@pytest.mark.parametrize("bad", [0, 4, 299])
+def test_the_first_image_that_is_not_finite_is_named(bad):
+    images = np.zeros((300, 2, 2, 1), "float32")
+    check_images_and_labels(images, np.zeros(300, int), 3)
+    images[bad:, 1, 0] = np.inf
+    with pytest.raises(ValueError, match=rf"NaN or infinite values in image {bad}$"):
+        check_images_and_labels(images, np.zeros(300, int), 3)

@@ -1,5 +1,6 @@
 import keras
 import pytest
+from registered_name import has_registered_name
 
 from letkd_keras.distillers import DKD
 
@@ -37,6 +38,7 @@ def test_saved_and_loaded_it_trains_on(tmp_path, setting):
     model.train_on_batch(setting.x, setting.y)
     model.save(tmp_path / "dkd.keras")
     loaded = keras.models.load_model(tmp_path / "dkd.keras")
+    assert has_registered_name(loaded)
     config = loaded.get_config()
     names = ("alpha", "beta", "temperature", "warm_up_steps")
     assert [config[name] for name in names] == [0.5, 2.0, 3.0, 7]

@@ -116,6 +116,13 @@ def test_contrast_is_the_papers_in_probabilities():
     assert np.isfinite(loss(np.zeros(4), 1e4 * scores))
 
 
+def test_memories_start_with_length_one_on_average():
+    keras.utils.set_random_seed(0)
+    memories = MemoryBank(2000, 16).memories.numpy()
+    assert np.mean(np.sum(memories**2, axis=1)) == pytest.approx(1, abs=0.03)
+    assert abs(memories).max() <= np.sqrt(3 / 16)
+
+
 def test_memories_of_the_rows_move_half_way_and_stay_of_length_one():
     bank = MemoryBank(6, 4)
     before = bank.memories.numpy().copy()
@@ -160,6 +167,8 @@ def test_negatives_are_of_other_classes_and_all_of_them_as_likely():
     assert not np.array_equal(drawn, sampler(np.array([0, 2])))
     with pytest.raises(ValueError, match="`labels` must be of two classes at least"):
         sampler.adapt(np.ones(10, int))
+    with pytest.raises(ValueError, match="`labels` must be 10 integers below 3"):
+        sampler.adapt(np.arange(11) % 3)
     with pytest.raises(ValueError, match="`labels` must be 10 integers below 3"):
         sampler.adapt(np.arange(10))
 

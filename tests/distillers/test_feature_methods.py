@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+from registered_name import has_registered_name
 
 from letkd_keras.distillers import AT, CRD, SP, VID, FitNet, SimKD
 
@@ -73,6 +74,7 @@ def test_saved_and_loaded_it_trains_on(name, setting, tmp_path):
     model.train_on_batch(*_batch(name, setting))
     model.save(tmp_path / "whole.keras")
     loaded = keras.models.load_model(tmp_path / "whole.keras")
+    assert has_registered_name(loaded)
     # The student's own entry differs in what Keras notes of a build.
     configs = [{**m.get_config(), "student": None} for m in (loaded, model)]
     assert configs[0] == configs[1]

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from registered_name import has_registered_name
 
 from letkd_keras import KDLayer, insert_kd_layers
 from letkd_keras.distillers import FitNet, HintedLetKD, LetKD
@@ -50,6 +51,7 @@ def test_saved_and_loaded_it_trains_on(setting, tmp_path):
     model.train_on_batch(setting.x, setting.y)
     model.save(tmp_path / "whole.keras")
     loaded = keras.models.load_model(tmp_path / "whole.keras")
+    assert has_registered_name(loaded)
     loaded.run_eagerly = True
     for m in (model, loaded):
         m.reset_metrics()

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from registered_name import has_registered_name
 from scipy.special import log_softmax
 
 from letkd_keras import KD
@@ -34,6 +35,11 @@ def test_a_step_weighs_and_names_both_losses(setting):
     assert float(logs["kd"]) == pytest.approx(expected, rel=1e-4)
     total = 0.2 * logs["task_loss"] + 0.7 * logs["kd"]
     assert float(logs["loss"]) == pytest.approx(float(total), rel=1e-5)
+
+
+def test_the_defaults_are_those_of_the_published_comparison(setting):
+    config = KD(setting.teacher, setting.student()).get_config()
+    assert [config[name] for name in ("temperature", "weight", "task_weight")] == [4.0, 0.9, 0.1]
 
 
 def test_the_student_given_is_trained_and_the_teacher_is_not(setting):
@@ -83,6 +89,7 @@ def test_saved_and_loaded_it_trains_on(tmp_path, setting):
     model.train_on_batch(setting.x, setting.y)
     model.save(tmp_path / "kd.keras")
     loaded = keras.models.load_model(tmp_path / "kd.keras")
+    assert has_registered_name(loaded)
     assert (loaded.logit_losses["kd"].temperature, loaded.distillation_weights) == (
         3.0,
         {"kd": 0.5},

@@ -5,6 +5,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from registered_name import has_registered_name
 
 from letkd_keras import (
     KDLayer,
@@ -333,6 +334,7 @@ def test_saved_loaded_and_trained_on_it_is_as_if_never_interrupted(tmp_path, set
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert type(loaded) is LetKD
+    assert has_registered_name(loaded)
     assert (loaded.temperature, loaded.distillation_weights) == (0.5, model.distillation_weights)
     np.testing.assert_array_equal(
         loaded.predict(setting.x, verbose=0), model.predict(setting.x, verbose=0)

@@ -178,6 +178,7 @@ def test_what_is_no_logit_loss_is_refused(setting):
         ({"loss": (KDLoss(), 1.0)}, "must not be loss, task_loss"),
         ({"kl_penultimate": (KDLoss(), 1.0)}, "must not be .*kl_penultimate.*Received"),
         ({"kd": KDLoss()}, r"must be a pair \(loss, weight\)"),
+        ({"kd": (KDLoss(),)}, r"must be a pair \(loss, weight\)"),
         ({"kd": ("kl_divergence", 1.0)}, "must be a keras.losses.Loss or a keras.distillation"),
     ):
         with pytest.raises(ValueError, match=message):

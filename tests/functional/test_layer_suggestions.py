@@ -212,8 +212,9 @@ def test_preprocessing_is_no_stage():
     assert suggest_stage_ends(_classifier(x, inputs)) == ["stem", "last"]
 
 
-def test_grids_that_shrink_without_padding_are_one_stage():
-    inputs = keras.Input((33, 33, 3))
+@pytest.mark.parametrize("width", [33, 99])
+def test_grids_that_shrink_without_padding_are_one_stage(width):
+    inputs = keras.Input((33, width, 3))
     x = layers.Conv2D(4, 3, name="a")(inputs)  # 31 x 31
     x = layers.Conv2D(4, 3, name="b")(x)  # 29 x 29
     x = layers.Conv2D(8, 3, strides=2, name="c")(x)  # 14 x 14

@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from registered_name import has_registered_name
 from small_vit import small_vit
 
 from letkd_keras.functional import TokensToGrid, feature_maps, suggest_layers, suggest_stage_ends
@@ -23,6 +24,7 @@ def test_tokens_go_row_by_row():
     assert first.compute_output_shape((None, 8, 1)) == (None, 1, 2, 3)
     copy = TokensToGrid.from_config(first.get_config())
     assert copy.get_config() == first.get_config()
+    assert has_registered_name(copy)
     with pytest.raises(ValueError, match=r"shape \[B, 2 \+ 2 \* 3, C\].*\(2, 7, 1\)"):
         TokensToGrid((2, 3), 2)(x[:, :7])
 

@@ -3,6 +3,7 @@ import math
 import keras
 import numpy as np
 import pytest
+from registered_name import has_registered_name
 
 from letkd_keras.layers import AdaptiveAveragePooling, adaptive_average_pool
 
@@ -81,6 +82,7 @@ def test_round_trip():
     layer = AdaptiveAveragePooling((4, 3), name="pool")
     copy = AdaptiveAveragePooling.from_config(layer.get_config())
     assert copy.get_config() == layer.get_config()
+    assert has_registered_name(layer)
 
 
 @pytest.mark.parametrize("grid", [(0, 4), (4, 2.5)])

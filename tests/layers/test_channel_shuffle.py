@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from registered_name import has_registered_name
 
 from letkd_keras.layers import ChannelShuffle, ChannelSplit
 
@@ -34,6 +35,7 @@ def test_symbolic_shapes_and_config_round_trip():
     layer = ChannelShuffle(3, data_format="channels_first", name="shuffle")
     again = ChannelShuffle.from_config(layer.get_config())
     assert (again.groups, again.data_format, again.name) == (3, "channels_first", "shuffle")
+    assert has_registered_name(again) and has_registered_name(ChannelSplit())
 
 
 def test_bad_arguments_are_refused():

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from registered_name import has_registered_name
 from relative_error import relative_error
 
 from letkd_keras import KDLayer
@@ -320,6 +321,7 @@ def test_config_round_trip():
     config = layer.get_config()
     again = KDLayer.from_config(config)
     assert again.get_config() == config
+    assert has_registered_name(again)
     assert (again.templates, again.alpha, again.momentum, again.epsilon) == (5, 0.25, 0.8, 1e-3)
     assert (again.data_format, again.synchronized, again.name) == ("channels_first", True, "kd")
     again.build((None, 3, 4, 4))
@@ -349,6 +351,7 @@ def test_symbolic_shapes_are_the_eager_ones(data_format, return_scores, pool, al
     layer = KDLayer(5, alpha=alpha, data_format=data_format)
     shape = (4, 6, 3) if data_format == "channels_last" else (3, 4, 6)
     options = {"return_scores": return_scores, "pool_output": pool}
+    options = {name: value for name, value in options.items() if value}  # False by default
     symbolic = layer(keras.Input(shape, batch_size=2), **options)
     eager = layer(_features(2, *shape), **options)
     computed = layer.compute_output_shape((2, *shape), **options)

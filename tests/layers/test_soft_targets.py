@@ -4,6 +4,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from registered_name import has_registered_name
 from relative_error import relative_error
 from scipy.special import softmax, xlogy
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -284,6 +285,7 @@ def test_config_round_trip():
     ):
         again = type(layer).from_config(layer.get_config())
         assert again.get_config() == layer.get_config()
+        assert has_registered_name(again)
         assert (again.pool_size, again.data_format, again.trainable) == (2, "channels_first", False)
     assert again.templates == 15
 

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from registered_name import has_registered_name
 
 from letkd_keras import TorchBatchNormalization
 
@@ -23,7 +24,9 @@ def test_the_running_variance_is_unbiased_by_hand():
     np.testing.assert_allclose(layer.moving_variance, [expected], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((3, 4, 5, 2), -1), ((3, 2, 4, 5), 1), ((6, 2), -1)])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((3, 4, 5, 2), -1), ((3, 2, 4, 5), 1), ((6, 2), -1), ((3, 4, 2), -1)]
+)
 @pytest.mark.parametrize("compiled", [False, True])
 def test_over_several_steps_it_is_numpys_unbiased_variance(shape, axis, compiled):
     import tensorflow as tf
@@ -42,9 +45,10 @@ def test_over_several_steps_it_is_numpys_unbiased_variance(shape, axis, compiled
     np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-5)
 
 
-def test_one_value_a_channel_has_no_unbiased_variance_and_stays_finite():
+@pytest.mark.parametrize("shape", [(1, 1, 1, 3), (1, 3)])
+def test_one_value_a_channel_has_no_unbiased_variance_and_stays_finite(shape):
     layer = TorchBatchNormalization()
-    layer(_x(1, 1, 1, 3), training=True)
+    layer(_x(*shape), training=True)
     np.testing.assert_allclose(layer.moving_variance, 0.9 * np.ones(3), rtol=1e-6)
 
 
@@ -78,6 +82,7 @@ def test_config_and_file_round_trip(tmp_path):
     layer = TorchBatchNormalization(axis=1, momentum=0.5, epsilon=0.1, center=False, name="bn")
     config = layer.get_config()
     assert TorchBatchNormalization.from_config(config).get_config() == config
+    assert has_registered_name(layer)
     assert (TorchBatchNormalization().momentum, TorchBatchNormalization().epsilon) == (0.9, 1e-5)
 
     inputs = keras.Input((4, 4, 2))

@@ -83,3 +83,8 @@ def test_class_numbers_above_a_hundred():
     one_hot = np.eye(1000, dtype="float32")[labels]
     values = [float(DKDLoss()((teacher, given), student)) for given in (labels, one_hot)]
     assert values[0] == values[1]
+
+
+def test_the_defaults_are_those_of_its_authors_on_cifar():
+    config = DKDLoss().get_config()
+    assert [config[name] for name in ("alpha", "beta", "temperature")] == [1.0, 8.0, 4.0]

@@ -13,6 +13,7 @@ from logit_cases import (
     WEIGHTS,
     value_and_gradient,
 )
+from registered_name import has_registered_name
 
 from letkd_keras.losses import LOGIT_LOSSES, logit_loss
 
@@ -102,6 +103,7 @@ def test_it_serialises_with_every_option(name):
     config = json.loads(json.dumps(keras.losses.serialize(loss)))
     again = keras.losses.deserialize(config)
     assert type(again) is row.loss
+    assert has_registered_name(again)
     assert again.get_config() == loss.get_config()
     for option, value in options.items():
         assert again.get_config()[option] == value

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from registered_name import has_registered_name
 from relative_error import relative_error
 from scipy.special import log_softmax, softmax, xlogy
 
@@ -108,6 +109,7 @@ def test_it_serialises():
     config = keras.saving.serialize_keras_object(loss)
     again = keras.saving.deserialize_keras_object(config)
     assert type(again) is TemplateKLDivergence
+    assert has_registered_name(again)
     assert again.get_config() == loss.get_config()
     targets, scores = _targets_and_scores(4, 3, 5, 11)
     assert float(again(targets, scores)) == pytest.approx(_naive(targets, scores).sum(), rel=1e-5)

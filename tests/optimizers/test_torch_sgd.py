@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from registered_name import has_registered_name
 
 from letkd_keras.optimizers import TorchSGD
 
@@ -147,6 +148,7 @@ def test_config_round_trip():
     optimizer = TorchSGD(_schedule(), momentum=0.9, nesterov=True, weight_decay=5e-4, clipnorm=2.0)
     again = TorchSGD.from_config(optimizer.get_config())
     assert again.get_config() == optimizer.get_config()
+    assert has_registered_name(again)
     assert again.coupled_weight_decay == 5e-4
     assert again.weight_decay is None  # Keras' decoupled one
     serialised = keras.optimizers.serialize(optimizer)

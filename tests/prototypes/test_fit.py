@@ -1,3 +1,5 @@
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -270,6 +272,9 @@ def test_few_vectors_for_each_center_are_reported(teacher, caplog):
     options = {"memory": 768 * (4 * 8 + 20), "levels": ("penultimate",)}
     fit_prototypes(teacher(), small_images(), **few, **options)
     assert "WARNING" not in {record.levelname for record in caplog.records}
+    caplog.clear()
+    fit_prototypes(teacher(), small_images(), **few, levels=("penultimate",))
+    assert "k-means" not in caplog.text
 
 
 # === Work folder ===
@@ -324,3 +329,9 @@ def test_nothing_is_shown_unless_wanted_or_in_a_terminal(teacher, capsys, verbos
     fit_prototypes(teacher(), small_images(), **SIZES, verbose=verbose)
     shown = capsys.readouterr()
     assert shown.out == shown.err == ""
+
+
+def test_the_defaults_are_those_of_the_paper():
+    parameters = inspect.signature(fit_prototypes).parameters
+    names = ("templates", "subclasses", "iterations")
+    assert [parameters[name].default for name in names] == [4096, 8, 20]

@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
-from letkd_keras.prototypes.passes import sample_size
+from letkd_keras.prototypes.passes import ScoreGatherer, sample_size
 
 
 @pytest.mark.parametrize(
@@ -13,3 +16,14 @@ def test_a_sample_has_256_points_for_each_center_unless_memory_says_otherwise(ch
     assert sample_size(2**28, channels, 4096) == 2**28 // (4 * channels + 20)
     assert sample_size(2**40, channels, 4096) == 2**40 // (4 * channels + 20)
     assert sample_size(1, channels, 4096) == 1
+
+
+def test_points_that_the_lda_classifies_right_are_counted():
+    features = SimpleNamespace(locations=lambda level: 2, num_classes=2)
+    projection = SimpleNamespace(classify=lambda points: (points[:, 0] > 0).astype(int))
+    gatherer = ScoreGatherer(features, projection, np.array([[-1.0, 0], [1, 0]], "float32"))
+    points = np.array([[-1, 0], [2, 0], [3, 0], [-4, 0]], "float32")
+    gatherer.add(points, np.array([0, 1, 0, 1]))
+    assert gatherer.result()["right"] == 2
+    gatherer.add(points[:2], np.array([0, 1]))
+    assert gatherer.result()["right"] == 4

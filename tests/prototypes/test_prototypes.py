@@ -57,6 +57,17 @@ def test_the_same_prototypes_are_the_same_bytes_also_after_a_round_trip(tmp_path
     assert first.read_bytes() == second.read_bytes() == third.read_bytes()
 
 
+def test_they_are_equal_to_themselves_only():
+    # Field by field, arrays would raise an error.
+    first, second = _prototypes(), _prototypes()
+    for one, other in (
+        (first, second),
+        (first.penultimate, second.penultimate),
+        (first.intermediate, second.intermediate),
+    ):
+        assert one == one and one != other and len({one, other}) == 2
+
+
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "prototypes.npz"
     _prototypes().save(path)
