@@ -183,10 +183,10 @@ def export_bundle(
     """
     wanted = table.expand(formats)
     _check_folder(path)
-    job = prepare(model, **options)
-    # A format without the images that it needs is refused before the others are written.
+    # A format without the images that it needs is refused before anything is done for the others.
     if any(table.find(name).needs_calibration for name in wanted):
-        job.options.check_calibration()
+        ExportOptions(calibration=options.get("calibration")).check_calibration()
+    job = prepare(model, **options)
     results, refused = {}, []
     with bar("writing and checking", len(wanted)) as advance:
         for name in wanted:

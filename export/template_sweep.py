@@ -22,6 +22,7 @@ from letkd_keras.export.reduction import fine_tune, reduce_templates
 from letkd_keras.export.run_folders import REDUCED, SWEEP
 from letkd_keras.export.verification import check_labels, images_for
 from letkd_keras.files import save_model, write_json, write_text
+from letkd_keras.functional.insertion import kd_layers_of
 from letkd_keras.progress import bar
 
 log = logging.getLogger("letkd_keras")
@@ -83,6 +84,11 @@ def sweep(
     """
     command_line.non_negative_number.check(max_loss, "max_loss")
     student = load_student(model)
+    if not kd_layers_of(student):
+        raise ValueError(
+            "`model` must have KD layers whose templates can be reduced. "
+            f"Received: model={student.name!r} without one"
+        )
     selection_images = images_for(student, selection.images, "selection")
     classes = student.output_shape[-1]
     selection_labels = check_labels(selection.labels, selection_images, classes)
@@ -98,11 +104,6 @@ def sweep(
         "name": student.name,
     }
     forms = forms_of(student, images, labels)
-    if "plain" not in forms:
-        raise ValueError(
-            "`model` must have KD layers whose templates can be reduced. "
-            f"Received: model={student.name!r} without one"
-        )
     # The plain network was not trained, so that its accuracy says nothing.
     plain = measure(forms["plain"][0], "plain", format, **{**measured, "selection": None})
     folded = measure(forms["folded"][0], "folded", format, labels=labels, **measured)

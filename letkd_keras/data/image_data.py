@@ -54,8 +54,7 @@ class ImageData:
         for part in ("train", "test", *(["validation"] if self.has_validation else [])):
             images, labels = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
             _check_images(images, f"x_{part}", self.image_shape)
-            smallest = UNLABELLED if part == "train" else 0
-            _check_labels(labels, f"y_{part}", len(images), classes, smallest)
+            _check_labels(labels, f"y_{part}", len(images), classes, unlabelled=part == "train")
         for name in ("mean", "std"):
             _check_statistics(getattr(self, name), name, self.image_shape[-1])
 
@@ -352,17 +351,24 @@ def _check_images(images, name, image_shape):
         )
 
 
-def _check_labels(labels, name, images, classes, smallest=0):
+def _check_labels(labels, name, images, classes, unlabelled):
     labels = np.asarray(labels)
     if labels.dtype.kind not in "iu" or labels.shape != (images,):
         raise ValueError(
             f"`{name}` must be integers, one for each of the {images} images. "
             f"Received: {_shape_of(labels)}"
         )
+    smallest = UNLABELLED if unlabelled else 0
     if labels.min() < smallest or labels.max() >= classes:
+        without = f" (or {UNLABELLED} for images without a label)" if unlabelled else ""
         raise ValueError(
-            f"`{name}` must be from {smallest} to {classes - 1}, for {classes} class names. "
+            f"`{name}` must be from 0 to {classes - 1}{without}, for {classes} class names. "
             f"Received: values from {labels.min()} to {labels.max()}"
+        )
+    if labels.max() < 0:
+        raise ValueError(
+            f"`{name}` must have at least one image with a label. Received: {images} images "
+            "without one"
         )
 
 

@@ -83,7 +83,7 @@ def _write_bad_data(folder):
         np.savez(folder / "bad" / f"{stem}.npz", **arrays)
 
     x, y = good["x_train"], good["y_train"]
-    write("labels_negative", y_train=y - 1)
+    write("labels_negative", y_train=y - 2)
     write("labels_too_large", y_train=y + 1)
     write("labels_fractional", y_train=y + 0.5)
     write("labels_one_hot", y_train=np.eye(10)[y])

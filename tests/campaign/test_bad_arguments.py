@@ -183,7 +183,7 @@ FIT = {
     "infinite images": (lambda: _train(x=_with(X, 0, INF)), "`x` must be finite.*image 0"),
     "fractional labels": (lambda: _train(y=Y + 0.5), "`y` must be integers from 0 to 4"),
     "large labels": (lambda: _train(y=Y + 1), "`y` must be integers from 0 to 4.*from 1 to 5"),
-    "negative labels": (lambda: _train(y=Y - 1), "`y` must be integers .*from -1 to 3"),
+    "negative labels": (lambda: _train(y=Y - 2), "`y` must be integers .*from -2 to 2"),
     "NaN labels": (lambda: _train(y=_with(Y.astype("float32"), 1, NAN)), "`y` must be integers"),
 }
 FIT_PROTOTYPES = {

@@ -66,7 +66,7 @@ def test_folder_of_a_sweep_is_exported(student, images, labels, selection, tmp_p
     assert written["data"] == {"source": "digits"}
     assert written["reduced"]["form"] == "reduced-4"
     text = (tmp_path / "sweep.md").read_text()
-    assert "Selected: reduced-4, on six images of noise." in text
+    assert "Selected: 4 templates, on six images of noise." in text
     assert "| top-1 for selection | test top-1 |" in text
     assert {file.name for file in tmp_path.iterdir()} == {
         *("sweep.json", "sweep.md", "sweep.png", "reduced.keras")
