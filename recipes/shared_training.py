@@ -213,6 +213,14 @@ def code():
 # === A training on one of the workers ===
 
 
+def fit_alone(file, data, order, folder):
+    """Fit a model without other workers; see `fit`."""
+    options = {name: value for name, value in order.items() if name != "schedule"}
+    schedule = training.Schedule.from_config(order["schedule"])
+    with schedule.precision():
+        training.train(load_model(file), data, schedule, folder, **options)
+
+
 def fit(group, file, data, order, folder):
     """Fit a model together with the other workers, which all call it.
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import importlib.util
 import io
 import json
 import os
@@ -110,9 +111,9 @@ def _metrics(training):
     return [{n: float(v) for n, v in row.items() if n != "seconds"} for row in rows]
 
 
-def _check_same(one, several):
+def _check_same(one, several, trainings=TRAININGS):
     """Weights and metrics of all trainings, within roundings of float64."""
-    for training in TRAININGS:
+    for training in trainings:
         name = "teacher.keras" if training == "teacher" else "student.keras"
         expected, found = (_weights(run / training / name) for run in (one, several))
         assert expected.keys() == found.keys()
@@ -155,6 +156,28 @@ def test_two_workers_of_which_one_dies_end_as_one_device(one_device, tmp_path):
     """Teacher, student alone and letKD-1; class weights, moving average, 21 test images."""
     _check_killed_and_started_again(tmp_path, _tensorflow_workers)
     _check_same(one_device, tmp_path / "run0")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_workers_of_ray_of_which_one_dies_end_as_one_device(one_device, tmp_path):
+    """Ray starts both again by itself."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            PROGRAM.with_name("recipe_on_ray.py"),
+            tmp_path / "run",
+            tmp_path / "died",
+        ],
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert (tmp_path / "died").exists()
+    _check_same(one_device, tmp_path / "run", TRAININGS[:2])
+    assert not list((tmp_path / "run").rglob("ray"))
 
 
 def test_workers_that_differ_are_refused():
