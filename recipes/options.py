@@ -658,6 +658,6 @@ def run_on_workers(options, make_experiment, command):
     if options.engine == "ray":
         ray_workers.check(keras.backend.backend())
         experiment = make_experiment()
-        with ray_workers.RayWorkers.running(options.workers, experiment.spec):
+        with ray_workers.RayWorkers.running(options.workers, experiment):
             return command(experiment)
     return shared_training.run_on_workers(keras.backend.backend(), make_experiment, command)

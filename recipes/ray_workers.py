@@ -17,9 +17,11 @@ from pathlib import Path
 
 import keras
 
+from letkd_keras.callbacks import ShowProgress
 from letkd_keras.data import DataSpec
 from letkd_keras.ray_cluster import import_ray, running_ray
 from letkd_keras.recipes import shared_training, training, workers
+from letkd_keras.recipes.experiment import few_for_students
 from letkd_keras.run_folder import differences
 
 log = logging.getLogger("letkd_keras")
@@ -34,24 +36,24 @@ class RayWorkers:
 
     Args:
         count: Number of workers.
-        spec: `DataSpec` that each of them opens the data by.
+        experiment: `Experiment` whose data each of them opens.
         resources: What each worker may use: `(cpus, gpus)`.
 
     Attributes:
         devices: Number of devices that share each batch.
     """
 
-    def __init__(self, count, spec, resources):
-        self.devices, self.spec, self.resources = count, spec, resources
+    def __init__(self, count, experiment, resources):
+        self.devices, self.experiment, self.resources = count, experiment, resources
 
     @classmethod
     @contextlib.contextmanager
-    def running(cls, count, spec):
+    def running(cls, count, experiment):
         """A scope in which Ray runs and trainings are shared by its workers.
 
         Args:
             count: Number of workers.
-            spec: `DataSpec` of the data.
+            experiment: `Experiment`.
 
         Raises:
             ImportError: If Ray is not installed.
@@ -59,7 +61,7 @@ class RayWorkers:
         """
         with (
             running_ray(count) as resources,
-            workers.sharing(cls(count, spec, resources)) as group,
+            workers.sharing(cls(count, experiment, resources)) as group,
         ):
             yield group
 
@@ -85,8 +87,9 @@ class RayWorkers:
             _work,
             train_loop_config={
                 "model": content,
-                "data": self.spec.config(),
-                "expected": {"data": data.digest, **shared_training.code()},
+                "data": self.experiment.spec.config(),
+                "student_examples": self.experiment.student_examples,
+                "code": shared_training.code(),
                 "floatx": keras.config.floatx(),
                 "order": order,
                 "folder": str(folder),
@@ -105,7 +108,7 @@ class RayWorkers:
         )
         log.info("training by %d workers of Ray", self.devices)
         try:
-            with _epochs_logged(folder):
+            with _epochs_shown(folder, data, order):
                 metrics = trainer.fit().metrics or {}
         except TrainingFailedError as error:
             raise ConnectionError(
@@ -125,30 +128,36 @@ class RayWorkers:
 
 
 @contextlib.contextmanager
-def _epochs_logged(folder):
-    """A scope in which the epochs are logged that the first worker finishes."""
-    ended = threading.Event()
+def _epochs_shown(folder, data, order):
+    """A scope in which the epochs are shown that the first worker finishes."""
+    epochs, ended = order["schedule"]["epochs"], threading.Event()
+    before = training.read_state(folder)["epochs"]
 
     def watch():
-        logged = training.read_state(folder)["epochs"]
-        while not ended.wait(1):
-            with contextlib.suppress(ValueError, OSError):  # a file that is being replaced
-                rows = training.read_state(folder)["rows"]
-                for row in rows[logged:]:
-                    figures = ", ".join(f"{name} {row[name]:.4f}" for name in _SHOWN if name in row)
-                    log.info("epoch %d: %s", row["epoch"] + 1, figures)
-                logged = len(rows)
+        done, last = before, False
+        with ShowProgress("validation" if data.has_validation else "test") as shown:
+            shown.set_params({"epochs": epochs, "steps": 1})
+            shown.on_train_begin()
+            shown.on_epoch_begin(done)
+            while not last:
+                last = ended.wait(1)
+                with contextlib.suppress(ValueError, OSError):  # a file that is being replaced
+                    rows = training.read_state(folder)["rows"]
+                    for row in rows[done:]:
+                        shown.on_epoch_end(done, row)
+                        done += 1
+                        if done < epochs:
+                            shown.on_epoch_begin(done)
 
     watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+    if order["verbose"]:
+        watcher.start()
     try:
         yield
     finally:
         ended.set()
-        watcher.join()
-
-
-_SHOWN = ("loss", "accuracy", "val_accuracy")
+        if order["verbose"]:
+            watcher.join()
 
 
 def _environment():
@@ -207,22 +216,21 @@ def _train(config):
 
     group = workers.connect("tensorflow")
     data, own = None, {}
+    order, folder = config["order"], Path(config["folder"])
     try:
-        data = DataSpec.from_config(config["data"]).open()
         differing = differences(
-            config["expected"],
-            {"data": data.digest, **shared_training.code()},
-            names=("of the driver", "of the worker"),
+            config["code"], shared_training.code(), names=("of the driver", "of the worker")
         )
         if differing:
-            own = {"error": f"other images or code: {'; '.join(differing)}"}
+            own = {"error": f"other code: {'; '.join(differing)}"}
+        else:
+            data = _data(config, order)
     except (ValueError, OSError, ImportError) as error:
         own = {"error": f"{type(error).__name__}: {error}"}
     if group is not None:
         shared_training.agree(group, own)
     elif own:
         raise ValueError(own["error"])
-    order, folder = config["order"], Path(config["folder"])
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / _MODEL
         file.write_bytes(ray.get(config["model"]))
@@ -230,3 +238,10 @@ def _train(config):
             shared_training.fit_alone(file, data, order, folder)
         else:
             shared_training.fit(group, file, data, order, folder if group.is_chief else None)
+
+
+def _data(config, order):
+    spec = DataSpec.from_config(config["data"])
+    data = spec.open()
+    few = few_for_students(data, config["student_examples"], spec.seed)
+    return shared_training.same_data((data, few), order)

@@ -15,9 +15,8 @@ def test_it_trains_and_saves_the_weights_of_its_model(tmp_path):
     supervised = Supervised(shared.inputs, shared.outputs, name=shared.name)
     histories = []
     for model in (plain, supervised):
-        model.compile(
-            "sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"]
-        )
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("sgd", loss, metrics=["accuracy"])
         history = model.fit(x, y, batch_size=4, shuffle=False, verbose=0, validation_data=(x, y))
         histories.append(history.history)
     for name, values in histories[0].items():

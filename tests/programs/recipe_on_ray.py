@@ -2,7 +2,7 @@
 
     python recipe_on_ray.py FOLDER MARK
 
-Teacher and student alone are trained. One of the workers kills itself before the second epoch of
+One of the workers kills itself before the second epoch of
 the teacher, once: it leaves the file MARK.
 """
 
@@ -36,7 +36,7 @@ def main(folder, mark):
     keras.config.set_floatx("float64")
     compare.main(
         [
-            *(*OPTIONS, "--methods", "student", "--engine", "ray", "--workers", "2"),
+            *(*OPTIONS, "--engine", "ray", "--workers", "2"),
             *("--callback", "recipe_on_ray:DieOnce", "--out", folder),
         ]
     )
