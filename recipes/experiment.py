@@ -123,20 +123,7 @@ class Experiment:
         Raises:
             ValueError: If `student_examples` does not fit the data.
         """
-        if self.student_examples is None:
-            return self.data
-        if not hasattr(self.data, "y_train"):
-            raise ValueError(
-                "`student_examples` needs data in memory. Received: "
-                f"student_examples={self.student_examples} with {self.data.name}, which is read "
-                "from disk"
-            )
-        try:
-            few = self.data.subset(self.student_examples, seed=self.spec.seed)
-        except ValueError as error:
-            raise ValueError(str(error).replace("train_examples", "student_examples")) from error
-        rows = np.resize(np.arange(self.student_examples), self.data.train_examples)
-        return replace(few, x_train=few.x_train[rows], y_train=few.y_train[rows])
+        return few_for_students(self.data, self.student_examples, self.spec.seed)
 
     @property
     def _teacher_schedules(self):
@@ -244,6 +231,35 @@ _PUBLISHED_CLASSES = {"cifar100": 100, "tiny_imagenet": 200, "imagenet": 1000}
 
 def _floats(values):
     return [float(value) for value in values]
+
+
+def few_for_students(data, examples, seed):
+    """The data that students are trained on, of which there may be few.
+
+    Args:
+        data: The data, opened.
+        examples: Number of the training images; `None` for all.
+        seed: Seed of the choice.
+
+    Returns:
+        The data set. Few images are repeated until an epoch has as many steps as with all.
+
+    Raises:
+        ValueError: If the number does not fit the data.
+    """
+    if examples is None:
+        return data
+    if not hasattr(data, "y_train"):
+        raise ValueError(
+            "`student_examples` needs data in memory. Received: "
+            f"student_examples={examples} with {data.name}, which is read from disk"
+        )
+    try:
+        few = data.subset(examples, seed=seed)
+    except ValueError as error:
+        raise ValueError(str(error).replace("train_examples", "student_examples")) from error
+    rows = np.resize(np.arange(examples), data.train_examples)
+    return replace(few, x_train=few.x_train[rows], y_train=few.y_train[rows])
 
 
 def prepare(experiment):

@@ -11,6 +11,7 @@ from letkd_keras import command_line
 from letkd_keras.command_line import (
     PIXELS,
     add_data_options,
+    add_engine_options,
     add_formats_option,
     add_methods_option,
     add_out_option,
@@ -265,6 +266,7 @@ def add_experiment_options(
             **weight,
         )
 
+    add_engine_options(parser, work="each training and the teacher's passes over the images")
     group = parser.add_argument_group("results")
     if exports:
         add_formats_option(group, ("savedmodel", "tflite"))
@@ -651,6 +653,11 @@ def run_on_workers(options, make_experiment, command):
     """
     import keras
 
-    from letkd_keras.recipes import shared_training
+    from letkd_keras.recipes import ray_workers, shared_training
 
+    if options.engine == "ray":
+        ray_workers.check(keras.backend.backend())
+        experiment = make_experiment()
+        with ray_workers.RayWorkers.running(options.workers, experiment):
+            return command(experiment)
     return shared_training.run_on_workers(keras.backend.backend(), make_experiment, command)

@@ -17,6 +17,7 @@ from letkd_keras.models import frozen_backbone
 from letkd_keras.prototypes import Prototypes, fit_prototypes, remove_workdir
 from letkd_keras.recipes import class_report, exporting, methods, report, results, workers
 from letkd_keras.recipes.experiment import OPEN_KEYS, prepare
+from letkd_keras.recipes.ray_workers import RayWorkers
 from letkd_keras.recipes.shared_training import train
 from letkd_keras.recipes.training import finish, labelled_data
 from letkd_keras.run_folder import RunFolder
@@ -236,6 +237,7 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=True):
         data_name=f"{data.name} ({data.split})",
         class_names=data.class_names,
         workdir=folder / "prototypes.work",
+        **_engine(),
         verbose="auto" if verbose else False,
     )
     prototypes.save(file)
@@ -262,6 +264,12 @@ def with_teachers_classes(data, teacher):
     ]
     known = np.asarray(data.y_train) >= 0
     return data.with_labels(np.where(known, data.y_train, np.concatenate(classes)))
+
+
+def _engine():
+    """The options of `fit_prototypes` with which Ray's workers share its passes."""
+    group = workers.current()
+    return {"engine": "ray", "workers": group.devices} if isinstance(group, RayWorkers) else {}
 
 
 def train_student(experiment, method, seed, teacher, prototypes, folder, verbose=True):

@@ -157,13 +157,24 @@ def _serve(group, data_sets):
             file = Path(scratch) / _MODEL
             file.write_bytes(group.broadcast())
             try:
-                fit(group, file, _same_data(data_sets, message["order"]), message["order"], None)
+                fit(group, file, same_data(data_sets, message["order"]), message["order"], None)
             except FloatingPointError as error:  # all workers see it; the chief decides
                 log.warning("%s", error)
 
 
-def _same_data(data_sets, order):
-    """The data that the chief trains on: those of this worker with the same digest."""
+def same_data(data_sets, order):
+    """The data that the chief trains on: those of this worker with the same digest.
+
+    Args:
+        data_sets: The data, and those of the students.
+        order: See `Chief.train`.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ValueError: If none of them has the digest.
+    """
     for data in data_sets:
         # With or without training images that have no label.
         labelled = (training.labelled_data(data), training.labelled_data(data, repeat=True))
@@ -211,6 +222,14 @@ def code():
 
 
 # === A training on one of the workers ===
+
+
+def fit_alone(file, data, order, folder):
+    """Fit a model without other workers; see `fit`."""
+    options = {name: order[name] for name in order if name not in ("schedule", "digest")}
+    schedule = training.Schedule.from_config(order["schedule"])
+    with schedule.precision():
+        training.train(load_model(file), data, schedule, folder, **options)
 
 
 def fit(group, file, data, order, folder):

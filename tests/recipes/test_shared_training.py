@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import importlib.util
 import io
 import json
 import os
@@ -157,6 +158,28 @@ def test_two_workers_of_which_one_dies_end_as_one_device(one_device, tmp_path):
     _check_same(one_device, tmp_path / "run0")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_workers_of_ray_of_which_one_dies_end_as_one_device(one_device, tmp_path):
+    """Ray starts both again by itself. The workers also share the fit of the prototypes."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            PROGRAM.with_name("recipe_on_ray.py"),
+            tmp_path / "run",
+            tmp_path / "died",
+        ],
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=2 * SECONDS,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert (tmp_path / "died").exists()
+    _check_same(one_device, tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("ray"))
+
+
 def test_workers_that_differ_are_refused():
     """By all of them, with what differs; paths may differ."""
 
@@ -201,7 +224,7 @@ def trained(monkeypatch):
 
     monkeypatch.setattr(shared_training, "fit", fit)
     monkeypatch.setattr(shared_training, "code", dict)
-    monkeypatch.setattr(shared_training, "_same_data", lambda data_sets, order: data_sets[0])
+    monkeypatch.setattr(shared_training, "same_data", lambda data_sets, order: data_sets[0])
     return calls
 
 
