@@ -56,7 +56,7 @@ def test_epochs_are_lines_where_there_is_no_terminal(caplog):
 
 
 def test_of_many_epochs_few_are_lines(caplog):
-    caplog.set_level(logging.DEBUG, "letkd_keras")
+    caplog.set_level(logging.DEBUG, "letkd_keras.callbacks")
     _logged_epochs(ShowProgress(most_lines=4), 10, first=3)
     shown = [r.getMessage().split(",")[0] for r in caplog.records if r.levelno == logging.INFO]
     assert shown == ["epoch 6/10", "epoch 9/10", "epoch 10/10"]

@@ -70,6 +70,7 @@ def test_the_code_of_a_page_runs(name, networks, tmp_path, monkeypatch):
                 "prototypes": prototypes,
                 **{"plain_ds": batches, "train_ds": batches, "test_ds": batches},
                 **{"teacher_logits": logits[0], "student_logits": logits[1]},
+                "images": images,
                 **{"labels": labels, "sample_weight": np.ones(64, "float32")},
             },
         )
