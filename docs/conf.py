@@ -57,7 +57,7 @@ default_role = "code"  # docstrings have single backticks, as those of Keras do
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:(class|exc|obj)", r"(?!letkd_keras).*"),  # Python's and Keras' have no page here
-    (r"py:class", r"letkd_keras\.distillers\.\w+\.TrainStep"),  # one for each backend
+    (r"py:class", r"letkd_keras\.distillers\.\w+\.(TrainStep|StepOnWorkers)"),  # of each backend
 ]
 
 # === Look ===
