@@ -639,10 +639,10 @@ def set_up_logging():
     logging.captureWarnings(True)
     root = logging.getLogger()
     if not root.handlers:
-        root.addHandler(_TerminalHandler())
-    logging.getLogger("letkd_keras").setLevel(logging.INFO)
-    for handler in root.handlers:
+        handler = _TerminalHandler()
         handler.addFilter(_is_shown)
+        root.addHandler(handler)
+    logging.getLogger("letkd_keras").setLevel(logging.INFO)
     if "tensorflow" not in sys.modules:
         sys.meta_path.insert(0, _QuietImport("tensorflow"))
 

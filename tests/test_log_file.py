@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 from in_a_process import in_a_process
 
+from letkd_keras import log_file
 from letkd_keras.log_file import logged_to, recorded, stderr_to_log
+
+
+@pytest.fixture(autouse=True)
+def nothing_waits(monkeypatch):
+    """What converters wrote in earlier tests does not belong to these files."""
+    monkeypatch.setattr(log_file, "_waiting", [])
 
 
 def test_messages_of_all_packages_are_in_the_file(tmp_path):
