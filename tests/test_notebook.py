@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,14 @@ def test_outputs_are_kept(path):
 
 @each_notebook
 @pytest.mark.slow
-def test_it_runs_from_top_to_bottom(path, tmp_path):
+def test_it_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient")
     prepared = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
     if path.stem == "from_photos_to_a_phone" and not (prepared / "cifar100").is_dir():
         pytest.skip("tensorflow-datasets has not prepared CIFAR-100 in TFDS_DATA_DIR")
+    # `!python` in a cell is the Python of this environment.
+    folder_of_python = str(Path(sys.executable).parent)
+    monkeypatch.setenv("PATH", folder_of_python + os.pathsep + os.environ["PATH"])
     for program in path.parent.glob("*.py"):
         shutil.copy(program, tmp_path)
     notebook = nbformat.read(path, as_version=4)
