@@ -21,9 +21,8 @@ def test_the_notebook_has_its_outputs():
     assert sum(bool(cell.outputs) for cell in code) >= len(code) - 2
     outputs = [output for cell in code for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
-    text = "".join(output.get("text", "") for output in outputs)
-    for absolute in ("/home/", "/root/", "/tmp/", "/work/"):
-        assert absolute not in text
+    # Nor a folder for temporary files; `test_notebook` refuses other paths of a machine.
+    assert "/tmp/" not in "".join(output.get("text", "") for output in outputs)
 
 
 @pytest.mark.slow
