@@ -48,10 +48,7 @@ def write_int8(student, path, options):
     """
     import tensorflow as tf
 
-    options.check_calibration()
-    images = np.asarray(options.calibration, "float32")
-    student = with_calibrated_floors(student, images)
-    images = _with_full_range(images, options)
+    student, images = _calibrated(student, options)
 
     def configure(converter):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -72,10 +69,7 @@ def write_int16x8(student, path, options):
     """
     import tensorflow as tf
 
-    options.check_calibration()
-    images = np.asarray(options.calibration, "float32")
-    student = with_calibrated_floors(student, images)
-    images = _with_full_range(images, options)
+    student, images = _calibrated(student, options)
 
     def configure(converter):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -85,6 +79,13 @@ def write_int16x8(student, path, options):
         ]
 
     _convert(student, path, options, configure)
+
+
+def _calibrated(student, options):
+    """The student with calibrated floors, and the images from which the converter takes ranges."""
+    options.check_calibration()
+    images = np.asarray(options.calibration, "float32")
+    return with_calibrated_floors(student, images), _with_full_range(images, options)
 
 
 def _with_full_range(images, options):
