@@ -15,6 +15,7 @@ from letkd_keras.recipes.run import devices, prototypes_of, train_teacher
 from letkd_keras.run_folder import RunFolder
 
 _IMAGES = 6
+_OTHER_CLASS = (0.6, 0.6, 0.6, 1)
 _MOST_NAMES = 120
 
 
@@ -112,6 +113,8 @@ def draw(images, labels, targets, intermediate, data):
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
+    from letkd_keras.prototypes.pictures import subclass_legend
+
     figure = Figure(figsize=(13, 2.2 * len(images) + 0.8), layout="constrained")
     axes = figure.subplots(len(images), 3, squeeze=False, width_ratios=[1, 1, 4])
     own_colors = category_colors(intermediate.subclasses)
@@ -124,7 +127,7 @@ def draw(images, labels, targets, intermediate, data):
         row[1].imshow(own, cmap=ListedColormap(own_colors), vmin=-0.5, vmax=per_class - 0.5)
         commonest = np.bincount(own.ravel(), minlength=per_class).argmax()
         scores = intermediate.subclass_scores[label * per_class + commonest]
-        colors = np.full((len(scores), 4), (0.6, 0.6, 0.6, 1))
+        colors = np.full((len(scores), 4), _OTHER_CLASS)
         colors[label * per_class : (label + 1) * per_class] = own_colors
         row[2].bar(np.arange(len(scores)), scores, width=1, color=colors)
         row[2].set_title(f"target of sub-class {commonest} over all sub-classes", fontsize=9)
@@ -142,15 +145,5 @@ def draw(images, labels, targets, intermediate, data):
             axis.set(xticks=[], yticks=[])
     axes[0, 1].set_title("sub-classes", fontsize=10)
     axes[-1, 2].set_xlabel("sub-classes, class by class")
-    for number, color in enumerate(own_colors):
-        axes[0, 0].bar(0, 0, color=color, label=f"{number}")
-    axes[0, 0].bar(0, 0, color="0.6", label="of another class")
-    handles, texts = axes[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        texts,
-        title="sub-classes of the image's class",
-        loc="outside lower center",
-        ncols=min(len(texts), 13),
-    )
+    subclass_legend(figure, axes[0, 0], own_colors, _OTHER_CLASS)
     return figure

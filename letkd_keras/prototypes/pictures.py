@@ -252,6 +252,28 @@ def _strongest_pairs(axis, by_class, class_names):
 # === Maps of sub-classes ===
 
 
+def subclass_legend(figure, axis, colors, other_class):
+    """Name the colors of the sub-classes below a picture.
+
+    Args:
+        figure: `Figure`.
+        axis: One of its axes that shows nothing but an image.
+        colors: Color of each sub-class.
+        other_class: Color of the sub-classes of other classes.
+    """
+    for number, color in enumerate(colors):
+        axis.bar(0, 0, color=color, label=f"{number}")
+    axis.bar(0, 0, color=other_class, label="of another class")
+    handles, texts = axis.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        texts,
+        title="sub-classes of the image's class",
+        loc="outside lower center",
+        ncols=min(len(texts), 13),
+    )
+
+
 def draw_subclass_maps(intermediate, teacher, data, preprocess=None, class_names=None, samples=6):
     """A `Figure` of some images, the sub-class of each location, and the rows of scores there."""
     images, labels = _one_of_each(data, intermediate.num_classes, samples)
@@ -276,17 +298,7 @@ def draw_subclass_maps(intermediate, teacher, data, preprocess=None, class_names
         for axis in (*row[:2], *row[2 + len(shown) :]):
             axis.set_axis_off()
     axes[0, 1].set_title("sub-class", fontsize=10)
-    for number in range(intermediate.subclasses):
-        axes[0, 0].bar(0, 0, color=_subclass_colors(intermediate)[number], label=f"{number}")
-    axes[0, 0].bar(0, 0, color=_OTHER_CLASS, label="of another class")
-    handles, texts = axes[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        texts,
-        title="sub-classes of the image's class",
-        loc="outside lower center",
-        ncols=min(len(texts), 13),
-    )
+    subclass_legend(figure, axes[0, 0], _subclass_colors(intermediate), _OTHER_CLASS)
     for axis in axes[-1, 2:]:
         axis.set_xlabel("target", fontsize=8)
     for axis in axes[:, 2]:

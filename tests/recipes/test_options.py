@@ -1,26 +1,11 @@
 """From options to an experiment; nothing is trained."""
 
-import numpy as np
 import pytest
 
-from letkd_keras.data import ImageData
 from letkd_keras.recipes import cifar100, compare, digits, folder, imagenet, options, tiny_imagenet
 from letkd_keras.recipes.options import experiment_of, settings_of
 
-
-@pytest.fixture(autouse=True)
-def images(monkeypatch):
-    """Noise of CIFAR-100's shape in place of the real images."""
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (300, 32, 32, 3), dtype="uint8")
-    labels = np.arange(300) % 100
-    names = tuple(map(str, range(100)))
-    data = ImageData(
-        "cifar100",
-        *(pixels[:200], labels[:200], pixels[200:], labels[200:]),
-        *((0.5,) * 3, (0.25,) * 3, names),
-    )
-    monkeypatch.setattr("letkd_keras.data.sources.load_cifar", lambda name, folder=None: data)
+pytestmark = pytest.mark.usefixtures("cifar100_noise")
 
 
 def _experiment(recipe, text, **kwargs):

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from letkd_keras.data import ImageData, load_digits
+from letkd_keras.data import load_digits
 from letkd_keras.recipes import cifar100, digits, training
 from letkd_keras.recipes.options import experiment_of
 from letkd_keras.recipes.training import Schedule, SmoothedCrossentropy, WarmUp, train
@@ -278,19 +278,7 @@ def test_a_name_that_is_no_callback_is_refused(name, module):
 # === From options to the experiment ===
 
 
-@pytest.fixture(autouse=True)
-def images(monkeypatch):
-    """Noise of CIFAR-100's shape in place of the real images."""
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (300, 32, 32, 3), dtype="uint8")
-    labels = np.arange(300) % 100
-    names = tuple(map(str, range(100)))
-    noise = ImageData(
-        "cifar100",
-        *(pixels[:200], labels[:200], pixels[200:], labels[200:]),
-        *((0.5,) * 3, (0.25,) * 3, names),
-    )
-    monkeypatch.setattr("letkd_keras.data.sources.load_cifar", lambda name, folder=None: noise)
+pytestmark = pytest.mark.usefixtures("cifar100_noise")
 
 
 def _experiment(text, recipe=cifar100):
