@@ -16,15 +16,7 @@ Each line has `model`, `form` (plain, trained, folded, reduced-N), `format`, `pa
 import json
 import sys
 
-from letkd_keras.command_line import (
-    Parser,
-    add_data_options,
-    add_seed_option,
-    class_count,
-    list_item,
-    path,
-    positive_integer,
-)
+from letkd_keras.command_line import Parser, add_data_options, add_seed_option
 from letkd_keras.export import formats as known_formats
 from letkd_keras.export.evaluation_images import (
     EvaluationImages,
@@ -32,6 +24,7 @@ from letkd_keras.export.evaluation_images import (
     evaluation_images,
 )
 from letkd_keras.export.run_folders import open_data
+from letkd_keras.option_types import class_count, list_item, path, positive_integer
 
 _FORMATS = ("tflite", "tflite-float16", "tflite-dynamic", "tflite-int8", "onnx")
 

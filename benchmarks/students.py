@@ -11,7 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from letkd_keras.command_line import Parser, class_count, image_size, list_item, positive_integer
+from letkd_keras.command_line import Parser
+from letkd_keras.option_types import class_count, image_size, list_item, positive_integer
 
 _STUDENTS = (
     *("resnet8", "resnet20", "mnv2"),

@@ -15,9 +15,6 @@ from letkd_keras.command_line import (
     add_formats_option,
     add_out_option,
     add_seed_option,
-    choice,
-    list_item,
-    path,
     run_main,
 )
 from letkd_keras.export import formats
@@ -26,6 +23,7 @@ from letkd_keras.export.options import INPUTS, OUTPUTS, PRECISIONS, RANGES, Expo
 from letkd_keras.export.run_folders import open_data
 from letkd_keras.files import check_writable
 from letkd_keras.log_file import logged_to
+from letkd_keras.option_types import choice, list_item, path
 from letkd_keras.terminal import print_table
 
 

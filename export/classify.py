@@ -8,10 +8,11 @@ runtime are used: ai-edge-litert for TFLite, onnxruntime for ONNX, TensorFlow fo
 Loading a SavedModel can run code that it contains. Use only artifacts of a source that you trust.
 """
 
-from letkd_keras.command_line import Parser, path, positive_integer, run_main
+from letkd_keras.command_line import Parser, run_main
 from letkd_keras.export import formats
 from letkd_keras.export.card_file import options_of, read_card
 from letkd_keras.files import checksum
+from letkd_keras.option_types import path, positive_integer
 
 _RUNTIMES = {"tflite": "ai-edge-litert", "onnx": "onnxruntime", "savedmodel": "tensorflow"}
 

@@ -14,11 +14,6 @@ from letkd_keras.command_line import (
     add_data_options,
     add_out_option,
     add_seed_option,
-    choice,
-    non_negative_integer,
-    non_negative_number,
-    path,
-    positive_integer,
     run_main,
 )
 from letkd_keras.export import formats
@@ -26,6 +21,13 @@ from letkd_keras.export.evaluation_images import add_image_options, selection_im
 from letkd_keras.export.run_folders import open_data, provenance_of
 from letkd_keras.files import check_writable
 from letkd_keras.log_file import logged_to
+from letkd_keras.option_types import (
+    choice,
+    non_negative_integer,
+    non_negative_number,
+    path,
+    positive_integer,
+)
 from letkd_keras.terminal import print_report
 
 

@@ -10,9 +10,10 @@ Loading a SavedModel can run code that it contains. Verify only artifacts of a s
 trust.
 """
 
-from letkd_keras.command_line import Parser, add_data_options, add_seed_option, path, run_main
+from letkd_keras.command_line import Parser, add_data_options, add_seed_option, run_main
 from letkd_keras.export.evaluation_images import add_image_options, evaluation_images
 from letkd_keras.export.run_folders import open_data
+from letkd_keras.option_types import path
 
 
 def parse(arguments=None):

@@ -26,7 +26,7 @@ sub-classes (figure 2).
 Other options are those of `compare`. The same command continues where it was interrupted.
 """
 
-from letkd_keras import command_line
+from letkd_keras import option_types
 from letkd_keras.command_line import Parser, run_main
 from letkd_keras.recipes.compare import add_jobs_option
 from letkd_keras.recipes.options import (
@@ -61,7 +61,7 @@ def parse(arguments=None):
         "--values",
         nargs="+",
         metavar="VALUE",
-        type=command_line.list_item,
+        type=option_types.list_item,
         help="values to try, separated by spaces",
     )
     add_experiment_options(

@@ -19,7 +19,8 @@ and the best one on the test images are reported, as in the papers. Reduced to a
 --epochs 20
 """
 
-from letkd_keras.command_line import Parser, positive_integer, run_main
+from letkd_keras.command_line import Parser, run_main
+from letkd_keras.option_types import positive_integer
 from letkd_keras.recipes.options import (
     add_experiment_options,
     default_out,

@@ -7,7 +7,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from letkd_keras import command_line
+from letkd_keras import option_types
 from letkd_keras.command_line import (
     PIXELS,
     add_data_options,
@@ -18,6 +18,8 @@ from letkd_keras.command_line import (
     add_prototype_options,
     add_seed_option,
     add_unlabelled_options,
+)
+from letkd_keras.option_types import (
     choice,
     fraction,
     image_size,
@@ -98,7 +100,7 @@ def add_experiment_options(
     if not networks_required:
         add(
             "--pair",
-            type=command_line.text,
+            type=option_types.text,
             metavar="TEACHER-STUDENT",
             default=settings.pair if settings else None,
             help="a pair of python -m letkd_keras.recipes --list, or any two networks of the zoo"
@@ -106,7 +108,7 @@ def add_experiment_options(
         )
     add(
         "--teacher",
-        type=command_line.text,
+        type=option_types.text,
         required=networks_required,
         metavar="NETWORK",
         help="a network of the zoo, keras.applications:NAME, keras_hub:PRESET or a .keras file; it "
@@ -115,7 +117,7 @@ def add_experiment_options(
     )
     add(
         "--student",
-        type=command_line.text,
+        type=option_types.text,
         required=networks_required,
         metavar="NETWORK",
         help="likewise; it starts from trained weights where it has some"
@@ -148,7 +150,7 @@ def add_experiment_options(
         for role, prefix in (("student", ""), ("teacher", "teacher-")):
             add(
                 f"--{prefix}{level}-layer",
-                type=command_line.text,
+                type=option_types.text,
                 metavar="LAYER",
                 help=f"the {role}'s {level} layer (default: suggested)",
             )

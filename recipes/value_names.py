@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import dataclass
 
-from letkd_keras import command_line
+from letkd_keras import option_types
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,20 @@ class Value:
 
 _ONE = ("letkd1",)
 _ROWS = (
-    Value("templates", command_line.positive_integer, _ONE, "templates", True),
-    Value("subclasses", command_line.positive_integer, field="subclasses", changes_prototypes=True),
-    Value("components", command_line.positive_integer, field="components", changes_prototypes=True),
-    Value("iterations", command_line.positive_integer, field="iterations", changes_prototypes=True),
-    Value("temperature", command_line.positive_number, _ONE, "temperature"),
-    Value("penultimate-alpha", command_line.non_negative_number, field="penultimate_alpha"),
-    Value("intermediate-alpha", command_line.non_negative_number, field="intermediate_alpha"),
-    Value("penultimate-weight", command_line.non_negative_number, field="penultimate_weight"),
-    Value("intermediate-weight", command_line.non_negative_number, field="intermediate_weight"),
-    Value("learning-rate", command_line.positive_number, field="student_schedule.learning_rate"),
-    Value("penultimate-layer", command_line.text, _ONE, "student.penultimate_layer", True),
+    Value("templates", option_types.positive_integer, _ONE, "templates", True),
+    Value("subclasses", option_types.positive_integer, field="subclasses", changes_prototypes=True),
+    Value("components", option_types.positive_integer, field="components", changes_prototypes=True),
+    Value("iterations", option_types.positive_integer, field="iterations", changes_prototypes=True),
+    Value("temperature", option_types.positive_number, _ONE, "temperature"),
+    Value("penultimate-alpha", option_types.non_negative_number, field="penultimate_alpha"),
+    Value("intermediate-alpha", option_types.non_negative_number, field="intermediate_alpha"),
+    Value("penultimate-weight", option_types.non_negative_number, field="penultimate_weight"),
+    Value("intermediate-weight", option_types.non_negative_number, field="intermediate_weight"),
+    Value("learning-rate", option_types.positive_number, field="student_schedule.learning_rate"),
+    Value("penultimate-layer", option_types.text, _ONE, "student.penultimate_layer", True),
     Value(
         "intermediate-layer",
-        command_line.text,
+        option_types.text,
         field="student.intermediate_layer",
         changes_prototypes=True,
     ),

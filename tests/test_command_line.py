@@ -5,7 +5,7 @@ import signal
 import pytest
 from in_a_process import in_a_process
 
-from letkd_keras import command_line
+from letkd_keras import command_line, option_types
 from letkd_keras.command_line import (
     Parser,
     add_data_options,
@@ -15,11 +15,10 @@ from letkd_keras.command_line import (
     add_out_option,
     add_prototype_options,
     add_seed_option,
-    byte_count,
     describe,
-    output_file,
     run_main,
 )
+from letkd_keras.option_types import byte_count, output_file
 
 
 @pytest.fixture
@@ -32,13 +31,13 @@ def parser():
     add_formats_option(parser)
     add_methods_option(parser, ["student", "letkd2"])
     parser.add_argument(
-        "--learning-rate", type=command_line.positive_number, default=0.05, help="rate"
+        "--learning-rate", type=option_types.positive_number, default=0.05, help="rate"
     )
-    parser.add_argument("--task-weight", type=command_line.non_negative_number, default=1.0)
-    parser.add_argument("--sparsity", type=command_line.fraction, default=0.5)
-    parser.add_argument("--teacher-epochs", type=command_line.positive_integer)
-    parser.add_argument("--warm-up-steps", type=command_line.non_negative_integer, default=0)
-    parser.add_argument("--teacher", type=command_line.text)
+    parser.add_argument("--task-weight", type=option_types.non_negative_number, default=1.0)
+    parser.add_argument("--sparsity", type=option_types.fraction, default=0.5)
+    parser.add_argument("--teacher-epochs", type=option_types.positive_integer)
+    parser.add_argument("--warm-up-steps", type=option_types.non_negative_integer, default=0)
+    parser.add_argument("--teacher", type=option_types.text)
     parser.add_argument("--npz", type=output_file(".npz"))
     return parser
 
@@ -168,22 +167,6 @@ def test_help_shows_every_default(parser, capsys):
     ):
         assert expected in text
     assert "None" not in text and "False" not in text and "an example" in text
-
-
-@pytest.mark.parametrize(
-    ("range_", "good", "bad"),
-    [
-        (command_line.positive_integer, (1, 2**31 - 1), (0, 2**31, 1.0, True, "1", None)),
-        (command_line.share, (0, 0.5), (1, -0.1, float("nan"), "0.5", None, True)),
-        (command_line.positive_number, (1, 1e-9), (0, float("inf"), 10**400)),
-    ],
-)
-def test_ranges_check_arguments_as_well(range_, good, bad):
-    for value in good:
-        range_.check(value, "x")
-    for value in bad:
-        with pytest.raises(ValueError, match=r"^`x` must be .*Received: x="):
-            range_.check(value, "x")
 
 
 # === How a command ends ===

@@ -12,9 +12,9 @@ from letkd_keras.command_line import (
     add_data_options,
     add_out_option,
     add_seed_option,
-    output_file,
     run_main,
 )
+from letkd_keras.option_types import output_file
 
 
 def parse(arguments=None):

@@ -1,6 +1,6 @@
 """Stronger augmentation with the keras-cv library, on batches of a `tf.data` pipeline."""
 
-from letkd_keras.command_line import did_you_mean
+from letkd_keras.option_types import did_you_mean
 
 POLICIES = ("randaugment", "cutmix", "mixup")
 

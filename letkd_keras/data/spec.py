@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
-from letkd_keras import command_line
+from letkd_keras import command_line, option_types
 
 _NAMES = ("digits", "cifar10", "cifar100")
 # Sources written as NAME:DIR, or tfds:NAME.
@@ -227,7 +227,7 @@ class DataSpec:
         raise ValueError(
             "`data` must be digits, cifar10, cifar100, tiny-imagenet:DIR, imagenet:DIR, tfds:NAME, "
             f"an existing folder or an .npz file. Received: data={self.source!r}"
-            f"{command_line.did_you_mean(self.source, known)}"
+            f"{option_types.did_you_mean(self.source, known)}"
         )
 
     def _check_exists(self):
@@ -263,18 +263,18 @@ class DataSpec:
         if not self.source.strip():
             raise ValueError(f"`data` must not be empty. Received: data={self.source!r}")
         optional = {
-            "image_size": command_line.image_size,
-            "classes": command_line.class_count,
-            "train_examples": command_line.positive_integer,
-            "test_examples": command_line.positive_integer,
+            "image_size": option_types.image_size,
+            "classes": option_types.class_count,
+            "train_examples": option_types.positive_integer,
+            "test_examples": option_types.positive_integer,
         }
         for name, range_ in optional.items():
             if getattr(self, name) is not None:
                 range_.check(getattr(self, name), name)
-        command_line.share.check(self.validation_fraction, "validation_fraction")
+        option_types.share.check(self.validation_fraction, "validation_fraction")
         if self.labelled_share is not None:
-            command_line.fraction.check(self.labelled_share, "labelled_share")
-        command_line.seed.check(self.seed, "seed")
+            option_types.fraction.check(self.labelled_share, "labelled_share")
+        option_types.seed.check(self.seed, "seed")
         if self.pixels is not None and self.pixels not in command_line.PIXELS:
             raise ValueError(
                 f"`pixels` must be one of {', '.join(command_line.PIXELS)}. "

@@ -5,16 +5,8 @@ python -m letkd_keras.models --network resnet56 --weights resnet56.pth --out tea
 Checkpoints of RepDistiller, mdistiller and torchvision are read; nothing of them is executed.
 """
 
-from letkd_keras.command_line import (
-    Parser,
-    add_out_option,
-    class_count,
-    image_size,
-    output_file,
-    path,
-    run_main,
-    text,
-)
+from letkd_keras.command_line import Parser, add_out_option, run_main
+from letkd_keras.option_types import class_count, image_size, output_file, path, text
 
 
 def parse(arguments=None):

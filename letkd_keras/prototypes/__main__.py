@@ -29,13 +29,9 @@ from letkd_keras.command_line import (
     add_out_option,
     add_prototype_options,
     add_seed_option,
-    choice,
-    output_file,
-    path,
-    positive_integer,
     run_main,
-    text,
 )
+from letkd_keras.option_types import choice, output_file, path, positive_integer, text
 
 
 def parse(arguments=None):

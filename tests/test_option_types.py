@@ -1,0 +1,40 @@
+import argparse
+
+import pytest
+
+from letkd_keras import option_types
+from letkd_keras.option_types import byte_count, byte_text
+
+
+@pytest.mark.parametrize(
+    ("range_", "good", "bad"),
+    [
+        (option_types.positive_integer, (1, 2**31 - 1), (0, 2**31, 1.0, True, "1", None)),
+        (option_types.share, (0, 0.5), (1, -0.1, float("nan"), "0.5", None, True)),
+        (option_types.positive_number, (1, 1e-9), (0, float("inf"), 10**400)),
+    ],
+)
+def test_ranges_check_arguments_as_well(range_, good, bad):
+    for value in good:
+        range_.check(value, "x")
+    for value in bad:
+        with pytest.raises(ValueError, match=r"^`x` must be .*Received: x="):
+            range_.check(value, "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("1", 1), ("800M", 800 * 2**20), ("1.5g", 3 * 2**29), ("1024T", 2**50)]
+)
+def test_numbers_of_bytes_have_units(text, count):
+    assert byte_count(text) == count
+    assert byte_count(byte_text(count)) == count
+
+
+def test_bytes_are_written_in_the_largest_unit():
+    assert [byte_text(n) for n in (1000, 2**10, 3 * 2**29)] == ["1000", "1K", "1536M"]
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "nan", "1025T", "8X", "M"])
+def test_other_numbers_of_bytes_are_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="must be a number of bytes"):
+        byte_count(text)
