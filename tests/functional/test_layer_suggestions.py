@@ -204,6 +204,14 @@ def test_attention_inside_a_layer_begins_a_block():
     assert suggest_stage_ends(model) == ["block0", "block1", "block2"]
 
 
+def test_patches_that_are_merged_last_are_a_stage():
+    inputs = keras.Input((16, 16, 3))
+    x = layers.Reshape((16, 6))(layers.Conv2D(6, 4, 4)(inputs))
+    x = layers.Reshape((4, 24), name="merged")(Mixing(name="mixing")(x))
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
+    assert suggest_stage_ends(model) == ["mixing", "merged"]
+
+
 @pytest.mark.slow
 def test_keras_hub_is_understood():
     keras_hub = pytest.importorskip("keras_hub")

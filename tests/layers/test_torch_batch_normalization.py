@@ -95,6 +95,15 @@ def test_config_and_file_round_trip(tmp_path):
     np.testing.assert_array_equal(loaded(x), model(x))
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_replicas_are_synchronized_unless_the_user_says_otherwise(monkeypatch, replicas):
+    name = "letkd_keras.layers.torch_batch_normalization._replicas"
+    monkeypatch.setattr(name, lambda: replicas)
+    assert TorchBatchNormalization().synchronized == (replicas == 2)
+    for synchronized in (True, False):
+        assert TorchBatchNormalization(synchronized=synchronized).synchronized == synchronized
+
+
 @pytest.mark.parametrize("arguments", [{"momentum": 1}, {"momentum": -0.1}, {"epsilon": 0}])
 def test_bad_arguments_are_refused(arguments):
     (name,) = arguments
