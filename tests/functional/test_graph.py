@@ -20,6 +20,7 @@ from letkd_keras.functional.graph import (
     output_of,
     output_shape_of,
     output_shapes,
+    outputs_at,
     readers,
     run,
     spatial_shape,
@@ -121,6 +122,13 @@ def test_a_name_means_one_call_of_one_layer():
         find_layer(model, "twice", argument="here")
     with pytest.raises(ValueError, match=r"`layer` must name a layer of 'm'.*'rely'.*relu"):
         find_layer(model, "rely")
+
+
+def test_each_name_has_the_argument_that_it_came_by():
+    with pytest.raises(ValueError, match="`two` must name a layer"):
+        outputs_at(_nested(), ["conv", "nowhere"], ["one", "two"])
+    with pytest.raises(ValueError, match="shorter"):
+        outputs_at(_nested(), ["conv", "head"], ["one"])
 
 
 def test_where_no_name_is_similar_the_last_five_are_listed():
