@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 
-import keras
 from float64 import compute_in_float64
 
 from letkd_keras.command_line import set_up_logging
