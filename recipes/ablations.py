@@ -17,7 +17,7 @@ with and without a KD layer (Table 6).
 each of `--values` under one teacher and write values.md, values.csv and values.png (accuracy by
 value).
 
-`probe` classifies the pooled features before and behind the intermediate KD layer, x and x_hat, by
+`probe` classifies the pooled features before and after the intermediate KD layer, x and x_hat, by
 linear discriminant analysis (Table 4). `tsne` draws the values, x and x_hat of a trained student's
 KD layers by t-SNE. `time` measures the time for one image with so many templates. `subclass-map`
 draws, for some images, each location's sub-class beside the histogram of its target over all

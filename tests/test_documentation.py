@@ -1,6 +1,6 @@
 """The pages and what they refer to: files, headings, and pages that the code names."""
 
-import importlib
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -85,3 +85,14 @@ def test_the_api_pages_have_every_public_name():
         listed |= set(re.findall(r"^`([A-Z_]+)` is the table", pages[module], re.MULTILINE))
         assert listed == set(importlib.import_module(f"letkd_keras.{module}").__all__), module
     assert set(re.findall(r"[`, ]letkd\.(\w+)[ `]", pages["index"])) == set(letkd_keras.__all__)
+
+
+def test_labels_of_the_diagram_can_be_read_on_a_telephone():
+    path = ROOT / "docs" / "pictures" / "letkd_diagram.py"
+    spec = importlib.util.spec_from_file_location("letkd_diagram", path)
+    diagram = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(diagram)
+    figure = diagram.draw()
+    # A screen of 360 pixels with margins of 16, and 96 pixels per inch at full size.
+    scale = 328 / (96 * figure.get_figwidth())
+    assert min(text.get_fontsize() * 96 / 72 * scale for text in figure.axes[0].texts) > 10
