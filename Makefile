@@ -9,7 +9,7 @@ JAX_TESTS = $(sort $(shell grep -rl --include='test_*.py' -e 'importorskip."jax"
 PEERS = $(sort $(JAX_TESTS) $(shell grep -rl --include='test_*.py' -e 'importorskip."torch"' tests))
 CHECK := $(VENV)/bin/check-jsonschema --builtin-schema
 
-.PHONY: demo test slow peers campaign mutants lowest lowest-jax newest newest-jax docs links notebooks \
+.PHONY: demo test slow peers campaign mutants lowest lowest-jax newest newest-jax docs links notebooks badges \
 	lint package tag clean
 
 demo: $(VENV)/.demo  ## train a teacher, three students that see few images, and export the last one
@@ -52,6 +52,9 @@ links: $(VENV)/.docs  ## the links to other sites
 
 notebooks: $(VENV)/.test  ## run the notebooks and keep their outputs
 	$(RUN) examples/run_notebooks.py
+
+badges:  ## Colab badges of README and the notebooks, once pyproject.toml has the repository's address
+	$(PYTHON) examples/badges.py
 
 lint: $(VENV)/.test  ## code, workflows, issue forms, citation
 	$(VENV)/bin/ruff check .

@@ -15,8 +15,6 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "docs" / "api").glob("*.md")),
 ]
-# The copies of the notebooks in the site.
-_MADE_BY_SPHINX = re.compile(r"^(examples/.*\.ipynb)$")
 
 
 def _without_code(text):
@@ -41,8 +39,6 @@ def test_links_lead_to_files_and_headings(page):
             continue  # another site: `make links`
         file, _, anchor = link.partition("#")
         target = (page.parent / file).resolve() if file else page
-        if page.parent == ROOT / "docs" and _MADE_BY_SPHINX.match(file):
-            target = ROOT / file
         assert target.exists(), link
         if anchor and target.suffix == ".md":
             assert anchor in _anchors(target), link
