@@ -14,7 +14,7 @@ CHECK := $(VENV)/bin/check-jsonschema --builtin-schema
 
 demo: $(VENV)/.demo  ## train a teacher, three students that see few images, and export the last one
 	$(RUN) -m letkd_keras.recipes.digits --image-size 16 --student-examples 60 --batch-size 32 \
-		--teacher-epochs 15 --epochs 20
+		--teacher-epochs 15 --epochs 20 --out runs/demo
 
 test: $(VENV)/.test  ## the fast tests
 	$(RUN) -m pytest -n 2
