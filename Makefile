@@ -10,11 +10,11 @@ PEERS = $(sort $(JAX_TESTS) $(shell grep -rl --include='test_*.py' -e 'importors
 CHECK := $(VENV)/bin/check-jsonschema --builtin-schema
 
 .PHONY: demo test slow peers slow-peers campaign mutants lowest lowest-jax newest newest-jax docs links \
-	notebooks lint package tag clean
+	notebooks badges lint package tag clean
 
 demo: $(VENV)/.demo  ## train a teacher, three students that see few images, and export the last one
 	$(RUN) -m letkd_keras.recipes.digits --image-size 16 --student-examples 60 --batch-size 32 \
-		--teacher-epochs 15 --epochs 20
+		--teacher-epochs 15 --epochs 20 --out runs/demo
 
 test: $(VENV)/.test  ## the fast tests
 	$(RUN) -m pytest -n 2
@@ -55,6 +55,9 @@ links: $(VENV)/.docs  ## the links to other sites
 
 notebooks: $(VENV)/.test  ## run the notebooks and keep their outputs
 	$(RUN) examples/run_notebooks.py
+
+badges:  ## Colab badges of README and the notebooks, once pyproject.toml has the repository's address
+	$(PYTHON) examples/badges.py
 
 lint: $(VENV)/.test  ## code, workflows, issue forms, citation
 	$(VENV)/bin/ruff check .

@@ -57,11 +57,12 @@ def atomic_path(path):
 
     Yields:
         A path with the same name in a new hidden folder beside it. What exists there at the end is
-        moved to `path`; on an exception nothing is left. A killed process leaves the folder, which
-        `remove_leftovers` removes.
+        moved to `path`; on an exception nothing is left. What a killed process left is removed when
+        the same path is written again, or by `remove_leftovers`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)
     temporary, lock = _hidden_folder(path)
     try:
         written = temporary / path.name

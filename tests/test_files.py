@@ -7,7 +7,8 @@ import pytest
 from letkd_keras.files import atomic_path, open_atomic, remove_leftovers
 
 
-def test_leftovers_of_killed_processes_are_removed(tmp_path):
+def _write_and_end(path):
+    """Write a path in a process that ends in the middle; returns what it leaves."""
     program = (
         "import os, sys, letkd_keras.files as files\n"
         "with files.atomic_path(sys.argv[1]) as path:\n"
@@ -15,13 +16,26 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path):
         "    os._exit(9)\n"
     )
     arguments = ["-m", "letkd_keras"]  # as a command, which imports only what it needs
-    subprocess.run([sys.executable, "-c", program, tmp_path / "artifact", *arguments])
-    (leftover,) = tmp_path.iterdir()
+    subprocess.run([sys.executable, "-c", program, path, *arguments])
+    (leftover,) = path.parent.iterdir()
+    return leftover
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path):
+    leftover = _write_and_end(tmp_path / "artifact")
     assert leftover.name.startswith(".artifact.")
     remove_leftovers(tmp_path / "other")
     assert leftover.exists()
     remove_leftovers(tmp_path / "artifact")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_are_removed_when_the_path_is_written_again(tmp_path):
+    leftover = _write_and_end(tmp_path / "artifact")
+    with atomic_path(tmp_path / "artifact") as path:
+        assert not leftover.exists()
+        path.write_text("whole")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["artifact"]
 
 
 def test_what_is_being_written_and_what_others_wrote_stays(tmp_path):

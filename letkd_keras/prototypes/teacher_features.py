@@ -195,12 +195,16 @@ def _on_replicas(model, strategy):
 
     def on_replicas(images):
         images = keras.ops.convert_to_numpy(images)
-        # Equal parts, none of them empty: the last image is repeated as often as needed.
-        padding = np.repeat(images[-1:], -len(images) % replicas, axis=0)
-        parts = np.split(np.concatenate([images, padding]), replicas)
+        parts = _equal_parts(images, replicas)
         distributed = strategy.experimental_distribute_values_from_function(
             lambda context: tf.constant(parts[context.replica_id_in_sync_group % replicas])
         )
         return [gather(output, len(images)) for output in run(distributed)]
 
     return on_replicas
+
+
+def _equal_parts(images, number):
+    """Images in parts of one size, none of them empty: the last image is repeated as needed."""
+    padding = np.repeat(images[-1:], -len(images) % number, axis=0)
+    return np.split(np.concatenate([images, padding]), number)

@@ -201,7 +201,10 @@ def contents(folder):
             continue
         if "/tensorboard/" in name:
             continue  # a file for each start
-        found[name] = _digest(file)
+        try:
+            found[name] = _digest(file)
+        except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+            found[name] = f"damaged: {error}"
     return found
 
 

@@ -125,9 +125,9 @@ def sample(spots_of, size, seed):
         seed: Seed of the draw.
 
     Returns:
-        List of `Mutant`, in random order, so that a part of it is a sample as well.
+        List of `Mutant`, in random order, so that a part of it is a sample as well. A change of
+        one module hardly changes which mutants of the others are drawn.
     """
-    numbers = random.Random(seed)
     total = sum(map(len, spots_of.values()))
     size = min(size, total)
     shares = {module: size * len(spots) / total for module, spots in spots_of.items()}
@@ -135,12 +135,13 @@ def sample(spots_of, size, seed):
     by_rest = sorted(shares, key=lambda module: (counts[module] - shares[module], module))
     for module in by_rest[: size - sum(counts.values())]:
         counts[module] += 1
-    drawn = [
-        numbers.choice(spots[spot])
-        for module, spots in sorted(spots_of.items())
-        for spot in numbers.sample(sorted(spots), counts[module])
-    ]
-    numbers.shuffle(drawn)
+    drawn = []
+    for module, spots in sorted(spots_of.items()):
+        numbers = random.Random(f"{seed} {module}")
+        in_order = [numbers.choice(spots[spot]) for spot in sorted(spots)]
+        numbers.shuffle(in_order)
+        drawn += in_order[: counts[module]]
+    random.Random(seed).shuffle(drawn)
     return drawn
 
 
@@ -284,6 +285,8 @@ class _Recorder:
 def recorded(test_files, out):
     """Run the unchanged program's tests, as far as no record of them exists.
 
+    The record of a test file is used until the file or a module that its tests run is changed.
+
     Args:
         test_files: Test files, relative to the repository.
         out: Folder of the records.
@@ -294,11 +297,9 @@ def recorded(test_files, out):
     Raises:
         SystemExit: If a test fails.
     """
-    program = _digest(*(ROOT / module for module in modules()))
-    keys = {file: f"{program} {_digest(ROOT / file)}" for file in test_files}
     path = out / "tests.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    stale = [file for file in test_files if known.get(file, {}).get("key") != keys[file]]
+    stale = [file for file in test_files if file not in known or not _is_fresh(known[file])]
     if stale:
 
         def record():
@@ -319,9 +320,20 @@ def recorded(test_files, out):
             tests = {
                 name: test for name, test in answer["tests"].items() if name.split("::")[0] == file
             }
-            known[file] = {"key": keys[file], "tests": tests}
+            run = sorted({module for test in tests.values() for module in test["lines"]})
+            known[file] = {
+                "digests": {name: _digest(ROOT / name) for name in [file, *run]},
+                "tests": tests,
+            }
         path.write_text(json.dumps(known))
     return {name: test for file in test_files for name, test in known[file]["tests"].items()}
+
+
+def _is_fresh(record):
+    return all(
+        (ROOT / name).exists() and _digest(ROOT / name) == digest
+        for name, digest in record["digests"].items()
+    )
 
 
 def tests_for(mutant, source, tests, seconds):

@@ -63,3 +63,10 @@ def test_the_first_image_that_is_not_finite_is_named(bad):
     images[bad:, 1, 0] = np.inf
     with pytest.raises(ValueError, match=rf"NaN or infinite values in image {bad}$"):
         check_images_and_labels(images, np.zeros(300, int), 3)
+
+
+def test_distributions_are_of_two_dimensions():
+    distributions = np.full((2, 3), 1 / 3)
+    check_images_and_labels(None, distributions, 3)
+    with pytest.raises(ValueError, match=r"`y` must be integers from 0 to 2.*or distributions"):
+        check_images_and_labels(None, distributions[..., None], 3)

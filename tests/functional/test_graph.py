@@ -123,6 +123,14 @@ def test_a_name_means_one_call_of_one_layer():
         find_layer(model, "rely")
 
 
+def test_where_no_name_is_similar_the_last_five_are_listed():
+    x = inputs = keras.Input((4,), name="l0")
+    for number in range(1, 8):
+        x = keras.layers.ReLU(name=f"l{number}")(x)
+    with pytest.raises(ValueError, match=r"else the last ones: l3, l4, l5, l6, l7$"):
+        find_layer(keras.Model(inputs, x), "something")
+
+
 @pytest.mark.parametrize("model", [keras.layers.Dense(2), "resnet8", None])
 def test_what_is_no_functional_model_is_refused(model):
     with pytest.raises(ValueError, match="`net` must be a functional"):

@@ -182,6 +182,28 @@ def test_there_is_no_intermediate_layer_where_one_layer_is_the_whole_network():
     assert suggest_stage_ends(model) == ["head"]
 
 
+class Mixing(layers.Layer):
+    """Attention and a shortcut as one layer, whose name does not say it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.mixing = layers.MultiHeadAttention(2, 3)
+
+    def call(self, inputs):
+        return inputs + self.mixing(inputs, inputs)
+
+
+def test_attention_inside_a_layer_begins_a_block():
+    inputs = keras.Input((16, 16, 3))
+    x = layers.Reshape((16, 6))(layers.Conv2D(6, 4, 4)(inputs))
+    for number in range(3):
+        x = Mixing(name=f"mixing{number}")(x)
+        y = layers.Dense(6)(layers.Dense(8, activation="gelu")(x))
+        x = layers.Add(name=f"block{number}")([x, y])
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
+    assert suggest_stage_ends(model) == ["block0", "block1", "block2"]
+
+
 @pytest.mark.slow
 def test_keras_hub_is_understood():
     keras_hub = pytest.importorskip("keras_hub")

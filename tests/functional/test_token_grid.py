@@ -7,6 +7,7 @@ from small_vit import small_vit
 
 from letkd_keras.functional import TokensToGrid, feature_maps, suggest_layers, suggest_stage_ends
 from letkd_keras.functional.graph import open_layer, outputs_at
+from letkd_keras.functional.token_grid import TokenGrids
 
 NAMES = {"penultimate": "norm", "intermediate": "block3"}
 
@@ -154,6 +155,17 @@ def test_tokens_that_are_no_grid_are_refused():
     model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
     with pytest.raises(ValueError, match=r"`layer` must name a layer whose tokens are .*'words'"):
         feature_maps(model, ["words"])
+
+
+def test_a_map_of_fewer_than_four_locations_is_no_grid_of_patches():
+    inputs = keras.Input((8, 8, 3))
+    patches = layers.Conv2D(6, 4, 4)(inputs)
+    gate = layers.GlobalAveragePooling2D(keepdims=True)(patches)
+    tokens = layers.Reshape((4, 6))(patches) * layers.Reshape((1, 6))(gate)
+    grids = TokenGrids(keras.Model(inputs, tokens))
+    assert sorted(grids.patches) == [(1, 1), (2, 2)]
+    assert grids.layout((None, 4, 6)) == ((2, 2), 0)
+    assert grids.layout((None, 3, 6)) is None
 
 
 def _merging(depth=2):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from in_a_process import in_a_process
 
-from letkd_keras.prototypes.kmeans import _RELATIVES, kmeans, nearest_centers
+from letkd_keras.prototypes.kmeans import _RELATIVES, _split_largest, kmeans, nearest_centers
 
 
 def _blobs(clusters, size, channels=5, spread=0.05, seed=0):
@@ -66,13 +66,25 @@ def test_duplicates_fill_no_more_clusters_than_there_are_and_nothing_fails():
 
 
 def test_an_empty_cluster_takes_half_of_the_largest():
-    from letkd_keras.prototypes.kmeans import _split_largest
-
     centers = np.array([[1, 1], [8, 8], [2, 2]], "float32")
     _split_largest(centers, np.array([3, 0, 9]))
     np.testing.assert_array_equal(centers[0], [1, 1])
     np.testing.assert_allclose(centers[1] + centers[2], [4, 4])
     assert 0 < np.abs(centers[1] - centers[2]).max() < 0.01
+
+
+def test_the_halves_of_a_cluster_part_in_opposite_directions_of_neighboring_channels():
+    centers = np.array([[0, 0, 0, 0, 0], [1024, 1024, 1024, 1024, 1024]], "float32")
+    _split_largest(centers, np.array([0, 5]))
+    np.testing.assert_array_equal(centers[0], [1023, 1025, 1023, 1025, 1023])
+    np.testing.assert_array_equal(centers[1], [1025, 1023, 1025, 1023, 1025])
+
+
+def test_each_half_is_split_by_what_it_then_holds():
+    # 4 points become 2 and 2; then 3 are the most.
+    centers = np.array([[0, 0], [0, 0], [100, 100], [7, 7]], "float32")
+    _split_largest(centers, np.array([0, 0, 4, 3]))
+    np.testing.assert_array_equal(np.round(centers[:, 0]), [100, 7, 100, 7])
 
 
 def test_as_many_clusters_as_points_are_the_points():

@@ -73,10 +73,12 @@ def test_a_class_without_points_is_left_out():
     _assert_equal_up_to_sign(scalings, reference.scalings_, 1e-9)
 
 
-def test_constant_and_copied_channels_are_left_out_as_scikit_learn_does():
+@pytest.mark.parametrize("difference", [0, 1e-5])
+def test_constant_and_copied_channels_are_left_out_as_scikit_learn_does(difference):
     features, labels = _points()
     features[:, 3] = 7.0
-    features[:, 5] = features[:, 4]
+    noise = np.random.default_rng(1).standard_normal(len(features))
+    features[:, 5] = features[:, 4] * (1 + difference * noise)
     reference = Reference(solver="svd").fit(features, labels)
     _, scalings = _fit(features, labels).solve(5)
     projected = features @ scalings

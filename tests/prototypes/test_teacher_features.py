@@ -5,7 +5,7 @@ import pytest
 from in_a_process import in_a_process
 from small_problem import small_images
 
-from letkd_keras.prototypes.teacher_features import TeacherFeatures
+from letkd_keras.prototypes.teacher_features import TeacherFeatures, _equal_parts
 
 
 def test_one_level_alone_gives_the_same_features_and_runs_the_teacher_no_further(teacher):
@@ -19,6 +19,25 @@ def test_one_level_alone_gives_the_same_features_and_runs_the_teacher_no_further
     np.testing.assert_allclose(features, both(x)["intermediate"], rtol=1e-5, atol=1e-6)
     names = [layer.name for layer in alone.model.layers]
     assert "intermediate" in names and "penultimate" not in names
+
+
+def test_the_grid_of_the_teacher_is_kept_unless_pooling_is_asked_for(teacher):
+    features = TeacherFeatures(teacher(), {"penultimate": "penultimate"})
+    assert features.pool_sizes == {"penultimate": 1}
+    assert features.grids == {"penultimate": (4, 4)}
+
+
+@pytest.mark.parametrize(
+    ("images", "number", "parts"),
+    [
+        (4, 2, [[0, 1], [2, 3]]),
+        (5, 2, [[0, 1, 2], [3, 4, 4]]),
+        (5, 3, [[0, 1], [2, 3], [4, 4]]),
+        (1, 3, [[0], [0], [0]]),
+    ],
+)
+def test_replicas_get_parts_of_one_size(images, number, parts):
+    assert [part.tolist() for part in _equal_parts(np.arange(images), number)] == parts
 
 
 def test_two_replicas_share_each_batch_and_give_what_one_gives():
