@@ -10,6 +10,9 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
+sys.path.insert(0, str(ROOT / "examples"))
+from badges import with_badge  # noqa: E402
+
 _PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 project = _PROJECT["name"].replace("-", "_")
@@ -136,12 +139,15 @@ def _docstring(app, what, name, obj, options, lines):
 def _links_out_of_docs(app, docname, source):
     """Links to files of the repository, which GitHub follows, for readers of the site.
 
-    A page of the repository's root that is a page of the site too becomes a link to it. Other
-    files are linked where they are in the repository, or named only where that is not known.
+    A notebook, or a page of the repository's root, that is a page of the site too becomes a link
+    to it. Other files are linked where they are in the repository, or named only where that is not
+    known.
     """
 
     def replaced(match):
         text, file, anchor = match.groups()
+        if file.endswith(".ipynb"):
+            return f"[{text}](/{file})"
         page = f"{Path(file).stem.lower()}.md"
         if file.endswith(".md") and (DOCS / page).exists():
             return f"[{text}](/{page}{anchor or ''})"
@@ -155,7 +161,7 @@ def _copy_notebooks(app):
     """`examples/` of the repository becomes a folder of the site.
 
     A link to a page leads to the page of the site. Where the address of the repository is known,
-    a badge under the title opens the notebook in Colab.
+    a badge under the title opens the notebook in Colab, and the first cell installs the package.
     """
     copies = DOCS / "examples"
     copies.mkdir(exist_ok=True)
@@ -169,24 +175,10 @@ def _copy_notebooks(app):
                 cell["source"] = re.sub(
                     r"(?<=\]\(\.\./)[A-Z]+(?=\.md)", lambda m: m[0].lower(), text
                 )
-        if repository:
-            title = contents["cells"][0]
-            first, _, rest = title["source"].partition("\n")
-            title["source"] = f"{first}\n\n{colab_badge(notebook.name)}\n{rest}"
-        text = json.dumps(contents)
+        text = json.dumps(with_badge(contents, repository, notebook.name))
         copy = copies / notebook.name
         if not copy.exists() or copy.read_text() != text:  # Sphinx reads what is newer
             copy.write_text(text)
-
-
-def colab_badge(notebook):
-    """The badge, in Markdown, that opens a notebook of `examples/` in Colab."""
-    colab = "https://colab.research.google.com"
-    path = repository.replace("https://github.com", "github")
-    return (
-        f"[![Open in Colab]({colab}/assets/colab-badge.svg)]"
-        f"({colab}/{path}/blob/main/examples/{notebook})"
-    )
 
 
 def setup(app):

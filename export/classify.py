@@ -1,6 +1,6 @@
 """Classify images with an exported student.
 
-    python -m letkd_keras.export.classify exported/student_int8.tflite photo.jpg ...
+    python -m letkd_keras.export.classify exported/student_int8.tflite photo.jpg
 
 The most probable classes of each image are printed. Only the artifact, its card.json and its
 runtime are used: ai-edge-litert for TFLite, onnxruntime for ONNX, TensorFlow for a SavedModel.

@@ -31,10 +31,10 @@ import signal
 import sys
 import textwrap
 
+from letkd_keras.help_text import HelpFormatter, usage
 from letkd_keras.log_file import stderr_to_log
 from letkd_keras.option_types import (
     byte_count,
-    byte_text,
     choice,
     class_count,
     did_you_mean,
@@ -54,33 +54,11 @@ PIXELS = ("0..255", "0..1", "-1..1", "imagenet")
 # === The parser ===
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Show the default of every option that has one."""
-
-    def _get_help_string(self, action):
-        shown = _default_text(action)
-        if shown is None or "default" in (action.help or ""):
-            return action.help
-        return f"{action.help} (default: {shown})"
-
-
-def _default_text(action):
-    default = action.default
-    if not action.option_strings or default is None or default is False:
-        return None
-    if default in (argparse.SUPPRESS, [], ()):
-        return None
-    if action.type is byte_count and isinstance(default, int):
-        default = byte_text(default)
-    values = default if isinstance(default, list | tuple) else [default]
-    return " ".join(map(str, values)).replace("%", "%%")
-
-
 class Parser(argparse.ArgumentParser):
     """The parser of a command.
 
-    The help shows the default of every option. An error is one line that names the option, and exit
-    status 2. Options cannot be abbreviated.
+    The help fits the terminal and shows the default of every option. An error is one line that
+    names the option, and exit status 2. Options cannot be abbreviated.
 
     Args:
         prog_module: Module that `python -m` runs, for the usage line.
@@ -93,7 +71,7 @@ class Parser(argparse.ArgumentParser):
             prog=f"python -m {prog_module}",
             description=description,
             epilog=epilog,
-            formatter_class=_HelpFormatter,
+            formatter_class=HelpFormatter,
             allow_abbrev=False,
         )
         self._checks = []
@@ -121,6 +99,11 @@ class Parser(argparse.ArgumentParser):
             if wrong:
                 self.error(wrong)
         return options
+
+    def format_help(self):
+        """Format the help, with a usage that is short where there are many options."""
+        _, end, rest = super().format_help().partition("\n\n")
+        return usage(self, self._actions) + end + rest
 
     def error(self, message):
         """Print one line and exit with status 2."""

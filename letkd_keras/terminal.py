@@ -77,10 +77,19 @@ def _block(kind, lines, folder, columns):
         return "\n\n".join(line.lstrip("# ") for line in lines)
     if kind == "picture":
         pictures = (_PICTURE.fullmatch(line.strip()) for line in lines)
-        return "\n".join(f"{picture[1]}: {Path(folder, picture[2])}" for picture in pictures)
+        return "\n".join(
+            _captioned(picture[1], str(Path(folder, picture[2])), columns) for picture in pictures
+        )
     if kind == "list":
         return "\n".join(_wrapped(line, columns, "  ") for line in lines)
     return _wrapped(" ".join(lines), columns)
+
+
+def _captioned(caption, path, columns):
+    """A path after its caption, or below it where the line is too short for both."""
+    if len(caption) + len(path) + 2 <= columns:
+        return f"{caption}: {path}"
+    return f"{_wrapped(f'{caption}:', columns)}\n{path}"
 
 
 def _wrapped(text, columns, indent=""):

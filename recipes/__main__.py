@@ -2,21 +2,23 @@
 
 from letkd_keras.command_line import Parser, run_main
 
-_RECIPES = """recipes (each has --help):
-  python -m letkd_keras.recipes.digits         letKD in minutes: real digits, no download
-  python -m letkd_keras.recipes.cifar100       the paper's CIFAR-100 pairs
-  python -m letkd_keras.recipes.tiny_imagenet  the paper's Tiny-ImageNet pairs
-  python -m letkd_keras.recipes.imagenet       the paper's ImageNet pairs
-  python -m letkd_keras.recipes.folder         your own images, teacher and student
-  python -m letkd_keras.recipes.compare        methods compared, many seeds, one table
-  python -m letkd_keras.recipes.explain FOLDER what lies behind the accuracies of `compare`
-  python -m letkd_keras.recipes.ablations      the paper's ablations and figures
+_RECIPES = """recipes (python -m letkd_keras.recipes.NAME, each with its own --help):
+  digits         letKD in minutes: real digits, no download
+  cifar100       the paper's CIFAR-100 pairs
+  tiny_imagenet  the paper's Tiny-ImageNet pairs
+  imagenet       the paper's ImageNet pairs
+  folder         your own images, teacher and student
+  compare        methods compared, many seeds, one table
+  explain        what lies behind the accuracies of compare
+  ablations      the paper's ablations and figures
 """
 
 
 def parse(arguments=None):
     """Parse the command line."""
-    parser = Parser("letkd_keras.recipes", "The paper's experiments, and yours.", epilog=_RECIPES)
+    parser = Parser(
+        "letkd_keras.recipes", "The experiments of the paper, and your own.", epilog=_RECIPES
+    )
     parser.add_argument(
         "--list",
         action="store_true",

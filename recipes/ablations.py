@@ -13,11 +13,11 @@ with and without a KD layer (Table 6).
 
 `templates`, `subclasses` (supplement, figure 1), `components`, `iterations`, `temperature`,
 `penultimate-alpha`, `intermediate-alpha`, `penultimate-weight`, `intermediate-weight`,
-`learning-rate`, `penultimate-layer` and `intermediate-layer` (the student's) train students for
-each of `--values` under one teacher and write values.md, values.csv and values.png (accuracy by
-value).
+`learning-rate`, `template-scale`, `kd-learning-rate-factor`, `penultimate-layer` and
+`intermediate-layer` (the student's) train students for each of `--values` under one teacher and
+write values.md, values.csv and values.png (accuracy by value).
 
-`probe` classifies the pooled features before and behind the intermediate KD layer, x and x_hat, by
+`probe` classifies the pooled features before and after the intermediate KD layer, x and x_hat, by
 linear discriminant analysis (Table 4). `tsne` draws the values, x and x_hat of a trained student's
 KD layers by t-SNE. `time` measures the time for one image with so many templates. `subclass-map`
 draws, for some images, each location's sub-class beside the histogram of its target over all

@@ -2,9 +2,10 @@
 
     python -m letkd_keras.recipes.cifar100 --pair wrn40_2-snv1
 
-loads or trains the teacher, fits its prototypes, trains the student for 240 epochs, reports the
-accuracy of the last and of the best epoch beside the published one, and exports the student to
-SavedModel and TFLite. The same command continues an interrupted run. To try it in minutes:
+This loads or trains the teacher, fits its prototypes and trains the student for 240 epochs. It
+reports the accuracy of the last and of the best epoch beside the published one, and exports the
+student to SavedModel and TFLite. The same command continues an interrupted run. To try it in
+minutes:
 
     python -m letkd_keras.recipes.cifar100 --train-examples 2000 --epochs 2 --templates 64
 

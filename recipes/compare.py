@@ -4,11 +4,11 @@
     python -m letkd_keras.recipes.compare --data cifar100 --pair resnet56-resnet20 \
 --methods student kd letkd2 letkd2+dkd
 
-trains the teacher and fits its prototypes once, then trains a student by every method with every
-seed, trial by trial, and writes table.md, table.csv, table.png and trainings.csv (a row for each
-training) after each. The same command continues where it was interrupted, and tries again what
-failed. Methods and trials can be added to the same folder. `--jobs N` trains N students at the same
-time, each in a process of its own.
+This trains the teacher and fits its prototypes once. Then it trains a student by every method with
+every seed, trial by trial. After each training it writes table.md, table.csv, table.png and
+trainings.csv (a row for each training). The same command continues where it was interrupted, and
+tries again what failed. Methods and trials can be added to the same folder. `--jobs N` trains N
+students at the same time, each in a process of its own.
 
 Every data set of `--data` can be compared on. Schedule, augmentation and numbers of templates are
 those of the recipe of the data set (digits, cifar100, tiny_imagenet, imagenet; folder for all

@@ -2,9 +2,9 @@
 
     python -m letkd_keras.recipes.digits
 
-trains a small teacher (resnet20), fits its prototypes, trains a smaller student (resnet8) alone, by
-KD and by letKD-2, compares them, exports the letKD-2 student to SavedModel and TFLite, reloads both
-without this package and checks them.
+This trains a small teacher (resnet20), fits its prototypes, trains a smaller student (resnet8)
+alone, by KD and by letKD-2, compares them, and exports the letKD-2 student to SavedModel and
+TFLite. Both files are loaded without this package and checked.
 
 Cost: under four minutes on two CPU cores. `--trials 3` trains every student with three seeds. The
 task is too easy to rank methods: expect all students close to the teacher.

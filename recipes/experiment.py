@@ -51,6 +51,7 @@ class Experiment:
         intermediate_alpha: Alpha of the intermediate KD layer.
         penultimate_weight: Weight of the penultimate KL divergence.
         intermediate_weight: Weight of the intermediate KL divergence.
+        initial_template_scale: Initial scale of the scores of the KD layers.
         temperature: Temperature of the penultimate targets.
         block_size: Images of the blocks that KD layers and their losses compute in, or `None`.
         templates: Templates of the penultimate KD layer.
@@ -90,6 +91,7 @@ class Experiment:
     intermediate_alpha: float = 1.0
     penultimate_weight: float = 1.0
     intermediate_weight: float = 1.0
+    initial_template_scale: float = 3.0
     temperature: float = 1.0
     block_size: int | None = None
     templates: int = 4096

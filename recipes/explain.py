@@ -2,11 +2,11 @@
 
     python -m letkd_keras.recipes.explain runs/cifar100/compare-resnet20-resnet8
 
-reads the finished trainings and writes
+This reads the finished trainings and writes
 
 - explain.png: accuracy by epoch of all methods, mean and range over the trials,
 - explain.md and explain.json: accuracy, agreement with the teacher, the KL divergences of the last
-  epoch, how well linear discriminant analysis separates the classes before and behind the
+  epoch, how well linear discriminant analysis separates the classes before and after the
   intermediate KD layer (x and x_hat), and the epochs at which one method overtakes another.
 
 Nothing is trained.

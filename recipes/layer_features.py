@@ -11,7 +11,7 @@ _BATCH_SIZE = 256
 
 
 def pooled_features(student, layer_name, data, split, images=None):
-    """Features before and behind a KD layer, averaged over the grid of each image.
+    """Features before and after a KD layer, averaged over the grid of each image.
 
     Args:
         student: Student with a KD layer of this name.

@@ -115,7 +115,12 @@ class Method:
 def _with_unsupervised_layer(inputs):
     """The student with a KD layer at its penultimate layer that nothing supervises."""
     experiment = inputs.experiment
-    layer = KDLayer(experiment.templates, alpha=experiment.penultimate_alpha, name="kd_penultimate")
+    layer = KDLayer(
+        experiment.templates,
+        alpha=experiment.penultimate_alpha,
+        initial_template_scale=experiment.initial_template_scale,
+        name="kd_penultimate",
+    )
     return insert_kd_layers(
         inputs.student,
         penultimate=layer,
@@ -380,7 +385,11 @@ def build(name, inputs):
 
 
 def _letkd_options(method, experiment):
-    options = {"temperature": experiment.temperature, "block_size": experiment.block_size}
+    options = {
+        "initial_template_scale": experiment.initial_template_scale,
+        "temperature": experiment.temperature,
+        "block_size": experiment.block_size,
+    }
     if method.distiller is LetKD:
         options["levels"] = method.levels
     for level in method.levels:

@@ -219,7 +219,7 @@ class Network:
         layers = {level: name for level, name in layers.items() if name is not None}
         _, maps = feature_maps(model, list(layers.values()))
         return ", ".join(
-            f"{level} {name} {'x'.join(map(str, output.shape[1:]))}"
+            " ".join([*dict.fromkeys([level, name]), "x".join(map(str, output.shape[1:]))])
             for (level, name), output in zip(layers.items(), maps, strict=True)
         )
 

@@ -254,6 +254,13 @@ def add_experiment_options(
         "results are the same (default: the whole batch)",
     )
     add("--temperature", default=1.0, help="temperature of the penultimate targets", **number)
+    add("--template-scale", default=3.0, help="initial scale of the KD layers' scores", **number)
+    add(
+        "--kd-learning-rate-factor",
+        default=1.0,
+        help="factor of the learning rate of the KD layers, of sgd",
+        **number,
+    )
     for level in ("penultimate", "intermediate"):
         add(
             f"--{level}-alpha",
@@ -480,6 +487,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
         pair.learning_rate,
         value("epochs"),
         label_smoothing=value("label_smoothing"),
+        kd_learning_rate_factor=options.kd_learning_rate_factor,
     )
     quantization_aware_schedule = None
     if options.quantization_aware_epochs:
@@ -509,6 +517,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
         intermediate_alpha=given_or("intermediate_alpha", pair.intermediate_alpha),
         penultimate_weight=options.penultimate_weight,
         intermediate_weight=options.intermediate_weight,
+        initial_template_scale=options.template_scale,
         temperature=options.temperature,
         block_size=options.block_size,
         **{name: value(name) for name in _FROM_SETTINGS[2:-1]},

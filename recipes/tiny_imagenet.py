@@ -2,8 +2,8 @@
 
     python -m letkd_keras.recipes.tiny_imagenet --data tiny-imagenet:tiny-imagenet-200
 
-does what `letkd_keras.recipes.cifar100` does with the same networks and schedule. The archive of
-http://cs231n.stanford.edu must be there, unzipped. Decoded images need 1.4 GB of memory, or a
+This does what `letkd_keras.recipes.cifar100` does, with the same networks and schedule. The folder
+is the archive of http://cs231n.stanford.edu, unzipped. Decoded images need 1.4 GB of memory, or a
 folder that `--image-cache` names. To try it in minutes: --train-examples 2000 --epochs 2
 --templates 64.
 

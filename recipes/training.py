@@ -41,6 +41,7 @@ class Schedule:
             weights are evaluated and saved.
         clip_norm: Largest norm of the gradient of all variables, or `None`.
         mixed_precision: `"float16"`, `"bfloat16"` or `None`: type in which layers compute.
+        kd_learning_rate_factor: Factor of the learning rate of the KD layers, of SGD.
     """
 
     epochs: int
@@ -56,8 +57,14 @@ class Schedule:
     ema: float | None = None
     clip_norm: float | None = None
     mixed_precision: str | None = None
+    kd_learning_rate_factor: float = 1.0
 
     def __post_init__(self):
+        if self.kd_learning_rate_factor != 1 and self.optimizer != "sgd":
+            raise ValueError(
+                "`kd_learning_rate_factor` is for the optimizer sgd. "
+                f"Received: optimizer={self.optimizer}"
+            )
         if self.warm_up_epochs and self.warm_up_epochs >= self.epochs:
             raise ValueError(
                 f"`warm_up_epochs` must be less than the {self.epochs} epochs. "
@@ -141,6 +148,8 @@ class Schedule:
         if self.clip_norm is not None:
             options["global_clipnorm"] = self.clip_norm
         if self.optimizer == "sgd":
+            if self.kd_learning_rate_factor != 1:
+                options["learning_rate_factors"] = {"kd_": self.kd_learning_rate_factor}
             return optimizers.TorchSGD(
                 rates,
                 momentum=self.momentum,

@@ -37,6 +37,12 @@ _ROWS = (
     Value("penultimate-weight", option_types.non_negative_number, field="penultimate_weight"),
     Value("intermediate-weight", option_types.non_negative_number, field="intermediate_weight"),
     Value("learning-rate", option_types.positive_number, field="student_schedule.learning_rate"),
+    Value("template-scale", option_types.positive_number, field="initial_template_scale"),
+    Value(
+        "kd-learning-rate-factor",
+        option_types.positive_number,
+        field="student_schedule.kd_learning_rate_factor",
+    ),
     Value("penultimate-layer", option_types.text, _ONE, "student.penultimate_layer", True),
     Value(
         "intermediate-layer",

@@ -1,6 +1,8 @@
 """What a release consists of: versions that agree, workflows of make targets, badges."""
 
+import importlib.util
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -8,10 +10,14 @@ import pytest
 
 import letkd_keras
 
+nbformat = pytest.importorskip("nbformat")
 yaml = pytest.importorskip("yaml")
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+_SPEC = importlib.util.spec_from_file_location("badges", ROOT / "examples" / "badges.py")
+badges = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(badges)
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
@@ -53,17 +59,61 @@ def test_pythons_of_the_workflow_are_the_lowest_and_the_newest():
     assert PROJECT["requires-python"] == f">={wanted[0]}"
 
 
-def test_badges_are_those_of_the_repository():
-    """Without an address there is no badge, since it would lead nowhere."""
-    repository = PROJECT["urls"].get("Repository")
-    badges = set(re.findall(r"https://colab\.research\.google\.com/[^)\s]+", _text("README.md")))
-    if repository is None:
-        assert not badges
-    else:
-        notebooks = repository.replace("https://github.com/", "github/") + "/blob/main/examples"
-        colab = f"https://colab.research.google.com/{notebooks}"
-        assert f"{colab}/letkd_in_fifteen_minutes.ipynb" in badges
-        assert all(badge.startswith(colab) or badge.endswith(".svg") for badge in badges)
+@pytest.fixture
+def copy(tmp_path):
+    """README, notebooks and pyproject.toml in another folder."""
+    (tmp_path / "examples").mkdir()
+    files = [ROOT / "README.md", ROOT / "pyproject.toml", *(ROOT / "examples").glob("*.ipynb")]
+    for file in files:
+        shutil.copy(file, tmp_path / file.relative_to(ROOT))
+    return tmp_path
+
+
+def _contents(root):
+    files = [root / "README.md", *sorted((root / "examples").glob("*.ipynb"))]
+    return {file.name: file.read_text() for file in files}
+
+
+def _set_address(root, address):
+    file = root / "pyproject.toml"
+    text = re.sub(r"^Repository = .*\n", "", file.read_text(), flags=re.MULTILINE)
+    line = f'Repository = "{address}"\n' if address else ""
+    file.write_text(text.replace("[project.urls]\n", f"[project.urls]\n{line}"))
+
+
+def test_badges_are_those_of_the_repository(copy):
+    """Without an address there is no badge, since it would lead nowhere: `make badges`."""
+    badges.main(copy)
+    assert _contents(copy) == _contents(ROOT)
+
+
+def test_badges_are_made_changed_and_removed(copy):
+    _set_address(copy, None)
+    badges.main(copy)
+    without = _contents(copy)
+    assert not any("colab" in text for text in without.values())
+    for address in ("https://github.com/someone/letkd", "https://github.com/other/letkd_keras"):
+        _set_address(copy, address)
+        badges.main(copy)
+        contents = _contents(copy)
+        colab = address.replace("https://github.com", "https://colab.research.google.com/github")
+        for name, text in contents.items():
+            name = name if name != "README.md" else "letkd_in_fifteen_minutes.ipynb"
+            assert re.findall(r"\((https://colab[^)]*ipynb)\)", text) == [
+                f"{colab}/blob/main/examples/{name}"
+            ]
+        for file in (copy / "examples").glob("*.ipynb"):
+            notebook = nbformat.read(file, as_version=4)
+            nbformat.validate(notebook)
+            title, setup = notebook.cells[:2]
+            assert title.source.startswith("# ") and title.source.splitlines()[1] == ""
+            assert f"git clone -q --depth 1 {address} " in setup.source
+            assert "google.colab" in setup.source
+        badges.main(copy)
+        assert _contents(copy) == contents
+    _set_address(copy, None)
+    badges.main(copy)
+    assert _contents(copy) == without
 
 
 def _text(name):

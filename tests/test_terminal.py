@@ -31,6 +31,14 @@ def test_a_report_fits_the_columns_and_names_its_pictures(columns):
     assert text.count("93.92 ± 1.57") == 1 and text.count("78,714") == 3
 
 
+def test_a_path_is_never_broken():
+    folder = "runs/digits/resnet20-resnet8"
+    line = "![Accuracy against size, multiply-adds and latency](costs.png)"
+    expected = ["Accuracy against size, multiply-adds and latency:", f"{folder}/costs.png"]
+    assert terminal.plain_text(line, folder, 80).splitlines() == expected
+    assert terminal.plain_text(line, folder, 120) == " ".join(expected)
+
+
 def test_a_wide_table_is_printed_in_parts():
     heads, row = ["name", *(f"column{i}" for i in range(4))], ["x", "1.00", "2", "-", "4"]
     parts = "\n".join(terminal._table([heads, row], 25)).split("\n\n")

@@ -1,6 +1,9 @@
 """Draw letkd.svg: teacher, prototypes, and the student with its two KD layers.
 
 python docs/pictures/letkd_diagram.py
+
+The picture is high and narrow, so that its labels can be read on a telephone. Coordinates are
+pixels on a screen that is 340 pixels wide, from the top left corner.
 """
 
 import itertools
@@ -13,34 +16,43 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from letkd_keras.palette import BLUE, GRAY, GREEN, ORANGE
 
 _PALE = {BLUE: "#DCEAF5", GRAY: "#EEEEEE", GREEN: "#DDF1EA", ORANGE: "#FBEBCB"}
-_TOP, _MIDDLE, _BOTTOM = 5.1, 3.05, 0.9
+_INK, _GREEN_INK = "#444444", "#00694C"
+_WIDTH, _HEIGHT = 340, 470
+_POINTS = 1.125  # of a font, for a pixel: the picture is 510 pixels wide where there is room
+_TEACHER, _PROTOTYPES, _STUDENT = 43, 169, 297  # middles of the columns
+_INTERMEDIATE, _PENULTIMATE = 195, 318  # middles of the rows
 
 
-def box(axes, x, y, text, color=GRAY, width=1.75, height=0.95, **style):
+def write(axes, x, y, text, size=10.5, **style):
+    """A text around a point, its size in pixels."""
+    style = {"ha": "center", "va": "center", "linespacing": 1.2, "color": _INK, **style}
+    axes.text(x, y, text, fontsize=size * _POINTS, **style)
+
+
+def box(axes, x, y, text, color, height=42, width=82):
     """A box with a text around a point."""
     axes.add_patch(
         FancyBboxPatch(
             (x - width / 2, y - height / 2),
             width,
             height,
-            boxstyle="round,pad=0.02,rounding_size=0.12",
+            boxstyle="round,pad=0,rounding_size=5",
             facecolor=_PALE[color],
             edgecolor=color,
             linewidth=1.6,
-            **style,
         )
     )
-    axes.text(x, y, text, ha="center", va="center", fontsize=10, linespacing=1.25)
+    write(axes, x, y, text, 11, color="black")
 
 
-def arrow(axes, start, end, text="", color="#444444", shift=(0, 0), style="-", ends="-|>"):
-    """An arrow with a text in its middle."""
+def arrow(axes, start, end, color=_INK, style="-", ends="-|>"):
+    """An arrow."""
     axes.add_patch(
         FancyArrowPatch(
             start,
             end,
             arrowstyle=ends,
-            mutation_scale=13,
+            mutation_scale=11,
             color=color,
             linewidth=1.5,
             linestyle=style,
@@ -48,74 +60,82 @@ def arrow(axes, start, end, text="", color="#444444", shift=(0, 0), style="-", e
             shrinkB=0,
         )
     )
-    x, y = ((a + b) / 2 + s for a, b, s in zip(start, end, shift, strict=True))
-    axes.text(x, y, text, ha="center", va="center", fontsize=9, color=color)
 
 
-def row(axes, y, boxes):
-    """Boxes from left to right with arrows between them: `(x, text, color, width)`."""
-    for x, text, color, width in boxes:
-        box(axes, x, y, text, color, width)
-    for (x, _, _, width), (next_x, _, _, next_width) in itertools.pairwise(boxes):
-        arrow(axes, (x + width / 2 + 0.03, y), (next_x - next_width / 2 - 0.03, y))
+def column(axes, x, boxes):
+    """Boxes from top to bottom with arrows between them: `(y, text, color, height)`."""
+    for y, text, color, height in boxes:
+        box(axes, x, y, text, color, height)
+    for (y, _, _, height), (next_y, _, _, next_height) in itertools.pairwise(boxes):
+        arrow(axes, (x, y + height / 2 + 1), (x, next_y - next_height / 2 - 1))
 
 
 def draw():
     """The diagram as a `Figure`."""
-    figure = Figure(figsize=(12.6, 5.6))
+    figure = Figure(figsize=(_WIDTH / 64, _HEIGHT / 64))
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, 14), ylim=(-0.1, 6.12))
+    axes.set(xlim=(0, _WIDTH), ylim=(_HEIGHT, 0))
     axes.set_axis_off()
 
-    row(
+    for x, title, text in (
+        (_TEACHER, "Teacher", "frozen"),
+        (_PROTOTYPES, "Prototypes", "fitted once"),
+        (_STUDENT, "Student", "trained"),
+    ):
+        write(axes, x, 18, title, 13.5, weight="bold", color="black", va="baseline")
+        write(axes, x, 34, text, va="baseline")
+    box(axes, _WIDTH / 2, 58, "images", GRAY, height=24, width=_WIDTH - 4)
+    for x, top in ((_TEACHER, 106), (_STUDENT, 92)):
+        arrow(axes, (x, 71), (x, top))
+
+    column(
         axes,
-        _TOP,
+        _TEACHER,
         [
-            (0.95, "images", GRAY, 1.3),
-            (2.75, "first stages", GRAY, 1.5),
-            (5.2, "last stage:\nfirst block", GRAY, 1.75),
-            (9.6, "last stage:\nother blocks", GRAY, 1.75),
+            (125, "first\nstages", GRAY, 36),
+            (_INTERMEDIATE, "last stage:\nfirst block", GRAY, 42),
+            (_PENULTIMATE, "last stage:\nother\nblocks", GRAY, 54),
         ],
     )
-    arrow(axes, (10.51, _TOP), (11.1, _TOP))
-    axes.text(
-        11.2, _TOP, "(its classifier is not needed)", va="center", fontsize=9, color="#444444"
-    )
-    axes.text(0.3, _TOP + 0.78, "Teacher, frozen", fontsize=12, weight="bold")
-
-    box(axes, 5.2, _MIDDLE, "intermediate prototypes:\nLDA, sub-classes of each class", GREEN, 2.75)
-    box(axes, 9.6, _MIDDLE, "penultimate prototypes:\nk-means centers", GREEN, 2.75)
-    axes.text(0.3, _MIDDLE + 0.1, "Prototypes", fontsize=12, weight="bold")
-    axes.text(0.3, _MIDDLE - 0.25, "fitted once for a teacher", fontsize=9, color="#444444")
-    arrow(axes, (5.2, _TOP - 0.5), (5.2, _MIDDLE + 0.5), "feature vectors", shift=(0.72, 0))
-    arrow(axes, (9.6, _TOP - 0.5), (9.6, _MIDDLE + 0.5), "feature vectors", shift=(0.72, 0))
-
-    row(
+    column(
         axes,
-        _BOTTOM,
+        _STUDENT,
         [
-            (0.95, "images", GRAY, 1.3),
-            (2.6, "first stages\nand first block\nof the last", BLUE, 1.55),
-            (5.2, "KD layer", ORANGE, 1.75),
-            (7.4, "other blocks", BLUE, 1.5),
-            (9.6, "KD layer", ORANGE, 1.75),
-            (11.5, "global\naverage", BLUE, 1.2),
-            (13.1, "classifier", BLUE, 1.3),
+            (121, "first stages,\nfirst block\nof the last", BLUE, 56),
+            (_INTERMEDIATE, "KD layer", ORANGE, 42),
+            (257, "other\nblocks", BLUE, 36),
+            (_PENULTIMATE, "KD layer", ORANGE, 42),
+            (379, "global\naverage", BLUE, 36),
+            (430, "classifier", BLUE, 28),
         ],
     )
-    axes.text(0.3, _BOTTOM - 0.85, "Student, trained", fontsize=12, weight="bold")
-    kl = {"color": GREEN, "style": (0, (4, 2)), "ends": "<|-|>"}
-    for x in (5.2, 9.6):
-        text = "soft targets of each location,\nKL divergence"
-        arrow(axes, (x, _MIDDLE - 0.5), (x, _BOTTOM + 0.5), text, shift=(1.25, 0), **kl)
-    axes.text(13.1, _BOTTOM + 0.75, "cross-entropy", ha="center", fontsize=9, color="#444444")
-    axes.text(
-        5.2,
-        _BOTTOM - 0.85,
-        "scores for K templates, then a value for each template is added to the features",
-        fontsize=9,
-        color="#444444",
-        va="baseline",
+    write(axes, _STUDENT, 457, "cross-entropy")
+
+    box(
+        axes,
+        _PROTOTYPES,
+        _INTERMEDIATE,
+        "intermediate\nprototypes:\nLDA and\nsub-classes",
+        GREEN,
+        66,
+    )
+    box(axes, _PROTOTYPES, _PENULTIMATE, "penultimate\nprototypes:\nk-means\ncenters", GREEN, 66)
+    left, right = _PROTOTYPES - 42, _PROTOTYPES + 42
+    targets = {"color": GREEN, "style": (0, (3, 1.5)), "ends": "<|-|>"}
+    for y in (_INTERMEDIATE, _PENULTIMATE):
+        arrow(axes, (_TEACHER + 42, y), (left, y))
+        write(axes, (_TEACHER + 42 + left) / 2, y - 17, "feature\nvectors")
+        arrow(axes, (right, y), (_STUDENT - 42, y), **targets)
+        middle = (right + _STUDENT - 42) / 2
+        write(axes, middle, y - 17, "soft\ntargets", color=_GREEN_INK)
+        write(axes, middle, y + 11, "KL loss", color=_GREEN_INK)
+
+    write(
+        axes,
+        4,
+        412,
+        "A KD layer computes scores for\nK templates at each location.\n"
+        "Then it adds a value for each\ntemplate to the features.",
         ha="left",
     )
     return figure

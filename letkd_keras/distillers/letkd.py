@@ -67,6 +67,7 @@ class LetKD(Distiller):
         intermediate_alpha: Likewise.
         penultimate_weight: Weight of the penultimate KL.
         intermediate_weight: Weight of the intermediate KL.
+        initial_template_scale: Initial value of the trainable scale of both KD layers' scores.
         temperature: Sharpness T of the penultimate targets.
         synchronized: Whether batch normalization in the KD layers spans replicas; `None` is yes
             where there are several.
@@ -106,6 +107,7 @@ class LetKD(Distiller):
         intermediate_alpha=1.0,
         penultimate_weight=1.0,
         intermediate_weight=1.0,
+        initial_template_scale=3.0,
         temperature=1.0,
         synchronized=None,
         block_size=None,
@@ -138,7 +140,11 @@ class LetKD(Distiller):
             }
             _log_grids(grids, fitted)
             alphas = {"penultimate": penultimate_alpha, "intermediate": intermediate_alpha}
-            student = _with_kd_layers(student, fitted, layers, alphas, synchronized)
+            options = {
+                "initial_template_scale": initial_template_scale,
+                "synchronized": synchronized,
+            }
+            student = _with_kd_layers(student, fitted, layers, alphas, options)
             _logger.info("KD layers after %s", ", ".join(layers[level] for level in levels))
             # A subclass may have named further layers.
             student_layers, teacher_layers = (
@@ -369,7 +375,7 @@ def _layers(student, levels, named):
     return layers
 
 
-def _with_kd_layers(student, prototypes, layers, alphas, synchronized):
+def _with_kd_layers(student, prototypes, layers, alphas, options):
     """The student with a KD layer for each level of `prototypes` that it does not have."""
     present = kd_layers_of(student)
     inserted = {}
@@ -377,10 +383,7 @@ def _with_kd_layers(student, prototypes, layers, alphas, synchronized):
         layer, templates = present.get(_kd_name(level)), len(fitted.centers)
         if layer is None:
             inserted[level] = KDLayer(
-                templates,
-                alpha=alphas[level],
-                synchronized=synchronized,
-                name=_kd_name(level),
+                templates, alpha=alphas[level], name=_kd_name(level), **options
             )
         elif layer.templates != templates:
             raise ValueError(

@@ -1,6 +1,6 @@
 """Write a PyTorch checkpoint of a network of the zoo as a .keras file.
 
-python -m letkd_keras.models --network resnet56 --weights resnet56.pth --out teacher.keras
+    python -m letkd_keras.models --network resnet56 --weights resnet56.pth --out teacher.keras
 
 Checkpoints of RepDistiller, mdistiller and torchvision are read; nothing of them is executed.
 """

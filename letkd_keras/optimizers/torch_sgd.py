@@ -1,3 +1,4 @@
+import math
 import numbers
 
 import keras
@@ -28,6 +29,9 @@ class TorchSGD(keras.optimizers.SGD):
         weight_decay: Factor, 0 or more, with which every trainable variable is added to its
             gradient. That includes biases, scales and batch normalization, unless
             `exclude_from_weight_decay` excludes them.
+        learning_rate_factors: Dictionary from a part of a variable's path, such as the name of a
+            layer, to the factor of the rate of these variables, more than 0. They are then
+            changed as by a parameter group of another rate in PyTorch. `None` for none.
         name: Name of the optimizer.
         **kwargs: Arguments of every Keras optimizer (clipping, EMA, loss scale, accumulation).
 
@@ -41,6 +45,7 @@ class TorchSGD(keras.optimizers.SGD):
         momentum=0.0,
         nesterov=False,
         weight_decay=0.0,
+        learning_rate_factors=None,
         name="sgd",
         **kwargs,
     ):
@@ -54,9 +59,24 @@ class TorchSGD(keras.optimizers.SGD):
         # Keras applies its decoupled decay to every optimizer whose attribute `weight_decay` is
         # set, and has no public way to turn that off. So the attribute has another name.
         self.coupled_weight_decay = weight_decay
+        self.learning_rate_factors = {
+            part: finite_number(f"learning_rate_factors[{part!r}]", factor, above=0)
+            for part, factor in (learning_rate_factors or {}).items()
+        }
+
+    def build(self, variables):
+        super().build(variables)
+        # TensorFlow gives `update_step` its own variables, which have no path.
+        self._factors = [
+            math.prod(
+                factor for part, factor in self.learning_rate_factors.items() if part in v.path
+            )
+            for v in variables
+        ]
 
     def update_step(self, gradient, variable, learning_rate):
         learning_rate = ops.cast(learning_rate, variable.dtype)
+        factor = self._factors[self._get_variable_index(variable)]
         gradient = ops.cast(gradient, variable.dtype)
         if self.coupled_weight_decay and self._use_weight_decay(variable):
             gradient = gradient + ops.cast(self.coupled_weight_decay, variable.dtype) * variable
@@ -68,7 +88,11 @@ class TorchSGD(keras.optimizers.SGD):
             self.assign(velocity, step)
             if self.nesterov:
                 step = gradient + momentum * step
-        self.assign_sub(variable, learning_rate * step)
+        self.assign_sub(variable, factor * learning_rate * step)
 
     def get_config(self):
-        return {**super().get_config(), "weight_decay": self.coupled_weight_decay}
+        return {
+            **super().get_config(),
+            "weight_decay": self.coupled_weight_decay,
+            "learning_rate_factors": self.learning_rate_factors,
+        }

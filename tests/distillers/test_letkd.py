@@ -399,6 +399,12 @@ def test_alphas_reach_their_layers(setting):
     assert alphas == [0.1, 0.2]
 
 
+def test_the_initial_scale_reaches_both_layers(setting):
+    student = _letkd(setting, initial_template_scale=7.0).student
+    scales = [student.get_layer(f"kd_{x}").template_scale for x in ("penultimate", "intermediate")]
+    assert [float(scale.value) for scale in scales] == [7.0, 7.0]
+
+
 def test_kd_layers_of_ones_own_are_kept(setting):
     layer = KDLayer(5, alpha=0.3, name="kd_penultimate")
     student = insert_kd_layers(setting.student(), layer)

@@ -136,6 +136,34 @@ def test_variables_can_be_excluded_from_the_decay():
     np.testing.assert_array_equal(bias, [1, 1])
 
 
+def test_the_rate_of_some_variables_has_a_factor():
+    layers = [keras.layers.Dense(2, name=name) for name in ("kd_a", "kd_b", "head")]
+    for layer in layers:
+        layer.build((None, 3))
+    alone = []
+    for layer, rate in zip(layers, (0.4, 0.2, 0.1), strict=True):
+        variable = keras.Variable(layer.kernel)
+        optimizer = TorchSGD(rate, momentum=0.9, nesterov=True, weight_decay=0.5)
+        for gradient in _gradients(variable.shape):
+            optimizer.apply([keras.ops.convert_to_tensor(gradient)], [variable])
+        alone.append(keras.ops.convert_to_numpy(variable))
+    factors = {"kd_": 2.0, "kd_a": 2.0}
+    optimizer = TorchSGD(
+        0.1, momentum=0.9, nesterov=True, weight_decay=0.5, learning_rate_factors=factors
+    )
+    kernels = [layer.kernel for layer in layers]
+    for gradient in _gradients(kernels[0].shape):
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)] * 3, kernels)
+    for kernel, expected in zip(kernels, alone, strict=True):
+        np.testing.assert_allclose(kernel, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [0, -1, float("nan")])
+def test_a_wrong_factor_is_refused(factor):
+    with pytest.raises(ValueError, match=r"`learning_rate_factors\['kd_'\]` must be"):
+        TorchSGD(0.1, learning_rate_factors={"kd_": factor})
+
+
 def test_only_the_gradient_is_clipped():
     variable = keras.Variable(np.array([10.0]))
     TorchSGD(0.1, weight_decay=0.5, clipvalue=1.0).apply(
@@ -145,7 +173,14 @@ def test_only_the_gradient_is_clipped():
 
 
 def test_config_round_trip():
-    optimizer = TorchSGD(_schedule(), momentum=0.9, nesterov=True, weight_decay=5e-4, clipnorm=2.0)
+    optimizer = TorchSGD(
+        _schedule(),
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=5e-4,
+        clipnorm=2.0,
+        learning_rate_factors={"kd_": 3.0},
+    )
     again = TorchSGD.from_config(optimizer.get_config())
     assert again.get_config() == optimizer.get_config()
     assert has_registered_name(again)

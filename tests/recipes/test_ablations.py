@@ -117,7 +117,12 @@ def test_values_are_put_side_by_side(cells, tmp_path):
         ("intermediate-alpha", "0.2", "intermediate_alpha", [0.2]),
         ("penultimate-weight", "3", "penultimate_weight", [3]),
         ("intermediate-weight", "0", "intermediate_weight", [0]),
+        ("template-scale", "1 10", "initial_template_scale", [1, 10]),
         ("learning-rate", "0.01", "student_schedule.learning_rate", [0.01]),
+        (
+            *("kd-learning-rate-factor", "0.1 10"),
+            *("student_schedule.kd_learning_rate_factor", [0.1, 10]),
+        ),
         ("intermediate-layer", "block2 block3", "student.intermediate_layer", ["block2", "block3"]),
     ],
 )

@@ -129,8 +129,8 @@ def test_letkd1_is_used_where_a_network_has_no_intermediate_layer(tmp_path, capl
 def test_the_layers_chosen_are_logged(caplog):
     with caplog.at_level("INFO", logger="letkd_keras"):
         prepare(_experiment("--methods letkd2"))
-    assert "layers of the teacher resnet20: penultimate penultimate 8x8x64" in caplog.text
-    assert "layers of the student resnet8: penultimate penultimate 8x8x64" in caplog.text
+    assert "layers of the teacher resnet20: penultimate 8x8x64" in caplog.text
+    assert "layers of the student resnet8: penultimate 8x8x64" in caplog.text
 
 
 def test_a_teacher_without_feature_maps_can_distil_by_kd_only(tmp_path):

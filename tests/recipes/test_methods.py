@@ -137,6 +137,7 @@ def _inputs(settings=cifar100.SETTINGS, pair=None, epochs=240):
         student=SimpleNamespace(penultimate_layer="penultimate"),
         templates=5,
         penultimate_alpha=0.5,
+        initial_template_scale=2.0,
     )
     return Inputs(_network("resnet14"), _network("resnet8"), None, experiment)
 
@@ -181,6 +182,7 @@ def test_fitnet_layer_has_an_unsupervised_kd_layer_and_the_hint_of_stage_2():
     model = methods.build("fitnet_layer", _inputs())
     (layer,) = kd_layers_of(model.student).values()
     assert (layer.name, layer.templates, layer.alpha) == ("kd_penultimate", 5, 0.5)
+    assert layer.initial_template_scale == 2.0
     plain = methods.build("fitnet", _inputs())
     assert model.student_layers == plain.student_layers
     assert model.teacher_layers == plain.teacher_layers

@@ -37,7 +37,7 @@ def test_a_network_of_the_zoo_is_built_for_the_data():
         *("penultimate", "intermediate"),
     )
     assert resolved.fingerprint is None
-    assert "penultimate penultimate 8x8x64" in resolved.describe(model)
+    assert resolved.describe(model) == "penultimate 8x8x64, intermediate 8x8x64"
 
 
 def test_raw_pixels_are_scaled_inside_a_network_of_the_zoo():

@@ -41,7 +41,8 @@ def test_every_setting_of_the_supplement_can_be_given():
         "--penultimate-alpha 0.3 --penultimate-weight 2 --intermediate-weight 0 "
         "--learning-rate 0.02 --teacher-learning-rate 0.03 --epochs 24 --teacher-epochs 48 "
         "--memory 1M --feature-cache none --intermediate-layer x --teacher-penultimate-layer y "
-        "--no-flip --seed 7 --trials 3 --block-size 8",
+        "--no-flip --seed 7 --trials 3 --block-size 8 --template-scale 5 "
+        "--kd-learning-rate-factor 4",
     )
     assert (experiment.templates, experiment.subclasses, experiment.components) == (16, 3, 7)
     assert (experiment.iterations, experiment.temperature, experiment.memory) == (5, 0.5, 2**20)
@@ -49,6 +50,9 @@ def test_every_setting_of_the_supplement_can_be_given():
     assert experiment.penultimate_alpha == 0.3
     assert (experiment.penultimate_weight, experiment.intermediate_weight) == (2, 0)
     assert experiment.student_schedule.learning_rate == 0.02
+    assert experiment.initial_template_scale == 5
+    assert experiment.student_schedule.kd_learning_rate_factor == 4
+    assert experiment.teacher_schedule.kd_learning_rate_factor == 1
     assert experiment.student_schedule.milestones == (15, 18, 21)
     assert experiment.teacher_schedule.learning_rate == 0.03
     assert experiment.teacher_schedule.epochs == 48
