@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -102,6 +104,17 @@ def test_replicas_are_synchronized_unless_the_user_says_otherwise(monkeypatch, r
     assert TorchBatchNormalization().synchronized == (replicas == 2)
     for synchronized in (True, False):
         assert TorchBatchNormalization(synchronized=synchronized).synchronized == synchronized
+
+
+def test_synchronized_values_are_those_of_all_replicas(monkeypatch):
+    import tensorflow as tf
+
+    x = _x(2, 4, 5, 3)
+    replicas = SimpleNamespace(num_replicas_in_sync=3)
+    for context, expected in ((replicas, 3 * 40), (None, 40)):
+        monkeypatch.setattr(tf.distribute, "get_replica_context", lambda c=context: c)
+        assert TorchBatchNormalization(synchronized=True)._values_per_channel(x) == expected
+        assert TorchBatchNormalization(synchronized=False)._values_per_channel(x) == 40
 
 
 @pytest.mark.parametrize("arguments", [{"momentum": 1}, {"momentum": -0.1}, {"epsilon": 0}])
