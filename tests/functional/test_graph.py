@@ -12,6 +12,7 @@ from letkd_keras.functional.graph import (
     copy_with,
     find_layer,
     flatten,
+    flatten_if_savable,
     grid_ratio,
     is_model,
     layers_inside,
@@ -49,6 +50,18 @@ def test_flattened_it_is_the_same_function_with_the_same_layers():
     assert flat.get_layer("bn") is model.get_layer("inner").get_layer("bn")
     np.testing.assert_array_equal(flat(_x()), model(_x()))
     assert flatten(flat) is flat
+
+
+def test_a_model_stays_nested_if_a_layer_inside_cannot_be_made_again():
+    class OfAProgram(keras.layers.Layer):
+        def call(self, inputs):
+            return inputs
+
+    model = _nested()
+    assert "bn" in [layer.name for layer in flatten_if_savable(model).layers]
+    inputs = keras.Input((4, 4, 3))
+    other = keras.Model(inputs, model(OfAProgram()(inputs)))
+    assert flatten_if_savable(other) is other
 
 
 @pytest.mark.parametrize("training", [True, False, None])
