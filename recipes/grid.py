@@ -64,7 +64,7 @@ def run(experiment, out, verbose=True, jobs=1):
         experiment = prepare(experiment)
     folder = RunFolder(out, experiment.config(), open_keys=OPEN_KEYS)
     with folder.locked(), logged_to(folder / "log.txt", messages), devices():
-        log.info("grid folder %s", folder.path)
+        log.info("folder of results %s", folder.path)
         teacher, teacher_result = train_teacher(experiment, folder.path, verbose)
         # The prototypes belong to the teacher: they are fitted once, also for methods that are
         # added later.

@@ -22,7 +22,7 @@ def run(experiment, value, values, out, verbose=True, jobs=1):
         experiment: `Experiment`; its own value of the setting is not used.
         value: `Value`, the setting.
         values: Its values.
-        out: Folder for the teacher's training and a grid folder of each value.
+        out: Folder for the teacher's training and a folder of results for each value.
         verbose: Whether progress is shown.
         jobs: See `grid.run`.
 

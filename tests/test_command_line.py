@@ -298,7 +298,9 @@ def test_data_command_writes_a_file_without_log_lines(tmp_path):
         "command_without_tensorflow.py", *arguments, "--out", tmp_path / "digits.npz"
     )
     assert result.returncode == 0 and result.stderr == ""
-    assert result.stdout.startswith(f"{tmp_path / 'digits.npz'}: digits, stratified")
+    assert result.stdout.startswith(
+        f"{tmp_path / 'digits.npz'}: digits, 50 training and 599 test images (stratified"
+    )
     assert [file.name for file in tmp_path.iterdir()] == ["digits.npz"]
 
 
