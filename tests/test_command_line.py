@@ -18,6 +18,7 @@ from letkd_keras.command_line import (
     describe,
     run_main,
 )
+from letkd_keras.log_file import logged_to
 from letkd_keras.option_types import byte_count, output_file
 
 
@@ -256,6 +257,21 @@ def test_messages_of_other_packages_are_hidden():
     assert not command_line._is_shown(record("py.warnings", logging.WARNING))
     assert not command_line._is_shown(record("letkd_keras.callbacks", logging.DEBUG))
     assert command_line._is_shown(record("tensorflow", logging.ERROR))
+
+
+def test_hidden_messages_are_in_the_log_file_only(tmp_path, capsys):
+    log, handler = logging.getLogger("letkd_keras.example"), command_line._TerminalHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        with logged_to(tmp_path / "log.txt"):
+            with command_line.hidden_messages():
+                log.warning("hidden")
+                log.error("an error")
+            log.info("shown")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert capsys.readouterr().err == "an error\nshown\n"
+    assert "WARNING hidden\n" in (tmp_path / "log.txt").read_text()
 
 
 # === The commands ===
