@@ -9,8 +9,8 @@ JAX_TESTS = $(sort $(shell grep -rl --include='test_*.py' -e 'importorskip."jax"
 PEERS = $(sort $(JAX_TESTS) $(shell grep -rl --include='test_*.py' -e 'importorskip."torch"' tests))
 CHECK := $(VENV)/bin/check-jsonschema --builtin-schema
 
-.PHONY: demo test slow peers campaign mutants lowest lowest-jax newest newest-jax docs links notebooks badges \
-	lint package tag clean
+.PHONY: demo test slow peers slow-peers campaign mutants lowest lowest-jax newest newest-jax docs links \
+	notebooks badges lint package tag clean
 
 demo: $(VENV)/.demo  ## train a teacher, three students that see few images, and export the last one
 	$(RUN) -m letkd_keras.recipes.digits --image-size 16 --student-examples 60 --batch-size 32 \
@@ -24,6 +24,9 @@ slow: $(VENV)/.test  ## the slow tests as well
 
 peers: $(VENV)-peers/.test  ## the fast tests that need JAX or PyTorch
 	$(VENV)-peers/bin/python -m pytest -n 2 $(PEERS)
+
+slow-peers: $(VENV)-peers/.test  ## the slow tests of these files as well
+	$(VENV)-peers/bin/python -m pytest -n 2 -m "slow or not slow" $(PEERS)
 
 campaign: $(VENV)/.test  ## bad inputs, and commands killed at random moments: half an hour
 	$(RUN) -m pytest -n 2 tests/campaign

@@ -7,7 +7,9 @@ One line a pair and method: `pair`, `method`, `step_ms` (a step of `LetKD`, comp
 step in PyTorch as one normally writes it, `benchmarks/peer`; null where torch is missing),
 `compiled_peer_ms` (the same with its losses and their gradients under `torch.compile`; null also
 where there is no C++ compiler), `floor_ratio` (step / (student + teacher)), `peer_ratio` (step /
-peer), `compiled_peer_ratio`, and `peak_mib` with `peer_peak_mib` and `compiled_peer_peak_mib`. With
+peer), `compiled_peer_ratio`, and `peak_mib` with `peer_peak_mib` and `compiled_peer_peak_mib`. Each
+of these three has a second value (`steady_peak_mib` and so on) of steps after the first ones, in
+which functions are traced and compiled; null where Linux does not reset the peak. With
 `--block-size` the step computes in blocks of so many images (`LetKD(block_size=)`). A last line has
 `pipeline_images_per_s` of the input pipeline alone.
 
@@ -28,6 +30,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 PAIRS = ("resnet56-resnet20", "wrn40_2-snv1", "resnet50-mnv2")
 METHODS = {"letkd1": ("penultimate",), "letkd2": ("penultimate", "intermediate")}
@@ -49,7 +52,7 @@ def main(arguments=None):
             line.update(_in_a_process("times", pair, method, options))
             line.update(_in_a_process("memory", pair, method, options))
             for peer in _PEERS:
-                line[f"{peer}_peak_mib"] = None
+                line[f"{peer}_peak_mib"] = line[f"{peer}_steady_peak_mib"] = None
                 if line[f"{peer}_ms"] is not None:
                     line.update(_in_a_process(f"{peer}_memory", pair, method, options))
             print(json.dumps(line), flush=True)
@@ -137,9 +140,7 @@ def _memory(options):
 
     before = _peak_mib()
     step = _keras_calls(_problem(options), options, whole=False)["step_ms"]
-    for _ in range(WARM_UP):
-        step()
-    return {"peak_mib": round(_peak_mib() - before)}
+    return _peaks(step, before, "")
 
 
 def _peer_memory(options, compiled=False):
@@ -150,10 +151,7 @@ def _peer_memory(options, compiled=False):
         import torch._inductor.compile_fx  # noqa: F401
     before = _peak_mib()
     step = _peer(_problem(options), options, compiled)
-    for _ in range(WARM_UP):
-        step()
-    name = "compiled_peer" if compiled else "peer"
-    return {f"{name}_peak_mib": round(_peak_mib() - before)}
+    return _peaks(step, before, "compiled_peer_" if compiled else "peer_")
 
 
 def _compiled_peer_memory(options):
@@ -298,6 +296,27 @@ def _peer(problem, options, compiled=False):
     if compiled:
         model.losses = torch.compile(model.losses)
     return lambda: letkd.train_step(model, optimizer, images, labels)
+
+
+def _peaks(step, before, prefix):
+    """Peak memory of the first steps and of later ones, above what was held before."""
+    line = {}
+    for name in ("peak_mib", "steady_peak_mib"):
+        for _ in range(WARM_UP):
+            step()
+        line[prefix + name] = round(_peak_mib() - before)
+        if not _forget_peak():
+            return {**line, f"{prefix}steady_peak_mib": None}
+    return line
+
+
+def _forget_peak():
+    """Have the peak start again at what the process holds now, where Linux allows that."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
 
 
 def _peak_mib():

@@ -22,7 +22,7 @@ def _run(program, file, *arguments, **environment):
         return dict(arrays)
 
 
-def _check_same(one, two, rtol=2e-5, atol=2e-6):
+def _check_same(one, two, rtol, atol):
     assert (one.pop("replicas"), two.pop("replicas")) == (1, 2)
     assert one.keys() == two.keys()
     losses = ("loss", "task_loss", "kl_penultimate", "kl_intermediate", "kd", "keras")
@@ -49,11 +49,12 @@ def test_two_replicas_train_as_one_device_at_the_same_batch(tmp_path, floatx, to
     _check_same(one, two, rtol=tolerance, atol=tolerance)
 
 
-def _on_jax_devices(devices, batch_size, block_size, folder):
+def _on_jax_devices(devices, batch_size, floatx, block_size, folder):
     return _run(
         "train_on_jax_devices.py",
         folder / f"{devices}.npz",
         str(batch_size),
+        floatx,
         str(block_size),
         KERAS_BACKEND="jax",
         XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
@@ -62,10 +63,13 @@ def _on_jax_devices(devices, batch_size, block_size, folder):
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
-@pytest.mark.parametrize("block_size", [0, 4])
-def test_two_jax_devices_train_as_one_at_the_same_batch(tmp_path, block_size):
-    one = _on_jax_devices(1, 16, 0, tmp_path)
-    two = _on_jax_devices(2, 16, block_size, tmp_path)
-    _check_same(one, two)
+@pytest.mark.parametrize(
+    ("floatx", "tolerance", "block"),
+    [("float64", 1e-11, 0), ("float64", 1e-11, 4), ("float32", 2e-5, 4)],
+)
+def test_two_jax_devices_train_as_one_at_the_same_batch(tmp_path, floatx, tolerance, block):
+    one = _on_jax_devices(1, 16, floatx, 0, tmp_path)
+    two = _on_jax_devices(2, 16, floatx, block, tmp_path)
+    _check_same(one, two, rtol=tolerance, atol=min(tolerance, 2e-6))
     with pytest.raises(AssertionError, match="must be a multiple of the number of devices"):
-        _on_jax_devices(2, 15, block_size, tmp_path)
+        _on_jax_devices(2, 15, floatx, block, tmp_path)

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 
-import keras
+from float64 import compute_in_float64
 
 from letkd_keras.command_line import set_up_logging
 from letkd_keras.recipes import compare, shared_training, training
@@ -24,11 +24,7 @@ OPTIONS = (
 
 
 def main(folder, step=0, options=()):
-    keras.config.set_floatx("float64")
-    if keras.backend.backend() == "jax":
-        import jax
-
-        jax.config.update("jax_enable_x64", True)
+    compute_in_float64()
 
     class Killed(training.StopOnNonFiniteLoss):
         steps = 0

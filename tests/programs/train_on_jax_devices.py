@@ -1,7 +1,7 @@
 """Train the LetKD of `train_on_replicas` on all of JAX's devices and save the results.
 
     KERAS_BACKEND=jax XLA_FLAGS=--xla_force_host_platform_device_count=2 \
-        python train_on_jax_devices.py BATCH_SIZE BLOCK_SIZE FILE.npz
+        python train_on_jax_devices.py BATCH_SIZE FLOATX BLOCK_SIZE FILE.npz
 
 A block size of 0 means none.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import keras
 import numpy as np
+from float64 import compute_in_float64
 from train_on_replicas import images, small_letkd
 
 
@@ -31,4 +32,6 @@ def main(batch_size, block_size, path):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]) or None, sys.argv[3])
+    if sys.argv[2] == "float64":
+        compute_in_float64()
+    main(int(sys.argv[1]), int(sys.argv[3]) or None, sys.argv[4])

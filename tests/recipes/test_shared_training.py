@@ -23,6 +23,7 @@ SECONDS = 900  # of each process; minutes are needed where many share a core
 # In steps: two epochs of three for the teacher, then the student's first epoch and two more.
 DIES_AT = 11
 TRAININGS = ("teacher", "student/seed0", "letkd1/seed0")
+JAX = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
 
 
 def _environment(**variables):
@@ -44,6 +45,13 @@ def _tensorflow_workers():
         {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})}
         for index in range(2)
     ]
+
+
+def _jax_workers():
+    (port,) = _free_ports(1)
+    name = "KERAS_DISTRIBUTION"
+    group = {f"{name}_JOB_ADDRESSES": f"127.0.0.1:{port}", f"{name}_NUM_PROCESSES": "2"}
+    return [{**group, f"{name}_PROCESS_ID": str(index)} for index in range(2)]
 
 
 class Group:
@@ -156,6 +164,14 @@ def test_two_workers_of_which_one_dies_end_as_one_device(one_device, tmp_path):
     """Teacher, student alone and letKD-1; class weights, moving average, 21 test images."""
     _check_killed_and_started_again(tmp_path, _tensorflow_workers)
     _check_same(one_device, tmp_path / "run0")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+def test_two_processes_of_jax_of_which_one_dies_end_as_one_device(tmp_path):
+    _alone(tmp_path / "one", **JAX)
+    _check_killed_and_started_again(tmp_path, _jax_workers, **JAX)
+    _check_same(tmp_path / "one", tmp_path / "run0")
 
 
 @pytest.mark.slow
