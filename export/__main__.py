@@ -24,7 +24,7 @@ from letkd_keras.export.run_folders import open_data
 from letkd_keras.files import check_writable
 from letkd_keras.log_file import logged_to
 from letkd_keras.option_types import choice, list_item, path
-from letkd_keras.terminal import print_table
+from letkd_keras.terminal import print_table, print_text
 
 
 def layer_precision(text):
@@ -164,8 +164,9 @@ def main(arguments=None):
     )
     (first, *_) = results.values()
     accuracy = first.accuracy_before
-    print(f"\ncompared with the student in Keras on {first.images} images", end="")
-    print("" if accuracy is None else f", where it has an accuracy of {100 * accuracy:.2f}%")
+    compared = f"\ncompared with the student in Keras on {first.images} images"
+    known = "" if accuracy is None else f", where it has an accuracy of {100 * accuracy:.2f}%"
+    print_text(f"{compared}{known}")
     print(f"written to {options.out}, described in {options.out / 'card.md'}")
 
 

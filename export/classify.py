@@ -12,6 +12,7 @@ from letkd_keras.command_line import Parser, run_main
 from letkd_keras.export import formats
 from letkd_keras.export.card_file import options_of, read_card
 from letkd_keras.files import checksum
+from letkd_keras.log_file import stderr_to_log
 from letkd_keras.option_types import path, positive_integer
 
 _RUNTIMES = {"tflite": "ai-edge-litert", "onnx": "onnxruntime", "savedmodel": "tensorflow"}
@@ -129,13 +130,14 @@ def _run(runtime, file, images):
 
     from letkd_keras.export.formats.reload import RUNTIMES
 
-    try:
-        run = RUNTIMES[runtime](str(file), None)
-    except ImportError as error:
-        raise ImportError(
-            f"{file} needs {_RUNTIMES[runtime]}: pip install {_RUNTIMES[runtime]}"
-        ) from error
-    return np.concatenate([run(image[None]) for image in images])
+    with stderr_to_log():  # runtimes say there what they do
+        try:
+            run = RUNTIMES[runtime](str(file), None)
+        except ImportError as error:
+            raise ImportError(
+                f"{file} needs {_RUNTIMES[runtime]}: pip install {_RUNTIMES[runtime]}"
+            ) from error
+        return np.concatenate([run(image[None]) for image in images])
 
 
 def main(arguments=None):

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from letkd_keras import palette
+from letkd_keras.command_line import hidden_messages
 from letkd_keras.export import formats
 from letkd_keras.export.folding import fold
 from letkd_keras.export.loading import load_student
@@ -132,12 +133,13 @@ def forms_of(student, images, labels=None, plain=None):
         There is no `"plain"` if the student has no KD layers.
     """
     student, few = load_student(student), images[:64]
-    forms = {"trained": (student, labels), "folded": (fold(student, images=few), labels)}
-    if not kd_layers_of(student):
-        return forms
-    if plain is None:
-        return {"plain": (fold(without_kd_layers(student), images=few), None), **forms}
-    return {"plain": (fold(plain, images=few), labels), **forms}
+    with hidden_messages():  # of the folding: the table has its sizes
+        forms = {"trained": (student, labels), "folded": (fold(student, images=few), labels)}
+        if not kd_layers_of(student):
+            return forms
+        if plain is None:
+            return {"plain": (fold(without_kd_layers(student), images=few), None), **forms}
+        return {"plain": (fold(plain, images=few), labels), **forms}
 
 
 def without_kd_layers(student):

@@ -30,6 +30,7 @@ import shutil
 import signal
 import sys
 import textwrap
+from contextlib import contextmanager
 
 from letkd_keras.help_text import HelpFormatter, usage
 from letkd_keras.log_file import stderr_to_log
@@ -427,6 +428,23 @@ class _TerminalHandler(logging.Handler):
             sys.stderr.flush()
         except Exception:
             self.handleError(record)
+
+
+@contextmanager
+def hidden_messages():
+    """A scope whose messages are not shown, since others say the same. Log files have them."""
+    handlers = [h for h in logging.getLogger().handlers if isinstance(h, _TerminalHandler)]
+    for handler in handlers:
+        handler.addFilter(_is_error)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(_is_error)
+
+
+def _is_error(record):
+    return record.levelno >= logging.ERROR
 
 
 def _wrapped(message):

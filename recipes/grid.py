@@ -64,7 +64,7 @@ def run(experiment, out, verbose=True, jobs=1):
         experiment = prepare(experiment)
     folder = RunFolder(out, experiment.config(), open_keys=OPEN_KEYS)
     with folder.locked(), logged_to(folder / "log.txt", messages), devices():
-        log.info("grid folder %s", folder.path)
+        log.info("folder of results %s", folder.path)
         teacher, teacher_result = train_teacher(experiment, folder.path, verbose)
         # The prototypes belong to the teacher: they are fitted once, also for methods that are
         # added later.
@@ -87,7 +87,12 @@ def run(experiment, out, verbose=True, jobs=1):
         for number, (method, seed) in enumerate(done, 1):
             outcome = _outcome(results.student_folder(folder.path, method, seed))
             log.info(
-                "training %d of %d: %s, seed %d: %s", number, len(cells), method, seed, outcome
+                "training %d of %d: %s, seed %d: %s",
+                number,
+                len(cells),
+                methods.title(method),
+                seed,
+                outcome,
             )
             table = method_table.write(experiment, folder.path, teacher_result)
     return table
@@ -150,7 +155,7 @@ def _in_processes(cells, folder, jobs):
         slot = slots.pop()
         try:
             method, seed = cell
-            log.info("starting %s, seed %d", method, seed)
+            log.info("starting %s, seed %d", methods.title(method), seed)
             training = results.student_folder(folder, method, seed)
             training.mkdir(parents=True, exist_ok=True)
             with (training / "output.txt").open("w") as output:

@@ -59,7 +59,9 @@ def _run(experiment, folder, verbose, measures):
     prototypes = prototypes_of(experiment, teacher, folder, experiment.levels, verbose)
     for method in experiment.methods:
         for seed in experiment.seeds:
-            train_student(experiment, method, seed, teacher, prototypes, folder, verbose)
+            result = train_student(experiment, method, seed, teacher, prototypes, folder, verbose)
+            accuracy = results.accuracy_of(result)
+            log.info("%s, seed %d: %.2f%% top-1", methods.title(method), seed, accuracy)
     exported = exporting.export(experiment, folder)
     costs = exporting.costs(experiment, folder)
     classes = class_report.of_run(experiment, folder, teacher)
@@ -302,8 +304,6 @@ def train_student(experiment, method, seed, teacher, prototypes, folder, verbose
         before = _train_student(*arguments, training / "float", verbose)
         result = _train_student(*arguments, training, verbose, before)
     results.check_training(training, "student.keras", result)
-    accuracy = results.accuracy_of(result)
-    log.info("%s, seed %d: %.2f%% top-1", methods.title(method), seed, accuracy)
     return result
 
 

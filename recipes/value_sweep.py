@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from letkd_keras.command_line import hidden_messages
 from letkd_keras.files import open_atomic, save_figure, write_text
 from letkd_keras.log_file import logged_to, recorded
 from letkd_keras.recipes import grid, method_style, method_table, results
@@ -22,7 +23,7 @@ def run(experiment, value, values, out, verbose=True, jobs=1):
         experiment: `Experiment`; its own value of the setting is not used.
         value: `Value`, the setting.
         values: Its values.
-        out: Folder for the teacher's training and a grid folder of each value.
+        out: Folder for the teacher's training and a folder of results for each value.
         verbose: Whether progress is shown.
         jobs: See `grid.run`.
 
@@ -34,7 +35,8 @@ def run(experiment, value, values, out, verbose=True, jobs=1):
     """
     out = Path(out)
     experiments = {number: with_value(experiment, value.field, number) for number in values}
-    with recorded() as messages:
+    # Each value's own run says it again.
+    with recorded() as messages, hidden_messages():
         prepared = [prepare(candidate) for candidate in experiments.values()]
     open_keys = (*OPEN_KEYS, *_OPEN_LAYERS, value.field)
     folder = RunFolder(out, {**prepared[0].config(), "compared": value.name}, open_keys=open_keys)
@@ -70,7 +72,9 @@ def with_value(experiment, field, value):
 
 def _share_prototypes(experiment, own, prototypes):
     """Copy the prototypes of an earlier value, which do not depend on the setting."""
-    folder = RunFolder(own, prepare(experiment).config(), open_keys=OPEN_KEYS)
+    with hidden_messages():
+        config = prepare(experiment).config()
+    folder = RunFolder(own, config, open_keys=OPEN_KEYS)
     if prototypes is not None and prototypes.exists() and not (folder / "prototypes.npz").exists():
         with open_atomic(folder / "prototypes.npz") as file:
             file.write(prototypes.read_bytes())

@@ -18,6 +18,7 @@ from letkd_keras.command_line import (
     describe,
     run_main,
 )
+from letkd_keras.log_file import logged_to
 from letkd_keras.option_types import byte_count, output_file
 
 
@@ -258,6 +259,21 @@ def test_messages_of_other_packages_are_hidden():
     assert command_line._is_shown(record("tensorflow", logging.ERROR))
 
 
+def test_hidden_messages_are_in_the_log_file_only(tmp_path, capsys):
+    log, handler = logging.getLogger("letkd_keras.example"), command_line._TerminalHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        with logged_to(tmp_path / "log.txt"):
+            with command_line.hidden_messages():
+                log.warning("hidden")
+                log.error("an error")
+            log.info("shown")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert capsys.readouterr().err == "an error\nshown\n"
+    assert "WARNING hidden\n" in (tmp_path / "log.txt").read_text()
+
+
 # === The commands ===
 
 
@@ -298,7 +314,9 @@ def test_data_command_writes_a_file_without_log_lines(tmp_path):
         "command_without_tensorflow.py", *arguments, "--out", tmp_path / "digits.npz"
     )
     assert result.returncode == 0 and result.stderr == ""
-    assert result.stdout.startswith(f"{tmp_path / 'digits.npz'}: digits, stratified")
+    assert result.stdout.startswith(
+        f"{tmp_path / 'digits.npz'}: digits, 50 training and 599 test images (stratified"
+    )
     assert [file.name for file in tmp_path.iterdir()] == ["digits.npz"]
 
 

@@ -36,7 +36,8 @@ def main(arguments=None):
     check_writable(options.out.absolute().parent, "out")
     data = DataSpec.from_options(options).open()
     save_npz(data, options.out)
-    print(f"{options.out}: {data.name}, {data.split}")
+    counts = f"{data.train_examples:,} training and {data.test_examples:,} test images"
+    print(f"{options.out}: {data.name}, {counts} ({data.split})")
 
 
 if __name__ == "__main__":

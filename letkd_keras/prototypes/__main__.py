@@ -126,7 +126,18 @@ def _fit(options):
     )
     prototypes.save(options.out)
     remove_workdir(options.workdir)
-    print(f"{options.out}: {prototypes!r}")
+    print(f"{options.out}: {_summary(prototypes)}")
+
+
+def _summary(prototypes):
+    """What was fitted, in a few words."""
+    kinds = {"penultimate": "centers", "intermediate": "sub-classes"}
+    parts = []
+    for level in prototypes.levels:
+        part = getattr(prototypes, level)
+        height, width = part.grid
+        parts.append(f"{len(part.centers):,} {kinds[level]} of {part.layer}, grid {height}x{width}")
+    return "; ".join(parts)
 
 
 def _inspect(options):
@@ -199,7 +210,9 @@ def _line(value):
         return f"{value['dtype']} {value['shape']}, sha256 {value['sha256'][:12]}"
     if isinstance(value, list) and len(value) > 10:
         return f"{len(value)} values, {value[0]} to {value[-1]}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if type(value) is int else str(value)
 
 
 def _check_out(parser, options):

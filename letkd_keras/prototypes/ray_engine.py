@@ -90,10 +90,7 @@ class RayEngine:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.execution_options.preserve_order = True
-        size = min(_LARGEST_PIECE, math.ceil(count / (_PIECES * self.workers)))
-        pieces = [
-            {"start": start, "stop": min(start + size, count)} for start in range(0, count, size)
-        ]
+        pieces = _pieces(count, self.workers)
         cpus, gpus = self._resources
         job = ray.put(job)
         with ray.data.DataContext.current(context):
@@ -114,6 +111,12 @@ class RayEngine:
                     if isinstance(result, Exception):
                         raise result
                     yield result
+
+
+def _pieces(count, workers):
+    """Ranges of batches as dictionaries of `start` and `stop`, for actors to do one by one."""
+    size = min(_LARGEST_PIECE, math.ceil(count / (_PIECES * workers)))
+    return [{"start": start, "stop": min(start + size, count)} for start in range(0, count, size)]
 
 
 class _TeacherActor:

@@ -36,6 +36,14 @@ def test_fitnets_regressor(student_grid, teacher_grid, fan_in):
     _check_uniform(convolution.bias, fan_in)
 
 
+def test_a_grid_four_times_as_coarse_is_transposed_by_four():
+    regressor = regressor_of((2, 2, 3), (8, 8, 5))
+    assert regressor.output_shape == (None, 8, 8, 5)
+    convolution = regressor.get_layer("convolution")
+    assert convolution.kernel.shape == (8, 8, 5, 3)
+    assert np.abs(convolution.bias).max() <= (8 * 8 * 5) ** -0.5
+
+
 def test_a_strided_regressor_pads_on_all_sides_as_pytorch_does():
     regressor = regressor_of((4, 4, 1), (2, 2, 1))
     convolution = regressor.get_layer("convolution")

@@ -18,6 +18,7 @@ from letkd_keras import (
     suggest_layers,
 )
 from letkd_keras.distillers import FitNet
+from letkd_keras.distillers.letkd import _levels_of
 from letkd_keras.functional import fingerprint
 from letkd_keras.optimizers import TorchSGD
 
@@ -365,6 +366,31 @@ def _size(group):
 
 
 # The other methods
+
+
+def test_the_levels_of_a_student_are_those_of_its_kd_layers(setting):
+    student = _letkd(setting, levels=("intermediate",)).student
+    assert _levels_of(student, None) == ("intermediate",)
+    both = _letkd(setting).student
+    assert _levels_of(both, None) == ("penultimate", "intermediate")
+    assert _levels_of(both, ("penultimate",)) == ("penultimate",)
+
+
+@pytest.mark.parametrize("temperature", [0, -0.5])
+def test_temperatures_are_more_than_zero(setting, temperature):
+    with pytest.raises(ValueError, match=f"`temperature` must be .*temperature={temperature}"):
+        _letkd(setting, temperature=temperature)
+
+
+def test_tracked_losses_are_means_over_images(setting):
+    model = _letkd(setting)
+    name, tracker = next(iter(model.loss_trackers.items()))
+    model.track_losses({name: 2.0}, np.zeros((3, 1)))
+    model.track_losses({name: 5.0}, np.zeros((1, 1)))
+    assert float(tracker.result()) == (3 * 2 + 5) / 4
+    tracker.reset_state()
+    model.track_losses({name: 2.0}, np.zeros((3, 1)), replicas=2)
+    assert float(tracker.result()) == 4
 
 
 def test_letkd_1_has_one_level(setting):

@@ -64,6 +64,8 @@ def test_command_needs_neither_keras_nor_tensorflow(student, exported, file):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert not re.search(r"\| +(tensorflow|keras)$", done.stderr, re.MULTILINE)
+    # Runtimes write what they do to stderr.
+    assert all(line.startswith("import time:") for line in done.stderr.splitlines())
     lines = done.stdout.splitlines()
     assert (lines[0], lines[3]) == (str(exported / "image.png"), str(exported / "image.jpg"))
     expected = _probabilities(student, exported / "image.png")

@@ -12,6 +12,7 @@ from letkd_keras.functional.graph import (
     copy_with,
     find_layer,
     flatten,
+    flatten_if_savable,
     grid_ratio,
     is_model,
     layers_inside,
@@ -20,6 +21,7 @@ from letkd_keras.functional.graph import (
     output_of,
     output_shape_of,
     output_shapes,
+    outputs_at,
     readers,
     run,
     spatial_shape,
@@ -48,6 +50,18 @@ def test_flattened_it_is_the_same_function_with_the_same_layers():
     assert flat.get_layer("bn") is model.get_layer("inner").get_layer("bn")
     np.testing.assert_array_equal(flat(_x()), model(_x()))
     assert flatten(flat) is flat
+
+
+def test_a_model_stays_nested_if_a_layer_inside_cannot_be_made_again():
+    class OfAProgram(keras.layers.Layer):
+        def call(self, inputs):
+            return inputs
+
+    model = _nested()
+    assert "bn" in [layer.name for layer in flatten_if_savable(model).layers]
+    inputs = keras.Input((4, 4, 3))
+    other = keras.Model(inputs, model(OfAProgram()(inputs)))
+    assert flatten_if_savable(other) is other
 
 
 @pytest.mark.parametrize("training", [True, False, None])
@@ -121,6 +135,13 @@ def test_a_name_means_one_call_of_one_layer():
         find_layer(model, "twice", argument="here")
     with pytest.raises(ValueError, match=r"`layer` must name a layer of 'm'.*'rely'.*relu"):
         find_layer(model, "rely")
+
+
+def test_each_name_has_the_argument_that_it_came_by():
+    with pytest.raises(ValueError, match="`two` must name a layer"):
+        outputs_at(_nested(), ["conv", "nowhere"], ["one", "two"])
+    with pytest.raises(ValueError, match="shorter"):
+        outputs_at(_nested(), ["conv", "head"], ["one"])
 
 
 def test_where_no_name_is_similar_the_last_five_are_listed():

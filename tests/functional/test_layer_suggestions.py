@@ -174,6 +174,14 @@ def test_a_composite_layer_with_its_activation_may_be_the_block():
     assert suggest_layers(model)["intermediate"] == "relu"
 
 
+def test_a_sum_before_any_convolution_of_the_last_grid_is_no_block():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, padding="same")(inputs)
+    x = layers.Add(name="sum")([layers.MaxPooling2D()(x), layers.AveragePooling2D(2)(x)])
+    x = layers.Identity(name="last")(x)
+    assert suggest_layers(_classifier(x, inputs)) == {"penultimate": "last", "intermediate": None}
+
+
 def test_there_is_no_intermediate_layer_where_one_layer_is_the_whole_network():
     inputs = keras.Input((32, 32, 3))
     _, x = Block(4, 2, outputs=2, name="encoder")(inputs)
@@ -202,6 +210,24 @@ def test_attention_inside_a_layer_begins_a_block():
         x = layers.Add(name=f"block{number}")([x, y])
     model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
     assert suggest_stage_ends(model) == ["block0", "block1", "block2"]
+
+
+def test_one_dense_layer_is_no_block():
+    inputs = keras.Input((16, 16, 3))
+    x = layers.Reshape((16, 6))(layers.Conv2D(6, 4, 4)(inputs))
+    for number in range(4):
+        x = Mixing(name=f"mixing{number}")(x)
+        x = layers.Dense(6, name=f"dense{number}")(x)
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
+    assert suggest_layers(model) == {"penultimate": "dense3", "intermediate": "mixing2"}
+
+
+def test_patches_that_are_merged_last_are_a_stage():
+    inputs = keras.Input((16, 16, 3))
+    x = layers.Reshape((16, 6))(layers.Conv2D(6, 4, 4)(inputs))
+    x = layers.Reshape((4, 24), name="merged")(Mixing(name="mixing")(x))
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
+    assert suggest_stage_ends(model) == ["mixing", "merged"]
 
 
 @pytest.mark.slow

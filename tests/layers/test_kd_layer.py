@@ -265,6 +265,16 @@ def test_in_blocks_of_images_everything_is_the_same(data_format, training, pool)
             np.testing.assert_allclose(actual[name], expected[name], 1e-11, absolute, err_msg=name)
 
 
+@pytest.mark.parametrize("alpha", [0, 1])
+@pytest.mark.parametrize("pool", [False, True])
+def test_in_blocks_values_count_as_much(alpha, pool):
+    layer, x = _layer(alpha=alpha), _features(3, 2, 2, 4)
+    in_blocks = layer.call_in_blocks(x, 2, pool_output=pool)
+    np.testing.assert_allclose(in_blocks, layer(x, pool_output=pool), rtol=1e-5, atol=1e-6)
+    unchanged = x.mean((1, 2)) if pool else x
+    assert np.allclose(in_blocks, unchanged, atol=1e-6) == (alpha == 0)
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("pool", [False, True])
 def test_in_blocks_half_precision_is_near_the_whole_batch(golden, policy, pool):

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -93,6 +95,26 @@ def test_config_and_file_round_trip(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert type(loaded.get_layer("bn")) is TorchBatchNormalization
     np.testing.assert_array_equal(loaded(x), model(x))
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_replicas_are_synchronized_unless_the_user_says_otherwise(monkeypatch, replicas):
+    name = "letkd_keras.layers.torch_batch_normalization._replicas"
+    monkeypatch.setattr(name, lambda: replicas)
+    assert TorchBatchNormalization().synchronized == (replicas == 2)
+    for synchronized in (True, False):
+        assert TorchBatchNormalization(synchronized=synchronized).synchronized == synchronized
+
+
+def test_synchronized_values_are_those_of_all_replicas(monkeypatch):
+    import tensorflow as tf
+
+    x = _x(2, 4, 5, 3)
+    replicas = SimpleNamespace(num_replicas_in_sync=3)
+    for context, expected in ((replicas, 3 * 40), (None, 40)):
+        monkeypatch.setattr(tf.distribute, "get_replica_context", lambda c=context: c)
+        assert TorchBatchNormalization(synchronized=True)._values_per_channel(x) == expected
+        assert TorchBatchNormalization(synchronized=False)._values_per_channel(x) == 40
 
 
 @pytest.mark.parametrize("arguments", [{"momentum": 1}, {"momentum": -0.1}, {"epsilon": 0}])

@@ -34,6 +34,12 @@ def test_it_is_the_correlation_over_classes_and_over_the_batch(beta, gamma, temp
     assert_agrees(DISTLoss(beta, gamma, temperature), _naive(beta, gamma, temperature))
 
 
+@pytest.mark.parametrize("name", ["beta", "gamma"])
+def test_negative_weights_are_refused(name):
+    with pytest.raises(ValueError, match=rf"`{name}` must be .*{name}=-0\.5"):
+        DISTLoss(**{name: -0.5})
+
+
 def test_two_images_of_two_classes_by_hand():
     # Two points correlate with +1 or -1. The samples agree; so do the classes over the batch.
     teacher = np.array([[1.0, 0], [0, 1]])

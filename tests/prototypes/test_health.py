@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from scipy.special import softmax
+from scipy.stats import entropy
 from small_problem import SIZES, small_images
 
 from letkd_keras.prototypes import fit_prototypes
@@ -43,17 +45,27 @@ def test_entropy_of_targets_halfway_between_two_centers_is_log_2():
     assert health["mean_target_entropy"] == pytest.approx(np.log(2))
 
 
+def test_entropy_is_a_mean_over_all_points_of_a_small_data_set():
+    r = np.random.default_rng(0)
+    points, centers = r.standard_normal((1100, 3)), r.standard_normal((6, 3))
+    points, centers = points.astype("float32"), centers.astype("float32")
+    squares = ((points[:, None] - centers) ** 2).sum(axis=-1)
+    expected = entropy(softmax(-squares, axis=1), axis=1).mean()
+    health = penultimate_health(centers, points, np.zeros(1100, int), num_classes=1)
+    assert health["mean_target_entropy"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_intermediate_figures_by_hand():
     counts = np.array([[6, 0, 2, 0], [0, 0, 0, 0], [1, 0, 1, 0], [0, 0, 0, 10]])
     health = intermediate_health(counts, right=15)
     share = np.array([0.75, 0.25])
-    entropy = (8 * -np.sum(share * np.log(share)) + 2 * np.log(2)) / 20
+    expected = (8 * -np.sum(share * np.log(share)) + 2 * np.log(2)) / 20
     assert health == {
         "points": 20,
         "used_templates": 3,
         "sizes": [0, 5, 10],
         "subclass_purity": 17 / 20,
-        "mean_target_entropy": pytest.approx(entropy),
+        "mean_target_entropy": pytest.approx(expected),
         "lda_probe_accuracy": 0.75,
     }
 

@@ -95,6 +95,16 @@ def test_fewer_points_than_channels():
     _assert_equal_up_to_sign(features @ scalings, features @ reference.scalings_, 1e-7)
 
 
+def test_classes_that_hardly_differ_are_still_separated():
+    r = np.random.default_rng(2)
+    deviations, labels = r.standard_normal((40, 5)), np.repeat(np.arange(6), 80)
+    features = np.tile(np.concatenate([deviations, -deviations]), (6, 1))
+    features += 1e-6 * r.standard_normal((6, 5))[labels]
+    reference = Reference(solver="svd").fit(features, labels)
+    _, scalings = _fit(features, labels, batch=80).solve(5)
+    _assert_equal_up_to_sign(scalings, reference.scalings_, 1e-6)
+
+
 def test_what_cannot_be_solved_says_so():
     features, labels = _points()
     with pytest.raises(ValueError, match="at least two classes"):

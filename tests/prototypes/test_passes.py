@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from letkd_keras.prototypes.passes import ScoreGatherer, sample_size
+from letkd_keras.prototypes.passes import ScoreGatherer, ScorePart, sample_size
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,21 @@ def test_points_that_the_lda_classifies_right_are_counted():
     assert gatherer.result()["right"] == 2
     gatherer.add(points[:2], np.array([0, 1]))
     assert gatherer.result()["right"] == 4
+
+
+def test_points_of_a_part_that_the_lda_classifies_right_are_counted():
+    class Projection:
+        def __call__(self, points):
+            return points
+
+        def classify(self, points):
+            return (points[:, 0] > 0).astype(int)
+
+    part = ScorePart(2, Projection(), lambda points, labels: [(labels, labels)])
+    points = np.array([[-1, 0], [2, 0], [3, 0], [4, 0]], "float32")
+    # Two locations of each image: of the class 0 one is right, of the class 1 both.
+    part.update(0, np.array([0, 1]), {"intermediate": points})
+    assert part.state()["right"] == 3
+    part.update(2, np.array([1]), {"intermediate": points[:2]})
+    assert part.state()["right"] == 4
+    np.testing.assert_array_equal(part.state()["own"], [0, 0, 1, 1, 1, 1])

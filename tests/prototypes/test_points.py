@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from letkd_keras.prototypes.points import PointCache, PointSample
+from letkd_keras.prototypes.points import PointCache, PointSample, _keys
 
 
 def _points(size=1000):
@@ -22,6 +22,15 @@ def test_everything_is_kept_in_order_while_it_fits():
     kept, kept_labels = sample.sorted()
     np.testing.assert_array_equal(kept, points)
     np.testing.assert_array_equal(kept_labels, labels)
+
+
+def test_keys_are_those_of_splitmix64():
+    """The first outputs of the generator's published program for the state 0."""
+    start = int(np.random.default_rng(5).integers(2**64, dtype="uint64"))
+    # The index is added to a number that the seed chooses; here the sums are 1, 2 and 3.
+    indices = np.array([(number - start) % 2**64 for number in (1, 2, 3)], "uint64")
+    expected = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    assert [int(key) for key in _keys(5, indices)] == expected
 
 
 def test_the_sample_is_the_same_in_any_order_and_from_any_parts():

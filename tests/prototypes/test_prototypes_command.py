@@ -42,7 +42,8 @@ def test_it_writes_what_the_function_returns_and_removes_its_work_folder(tmp_pat
     arguments, model = files
     out = tmp_path / "prototypes.npz"
     assert status_of(*arguments, "--out", out, "--seed", 4) == 0
-    assert "prototypes.npz: Prototypes(penultimate=" in capsys.readouterr().out
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "prototypes.npz: 12 centers of penultimate, grid 4x4; 15 sub-classes of " in line
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "images.npz",
         "prototypes.npz",

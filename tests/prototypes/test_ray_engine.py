@@ -98,6 +98,23 @@ def test_errors_of_an_actor_are_those_of_this_process(teacher, in_this_process):
         fit_prototypes(teacher(), (x, y), **OPTIONS, **RAY)
 
 
+@pytest.mark.parametrize(
+    ("batches", "workers", "sizes"),
+    [
+        (20, 1, [5, 5, 5, 5]),
+        (21, 2, [3] * 7),
+        (10, 8, [1] * 10),
+        (70, 2, [8] * 8 + [6]),
+        (1, 3, [1]),
+    ],
+)
+def test_each_actor_has_several_pieces_of_limited_size(batches, workers, sizes):
+    pieces = ray_engine._pieces(batches, workers)
+    assert [piece["stop"] - piece["start"] for piece in pieces] == sizes
+    assert pieces[0]["start"] == 0 and pieces[-1]["stop"] == batches
+    assert [piece["start"] for piece in pieces[1:]] == [piece["stop"] for piece in pieces[:-1]]
+
+
 def test_what_cannot_work_is_refused(teacher):
     import tensorflow as tf
 

@@ -1,0 +1,36 @@
+import pytest
+
+from letkd_keras.distillers.jax_step import TrainStep
+
+
+class IndivisibleError(Exception):
+    """Has the name of JAX's error since 0.6."""
+
+
+class _Trainer:
+    def __init__(self, error):
+        self.error = error
+
+    def fit(self):
+        raise self.error
+
+
+class _Distiller(TrainStep, _Trainer):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "noted"),
+    [
+        (IndivisibleError("3 by 2"), True),
+        (ValueError("its size should be divisible by 2"), True),
+        (ValueError("something else"), False),
+    ],
+)
+def test_batches_that_devices_cannot_share_are_explained(error, noted):
+    with pytest.raises(type(error)) as raised:
+        _Distiller(error).fit()
+    assert raised.value is error
+    notes = getattr(error, "__notes__", [])
+    assert len(notes) == noted
+    assert all("multiple of the number of devices" in note for note in notes)
