@@ -126,6 +126,25 @@ def test_copies_share_no_weight_and_compute_the_same():
     np.testing.assert_array_equal(copied(_x()), model(_x()))
 
 
+def test_a_copy_of_another_class_may_have_weights_of_its_own():
+    class Longer(keras.layers.Dense):
+        def build(self, input_shape):
+            super().build(input_shape)
+            self.own = self.add_weight(name="own", shape=(), initializer="ones")
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    copied = copy_with(
+        model,
+        lambda layer, *args, **kwargs: layer(*args, **kwargs),
+        lambda layer: Longer.from_config(layer.get_config()),
+    )
+    *both, own = copied.get_weights()
+    for value, expected in zip(both, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(value, expected)
+    assert own == 1
+
+
 def test_a_name_means_one_call_of_one_layer():
     inputs = keras.Input((4,))
     twice = keras.layers.Dense(4, name="twice")
