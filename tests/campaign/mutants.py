@@ -108,7 +108,10 @@ def mutated(mutant, source):
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
-    code = mutate_code(source, get_operator(mutant.operator)(), mutant.occurrence)
+    try:
+        code = mutate_code(source, get_operator(mutant.operator)(), mutant.occurrence)
+    except AttributeError:  # cosmic-ray cannot exchange `zipfile.BadZipFile`, a name with a dot
+        return None
     try:
         compile(code or "", mutant.module, "exec")
     except SyntaxError:

@@ -47,6 +47,14 @@ def test_a_mutant_is_the_source_with_one_change():
     assert all(code.count("\n") == SOURCE.count("\n") and code != SOURCE for code in changed)
 
 
+def test_an_exception_with_a_dotted_name_is_left_as_it_is():
+    pytest.importorskip("cosmic_ray")
+    source = "try:\n    x = y\nexcept (ValueError, zipfile.BadZipFile):\n    pass\n"
+    drawn = [m for spot in mutants.mutants_of("a.py", source).values() for m in spot]
+    exchanged = [mutants.mutated(m, source) for m in drawn if "Exception" in m.operator]
+    assert len(exchanged) == 2 and None in exchanged
+
+
 @pytest.mark.parametrize(
     ("line", "own", "outer"),
     [

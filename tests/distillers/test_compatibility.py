@@ -56,6 +56,11 @@ def test_what_is_no_classifier_is_refused():
         KD(maps, _classifier())
 
 
+def test_a_negative_weight_of_the_task_is_refused():
+    with pytest.raises(ValueError, match=r"`task_weight` must be .*task_weight=-0\.5"):
+        KD(_classifier(), _classifier(), task_weight=-0.5)
+
+
 @pytest.mark.parametrize("bad", [0, 4, 299])
 def test_the_first_image_that_is_not_finite_is_named(bad):
     images = np.zeros((300, 2, 2, 1), "float32")

@@ -131,8 +131,9 @@ def test_it_compiles_with_an_unknown_size_of_the_batch(name):
 def test_wrong_arguments_are_refused(name):
     loss = logit_loss(name)
     for sample_weight in (None, WEIGHTS):
-        with pytest.raises(ValueError, match=r"`y_true` must be a pair"):
-            loss(TEACHER, STUDENT, sample_weight)
+        for wrong in (TEACHER, TEACHER[:2], (TEACHER, LABELS, LABELS)):
+            with pytest.raises(ValueError, match=r"`y_true` must be a pair"):
+                loss(wrong, STUDENT, sample_weight)
     with pytest.raises(ValueError, match=r"must both be \[B, classes\]. Received.*\(6, 9\)"):
         loss((TEACHER[:, :9], LABELS), STUDENT)
 
