@@ -10,7 +10,9 @@ import contextvars
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 
 import numpy as np
 
@@ -237,6 +239,16 @@ class TensorFlowWorkers(Workers):
         return self.strategy.distribute_datasets_from_function(lambda context: batches), {}
 
 
+def _restore_sigterm():
+    """Make SIGTERM end this process again.
+
+    `jax.distributed` takes the signal for a notice of preemption, and the process goes on. Python
+    still knows the earlier handler, but the system does not.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+
+
 class JaxWorkers(Workers):
     """Processes of `jax.distributed`, which `keras.distribution` shares the batches among."""
 
@@ -248,6 +260,7 @@ class JaxWorkers(Workers):
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
         keras.utils.set_random_seed(0)  # Keras would agree on a seed by a collective
         keras.distribution.initialize()
+        _restore_sigterm()
         super().__init__(count, index, jax.device_count())
         self.distribution = keras.distribution.DataParallel(auto_shard_dataset=False)
 

@@ -1,4 +1,10 @@
+import importlib.util
 import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from worker_threads import Threads, in_threads
@@ -108,3 +114,26 @@ def test_the_loss_of_a_worker_is_a_connection_error():
     with pytest.raises(ConnectionError, match="Start all workers again"), group.watched():
         raise RuntimeError("gone")
     assert group.lost
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+def test_sigterm_ends_a_worker_of_jax():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    name = "KERAS_DISTRIBUTION"
+    group = {f"{name}_JOB_ADDRESSES": address, f"{name}_NUM_PROCESSES": "1"}
+    done = subprocess.run(
+        [sys.executable, Path(__file__).parents[1] / "programs" / "ended_jax_worker.py"],
+        env={
+            **os.environ,
+            **group,
+            f"{name}_PROCESS_ID": "0",
+            "KERAS_BACKEND": "jax",
+            "JAX_PLATFORMS": "cpu",
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 143, done.stderr[-2000:]

@@ -1,0 +1,18 @@
+"""A command whose only worker of `jax.distributed` gets SIGTERM. It must end with status 143."""
+
+import os
+import signal
+import time
+
+from letkd_keras.command_line import run_main
+from letkd_keras.recipes import workers
+
+
+def main():
+    workers.JaxWorkers(1, 0)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(30)
+
+
+if __name__ == "__main__":
+    run_main(main)
