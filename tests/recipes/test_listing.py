@@ -1,3 +1,6 @@
+import importlib.util
+import re
+
 import pytest
 
 from letkd_keras import KDLayer, insert_kd_layers, models
@@ -52,7 +55,11 @@ def test_factors_of_letkd2(pair, parameters, multiply_adds):
 def test_without_list_the_recipes_are_named(capsys):
     main([])
     text = capsys.readouterr().out
-    assert "--list" in text and "letkd_keras.recipes.cifar100" in text
+    assert "--list" in text and "python -m letkd_keras.recipes.NAME" in text
+    named = re.findall(r"^  (\w+) {2,}", text.partition("recipes (")[2], re.MULTILINE)
+    assert {"digits", "cifar100", "compare", "folder"} <= set(named)
+    for name in named:
+        assert importlib.util.find_spec(f"letkd_keras.recipes.{name}"), name
 
 
 @pytest.mark.slow
