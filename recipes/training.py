@@ -149,7 +149,10 @@ class Schedule:
             options["global_clipnorm"] = self.clip_norm
         if self.optimizer == "sgd":
             if self.kd_learning_rate_factor != 1:
-                options["learning_rate_factors"] = {"kd_": self.kd_learning_rate_factor}
+                names = ("kd_penultimate", "kd_intermediate")
+                options["learning_rate_factors"] = dict.fromkeys(
+                    names, self.kd_learning_rate_factor
+                )
             return optimizers.TorchSGD(
                 rates,
                 momentum=self.momentum,
