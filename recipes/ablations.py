@@ -29,13 +29,10 @@ Other options are those of `compare`. The same command continues where it was in
 from letkd_keras import option_types
 from letkd_keras.command_line import Parser, run_main
 from letkd_keras.recipes.compare import add_jobs_option
-from letkd_keras.recipes.options import (
-    add_experiment_options,
-    default_out,
-    experiment_of,
-    run_on_workers,
-    settings_of,
-)
+from letkd_keras.recipes.experiment_from_options import experiment_of
+from letkd_keras.recipes.options import add_experiment_options
+from letkd_keras.recipes.recipe_command import default_out, run_on_workers
+from letkd_keras.recipes.recipe_of_data import settings_of
 from letkd_keras.recipes.value_names import VALUES, parse_values
 from letkd_keras.terminal import print_report
 

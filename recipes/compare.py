@@ -21,13 +21,10 @@ and the best one on the test images are reported, as in the papers. Reduced to a
 
 from letkd_keras.command_line import Parser, run_main
 from letkd_keras.option_types import positive_integer
-from letkd_keras.recipes.options import (
-    add_experiment_options,
-    default_out,
-    experiment_of,
-    run_on_workers,
-    settings_of,
-)
+from letkd_keras.recipes.experiment_from_options import experiment_of
+from letkd_keras.recipes.options import add_experiment_options
+from letkd_keras.recipes.recipe_command import default_out, run_on_workers
+from letkd_keras.recipes.recipe_of_data import settings_of
 from letkd_keras.terminal import print_report
 
 # The methods of the paper's tables of results.

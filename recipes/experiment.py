@@ -12,7 +12,8 @@ from letkd_keras.data.keras_cv_policies import mixes_labels
 from letkd_keras.functional import suggest_stage_ends
 from letkd_keras.recipes import methods, published, sizes, workers
 from letkd_keras.recipes.networks import Network, grid, pool_size
-from letkd_keras.recipes.training import Schedule, balanced_class_weights, labelled_data
+from letkd_keras.recipes.schedule import Schedule
+from letkd_keras.recipes.training import balanced_class_weights, labelled_data
 
 log = logging.getLogger("letkd_keras")
 

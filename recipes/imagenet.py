@@ -19,7 +19,8 @@ alone 69.75/89.07, KD 70.66/89.88, letKD-1 72.33/91.06, letKD-2 72.38/91.15. The
 """
 
 from letkd_keras.command_line import Parser, run_main
-from letkd_keras.recipes.options import add_experiment_options, run_recipe
+from letkd_keras.recipes.options import add_experiment_options
+from letkd_keras.recipes.recipe_command import run_recipe
 from letkd_keras.recipes.settings import Pair, Settings
 
 SETTINGS = Settings(

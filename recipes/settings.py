@@ -55,9 +55,9 @@ class Settings:
         milestones: Epochs after which the learning rate is divided by 10.
         milestones_of: Epochs of the schedule that `milestones` belong to; `None`: `epochs`. A
             schedule of other epochs has them scaled.
-        weight_decay: Weight decay of the optimizer, see `training.Schedule`.
+        weight_decay: Weight decay of the optimizer, see `schedule.Schedule`.
         optimizer: `"sgd"` or `"adamw"`.
-        schedule: `"steps"` or `"cosine"`, see `training.Schedule`.
+        schedule: `"steps"` or `"cosine"`, see `schedule.Schedule`.
         warm_up_epochs: Epochs in which the learning rate grows.
         label_smoothing: Label smoothing of the students' cross-entropy.
         ema: Momentum of the moving average of the weights, or `None`.

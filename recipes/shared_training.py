@@ -26,6 +26,7 @@ from letkd_keras.functional import load_model
 from letkd_keras.functional.graph import layers_inside
 from letkd_keras.recipes import training, workers
 from letkd_keras.recipes.experiment import OPEN_KEYS
+from letkd_keras.recipes.schedule import Schedule
 from letkd_keras.run_folder import differences
 
 log = logging.getLogger("letkd_keras")
@@ -227,7 +228,7 @@ def code():
 def fit_alone(file, data, order, folder):
     """Fit a model without other workers; see `fit`."""
     options = {name: order[name] for name in order if name not in ("schedule", "digest")}
-    schedule = training.Schedule.from_config(order["schedule"])
+    schedule = Schedule.from_config(order["schedule"])
     with schedule.precision():
         training.train(load_model(file), data, schedule, folder, **options)
 
@@ -268,7 +269,7 @@ def _state(folder):
 
 
 def _fit(group, file, weights, data, order, folder, state):
-    schedule = training.Schedule.from_config(order["schedule"])
+    schedule = Schedule.from_config(order["schedule"])
     augmentation, first_epoch = order["augmentation"], state["epochs"]
     steps = steps_per_epoch(data.train_examples, schedule.batch_size)
     # TensorFlow's workers are not compiled by XLA, which knows nothing of their collectives.

@@ -19,7 +19,8 @@ resnet50-mnv2 60.69 / 61.15.
 """
 
 from letkd_keras.command_line import Parser, run_main
-from letkd_keras.recipes.options import add_experiment_options, run_recipe
+from letkd_keras.recipes.options import add_experiment_options
+from letkd_keras.recipes.recipe_command import run_recipe
 from letkd_keras.recipes.settings import Pair, Settings
 
 SETTINGS = Settings(

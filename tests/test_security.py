@@ -70,7 +70,7 @@ def test_only_data_sets_and_published_weights_use_the_network():
         if keywords.get("weights", "None") not in ("None", "weights")
     }
     # The recipes' options pass the kind of weights on.
-    assert with_weights <= {"networks.py", "options.py"}
+    assert with_weights <= {"networks.py", "experiment_from_options.py"}
     using = {file.name for file, name in _imports() if name == "tensorflow_datasets"}
     assert using <= {"cifar.py", "tfds.py", "imagenet.py", "image_sources.py"}
 

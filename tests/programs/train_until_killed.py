@@ -18,6 +18,7 @@ import tensorflow as tf
 from letkd_keras import TorchBatchNormalization
 from letkd_keras.data import load_digits
 from letkd_keras.recipes import training
+from letkd_keras.recipes.schedule import Schedule
 
 
 def main(folder, step):
@@ -37,7 +38,7 @@ def main(folder, step):
                 os.kill(os.getpid(), signal.SIGKILL)
 
     training.StopOnNonFiniteLoss = Killed
-    schedule = training.Schedule(5, 0.1, (2, 4), batch_size=16)
+    schedule = Schedule(5, 0.1, (2, 4), batch_size=16)
     data = load_digits().subset(72, 32)
     result = training.train(
         model, data, schedule, folder, seed=5, augmentation={"crop_padding": 2}, verbose=0

@@ -8,7 +8,7 @@ from letkd_keras.data import DataSpec
 from letkd_keras.functional import fingerprint
 from letkd_keras.recipes import digits, workers
 from letkd_keras.recipes.experiment import OPEN_KEYS, Experiment, prepare
-from letkd_keras.recipes.options import experiment_of
+from letkd_keras.recipes.experiment_from_options import experiment_of
 from letkd_keras.run_folder import differences
 
 SMALL = "--train-examples 40 --test-examples 20 --batch-size 20 --templates 16"

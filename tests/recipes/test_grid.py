@@ -13,8 +13,9 @@ from PIL import Image
 
 from letkd_keras.data import ImageData
 from letkd_keras.recipes import compare, grid, method_table, results, workers
-from letkd_keras.recipes.options import experiment_of, settings_of
+from letkd_keras.recipes.experiment_from_options import experiment_of
 from letkd_keras.recipes.published import Accuracy
+from letkd_keras.recipes.recipe_of_data import settings_of
 from letkd_keras.recipes.training import finish
 
 SMALL = "--epochs 1 --train-examples 40 --batch-size 20"

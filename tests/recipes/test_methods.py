@@ -10,8 +10,8 @@ from letkd_keras.functional.insertion import kd_layers_of
 from letkd_keras.losses import LOGIT_LOSSES
 from letkd_keras.recipes import cifar100, imagenet, methods
 from letkd_keras.recipes.methods import Inputs
+from letkd_keras.recipes.schedule import Schedule
 from letkd_keras.recipes.settings import Pair
-from letkd_keras.recipes.training import Schedule
 
 
 def test_unknown_methods_are_refused_with_those_that_exist():

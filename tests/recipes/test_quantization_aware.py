@@ -11,7 +11,7 @@ from letkd_keras.functional.fake_quantization import is_quantization_aware
 from letkd_keras.recipes import digits, results
 from letkd_keras.recipes import run as run_module
 from letkd_keras.recipes.experiment import Experiment, prepare
-from letkd_keras.recipes.options import experiment_of
+from letkd_keras.recipes.experiment_from_options import experiment_of
 
 SMALL = [
     *("--train-examples", "40", "--test-examples", "30", "--batch-size", "20"),

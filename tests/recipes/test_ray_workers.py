@@ -9,6 +9,7 @@ import pytest
 from letkd_keras.data import DataSpec
 from letkd_keras.recipes import ray_workers, results, shared_training, training
 from letkd_keras.recipes.experiment import few_for_students
+from letkd_keras.recipes.schedule import Schedule
 
 
 def test_ray_on_jax_is_refused():
@@ -43,7 +44,7 @@ def test_a_worker_opens_the_data_that_are_trained_on():
 
 
 def test_one_worker_trains_by_the_order_of_the_chief(monkeypatch):
-    schedule = training.Schedule(2, 0.1, (1,))
+    schedule = Schedule(2, 0.1, (1,))
     calls = []
     monkeypatch.setattr(shared_training, "load_model", str)
     monkeypatch.setattr(training, "train", lambda *args, **options: calls.append((args, options)))

@@ -7,9 +7,9 @@ import pytest
 
 from letkd_keras.functional import cost_of, insert_kd_layers
 from letkd_keras.layers import KDLayer
-from letkd_keras.recipes import digits, options, sizes
+from letkd_keras.recipes import digits, sizes
 from letkd_keras.recipes.experiment import prepare
-from letkd_keras.recipes.options import experiment_of
+from letkd_keras.recipes.experiment_from_options import experiment_of
 
 SMALL = "--train-examples 40 --test-examples 20 --batch-size 20 --templates 500"
 
@@ -122,15 +122,3 @@ def test_a_student_that_is_not_smaller_is_warned_about(prepared, caplog):
     teacher = prepared.teacher.build(prepared.data, "teacher")
     sizes.measure(prepared, teacher, student)
     assert not caplog.records or all(r.levelname != "WARNING" for r in caplog.records)
-
-
-@pytest.mark.parametrize(("text", "number"), [("25%", 0.25), ("0.25", 0.25), ("150 %", 1.5)])
-def test_growth_is_a_fraction_or_percent(text, number):
-    assert options.growth(text) == number
-
-
-@pytest.mark.parametrize("text", ["0", "-5%", "x%", "nan", "%"])
-def test_other_growths_are_refused(text, capsys):
-    with pytest.raises(SystemExit):
-        digits.parse([f"--growth={text}"])
-    assert capsys.readouterr().err.startswith("error: --growth must be a share greater than 0")

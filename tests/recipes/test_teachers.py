@@ -9,7 +9,7 @@ import pytest
 from letkd_keras.recipes import digits, results
 from letkd_keras.recipes import run as run_module
 from letkd_keras.recipes.experiment import prepare
-from letkd_keras.recipes.options import experiment_of
+from letkd_keras.recipes.experiment_from_options import experiment_of
 
 SMALL = [
     *("--train-examples", "40", "--test-examples", "20", "--batch-size", "20"),

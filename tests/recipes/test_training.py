@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from letkd_keras.data import load_digits
-from letkd_keras.layers import KDLayer
-from letkd_keras.recipes import cifar100, imagenet, results, training
-from letkd_keras.recipes.training import Schedule, finish, read_state, train
+from letkd_keras.recipes import results, training
+from letkd_keras.recipes.schedule import Schedule
+from letkd_keras.recipes.training import finish, read_state, train
 
 
 class Interrupted(Exception):
@@ -46,38 +46,6 @@ def interrupted(data, tmp_path, monkeypatch):
         with pytest.raises(Interrupted):
             _train(_model(), data, tmp_path / "run")
     return tmp_path / "run"
-
-
-def test_milestones_scale_with_the_epochs():
-    schedule = Schedule.of(cifar100.SETTINGS, 0.01, 24, 32)
-    assert schedule == Schedule(24, 0.01, (15, 18, 21), 32, weight_decay=5e-4)
-    assert Schedule.of(imagenet.SETTINGS, 0.1, 10, 256).milestones == (3, 6, 9)
-    assert Schedule.from_config(schedule.config()) == schedule
-
-
-_numbers = keras.ops.convert_to_numpy
-
-
-def test_kd_layers_can_have_another_learning_rate():
-    student = keras.Sequential(
-        [keras.Input((2, 2, 3)), KDLayer(4, name="kd_penultimate"), keras.layers.Conv2D(3, 1)]
-    )
-    optimizer = Schedule(1, 0.5, (), kd_learning_rate_factor=0.1).make_optimizer(steps=1)
-    plain = Schedule(1, 0.5, ()).make_optimizer(steps=1)
-    changes = []
-    for chosen in (plain, optimizer):
-        copy = keras.models.clone_model(student)
-        copy.set_weights(student.get_weights())
-        chosen.apply(
-            [keras.ops.ones(w.shape) for w in copy.trainable_weights], copy.trainable_weights
-        )
-        pairs = zip(copy.trainable_weights, student.trainable_weights, strict=True)
-        changes.append({w.path: _numbers(before) - _numbers(w) for w, before in pairs})
-    for name, change in changes[0].items():
-        factor = 0.1 if "kd_penultimate" in name else 1.0
-        np.testing.assert_allclose(changes[1][name], factor * change, rtol=1e-3)
-    with pytest.raises(ValueError, match="`kd_learning_rate_factor` is for the optimizer sgd"):
-        Schedule(1, 0.5, (), optimizer="adamw", kd_learning_rate_factor=0.1)
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(data, interrupted, tmp_path):

@@ -9,8 +9,9 @@ import pytest
 
 from letkd_keras.data import load_digits
 from letkd_keras.recipes import cifar100, digits, training
-from letkd_keras.recipes.options import experiment_of
-from letkd_keras.recipes.training import Schedule, SmoothedCrossentropy, WarmUp, train
+from letkd_keras.recipes.experiment_from_options import experiment_of
+from letkd_keras.recipes.schedule import Schedule
+from letkd_keras.recipes.training import train
 
 
 class Interrupted(Exception):
@@ -118,64 +119,6 @@ def test_the_average_by_hand(data, tmp_path):
         if np.array_equal(end, mean):
             continue  # statistics of batch normalization are not averaged again
         np.testing.assert_allclose(mean, 0.9 * first + 0.1 * end, atol=1e-5)
-
-
-def test_learning_rates_by_hand():
-    cosine = _schedule(schedule="cosine").learning_rates(10)
-    rates = [float(cosine(step)) for step in (0, 15, 30)]
-    np.testing.assert_allclose(rates, [0.05, 0.025, 0], atol=1e-7)
-    steps = Schedule(4, 0.1, (2,), warm_up_epochs=1).learning_rates(10)
-    rates = [float(steps(step)) for step in (0, 4, 9, 10, 19, 20, 39)]
-    np.testing.assert_allclose(rates, [0.01, 0.05, 0.1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
-    assert isinstance(steps, WarmUp)
-    again = WarmUp.from_config(steps.get_config())
-    assert [float(again(step)) for step in (3, 25)] == [float(steps(step)) for step in (3, 25)]
-    constant = Schedule(4, 0.1, (), warm_up_epochs=1).learning_rates(10)
-    np.testing.assert_allclose([float(constant(4)), float(constant(30))], [0.05, 0.1], rtol=1e-6)
-
-
-def test_a_warm_up_must_be_shorter_than_the_training():
-    with pytest.raises(ValueError, match="`warm_up_epochs` must be less than the 3 epochs"):
-        _schedule(warm_up_epochs=3)
-
-
-def test_adamw_decays_kernels_only():
-    optimizer = _schedule(optimizer="adamw", weight_decay=0.5).make_optimizer(1)
-    assert isinstance(optimizer, keras.optimizers.AdamW)
-    model = _model()
-    before = model.get_weights()
-    optimizer.build(model.trainable_variables)
-    zeros = [keras.ops.zeros_like(v) for v in model.trainable_variables]
-    optimizer.apply(zeros, model.trainable_variables)
-    for variable, (start, end) in zip(
-        model.weights, zip(before, model.get_weights(), strict=True), strict=True
-    ):
-        decay = 0.5 * 0.05 if variable.name == "kernel" else 0.0
-        np.testing.assert_allclose(end, (1 - decay) * start, rtol=1e-5)
-
-
-def test_the_gradient_of_all_variables_is_clipped_together():
-    optimizer = _schedule(clip_norm=5.0, weight_decay=0.0).make_optimizer(1)
-    variables = [keras.Variable([0.0]), keras.Variable([0.0])]
-    optimizer.build(variables)
-    optimizer.apply([keras.ops.array([30.0]), keras.ops.array([40.0])], variables)
-    # Of norm 50, so divided by 10; the first Nesterov step is 1.9 times the gradient.
-    steps = [-float(variable[0]) for variable in variables]
-    np.testing.assert_allclose(steps, [0.05 * 1.9 * 3, 0.05 * 1.9 * 4], rtol=1e-5)
-
-
-def test_smoothed_labels_by_hand():
-    logits, labels = np.array([[2.0, 0.0, 0.0], [0.0, 1.0, -1.0]], "float32"), np.array([0, 2])
-    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    targets = np.full((2, 3), 0.1)
-    targets[[0, 1], labels] = 0.8
-    expected = -np.mean(np.sum(targets * log_p, axis=1))
-    loss = SmoothedCrossentropy(0.3)
-    assert float(loss(labels, logits)) == pytest.approx(expected, rel=1e-6)
-    again = SmoothedCrossentropy.from_config(loss.get_config())
-    assert float(again(labels, logits)) == pytest.approx(expected, rel=1e-6)
-    one_hot = _schedule(label_smoothing=0.3).loss(one_hot=True)
-    assert float(one_hot(np.eye(3)[labels], logits)) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])

@@ -1,0 +1,238 @@
+"""A schedule: the optimizer of a training, its learning rates, its loss and its precision."""
+
+import math
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+
+import keras
+
+from letkd_keras import optimizers
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """An optimizer and its schedule; the defaults are those of the published results.
+
+    Attributes:
+        epochs: Number of epochs.
+        learning_rate: Learning rate of the first epochs, after the warm-up.
+        milestones: Completed epochs after which the learning rate is divided by 10.
+        batch_size: Images in a step, over all devices.
+        momentum: Nesterov momentum of SGD.
+        weight_decay: Weight decay: of SGD coupled and of all trainable variables, of AdamW
+            decoupled and without biases, scales and normalization.
+        optimizer: `"sgd"` or `"adamw"`.
+        schedule: `"steps"` for the milestones, `"cosine"` for a cosine decay to 0.
+        warm_up_epochs: Epochs in which the learning rate grows linearly, of the schedule's.
+        label_smoothing: Share of the labels that is spread over all classes.
+        ema: Momentum of the moving average of the weights, or `None` for none. The averaged
+            weights are evaluated and saved.
+        clip_norm: Largest norm of the gradient of all variables, or `None`.
+        mixed_precision: `"float16"`, `"bfloat16"` or `None`: type in which layers compute.
+        kd_learning_rate_factor: Factor of the learning rate of the KD layers, of SGD.
+    """
+
+    epochs: int
+    learning_rate: float
+    milestones: tuple
+    batch_size: int = 64
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    optimizer: str = "sgd"
+    schedule: str = "steps"
+    warm_up_epochs: int = 0
+    label_smoothing: float = 0.0
+    ema: float | None = None
+    clip_norm: float | None = None
+    mixed_precision: str | None = None
+    kd_learning_rate_factor: float = 1.0
+
+    def __post_init__(self):
+        if self.kd_learning_rate_factor != 1 and self.optimizer != "sgd":
+            raise ValueError(
+                "`kd_learning_rate_factor` is for the optimizer sgd. "
+                f"Received: optimizer={self.optimizer}"
+            )
+        if self.warm_up_epochs and self.warm_up_epochs >= self.epochs:
+            raise ValueError(
+                f"`warm_up_epochs` must be less than the {self.epochs} epochs. "
+                f"Received: warm_up_epochs={self.warm_up_epochs}"
+            )
+
+    @classmethod
+    def of(cls, settings, learning_rate, epochs, batch_size, **options):
+        """The schedule of a data set's `Settings`, with milestones scaled to the epochs.
+
+        Args:
+            settings: `Settings`.
+            learning_rate: Learning rate of the first epochs.
+            epochs: Number of epochs.
+            batch_size: Images in a step.
+            **options: Other attributes.
+
+        Returns:
+            `Schedule`.
+        """
+        milestones = optimizers.scale_milestones(
+            settings.milestones, epochs, settings.milestones_of or settings.epochs
+        )
+        options = {"weight_decay": settings.weight_decay, **options}
+        return cls(epochs, learning_rate, tuple(milestones), batch_size, **options)
+
+    def scaled_from(self, batch_size, warm_up_epochs=None):
+        """The schedule for its batch size, where its learning rate is for another one.
+
+        The linear rule of Goyal et al. 2017, "Accurate, Large Minibatch SGD", for SGD: with k times
+        the batch size, k times the learning rate; epochs, milestones and weight decay stay. Their
+        warm-up is 5 of 90 epochs, from the rate of the smaller batch. Here it starts near 0, and a
+        shorter training has as large a share of it.
+
+        Args:
+            batch_size: Images in a step that the learning rate is for.
+            warm_up_epochs: Warm-up epochs; `None` for those of the rule where k is more than 1.
+
+        Returns:
+            `Schedule`.
+
+        Raises:
+            ValueError: If the optimizer is not SGD.
+        """
+        if self.optimizer != "sgd":
+            raise ValueError(
+                "`scale_learning_rate` is a rule for the optimizer sgd. "
+                f"Received: optimizer={self.optimizer}"
+            )
+        scale = self.batch_size / batch_size
+        if warm_up_epochs is None:
+            warm_up_epochs = self.warm_up_epochs
+            if scale > 1 and self.epochs > 1:
+                warm_up_epochs = max(warm_up_epochs, min(5, math.ceil(self.epochs / 18)))
+        return replace(
+            self, learning_rate=scale * self.learning_rate, warm_up_epochs=warm_up_epochs
+        )
+
+    def config(self):
+        """The schedule as a JSON-like dictionary."""
+        return {**asdict(self), "milestones": list(self.milestones)}
+
+    @classmethod
+    def from_config(cls, config):
+        """The schedule of such a dictionary."""
+        return cls(**{**config, "milestones": tuple(config["milestones"])})
+
+    def learning_rates(self, steps):
+        """The learning rate of each step, for epochs of so many steps."""
+        if self.schedule == "cosine":
+            decay = keras.optimizers.schedules.CosineDecay(self.learning_rate, self.epochs * steps)
+        else:
+            decay = optimizers.epoch_decay(self.learning_rate, self.milestones, steps)
+        return WarmUp(decay, self.warm_up_epochs * steps) if self.warm_up_epochs else decay
+
+    def make_optimizer(self, steps):
+        """A new optimizer for epochs of so many steps."""
+        rates, options = self.learning_rates(steps), {}
+        if self.ema is not None:
+            options = {"use_ema": True, "ema_momentum": self.ema}
+        if self.clip_norm is not None:
+            options["global_clipnorm"] = self.clip_norm
+        if self.optimizer == "sgd":
+            if self.kd_learning_rate_factor != 1:
+                names = ("kd_penultimate", "kd_intermediate")
+                options["learning_rate_factors"] = dict.fromkeys(
+                    names, self.kd_learning_rate_factor
+                )
+            return optimizers.TorchSGD(
+                rates,
+                momentum=self.momentum,
+                nesterov=True,
+                weight_decay=self.weight_decay,
+                **options,
+            )
+        optimizer = keras.optimizers.AdamW(rates, weight_decay=self.weight_decay, **options)
+        optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma", "scale"])
+        return optimizer
+
+    def loss(self, one_hot):
+        """The cross-entropy of logits.
+
+        Args:
+            one_hot: Whether labels are [B, classes]; otherwise integers [B].
+
+        Returns:
+            A `keras.losses.Loss`.
+        """
+        if one_hot:
+            return keras.losses.CategoricalCrossentropy(
+                from_logits=True, label_smoothing=self.label_smoothing
+            )
+        if self.label_smoothing:
+            return SmoothedCrossentropy(self.label_smoothing)
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    @contextmanager
+    def precision(self):
+        """The scope in which networks and distillers are made for a training of this precision."""
+        before = keras.config.dtype_policy()
+        if self.mixed_precision is not None:
+            keras.config.set_dtype_policy(f"mixed_{self.mixed_precision}")
+        try:
+            yield
+        finally:
+            keras.config.set_dtype_policy(before)
+
+
+@keras.saving.register_keras_serializable("letkd_keras")
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule whose first steps have a rate that grows linearly to the schedule's.
+
+    Args:
+        schedule: `LearningRateSchedule`, or a number.
+        steps: Number of steps until the rate is the schedule's.
+    """
+
+    def __init__(self, schedule, steps):
+        super().__init__()
+        self.schedule, self.steps = schedule, steps
+
+    def __call__(self, step):
+        rate = self.schedule(step) if callable(self.schedule) else self.schedule
+        done = (keras.ops.cast(step, "float32") + 1.0) / self.steps
+        return rate * keras.ops.minimum(done, 1.0)
+
+    def get_config(self):
+        return {
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+            "steps": self.steps,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        schedule = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(schedule, config["steps"])
+
+
+@keras.saving.register_keras_serializable("letkd_keras")
+class SmoothedCrossentropy(keras.losses.Loss):
+    """Cross-entropy of logits with smoothed integer labels.
+
+    Keras' `SparseCategoricalCrossentropy` has no label smoothing.
+
+    Args:
+        label_smoothing: Share of the labels that is spread over all classes.
+        name: Name of the loss.
+        **kwargs: Arguments of `keras.losses.Loss`.
+    """
+
+    def __init__(self, label_smoothing, name="smoothed_crossentropy", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true, y_pred):
+        classes = keras.ops.shape(y_pred)[-1]
+        labels = keras.ops.one_hot(keras.ops.cast(y_true, "int32"), classes, dtype=y_pred.dtype)
+        return keras.losses.categorical_crossentropy(
+            labels, y_pred, from_logits=True, label_smoothing=self.label_smoothing
+        )
+
+    def get_config(self):
+        return {**super().get_config(), "label_smoothing": self.label_smoothing}

@@ -1,0 +1,23 @@
+from letkd_keras.recipes import cifar100, compare, digits, folder, imagenet, tiny_imagenet
+from letkd_keras.recipes.experiment_from_options import experiment_of
+from letkd_keras.recipes.recipe_of_data import settings_of
+
+
+def test_compare_uses_the_settings_of_the_data_set(tmp_path, cifar100_noise):
+    recipes = {
+        "digits": digits,
+        "cifar10": cifar100,
+        "cifar100": cifar100,
+        f"tiny-imagenet:{tmp_path}": tiny_imagenet,
+        f"imagenet:{tmp_path}": imagenet,
+        "tfds:flowers": folder,
+        str(tmp_path): folder,
+        str(tmp_path / "images.npz"): folder,
+    }
+    (tmp_path / "images.npz").touch()
+    for source, recipe in recipes.items():
+        assert settings_of(compare.parse(["--data", source])) is recipe.SETTINGS
+    parsed = compare.parse(["--data", "cifar100", "--pair", "resnet56-resnet20"])
+    experiment = experiment_of(parsed, settings_of(parsed))
+    assert experiment.student_schedule.epochs == 240
+    assert experiment.methods == compare.METHODS
