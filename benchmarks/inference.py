@@ -16,7 +16,8 @@ Each line has `model`, `form` (plain, trained, folded, reduced-N), `format`, `pa
 import json
 import sys
 
-from letkd_keras.command_line import Parser, add_data_options, add_seed_option
+from letkd_keras.command_line import Parser
+from letkd_keras.common_options import add_data_options, add_seed_option
 from letkd_keras.export import formats as known_formats
 from letkd_keras.export.evaluation_images import (
     EvaluationImages,

@@ -9,13 +9,12 @@ card.json and card.md describe the artifacts; labels.txt has their classes.
 
 import argparse
 
-from letkd_keras.command_line import (
-    Parser,
+from letkd_keras.command_line import Parser, run_main
+from letkd_keras.common_options import (
     add_data_options,
     add_formats_option,
     add_out_option,
     add_seed_option,
-    run_main,
 )
 from letkd_keras.export import formats
 from letkd_keras.export.evaluation_images import add_image_options, evaluation_images

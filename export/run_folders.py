@@ -107,7 +107,7 @@ def open_data(model, options):
 
     Args:
         model: What the command was given as the student: a file or a folder.
-        options: Parsed options of `letkd_keras.command_line.add_data_options`.
+        options: Parsed options of `letkd_keras.common_options.add_data_options`.
 
     Returns:
         `OpenedData`, or `None` if there is no data set.

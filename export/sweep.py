@@ -9,13 +9,8 @@ reported only. The folder, with the selected model in reduced.keras, can be expo
 folder.
 """
 
-from letkd_keras.command_line import (
-    Parser,
-    add_data_options,
-    add_out_option,
-    add_seed_option,
-    run_main,
-)
+from letkd_keras.command_line import Parser, run_main
+from letkd_keras.common_options import add_data_options, add_out_option, add_seed_option
 from letkd_keras.export import formats
 from letkd_keras.export.evaluation_images import add_image_options, selection_images, take
 from letkd_keras.export.run_folders import open_data, provenance_of

@@ -10,7 +10,8 @@ Loading a SavedModel can run code that it contains. Verify only artifacts of a s
 trust.
 """
 
-from letkd_keras.command_line import Parser, add_data_options, add_seed_option, run_main
+from letkd_keras.command_line import Parser, run_main
+from letkd_keras.common_options import add_data_options, add_seed_option
 from letkd_keras.export.evaluation_images import add_image_options, evaluation_images
 from letkd_keras.export.run_folders import open_data
 from letkd_keras.option_types import path

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+# Names of `--pixels`; `letkd_keras.data.normalization` has their numbers.
+PIXELS = ("0..255", "0..1", "-1..1", "imagenet")
 _LARGEST = 2**31 - 1
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 

@@ -6,8 +6,7 @@ Only the standard library is imported before the options are parsed.
 import argparse
 
 from letkd_keras import option_types
-from letkd_keras.command_line import (
-    PIXELS,
+from letkd_keras.common_options import (
     add_data_options,
     add_engine_options,
     add_formats_option,
@@ -18,6 +17,7 @@ from letkd_keras.command_line import (
     add_unlabelled_options,
 )
 from letkd_keras.option_types import (
+    PIXELS,
     choice,
     fraction,
     image_size,

@@ -6,17 +6,14 @@ import pytest
 from in_a_process import in_a_process
 
 from letkd_keras import command_line, option_types
-from letkd_keras.command_line import (
-    Parser,
+from letkd_keras.command_line import Parser, describe, run_main
+from letkd_keras.common_options import (
     add_data_options,
-    add_engine_options,
     add_formats_option,
     add_methods_option,
     add_out_option,
     add_prototype_options,
     add_seed_option,
-    describe,
-    run_main,
 )
 from letkd_keras.log_file import logged_to
 from letkd_keras.option_types import byte_count, output_file
@@ -327,19 +324,3 @@ def test_data_command_names_the_option(tmp_path):
     )
     assert result.returncode == 2
     assert result.stderr == "error: --classes must be between 2 and 10. Received: 11\n"
-
-
-def test_an_engine_and_its_workers_go_together(capsys):
-    parser = Parser("letkd_keras.example", "What it does.")
-    add_engine_options(parser)
-    options = parser.parse_args([])
-    assert (options.engine, options.workers) == ("local", None)
-    options = parser.parse_args(["--engine", "ray", "--workers", "2"])
-    assert (options.engine, options.workers) == ("ray", 2)
-    for arguments, message in (
-        (["--engine", "ray"], "--engine ray needs --workers N"),
-        (["--workers", "2"], "--workers needs --engine ray. Received: --workers 2"),
-        (["--engine", "rai"], "--engine must be one of local, ray. Received: 'rai'. Did you mean"),
-        (["--engine", "ray", "--workers", "0"], f"--workers {INTEGER} 1. Received: '0'"),
-    ):
-        assert message in refusal(parser, arguments, capsys)

@@ -7,13 +7,8 @@ Reading such a file needs neither TensorFlow nor tensorflow-datasets. Images of 
 data sets that do not fit into memory, cannot be written.
 """
 
-from letkd_keras.command_line import (
-    Parser,
-    add_data_options,
-    add_out_option,
-    add_seed_option,
-    run_main,
-)
+from letkd_keras.command_line import Parser, run_main
+from letkd_keras.common_options import add_data_options, add_out_option, add_seed_option
 from letkd_keras.option_types import output_file
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
-from letkd_keras import command_line, option_types
+from letkd_keras import option_types
 
 _NAMES = ("digits", "cifar10", "cifar100")
 # Sources written as NAME:DIR, or tfds:NAME.
@@ -102,7 +102,7 @@ class DataSpec:
 
     @classmethod
     def from_options(cls, options):
-        """Read the options of `letkd_keras.command_line.add_data_options`.
+        """Read the options of `letkd_keras.common_options.add_data_options`.
 
         Args:
             options: Result of `parse_args`.
@@ -275,9 +275,9 @@ class DataSpec:
         if self.labelled_share is not None:
             option_types.fraction.check(self.labelled_share, "labelled_share")
         option_types.seed.check(self.seed, "seed")
-        if self.pixels is not None and self.pixels not in command_line.PIXELS:
+        if self.pixels is not None and self.pixels not in option_types.PIXELS:
             raise ValueError(
-                f"`pixels` must be one of {', '.join(command_line.PIXELS)}. "
+                f"`pixels` must be one of {', '.join(option_types.PIXELS)}. "
                 f"Received: pixels={self.pixels!r}"
             )
 

@@ -5,7 +5,8 @@
 Checkpoints of RepDistiller, mdistiller and torchvision are read; nothing of them is executed.
 """
 
-from letkd_keras.command_line import Parser, add_out_option, run_main
+from letkd_keras.command_line import Parser, run_main
+from letkd_keras.common_options import add_out_option
 from letkd_keras.option_types import class_count, image_size, output_file, path, text
 
 

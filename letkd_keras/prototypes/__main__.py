@@ -22,14 +22,13 @@ Print what a file holds, and draw it:
 import functools
 from pathlib import Path
 
-from letkd_keras.command_line import (
-    Parser,
+from letkd_keras.command_line import Parser, run_main
+from letkd_keras.common_options import (
     add_data_options,
     add_engine_options,
     add_out_option,
     add_prototype_options,
     add_seed_option,
-    run_main,
 )
 from letkd_keras.option_types import choice, output_file, path, positive_integer, text
 

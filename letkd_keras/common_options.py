@@ -1,0 +1,235 @@
+"""Options that several commands have. Only the standard library is imported."""
+
+from letkd_keras.option_types import (
+    PIXELS,
+    byte_count,
+    choice,
+    class_count,
+    fraction,
+    image_size,
+    list_item,
+    path,
+    positive_integer,
+    seed,
+    share,
+    text,
+)
+
+
+def add_data_options(parser, default=None, *, required=False, default_text=None):
+    """Add the options that select images; `letkd_keras.data.DataSpec.from_options` reads them.
+
+    Args:
+        parser: `Parser`.
+        default: Default of `--data`.
+        required: Whether `--data` must be given.
+        default_text: What the help says of a default that the command computes.
+    """
+    group = parser.add_argument_group("images")
+    add = group.add_argument
+    computed = f" (default: {default_text})" if default_text else ""
+    add(
+        "--data",
+        type=text,
+        metavar="SPEC",
+        default=default,
+        required=required,
+        help="digits, cifar10, cifar100, tiny-imagenet:DIR, imagenet:DIR, tfds:NAME, a folder of "
+        "class folders (or train/ and val/), or an .npz file that python -m letkd_keras.data "
+        f"wrote{computed}",
+    )
+    add("--data-dir", type=path, metavar="DIR", help="folder of tensorflow-datasets")
+    add(
+        "--image-size",
+        type=image_size,
+        metavar="N",
+        help="height and width, for data whose images have no fixed size",
+    )
+    add(
+        "--pixels",
+        type=choice(*PIXELS),
+        metavar="SCALE",
+        help="what the networks take: 0..255, 0..1, -1..1, or imagenet (mean and standard deviation"
+        " of ImageNet); default: mean and standard deviation of the data set",
+    )
+    add("--classes", type=class_count, metavar="N", help="use the first N classes only")
+    add(
+        "--train-examples",
+        type=positive_integer,
+        metavar="N",
+        help="use N training images only, classes in the same proportion",
+    )
+    add(
+        "--test-examples",
+        type=positive_integer,
+        metavar="N",
+        help="use N test images only, classes in the same proportion",
+    )
+    add(
+        "--validation-fraction",
+        type=share,
+        metavar="F",
+        default=0.0,
+        help="share of the training images that is held out to choose epochs and sizes by",
+    )
+    add(
+        "--labels",
+        type=path,
+        metavar="FILE.csv",
+        help="labels of the images of a folder, columns file,label, in place of class folders",
+    )
+    add("--skip-corrupt", action="store_true", help="leave out image files that cannot be read")
+    add(
+        "--image-cache",
+        type=path,
+        metavar="DIR",
+        help="keep decoded images in files of this folder instead of in memory",
+    )
+
+
+def add_unlabelled_options(parser):
+    """Add the options of training images without labels, which `DataSpec.from_options` reads."""
+    add = parser.add_argument_group("images without labels").add_argument
+    add(
+        "--unlabelled",
+        type=path,
+        metavar="DIR",
+        help="folder of further training images without labels: all losses but the cross-entropy "
+        "use them",
+    )
+    add(
+        "--labelled-share",
+        type=fraction,
+        metavar="F",
+        help="share of the training images that keep their labels, to see what few labels do "
+        "(default: all)",
+    )
+
+
+def add_prototype_options(
+    parser,
+    *,
+    templates=4096,
+    subclasses=8,
+    components=60,
+    iterations=20,
+    memory=None,
+    feature_cache=None,
+):
+    """Add the options of the prototype fit.
+
+    Args:
+        parser: `Parser`.
+        templates: Default of `--templates`.
+        subclasses: Default of `--subclasses`.
+        components: Default of `--components`.
+        iterations: Default of `--iterations`.
+        memory: Default of `--memory`, bytes; `None` is that of `fit_prototypes`.
+        feature_cache: Default of `--feature-cache`.
+    """
+    group = parser.add_argument_group("prototypes")
+    add = group.add_argument
+    integer = {"type": positive_integer, "metavar": "N"}
+    add("--templates", default=templates, help="templates of the penultimate level", **integer)
+    add("--subclasses", default=subclasses, help="sub-classes of each class", **integer)
+    add("--components", default=components, help="components of the LDA", **integer)
+    add("--iterations", default=iterations, help="iterations of each k-means", **integer)
+    add(
+        "--memory",
+        type=byte_count,
+        metavar="BYTES",
+        default=memory,
+        help="memory for feature vectors, such as 800M or 2G (default: 256M, or what 256 vectors "
+        "for each center of a k-means need)",
+    )
+    add(
+        "--feature-cache",
+        type=choice("float32", "float16", "none"),
+        metavar="TYPE",
+        default=feature_cache,
+        help="float32 or float16: keep all feature vectors on disk, so that the k-means uses all "
+        "of them rather than those that fit into --memory",
+    )
+
+
+def add_engine_options(parser, *, work="the teacher's passes over the images"):
+    """Add `--engine` and `--workers`: in which processes the command computes.
+
+    `--workers` must be given with `--engine ray`, and only then.
+
+    Args:
+        parser: `Parser`.
+        work: What the processes share, for the help.
+    """
+    group = parser.add_argument_group("processes")
+    group.add_argument(
+        "--engine",
+        type=choice("local", "ray"),
+        metavar="ENGINE",
+        default="local",
+        help=f"local: this process. ray: workers of Ray share {work}, on this machine or on the "
+        "Ray cluster that RAY_ADDRESS names",
+    )
+    group.add_argument(
+        "--workers",
+        type=positive_integer,
+        metavar="N",
+        help="number of workers of --engine ray; each takes one GPU if there are any",
+    )
+    parser.add_check(_check_engine)
+
+
+def _check_engine(options):
+    if options.engine == "ray" and options.workers is None:
+        return "--engine ray needs --workers N"
+    if options.engine == "local" and options.workers is not None:
+        return f"--workers needs --engine ray. Received: --workers {options.workers}"
+    return None
+
+
+def add_seed_option(parser):
+    """Add `--seed`."""
+    parser.add_argument(
+        "--seed", type=seed, metavar="N", default=0, help="seed of everything that is random"
+    )
+
+
+def add_out_option(parser, default_text=None, *, type=path, required=False, help=None):
+    """Add `--out`, what the command writes.
+
+    Args:
+        parser: `Parser`.
+        default_text: What the help says of a default that the command computes.
+        type: `path` for a folder, `output_file(suffix)` for a file.
+        required: Whether it must be given.
+        help: Text of the help.
+    """
+    what = help or "folder to write into; an interrupted run is continued there"
+    computed = f" (default: {default_text})" if default_text else ""
+    parser.add_argument(
+        "--out", type=type, metavar="PATH", required=required, help=f"{what}{computed}"
+    )
+
+
+def add_formats_option(parser, default=("savedmodel", "tflite")):
+    """Add `--formats`, a list separated by spaces."""
+    parser.add_argument(
+        "--formats",
+        nargs="+",
+        type=list_item,
+        metavar="FORMAT",
+        default=list(default),
+        help="formats to export the student to, or all",
+    )
+
+
+def add_methods_option(parser, default):
+    """Add `--methods`, a list separated by spaces."""
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        type=list_item,
+        metavar="METHOD",
+        default=list(default),
+        help="methods to train students with, see python -m letkd_keras.recipes --list",
+    )
