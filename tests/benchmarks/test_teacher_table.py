@@ -1,0 +1,38 @@
+"""Trainings under a table of the teacher's outputs, beside those under the teacher itself."""
+
+import csv
+
+import pytest
+import teacher_table
+
+from letkd_keras.recipes import compare
+
+DATA = ("--data", "digits", "--train-examples", "60", "--test-examples", "40")
+
+
+def _metrics(folder):
+    with (folder / "seed0" / "metrics.csv").open(newline="") as file:
+        return [{**row, "seconds": None} for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+def test_trainings_are_those_under_the_teacher_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        teacher_table.Distiller, "_set_teacher", teacher_table.Distiller._set_teacher
+    )
+    first = ("--teacher", "resnet8", "--teacher-epochs", "2", "--methods", "student")
+    small = (*DATA, "--batch-size", "20", "--epochs", "2", "--templates", "16")
+    compare.main([*small, *first, "--out", str(tmp_path / "teacher")])
+    teacher = str(tmp_path / "teacher" / "teacher" / "teacher.keras")
+    options = [*small, "--teacher", teacher, "--methods", "kd", "letkd2+dkd"]
+    compare.main([*options, "--out", str(tmp_path / "plain")])
+    table = str(tmp_path / "table")
+    teacher_table.main([table, *options, "--out", str(tmp_path / "table_run")])
+    for method in ("kd", "letkd2+dkd"):
+        rows = _metrics(tmp_path / "table_run" / method)
+        assert len(rows) == 2
+        assert rows == _metrics(tmp_path / "plain" / method)
+
+    other = [*options, "--seed", "1", "--out", str(tmp_path / "other")]
+    with pytest.raises(ValueError, match="`table` must be of this teacher and these data"):
+        teacher_table.main([table, *other])
