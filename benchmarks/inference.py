@@ -25,7 +25,8 @@ from letkd_keras.export.evaluation_images import (
     evaluation_images,
 )
 from letkd_keras.export.run_folders import open_data
-from letkd_keras.option_types import class_count, list_item, path, positive_integer
+from letkd_keras.option_types import list_item, path
+from letkd_keras.ranges import class_count, positive_integer
 
 _FORMATS = ("tflite", "tflite-float16", "tflite-dynamic", "tflite-int8", "onnx")
 

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 from letkd_keras.command_line import Parser
-from letkd_keras.option_types import class_count, image_size, list_item, positive_integer
+from letkd_keras.option_types import list_item
+from letkd_keras.ranges import class_count, image_size, positive_integer
 
 _STUDENTS = (
     *("resnet8", "resnet20", "mnv2"),

@@ -13,7 +13,8 @@ from letkd_keras.export import formats
 from letkd_keras.export.card_file import options_of, read_card
 from letkd_keras.files import checksum
 from letkd_keras.log_file import stderr_to_log
-from letkd_keras.option_types import path, positive_integer
+from letkd_keras.option_types import path
+from letkd_keras.ranges import positive_integer
 
 _RUNTIMES = {"tflite": "ai-edge-litert", "onnx": "onnxruntime", "savedmodel": "tensorflow"}
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from letkd_keras.option_types import positive_integer
+from letkd_keras.ranges import positive_integer
 
 _BATCH = 64
 _VALUES = 2**26  # of the images of one kind; 256 MB

@@ -2,18 +2,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from letkd_keras import option_types
+from letkd_keras import ranges
 from letkd_keras.data.normalization import scale_and_shift
 
 _SLACK = 1.0  # steps of a pixel: what resizing may exceed 0 to 255 by
 
 # Range of each number, here and on the command line.
 RANGES = {
-    "opset": option_types.Integer(13, 18),
-    "epochs": option_types.positive_integer,
-    "learning_rate": option_types.positive_number,
-    "sparsity": option_types.fraction,
-    "clusters": option_types.Integer(2),
+    "opset": ranges.Integer(13, 18),
+    "epochs": ranges.positive_integer,
+    "learning_rate": ranges.positive_number,
+    "sparsity": ranges.fraction,
+    "clusters": ranges.Integer(2),
 }
 INPUTS = ("pixels", "normalized")
 OUTPUTS = ("logits", "probabilities")

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from scipy.special import softmax
 
-from letkd_keras import option_types
+from letkd_keras import ranges
 from letkd_keras.export.batch_norm_folding import fold_batch_norms
 from letkd_keras.export.folding import Kernels, fold_kd_layers, kernels_of
 from letkd_keras.export.loading import load_student
@@ -113,9 +113,9 @@ def fine_tune(reduced, student, images, *, epochs=5, learning_rate=1e-3, batch_s
     Raises:
         ValueError: If a number is out of range.
     """
-    option_types.positive_integer.check(epochs, "epochs")
-    option_types.positive_number.check(learning_rate, "learning_rate")
-    option_types.positive_integer.check(batch_size, "batch_size")
+    ranges.positive_integer.check(epochs, "epochs")
+    ranges.positive_number.check(learning_rate, "learning_rate")
+    ranges.positive_integer.check(batch_size, "batch_size")
     targets = softmax(logits_of(load_student(student), images), axis=-1)
     for layer in reduced.layers:
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
@@ -207,5 +207,5 @@ def _counts(layers, templates, student):
             f"Received: {', '.join(unknown)}"
         )
     for count in counts.values():
-        option_types.positive_integer.check(count, "templates")
+        ranges.positive_integer.check(count, "templates")
     return {name: counts.get(name, layer.templates) for name, layer in layers.items()}

@@ -16,13 +16,8 @@ from letkd_keras.export.evaluation_images import add_image_options, selection_im
 from letkd_keras.export.run_folders import open_data, provenance_of
 from letkd_keras.files import check_writable
 from letkd_keras.log_file import logged_to
-from letkd_keras.option_types import (
-    choice,
-    non_negative_integer,
-    non_negative_number,
-    path,
-    positive_integer,
-)
+from letkd_keras.option_types import choice, path
+from letkd_keras.ranges import non_negative_integer, non_negative_number, positive_integer
 from letkd_keras.terminal import print_report
 
 

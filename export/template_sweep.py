@@ -6,7 +6,7 @@ from pathlib import Path
 
 import keras
 
-from letkd_keras import option_types
+from letkd_keras import ranges
 from letkd_keras.export.card import kd_layers
 from letkd_keras.export.cost_report import (
     CostRow,
@@ -82,7 +82,7 @@ def sweep(
     Raises:
         ValueError: If an argument does not fit; see `reduce_templates`.
     """
-    option_types.non_negative_number.check(max_loss, "max_loss")
+    ranges.non_negative_number.check(max_loss, "max_loss")
     student = load_student(model)
     if not kd_layers_of(student):
         raise ValueError(

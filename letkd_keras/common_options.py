@@ -1,19 +1,7 @@
 """Options that several commands have. Only the standard library is imported."""
 
-from letkd_keras.option_types import (
-    PIXELS,
-    byte_count,
-    choice,
-    class_count,
-    fraction,
-    image_size,
-    list_item,
-    path,
-    positive_integer,
-    seed,
-    share,
-    text,
-)
+from letkd_keras.option_types import PIXELS, byte_count, choice, list_item, path, text
+from letkd_keras.ranges import class_count, fraction, image_size, positive_integer, seed, share
 
 
 def add_data_options(parser, default=None, *, required=False, default_text=None):

@@ -5,7 +5,7 @@ import logging
 import os
 
 from letkd_keras.log_file import stderr_to_log
-from letkd_keras.option_types import Integer
+from letkd_keras.ranges import Integer
 
 # Read by Ray when it is imported or started. A user's own settings are kept.
 _ENVIRONMENT = {

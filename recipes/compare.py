@@ -20,7 +20,7 @@ and the best one on the test images are reported, as in the papers. Reduced to a
 """
 
 from letkd_keras.command_line import Parser, run_main
-from letkd_keras.option_types import positive_integer
+from letkd_keras.ranges import positive_integer
 from letkd_keras.recipes.experiment_from_options import experiment_of
 from letkd_keras.recipes.options import add_experiment_options
 from letkd_keras.recipes.recipe_command import default_out, run_on_workers

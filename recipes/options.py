@@ -16,12 +16,10 @@ from letkd_keras.common_options import (
     add_seed_option,
     add_unlabelled_options,
 )
-from letkd_keras.option_types import (
-    PIXELS,
-    choice,
+from letkd_keras.option_types import PIXELS, choice, list_item
+from letkd_keras.ranges import (
     fraction,
     image_size,
-    list_item,
     non_negative_integer,
     non_negative_number,
     positive_integer,

@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import dataclass
 
-from letkd_keras import option_types
+from letkd_keras import option_types, ranges
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,20 @@ class Value:
 
 _ONE = ("letkd1",)
 _ROWS = (
-    Value("templates", option_types.positive_integer, _ONE, "templates", True),
-    Value("subclasses", option_types.positive_integer, field="subclasses", changes_prototypes=True),
-    Value("components", option_types.positive_integer, field="components", changes_prototypes=True),
-    Value("iterations", option_types.positive_integer, field="iterations", changes_prototypes=True),
-    Value("temperature", option_types.positive_number, _ONE, "temperature"),
-    Value("penultimate-alpha", option_types.non_negative_number, field="penultimate_alpha"),
-    Value("intermediate-alpha", option_types.non_negative_number, field="intermediate_alpha"),
-    Value("penultimate-weight", option_types.non_negative_number, field="penultimate_weight"),
-    Value("intermediate-weight", option_types.non_negative_number, field="intermediate_weight"),
-    Value("learning-rate", option_types.positive_number, field="student_schedule.learning_rate"),
-    Value("template-scale", option_types.positive_number, field="initial_template_scale"),
+    Value("templates", ranges.positive_integer, _ONE, "templates", True),
+    Value("subclasses", ranges.positive_integer, field="subclasses", changes_prototypes=True),
+    Value("components", ranges.positive_integer, field="components", changes_prototypes=True),
+    Value("iterations", ranges.positive_integer, field="iterations", changes_prototypes=True),
+    Value("temperature", ranges.positive_number, _ONE, "temperature"),
+    Value("penultimate-alpha", ranges.non_negative_number, field="penultimate_alpha"),
+    Value("intermediate-alpha", ranges.non_negative_number, field="intermediate_alpha"),
+    Value("penultimate-weight", ranges.non_negative_number, field="penultimate_weight"),
+    Value("intermediate-weight", ranges.non_negative_number, field="intermediate_weight"),
+    Value("learning-rate", ranges.positive_number, field="student_schedule.learning_rate"),
+    Value("template-scale", ranges.positive_number, field="initial_template_scale"),
     Value(
         "kd-learning-rate-factor",
-        option_types.positive_number,
+        ranges.positive_number,
         field="student_schedule.kd_learning_rate_factor",
     ),
     Value("penultimate-layer", option_types.text, _ONE, "student.penultimate_layer", True),

@@ -5,7 +5,7 @@ import signal
 import pytest
 from in_a_process import in_a_process
 
-from letkd_keras import command_line, option_types
+from letkd_keras import command_line, option_types, ranges
 from letkd_keras.command_line import Parser, describe, run_main
 from letkd_keras.common_options import (
     add_data_options,
@@ -28,13 +28,11 @@ def parser():
     add_out_option(parser, "runs/DATA")
     add_formats_option(parser)
     add_methods_option(parser, ["student", "letkd2"])
-    parser.add_argument(
-        "--learning-rate", type=option_types.positive_number, default=0.05, help="rate"
-    )
-    parser.add_argument("--task-weight", type=option_types.non_negative_number, default=1.0)
-    parser.add_argument("--sparsity", type=option_types.fraction, default=0.5)
-    parser.add_argument("--teacher-epochs", type=option_types.positive_integer)
-    parser.add_argument("--warm-up-steps", type=option_types.non_negative_integer, default=0)
+    parser.add_argument("--learning-rate", type=ranges.positive_number, default=0.05, help="rate")
+    parser.add_argument("--task-weight", type=ranges.non_negative_number, default=1.0)
+    parser.add_argument("--sparsity", type=ranges.fraction, default=0.5)
+    parser.add_argument("--teacher-epochs", type=ranges.positive_integer)
+    parser.add_argument("--warm-up-steps", type=ranges.non_negative_integer, default=0)
     parser.add_argument("--teacher", type=option_types.text)
     parser.add_argument("--npz", type=output_file(".npz"))
     return parser

@@ -2,24 +2,7 @@ import argparse
 
 import pytest
 
-from letkd_keras import option_types
 from letkd_keras.option_types import byte_count, byte_text
-
-
-@pytest.mark.parametrize(
-    ("range_", "good", "bad"),
-    [
-        (option_types.positive_integer, (1, 2**31 - 1), (0, 2**31, 1.0, True, "1", None)),
-        (option_types.share, (0, 0.5), (1, -0.1, float("nan"), "0.5", None, True)),
-        (option_types.positive_number, (1, 1e-9), (0, float("inf"), 10**400)),
-    ],
-)
-def test_ranges_check_arguments_as_well(range_, good, bad):
-    for value in good:
-        range_.check(value, "x")
-    for value in bad:
-        with pytest.raises(ValueError, match=r"^`x` must be .*Received: x="):
-            range_.check(value, "x")
 
 
 @pytest.mark.parametrize(

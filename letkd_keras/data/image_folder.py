@@ -12,6 +12,7 @@ from letkd_keras.data.class_folders import (
 from letkd_keras.data.decoding import decode_all
 from letkd_keras.data.image_data import ImageData
 from letkd_keras.data.label_file import labelled_images
+from letkd_keras.ranges import fraction
 
 _ADVICE = "Remove this file, or leave such files out with `skip_corrupt` (--skip-corrupt)"
 
@@ -163,11 +164,7 @@ def _split(files, test_fraction, seed):
     """Indices of the training and of the test images."""
     from sklearn.model_selection import train_test_split
 
-    if not 0 < test_fraction < 1:
-        raise ValueError(
-            "`test_fraction` must be greater than 0 and less than 1. "
-            f"Received: test_fraction={test_fraction}"
-        )
+    fraction.check(test_fraction, "test_fraction")
     counts = np.bincount(files.labels)
     if counts.min() < 2:
         raise ValueError(

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
-from letkd_keras import option_types
+from letkd_keras import option_types, ranges
 
 _NAMES = ("digits", "cifar10", "cifar100")
 # Sources written as NAME:DIR, or tfds:NAME.
@@ -263,18 +263,18 @@ class DataSpec:
         if not self.source.strip():
             raise ValueError(f"`data` must not be empty. Received: data={self.source!r}")
         optional = {
-            "image_size": option_types.image_size,
-            "classes": option_types.class_count,
-            "train_examples": option_types.positive_integer,
-            "test_examples": option_types.positive_integer,
+            "image_size": ranges.image_size,
+            "classes": ranges.class_count,
+            "train_examples": ranges.positive_integer,
+            "test_examples": ranges.positive_integer,
         }
         for name, range_ in optional.items():
             if getattr(self, name) is not None:
                 range_.check(getattr(self, name), name)
-        option_types.share.check(self.validation_fraction, "validation_fraction")
+        ranges.share.check(self.validation_fraction, "validation_fraction")
         if self.labelled_share is not None:
-            option_types.fraction.check(self.labelled_share, "labelled_share")
-        option_types.seed.check(self.seed, "seed")
+            ranges.fraction.check(self.labelled_share, "labelled_share")
+        ranges.seed.check(self.seed, "seed")
         if self.pixels is not None and self.pixels not in option_types.PIXELS:
             raise ValueError(
                 f"`pixels` must be one of {', '.join(option_types.PIXELS)}. "

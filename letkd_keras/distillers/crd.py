@@ -3,11 +3,11 @@ import math
 import keras
 from keras import ops
 
-from letkd_keras.arguments import finite_number
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import penultimate_layers
 from letkd_keras.distillers.memory_bank import MemoryBank, NegativeSampler
 from letkd_keras.models.initialization import torch_bias_uniform, torch_uniform
+from letkd_keras.ranges import positive_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -120,7 +120,7 @@ class CRD(Distiller):
         self.sampler = NegativeSampler(images, self.classes, negatives, name="sampler")
         if labels is not None:
             self.sampler.adapt(labels)
-        self.temperature = finite_number("temperature", temperature, above=0)
+        self.temperature = positive_number.check(temperature, "temperature")
         self.contrastive = NoiseContrastiveLoss(images)
 
     def call(self, inputs, training=None):

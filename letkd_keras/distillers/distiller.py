@@ -3,7 +3,6 @@ from pathlib import Path
 import keras
 from keras import ops
 
-from letkd_keras.arguments import finite_number
 from letkd_keras.distillers import logit_losses as logit
 from letkd_keras.distillers.compatibility import check_images_and_labels, matching_models
 from letkd_keras.distillers.feature_maps import channels_last, channels_last_shape
@@ -15,6 +14,7 @@ from letkd_keras.distillers.unlabelled import (
     weighted,
 )
 from letkd_keras.functional.loading import load_model
+from letkd_keras.ranges import non_negative_integer, non_negative_number
 
 if keras.backend.backend() == "tensorflow":
     from letkd_keras.distillers.tensorflow_step import TrainStep
@@ -113,12 +113,12 @@ class Distiller(TrainStep, keras.Model):
             self._set_teacher(teacher)
 
         loss_weights = {
-            name: finite_number(f"weight of {name}", weight, minimum=0)
+            name: non_negative_number.check(weight, f"weight of {name}")
             for name, weight in (loss_weights or {}).items()
         }
         self.logit_losses, weights = logit.check_logit_losses(logit_losses, tuple(loss_weights))
-        self.warm_up_steps = int(finite_number("warm_up_steps", warm_up_steps, minimum=0))
-        self.task_weight = finite_number("task_weight", task_weight, minimum=0)
+        self.warm_up_steps = non_negative_integer.check(warm_up_steps, "warm_up_steps")
+        self.task_weight = non_negative_number.check(task_weight, "task_weight")
         self.distillation_weights = {**loss_weights, **weights}
         self.loss_trackers = {
             name: keras.metrics.Mean(name=name)

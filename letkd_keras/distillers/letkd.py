@@ -4,7 +4,6 @@ from pathlib import Path
 import keras
 from keras import ops
 
-from letkd_keras.arguments import finite_number, positive_integer
 from letkd_keras.distillers.compatibility import (
     check_prototypes,
     matching_models,
@@ -26,6 +25,7 @@ from letkd_keras.layers import (
 from letkd_keras.layers.score_moments import product
 from letkd_keras.losses import TemplateKLDivergence, negentropy
 from letkd_keras.prototypes import Prototypes
+from letkd_keras.ranges import positive_integer, positive_number
 
 _LEVELS = ("penultimate", "intermediate")
 _logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class LetKD(Distiller):
         **kwargs,
     ):
         if block_size is not None:
-            block_size = positive_integer("block_size", block_size)
+            block_size = positive_integer.check(block_size, "block_size")
         teacher, student = matching_models(teacher, student)
         layers = {"penultimate": penultimate_layer, "intermediate": intermediate_layer}
         if prototypes is None:
@@ -164,7 +164,7 @@ class LetKD(Distiller):
         self.penultimate_layer, self.intermediate_layer = (
             layers[level] if level in levels else None for level in _LEVELS
         )
-        self.temperature = finite_number("temperature", temperature, above=0)
+        self.temperature = positive_number.check(temperature, "temperature")
         self.grids = {level: grid and tuple(grid) for level, grid in grids.items()}
         self.block_size = block_size
         self.template_kl = TemplateKLDivergence()

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from letkd_keras.arguments import finite_number
+from letkd_keras.ranges import non_negative_number
 
 _RESERVED = ("loss", "task_loss")
 
@@ -95,7 +95,7 @@ def check_logit_losses(logit_losses, other_names=()):
                 f"keras.distillation.LogitsDistillation. Received: {loss!r}"
             )
         losses[name] = loss
-        weights[name] = finite_number(f"weight of {name}", weight, minimum=0)
+        weights[name] = non_negative_number.check(weight, f"weight of {name}")
     return losses, weights
 
 

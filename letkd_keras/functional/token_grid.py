@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from letkd_keras.arguments import data_format_or_default
+from letkd_keras.data_format import data_format_or_default
 from letkd_keras.functional.graph import layers_inside, nodes, outputs_at, spatial_shape
 
 # A class token, a distillation token and the registers of DINOv2 are fewer.

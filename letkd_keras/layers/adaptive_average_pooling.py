@@ -2,8 +2,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from letkd_keras.arguments import data_format_or_default, positive_integer
+from letkd_keras.data_format import data_format_or_default
 from letkd_keras.layers.kd_layer import at_least_float32
+from letkd_keras.ranges import positive_integer
 
 
 def adaptive_average_pool(features, grid):
@@ -71,7 +72,7 @@ class AdaptiveAveragePooling(keras.layers.Layer):
         if not isinstance(grid, (tuple, list)) or len(grid) != 2:
             raise ValueError(f"`grid` must be (height, width). Received: grid={grid!r}")
         height, width = grid
-        self.grid = positive_integer("grid", height), positive_integer("grid", width)
+        self.grid = positive_integer.check(height, "grid"), positive_integer.check(width, "grid")
         self.data_format = data_format_or_default(data_format)
         self.input_spec = keras.layers.InputSpec(ndim=4)
         self.built = True

@@ -1,7 +1,8 @@
 import keras
 from keras import ops
 
-from letkd_keras.arguments import data_format_or_default, positive_integer
+from letkd_keras.data_format import data_format_or_default
+from letkd_keras.ranges import positive_integer
 
 
 class _ChannelLayer(keras.layers.Layer):
@@ -38,7 +39,7 @@ class ChannelShuffle(_ChannelLayer):
 
     def __init__(self, groups, data_format=None, **kwargs):
         super().__init__(data_format=data_format, **kwargs)
-        self.groups = positive_integer("groups", groups)
+        self.groups = positive_integer.check(groups, "groups")
 
     def build(self, input_shape):
         channels = input_shape[self.channel_axis]

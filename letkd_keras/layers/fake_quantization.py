@@ -3,9 +3,9 @@
 import keras
 from keras import ops
 
-from letkd_keras.arguments import finite_number
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
 from letkd_keras.layers.kd_layer import KDLayer, at_least_float32, inverse_norm
+from letkd_keras.ranges import share
 
 _SMALLEST_RANGE = 1e-6
 _LARGEST_INVERSE = 1e9  # of a norm: a larger one belongs to zeros
@@ -48,7 +48,7 @@ class FakeQuantization(keras.layers.Layer):
     def __init__(self, bits=8, momentum=0.99, **kwargs):
         super().__init__(**kwargs)
         self.bits = _check_bits("bits", bits)
-        self.momentum = finite_number("momentum", momentum, minimum=0, below=1)
+        self.momentum = share.check(momentum, "momentum")
 
     def build(self, input_shape):
         for name in ("minimum", "maximum", "batches"):

@@ -1,10 +1,17 @@
 import keras
 from keras import ops
 
-from letkd_keras.arguments import data_format_or_default, finite_number, positive_integer
+from letkd_keras.data_format import data_format_or_default
 from letkd_keras.image_blocks import map_images
 from letkd_keras.layers.score_moments import product, score_moments
 from letkd_keras.layers.torch_batch_normalization import TorchBatchNormalization
+from letkd_keras.ranges import (
+    finite_number,
+    non_negative_number,
+    positive_integer,
+    positive_number,
+    share,
+)
 
 # No vector is divided by a smaller norm. The square, 1e-24, needs float32, so normalization runs
 # in at least float32 under every dtype policy.
@@ -121,14 +128,14 @@ class KDLayer(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.templates = positive_integer("templates", templates)
-        self.alpha = finite_number("alpha", alpha, minimum=0)
-        self.initial_template_scale = finite_number(
-            "initial_template_scale", initial_template_scale
+        self.templates = positive_integer.check(templates, "templates")
+        self.alpha = non_negative_number.check(alpha, "alpha")
+        self.initial_template_scale = finite_number.check(
+            initial_template_scale, "initial_template_scale"
         )
-        self.initial_value_scale = finite_number("initial_value_scale", initial_value_scale)
-        self.momentum = finite_number("momentum", momentum, minimum=0, below=1)
-        self.epsilon = finite_number("epsilon", epsilon, above=0)
+        self.initial_value_scale = finite_number.check(initial_value_scale, "initial_value_scale")
+        self.momentum = share.check(momentum, "momentum")
+        self.epsilon = positive_number.check(epsilon, "epsilon")
         if kernel_initializer is None:
             kernel_initializer = keras.initializers.VarianceScaling(
                 scale=2.0, mode="fan_in", distribution="untruncated_normal"

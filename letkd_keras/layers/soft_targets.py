@@ -2,8 +2,9 @@ import keras
 from keras import ops
 from scipy.special import xlogy
 
-from letkd_keras.arguments import data_format_or_default, finite_number, positive_integer
+from letkd_keras.data_format import data_format_or_default
 from letkd_keras.losses import inner_product, logsumexp
+from letkd_keras.ranges import positive_integer, positive_number
 
 
 class _SoftTargets(keras.layers.Layer):
@@ -13,7 +14,7 @@ class _SoftTargets(keras.layers.Layer):
         # Half precision is too coarse for distances, so the global dtype policy is not followed.
         dtype = dtype or keras.backend.result_type(keras.config.floatx(), "float32")
         super().__init__(trainable=False, dtype=dtype, **kwargs)
-        self.pool_size = positive_integer("pool_size", pool_size)
+        self.pool_size = positive_integer.check(pool_size, "pool_size")
         self.data_format = data_format_or_default(data_format)
 
     def _add_state(self, name, shape):
@@ -78,8 +79,8 @@ class PenultimateTargets(_SoftTargets):
 
     def __init__(self, templates, temperature=1.0, pool_size=1, data_format=None, **kwargs):
         super().__init__(pool_size=pool_size, data_format=data_format, **kwargs)
-        self.templates = positive_integer("templates", templates)
-        self.temperature = finite_number("temperature", temperature, above=0)
+        self.templates = positive_integer.check(templates, "templates")
+        self.temperature = positive_number.check(temperature, "temperature")
 
     @classmethod
     def from_prototypes(cls, prototypes, **kwargs):
@@ -156,9 +157,9 @@ class IntermediateTargets(_SoftTargets):
         self, num_classes, subclasses, components, pool_size=1, data_format=None, **kwargs
     ):
         super().__init__(pool_size=pool_size, data_format=data_format, **kwargs)
-        self.num_classes = positive_integer("num_classes", num_classes)
-        self.subclasses = positive_integer("subclasses", subclasses)
-        self.components = positive_integer("components", components)
+        self.num_classes = positive_integer.check(num_classes, "num_classes")
+        self.subclasses = positive_integer.check(subclasses, "subclasses")
+        self.components = positive_integer.check(components, "components")
 
     @classmethod
     def from_prototypes(cls, prototypes, **kwargs):

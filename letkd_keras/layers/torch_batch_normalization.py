@@ -3,7 +3,7 @@ import math
 import keras
 from keras import ops
 
-from letkd_keras.arguments import finite_number
+from letkd_keras.ranges import positive_number, share
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -36,8 +36,8 @@ class TorchBatchNormalization(keras.layers.BatchNormalization):
     def __init__(self, momentum=0.9, epsilon=1e-5, synchronized=None, **kwargs):
         if synchronized is None:
             synchronized = _replicas() > 1
-        momentum = finite_number("momentum", momentum, minimum=0, below=1)
-        epsilon = finite_number("epsilon", epsilon, above=0)
+        momentum = share.check(momentum, "momentum")
+        epsilon = positive_number.check(epsilon, "epsilon")
         super().__init__(momentum=momentum, epsilon=epsilon, synchronized=synchronized, **kwargs)
 
     def call(self, inputs, training=None, mask=None):
@@ -49,11 +49,11 @@ class TorchBatchNormalization(keras.layers.BatchNormalization):
         outputs = super().call(inputs, training=training, mask=mask)
         if batch_statistics:
             # The parent class added (1 - momentum) * biased variance. The unbiased variance is
-            # n / (n - 1) times the biased one, so 1 / (n - 1) of the added share is missing.
+            # n / (n - 1) times the biased one, so 1 / (n - 1) of what was added is missing.
             after = ops.convert_to_tensor(self.moving_variance)
-            share = after - kept
+            added = after - kept
             values = ops.cast(self._values_per_channel(inputs), after.dtype)
-            self.moving_variance.assign(after + share / ops.maximum(values - 1.0, 1.0))
+            self.moving_variance.assign(after + added / ops.maximum(values - 1.0, 1.0))
         return outputs
 
     def update_statistics(self, mean, variance, values):

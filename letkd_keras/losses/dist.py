@@ -1,8 +1,8 @@
 import keras
 from keras import ops
 
-from letkd_keras.arguments import finite_number
 from letkd_keras.losses import teacher_logits
+from letkd_keras.ranges import non_negative_number, positive_number
 
 # Added to the product of the norms, as in the authors' program.
 _EPSILON = 1e-8
@@ -61,9 +61,9 @@ class DISTLoss(keras.losses.Loss):
         dtype=None,
     ):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
-        self.beta = finite_number("beta", beta, minimum=0)
-        self.gamma = finite_number("gamma", gamma, minimum=0)
-        self.temperature = teacher_logits.check_positive("temperature", temperature)
+        self.beta = non_negative_number.check(beta, "beta")
+        self.gamma = non_negative_number.check(gamma, "gamma")
+        self.temperature = positive_number.check(temperature, "temperature")
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         # Keras weighs values after `call`; the correlation over the batch needs the weights in it.

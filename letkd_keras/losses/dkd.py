@@ -1,7 +1,7 @@
 import keras
 
-from letkd_keras.arguments import finite_number
 from letkd_keras.losses import logit_standardization, teacher_logits
+from letkd_keras.ranges import non_negative_number, positive_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -47,9 +47,9 @@ class DKDLoss(keras.losses.Loss):
         dtype=None,
     ):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
-        self.alpha = finite_number("alpha", alpha, minimum=0)
-        self.beta = finite_number("beta", beta, minimum=0)
-        self.temperature = teacher_logits.check_positive("temperature", temperature)
+        self.alpha = non_negative_number.check(alpha, "alpha")
+        self.beta = non_negative_number.check(beta, "beta")
+        self.temperature = positive_number.check(temperature, "temperature")
         self.standardize_logits = bool(standardize_logits)
 
     def call(self, y_true, y_pred):

@@ -2,6 +2,7 @@ import keras
 from keras import ops
 
 from letkd_keras.losses import logit_standardization, teacher_logits
+from letkd_keras.ranges import positive_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -39,7 +40,7 @@ class KDLoss(keras.losses.Loss):
         dtype=None,
     ):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
-        self.temperature = teacher_logits.check_positive("temperature", temperature)
+        self.temperature = positive_number.check(temperature, "temperature")
         self.standardize_logits = bool(standardize_logits)
 
     def call(self, y_true, y_pred):

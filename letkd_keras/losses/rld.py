@@ -1,8 +1,8 @@
 import keras
 from keras import ops
 
-from letkd_keras.arguments import finite_number
 from letkd_keras.losses import teacher_logits
+from letkd_keras.ranges import non_negative_number, positive_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -49,13 +49,13 @@ class RLDLoss(keras.losses.Loss):
         dtype=None,
     ):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
-        self.alpha = finite_number("alpha", alpha, minimum=0)
-        self.beta = finite_number("beta", beta, minimum=0)
-        self.temperature = teacher_logits.check_positive("temperature", temperature)
+        self.alpha = non_negative_number.check(alpha, "alpha")
+        self.beta = non_negative_number.check(beta, "beta")
+        self.temperature = positive_number.check(temperature, "temperature")
         if confidence_temperature is None:
             confidence_temperature = self.temperature
-        self.confidence_temperature = teacher_logits.check_positive(
-            "confidence_temperature", confidence_temperature
+        self.confidence_temperature = positive_number.check(
+            confidence_temperature, "confidence_temperature"
         )
 
     def call(self, y_true, y_pred):

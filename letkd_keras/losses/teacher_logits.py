@@ -80,10 +80,3 @@ def log_binary(logits, chosen):
 def kl_divergence(log_p, log_q):
     """KL(p || q) over the last axis, from logarithms: finite when p is certain."""
     return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
-
-
-def check_positive(name, value):
-    """Refuse a setting that is not more than 0; return it as a float."""
-    if not value > 0:
-        raise ValueError(f"`{name}` must be more than 0. Received: {name}={value}")
-    return float(value)

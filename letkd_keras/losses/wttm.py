@@ -2,6 +2,7 @@ import keras
 from keras import ops
 
 from letkd_keras.losses import teacher_logits
+from letkd_keras.ranges import positive_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -33,7 +34,7 @@ class WTTMLoss(keras.losses.Loss):
 
     def __init__(self, power=0.2, reduction="sum_over_batch_size", name="wttm", dtype=None):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
-        self.power = teacher_logits.check_positive("power", power)
+        self.power = positive_number.check(power, "power")
 
     def call(self, y_true, y_pred):
         teacher, _ = teacher_logits.split(y_true, y_pred)

@@ -7,7 +7,8 @@ Checkpoints of RepDistiller, mdistiller and torchvision are read; nothing of the
 
 from letkd_keras.command_line import Parser, run_main
 from letkd_keras.common_options import add_out_option
-from letkd_keras.option_types import class_count, image_size, output_file, path, text
+from letkd_keras.option_types import output_file, path, text
+from letkd_keras.ranges import class_count, image_size
 
 
 def parse(arguments=None):

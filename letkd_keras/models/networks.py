@@ -8,7 +8,6 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from letkd_keras.arguments import positive_integer
 from letkd_keras.data.normalization import PIXELS, statistics_of
 from letkd_keras.functional.graph import check_functional, flatten, flatten_if_savable
 from letkd_keras.functional.loading import load_model
@@ -16,6 +15,7 @@ from letkd_keras.functional.softmax_removal import remove_softmax
 from letkd_keras.models import zoo
 from letkd_keras.models.heads import add_head, free_name
 from letkd_keras.models.network_names import APPLICATIONS, check_network_name
+from letkd_keras.ranges import positive_integer
 
 # Mean of the channels red, green and blue that `mode="caffe"` of keras.applications subtracts.
 _CAFFE_MEAN = (123.68, 116.779, 103.939)
@@ -84,9 +84,9 @@ def open_network(
             can be downloaded.
         ImportError: If keras-hub, or a package with the layers of the file, is not installed.
     """
-    positive_integer("image_size", image_size)
+    positive_integer.check(image_size, "image_size")
     if input_size is not None:
-        positive_integer("input_size", input_size)
+        positive_integer.check(input_size, "input_size")
     parsed = check_network_name(name, argument)
     weights = parsed.resolve_weights(weights, argument)
     if parsed.kind in ("applications", "hub"):

@@ -1,6 +1,6 @@
 import keras
 
-from letkd_keras.arguments import finite_number, positive_integer
+from letkd_keras.ranges import positive_integer, positive_number
 
 
 def epoch_decay(initial_rate, milestones, steps_per_epoch, factor=0.1):
@@ -20,9 +20,9 @@ def epoch_decay(initial_rate, milestones, steps_per_epoch, factor=0.1):
     Raises:
         ValueError: If the milestones do not increase or a number is out of its range.
     """
-    initial_rate = finite_number("initial_rate", initial_rate, above=0)
-    factor = finite_number("factor", factor, above=0)
-    steps_per_epoch = positive_integer("steps_per_epoch", steps_per_epoch)
+    initial_rate = positive_number.check(initial_rate, "initial_rate")
+    factor = positive_number.check(factor, "factor")
+    steps_per_epoch = positive_integer.check(steps_per_epoch, "steps_per_epoch")
     milestones = list(milestones)
     if milestones != sorted(set(milestones)) or any(m < 1 for m in milestones):
         raise ValueError(

@@ -4,7 +4,7 @@ import numbers
 import keras
 from keras import ops
 
-from letkd_keras.arguments import finite_number
+from letkd_keras.ranges import non_negative_number, positive_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -50,9 +50,9 @@ class TorchSGD(keras.optimizers.SGD):
         **kwargs,
     ):
         if isinstance(learning_rate, numbers.Number):
-            learning_rate = finite_number("learning_rate", learning_rate, above=0)
-        finite_number("momentum", momentum, minimum=0)
-        weight_decay = finite_number("weight_decay", weight_decay or 0.0, minimum=0)
+            learning_rate = positive_number.check(learning_rate, "learning_rate")
+        non_negative_number.check(momentum, "momentum")
+        weight_decay = non_negative_number.check(weight_decay or 0.0, "weight_decay")
         super().__init__(
             learning_rate=learning_rate, momentum=momentum, nesterov=nesterov, name=name, **kwargs
         )
@@ -60,7 +60,7 @@ class TorchSGD(keras.optimizers.SGD):
         # set, and has no public way to turn that off. So the attribute has another name.
         self.coupled_weight_decay = weight_decay
         self.learning_rate_factors = {
-            part: finite_number(f"learning_rate_factors[{part!r}]", factor, above=0)
+            part: positive_number.check(factor, f"learning_rate_factors[{part!r}]")
             for part, factor in (learning_rate_factors or {}).items()
         }
 

@@ -30,7 +30,8 @@ from letkd_keras.common_options import (
     add_prototype_options,
     add_seed_option,
 )
-from letkd_keras.option_types import choice, output_file, path, positive_integer, text
+from letkd_keras.option_types import choice, output_file, path, text
+from letkd_keras.ranges import positive_integer
 
 
 def parse(arguments=None):

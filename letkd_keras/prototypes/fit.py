@@ -33,6 +33,7 @@ from letkd_keras.prototypes.subclasses import (
     normalized_scores,
 )
 from letkd_keras.prototypes.teacher_features import TeacherFeatures, at_size
+from letkd_keras.ranges import positive_integer
 
 _log = logging.getLogger(__name__)
 
@@ -414,8 +415,7 @@ def _progress(verbose):
 
 def _check_numbers(**numbers):
     for name, value in numbers.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value}")
+        positive_integer.check(value, name)
 
 
 def _check_feature_cache(feature_cache, workdir):

@@ -72,10 +72,13 @@ KD_LAYER = {
     "KDLayer(0)": (lambda: lk.KDLayer(0), "`templates` must be an integer of at least 1"),
     "KDLayer(True)": (lambda: lk.KDLayer(True), "`templates` must be .*templates=True"),
     "KDLayer(2.5)": (lambda: lk.KDLayer(2.5), "`templates` must be .*2.5"),
-    "alpha -1": (lambda: lk.KDLayer(8, alpha=-1), "`alpha` must be 0 or more and finite"),
+    "alpha -1": (lambda: lk.KDLayer(8, alpha=-1), "`alpha` must be a finite number of at least 0"),
     "alpha nan": (lambda: lk.KDLayer(8, alpha=NAN), "`alpha` must be .*nan"),
     "momentum 1": (lambda: lk.KDLayer(8, momentum=1), "`momentum` must be .*less than 1"),
-    "epsilon 0": (lambda: lk.KDLayer(8, epsilon=0), "`epsilon` must be more than 0"),
+    "epsilon 0": (
+        lambda: lk.KDLayer(8, epsilon=0),
+        "`epsilon` must be a finite number greater than 0",
+    ),
     "scale inf": (
         lambda: lk.KDLayer(8, initial_template_scale=INF),
         "`initial_template_scale` must be a finite number",
@@ -88,7 +91,7 @@ TARGETS = {
     "templates 0": (lambda: lk.PenultimateTargets(0), "`templates` must be an integer"),
     "temperature 0": (
         lambda: lk.PenultimateTargets(8, temperature=0),
-        "`temperature` must be more than 0",
+        "`temperature` must be a finite number greater than 0",
     ),
     "pool size 0": (lambda: lk.PenultimateTargets(8, pool_size=0), "`pool_size` must be"),
     "subclasses 0": (lambda: lk.IntermediateTargets(5, 0, 3), "`subclasses` must be"),
@@ -99,9 +102,15 @@ LOSSES = {
     "option": (lambda: logit_loss("dkd", betta=1), r"options of the loss dkd .*Did you mean beta"),
     "temperature 0": (lambda: logit_loss("kd", temperature=0), "`temperature` must be"),
     "temperature nan": (lambda: losses.DKDLoss(temperature=NAN), "`temperature` must be"),
-    "dkd beta": (lambda: losses.DKDLoss(beta=INF), "`beta` must be 0 or more and finite"),
-    "dist gamma": (lambda: losses.DISTLoss(gamma=-1), "`gamma` must be 0 or more and finite"),
-    "rld alpha": (lambda: losses.RLDLoss(alpha=NAN), "`alpha` must be 0 or more and finite"),
+    "dkd beta": (lambda: losses.DKDLoss(beta=INF), "`beta` must be a finite number of at least 0"),
+    "dist gamma": (
+        lambda: losses.DISTLoss(gamma=-1),
+        "`gamma` must be a finite number of at least 0",
+    ),
+    "rld alpha": (
+        lambda: losses.RLDLoss(alpha=NAN),
+        "`alpha` must be a finite number of at least 0",
+    ),
     "no pair": (lambda: losses.KDLoss()(np.zeros((2, 3)), np.zeros((2, 3))), "must be a pair"),
     "other classes": (
         lambda: losses.KDLoss()((np.zeros((2, 4)), np.zeros(2, int)), np.zeros((2, 3))),
@@ -109,7 +118,7 @@ LOSSES = {
     ),
 }
 OPTIMIZERS = {
-    "rate 0": (lambda: lk.TorchSGD(0), "`learning_rate` must be more than 0"),
+    "rate 0": (lambda: lk.TorchSGD(0), "`learning_rate` must be a finite number greater than 0"),
     "rate nan": (lambda: lk.TorchSGD(NAN), "`learning_rate` must be .*nan"),
     "momentum -1": (lambda: lk.TorchSGD(0.1, momentum=-1), "`momentum` must be"),
     "decay inf": (lambda: lk.TorchSGD(0.1, weight_decay=INF), "`weight_decay` must be"),
@@ -128,7 +137,10 @@ DISTILLERS = {
     "classes": (lambda: lk.KD(TEACHER, _classifier(classes=4)), "teacher's 5 and student's 4"),
     "shapes": (lambda: lk.KD(TEACHER, _classifier(shape=(9, 9, 3))), "of the same shape.*9, 9, 3"),
     "temperature": (lambda: lk.KD(TEACHER, STUDENT, temperature=0), "`temperature` must be"),
-    "weight": (lambda: lk.KD(TEACHER, STUDENT, weight=NAN), "`weight of kd` must be 0 or more"),
+    "weight": (
+        lambda: lk.KD(TEACHER, STUDENT, weight=NAN),
+        "`weight of kd` must be a finite number of at least 0",
+    ),
     "task weight": (lambda: lk.KD(TEACHER, STUDENT, task_weight=-1), "`task_weight` must be"),
     "warm-up": (
         lambda: distillers.DKD(TEACHER, STUDENT, warm_up_steps=INF),
@@ -170,12 +182,18 @@ DISTILLERS = {
         lambda: _letkd(penultimate_layer="nolayer"),
         "`penultimate_layer` must name a layer",
     ),
-    "alpha": (lambda: _letkd(penultimate_alpha=-1), "`alpha` must be 0 or more"),
+    "alpha": (
+        lambda: _letkd(penultimate_alpha=-1),
+        "`alpha` must be a finite number of at least 0",
+    ),
     "letkd weight": (
         lambda: _letkd(intermediate_weight=INF),
-        "`weight of kl_intermediate` must be 0 or more",
+        "`weight of kl_intermediate` must be a finite number of at least 0",
     ),
-    "letkd temperature": (lambda: _letkd(temperature=0), "`temperature` must be more than 0"),
+    "letkd temperature": (
+        lambda: _letkd(temperature=0),
+        "`temperature` must be a finite number greater than 0",
+    ),
     "without teacher": (lambda: _letkd(None, STUDENT, PROTOTYPES), "`teacher` is needed"),
 }
 FIT = {

@@ -113,12 +113,12 @@ def test_tests_that_run_the_statement_those_of_the_own_file_first():
 
 
 def test_an_imported_module_has_the_changed_source():
-    finder = mutants._MutatedModule("letkd_keras/arguments.py", "changed = True\n")
+    finder = mutants._MutatedModule("letkd_keras/data_format.py", "changed = True\n")
     assert finder.find_spec("letkd_keras.files") is None
-    spec = finder.find_spec("letkd_keras.arguments")
+    spec = finder.find_spec("letkd_keras.data_format")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.changed and module.__file__ == str(mutants.ROOT / "letkd_keras/arguments.py")
+    assert module.changed and module.__file__ == str(mutants.ROOT / "letkd_keras/data_format.py")
     mutants.linecache.cache.pop(finder.path)
 
 

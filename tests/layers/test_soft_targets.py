@@ -312,7 +312,10 @@ def test_saved_and_loaded_the_targets_are_the_same(tmp_path):
     [
         (lambda: PenultimateTargets(0), "`templates` must be an integer of at least 1.*=0"),
         (lambda: PenultimateTargets(True), "`templates` must be .*templates=True"),
-        (lambda: PenultimateTargets(3, temperature=0), "`temperature` must be more than 0"),
+        (
+            lambda: PenultimateTargets(3, temperature=0),
+            "`temperature` must be a finite number greater than 0",
+        ),
         (lambda: PenultimateTargets(3, temperature=float("nan")), "`temperature` must .*nan"),
         (lambda: PenultimateTargets(3, temperature=float("inf")), "`temperature` must .*inf"),
         (lambda: PenultimateTargets(3, temperature="1"), "`temperature` must .*='1'"),

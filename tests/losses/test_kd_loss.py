@@ -59,5 +59,7 @@ def test_labels_do_not_matter():
 
 
 def test_a_temperature_of_zero_is_refused():
-    with pytest.raises(ValueError, match=r"`temperature` must be more than 0. Received.*=0"):
+    with pytest.raises(
+        ValueError, match=r"`temperature` must be a finite number greater than 0. Received.*=0"
+    ):
         KDLoss(temperature=0)

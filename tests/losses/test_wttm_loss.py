@@ -48,5 +48,7 @@ def test_a_student_that_is_the_transformed_teacher_gives_zero():
 
 
 def test_a_power_of_zero_is_refused():
-    with pytest.raises(ValueError, match=r"`power` must be more than 0. Received: power=0"):
+    with pytest.raises(
+        ValueError, match=r"`power` must be a finite number greater than 0. Received: power=0"
+    ):
         WTTMLoss(power=0)

@@ -47,9 +47,9 @@ def test_bad_milestones_and_steps_are_refused(milestones, steps, message):
 
 @pytest.mark.parametrize("rate", [0, -0.05, float("nan"), float("inf"), "0.05"])
 def test_bad_rates_are_refused(rate):
-    with pytest.raises(ValueError, match="`initial_rate` must be more than 0 and finite"):
+    with pytest.raises(ValueError, match="`initial_rate` must be a finite number greater than 0"):
         epoch_decay(rate, (2, 3), 4)
-    with pytest.raises(ValueError, match="`factor` must be more than 0 and finite"):
+    with pytest.raises(ValueError, match="`factor` must be a finite number greater than 0"):
         epoch_decay(0.05, (2, 3), 4, factor=rate)
 
 

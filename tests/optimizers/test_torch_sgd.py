@@ -212,11 +212,11 @@ def test_a_reloaded_model_continues_as_without_interruption(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"weight_decay": -1e-4}, "`weight_decay` must be 0 or more.*-0.0001"),
+        ({"weight_decay": -1e-4}, "`weight_decay` must be a finite number of at least 0.*-0.0001"),
         ({"weight_decay": float("nan")}, "`weight_decay` must be .*nan"),
         ({"momentum": 1.5}, "`momentum` must be"),
-        ({"momentum": float("nan")}, "`momentum` must be 0 or more.*nan"),
-        ({"learning_rate": 0}, "`learning_rate` must be more than 0 and finite.*=0"),
+        ({"momentum": float("nan")}, "`momentum` must be a finite number of at least 0.*nan"),
+        ({"learning_rate": 0}, "`learning_rate` must be a finite number greater than 0.*=0"),
         ({"learning_rate": -0.1}, "`learning_rate` must be .*-0.1"),
         ({"learning_rate": float("inf")}, "`learning_rate` must be .*inf"),
         ({"learning_rate": float("nan")}, "`learning_rate` must be .*nan"),

@@ -1,0 +1,148 @@
+"""Ranges of numbers: each is the `type` of an option and checks an argument of the Python API.
+
+    parser.add_argument("--alpha", type=non_negative_number)
+    self.alpha = non_negative_number.check(alpha, "alpha")
+
+Only the standard library is imported, so that a wrong option is answered at once.
+"""
+
+import argparse
+import math
+import numbers
+from dataclasses import dataclass
+from typing import ClassVar
+
+_LARGEST = 2**31 - 1
+
+
+class _Range:
+    """A range of numbers, as the `type` of an option."""
+
+    _convert: ClassVar[type]
+
+    def __call__(self, text):
+        """Convert the text of an option.
+
+        Raises:
+            argparse.ArgumentTypeError: If it is not a number of the range.
+        """
+        try:
+            value = self._convert(text)
+        except ValueError:
+            raise refusal(self, text) from None
+        if not self._contains(value):
+            raise refusal(self, text)
+        return value
+
+
+@dataclass(frozen=True)
+class Integer(_Range):
+    """An integer within a range, as the `type` of an option or to check an argument.
+
+    Attributes:
+        smallest: Smallest value.
+        largest: Largest value.
+    """
+
+    _convert: ClassVar[type] = int
+    smallest: int
+    largest: int = _LARGEST
+
+    def __str__(self):
+        if self.largest == _LARGEST:
+            return f"an integer of at least {self.smallest}"
+        return f"an integer from {self.smallest} to {self.largest}"
+
+    def check(self, value, argument):
+        """Check an argument.
+
+        Args:
+            value: What was passed. NumPy's integers are accepted, booleans are not.
+            argument: Name of the argument in the error.
+
+        Returns:
+            The value as an `int`.
+
+        Raises:
+            ValueError: If the value is not such an integer.
+        """
+        is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not is_integer or not self._contains(value):
+            raise ValueError(f"`{argument}` must be {self}. Received: {argument}={value!r}")
+        return int(value)
+
+    def _contains(self, value):
+        return self.smallest <= value <= min(self.largest, _LARGEST)
+
+
+@dataclass(frozen=True)
+class Number(_Range):
+    """A finite number within a range, as the `type` of an option or to check an argument.
+
+    Attributes:
+        smallest: Lower end of the range.
+        largest: Upper end of the range, which is not part of it.
+        includes_smallest: Whether the lower end is part of the range.
+    """
+
+    _convert: ClassVar[type] = float
+    smallest: float = -math.inf
+    largest: float = math.inf
+    includes_smallest: bool = False
+
+    def __str__(self):
+        if self.smallest == -math.inf:
+            return "a finite number"
+        lower = "of at least" if self.includes_smallest else "greater than"
+        upper = "" if self.largest == math.inf else f" and less than {self.largest:g}"
+        return f"a finite number {lower} {self.smallest:g}{upper}"
+
+    def check(self, value, argument):
+        """Check an argument.
+
+        Args:
+            value: What was passed. NumPy's numbers are accepted, booleans are not.
+            argument: Name of the argument in the error.
+
+        Returns:
+            The value as a `float`.
+
+        Raises:
+            ValueError: If the value is not such a number.
+        """
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        try:
+            number = float(value) if is_number else math.nan
+        except OverflowError:  # an integer that is too large
+            number = math.inf
+        if not self._contains(number):
+            raise ValueError(f"`{argument}` must be {self}. Received: {argument}={value!r}")
+        return number
+
+    def _contains(self, value):
+        if not math.isfinite(value) or value >= self.largest:
+            return False
+        return value >= self.smallest if self.includes_smallest else value > self.smallest
+
+
+positive_integer = Integer(1)
+non_negative_integer = Integer(0)
+class_count = Integer(2)
+seed = Integer(0)
+image_size = Integer(8, 4096)
+finite_number = Number()
+positive_number = Number(0)
+non_negative_number = Number(0, includes_smallest=True)
+fraction = Number(0, 1)
+share = Number(0, 1, includes_smallest=True)
+
+
+def refusal(expected, received):
+    """The error of an option whose text is not what is expected."""
+    return argparse.ArgumentTypeError(f"must be {expected}. Received: {shown(received)}")
+
+
+def shown(value):
+    """A value in an error: ASCII, and not longer than a line."""
+    shown = ascii(value)
+    return shown if len(shown) <= 100 else f"{shown[:97]}..."
