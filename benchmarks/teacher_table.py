@@ -7,9 +7,10 @@ With crops and flips and nothing else, a training sees few versions of an image:
 are padded. This command runs the teacher once on all versions of all training images (10,000 images
 of CIFAR and a resnet20: 27 GB and 20 minutes of one core) and keeps its logits and the features of
 its intermediate layer in the folder TABLE. The trainings of `recipes.compare`, whose options follow
-TABLE, then read them. Layers after the intermediate one are computed as always. The results are
-those of the plain command up to rounding: each step supervises the same images with the same
-outputs. An interrupted run goes on where it was.
+TABLE, then read them. Layers after the intermediate one are computed as always; a method that reads
+an earlier layer cannot be trained in this way. The results are those of the plain command up to
+rounding: each step supervises the same images with the same outputs. The same command continues an
+interrupted run.
 
 An image of a batch is found in the table by a hash of its pixels. An image that is not in the table
 is an error.
@@ -49,8 +50,13 @@ def main(arguments=None):
     options, rest = parser.parse_known_args(arguments)
     compare_options = compare.parse(rest)
     experiment = experiment_of(compare_options, settings_of(compare_options))
-    if not experiment.augmentation.keys() <= {"crop_padding", "flip"}:
-        parser.error(f"crops and flips alone make few versions: {experiment.augmentation}")
+    if experiment.augmentation.keys() != {"crop_padding", "flip"}:
+        parser.error(
+            "the augmentation must be crops and flips alone, as in the recipe of CIFAR-100. "
+            f"Received: {experiment.augmentation}"
+        )
+    if experiment.teacher.file is None:
+        parser.error("--teacher must be the file of a trained teacher")
     table = Table.open(options.table, experiment)
     Distiller._set_teacher = lambda distiller, teacher: table.set_teacher(distiller, teacher)
     compare.main(rest)

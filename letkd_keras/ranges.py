@@ -9,6 +9,7 @@ Only the standard library is imported, so that a wrong option is answered at onc
 import argparse
 import math
 import numbers
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,9 +17,10 @@ _LARGEST = 2**31 - 1
 
 
 class _Range:
-    """A range of numbers, as the `type` of an option."""
+    """A range of numbers, as the `type` of an option and to check an argument."""
 
     _convert: ClassVar[type]
+    _accepted: ClassVar[type]
 
     def __call__(self, text):
         """Convert the text of an option.
@@ -34,6 +36,24 @@ class _Range:
             raise refusal(self, text)
         return value
 
+    def check(self, value, argument):
+        """Check an argument.
+
+        Args:
+            value: What was passed. NumPy's numbers are accepted, booleans are not.
+            argument: Name of the argument in the error.
+
+        Returns:
+            The value as an `int` or a `float`.
+
+        Raises:
+            ValueError: If the value is not such a number.
+        """
+        is_number = isinstance(value, self._accepted) and not isinstance(value, bool)
+        if not is_number or not self._contains(value):
+            raise ValueError(f"`{argument}` must be {self}. Received: {argument}={value!r}")
+        return self._convert(value)
+
 
 @dataclass(frozen=True)
 class Integer(_Range):
@@ -45,6 +65,7 @@ class Integer(_Range):
     """
 
     _convert: ClassVar[type] = int
+    _accepted: ClassVar[type] = numbers.Integral
     smallest: int
     largest: int = _LARGEST
 
@@ -52,24 +73,6 @@ class Integer(_Range):
         if self.largest == _LARGEST:
             return f"an integer of at least {self.smallest}"
         return f"an integer from {self.smallest} to {self.largest}"
-
-    def check(self, value, argument):
-        """Check an argument.
-
-        Args:
-            value: What was passed. NumPy's integers are accepted, booleans are not.
-            argument: Name of the argument in the error.
-
-        Returns:
-            The value as an `int`.
-
-        Raises:
-            ValueError: If the value is not such an integer.
-        """
-        is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not is_integer or not self._contains(value):
-            raise ValueError(f"`{argument}` must be {self}. Received: {argument}={value!r}")
-        return int(value)
 
     def _contains(self, value):
         return self.smallest <= value <= min(self.largest, _LARGEST)
@@ -86,6 +89,7 @@ class Number(_Range):
     """
 
     _convert: ClassVar[type] = float
+    _accepted: ClassVar[type] = numbers.Real
     smallest: float = -math.inf
     largest: float = math.inf
     includes_smallest: bool = False
@@ -97,30 +101,9 @@ class Number(_Range):
         upper = "" if self.largest == math.inf else f" and less than {self.largest:g}"
         return f"a finite number {lower} {self.smallest:g}{upper}"
 
-    def check(self, value, argument):
-        """Check an argument.
-
-        Args:
-            value: What was passed. NumPy's numbers are accepted, booleans are not.
-            argument: Name of the argument in the error.
-
-        Returns:
-            The value as a `float`.
-
-        Raises:
-            ValueError: If the value is not such a number.
-        """
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        try:
-            number = float(value) if is_number else math.nan
-        except OverflowError:  # an integer that is too large
-            number = math.inf
-        if not self._contains(number):
-            raise ValueError(f"`{argument}` must be {self}. Received: {argument}={value!r}")
-        return number
-
     def _contains(self, value):
-        if not math.isfinite(value) or value >= self.largest:
+        finite = abs(value) <= sys.float_info.max  # False for NaN, and for integers beyond floats
+        if not finite or value >= self.largest:
             return False
         return value >= self.smallest if self.includes_smallest else value > self.smallest
 
