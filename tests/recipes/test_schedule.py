@@ -1,24 +1,13 @@
 import keras
 import numpy as np
 import pytest
+from small_training import small_model, small_schedule
 
 from letkd_keras.layers import KDLayer
 from letkd_keras.recipes import cifar100, imagenet
 from letkd_keras.recipes.schedule import Schedule, SmoothedCrossentropy, WarmUp
 
 _numbers = keras.ops.convert_to_numpy
-
-
-def _model():
-    keras.utils.set_random_seed(3)
-    inputs = keras.Input((32, 32, 3))
-    x = keras.layers.Conv2D(4, 3, strides=4)(inputs)
-    x = keras.layers.BatchNormalization()(x)
-    return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(x)))
-
-
-def _schedule(**options):
-    return Schedule(3, 0.05, (), batch_size=16, **options)
 
 
 def test_milestones_scale_with_the_epochs():
@@ -29,7 +18,7 @@ def test_milestones_scale_with_the_epochs():
 
 
 def test_learning_rates_by_hand():
-    cosine = _schedule(schedule="cosine").learning_rates(10)
+    cosine = small_schedule(schedule="cosine").learning_rates(10)
     rates = [float(cosine(step)) for step in (0, 15, 30)]
     np.testing.assert_allclose(rates, [0.05, 0.025, 0], atol=1e-7)
     steps = Schedule(4, 0.1, (2,), warm_up_epochs=1).learning_rates(10)
@@ -44,7 +33,7 @@ def test_learning_rates_by_hand():
 
 def test_a_warm_up_must_be_shorter_than_the_training():
     with pytest.raises(ValueError, match="`warm_up_epochs` must be less than the 3 epochs"):
-        _schedule(warm_up_epochs=3)
+        small_schedule(warm_up_epochs=3)
 
 
 def test_kd_layers_can_have_another_learning_rate():
@@ -70,9 +59,9 @@ def test_kd_layers_can_have_another_learning_rate():
 
 
 def test_adamw_decays_kernels_only():
-    optimizer = _schedule(optimizer="adamw", weight_decay=0.5).make_optimizer(1)
+    optimizer = small_schedule(optimizer="adamw", weight_decay=0.5).make_optimizer(1)
     assert isinstance(optimizer, keras.optimizers.AdamW)
-    model = _model()
+    model = small_model()
     before = model.get_weights()
     optimizer.build(model.trainable_variables)
     zeros = [keras.ops.zeros_like(v) for v in model.trainable_variables]
@@ -85,7 +74,7 @@ def test_adamw_decays_kernels_only():
 
 
 def test_the_gradient_of_all_variables_is_clipped_together():
-    optimizer = _schedule(clip_norm=5.0, weight_decay=0.0).make_optimizer(1)
+    optimizer = small_schedule(clip_norm=5.0, weight_decay=0.0).make_optimizer(1)
     variables = [keras.Variable([0.0]), keras.Variable([0.0])]
     optimizer.build(variables)
     optimizer.apply([keras.ops.array([30.0]), keras.ops.array([40.0])], variables)
@@ -104,5 +93,5 @@ def test_smoothed_labels_by_hand():
     assert float(loss(labels, logits)) == pytest.approx(expected, rel=1e-6)
     again = SmoothedCrossentropy.from_config(loss.get_config())
     assert float(again(labels, logits)) == pytest.approx(expected, rel=1e-6)
-    one_hot = _schedule(label_smoothing=0.3).loss(one_hot=True)
+    one_hot = small_schedule(label_smoothing=0.3).loss(one_hot=True)
     assert float(one_hot(np.eye(3)[labels], logits)) == pytest.approx(expected, rel=1e-6)

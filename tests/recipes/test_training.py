@@ -1,8 +1,8 @@
 import csv
 
-import keras
 import numpy as np
 import pytest
+from small_training import small_model
 
 from letkd_keras.data import load_digits
 from letkd_keras.recipes import results, training
@@ -17,14 +17,6 @@ class Interrupted(Exception):
 @pytest.fixture(scope="module")
 def data():
     return load_digits().subset(64, 32)
-
-
-def _model():
-    keras.utils.set_random_seed(3)
-    inputs = keras.Input((32, 32, 3))
-    x = keras.layers.Conv2D(4, 3, strides=4)(inputs)
-    x = keras.layers.BatchNormalization()(x)
-    return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(x)))
 
 
 def _train(model, data, folder, schedule=None):
@@ -44,15 +36,15 @@ def interrupted(data, tmp_path, monkeypatch):
 
         patched.setattr(training, "StopOnNonFiniteLoss", Stop)
         with pytest.raises(Interrupted):
-            _train(_model(), data, tmp_path / "run")
+            _train(small_model(), data, tmp_path / "run")
     return tmp_path / "run"
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(data, interrupted, tmp_path):
-    undisturbed = _model()
+    undisturbed = small_model()
     expected = _train(undisturbed, data, tmp_path / "undisturbed")
     assert read_state(interrupted)["epochs"] == 1
-    resumed = _model()
+    resumed = small_model()
     result = _train(resumed, data, interrupted)
     for weights in zip(resumed.get_weights(), undisturbed.get_weights(), strict=True):
         np.testing.assert_array_equal(*weights)
@@ -86,12 +78,12 @@ def test_a_damaged_state_is_refused(name, damage, data, interrupted):
     damage(interrupted / name)
     before = sorted(interrupted.iterdir())
     with pytest.raises(ValueError, match=rf"{name} is damaged or missing. Delete the folder .*run"):
-        _train(_model(), data, interrupted)
+        _train(small_model(), data, interrupted)
     assert sorted(interrupted.iterdir()) == before
 
 
 def test_metrics_have_a_row_for_each_epoch_with_its_learning_rate(data, tmp_path):
-    _train(_model(), data, tmp_path)
+    _train(small_model(), data, tmp_path)
     with (tmp_path / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["epoch"]) for row in rows] == [0, 1, 2]
@@ -117,12 +109,12 @@ def test_best_and_last_epoch():
 
 def test_a_loss_that_is_not_finite_stops_the_training(data, tmp_path):
     with pytest.raises(FloatingPointError, match="loss is not finite"):
-        _train(_model(), data, tmp_path, Schedule(3, 1e30, (), batch_size=16))
+        _train(small_model(), data, tmp_path, Schedule(3, 1e30, (), batch_size=16))
 
 
 def test_a_finished_training_needs_no_state(data, tmp_path):
     assert results.finished(tmp_path) is None
-    result = _train(_model(), data, tmp_path)
+    result = _train(small_model(), data, tmp_path)
     assert results.finished(tmp_path) is None
     finish(tmp_path, result)
     assert results.finished(tmp_path) == result
@@ -139,7 +131,7 @@ def test_an_epoch_is_selected_on_validation_images_and_tested_once(data, tmp_pat
         return batches(self, size, split)
 
     monkeypatch.setattr(type(data), "evaluation_batches", counted)
-    model = _model()
+    model = small_model()
     result = _train(model, data, tmp_path, Schedule(4, 0.3, (), batch_size=16))
     assert read == ["validation", "test"]
     rows = results.read_metrics(tmp_path / "metrics.csv")

@@ -6,6 +6,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 import pytest
+from small_training import small_model, small_schedule
 
 from letkd_keras.data import load_digits
 from letkd_keras.recipes import cifar100, digits, training
@@ -21,18 +22,6 @@ class Interrupted(Exception):
 @pytest.fixture(scope="module")
 def data():
     return load_digits().subset(64, 32)
-
-
-def _model():
-    keras.utils.set_random_seed(3)
-    inputs = keras.Input((32, 32, 3))
-    x = keras.layers.Conv2D(4, 3, strides=4)(inputs)
-    x = keras.layers.BatchNormalization()(x)
-    return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(x)))
-
-
-def _schedule(**options):
-    return Schedule(3, 0.05, (), batch_size=16, **options)
 
 
 def _train(model, data, folder, schedule, **options):
@@ -55,9 +44,9 @@ ALL = {
 def test_an_interrupted_training_ends_with_the_same_weights(
     options, precision, data, tmp_path, monkeypatch
 ):
-    schedule = _schedule(**options, mixed_precision=precision)
+    schedule = small_schedule(**options, mixed_precision=precision)
     with schedule.precision():
-        undisturbed, interrupted, resumed = _model(), _model(), _model()
+        undisturbed, interrupted, resumed = small_model(), small_model(), small_model()
         expected = _train(undisturbed, data, tmp_path / "undisturbed", schedule)
         with monkeypatch.context() as patched:
 
@@ -75,19 +64,19 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     assert result["accuracy_last"] == expected["accuracy_last"]
     # A training whose model was not saved after the last epoch ends with the same weights, too.
     with schedule.precision():
-        again = _model()
+        again = small_model()
         _train(again, data, tmp_path / "run", schedule)
     for weights in zip(again.get_weights(), undisturbed.get_weights(), strict=True):
         np.testing.assert_array_equal(*weights)
 
 
 def test_the_averaged_weights_are_evaluated_and_returned(data, tmp_path):
-    schedule = _schedule(ema=0.95)
-    model, plain = _model(), _model()
+    schedule = small_schedule(ema=0.95)
+    model, plain = small_model(), small_model()
     result = _train(model, data, tmp_path / "ema", schedule)
-    _train(plain, data, tmp_path / "plain", _schedule())
+    _train(plain, data, tmp_path / "plain", small_schedule())
     # The steps are the same; the weights of the training are in the state.
-    last = _model()
+    last = small_model()
     last.compile(optimizer=schedule.make_optimizer(4), loss="mse")
     last.optimizer.build(last.trainable_variables)
     last.load_weights(tmp_path / "ema" / "state-3.weights.h5")
@@ -101,8 +90,8 @@ def test_the_averaged_weights_are_evaluated_and_returned(data, tmp_path):
 
 def test_the_averaged_weights_of_the_best_epoch_are_selected(data, tmp_path):
     data = data.hold_out(0.25)
-    model = _model()
-    result = _train(model, data, tmp_path, _schedule(ema=0.8))
+    model = small_model()
+    result = _train(model, data, tmp_path, small_schedule(ema=0.8))
     for split, key in (("validation", "accuracy_validation"), ("test", "accuracy_selected")):
         logs = model.evaluate(data.evaluation_batches(256, split), return_dict=True, verbose=0)
         assert 100 * logs["accuracy"] == pytest.approx(result[key])
@@ -111,7 +100,7 @@ def test_the_averaged_weights_of_the_best_epoch_are_selected(data, tmp_path):
 def test_the_average_by_hand(data, tmp_path):
     """After one step from w0 to w1 the average is 0.9 w0 + 0.1 w1."""
     schedule = Schedule(1, 0.05, (), batch_size=64, ema=0.9)
-    averaged, plain = _model(), _model()
+    averaged, plain = small_model(), small_model()
     start = plain.get_weights()
     _train(averaged, data, tmp_path / "ema", schedule)
     _train(plain, data, tmp_path / "plain", replace(schedule, ema=None))
@@ -123,9 +112,9 @@ def test_the_average_by_hand(data, tmp_path):
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_layers_compute_in_the_type_and_weights_are_float32(precision, data, tmp_path):
-    schedule = _schedule(mixed_precision=precision)
+    schedule = small_schedule(mixed_precision=precision)
     with schedule.precision():
-        model = _model()
+        model = small_model()
         _train(model, data, tmp_path, schedule)
     assert keras.config.dtype_policy().name == "float32"
     assert {layer.compute_dtype for layer in model.layers[1:]} == {precision}
@@ -152,7 +141,7 @@ class TestClassWeights:
 
     def test_they_weight_the_loss(self, unbalanced, tmp_path):
         schedule = Schedule(1, 1e-30, (), batch_size=66, weight_decay=0.0)
-        model = _model()
+        model = small_model()
         _train(
             model,
             unbalanced,
@@ -162,7 +151,7 @@ class TestClassWeights:
             augmentation={"flip": False, "crop_padding": 0},
         )
         (row,) = training.results.read_metrics(tmp_path / "metrics.csv")
-        model = _model()
+        model = small_model()
         batch = next(iter(unbalanced.evaluation_batches(66, "train")))
         log_p = keras.ops.log_softmax(model(batch[0], training=True))
         losses = -np.asarray(log_p)[np.arange(66), unbalanced.y_train]
@@ -205,7 +194,7 @@ def module(tmp_path, monkeypatch):
 
 
 def test_a_callback_by_name_sees_every_step(module, data, tmp_path):
-    _train(_model(), data, tmp_path / "run", _schedule(), callbacks=[f"{module}:Steps"])
+    _train(small_model(), data, tmp_path / "run", small_schedule(), callbacks=[f"{module}:Steps"])
     assert len(training.load_callback(f"{module}:Steps").seen) == 3 * 4
 
 
