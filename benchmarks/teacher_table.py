@@ -36,7 +36,7 @@ from letkd_keras.files import read_json, write_json
 from letkd_keras.functional.fingerprint import fingerprint
 from letkd_keras.functional.loading import load_model
 from letkd_keras.recipes import compare
-from letkd_keras.recipes.experiment_from_options import experiment_of
+from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.recipe_of_data import settings_of
 
 BATCH_SIZE = 250

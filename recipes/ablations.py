@@ -29,11 +29,11 @@ Other options are those of `compare`. The same command continues where it was in
 from letkd_keras import option_types
 from letkd_keras.command_line import Parser, run_main
 from letkd_keras.recipes.compare import add_jobs_option
-from letkd_keras.recipes.experiment_from_options import experiment_of
-from letkd_keras.recipes.options import add_experiment_options
+from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
+from letkd_keras.recipes.experiments.options import add_experiment_options
 from letkd_keras.recipes.recipe_command import default_out, run_on_workers
 from letkd_keras.recipes.recipe_of_data import settings_of
-from letkd_keras.recipes.value_names import VALUES, parse_values
+from letkd_keras.recipes.studies.value_names import VALUES, parse_values
 from letkd_keras.terminal import print_report
 
 # Tables of the supplement: the methods of their rows.
@@ -97,14 +97,14 @@ def main(arguments=None):
 
 
 def _run_table(options, experiment, out):
-    from letkd_keras.recipes import grid
+    from letkd_keras.recipes.studies import grid
 
     table = grid.run(experiment, out, jobs=options.jobs)
     return _show(out / "table.md", table)
 
 
 def _run_values(options, experiment, out):
-    from letkd_keras.recipes import value_sweep
+    from letkd_keras.recipes.studies import value_sweep
 
     value = VALUES[options.ablation]
     rows = value_sweep.run(experiment, value, options.values, out, jobs=options.jobs)
@@ -112,14 +112,14 @@ def _run_values(options, experiment, out):
 
 
 def _run_probe(options, experiment, out):
-    from letkd_keras.recipes import grid, probe
+    from letkd_keras.recipes.studies import grid, probe
 
     grid.run(experiment, out, jobs=options.jobs)
     return _show(out / "probe.md", probe.write(experiment, out))
 
 
 def _run_tsne(options, experiment, out):
-    from letkd_keras.recipes import grid, tsne
+    from letkd_keras.recipes.studies import grid, tsne
 
     table = grid.run(experiment, out, jobs=options.jobs)
     # By the method that was trained: letKD-1 where there is no intermediate layer.
@@ -127,13 +127,13 @@ def _run_tsne(options, experiment, out):
 
 
 def _run_time(options, experiment, out):
-    from letkd_keras.recipes import layer_time
+    from letkd_keras.recipes.studies import layer_time
 
     return _show(out / "time.md", layer_time.write(experiment, out, options.values or TIMED))
 
 
 def _run_subclass_map(options, experiment, out):
-    from letkd_keras.recipes import subclass_map
+    from letkd_keras.recipes.studies import subclass_map
 
     return _show(subclass_map.write(experiment, out))
 

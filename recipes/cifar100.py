@@ -22,9 +22,9 @@ numbers of all pairs and methods.
 """
 
 from letkd_keras.command_line import Parser, run_main
-from letkd_keras.recipes.options import add_experiment_options
+from letkd_keras.recipes.experiments.options import add_experiment_options
+from letkd_keras.recipes.experiments.settings import Pair, Settings
 from letkd_keras.recipes.recipe_command import run_recipe
-from letkd_keras.recipes.settings import Pair, Settings
 
 SETTINGS = Settings(
     dataset="cifar100",

@@ -21,8 +21,8 @@ and the best one on the test images are reported, as in the papers. Reduced to a
 
 from letkd_keras.command_line import Parser, run_main
 from letkd_keras.ranges import positive_integer
-from letkd_keras.recipes.experiment_from_options import experiment_of
-from letkd_keras.recipes.options import add_experiment_options
+from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
+from letkd_keras.recipes.experiments.options import add_experiment_options
 from letkd_keras.recipes.recipe_command import default_out, run_on_workers
 from letkd_keras.recipes.recipe_of_data import settings_of
 from letkd_keras.terminal import print_report
@@ -62,7 +62,7 @@ def add_jobs_option(parser):
 def main(arguments=None):
     """Run the recipe; returns the rows of its table."""
     options = parse(arguments)
-    from letkd_keras.recipes import grid
+    from letkd_keras.recipes.studies import grid
 
     def compare(experiment):
         out = options.out or default_out(experiment, "compare-")

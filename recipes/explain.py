@@ -28,8 +28,8 @@ def parse(arguments=None):
 def main(arguments=None):
     """Run the command; returns what `explain.json` contains."""
     options = parse(arguments)
-    from letkd_keras.recipes import explanation
-    from letkd_keras.recipes.experiment import Experiment
+    from letkd_keras.recipes.experiments.experiment import Experiment
+    from letkd_keras.recipes.studies import explanation
     from letkd_keras.run_folder import read_config
 
     config = read_config(options.folder)

@@ -10,8 +10,8 @@ from letkd_keras.export.evaluation_images import evaluation_images, take
 from letkd_keras.export.loading import load_student
 from letkd_keras.functional import cost_of
 from letkd_keras.progress import bar
-from letkd_keras.recipes import results
-from letkd_keras.recipes.training import labelled_data
+from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.trainings.training_data import labelled_data
 
 log = logging.getLogger("letkd_keras")
 

@@ -31,9 +31,9 @@ teacher's forward pass is added to each step.
 """
 
 from letkd_keras.command_line import Parser, run_main
-from letkd_keras.recipes.options import add_experiment_options
+from letkd_keras.recipes.experiments.options import add_experiment_options
+from letkd_keras.recipes.experiments.settings import Settings
 from letkd_keras.recipes.recipe_command import run_recipe
-from letkd_keras.recipes.settings import Settings
 
 SETTINGS = Settings(
     dataset="folder",

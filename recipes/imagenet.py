@@ -19,9 +19,9 @@ alone 69.75/89.07, KD 70.66/89.88, letKD-1 72.33/91.06, letKD-2 72.38/91.15. The
 """
 
 from letkd_keras.command_line import Parser, run_main
-from letkd_keras.recipes.options import add_experiment_options
+from letkd_keras.recipes.experiments.options import add_experiment_options
+from letkd_keras.recipes.experiments.settings import Pair, Settings
 from letkd_keras.recipes.recipe_command import run_recipe
-from letkd_keras.recipes.settings import Pair, Settings
 
 SETTINGS = Settings(
     dataset="imagenet",
@@ -81,7 +81,7 @@ def main(arguments=None):
 
 def top1_and_top5(logits, labels):
     """Top-1 and top-5 accuracy in percent."""
-    from letkd_keras.recipes.measures import top_accuracy
+    from letkd_keras.recipes.reports.measures import top_accuracy
 
     return {"top-1": top_accuracy(logits, labels), "top-5": top_accuracy(logits, labels, 5)}
 

@@ -8,8 +8,9 @@ from letkd_keras import models
 from letkd_keras.functional import Cost, cost_of
 from letkd_keras.layers import KDLayer
 from letkd_keras.losses import LOGIT_LOSSES
-from letkd_keras.recipes import cifar100, imagenet, methods, published, tiny_imagenet
-from letkd_keras.recipes.method_table import published_text
+from letkd_keras.recipes import cifar100, imagenet, tiny_imagenet
+from letkd_keras.recipes.experiments import methods, published
+from letkd_keras.recipes.reports.method_table import published_text
 
 # Recipes with pairs that have published accuracies.
 SETTINGS = (cifar100.SETTINGS, tiny_imagenet.SETTINGS, imagenet.SETTINGS)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from letkd_keras.recipes.experiment_from_options import experiment_of
+from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.terminal import print_report
 
 
@@ -54,11 +54,14 @@ def run_on_workers(options, make_experiment, command):
     """
     import keras
 
-    from letkd_keras.recipes import ray_workers, shared_training
+    from letkd_keras.recipes.experiments.experiment import OPEN_KEYS
+    from letkd_keras.recipes.trainings import ray_workers, shared_training
 
     if options.engine == "ray":
         ray_workers.check(keras.backend.backend())
         experiment = make_experiment()
         with ray_workers.RayWorkers.running(options.workers, experiment):
             return command(experiment)
-    return shared_training.run_on_workers(keras.backend.backend(), make_experiment, command)
+    return shared_training.run_on_workers(
+        keras.backend.backend(), make_experiment, command, OPEN_KEYS
+    )

@@ -15,11 +15,15 @@ from letkd_keras.functional import load_model, quantization_aware, without_fake_
 from letkd_keras.log_file import logged_to, recorded
 from letkd_keras.models import frozen_backbone
 from letkd_keras.prototypes import Prototypes, fit_prototypes, remove_workdir
-from letkd_keras.recipes import class_report, exporting, methods, report, results, workers
-from letkd_keras.recipes.experiment import OPEN_KEYS, prepare
-from letkd_keras.recipes.ray_workers import RayWorkers
-from letkd_keras.recipes.shared_training import train
-from letkd_keras.recipes.training import finish, labelled_data
+from letkd_keras.recipes import exporting
+from letkd_keras.recipes.experiments import methods
+from letkd_keras.recipes.experiments.experiment import OPEN_KEYS, prepare
+from letkd_keras.recipes.reports import class_report, report
+from letkd_keras.recipes.trainings import results, workers
+from letkd_keras.recipes.trainings.ray_workers import RayWorkers
+from letkd_keras.recipes.trainings.shared_training import train
+from letkd_keras.recipes.trainings.training import finish
+from letkd_keras.recipes.trainings.training_data import labelled_data
 from letkd_keras.run_folder import RunFolder
 
 log = logging.getLogger("letkd_keras")

@@ -19,9 +19,9 @@ resnet50-mnv2 60.69 / 61.15.
 """
 
 from letkd_keras.command_line import Parser, run_main
-from letkd_keras.recipes.options import add_experiment_options
+from letkd_keras.recipes.experiments.options import add_experiment_options
+from letkd_keras.recipes.experiments.settings import Pair, Settings
 from letkd_keras.recipes.recipe_command import run_recipe
-from letkd_keras.recipes.settings import Pair, Settings
 
 SETTINGS = Settings(
     dataset="tiny_imagenet",
@@ -65,7 +65,7 @@ def main(arguments=None):
 def halves(logits, labels):
     """Top-1 accuracy in percent on each half of the validation images and on both."""
     from letkd_keras.data.tiny_imagenet import validation_halves
-    from letkd_keras.recipes.measures import top_accuracy
+    from letkd_keras.recipes.reports.measures import top_accuracy
 
     first = validation_halves(labels)
     return {

@@ -7,9 +7,11 @@ import keras
 import numpy as np
 import pytest
 
-from letkd_keras.recipes import compare, grid, methods
-from letkd_keras.recipes.experiment_from_options import experiment_of
+from letkd_keras.recipes import compare
+from letkd_keras.recipes.experiments import methods
+from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.recipe_of_data import settings_of
+from letkd_keras.recipes.studies import grid
 
 CLASS, ROW = re.findall(
     r"```python\n(.*?)```", (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(), re.DOTALL

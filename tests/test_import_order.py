@@ -7,53 +7,72 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Row of each name below `letkd_keras`, from the top.
-ROWS = {
-    re.sub(r"\.py$|^letkd_keras[./]|/$", "", name): number
-    for number, line in enumerate((ROOT / "CONTRIBUTING.md").read_text().splitlines())
-    if line.startswith("| `")
-    for name in re.findall(r"`([^`]+)`", line.split("|")[1])
-    if name not in ("export/", "recipes/", "docs/", "tests/")
-}
+FOLDERS = {"letkd_keras": "", "recipes": "recipes.", "export": "export."}
 # These say what there is: public names, and what can be run.
 EXEMPT = ("__init__", "__main__")
 
 
+def _rows():
+    """Row, from the top, of each module or package, named as below `letkd_keras`."""
+    rows = {}
+    for number, line in enumerate((ROOT / "CONTRIBUTING.md").read_text().splitlines()):
+        if not line.startswith("| `"):
+            continue
+        first, *others = re.findall(r"`([\w/]+)(?:\.py)?`", line.split("|")[1])
+        folder, _, name = first.rstrip("/").rpartition("/")
+        if not folder:  # one of the root's folders, as a whole
+            folder, name = name, ""
+        if folder in FOLDERS:
+            names = [name, *(other.rstrip("/") for other in others)]
+            rows |= {f"{FOLDERS[folder]}{name}".rstrip("."): number for name in names}
+    return rows
+
+
+ROWS = _rows()
+
+
+def _row_name(module):
+    """The name in the table that a module belongs to: its own, or that of its package."""
+    parts = module.split(".")
+    prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((prefix for prefix in prefixes if prefix in ROWS), None)
+
+
 def _modules():
-    folders = {"": ROOT / "letkd_keras", "recipes": ROOT / "recipes", "export": ROOT / "export"}
-    for package, folder in folders.items():
-        for file in sorted(folder.rglob("*.py")):
-            parts = file.relative_to(folder).with_suffix("").parts
-            name = package or parts[0]
-            if not package and parts[0] in ("recipes", "export"):  # links to the root's folders
+    for folder, prefix in FOLDERS.items():
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            parts = file.relative_to(ROOT / folder).with_suffix("").parts
+            if folder == "letkd_keras" and parts[0] in FOLDERS:  # links to the root's folders
                 continue
-            if name not in EXEMPT:
-                yield name, file
+            if len(parts) > 1 or parts[0] not in EXEMPT:
+                yield prefix + ".".join(parts), file
 
 
 def _imported(file):
-    """Names below `letkd_keras` that a module imports, wherever the statement stands."""
+    """What a module imports from `letkd_keras`, wherever the statement stands."""
     for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "letkd_keras":
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("letkd_keras."):
-            yield node.module.split(".")[1]
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{name.name}" for name in node.names]
         elif isinstance(node, ast.Import):
-            names = (name.name.split(".") for name in node.names)
-            yield from (parts[1] for parts in names if parts[0] == "letkd_keras" and parts[1:])
+            names = [name.name for name in node.names]
+        else:
+            continue
+        yield from (n.removeprefix("letkd_keras.") for n in names if n.startswith("letkd_keras."))
 
 
 def test_the_table_has_every_module():
-    assert {name for name, _ in _modules()} == set(ROWS)
+    found = {module: _row_name(module) for module, _ in _modules()}
+    assert [module for module, name in found.items() if name is None] == []
+    assert set(found.values()) == set(ROWS)
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_modules_import_only_what_is_above_them(name):
     below = [
         f"{file.relative_to(ROOT)} imports {imported}"
-        for own, file in _modules()
-        if own == name
+        for module, file in _modules()
+        if _row_name(module) == name
         for imported in _imported(file)
-        if imported in ROWS and ROWS[imported] > ROWS[name]
+        if ROWS.get(_row_name(imported), 0) > ROWS[name]
     ]
     assert not below

@@ -286,8 +286,6 @@ def main(arguments=None):
     sys.path[:0] = [str(Path(__file__).parents[1] / "helpers")]
     for module in options.commands:
         _main_of(module)
-    import letkd_keras.recipes.grid
-    import letkd_keras.recipes.run  # noqa: F401 - what forked processes need
 
     failed, begun = False, time.monotonic()
     print("| command | undisturbed | SIGKILL | SIGTERM | SIGINT | sequences | differences |")

@@ -334,7 +334,8 @@ def make_results(folder):
     """
     from letkd_keras.prototypes import __main__ as prototypes
     from letkd_keras.prototypes.steps import WorkFolder
-    from letkd_keras.recipes import compare, training
+    from letkd_keras.recipes import compare
+    from letkd_keras.recipes.trainings import training
 
     compare.main([*_words("SMALL", folder), "--out", str(folder / "run")])
     with _interrupted_after(training.SaveState, "on_epoch_end"):

@@ -16,7 +16,7 @@ from random_students import with_kd_layers
 from small_problem import small_teacher
 
 from letkd_keras import files, memory_mapped
-from letkd_keras.recipes import training
+from letkd_keras.recipes.trainings import training
 from letkd_keras.run_folder import is_own_hidden
 
 _MOST_STARTS = 60

@@ -1,6 +1,6 @@
 import keras
 
-from letkd_keras.recipes.schedule import Schedule
+from letkd_keras.recipes.trainings.schedule import Schedule
 
 
 def small_model():

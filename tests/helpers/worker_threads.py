@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 
-from letkd_keras.recipes import workers
+from letkd_keras.recipes.trainings import workers
 
 
 class Threads(workers.Workers):

@@ -5,7 +5,7 @@ import signal
 import time
 
 from letkd_keras.command_line import run_main
-from letkd_keras.recipes import workers
+from letkd_keras.recipes.trainings import workers
 
 
 def main():

@@ -13,7 +13,8 @@ import sys
 from float64 import compute_in_float64
 
 from letkd_keras.command_line import set_up_logging
-from letkd_keras.recipes import compare, shared_training, training
+from letkd_keras.recipes import compare
+from letkd_keras.recipes.trainings import shared_training, training
 
 OPTIONS = (
     *("--train-examples", "48", "--test-examples", "21", "--pair", "resnet8-resnet8"),

@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from letkd_keras import TorchBatchNormalization
 from letkd_keras.data import load_digits
-from letkd_keras.recipes import training
-from letkd_keras.recipes.schedule import Schedule
+from letkd_keras.recipes.trainings import training
+from letkd_keras.recipes.trainings.schedule import Schedule
 
 
 def main(folder, step):

@@ -13,22 +13,13 @@ from PIL import Image
 from letkd_keras.data import DataSpec
 from letkd_keras.files import checksum, write_text
 from letkd_keras.layers import KDLayer
-from letkd_keras.recipes import (
-    ablations,
-    cifar100,
-    grid,
-    layer_features,
-    layer_time,
-    method_table,
-    methods,
-    probe,
-    published,
-    results,
-    tsne,
-    value_sweep,
-)
-from letkd_keras.recipes.networks import Network
-from letkd_keras.recipes.training import finish
+from letkd_keras.recipes import ablations, cifar100
+from letkd_keras.recipes.experiments import methods, published
+from letkd_keras.recipes.experiments.networks import Network
+from letkd_keras.recipes.reports import method_table
+from letkd_keras.recipes.studies import grid, layer_features, layer_time, probe, tsne, value_sweep
+from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.trainings.training import finish
 
 SMALL = "--train-examples 40 --batch-size 20"
 

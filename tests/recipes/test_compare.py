@@ -9,7 +9,8 @@ import keras
 import numpy as np
 import pytest
 
-from letkd_keras.recipes import compare, methods
+from letkd_keras.recipes import compare
+from letkd_keras.recipes.experiments import methods
 
 SMALL = [
     *("--data", "digits", "--train-examples", "60", "--test-examples", "40"),

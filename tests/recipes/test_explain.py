@@ -7,8 +7,9 @@ from PIL import Image
 
 from letkd_keras.files import write_json
 from letkd_keras.functional import load_model
-from letkd_keras.recipes import compare, explain, results
-from letkd_keras.recipes.explanation import all_crossings, crossing, trailing_mean
+from letkd_keras.recipes import compare, explain
+from letkd_keras.recipes.studies.explanation import all_crossings, crossing, trailing_mean
+from letkd_keras.recipes.trainings import results
 
 
 def test_trailing_mean_by_hand():
@@ -84,7 +85,7 @@ def test_a_grid_is_explained(grid_folder, capsys):
 
 
 def test_agreement_is_the_share_of_images_with_the_teachers_class(grid_folder):
-    from letkd_keras.recipes.experiment import Experiment
+    from letkd_keras.recipes.experiments.experiment import Experiment
     from letkd_keras.run_folder import read_config
 
     data = Experiment.from_config(read_config(grid_folder)).data

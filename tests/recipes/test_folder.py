@@ -8,7 +8,7 @@ from small_vit import small_vit
 
 from letkd_keras.data import load_digits
 from letkd_keras.recipes import folder
-from letkd_keras.recipes.experiment_from_options import experiment_of
+from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 
 
 @pytest.fixture(scope="module")

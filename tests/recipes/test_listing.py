@@ -6,10 +6,11 @@ import pytest
 from letkd_keras import KDLayer, insert_kd_layers, models
 from letkd_keras.functional import cost_of
 from letkd_keras.losses import LOGIT_LOSSES
-from letkd_keras.recipes import cifar100, published, tiny_imagenet
+from letkd_keras.recipes import cifar100, tiny_imagenet
 from letkd_keras.recipes.__main__ import main
+from letkd_keras.recipes.experiments import published
 from letkd_keras.recipes.listing import SETTINGS, kd_rows, network_row
-from letkd_keras.recipes.method_table import published_text
+from letkd_keras.recipes.reports.method_table import published_text
 
 
 def test_networks_are_counted_without_weights():

@@ -8,10 +8,11 @@ import pytest
 
 from letkd_keras.export.run_folders import provenance_of
 from letkd_keras.functional.fake_quantization import is_quantization_aware
-from letkd_keras.recipes import digits, results
+from letkd_keras.recipes import digits
 from letkd_keras.recipes import run as run_module
-from letkd_keras.recipes.experiment import Experiment, prepare
-from letkd_keras.recipes.experiment_from_options import experiment_of
+from letkd_keras.recipes.experiments.experiment import Experiment, prepare
+from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
+from letkd_keras.recipes.trainings import results
 
 SMALL = [
     *("--train-examples", "40", "--test-examples", "30", "--batch-size", "20"),

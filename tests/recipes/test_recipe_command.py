@@ -1,5 +1,5 @@
 from letkd_keras.recipes import cifar100
-from letkd_keras.recipes.experiment_from_options import experiment_of
+from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.recipe_command import default_out
 
 

@@ -1,5 +1,5 @@
 from letkd_keras.recipes import cifar100, compare, digits, folder, imagenet, tiny_imagenet
-from letkd_keras.recipes.experiment_from_options import experiment_of
+from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.recipe_of_data import settings_of
 
 

@@ -6,10 +6,11 @@ import keras
 import numpy as np
 import pytest
 
-from letkd_keras.recipes import digits, results
+from letkd_keras.recipes import digits
 from letkd_keras.recipes import run as run_module
-from letkd_keras.recipes.experiment import prepare
-from letkd_keras.recipes.experiment_from_options import experiment_of
+from letkd_keras.recipes.experiments.experiment import prepare
+from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
+from letkd_keras.recipes.trainings import results
 
 SMALL = [
     *("--train-examples", "40", "--test-examples", "20", "--batch-size", "20"),

@@ -9,10 +9,12 @@ import pytest
 from small_training import small_model, small_schedule
 
 from letkd_keras.data import load_digits
-from letkd_keras.recipes import cifar100, digits, training
-from letkd_keras.recipes.experiment_from_options import experiment_of
-from letkd_keras.recipes.schedule import Schedule
-from letkd_keras.recipes.training import train
+from letkd_keras.recipes import cifar100, digits
+from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
+from letkd_keras.recipes.trainings import training
+from letkd_keras.recipes.trainings.schedule import Schedule
+from letkd_keras.recipes.trainings.training import train
+from letkd_keras.recipes.trainings.training_data import balanced_class_weights
 
 
 class Interrupted(Exception):
@@ -132,7 +134,7 @@ class TestClassWeights:
         return replace(data, x_train=data.x_train[rows], y_train=labels)
 
     def test_by_hand(self, unbalanced):
-        weights = training.balanced_class_weights(unbalanced)
+        weights = balanced_class_weights(unbalanced)
         labels = unbalanced.y_train
         assert weights[0] == pytest.approx(66 / (10 * np.sum(labels == 0)))
         assert np.mean([weights[label] for label in labels]) == pytest.approx(1)
@@ -155,7 +157,7 @@ class TestClassWeights:
         batch = next(iter(unbalanced.evaluation_batches(66, "train")))
         log_p = keras.ops.log_softmax(model(batch[0], training=True))
         losses = -np.asarray(log_p)[np.arange(66), unbalanced.y_train]
-        weights = training.balanced_class_weights(unbalanced)
+        weights = balanced_class_weights(unbalanced)
         weights = [weights[label] for label in unbalanced.y_train]
         assert row["loss"] == pytest.approx(np.mean(losses * weights), rel=1e-4)
         assert abs(row["loss"] - losses.mean()) > 1e-3
@@ -167,7 +169,7 @@ class TestClassWeights:
             train = object()
 
         with pytest.raises(ValueError, match=r"`class_weights` need labels.*tfds:x"):
-            training.balanced_class_weights(Records())
+            balanced_class_weights(Records())
 
 
 CALLBACK = """

@@ -1,0 +1,1 @@
+"""Experiments: networks, methods and settings, and how the options of a command become them."""

@@ -1,0 +1,223 @@
+"""The experiment that the options of a recipe describe."""
+
+from dataclasses import replace
+
+from letkd_keras.recipes.experiments.options import ADAMW, FROM_SETTINGS, OF_SCHEDULE
+from letkd_keras.recipes.experiments.settings import Pair
+
+# A head on frozen features is a linear classifier: no schedule of a whole network fits it.
+_HEAD = {"optimizer": "adamw", "schedule": "cosine", "warm_up_epochs": 0, "weight_decay": 0.0}
+
+
+def experiment_of(options, settings, methods=None, export_method=None):
+    """The experiment that options describe.
+
+    Everything that needs no data is checked before the data are read.
+
+    Args:
+        options: What a parser with `add_experiment_options` gave.
+        settings: `Settings` of the recipe.
+        methods: Names of the methods; `None` for those of the options.
+        export_method: Method whose first student is exported; `None` for none.
+
+    Returns:
+        `Experiment`.
+
+    Raises:
+        ValueError: If an option does not fit.
+        FileNotFoundError: If the data or the file of a network does not exist.
+    """
+    from letkd_keras.data import DataSpec, keras_cv_policies
+    from letkd_keras.recipes.experiments import methods as method_table
+    from letkd_keras.recipes.experiments.experiment import Experiment
+    from letkd_keras.recipes.experiments.networks import Network
+    from letkd_keras.recipes.trainings.schedule import Schedule
+    from letkd_keras.recipes.trainings.training import load_callback
+
+    names = tuple(dict.fromkeys(methods or options.methods))
+    for name in names:
+        method_table.parse(name)
+    for policy in options.augment:
+        try:
+            keras_cv_policies.check(policy)
+        except ValueError as error:
+            raise ValueError(str(error).replace("`policies`", "`augment`")) from error
+    for name in options.callback:
+        load_callback(name)
+    formats = _checked_formats(options)
+    pair = _named_pair(options, settings)
+    if pair is None and not (options.teacher and options.student):
+        raise ValueError(
+            "`teacher` and `student` must be given, or `pair`, for this data set. "
+            f"Received: teacher={options.teacher}, student={options.student}"
+        )
+    teacher, student = (
+        Network.of(
+            getattr(options, role) or getattr(pair, role),
+            getattr(options, f"{prefix}penultimate_layer"),
+            getattr(options, f"{prefix}intermediate_layer"),
+            weights=getattr(options, f"{role}_weights"),
+            input_size=getattr(options, f"{role}_image_size"),
+            pixels=getattr(options, f"{role}_pixels"),
+        )
+        for role, prefix in (("teacher", "teacher_"), ("student", ""))
+    )
+    for network, argument in ((teacher, "teacher"), (student, "student")):
+        network.check(argument)
+    pair = _pair_of(teacher, student, pair, settings)
+
+    def value(name):
+        given = getattr(options, name)
+        return getattr(settings, name) if given is None else given
+
+    def given_or(name, default):
+        given = getattr(options, name)
+        return default if given is None else given
+
+    spec = DataSpec.from_options(options)
+    if spec.pixels is None:
+        spec = replace(spec, pixels=settings.pixels)
+    if spec.kind == "folder" and spec.image_size is None:
+        # A network of another size resizes the images itself.
+        size = student.image_size() or teacher.image_size() or 64
+        spec = replace(spec, image_size=size)
+
+    shared = {name: value(name) for name in OF_SCHEDULE}
+    # The numbers of the settings are for their own optimizer.
+    keeps_optimizer = shared["optimizer"] == settings.optimizer
+    adjusted = {} if keeps_optimizer or shared["optimizer"] == "sgd" else ADAMW
+    weight_decay = adjusted.get("weight_decay", settings.weight_decay)
+    shared["weight_decay"] = given_or("weight_decay", weight_decay)
+
+    def schedule(rate_option, rate, epochs, **others):
+        rate = given_or(rate_option, adjusted.get("learning_rate", rate))
+        made = Schedule.of(settings, rate, epochs, value("batch_size"), **shared, **others)
+        if options.scale_learning_rate:
+            made = made.scaled_from(settings.batch_size, options.warm_up_epochs)
+        return made
+
+    teacher_epochs = given_or("teacher_epochs", settings.teacher_epochs or value("epochs"))
+    teacher_schedule = schedule("teacher_learning_rate", settings.learning_rate, teacher_epochs)
+    head_schedule = Schedule.of(
+        settings,
+        *(ADAMW["learning_rate"], options.head_epochs, value("batch_size")),
+        **{**shared, **_HEAD},
+    )
+    fine_tune_schedule = None
+    if options.fine_tune_epochs:
+        fine_tune_schedule = replace(
+            schedule("teacher_learning_rate", settings.learning_rate, options.fine_tune_epochs),
+            learning_rate=teacher_schedule.learning_rate
+            * (0.1 if options.teacher_learning_rate is None else 1.0),
+        )
+    student_schedule = schedule(
+        "learning_rate",
+        pair.learning_rate,
+        value("epochs"),
+        label_smoothing=value("label_smoothing"),
+        kd_learning_rate_factor=options.kd_learning_rate_factor,
+    )
+    quantization_aware_schedule = None
+    if options.quantization_aware_epochs:
+        quantization_aware_schedule = replace(
+            student_schedule,
+            epochs=options.quantization_aware_epochs,
+            learning_rate=student_schedule.learning_rate / 100,
+            schedule="cosine",
+            warm_up_epochs=0,
+        )
+    data = spec.open()
+    return Experiment(
+        spec=spec,
+        data=data,
+        pair=pair.name,
+        methods=names,
+        teacher=teacher,
+        student=student,
+        teacher_schedule=teacher_schedule,
+        student_schedule=student_schedule,
+        student_examples=value("student_examples"),
+        head_schedule=head_schedule,
+        fine_tune_schedule=fine_tune_schedule,
+        quantization_aware_schedule=quantization_aware_schedule,
+        augmentation=_augmentation(options, settings, data),
+        penultimate_alpha=given_or("penultimate_alpha", pair.penultimate_alpha),
+        intermediate_alpha=given_or("intermediate_alpha", pair.intermediate_alpha),
+        penultimate_weight=options.penultimate_weight,
+        intermediate_weight=options.intermediate_weight,
+        initial_template_scale=options.template_scale,
+        temperature=options.temperature,
+        block_size=options.block_size,
+        **{name: value(name) for name in FROM_SETTINGS[2:-1]},
+        feature_cache=None if value("feature_cache") == "none" else value("feature_cache"),
+        logit_losses=method_table.logit_loss_settings(settings, pair),
+        callbacks=tuple(options.callback),
+        class_weights=value("class_weights"),
+        growth=options.growth,
+        seed=options.seed,
+        trials=options.trials,
+        export_method=export_method,
+        formats=formats,
+    )
+
+
+# Augmentations of images that are read from disk in each epoch, and of those in memory.
+_STREAMED = ("area", "aspect", "flip")
+_IN_MEMORY = ("crop_padding", "rotation", "flip")
+
+
+def _augmentation(options, settings, data):
+    streamed = not hasattr(data, "x_train")
+    names = _STREAMED if streamed else _IN_MEMORY
+    augmentation = {name: value for name, value in settings.augmentation.items() if name in names}
+    if "crop_padding" in augmentation and settings.image_size:
+        # The same share of images of another size.
+        height = data.image_shape[0]
+        padding = augmentation["crop_padding"] * height // settings.image_size
+        augmentation["crop_padding"] = padding
+    if settings.dataset == "folder" and not streamed:
+        augmentation = {"crop_padding": data.image_shape[0] // 8, **augmentation}
+    if options.no_flip:
+        augmentation["flip"] = False
+    if options.augment:
+        if streamed:
+            raise ValueError(
+                "`augment` applies to images in memory. "
+                f"Received: augment={' '.join(options.augment)} with {data.name}, which is read "
+                "from disk"
+            )
+        augmentation["policies"] = list(options.augment)
+    return augmentation
+
+
+def _named_pair(options, settings):
+    """The pair that `--pair` or the recipe names, or `None`."""
+    from letkd_keras import models
+
+    name = getattr(options, "pair", None) or settings.pair
+    return None if name is None else settings.find_pair(name, models.names())
+
+
+def _pair_of(teacher, student, named, settings):
+    """The pair of two networks, with its learning rate, alphas and published name.
+
+    A file counts as the network that the named pair has in its place.
+    """
+    from letkd_keras import models
+
+    names = [
+        getattr(named, role) if network.file and named else network.title
+        for role, network in (("teacher", teacher), ("student", student))
+    ]
+    if set(names) <= set(models.names()):
+        return settings.find_pair("-".join(names), models.names())
+    return Pair(*names, learning_rate=settings.learning_rate_of(names[1]))
+
+
+def _checked_formats(options):
+    names = getattr(options, "formats", None)
+    if not names:
+        return ()
+    from letkd_keras.export import formats
+
+    return tuple(formats.expand(names))

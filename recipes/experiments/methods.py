@@ -1,0 +1,420 @@
+"""The table of methods: how a student is trained, by name.
+
+A name is a method of the table, or one with losses on the logits added: `letkd2+dkd`,
+`fitnet+kd`, `letkd1+kd-ls`. The losses are those of `letkd_keras.losses.LOGIT_LOSSES`; each is also
+a method of its own.
+
+Weights of the losses are those of the methods' papers or, where these differ, of RepDistiller, with
+which the letKD paper compares. A loss on the logits alone has its paper's weight and its paper's
+weight of the cross-entropy (`LogitLoss.task_weight`; KD: 0.9 and 0.1). Added to another method, it
+leaves that method's cross-entropy as it is, with weight 1, and has its paper's weight. KD has
+weight 1 there, as in RepDistiller (`-r 1 -a 1`).
+
+Features are compared at the layers that RepDistiller uses (the distillers' defaults): the ends of
+all stages for AT and VID, of the second stage for FitNet, of the last one for SP, CRD and SimKD.
+"""
+
+import difflib
+import re
+from dataclasses import dataclass, field
+
+import keras
+
+from letkd_keras.data import steps_per_epoch
+from letkd_keras.distillers import (
+    AT,
+    CRD,
+    SP,
+    VID,
+    Distiller,
+    FitNet,
+    HintedLetKD,
+    LetKD,
+    SimKD,
+)
+from letkd_keras.functional import insert_kd_layers
+from letkd_keras.layers import KDLayer
+from letkd_keras.losses import LOGIT_LOSSES, logit_loss
+from letkd_keras.recipes.trainings import workers
+
+_PENULTIMATE, _INTERMEDIATE = ("penultimate",), ("intermediate",)
+_BOTH = ("penultimate", "intermediate")
+# RepDistiller's weight of KD beside the loss of another method.
+_ADDED_WEIGHTS = {"kd": 1.0}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the distiller of a method is built from.
+
+    Attributes:
+        teacher: Trained teacher.
+        student: Student without KD layers.
+        prototypes: `Prototypes` of the teacher with the method's levels, or `None`.
+        experiment: `Experiment`, for its settings and data.
+    """
+
+    teacher: object
+    student: object
+    prototypes: object
+    experiment: object
+
+    def alpha(self, level):
+        """The experiment's alpha of a level."""
+        return getattr(self.experiment, f"{level}_alpha")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table.
+
+    Attributes:
+        title: Name of the method in tables of results.
+        distiller: Its distiller, called as `distiller(teacher, student, *positional, **options)`;
+            `None` where the student is trained alone.
+        levels: Levels at which prototypes supervise it.
+        layers: Levels whose layer of the student it needs. It may have a KD layer there without
+            supervision.
+        alphas: Alphas, by level, that are fixed by the method; the others are the experiment's.
+        stage_ends: Whether it uses the ends of the networks' stages.
+        needs_rows: Whether batches come with the numbers of their images in the training set, and
+            the distiller gets the labels of the training set after the student.
+        task_weight: Weight of the cross-entropy.
+        logit_losses: Names of its losses on the logits.
+        options: Further options of the distiller.
+        prepare: Function from `Inputs` to the student that the distiller gets; `None`: the student.
+    """
+
+    title: str
+    distiller: type | None
+    levels: tuple = ()
+    layers: tuple = ()
+    alphas: dict = field(default_factory=dict)
+    stage_ends: bool = False
+    needs_rows: bool = False
+    task_weight: float = 1.0
+    logit_losses: tuple = ()
+    options: dict = field(default_factory=dict)
+    prepare: object = None
+
+    @property
+    def needs_memory(self):
+        """Whether the training set must be in memory."""
+        return self.needs_rows
+
+    @property
+    def kd_layers(self):
+        """What becomes of the KD layers, in a few words."""
+        levels = {*self.levels, *self.layers}
+        if not levels:
+            return "none"
+        removable = all(self.alphas.get(level) == 0 for level in levels)
+        return "not needed at inference" if removable else "stay in the student"
+
+
+def _with_unsupervised_layer(inputs):
+    """The student with a KD layer at its penultimate layer that nothing supervises."""
+    experiment = inputs.experiment
+    layer = KDLayer(
+        experiment.templates,
+        alpha=experiment.penultimate_alpha,
+        initial_template_scale=experiment.initial_template_scale,
+        name="kd_penultimate",
+    )
+    return insert_kd_layers(
+        inputs.student,
+        penultimate=layer,
+        penultimate_layer=experiment.student.penultimate_layer,
+    )
+
+
+METHODS = {
+    "student": Method("student alone", None),
+    **{
+        name: Method(loss.title, Distiller, task_weight=loss.task_weight, logit_losses=(name,))
+        for name, loss in LOGIT_LOSSES.items()
+    },
+    "fitnet": Method("FitNet", FitNet, stage_ends=True),
+    # The hint is FitNet's own, at the ends of the second stages (supplement, Table 6).
+    "fitnet_layer": Method(
+        "FitNet + KD layer",
+        FitNet,
+        layers=_PENULTIMATE,
+        stage_ends=True,
+        prepare=_with_unsupervised_layer,
+    ),
+    "fitnet_letkd": Method(
+        "FitNet + KD layer, supervised", HintedLetKD, _PENULTIMATE, stage_ends=True
+    ),
+    "at": Method("AT", AT, stage_ends=True),
+    "sp": Method("SP", SP, stage_ends=True),
+    "vid": Method("VID", VID, stage_ends=True),
+    "crd": Method("CRD", CRD, stage_ends=True, needs_rows=True),
+    "simkd": Method("SimKD", SimKD, stage_ends=True),
+    "quest": Method("QUEST (letKD-1, alpha 0)", LetKD, _PENULTIMATE, alphas={"penultimate": 0}),
+    "letkd1": Method("letKD-1", LetKD, _PENULTIMATE),
+    "letkd2": Method("letKD-2", LetKD, _BOTH),
+    # The other settings of the ablation of the alphas (supplement, Table 5).
+    "letkd_i0": Method(
+        "intermediate level only, alpha 0", LetKD, _INTERMEDIATE, alphas={"intermediate": 0}
+    ),
+    "letkd_i1": Method("intermediate level only", LetKD, _INTERMEDIATE),
+    "letkd_i0p0": Method(
+        "letKD-2, both alphas 0", LetKD, _BOTH, alphas={"intermediate": 0, "penultimate": 0}
+    ),
+    "letkd_i0p1": Method("letKD-2, intermediate alpha 0", LetKD, _BOTH, alphas={"intermediate": 0}),
+    "letkd_i1p0": Method("letKD-2, penultimate alpha 0", LetKD, _BOTH, alphas={"penultimate": 0}),
+}
+
+
+def parse(name):
+    """Resolve the name of a method.
+
+    Args:
+        name: Name of a row, perhaps with `+LOSS`, once for each loss on the logits.
+
+    Returns:
+        `(method, added)`: the row, and the names of the losses added to it.
+
+    Raises:
+        ValueError: If a part of the name is unknown, or the loss cannot be added.
+    """
+    base, *added = str(name).split("+")
+    if base not in METHODS:
+        raise ValueError(
+            f"`methods` must be of {', '.join(METHODS)}, perhaps with +LOSS. "
+            f"Received: {name}{_did_you_mean(base, METHODS)}"
+        )
+    method = METHODS[base]
+    for loss in added:
+        if loss not in LOGIT_LOSSES:
+            raise ValueError(
+                f"A loss added to a method must be one of {', '.join(LOGIT_LOSSES)}. "
+                f"Received: {name}{_did_you_mean(loss, LOGIT_LOSSES)}"
+            )
+    losses = [*method.logit_losses, *added]
+    if len(losses) > len(set(losses)):
+        raise ValueError(f"A loss can be added to a method only once. Received: {name}")
+    if added and method.distiller is None:
+        raise ValueError(
+            f"A loss is added to a method with a teacher; alone it is a method of its own: "
+            f"{added[0]}. Received: {name}"
+        )
+    return method, tuple(added)
+
+
+def _did_you_mean(name, known):
+    close = difflib.get_close_matches(name, known, n=1)
+    return f". Did you mean {close[0]}?" if close else ""
+
+
+def check(names, data):
+    """Refuse methods that cannot be used with a data set.
+
+    Args:
+        names: Names of methods.
+        data: The data set.
+
+    Raises:
+        ValueError: If a method is unknown, or needs all training images in memory.
+    """
+    for name in names:
+        method, _ = parse(name)
+        if method.needs_memory and not hasattr(data, "y_train"):
+            raise ValueError(
+                f"{name} compares each image with all others: its data must be in memory. "
+                f"Received: {data.name}, which is read from disk"
+            )
+        if method.needs_rows and getattr(data, "unlabelled_examples", 0):
+            raise ValueError(
+                f"{name} compares images of different classes: all training images must have "
+                f"labels. Received: {data.unlabelled_examples} images without a label"
+            )
+        if method.needs_rows and workers.current() is not None:
+            raise ValueError(
+                f"{name} must be trained by one worker, since its memory banks are of one device. "
+                f"Received: workers with {workers.devices()} devices"
+            )
+        if method.needs_rows and _gpus() > 1:
+            raise ValueError(
+                f"{name} must be trained on one GPU, since its memory banks are of one device: set "
+                f"CUDA_VISIBLE_DEVICES to one of them. Received: {_gpus()} GPUs"
+            )
+
+
+def check_quantization_aware(names):
+    """Refuse methods whose students cannot be trained further under fake quantization.
+
+    Args:
+        names: Names of methods.
+
+    Raises:
+        ValueError: If a method trains something beside the student or changes it, and would have to
+            start that again.
+    """
+    usable = (None, Distiller, LetKD)
+    for name in names:
+        if parse(name)[0].distiller not in usable:
+            raise ValueError(
+                "`quantization_aware_epochs` is for the student alone, losses on logits and letKD: "
+                f"{', '.join(row for row in METHODS if METHODS[row].distiller in usable)}. "
+                f"Received: methods with {name}"
+            )
+
+
+def _gpus():
+    """GPUs that a recipe would train on together."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return len(tf.config.list_logical_devices("GPU"))
+
+
+def levels_of(names):
+    """Levels that prototypes are fitted for: all at which one of the methods is supervised.
+
+    The penultimate level is always among them, since no prototypes have the intermediate one only.
+    """
+    needed = {level for name in names for level in parse(name)[0].levels}
+    return _BOTH if "intermediate" in needed else tuple(needed)
+
+
+def layers_of(names):
+    """Levels whose layers one of the methods needs, in the teacher or in the student."""
+    needed = {level for name in names for level in parse(name)[0].layers}
+    return tuple(level for level in _BOTH if level in needed or level in levels_of(names))
+
+
+def need_stage_ends(names):
+    """Whether one of the methods uses the ends of the networks' stages."""
+    return any(parse(name)[0].stage_ends for name in names)
+
+
+def without_intermediate_level(name):
+    """The method that takes the place of another where there is no intermediate layer.
+
+    Returns:
+        Name of the method: letKD-1 for letKD-2, with the same losses added; the same name for
+        methods without the level.
+
+    Raises:
+        ValueError: If the method is about the intermediate level.
+    """
+    method, _ = parse(name)
+    if "intermediate" not in {*method.levels, *method.layers}:
+        return name
+    base, plus, added = name.partition("+")
+    if base != "letkd2":
+        raise ValueError(
+            f"{name} needs an intermediate layer, which cannot be suggested for both: name "
+            "layers of the networks, or train by letkd1, which needs none."
+        )
+    return f"letkd1{plus}{added}"
+
+
+def title(name):
+    """The name of a method in tables of results."""
+    method, added = parse(name)
+    return " + ".join([method.title, *(LOGIT_LOSSES[loss].title for loss in added)])
+
+
+def position(name):
+    """A key that sorts names of methods in the order of the table; unknown names come last."""
+    base, *added = name.split("+")
+    order = list(METHODS)
+    return (order.index(base) if base in order else len(order), len(added), name)
+
+
+def dkd_beta(teacher, student):
+    """DKD's beta by the networks, as its authors chose it on CIFAR-100."""
+    if re.fullmatch(r"resnet(20|32|44|56|110)", teacher):
+        return 2.0
+    return 6.0 if teacher.startswith("wrn") and student.startswith("wrn") else 8.0
+
+
+def logit_loss_settings(settings, pair):
+    """What an experiment's losses on the logits have different from `LOGIT_LOSSES`.
+
+    Args:
+        settings: `Settings` of the data set.
+        pair: `Pair`, for DKD's beta.
+
+    Returns:
+        Dictionary, by name of the loss, of `options`, `weight`, `task_weight` and `warm_up_epochs`,
+        all optional.
+    """
+    beta = dkd_beta(pair.teacher, pair.student) if pair.dkd_beta is None else pair.dkd_beta
+    result = {name: dict(row) for name, row in settings.logit_losses.items()}
+    for name in ("dkd", "dkd-ls"):
+        row = result.setdefault(name, {})
+        row["options"] = {"beta": beta, **row.get("options", {})}
+    return result
+
+
+def added_weight(loss):
+    """Weight of a loss on the logits that is added to a method."""
+    return _ADDED_WEIGHTS.get(loss, LOGIT_LOSSES[loss].weight)
+
+
+def build(name, inputs):
+    """The model of a method, to be compiled and fitted.
+
+    Its `student`, or the model itself if it has none, is the network to keep.
+
+    Args:
+        name: Name of the method.
+        inputs: `Inputs`.
+
+    Returns:
+        A `keras.Model`.
+    """
+    method, added = parse(name)
+    if method.distiller is None:
+        return inputs.student
+    experiment = inputs.experiment
+    student = method.prepare(inputs) if method.prepare else inputs.student
+    positional, options = [], {**method.options, "task_weight": method.task_weight}
+    if method.needs_rows:
+        positional.append(experiment.data.y_train)
+    if method.levels:
+        positional.append(inputs.prototypes)
+        options |= _letkd_options(method, experiment)
+    options |= _logit_options(method, added, experiment)
+    return method.distiller(inputs.teacher, student, *positional, **options)
+
+
+def _letkd_options(method, experiment):
+    options = {
+        "initial_template_scale": experiment.initial_template_scale,
+        "temperature": experiment.temperature,
+        "block_size": experiment.block_size,
+    }
+    if method.distiller is LetKD:
+        options["levels"] = method.levels
+    for level in method.levels:
+        alpha = method.alphas.get(level, getattr(experiment, f"{level}_alpha"))
+        options[f"{level}_alpha"] = alpha
+        options[f"{level}_weight"] = getattr(experiment, f"{level}_weight")
+        options[f"{level}_layer"] = getattr(experiment.student, f"{level}_layer")
+    return options
+
+
+def _logit_options(method, added, experiment):
+    """The distiller's options for its losses on the logits, with weights as stated above."""
+    losses, warm_up_epochs, options = {}, 0.0, {}
+    schedule = experiment.student_schedule
+    for name in (*method.logit_losses, *added):
+        row, own = LOGIT_LOSSES[name], experiment.logit_losses.get(name, {})
+        weight = own.get("weight", row.weight)
+        if name in added:
+            weight = added_weight(name)
+        elif "task_weight" in own:
+            options["task_weight"] = own["task_weight"]
+        losses[name.replace("-", "_")] = (logit_loss(name, **own.get("options", {})), weight)
+        epochs = own.get("warm_up_epochs", row.warm_up_fraction * schedule.epochs)
+        warm_up_epochs = max(warm_up_epochs, epochs)
+    if losses:
+        steps = steps_per_epoch(experiment.data.train_examples, schedule.batch_size)
+        options |= {"logit_losses": losses, "warm_up_steps": int(warm_up_epochs * steps)}
+    return options

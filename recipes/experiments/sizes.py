@@ -1,0 +1,253 @@
+"""Sizes of the networks of an experiment, and templates that keep the student small."""
+
+import logging
+import math
+from dataclasses import asdict, dataclass, replace
+
+import keras
+
+from letkd_keras.functional import cost_of, insert_kd_layers
+from letkd_keras.functional.graph import find_layer, flatten, output_of
+from letkd_keras.layers import KDLayer
+from letkd_keras.recipes.experiments import methods
+
+log = logging.getLogger("letkd_keras")
+
+_LEVELS = ("penultimate", "intermediate")
+# Fewer penultimate templates than this cannot describe the features of a data set.
+_FEWEST_TEMPLATES = 8
+# Running statistics, which are folded into other weights at export.
+_STATISTICS = ("moving_mean", "moving_variance", "mean", "variance", "count")
+
+
+@dataclass(frozen=True)
+class Size:
+    """Size of a network.
+
+    Attributes:
+        parameters: Number of values in its weights, without running statistics.
+        bytes: Bytes of the parameters in float32.
+        multiply_adds: Multiply-add operations for one image; `None` where they cannot be counted.
+    """
+
+    parameters: int
+    bytes: int
+    multiply_adds: int | None
+
+    def __str__(self):
+        text = f"{self.parameters:,} parameters, {self.bytes / 1e6:,.2f} MB in float32"
+        if self.multiply_adds is None:
+            return text
+        return f"{text}, {self.multiply_adds / 1e6:,.2f} million multiply-adds"
+
+
+def size_of(model):
+    """The `Size` of a model.
+
+    Args:
+        model: Functional `keras.Model` of images of a known size.
+
+    Returns:
+        `Size`.
+    """
+    try:
+        cost = cost_of(model, pooled=True)
+        parameters, multiply_adds = cost.parameters, cost.multiply_adds
+    except ValueError as error:
+        log.info("multiply-adds of %s are not counted: %s", model.name, error)
+        weights = [weight for weight in model.weights if weight.name not in _STATISTICS]
+        parameters, multiply_adds = sum(math.prod(weight.shape) for weight in weights), None
+    return Size(parameters, 4 * parameters, multiply_adds)
+
+
+def measure(experiment, teacher, student):
+    """Measure and log the sizes of the networks before a training.
+
+    A student that is not smaller than its teacher is warned about.
+
+    Args:
+        experiment: `Experiment` whose layers are known.
+        teacher: Teacher.
+        student: Student without KD layers.
+
+    Returns:
+        Dictionary, JSON types, of `"teacher"`, `"student"` and, where a method leaves KD layers in
+        the student, `"student_with_kd_layers"`: the fields of `Size` of each. The last one has the
+        name of the largest of such methods, too.
+    """
+    measured = {"teacher": size_of(teacher), "student": size_of(student)}
+    for role, size in measured.items():
+        log.info("size of the %s %s: %s", role, getattr(experiment, role).title, size)
+    sizes = {role: asdict(size) for role, size in measured.items()}
+    method = _largest_method(experiment, student)
+    if method is not None:
+        layers = {
+            level: KDLayer(_templates(experiment, level), alpha=alpha, name=f"kd_{level}")
+            for level, alpha in kd_layers_of(experiment, method).items()
+        }
+        names = {f"{level}_layer": experiment.student.layer(level) for level in layers}
+        largest = size_of(insert_kd_layers(student, **layers, **names))
+        log.info("size of the student with KD layers (%s): %s", method, largest)
+        sizes["student_with_kd_layers"] = {"method": method, **asdict(largest)}
+    else:
+        largest = measured["student"]
+    if largest.parameters >= measured["teacher"].parameters:
+        log.warning(
+            "The student %s%s has %s parameters and its teacher %s only %s: "
+            "use a smaller student%s.",
+            experiment.student.title,
+            " with KD layers" if method else "",
+            f"{largest.parameters:,}",
+            experiment.teacher.title,
+            f"{measured['teacher'].parameters:,}",
+            ", fewer --templates or a budget such as --growth 25%" if method else "",
+        )
+    return sizes
+
+
+def kd_layers_of(experiment, method):
+    """The KD layers that stay in the student that a method trains.
+
+    Args:
+        experiment: `Experiment`.
+        method: Name of the method.
+
+    Returns:
+        Their alphas by level. A layer with alpha 0 is not needed at inference and left out.
+    """
+    row, _ = methods.parse(method)
+    alphas = {
+        level: row.alphas.get(level, getattr(experiment, f"{level}_alpha"))
+        for level in _LEVELS
+        if level in {*row.levels, *row.layers}
+    }
+    return {level: alpha for level, alpha in alphas.items() if alpha > 0}
+
+
+def within_budget(experiment, student):
+    """The same experiment with as many templates as its budget allows.
+
+    The KD layers may add at most `experiment.growth` of the student's parameters. The intermediate
+    layer gets at most half of that, and at least one template for each class; the penultimate layer
+    gets the rest. No layer gets more templates than the experiment has.
+
+    Args:
+        experiment: `Experiment` whose layers are known.
+        student: Student without KD layers.
+
+    Returns:
+        `Experiment` with other `templates` and `subclasses`; the same one without a budget or
+        methods with KD layers.
+
+    Raises:
+        ValueError: If the budget is too small; the message has the smallest possible one.
+    """
+    levels = {level for name in experiment.methods for level in kd_layers_of(experiment, name)}
+    if experiment.growth is None or not levels:
+        return experiment
+    parameters = size_of(student).parameters
+    costs = {level: _cost_of_layer(experiment, student, level) for level in levels}
+    fixed = sum(constant for constant, _ in costs.values())
+    of_template = costs["penultimate"][1] if "penultimate" in costs else 0
+    of_subclass = 0
+    if "intermediate" in costs:
+        of_subclass = costs["intermediate"][1] * experiment.data.num_classes
+    fewest = min(_FEWEST_TEMPLATES, experiment.templates)
+    smallest = fixed + of_subclass + fewest * of_template
+    available = int(experiment.growth * parameters)
+    if smallest > available:
+        parts = []
+        if of_subclass:
+            parts.append("one intermediate template for each class")
+        if of_template:
+            parts.append(f"{fewest} penultimate templates")
+        percent = math.ceil(1000 * smallest / parameters) / 10
+        raise ValueError(
+            f"`growth` must be at least {percent}% for {' and '.join(parts)}, which add "
+            f"{smallest:,} parameters to the {parameters:,} of {experiment.student.title}. "
+            f"Received: growth={experiment.growth:g}"
+        )
+    available -= fixed
+    subclasses, templates = experiment.subclasses, experiment.templates
+    if of_subclass:
+        rest = available - fewest * of_template
+        share = min(available // 2, rest) if of_template else available
+        subclasses = min(subclasses, max(1, share // of_subclass))
+        available -= subclasses * of_subclass
+    if of_template:
+        templates = min(templates, available // of_template)
+    log.info(
+        "templates for a growth of %.1f%%: %s",
+        100 * experiment.growth,
+        ", ".join(
+            f"{count} {what}"
+            for count, what, used in (
+                (templates, "penultimate", of_template),
+                (subclasses * experiment.data.num_classes, "intermediate", of_subclass),
+            )
+            if used
+        ),
+    )
+    return replace(experiment, templates=templates, subclasses=subclasses)
+
+
+def markdown(experiment, sizes):
+    """The sizes as a section in Markdown.
+
+    Args:
+        experiment: `Experiment`.
+        sizes: What `measure` returned.
+
+    Returns:
+        A text.
+    """
+    if not sizes:
+        return ""
+    lines = ["", "## Sizes of the networks", ""]
+    lines += ["| network | parameters | bytes in float32 | multiply-adds |", "|---|---|---|---|"]
+    for role, size in sizes.items():
+        if role == "student_with_kd_layers":
+            title = f"student with KD layers ({size['method']})"
+        else:
+            title = f"{role} {getattr(experiment, role).title}"
+        adds = "-" if size["multiply_adds"] is None else f"{size['multiply_adds']:,}"
+        lines.append(f"| {title} | {size['parameters']:,} | {size['bytes']:,} | {adds} |")
+    if experiment.growth is not None:
+        lines += ["", f"Budget of the KD layers: {100 * experiment.growth:g}% of the student."]
+    return "\n".join([*lines, ""])
+
+
+def _templates(experiment, level):
+    if level == "penultimate":
+        return experiment.templates
+    return experiment.data.num_classes * experiment.subclasses
+
+
+def _largest_method(experiment, student):
+    """The method that leaves most parameters of KD layers in the student, or `None`."""
+
+    def parameters(method):
+        total = 0
+        for level in kd_layers_of(experiment, method):
+            constant, of_template = _cost_of_layer(experiment, student, level)
+            total += constant + of_template * _templates(experiment, level)
+        return total
+
+    with_layers = [name for name in experiment.methods if kd_layers_of(experiment, name)]
+    return max(with_layers, key=parameters, default=None)
+
+
+def _cost_of_layer(experiment, student, level):
+    """Parameters of a KD layer: `(constant, of each template)`."""
+    flat = flatten(student)
+    shape = output_of(flat, find_layer(flat, experiment.student.layer(level))).shape
+    channels = shape[1 if keras.config.image_data_format() == "channels_first" else -1]
+
+    def parameters(templates):
+        layer = KDLayer(templates, data_format="channels_last")
+        layer.build((None, 1, 1, channels))
+        weights = [weight for weight in layer.weights if weight.name not in _STATISTICS]
+        return sum(math.prod(weight.shape) for weight in weights)
+
+    of_template = parameters(2) - parameters(1)
+    return parameters(1) - of_template, of_template

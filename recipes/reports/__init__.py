@@ -1,0 +1,1 @@
+"""Reports: the tables, measures and figures of a run that a person reads."""

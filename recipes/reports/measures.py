@@ -1,0 +1,94 @@
+"""Further measures of the networks of a run, such as top-5 accuracy."""
+
+import keras
+import numpy as np
+
+from letkd_keras.functional import load_model
+from letkd_keras.recipes.experiments import methods
+from letkd_keras.recipes.trainings import results
+
+
+def of_networks(experiment, folder, measures):
+    """Evaluate the teacher and all students once more.
+
+    Args:
+        experiment: `Experiment`.
+        folder: Path of the run folder.
+        measures: Function from logits [N, classes] and labels [N] of the test images to a
+            dictionary of numbers by name.
+
+    Returns:
+        By network, `"teacher"` or the name of a method, a list of such dictionaries: one for each
+        trial.
+    """
+    if not experiment.teacher_phases:
+        teacher = experiment.teacher.build(experiment.data, "teacher")
+    else:
+        teacher = load_model(folder / "teacher" / "teacher.keras", "teacher")
+    measured = {"teacher": [_measure(teacher, experiment.data, measures)]}
+    for method in experiment.methods:
+        files = [
+            results.student_folder(folder, method, seed) / "student.keras"
+            for seed in experiment.seeds
+        ]
+        measured[method] = [
+            _measure(load_model(file, "student"), experiment.data, measures) for file in files
+        ]
+    return measured
+
+
+def top_accuracy(logits, labels, k=1):
+    """Percentage of the images whose class is among the `k` most likely ones.
+
+    Args:
+        logits: [N, classes].
+        labels: Integers [N].
+        k: How many classes count; all of them, if there are fewer.
+
+    Returns:
+        A number from 0 to 100.
+    """
+    # The rank of a class is the number of classes that are more likely, and of equally likely ones
+    # before it. So a network with equal logits is at chance.
+    own = logits[np.arange(len(labels)), labels][:, None]
+    before = np.arange(logits.shape[1])[None] < labels[:, None]
+    rank = np.sum((logits > own) | ((logits == own) & before), axis=1)
+    return 100 * float(np.mean(rank < k))
+
+
+def _measure(model, data, measures):
+    logits, labels = [], []
+    for images, batch_labels in data.evaluation_batches(256):
+        logits.append(np.asarray(model.predict_on_batch(images), "float32"))
+        labels.append(np.asarray(batch_labels))
+    keras.backend.clear_session(free_memory=False)
+    return measures(np.concatenate(logits), np.concatenate(labels))
+
+
+def markdown(experiment, measured):
+    """The measures as a table in Markdown, with published top-1 and top-5 accuracies.
+
+    Args:
+        experiment: `Experiment`.
+        measured: What `of_networks` returned.
+
+    Returns:
+        A text.
+    """
+    names = list(measured["teacher"][0])
+    fields = {"top-1": "top1", "top-5": "top5"}
+    heads = []
+    for name in names:
+        heads += [name, "published"] if name in fields else [name]
+    lines = ["## Test accuracies in detail", ""]
+    lines += [f"| network | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
+    for network, trials in measured.items():
+        cells = ["teacher" if network == "teacher" else methods.title(network)]
+        published = experiment.published(network)
+        for name in names:
+            cells.append(" / ".join(f"{trial[name]:.2f}" for trial in trials))
+            if name in fields:
+                number = getattr(published, fields[name], None)
+                cells.append("-" if number is None else f"{number:.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])

@@ -1,0 +1,309 @@
+"""The table of methods: a row for each, of its trials in a run folder and the published numbers.
+
+`report.md` of a run and `table.md` of `compare` are made from these rows.
+"""
+
+import csv
+import io
+import os
+import platform
+from datetime import date
+from importlib import metadata
+
+import keras
+
+from letkd_keras import palette
+from letkd_keras.files import save_figure, write_text
+from letkd_keras.recipes.experiments import methods
+from letkd_keras.recipes.reports import method_style
+from letkd_keras.recipes.trainings import results
+
+
+def rows(experiment, folder, trained=None):
+    """A row for each method that has trainings in the folder, in the order of the table of methods.
+
+    Args:
+        experiment: `Experiment`.
+        folder: Path of the run folder.
+        trained: Names of the methods; `None` for all that the folder has.
+
+    Returns:
+        List of dictionaries: `method`, `title`, `trials` (finished), `failed`, `NAME_mean` and
+        `NAME_std` (`None` for fewer than two trials) of the accuracies of a result, `published`
+        (`Accuracy` or `None`), `parameters` of the student that ships, `parameters_plain` of the
+        student without what the method adds, `seconds` (mean time of a training), `errors` (first
+        lines by seed), `results` (of the finished trials).
+
+    Raises:
+        ValueError: If a result is damaged.
+    """
+    if trained is None:
+        trained = {path.name for path in folder.iterdir() if any(path.glob("seed*"))}
+    return [_row(experiment, folder, name) for name in sorted(trained, key=methods.position)]
+
+
+def _row(experiment, folder, method):
+    trainings = {
+        int(path.name.removeprefix("seed")): path for path in (folder / method).glob("seed*")
+    }
+    trainings = dict(sorted(trainings.items()))
+    finished = [
+        {"seed": seed, **result}
+        for seed, path in trainings.items()
+        if (result := results.finished(path)) is not None
+    ]
+    errors = {
+        seed: error
+        for seed, path in trainings.items()
+        if (error := results.failure(path)) is not None
+    }
+    row = {
+        "method": method,
+        "title": methods.title(method),
+        "trials": len(finished),
+        "failed": len(errors),
+        "published": experiment.published(method),
+    }
+    for name in results.columns(experiment.data.has_validation):
+        mean, std = results.mean_and_std(result[name] for result in finished)
+        row |= {f"{name}_mean": mean, f"{name}_std": std}
+    for name in ("parameters", "parameters_plain"):
+        row[name] = finished[0][name] if finished else None
+    row["seconds"], _ = results.mean_and_std(result["seconds"] for result in finished)
+    return {**row, "errors": errors, "results": finished}
+
+
+def markdown(experiment, teacher, table, picture):
+    """The table in Markdown, with what its reader must know.
+
+    Args:
+        experiment: `Experiment`.
+        teacher: Result of the teacher.
+        table: Rows.
+        picture: Markdown of a picture below the table.
+
+    Returns:
+        A text.
+    """
+    data, schedule = experiment.data, experiment.student_schedule
+    columns = results.columns(data.has_validation)
+    sources = dict.fromkeys(
+        f"{row['title']}: {source_text(row['published'])}" for row in table if row["published"]
+    )
+    lines = [
+        f"# {experiment.pair} on {data.name}",
+        "",
+        f"{data.train_examples:,} training and {data.test_examples:,} test images ({data.split}). "
+        f"Students: {schedule.epochs} epochs of batches of {schedule.batch_size}, seeds from "
+        f"{experiment.seed}; {experiment.templates} penultimate templates, "
+        f"{experiment.subclasses} sub-classes of each class. {date.today().isoformat()}."
+        f"{_quantization(experiment)}",
+        *_few_images(experiment),
+        "",
+        f"Teacher: {results.accuracy_of(teacher):.2f}% top-1{_published_teacher(experiment)}, "
+        f"{teacher['parameters']:,} parameters.",
+        "",
+    ]
+    layers = _layers(experiment)
+    if layers:
+        lines += [layers, ""]
+    heads = ["method", "trials", *columns.values()]
+    has_published = any(row["published"] for row in table)
+    heads += ["published"] if has_published else []
+    heads += ["parameters", "without KD layers or adapters", "time"]
+    lines += [
+        f"| {' | '.join(heads)} |",
+        f"|{'---|' * len(heads)}",
+        *(_line(row, columns, has_published) for row in table),
+        "",
+        "Accuracy in percent, mean ± standard deviation over the trials; mean time of a training. "
+        + results.selection(data.has_validation),
+        "",
+        picture,
+        "",
+    ]
+    if sources:
+        lines += [
+            "Sources of the published numbers:",
+            "",
+            *(f"- {source}" for source in sources),
+            "",
+        ]
+    failed = [(row["title"], seed, text) for row in table for seed, text in row["errors"].items()]
+    if failed:
+        lines += ["These trainings failed. The same command tries them again:", ""]
+        lines += [f"- {title}, seed {seed}: `{text}`" for title, seed, text in failed]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _few_images(experiment):
+    """That students see a part of the images only, as a paragraph."""
+    if experiment.student_examples is None:
+        return []
+    return [
+        "",
+        f"The students see {experiment.student_examples:,} of the training images, repeated in "
+        "each epoch; the teacher and its prototypes had all.",
+    ]
+
+
+def _quantization(experiment):
+    schedule = experiment.quantization_aware_schedule
+    if schedule is None:
+        return ""
+    return (
+        f" Then {schedule.epochs} epochs under fake quantization, which is also in force where "
+        "their accuracies are measured."
+    )
+
+
+def _published_teacher(experiment):
+    accuracy = experiment.published("teacher")
+    return "" if accuracy is None else f" (published: {published_text(accuracy)})"
+
+
+def _layers(experiment):
+    parts = [
+        f"the {role}'s {level} layer `{layer}`"
+        for role, network in (("teacher", experiment.teacher), ("student", experiment.student))
+        for level in experiment.levels
+        if (layer := network.layer(level)) is not None
+    ]
+    return f"Layers: {', '.join(parts)}." if parts else ""
+
+
+def made_with():
+    """Versions and machine, as a sentence."""
+    packages = ("keras", keras.backend.backend(), "numpy")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
+    return f"Made with {versions} on {os.cpu_count()} CPU cores ({platform.machine()})."
+
+
+def _line(row, columns, has_published):
+    trials = f"{row['trials']}" + (f" ({row['failed']} failed)" if row["failed"] else "")
+    cells = [row["title"], trials]
+    cells += [results.spread(row[f"{name}_mean"], row[f"{name}_std"]) for name in columns]
+    cells += [published_text(row["published"])] if has_published else []
+    if row["trials"]:
+        cells += [f"{row[name]:,}" for name in ("parameters", "parameters_plain")]
+        cells += [f"{row['seconds']:.0f} s"]
+    else:
+        cells += ["-"] * 3
+    return f"| {' | '.join(cells)} |"
+
+
+def published_text(accuracy):
+    """A published accuracy as text: `72.44 ± 0.24`, `72.33/91.06` with top-5, `-` for none."""
+    if accuracy is None:
+        return "-"
+    if accuracy.top5 is not None:
+        return f"{accuracy.top1:.2f}/{accuracy.top5:.2f}"
+    return results.spread(accuracy.top1, accuracy.spread)
+
+
+def source_text(accuracy):
+    """Source of a published accuracy, with its note."""
+    return accuracy.source + (f" ({accuracy.note})" if accuracy.note else "")
+
+
+def as_json(row):
+    """A row as a dictionary of JSON types."""
+    published = row["published"]
+    return {**row, "published": None if published is None else vars(published)}
+
+
+def write(experiment, folder, teacher):
+    """Write `table.md`, `table.csv`, `table.png` and `trainings.csv` of a folder.
+
+    Args:
+        experiment: `Experiment`.
+        folder: Path of the run folder.
+        teacher: Result of the teacher.
+
+    Returns:
+        The rows.
+    """
+    table = rows(experiment, folder)
+    text = markdown(experiment, teacher, table, "![Accuracy by method](table.png)")
+    write_text(folder / "table.md", f"{text}\n{made_with()}\n")
+    write_csv(folder / "table.csv", table)
+    write_trainings_csv(folder / "trainings.csv", experiment, table)
+    _plot(experiment, teacher, table, folder / "table.png")
+    return table
+
+
+def write_csv(path, table):
+    """Write rows of a table as CSV, published numbers as `published` and `published_spread`."""
+    flat = []
+    for row in table:
+        published = row["published"]
+        flat.append({name: row[name] for name in row if name not in ("errors", "results")})
+        flat[-1]["published"] = getattr(published, "top1", None)
+        flat[-1]["published_spread"] = getattr(published, "spread", None)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(flat[0]) if flat else [])
+    writer.writeheader()
+    writer.writerows(flat)
+    write_text(path, text.getvalue())
+
+
+def write_trainings_csv(path, experiment, table):
+    """Write a row for each finished training: method, seed, epochs, sizes and accuracies.
+
+    Args:
+        path: Path of the file.
+        experiment: `Experiment`.
+        table: Rows of `rows`.
+    """
+    accuracies = results.columns(experiment.data.has_validation)
+    names = ["method", "seed", "epochs", "parameters", "parameters_plain", *accuracies]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*names, "best_epoch", "seconds"], extrasaction="ignore")
+    writer.writeheader()
+    for row in table:
+        for result in row["results"]:
+            writer.writerow({"method": row["method"], **result})
+    write_text(path, text.getvalue())
+
+
+def _plot(experiment, teacher, table, path):
+    from matplotlib.figure import Figure
+
+    table = [row for row in table if row["trials"]][::-1]
+    figure = Figure(figsize=(8, 2.2 + 0.4 * len(table)), layout="constrained")
+    axes = figure.subplots()
+    columns = results.columns(experiment.data.has_validation)
+    for y, row in enumerate(table):
+        color = method_style.style(row["method"])["color"]
+        for marker, filling, offset, name in zip(
+            "os", (color, "white"), (0.12, -0.12), columns, strict=True
+        ):
+            axes.errorbar(
+                row[f"{name}_mean"],
+                y + offset,
+                xerr=row[f"{name}_std"] or 0,
+                fmt=marker,
+                color=color,
+                markerfacecolor=filling,
+                capsize=3,
+            )
+        if row["published"]:
+            spread = row["published"].spread or 0
+            axes.errorbar(row["published"].top1, y, xerr=spread, fmt="kx", capsize=3)
+    # The legend is about markers; colors are those of the methods.
+    gray = {"color": palette.GRAY, "linestyle": ""}
+    for marker, filling, label in zip("os", (palette.GRAY, "white"), columns.values(), strict=True):
+        axes.plot([], [], marker=marker, markerfacecolor=filling, label=label, **gray)
+    if any(row["published"] for row in table):
+        axes.plot([], [], "kx", label="published")
+    axes.axvline(results.accuracy_of(teacher), color="black", linestyle="--", label="teacher")
+    axes.set(
+        xlabel="top-1 (%), mean and standard deviation",
+        title=f"{experiment.pair} on {experiment.data.name}",
+    )
+    axes.set_yticks(range(len(table)), [row["title"] for row in table])
+    axes.set_ylim(-0.6, max(len(table), 1) - 0.4)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2)
+    save_figure(figure, path, dpi=110)

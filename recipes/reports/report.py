@@ -1,0 +1,146 @@
+"""The report of a run: `report.md` and `curves.png` for a reader, `report.json` for a program."""
+
+import json
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+
+import keras
+
+from letkd_keras.export import cost_report
+from letkd_keras.files import save_figure, write_json, write_text
+from letkd_keras.recipes.experiments import sizes
+from letkd_keras.recipes.reports import measures as measures_section
+from letkd_keras.recipes.reports import method_style, method_table
+from letkd_keras.recipes.trainings import results
+
+
+def write(experiment, folder, teacher, exported=None, costs=(), measures=None, classes=None):
+    """Write the report of an experiment into its folder.
+
+    Args:
+        experiment: `Experiment`.
+        folder: Path of the run folder.
+        teacher: Result of the teacher.
+        exported: `Exported` by format.
+        costs: `CostRow`s of the exported student.
+        measures: See `run`.
+        classes: What `class_report.of_run` returned, or `None`.
+
+    Returns:
+        The report as a dictionary.
+    """
+    table = method_table.rows(experiment, folder, experiment.methods)
+    packages = ("keras", keras.backend.backend(), "numpy")
+    report = {
+        "pair": experiment.pair,
+        "data": experiment.data.name,
+        "split": experiment.data.split,
+        "train_examples": experiment.data.train_examples,
+        "test_examples": experiment.data.test_examples,
+        "epochs": experiment.student_schedule.epochs,
+        "seed": experiment.seed,
+        "date": date.today().isoformat(),
+        "versions": {name: metadata.version(name) for name in packages},
+        "teacher": teacher,
+        "layers": {
+            role: {level: network.layer(level) for level in ("penultimate", "intermediate")}
+            for role, network in (("teacher", experiment.teacher), ("student", experiment.student))
+        },
+        "growth": experiment.growth,
+        "templates": experiment.templates,
+        "subclasses": experiment.subclasses,
+        "sizes": experiment.sizes,
+        "selection": results.selection(experiment.data.has_validation),
+        "methods": {row["method"]: method_table.as_json(row) for row in table},
+        "exported": {
+            name: {**vars(result), "path": str(Path(result.path).relative_to(folder))}
+            for name, result in (exported or {}).items()
+        },
+        "costs": [cost_report.as_json(row) for row in costs],
+    }
+    text = method_table.markdown(
+        experiment, teacher, table, "![Accuracy and loss by epoch](curves.png)"
+    )
+    text += sizes.markdown(experiment, experiment.sizes)
+    text += _exported(report["exported"]) + _costs(costs)
+    if classes is not None:
+        report["classes"], section = classes
+        text += section
+    if measures is not None:
+        report["measures"] = measures_section.of_networks(experiment, folder, measures)
+        text += "\n" + measures_section.markdown(experiment, report["measures"])
+    _plot_curves(experiment, folder, teacher)
+    if costs:
+        cost_report.plot([row for row in costs if row.top1 is not None], folder / "costs.png")
+    write_json(folder / "report.json", report)
+    write_text(folder / "report.md", f"{text}\n{method_table.made_with()}\n")
+    # Through JSON, so that what is returned is what can be read again.
+    return json.loads(json.dumps(report))
+
+
+def _exported(exported):
+    if not exported:
+        return ""
+    lines = ["## Exported student", "", "| format | file | bytes | compared with Keras |"]
+    lines += ["|---|---|---|---|"]
+    lines += [
+        f"| {name} | `{result['path']}` | {result['bytes']:,} "
+        f"| max difference {result['max_difference']:.1e}, "
+        f"top-1 agreement {100 * result['agreement']:.1f}% |"
+        for name, result in exported.items()
+    ]
+    return "\n".join(["", *lines, ""])
+
+
+def _costs(rows):
+    if not rows:
+        return ""
+    return (
+        f"\n## Size and latency of the student\n\n{cost_report.table(rows)}\n"
+        "`plain` is the student without KD layers; its top-1 is that of the student trained alone. "
+        "`with KD layers` is the student as trained, `folded` what is exported. "
+        "Latencies are those of TFLite on this machine, the shortest of several runs.\n\n"
+        "![Accuracy against size, multiply-adds and latency](costs.png)\n"
+    )
+
+
+def _plot_curves(experiment, folder, teacher):
+    """Accuracy and training loss of every training by epoch."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    accuracy, loss = figure.subplots(1, 2)
+    files = {"teacher": sorted(folder.glob("teacher/metrics.csv"))}
+    for method in experiment.methods:
+        files[method] = sorted(folder.glob(f"{method}/seed*/metrics.csv"))
+    for name, trainings in files.items():
+        options = method_style.style(name)
+        for number, file in enumerate(trainings):
+            rows = results.read_metrics(file)
+            epochs = [row["epoch"] + 1 for row in rows]
+            label = None if number else method_style.title(name)
+            # A training of one epoch is a point.
+            options |= {"label": label, "alpha": 0.4 if number else 1, "marker": "."}
+            accuracy.plot(epochs, [100 * row["val_accuracy"] for row in rows], **options)
+            loss.plot(epochs, [row.get("task_loss", row["loss"]) for row in rows], **options)
+    if not files["teacher"]:
+        accuracy.axhline(
+            results.accuracy_of(teacher),
+            **{**method_style.style("teacher"), "linestyle": "--"},
+            label="teacher, from a file",
+        )
+    split = "validation" if experiment.data.has_validation else "test"
+    accuracy.set(xlabel="epoch", ylabel=f"{split} accuracy (%)")
+    loss.set(xlabel="epoch", ylabel="cross-entropy in training", yscale="log")
+    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    loss.yaxis.set_minor_locator(NullLocator())
+    loss.yaxis.set_major_formatter("{x:g}")
+    for axes in (accuracy, loss):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    handles, labels = accuracy.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, max(len(labels), 1)))
+    figure.suptitle(f"{experiment.pair} on {experiment.data.name}")
+    save_figure(figure, folder / "curves.png", dpi=110)

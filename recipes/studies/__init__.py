@@ -1,0 +1,1 @@
+"""Studies: many trainings under one teacher, and what is measured on trained students."""

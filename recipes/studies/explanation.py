@@ -1,0 +1,225 @@
+"""What lies behind the accuracies of a grid: agreement, divergences, probes, crossing curves."""
+
+import json
+from collections import defaultdict
+
+import numpy as np
+
+from letkd_keras.files import save_figure, write_json, write_text
+from letkd_keras.functional import load_model
+from letkd_keras.functional.insertion import kd_layers_of
+from letkd_keras.recipes.experiments import methods
+from letkd_keras.recipes.reports import method_style
+from letkd_keras.recipes.run import train_teacher
+from letkd_keras.recipes.studies import probe
+from letkd_keras.recipes.trainings import results
+
+# Epochs over which an accuracy is averaged before two methods are compared: single epochs differ
+# by a point or more at the first learning rate.
+_SMOOTHED = 5
+
+
+def write(experiment, folder):
+    """Measure the finished trainings of a grid and write `explain.md`, `.json` and `.png`.
+
+    Args:
+        experiment: `Experiment` of the grid, with its data.
+        folder: Path of the grid's folder.
+
+    Returns:
+        Dictionary of `methods` (a row of numbers for each training) and `crossings`.
+
+    Raises:
+        ValueError: If no student is finished, or a file is damaged.
+    """
+    trainings = _finished(folder)
+    if not trainings:
+        raise ValueError(f"No student is finished in {folder}.")
+    teacher, _ = train_teacher(experiment, folder)
+    teacher_classes = _classes_of(teacher, experiment.data)
+    rows = [
+        _row(method, seed, training, teacher_classes, experiment.data)
+        for method, seed, training in trainings
+    ]
+    curves = _curves(trainings)
+    crossings = all_crossings({name: runs.mean(0) for name, runs in curves.items()})
+    explanation = {"methods": rows, "crossings": crossings}
+    write_json(folder / "explain.json", explanation)
+    _plot(experiment, curves, folder / "explain.png")
+    write_text(folder / "explain.md", _markdown(experiment, rows, crossings))
+    return json.loads(json.dumps(explanation))
+
+
+def _finished(folder):
+    """`(method, seed, path)` of the finished students, in the order of the table of methods."""
+    found = []
+    for training in folder.glob("*/seed*"):
+        result = results.finished(training)
+        if result is not None:
+            results.check_training(training, "student.keras", result)
+            found.append((training.parent.name, int(training.name[4:]), training))
+    return sorted(found, key=lambda entry: (methods.position(entry[0]), entry[1]))
+
+
+def _row(method, seed, training, teacher_classes, data):
+
+    student = load_model(training / "student.keras", "student")
+    last = results.read_metrics(training / "metrics.csv")[-1]
+    row = {
+        "method": method,
+        "seed": seed,
+        "accuracy": results.accuracy_of(results.finished(training)),
+        "agreement": 100 * float(np.mean(_classes_of(student, data) == teacher_classes)),
+        "kl_penultimate": last.get("kl_penultimate"),
+        "kl_intermediate": last.get("kl_intermediate"),
+        "x": None,
+        "x_hat": None,
+    }
+    if "kd_intermediate" in kd_layers_of(student):
+        row |= probe.lda_accuracies(student, data)
+    return row
+
+
+def _classes_of(model, data):
+    return np.concatenate(
+        [
+            np.asarray(model.predict_on_batch(images)).argmax(-1)
+            for images, _ in data.evaluation_batches(256)
+        ]
+    )
+
+
+def _curves(trainings):
+    """Accuracies in percent by epoch, [trials, epochs], of every method."""
+    curves = defaultdict(list)
+    for method, _, training in trainings:
+        rows = results.read_metrics(training / "metrics.csv")
+        curves[method].append([100 * row["val_accuracy"] for row in rows])
+    return {method: np.array(runs) for method, runs in curves.items()}
+
+
+# === Where two curves cross ===
+
+
+def all_crossings(curves):
+    """For every two methods, the epoch from which the one that ends higher stays ahead.
+
+    Args:
+        curves: Mean accuracies by epoch, [epochs], of every method.
+
+    Returns:
+        List of dictionaries: `ahead`, `behind`, `epoch` (counted from 1).
+    """
+    names = list(curves)
+    found = []
+    for number, first in enumerate(names):
+        for second in names[number + 1 :]:
+            for ahead, behind in ((first, second), (second, first)):
+                epoch = crossing(curves[ahead], curves[behind])
+                if epoch is not None:
+                    found.append({"ahead": ahead, "behind": behind, "epoch": epoch})
+    return found
+
+
+def crossing(ahead, behind, smoothed=_SMOOTHED):
+    """The epoch from which one curve stays above another one until the end.
+
+    Both are averaged over a window of epochs that ends with the epoch.
+
+    Args:
+        ahead: Numbers by epoch, [epochs].
+        behind: Numbers by epoch, [epochs].
+        smoothed: Number of epochs of the window.
+
+    Returns:
+        The epoch, counted from 1, or `None` if the curve does not end above the other one.
+    """
+    above = trailing_mean(ahead, smoothed) > trailing_mean(behind, smoothed)
+    if not above[-1]:
+        return None
+    below = np.flatnonzero(~above)
+    return int(below[-1]) + 2 if len(below) else 1
+
+
+def trailing_mean(values, window):
+    """Means over the last `window` numbers, of fewer at the beginning."""
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+# === Text and picture ===
+
+
+def _markdown(experiment, rows, crossings):
+
+    columns = {
+        "accuracy": "test top-1",
+        "agreement": "agreement with the teacher",
+        "kl_penultimate": "KL, penultimate",
+        "kl_intermediate": "KL, intermediate",
+        "x": "probe, x",
+        "x_hat": "probe, x_hat",
+    }
+    lines = [
+        f"# {experiment.pair} on {experiment.data.name}, explained",
+        "",
+        f"| method | trials | {' | '.join(columns.values())} |",
+        f"|---|---|{'---|' * len(columns)}",
+    ]
+    for name in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == name]
+        cells = [
+            results.spread(*results.mean_and_std(row[key] for row in own if row[key] is not None))
+            for key in columns
+        ]
+        lines.append(f"| {methods.title(name)} | {len(own)} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Mean ± standard deviation over the trials, on the test images. Agreement is the share of "
+        "images for which student and teacher name the same class, in percent. The KL divergences "
+        "are those of the last epoch's training images. The probes are linear discriminant "
+        "analyses of the intermediate KD layer's input x and output x_hat.",
+        "",
+        "![Accuracy by epoch](explain.png)",
+        "",
+    ]
+    if crossings:
+        lines += [
+            f"Accuracies averaged over the trials and over {_SMOOTHED} epochs:",
+            "",
+            *(
+                f"- {methods.title(entry['ahead'])} stays ahead of "
+                f"{methods.title(entry['behind'])} from epoch {entry['epoch']} on."
+                for entry in crossings
+            ),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _plot(experiment, curves, path):
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.subplots()
+    for method, runs in curves.items():
+        epochs = np.arange(1, runs.shape[1] + 1)
+        smooth = np.array([trailing_mean(run, _SMOOTHED) for run in runs])
+        options = method_style.style(method)
+        axes.plot(epochs, smooth.mean(0), label=methods.title(method), **options)
+        axes.fill_between(
+            epochs, smooth.min(0), smooth.max(0), color=options["color"], alpha=0.2, linewidth=0
+        )
+    split = "validation" if experiment.data.has_validation else "test"
+    axes.set(
+        xlabel="epoch",
+        ylabel=f"{split} accuracy (%), mean over {_SMOOTHED} epochs; range over the trials",
+        title=f"{experiment.pair} on {experiment.data.name}",
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save_figure(figure, path, dpi=110)

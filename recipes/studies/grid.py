@@ -1,0 +1,248 @@
+"""Many methods and seeds under one teacher: each training is a cell of a grid, in one folder.
+
+`python -m letkd_keras.recipes.studies.grid FOLDER METHOD SEED` trains one cell of a folder with
+teacher and prototypes. `run` starts it for the cells of `compare --jobs`.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from letkd_keras import command_line
+from letkd_keras.files import write_text
+from letkd_keras.log_file import logged_to, recorded
+from letkd_keras.recipes.experiments import methods
+from letkd_keras.recipes.experiments.experiment import OPEN_KEYS, Experiment, prepare
+from letkd_keras.recipes.reports import method_table
+from letkd_keras.recipes.run import (
+    devices,
+    prototypes_of,
+    train_student,
+    train_teacher,
+)
+from letkd_keras.recipes.trainings import results, workers
+from letkd_keras.run_folder import RunFolder, read_config
+
+log = logging.getLogger("letkd_keras")
+
+# Exit statuses of a process that has done its work or that was interrupted.
+_ENDED = (0, -signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+def run(experiment, out, verbose=True, jobs=1):
+    """Train what is missing of a grid of methods and seeds, trial by trial, and write its table.
+
+    Trainings are in `METHOD/seedN`, as in a run folder. One that fails leaves its traceback in
+    `error.txt`, and the others continue; the next start tries it again. Methods and trials can be
+    added from start to start.
+
+    Args:
+        experiment: `Experiment`; nothing is exported.
+        out: Folder of the grid: new, or an earlier one's with the same settings.
+        verbose: Whether progress is shown.
+        jobs: Number of processes that train cells at the same time. Each imports TensorFlow for
+            itself, and several GPUs are assigned to them in turn. With 1, cells are trained in this
+            process.
+
+    Returns:
+        The rows of the table (`method_table.rows`), of all cells that the folder has.
+
+    Raises:
+        ValueError: If the experiment or the folder does not fit; before any training.
+    """
+    if jobs > 1 and workers.current() is not None:
+        raise ValueError(
+            f"`jobs` must be 1 where several workers share each training. Received: jobs={jobs}"
+        )
+    with recorded() as messages:
+        experiment = prepare(experiment)
+    folder = RunFolder(out, experiment.config(), open_keys=OPEN_KEYS)
+    with folder.locked(), logged_to(folder / "log.txt", messages), devices():
+        log.info("folder of results %s", folder.path)
+        teacher, teacher_result = train_teacher(experiment, folder.path, verbose)
+        # The prototypes belong to the teacher: they are fitted once, also for methods that are
+        # added later.
+        levels = tuple(experiment.pool_sizes) if experiment.levels else ()
+        prototypes = prototypes_of(experiment, teacher, folder.path, levels, verbose)
+        cells = [
+            (method, seed)
+            for seed in experiment.seeds
+            for method in experiment.methods
+            if not _is_finished(results.student_folder(folder.path, method, seed))
+        ]
+        table = method_table.write(experiment, folder.path, teacher_result)
+        if jobs > 1 and len(cells) > 1:
+            done = _in_processes(cells, folder.path, jobs)
+        else:
+            done = (
+                _in_this_process(experiment, cell, teacher, prototypes, folder.path, verbose)
+                for cell in cells
+            )
+        for number, (method, seed) in enumerate(done, 1):
+            outcome = _outcome(results.student_folder(folder.path, method, seed))
+            log.info(
+                "training %d of %d: %s, seed %d: %s",
+                number,
+                len(cells),
+                methods.title(method),
+                seed,
+                outcome,
+            )
+            table = method_table.write(experiment, folder.path, teacher_result)
+    return table
+
+
+def _is_finished(training):
+    result = results.finished(training)
+    if result is not None:
+        results.check_training(training, "student.keras", result)
+    return result is not None
+
+
+def _outcome(training):
+    error = results.failure(training)
+    if error is not None:
+        return f"failed: {error}"
+    result = results.finished(training)
+    return "interrupted" if result is None else f"{results.accuracy_of(result):.2f}% top-1"
+
+
+def _in_this_process(experiment, cell, teacher, prototypes, folder, verbose):
+    method, seed = cell
+    training = results.student_folder(folder, method, seed)
+    try:
+        with _locked(training):
+            train_student(experiment, method, seed, teacher, prototypes, folder, verbose)
+    except ConnectionError:  # no other cell could be trained
+        raise
+    except Exception as error:  # whatever it is, the other cells can be trained
+        _record_failure(training, error)
+    return cell
+
+
+def _record_failure(training, error):
+    summary = f"{type(error).__name__}: {error}".splitlines()[0]
+    write_text(training / "error.txt", f"{summary}\n\n{traceback.format_exc()}")
+
+
+@contextmanager
+def _locked(training):
+    """A scope in which no other process trains the same cell; an earlier error is removed."""
+    training.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(training / ".lock", timeout=0):
+            (training / "error.txt").unlink(missing_ok=True)
+            yield
+    except Timeout:
+        raise ValueError(
+            f"{training} is being trained by another process, perhaps of an earlier start. Wait "
+            "for it to end."
+        ) from None
+
+
+def _in_processes(cells, folder, jobs):
+    """Train cells in processes of their own; yields each cell when it has ended."""
+    slots = list(range(jobs))
+    processes = set()
+
+    def train(cell):
+        slot = slots.pop()
+        try:
+            method, seed = cell
+            log.info("starting %s, seed %d", methods.title(method), seed)
+            training = results.student_folder(folder, method, seed)
+            training.mkdir(parents=True, exist_ok=True)
+            with (training / "output.txt").open("w") as output:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", __name__, str(folder), method, str(seed)],
+                    env=_environment(slot, jobs),
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+                processes.add(process)
+                status = process.wait()
+                processes.discard(process)
+            if status not in _ENDED and results.failure(training) is None:
+                how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+                write_text(training / "error.txt", f"the process ended with {how}; see output.txt")
+            return cell
+        finally:
+            slots.append(slot)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(train, cell) for cell in cells]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            # After an interruption. A cell continues at the next start from its last epoch.
+            for future in futures:
+                future.cancel()
+            for process in list(processes):
+                process.terminate()
+
+
+def _environment(slot, jobs):
+    environment = {
+        **os.environ,
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        "TF_NUM_INTRAOP_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)),
+    }
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(
+            str(number) for number in range(len(gpus))
+        )
+        visible = visible.split(",")
+        environment["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]
+    return environment
+
+
+def train_cell(folder, method, seed):
+    """Train one cell of a grid's folder, whose teacher and prototypes are ready.
+
+    Args:
+        folder: Path of the folder.
+        method: Name of the method.
+        seed: Seed of the student.
+
+    Returns:
+        Whether the training was finished; otherwise `error.txt` says why.
+    """
+    training = results.student_folder(folder, method, seed)
+    try:
+        with _locked(training):
+            config = read_config(folder)
+            experiment = Experiment.from_config(config, methods=(method,))
+            if experiment.data.digest != config["data"]["digest"]:
+                raise ValueError(f"The images of {experiment.data.name} have changed meanwhile.")
+            with devices():
+                teacher, _ = train_teacher(experiment, folder)
+                levels = methods.levels_of([method])
+                prototypes = prototypes_of(experiment, teacher, folder, levels)
+                train_student(experiment, method, seed, teacher, prototypes, folder)
+    except Exception as error:  # recorded for the table
+        _record_failure(training, error)
+        return False
+    return True
+
+
+def main(arguments=None):
+    """Train one cell; returns the exit status."""
+    folder, method, seed = sys.argv[1:] if arguments is None else arguments
+    command_line.set_up_logging()
+    return 0 if train_cell(Path(folder), method, int(seed)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""Time for one image of a student with KD layers, by the number of templates."""
+
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from letkd_keras import palette
+from letkd_keras.files import save_figure, write_text
+from letkd_keras.functional import cost_of, insert_kd_layers
+from letkd_keras.layers import KDLayer
+from letkd_keras.recipes.experiments.experiment import prepare
+from letkd_keras.recipes.reports import method_table
+
+# Images in a step; one image measures latency, many throughput.
+BATCH_SIZES = (1, 64)
+_REPEATS = 20
+
+
+def milliseconds(model, batch_size, repeats=_REPEATS):
+    """Time for one image in milliseconds: the shortest of several steps.
+
+    Args:
+        model: A built model of images of one shape.
+        batch_size: Images in a step.
+        repeats: Number of steps; one more runs before them, which compiles the model.
+
+    Returns:
+        A number.
+    """
+    images = np.random.default_rng(0).standard_normal((batch_size, *model.input_shape[1:]))
+    images = keras.ops.convert_to_tensor(images.astype("float32"))
+    model.predict_on_batch(images)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        model.predict_on_batch(images)
+        times.append(time.perf_counter() - start)
+    return 1000 * min(times) / batch_size
+
+
+def measure(experiment, counts, repeats=_REPEATS):
+    """Measure the student without and with a penultimate KD layer of so many templates.
+
+    Weights have no influence on the time: nothing is trained. The layer is measured as it is in
+    training, not folded as in exported students.
+
+    Args:
+        experiment: `Experiment`, prepared.
+        counts: Numbers of templates.
+        repeats: See `milliseconds`.
+
+    Returns:
+        List of dictionaries: `templates` (0 without the layer), `parameters`, `multiply_adds` and
+        `milliseconds_N` for batches of N images.
+    """
+    rows = []
+    student = experiment.student.build(experiment.data, "student")
+    for count in (0, *counts):
+        model = student
+        if count:
+            model = insert_kd_layers(
+                student,
+                penultimate=KDLayer(count, name="kd_penultimate"),
+                penultimate_layer=experiment.student.penultimate_layer,
+            )
+        cost = cost_of(model)
+        row = {
+            "templates": count,
+            "parameters": cost.parameters,
+            "multiply_adds": cost.multiply_adds,
+        }
+        for size in BATCH_SIZES:
+            row[f"milliseconds_{size}"] = milliseconds(model, size, repeats)
+        rows.append(row)
+    return rows
+
+
+def write(experiment, out, counts):
+    """Measure, and write `time.md`, `time.csv` and `time.png` into a folder.
+
+    Args:
+        experiment: `Experiment`.
+        out: Folder; created if needed.
+        counts: Numbers of templates.
+
+    Returns:
+        Rows of `measure`.
+    """
+    out = Path(out)
+    rows = measure(prepare(experiment), sorted(counts))
+    heads = ["templates", "parameters", "multiply-adds"]
+    heads += [f"ms for one image, batches of {size}" for size in BATCH_SIZES]
+    title = f"{experiment.student.title}, images of {experiment.data.name}"
+    lines = [f"# Time by the number of templates: {title}", ""]
+    lines += [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for row in rows:
+        cells = [str(row["templates"] or "no KD layer"), f"{row['parameters']:,}"]
+        cells += [f"{row['multiply_adds']:,}"]
+        cells += [f"{row[f'milliseconds_{size}']:.3f}" for size in BATCH_SIZES]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"One KD layer at the penultimate layer, by Keras; the shortest of {_REPEATS} steps.",
+        "",
+        "![Time by the number of templates](time.png)",
+        "",
+        method_table.made_with(),
+        "",
+    ]
+    write_text(out / "time.md", "\n".join(lines))
+    table = "\n".join([",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows), ""])
+    write_text(out / "time.csv", table)
+    _plot(rows, title, out / "time.png")
+    return rows
+
+
+def _plot(rows, title, path):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    plain, *with_layer = rows
+    for number, size in enumerate(BATCH_SIZES):
+        key, color = f"milliseconds_{size}", (palette.BLUE, palette.ORANGE)[number]
+        axes.plot(
+            [row["templates"] for row in with_layer],
+            [row[key] for row in with_layer],
+            marker="o",
+            color=color,
+            label=f"batches of {size}",
+        )
+        axes.axhline(
+            plain[key], color=color, linestyle=":", label=f"batches of {size}, no KD layer"
+        )
+    axes.set(xlabel="templates", ylabel="ms for one image", title=title)
+    axes.set_xscale("log", base=2)
+    counts = [row["templates"] for row in with_layer]
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save_figure(figure, path, dpi=110)

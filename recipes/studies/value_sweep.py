@@ -1,0 +1,134 @@
+"""Grids that differ in one setting, under one teacher: `values.md`, `values.csv`, `values.png`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from letkd_keras.command_line import hidden_messages
+from letkd_keras.files import open_atomic, save_figure, write_text
+from letkd_keras.log_file import logged_to, recorded
+from letkd_keras.recipes.experiments.experiment import OPEN_KEYS, prepare
+from letkd_keras.recipes.experiments.networks import Network
+from letkd_keras.recipes.reports import method_style, method_table
+from letkd_keras.recipes.run import devices, train_teacher
+from letkd_keras.recipes.studies import grid
+from letkd_keras.recipes.trainings import results
+from letkd_keras.run_folder import RunFolder
+
+# The layers of the student are resolved by each value's own grid.
+_OPEN_LAYERS = ("student.penultimate_layer", "student.intermediate_layer", "pool_sizes")
+
+
+def run(experiment, value, values, out, verbose=True, jobs=1):
+    """Train a grid for each value of a setting and compare them.
+
+    Args:
+        experiment: `Experiment`; its own value of the setting is not used.
+        value: `Value`, the setting.
+        values: Its values.
+        out: Folder for the teacher's training and a folder of results for each value.
+        verbose: Whether progress is shown.
+        jobs: See `grid.run`.
+
+    Returns:
+        List of rows: those of the grids, with the value under the name of the setting.
+
+    Raises:
+        ValueError: If an experiment does not fit; before any training.
+    """
+    out = Path(out)
+    experiments = {number: with_value(experiment, value.field, number) for number in values}
+    # Each value's own run says it again.
+    with recorded() as messages, hidden_messages():
+        prepared = [prepare(candidate) for candidate in experiments.values()]
+    open_keys = (*OPEN_KEYS, *_OPEN_LAYERS, value.field)
+    folder = RunFolder(out, {**prepared[0].config(), "compared": value.name}, open_keys=open_keys)
+    if prepared[0].teacher_phases:
+        with folder.locked(), logged_to(out / "log.txt", messages), devices():
+            train_teacher(prepared[0], out, verbose)
+        layers = experiment.teacher.penultimate_layer, experiment.teacher.intermediate_layer
+        teacher = Network.of(str(out / "teacher" / "teacher.keras"), *layers)
+        experiments = {
+            number: replace(candidate, teacher=teacher, fine_tune_schedule=None)
+            for number, candidate in experiments.items()
+        }
+    rows, prototypes = [], None
+    for number, candidate in experiments.items():
+        name = f"{number:g}" if isinstance(number, int | float) else number
+        own = out / f"{value.name}-{name}"
+        if not value.changes_prototypes:
+            _share_prototypes(candidate, own, prototypes)
+        table = grid.run(candidate, own, verbose, jobs)
+        prototypes = own / "prototypes.npz"
+        rows += [{value.name: number, **row} for row in table]
+        _write(value.name, rows, experiment, out)
+    return rows
+
+
+def with_value(experiment, field, value):
+    """The experiment with another value of a field, `"name"` or `"name.name"`."""
+    outer, dot, inner = field.partition(".")
+    if dot:
+        value = replace(getattr(experiment, outer), **{inner: value})
+    return replace(experiment, **{outer: value})
+
+
+def _share_prototypes(experiment, own, prototypes):
+    """Copy the prototypes of an earlier value, which do not depend on the setting."""
+    with hidden_messages():
+        config = prepare(experiment).config()
+    folder = RunFolder(own, config, open_keys=OPEN_KEYS)
+    if prototypes is not None and prototypes.exists() and not (folder / "prototypes.npz").exists():
+        with open_atomic(folder / "prototypes.npz") as file:
+            file.write(prototypes.read_bytes())
+
+
+def _write(name, rows, experiment, out):
+    columns = results.columns(experiment.data.has_validation)
+    heads = [name, "method", "trials", *columns.values(), "parameters"]
+    lines = [f"# {name}: {experiment.pair} on {experiment.data.name}", ""]
+    lines += [f"{experiment.data.split}. The folder of each value has its whole table.", ""]
+    lines += [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for row in rows:
+        cells = [_text(row[name]), row["title"], str(row["trials"])]
+        cells += [results.spread(row[f"{key}_mean"], row[f"{key}_std"]) for key in columns]
+        cells += ["-" if row["parameters"] is None else f"{row['parameters']:,}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", results.selection(experiment.data.has_validation), ""]
+    lines += ["![Accuracy by value](values.png)", "", method_table.made_with(), ""]
+    write_text(out / "values.md", "\n".join(lines))
+    method_table.write_csv(out / "values.csv", rows)
+    _plot(name, [row for row in rows if row["trials"]], columns, out)
+
+
+def _text(value):
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+def _plot(name, rows, columns, out):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    key, label = next(iter(columns.items()))
+    numeric = all(isinstance(row[name], int | float) for row in rows)
+    for title in dict.fromkeys(row["title"] for row in rows):
+        own = [row for row in rows if row["title"] == title]
+        axes.errorbar(
+            [row[name] for row in own],
+            [row[f"{key}_mean"] for row in own],
+            yerr=[row[f"{key}_std"] or 0 for row in own],
+            marker="o",
+            capsize=3,
+            label=title,
+            **method_style.style(own[0]["method"]),
+        )
+    if numeric and rows and min(row[name] for row in rows) > 0:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sorted({row[name] for row in rows}), minor=False)
+        axes.set_xticklabels([_text(x) for x in sorted({row[name] for row in rows})])
+        axes.minorticks_off()
+    axes.set(xlabel=name.replace("-", " "), ylabel=f"{label} (%)")
+    axes.grid(alpha=0.3)
+    if rows:
+        axes.legend()
+    save_figure(figure, out / "values.png", dpi=110)

@@ -1,0 +1,1 @@
+"""Trainings: the schedule, the loop that continues, the workers that share it, the results."""

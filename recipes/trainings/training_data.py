@@ -1,0 +1,80 @@
+"""What a training does with its data: few images, images without a label, weights of classes."""
+
+from dataclasses import replace
+
+import numpy as np
+
+
+def few_for_students(data, examples, seed):
+    """The data that students are trained on, of which there may be few.
+
+    Args:
+        data: The data, opened.
+        examples: Number of the training images; `None` for all.
+        seed: Seed of the choice.
+
+    Returns:
+        The data set. Few images are repeated until an epoch has as many steps as with all.
+
+    Raises:
+        ValueError: If the number does not fit the data.
+    """
+    if examples is None:
+        return data
+    if not hasattr(data, "y_train"):
+        raise ValueError(
+            "`student_examples` needs data in memory. Received: "
+            f"student_examples={examples} with {data.name}, which is read from disk"
+        )
+    try:
+        few = data.subset(examples, seed=seed)
+    except ValueError as error:
+        raise ValueError(str(error).replace("train_examples", "student_examples")) from error
+    rows = np.resize(np.arange(examples), data.train_examples)
+    return replace(few, x_train=few.x_train[rows], y_train=few.y_train[rows])
+
+
+def labelled_data(data, repeat=False):
+    """The data without training images that have no label (`ImageData.labelled`).
+
+    Args:
+        data: `ImageData`, or `StreamedImages`, whose images all have one.
+        repeat: Whether the others are repeated until there are as many as before.
+
+    Returns:
+        The data set.
+    """
+    return data.labelled(repeat) if hasattr(data, "labelled") else data
+
+
+def balanced_class_weights(data):
+    """Weights of images by class with which every class counts the same.
+
+    Args:
+        data: `ImageData`, or `StreamedImages` of files.
+
+    Returns:
+        Dictionary of numbers by class, `images / (classes * images of the class)`. Their mean over
+        the training images is 1.
+
+    Raises:
+        ValueError: If the labels are known only once all images have been read.
+    """
+    labels = training_labels(data)
+    if labels is None:
+        raise ValueError(
+            "`class_weights` need labels that are known before the images are read. "
+            f"Received: {data.name}, whose images are records"
+        )
+    counts = np.bincount(labels, minlength=data.num_classes)
+    # A class without training images has no image to weight.
+    weights = len(labels) / (data.num_classes * np.maximum(counts, 1))
+    return {label: float(weight) for label, weight in enumerate(weights)}
+
+
+def training_labels(data):
+    """Classes of the training images, integers [N], or `None` if they are not known in advance."""
+    if hasattr(data, "y_train"):
+        return np.asarray(data.y_train)
+    files = getattr(data.train, "files", None)
+    return None if files is None else np.asarray(files.labels)

@@ -1,0 +1,122 @@
+"""From options to an experiment; nothing is trained."""
+
+import pytest
+
+from letkd_keras.recipes import cifar100, compare, digits, folder, imagenet, tiny_imagenet
+from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
+from letkd_keras.recipes.recipe_of_data import settings_of
+
+pytestmark = pytest.mark.usefixtures("cifar100_noise")
+
+
+def _experiment(recipe, text, **kwargs):
+    return experiment_of(recipe.parse(text.split()), recipe.SETTINGS, **kwargs)
+
+
+def test_the_papers_command():
+    experiment = _experiment(cifar100, "--pair wrn40_2-snv1")
+    assert (experiment.teacher.title, experiment.student.title) == ("wrn40_2", "snv1")
+    assert experiment.methods == ("letkd2",)
+    teacher, student = experiment.teacher_schedule, experiment.student_schedule
+    assert (teacher.learning_rate, teacher.milestones) == (0.05, (150, 180, 210))
+    assert (student.learning_rate, student.milestones) == (0.01, (150, 180, 210))
+    assert (student.epochs, student.batch_size, student.momentum) == (240, 64, 0.9)
+    assert student.weight_decay == 5e-4
+    assert experiment.augmentation == {"crop_padding": 4, "flip": True}
+    assert (experiment.templates, experiment.subclasses, experiment.components) == (4096, 8, 60)
+    assert experiment.formats == ("savedmodel", "tflite")
+    assert experiment.published("letkd2").top1 == 77.08
+    assert experiment.published("letkd2").spread == 0.12
+    assert experiment.published("teacher").top1 == 75.61
+
+
+def test_alphas_are_the_pairs_unless_they_are_given():
+    experiment = _experiment(cifar100, "--pair resnet50-mnv2 --intermediate-alpha 0")
+    assert (experiment.penultimate_alpha, experiment.intermediate_alpha) == (0.1, 0)
+
+
+def test_every_setting_of_the_supplement_can_be_given():
+    experiment = _experiment(
+        cifar100,
+        "--templates 16 --subclasses 3 --components 7 --iterations 5 --temperature 0.5 "
+        "--penultimate-alpha 0.3 --penultimate-weight 2 --intermediate-weight 0 "
+        "--learning-rate 0.02 --teacher-learning-rate 0.03 --epochs 24 --teacher-epochs 48 "
+        "--memory 1M --feature-cache none --intermediate-layer x --teacher-penultimate-layer y "
+        "--no-flip --seed 7 --trials 3 --block-size 8 --template-scale 5 "
+        "--kd-learning-rate-factor 4",
+    )
+    assert (experiment.templates, experiment.subclasses, experiment.components) == (16, 3, 7)
+    assert (experiment.iterations, experiment.temperature, experiment.memory) == (5, 0.5, 2**20)
+    assert experiment.feature_cache is None
+    assert experiment.penultimate_alpha == 0.3
+    assert (experiment.penultimate_weight, experiment.intermediate_weight) == (2, 0)
+    assert experiment.student_schedule.learning_rate == 0.02
+    assert experiment.initial_template_scale == 5
+    assert experiment.student_schedule.kd_learning_rate_factor == 4
+    assert experiment.teacher_schedule.kd_learning_rate_factor == 1
+    assert experiment.student_schedule.milestones == (15, 18, 21)
+    assert experiment.teacher_schedule.learning_rate == 0.03
+    assert experiment.teacher_schedule.epochs == 48
+    assert experiment.student.intermediate_layer == "x"
+    assert experiment.teacher.penultimate_layer == "y"
+    assert not experiment.augmentation["flip"]
+    assert list(experiment.seeds) == [7, 8, 9]
+    assert experiment.block_size == 8
+
+
+def test_every_recipe_can_hold_out_images():
+    for recipe, text in ((cifar100, ""), (digits, "--train-examples 200"), (compare, "")):
+        parsed = recipe.parse([*text.split(), "--validation-fraction", "0.5"])
+        settings = getattr(recipe, "SETTINGS", None) or settings_of(parsed)
+        data = experiment_of(parsed, settings).data
+        assert data.has_validation
+        assert "held out for validation" in data.split
+    for recipe in (folder, tiny_imagenet, imagenet):
+        given = ["--data", "x", "--teacher", "resnet8", "--student", "resnet8"]
+        assert recipe.parse([*given, "--validation-fraction", "0.5"]).validation_fraction == 0.5
+
+
+def test_numbers_of_the_paper_mean_nothing_for_a_part_of_the_classes():
+    experiment = _experiment(cifar100, "--pair resnet56-resnet20 --classes 20")
+    assert experiment.published("letkd2") is None
+    assert _experiment(digits, "").published("letkd2") is None
+
+
+def test_the_pair_is_that_of_the_networks(tmp_path):
+    (tmp_path / "mine.keras").touch()
+    experiment = _experiment(cifar100, "--pair resnet56-resnet20 --teacher resnet110")
+    assert experiment.pair == "resnet110-resnet20"
+    assert experiment.published("letkd2").top1 == 73.38
+    # A file counts as the network of the pair.
+    experiment = _experiment(cifar100, f"--pair wrn40_2-snv1 --teacher {tmp_path}/mine.keras")
+    assert experiment.pair == "wrn40_2-snv1"
+    assert experiment.student_schedule.learning_rate == 0.01
+    experiment = _experiment(cifar100, "--student mnv2")
+    assert (experiment.pair, experiment.student_schedule.learning_rate) == ("resnet56-mnv2", 0.01)
+
+
+def test_networks_without_a_pair(tmp_path):
+    parsed = compare.parse(["--data", str(tmp_path)])
+    with pytest.raises(ValueError, match="`teacher` and `student` must be given, or `pair`"):
+        experiment_of(parsed, settings_of(parsed))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("--methods letkd", "`methods` must be of student, kd.*Did you mean letkd"),
+        ("--methods letkd2+dk", "Did you mean dkd"),
+        ("--pair resnet56-resnet2", "`pair` must be one of wrn40_2-wrn16_2"),
+        ("--teacher absent.keras", "`teacher` must be a .keras file"),
+        ("--student resnet88", "`student` must be a network .*Did you mean 'resnet8"),
+        ("--formats tflit", "`formats` must be.*tflit"),
+        ("--augment cutmixx", "`augment` must be names of randaugment, cutmix, mixup"),
+    ],
+)
+def test_names_are_checked_before_the_data_are_read(text, message, monkeypatch):
+    def never(spec):
+        raise AssertionError("the data were read")
+
+    monkeypatch.setattr("letkd_keras.data.DataSpec.open", never)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        _experiment(cifar100, text)

@@ -1,0 +1,125 @@
+"""Sizes before a training, and budgets of KD layers."""
+
+from dataclasses import replace
+
+import keras
+import pytest
+
+from letkd_keras.functional import cost_of, insert_kd_layers
+from letkd_keras.layers import KDLayer
+from letkd_keras.recipes import digits
+from letkd_keras.recipes.experiments import sizes
+from letkd_keras.recipes.experiments.experiment import prepare
+from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
+
+SMALL = "--train-examples 40 --test-examples 20 --batch-size 20 --templates 500"
+
+
+def _experiment(text=""):
+    return experiment_of(digits.parse(f"{SMALL} {text}".split()), digits.SETTINGS)
+
+
+def _dense(*units):
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.Flatten()(inputs)
+    for number in units:
+        x = keras.layers.Dense(number)(x)
+    return keras.Model(inputs, x)
+
+
+def test_sizes_of_dense_layers_by_hand():
+    size = sizes.size_of(_dense(10))
+    assert (size.parameters, size.bytes, size.multiply_adds) == (490, 1960, 480)
+    assert str(sizes.size_of(_dense(1000, 10))) == (
+        "59,010 parameters, 0.24 MB in float32, 0.06 million multiply-adds"
+    )
+
+
+def test_a_network_whose_multiply_adds_are_unknown_has_parameters():
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.Reshape((16, 3))(inputs)
+    x = keras.layers.GRU(5, reset_after=False)(x)
+    size = sizes.size_of(keras.Model(inputs, x))
+    assert (size.parameters, size.multiply_adds) == (3 * (3 * 5 + 5 * 5 + 5), None)
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    return prepare(_experiment("--methods letkd2 --growth 25%"))
+
+
+def test_the_budget_is_kept_and_used(prepared):
+    student = prepared.student.build(prepared.data, "student")
+    before = cost_of(student).parameters
+    layers = {
+        "penultimate": KDLayer(prepared.templates),
+        "intermediate": KDLayer(10 * prepared.subclasses),
+    }
+    after = cost_of(insert_kd_layers(student, **layers)).parameters
+    assert 0.24 < (after - before) / before <= 0.25
+    assert prepared.subclasses >= 1 and 8 <= prepared.templates < 500
+    measured = prepared.sizes["student_with_kd_layers"]
+    assert (measured["parameters"], measured["method"]) == (after, "letkd2")
+    # One template more is over the budget.
+    layers["penultimate"] = KDLayer(prepared.templates + 1, name="more")
+    student = prepared.student.build(prepared.data, "student")
+    more = cost_of(insert_kd_layers(student, **layers)).parameters
+    assert more - before > 0.25 * before
+
+
+def test_the_config_has_sizes_and_budget(prepared):
+    config = prepared.config()
+    assert config["growth"] == 0.25
+    assert config["sizes"]["teacher"]["parameters"] > config["sizes"]["student"]["parameters"]
+    assert config["sizes"]["student"]["bytes"] == 4 * config["sizes"]["student"]["parameters"]
+    text = sizes.markdown(prepared, prepared.sizes)
+    assert "| student with KD layers (letkd2) |" in text
+    assert "Budget of the KD layers: 25% of the student." in text
+
+
+@pytest.mark.parametrize("methods", ["letkd1", "letkd_i1", "letkd2"])
+@pytest.mark.parametrize("growth", [0.2, 0.5, 1.0])
+def test_budgets_of_other_methods(methods, growth, prepared):
+    student = prepared.student.build(prepared.data, "student")
+    experiment = replace(
+        prepared, methods=(methods,), growth=growth, templates=10000, subclasses=50
+    )
+    experiment = sizes.within_budget(experiment, student)
+    size = sizes.measure(experiment, student, student)
+    added = size["student_with_kd_layers"]["parameters"] - size["student"]["parameters"]
+    assert 0.15 < added / size["student"]["parameters"] <= growth
+    # Never more templates than were asked for.
+    few = replace(experiment, templates=9, subclasses=1, growth=5.0)
+    few = sizes.within_budget(few, student)
+    assert (few.templates, few.subclasses) == (9, 1)
+
+
+def test_a_budget_that_is_too_small_is_refused_with_the_smallest(prepared):
+    student = prepared.student.build(prepared.data, "student")
+    with pytest.raises(ValueError, match=r"`growth` must be at least \d+\.\d% for one inter") as e:
+        sizes.within_budget(replace(prepared, growth=0.001), student)
+    smallest = float(str(e.value).split("at least ")[1].split("%")[0]) / 100
+    allowed = replace(prepared, growth=smallest, templates=500, subclasses=8)
+    allowed = sizes.within_budget(allowed, student)
+    assert (allowed.templates, allowed.subclasses) == (8, 1)
+
+
+def test_layers_that_only_supervise_do_not_count(prepared):
+    experiment = replace(prepared, methods=("student", "quest", "kd"), templates=300)
+    student = prepared.student.build(prepared.data, "student")
+    assert sizes.within_budget(experiment, student) is experiment
+    assert set(sizes.measure(experiment, student, student)) == {"teacher", "student"}
+
+
+def test_a_student_that_is_not_smaller_is_warned_about(prepared, caplog):
+    student = prepared.student.build(prepared.data, "student")
+    with caplog.at_level("INFO", logger="letkd_keras"):
+        sizes.measure(prepared, student, student)
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("The student resnet8 with KD layers has ")
+    assert warning.endswith("or a budget such as --growth 25%.")
+    assert "size of the student with KD layers (letkd2): " in caplog.text
+    caplog.clear()
+    teacher = prepared.teacher.build(prepared.data, "teacher")
+    sizes.measure(prepared, teacher, student)
+    assert not caplog.records or all(r.levelname != "WARNING" for r in caplog.records)

@@ -1,0 +1,78 @@
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+
+from letkd_keras.data import ImageData
+from letkd_keras.recipes.experiments.networks import Network
+from letkd_keras.recipes.experiments.published import Accuracy
+from letkd_keras.recipes.imagenet import top1_and_top5
+from letkd_keras.recipes.reports import measures
+from letkd_keras.recipes.reports.measures import top_accuracy
+from letkd_keras.recipes.tiny_imagenet import halves
+
+
+def test_top_accuracy_by_hand():
+    logits = np.array([[3, 2, 1, 0], [3, 2, 1, 0], [3, 2, 1, 0], [0, 1, 2, 3]])
+    labels = np.array([0, 1, 3, 3])
+    assert top_accuracy(logits, labels) == 50
+    assert top_accuracy(logits, labels, 2) == 75
+    assert top_accuracy(logits, labels, 5) == 100
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_top_accuracy_is_that_of_keras(k):
+    generator = np.random.default_rng(0)
+    logits = generator.standard_normal((300, 20)).astype("float32")
+    labels = generator.integers(0, 20, 300)
+    expected = keras.metrics.sparse_top_k_categorical_accuracy(labels, logits, k)
+    assert top_accuracy(logits, labels, k) == pytest.approx(100 * float(np.mean(expected)))
+
+
+def test_a_network_with_equal_logits_is_at_chance():
+    labels = np.arange(10)
+    assert top_accuracy(np.zeros((10, 10)), labels) == 10
+    assert top_accuracy(np.zeros((10, 10)), labels, 5) == 50
+
+
+def test_halves_of_tiny_imagenet():
+    labels = np.array([0, 1, 0, 1, 0, 1, 0, 1])
+    logits = np.eye(2)[[0, 1, 0, 0, 1, 0, 1, 1]]
+    # 3 of 4 are right in the first half, 1 in the second.
+    assert halves(logits, labels) == {
+        "top-1, both halves": 50,
+        "first half": 75,
+        "second half": 25,
+    }
+
+
+def test_measures_of_the_networks_of_a_run(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (9, 2, 2, 3), dtype="uint8")
+    labels = np.arange(9) % 3
+    data = ImageData("made", images, labels, images, labels, (0.0,) * 3, (1.0,) * 3, tuple("abc"))
+    for number, name in enumerate(("teacher/teacher", "kd/seed3/student", "kd/seed4/student")):
+        # Always the same class, which is right for a third of the images.
+        model = keras.Sequential(
+            [keras.Input((2, 2, 3)), keras.layers.Flatten(), keras.layers.Dense(3)]
+        )
+        model.set_weights([np.zeros((12, 3)), np.eye(3)[number]])
+        (tmp_path / name).parent.mkdir(parents=True)
+        model.save(tmp_path / f"{name}.keras")
+    known = {"teacher": Accuracy(73.31), "kd": Accuracy(70.66, top5=89.88)}
+    experiment = SimpleNamespace(
+        data=data,
+        methods=("kd",),
+        teacher=Network.of("resnet8"),
+        teacher_phases={"teacher_schedule": None},
+        seeds=(3, 4),
+        published=known.get,
+    )
+    measured = measures.of_networks(experiment, tmp_path, top1_and_top5)
+    third = pytest.approx(100 / 3)
+    assert measured["teacher"] == [{"top-1": third, "top-5": 100}]
+    assert measured["kd"] == [{"top-1": third, "top-5": 100}] * 2
+    text = measures.markdown(experiment, measured)
+    assert "| network | top-1 | published | top-5 | published |" in text
+    assert "| teacher | 33.33 | 73.31 | 100.00 | - |" in text
+    assert "| KD | 33.33 / 33.33 | 70.66 | 100.00 / 100.00 | 89.88 |" in text

@@ -1,0 +1,254 @@
+"""What a grid does with its cells, with cells that cost nothing; `test_compare` trains some."""
+
+import csv
+import json
+import re
+import subprocess
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from letkd_keras.data import ImageData
+from letkd_keras.recipes import compare
+from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
+from letkd_keras.recipes.experiments.published import Accuracy
+from letkd_keras.recipes.recipe_of_data import settings_of
+from letkd_keras.recipes.reports import method_table
+from letkd_keras.recipes.studies import grid
+from letkd_keras.recipes.trainings import results, workers
+from letkd_keras.recipes.trainings.training import finish
+
+SMALL = "--epochs 1 --train-examples 40 --batch-size 20"
+
+
+def _experiment(methods, text=""):
+    options = compare.parse([*SMALL.split(), *text.split(), "--methods", *methods])
+    return experiment_of(options, settings_of(options))
+
+
+@pytest.fixture
+def cells(monkeypatch):
+    """Cells as they are trained; those in `failing` fail."""
+    trained, failing = [], set()
+
+    def student(experiment, method, seed, teacher, prototypes, folder, verbose):
+        trained.append((method, seed))
+        training = results.student_folder(folder, method, seed)
+        if (method, seed) in failing:
+            raise RuntimeError(f"{method} burst\nand more")
+        accuracies = {"accuracy_last": 60.0 + 10 * seed, "accuracy_best": 90.0}
+        if experiment.data.has_validation:
+            accuracies = {"accuracy_selected": 50.0, "accuracy_validation": 55.0}
+        numbers = {"parameters": 1234, "parameters_plain": 1000, "seconds": 3.0}
+        finish(training, {**accuracies, **numbers})
+
+    # Neither networks nor pictures are needed.
+    levels = {"penultimate": 1, "intermediate": 1}
+    monkeypatch.setattr(grid, "prepare", lambda e: replace(e, pool_sizes=levels))
+    monkeypatch.setattr(method_table, "_plot", lambda *args: None)
+    teacher = {"accuracy_last": 99.0, "parameters": 5000}
+    monkeypatch.setattr(grid, "train_teacher", lambda *args: (None, teacher))
+    monkeypatch.setattr(grid, "prototypes_of", lambda *args: None)
+    monkeypatch.setattr(grid, "train_student", student)
+    return trained, failing
+
+
+def test_a_trial_is_finished_before_the_next_begins(cells, tmp_path):
+    grid.run(_experiment(["student", "kd"], "--trials 2"), tmp_path / "grid")
+    assert cells[0] == [("student", 0), ("kd", 0), ("student", 1), ("kd", 1)]
+
+
+def test_methods_and_trials_are_added_and_finished_cells_kept(cells, tmp_path):
+    trained, _ = cells
+    out = tmp_path / "grid"
+    grid.run(_experiment(["kd"]), out)
+    before = (out / "kd" / "seed0" / "result.json").stat().st_mtime_ns
+    rows = grid.run(_experiment(["student"], "--trials 2"), out)
+    assert trained == [("kd", 0), ("student", 0), ("student", 1)]
+    assert (out / "kd" / "seed0" / "result.json").stat().st_mtime_ns == before
+    # The table has all methods of the folder.
+    assert [(row["method"], row["trials"]) for row in rows] == [("student", 2), ("kd", 1)]
+    with pytest.raises(ValueError, match=r"other settings: templates: 64 before, 32 now"):
+        grid.run(_experiment(["kd"], "--templates 32"), out)
+
+
+def test_a_failed_cell_is_recorded_and_tried_again(cells, tmp_path):
+    trained, failing = cells
+    failing.add(("kd", 0))
+    out = tmp_path / "grid"
+    rows = grid.run(_experiment(["kd", "student"]), out)
+    assert [(row["method"], row["trials"], row["failed"]) for row in rows] == [
+        ("student", 1, 0),
+        ("kd", 0, 1),
+    ]
+    assert "RuntimeError: kd burst" in (out / "kd" / "seed0" / "error.txt").read_text()
+    text = (out / "table.md").read_text()
+    assert "| KD | 0 (1 failed) | - | - |" in text
+    assert "- KD, seed 0: `RuntimeError: kd burst`" in text
+    failing.clear()
+    (row,) = [row for row in grid.run(_experiment(["kd"]), out) if row["method"] == "kd"]
+    assert trained[-1] == ("kd", 0) and (row["trials"], row["failed"]) == (1, 0)
+    assert not (out / "kd" / "seed0" / "error.txt").exists()
+    assert "failed" not in (out / "table.md").read_text()
+
+
+def test_the_table_in_all_its_forms(cells, tmp_path):
+    out = tmp_path / "grid"
+    grid.run(_experiment(["letkd2+kd", "student"], "--trials 3"), out)
+    text = (out / "table.md").read_text()
+    # Of 60, 70, 80 the standard deviation is that of a sample.
+    row = "| letKD-2 + KD | 3 | 70.00 ± 10.00 | 90.00 ± 0.00 | 1,234 | 1,000 | 3 s |"
+    assert row in text
+    assert "40 training and 599 test images (stratified, 1198 training and 599 test" in text
+    assert "The best epoch is selected on the test images, as in the papers" in text
+    with (out / "table.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first["method"], second["method"]) == ("student", "letkd2+kd")
+    assert float(second["accuracy_last_std"]) == 10 and second["published"] == ""
+
+
+def test_the_picture_of_a_table(tmp_path):
+    row = {"method": "kd", "title": "KD", "trials": 2, "published": Accuracy(70.66, 0.2)}
+    row |= {"accuracy_last_mean": 70, "accuracy_last_std": 1}
+    row |= {"accuracy_best_mean": 71, "accuracy_best_std": None}
+    teacher, file = {"accuracy_last": 99.0}, tmp_path / "table.png"
+    method_table._plot(_experiment(["kd"]), teacher, [row, {**row, "published": None}], file)
+    assert Image.open(file).width > 500
+
+
+def test_with_a_validation_set_the_table_says_which_images_selected_the_epoch(cells, tmp_path):
+    experiment = _experiment(["kd"], "--validation-fraction 0.5")
+    assert experiment.data.train_examples == 20
+    grid.run(experiment, tmp_path / "grid")
+    text = (tmp_path / "grid" / "table.md").read_text()
+    assert "20 training images held out for validation" in text
+    assert "| KD | 1 | 50.00 | 55.00 |" in text
+    assert "The test images are evaluated once, after that." in text
+    assert "as in the papers" not in text
+
+
+def test_published_numbers_with_spreads_and_sources(cells, tmp_path, monkeypatch):
+    pixels = np.zeros((200, 32, 32, 3), "uint8")
+    labels, names = np.arange(200) % 100, tuple(map(str, range(100)))
+    data = ImageData("cifar100", pixels, labels, pixels, labels, (0.5,) * 3, (0.2,) * 3, names)
+    monkeypatch.setattr("letkd_keras.data.sources.load_cifar", lambda name, folder: data)
+    options = "--data cifar100 --pair resnet56-resnet20 --templates 64 --train-examples 200"
+    grid.run(_experiment(["letkd_i1p0", "letkd1"], options), tmp_path / "whole")
+    text = (tmp_path / "whole" / "table.md").read_text()
+    assert "top-1 (published: 72.34)" in text
+    assert re.search(r"penultimate alpha 0 \|.*\| 72.78 \|", text)
+    assert re.search(r"letKD-1 \|.*\| 72.44 ± 0.24 \|", text)
+    assert "- letKD-2, penultimate alpha 0: letKD, supplement, Table 5" in text
+    options = options.replace("--train-examples 200", "--classes 3 --train-examples 6")
+    grid.run(_experiment(["kd"], f"{options} --batch-size 2"), tmp_path / "reduced")
+    text = (tmp_path / "reduced" / "table.md").read_text()
+    assert "first 3 classes" in text and "70.66" not in text
+
+
+@pytest.mark.parametrize(
+    ("methods", "text", "message"),
+    [
+        (["kd"], "--classes 11", "`classes` must be between 2 and 10"),
+        (["quest"], "--templates 2561", "at most the 2560 feature vectors"),
+        (["kd"], "--batch-size 41", "`batch_size` must be at most the 40"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_the_folder_is_made(methods, text, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        grid.run(_experiment(methods, text), tmp_path / "grid")
+    assert not (tmp_path / "grid").exists()
+
+
+def test_a_damaged_result_is_refused(cells, tmp_path):
+    grid.run(_experiment(["kd"]), tmp_path / "grid")
+    file = tmp_path / "grid" / "kd" / "seed0" / "result.json"
+    file.write_text(file.read_text().replace("60.0", "66.0"))
+    with pytest.raises(ValueError, match=r"result.json is damaged.*Delete the folder"):
+        grid.run(_experiment(["kd"]), tmp_path / "grid")
+
+
+# === Cells in processes of their own ===
+
+
+class Process:
+    """A process that ends at once; `METHOD` "dies" is killed by the system."""
+
+    started: ClassVar[list] = []
+
+    def __init__(self, command, env, stdout, stderr):
+        *_, folder, self.method, seed = command
+        self.started.append((self.method, int(seed), env))
+        self.training = results.student_folder(folder, self.method, int(seed))
+
+    def wait(self):
+        if self.method == "sp":
+            return -9
+        if self.method == "kd":
+            (self.training / "error.txt").write_text("ValueError: no\n")
+            return 1
+        numbers = {"parameters": 9, "parameters_plain": 7, "seconds": 3.0}
+        finish(self.training, {"accuracy_last": 60.0, "accuracy_best": 90.0, **numbers})
+        return 0
+
+    def terminate(self):
+        pass
+
+
+def test_cells_run_in_processes(cells, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    monkeypatch.setattr(Process, "started", [])
+    out = tmp_path / "grid"
+    with caplog.at_level("INFO", logger="letkd_keras"):
+        rows = grid.run(_experiment(["student", "kd", "sp"], "--trials 2"), out, jobs=2)
+    assert sorted(cell[:2] for cell in Process.started) == [
+        *(("kd", 0), ("kd", 1), ("sp", 0), ("sp", 1), ("student", 0), ("student", 1)),
+    ]
+    assert cells[0] == []  # none was trained here
+    outcome = {row["method"]: (row["trials"], row["failed"]) for row in rows}
+    assert outcome == {"student": (2, 0), "kd": (0, 2), "sp": (0, 2)}
+    text = (out / "table.md").read_text()
+    assert "- SP, seed 1: `the process ended with killed by signal 9; see output.txt`" in text
+    assert "- KD, seed 0: `ValueError: no`" in text
+    assert "training 6 of 6" in caplog.text
+    for _, _, env in Process.started:
+        assert int(env["TF_NUM_INTRAOP_THREADS"]) >= 1
+
+
+def test_a_cell_that_another_process_trains_is_left_to_it(cells, tmp_path):
+    out = tmp_path / "grid"
+    grid.run(_experiment(["student"]), out)
+    training = results.student_folder(out, "kd", 0)
+    with grid._locked(training):
+        rows = grid.run(_experiment(["kd"]), out)
+    assert rows[1]["failed"] == 1
+    assert "is being trained by another process" in (training / "error.txt").read_text()
+    assert ("kd", 0) not in cells[0]
+
+
+def test_a_cell_is_not_trained_on_other_images(cells, tmp_path):
+    out = tmp_path / "grid"
+    grid.run(_experiment(["student"]), out)
+    file = out / "config.json"
+    config = json.loads(file.read_text())
+    config["data"]["digest"] = "0"
+    file.write_text(json.dumps(config))
+    assert not grid.train_cell(out, "kd", 0)
+    assert "images of digits have changed" in (out / "kd" / "seed0" / "error.txt").read_text()
+
+
+def test_jobs_are_refused_where_workers_share_the_trainings(cells, tmp_path):
+    with workers.sharing(object()), pytest.raises(ValueError, match="`jobs` must be 1"):
+        grid.run(None, tmp_path, jobs=2)
+
+
+def test_a_lost_worker_ends_the_grid(cells, tmp_path, monkeypatch):
+    def lost(*_):
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(grid, "train_student", lost)
+    with pytest.raises(ConnectionError, match="gone"):
+        grid.run(_experiment(["kd"]), tmp_path / "grid")
+    assert not list((tmp_path / "grid").rglob("error.txt"))

@@ -1,0 +1,97 @@
+import keras
+import numpy as np
+import pytest
+from small_training import small_model, small_schedule
+
+from letkd_keras.layers import KDLayer
+from letkd_keras.recipes import cifar100, imagenet
+from letkd_keras.recipes.trainings.schedule import Schedule, SmoothedCrossentropy, WarmUp
+
+_numbers = keras.ops.convert_to_numpy
+
+
+def test_milestones_scale_with_the_epochs():
+    schedule = Schedule.of(cifar100.SETTINGS, 0.01, 24, 32)
+    assert schedule == Schedule(24, 0.01, (15, 18, 21), 32, weight_decay=5e-4)
+    assert Schedule.of(imagenet.SETTINGS, 0.1, 10, 256).milestones == (3, 6, 9)
+    assert Schedule.from_config(schedule.config()) == schedule
+
+
+def test_learning_rates_by_hand():
+    cosine = small_schedule(schedule="cosine").learning_rates(10)
+    rates = [float(cosine(step)) for step in (0, 15, 30)]
+    np.testing.assert_allclose(rates, [0.05, 0.025, 0], atol=1e-7)
+    steps = Schedule(4, 0.1, (2,), warm_up_epochs=1).learning_rates(10)
+    rates = [float(steps(step)) for step in (0, 4, 9, 10, 19, 20, 39)]
+    np.testing.assert_allclose(rates, [0.01, 0.05, 0.1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
+    assert isinstance(steps, WarmUp)
+    again = WarmUp.from_config(steps.get_config())
+    assert [float(again(step)) for step in (3, 25)] == [float(steps(step)) for step in (3, 25)]
+    constant = Schedule(4, 0.1, (), warm_up_epochs=1).learning_rates(10)
+    np.testing.assert_allclose([float(constant(4)), float(constant(30))], [0.05, 0.1], rtol=1e-6)
+
+
+def test_a_warm_up_must_be_shorter_than_the_training():
+    with pytest.raises(ValueError, match="`warm_up_epochs` must be less than the 3 epochs"):
+        small_schedule(warm_up_epochs=3)
+
+
+def test_kd_layers_can_have_another_learning_rate():
+    student = keras.Sequential(
+        [keras.Input((2, 2, 3)), KDLayer(4, name="kd_penultimate"), keras.layers.Conv2D(3, 1)]
+    )
+    optimizer = Schedule(1, 0.5, (), kd_learning_rate_factor=0.1).make_optimizer(steps=1)
+    plain = Schedule(1, 0.5, ()).make_optimizer(steps=1)
+    changes = []
+    for chosen in (plain, optimizer):
+        copy = keras.models.clone_model(student)
+        copy.set_weights(student.get_weights())
+        chosen.apply(
+            [keras.ops.ones(w.shape) for w in copy.trainable_weights], copy.trainable_weights
+        )
+        pairs = zip(copy.trainable_weights, student.trainable_weights, strict=True)
+        changes.append({w.path: _numbers(before) - _numbers(w) for w, before in pairs})
+    for name, change in changes[0].items():
+        factor = 0.1 if "kd_penultimate" in name else 1.0
+        np.testing.assert_allclose(changes[1][name], factor * change, rtol=1e-3)
+    with pytest.raises(ValueError, match="`kd_learning_rate_factor` is for the optimizer sgd"):
+        Schedule(1, 0.5, (), optimizer="adamw", kd_learning_rate_factor=0.1)
+
+
+def test_adamw_decays_kernels_only():
+    optimizer = small_schedule(optimizer="adamw", weight_decay=0.5).make_optimizer(1)
+    assert isinstance(optimizer, keras.optimizers.AdamW)
+    model = small_model()
+    before = model.get_weights()
+    optimizer.build(model.trainable_variables)
+    zeros = [keras.ops.zeros_like(v) for v in model.trainable_variables]
+    optimizer.apply(zeros, model.trainable_variables)
+    for variable, (start, end) in zip(
+        model.weights, zip(before, model.get_weights(), strict=True), strict=True
+    ):
+        decay = 0.5 * 0.05 if variable.name == "kernel" else 0.0
+        np.testing.assert_allclose(end, (1 - decay) * start, rtol=1e-5)
+
+
+def test_the_gradient_of_all_variables_is_clipped_together():
+    optimizer = small_schedule(clip_norm=5.0, weight_decay=0.0).make_optimizer(1)
+    variables = [keras.Variable([0.0]), keras.Variable([0.0])]
+    optimizer.build(variables)
+    optimizer.apply([keras.ops.array([30.0]), keras.ops.array([40.0])], variables)
+    # Of norm 50, so divided by 10; the first Nesterov step is 1.9 times the gradient.
+    steps = [-float(variable[0]) for variable in variables]
+    np.testing.assert_allclose(steps, [0.05 * 1.9 * 3, 0.05 * 1.9 * 4], rtol=1e-5)
+
+
+def test_smoothed_labels_by_hand():
+    logits, labels = np.array([[2.0, 0.0, 0.0], [0.0, 1.0, -1.0]], "float32"), np.array([0, 2])
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    targets = np.full((2, 3), 0.1)
+    targets[[0, 1], labels] = 0.8
+    expected = -np.mean(np.sum(targets * log_p, axis=1))
+    loss = SmoothedCrossentropy(0.3)
+    assert float(loss(labels, logits)) == pytest.approx(expected, rel=1e-6)
+    again = SmoothedCrossentropy.from_config(loss.get_config())
+    assert float(again(labels, logits)) == pytest.approx(expected, rel=1e-6)
+    one_hot = small_schedule(label_smoothing=0.3).loss(one_hot=True)
+    assert float(one_hot(np.eye(3)[labels], logits)) == pytest.approx(expected, rel=1e-6)

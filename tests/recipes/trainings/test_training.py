@@ -1,0 +1,147 @@
+import csv
+
+import numpy as np
+import pytest
+from small_training import small_model
+
+from letkd_keras.data import load_digits
+from letkd_keras.recipes.trainings import results, training
+from letkd_keras.recipes.trainings.schedule import Schedule
+from letkd_keras.recipes.trainings.training import finish, read_state, train
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_digits().subset(64, 32)
+
+
+def _train(model, data, folder, schedule=None):
+    schedule = schedule or Schedule(3, 0.1, (1, 2), batch_size=16)
+    return train(model, data, schedule, folder, seed=5, augmentation={"flip": False}, verbose=0)
+
+
+@pytest.fixture
+def interrupted(data, tmp_path, monkeypatch):
+    """The folder of a training that was interrupted in its second epoch."""
+    with monkeypatch.context() as patched:
+
+        class Stop(training.StopOnNonFiniteLoss):
+            def on_train_batch_end(self, batch, logs=None):
+                if (self.epoch, batch) == (1, 2):
+                    raise Interrupted
+
+        patched.setattr(training, "StopOnNonFiniteLoss", Stop)
+        with pytest.raises(Interrupted):
+            _train(small_model(), data, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(data, interrupted, tmp_path):
+    undisturbed = small_model()
+    expected = _train(undisturbed, data, tmp_path / "undisturbed")
+    assert read_state(interrupted)["epochs"] == 1
+    resumed = small_model()
+    result = _train(resumed, data, interrupted)
+    for weights in zip(resumed.get_weights(), undisturbed.get_weights(), strict=True):
+        np.testing.assert_array_equal(*weights)
+    for key in ("accuracy_last", "accuracy_best", "best_epoch", "epochs"):
+        assert result[key] == expected[key]
+    # The weights of earlier epochs are deleted.
+    assert [file.name for file in interrupted.glob("*.h5")] == ["state-3.weights.h5"]
+
+
+def _flip_a_byte(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def _truncate(file):
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("state-1.weights.h5", _flip_a_byte),
+        ("state-1.weights.h5", _truncate),
+        ("state-1.weights.h5", lambda file: file.unlink()),
+        ("state.json", _flip_a_byte),
+        ("state.json", _truncate),
+    ],
+)
+def test_a_damaged_state_is_refused(name, damage, data, interrupted):
+    damage(interrupted / name)
+    before = sorted(interrupted.iterdir())
+    with pytest.raises(ValueError, match=rf"{name} is damaged or missing. Delete the folder .*run"):
+        _train(small_model(), data, interrupted)
+    assert sorted(interrupted.iterdir()) == before
+
+
+def test_metrics_have_a_row_for_each_epoch_with_its_learning_rate(data, tmp_path):
+    _train(small_model(), data, tmp_path)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["epoch"]) for row in rows] == [0, 1, 2]
+    rates = [float(row["learning_rate"]) for row in rows]
+    np.testing.assert_allclose(rates, [0.1, 0.01, 0.001], rtol=1e-6)
+    assert {"loss", "val_loss", "accuracy", "val_accuracy", "seconds"} <= set(rows[0])
+    assert list((tmp_path / "tensorboard").rglob("events.*"))
+
+
+def test_best_and_last_epoch():
+    rows = [
+        {"epoch": epoch, "val_accuracy": accuracy, "seconds": 2.0}
+        for epoch, accuracy in enumerate([0.25, 0.75, 0.5])
+    ]
+    assert training.summary(rows) == {
+        "accuracy_last": 50.0,
+        "accuracy_best": 75.0,
+        "best_epoch": 2,
+        "epochs": 3,
+        "seconds": 6.0,
+    }
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(data, tmp_path):
+    with pytest.raises(FloatingPointError, match="loss is not finite"):
+        _train(small_model(), data, tmp_path, Schedule(3, 1e30, (), batch_size=16))
+
+
+def test_a_finished_training_needs_no_state(data, tmp_path):
+    assert results.finished(tmp_path) is None
+    result = _train(small_model(), data, tmp_path)
+    assert results.finished(tmp_path) is None
+    finish(tmp_path, result)
+    assert results.finished(tmp_path) == result
+    assert not list(tmp_path.glob("state*"))
+
+
+def test_an_epoch_is_selected_on_validation_images_and_tested_once(data, tmp_path, monkeypatch):
+    data = data.hold_out(0.25)
+    read = []
+    batches = type(data).evaluation_batches
+
+    def counted(self, size, split="test"):
+        read.append(split)
+        return batches(self, size, split)
+
+    monkeypatch.setattr(type(data), "evaluation_batches", counted)
+    model = small_model()
+    result = _train(model, data, tmp_path, Schedule(4, 0.3, (), batch_size=16))
+    assert read == ["validation", "test"]
+    rows = results.read_metrics(tmp_path / "metrics.csv")
+    validation = [row["val_accuracy"] for row in rows]
+    assert result["best_epoch"] == 1 + validation.index(max(validation))
+    assert result["accuracy_validation"] == 100 * max(validation)
+    assert "accuracy_last" not in result and "accuracy_best" not in result
+    # The model has the weights that were selected: they give both numbers again.
+    for split, key in (("validation", "accuracy_validation"), ("test", "accuracy_selected")):
+        again = model.evaluate(data.evaluation_batches(256, split), return_dict=True, verbose=0)
+        assert 100 * again["accuracy"] == pytest.approx(result[key])
+    finish(tmp_path, result)
+    assert not list(tmp_path.glob("*.weights.h5"))
