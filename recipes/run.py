@@ -126,7 +126,7 @@ def train_teacher(experiment, folder, verbose=True):
             "parameters": teacher.count_params(),
         }
     accuracy = results.accuracy_of(result)
-    log.info("teacher %s: %.2f%% top-1", network.title, accuracy)
+    log.info("teacher %s: %.2f%% top-1", network.label, accuracy)
     if not phases and accuracy < 200 / data.num_classes and not _had(network.file, accuracy):
         log.warning(
             "The teacher is hardly better than chance on the test images. Was it trained on pixels "
@@ -161,7 +161,7 @@ def _train_phases(experiment, folder, verbose):
         file = training / "teacher.keras"
         result = results.finished(training)
         if result is None:
-            log.info(_PHASES[name], experiment.teacher.title)
+            log.info(_PHASES[name], experiment.teacher.label)
             keras.utils.set_random_seed(experiment.seed)
             with schedule.precision():
                 if before is None:
@@ -323,7 +323,7 @@ def _train_student(experiment, method, seed, teacher, prototypes, training, verb
             schedule = experiment.quantization_aware_schedule
             text = "training the student %s: %s, seed %d, under fake quantization"
             results.check_file(file, before["model_sha256"])
-        log.info(text, experiment.student.title, methods.title(method), seed)
+        log.info(text, experiment.student.label, methods.title(method), seed)
         # All methods of a trial start from the same weights.
         keras.utils.set_random_seed(seed)
         data = experiment.student_data

@@ -29,6 +29,7 @@ _AT_EACH_INPUT = (
 # Layers with weights but without matrix products.
 _ELEMENTWISE = (
     keras.layers.BatchNormalization,
+    keras.layers.Embedding,
     keras.layers.GroupNormalization,
     keras.layers.LayerNormalization,
     keras.layers.Normalization,
@@ -37,9 +38,9 @@ _ELEMENTWISE = (
 _KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
 # Weights that are statistics of data and not trained.
 _STATISTICS = ("moving_mean", "moving_variance", "mean", "variance", "count")
-# Operations without weights that compute matrix products.
+# Operations without weights whose matrix products are not counted.
 _PRODUCTS = {
-    *("Matmul", "Einsum", "Dot", "Tensordot", "Vdot", "Attention", "AdditiveAttention"),
+    *("Einsum", "Dot", "Tensordot", "Vdot", "Attention", "AdditiveAttention"),
     *("Conv", "ConvTranspose", "DepthwiseConv", "SeparableConv", "DotProductAttention"),
 }
 
@@ -60,8 +61,9 @@ class Cost:
 def cost_of(model, input_shape=None, pooled=False):
     """Count the parameters and the multiply-adds of a functional model.
 
-    As in the tables of the literature, the multiply-adds of convolutions, dense layers and KD
-    layers are counted. Those of biases, normalization, activations, additions and pooling are not.
+    As in the tables of the literature, the multiply-adds of convolutions, dense layers, attention
+    and KD layers are counted. Those of biases, normalization, activations, additions and pooling
+    are not.
 
     Args:
         model: Functional `keras.Model` with one input and one output, perhaps with models inside.
@@ -90,7 +92,7 @@ def cost_of(model, input_shape=None, pooled=False):
             return run(operation, args, call)
         outputs = operation.compute_output_spec(*args, **kwargs)
         one_product = pooled and isinstance(operation, KDLayer) and is_only_pooled(model, operation)
-        products.append(_multiply_adds(operation, args, outputs, one_product))
+        products.append(_multiply_adds(operation, args, kwargs, outputs, one_product))
         weights.update({id(weight): weight for weight in getattr(operation, "weights", ())})
         return outputs
 
@@ -100,7 +102,7 @@ def cost_of(model, input_shape=None, pooled=False):
     return Cost(sum(math.prod(weight.shape) for weight in parameters), sum(products))
 
 
-def _multiply_adds(operation, args, outputs, one_product):
+def _multiply_adds(operation, args, kwargs, outputs, one_product):
     if isinstance(operation, KDLayer):
         channels = args[0].shape[operation.channel_axis]
         locations = math.prod(args[0].shape[1:]) // channels
@@ -112,12 +114,50 @@ def _multiply_adds(operation, args, outputs, one_product):
         kernels = [getattr(operation, name, None) for name in _KERNELS]
         size = sum(math.prod(kernel.shape) for kernel in kernels if kernel is not None)
         return _locations(outputs, operation) * size
+    if isinstance(operation, keras.layers.EinsumDense):
+        return _einsum(operation, args[0], outputs)
+    if isinstance(operation, keras.layers.MultiHeadAttention):
+        return _attention(operation, *args, **kwargs)
+    if type(operation).__name__ == "Matmul":
+        return math.prod(outputs.shape) * args[0].shape[-1]
     known = isinstance(operation, _ELEMENTWISE) or not getattr(operation, "weights", ())
     if not known or type(operation).__name__ in _PRODUCTS:
-        raise ValueError(
-            f"The multiply-adds of {operation.name!r}, a {type(operation).__name__}, are unknown."
-        )
+        raise _unknown(operation)
     return 0
+
+
+def _unknown(operation):
+    kind = type(operation).__name__
+    return ValueError(f"The multiply-adds of {operation.name!r} ({kind}) are unknown.")
+
+
+def _einsum(layer, inputs, outputs):
+    """One multiply-add for each output and each index that is summed over."""
+    terms, result = layer.equation.split("->")
+    read, kernel = terms.split(",")
+    leading, _, trailing = read.partition("...")
+    sizes = {
+        **dict(zip(kernel, layer.kernel.shape, strict=True)),
+        **dict(zip(leading, inputs.shape, strict=False)),
+        **dict(zip(reversed(trailing), reversed(inputs.shape), strict=False)),
+    }
+    summed = [size for index, size in sizes.items() if index not in result]
+    return math.prod(outputs.shape) * math.prod(summed)
+
+
+def _attention(layer, query, value, key=None, **kwargs):
+    """Four projections, the scores, and their products with the values."""
+    if len(query.shape) != 3:
+        raise _unknown(layer)
+    queries, values = query.shape[1], value.shape[1]
+    projections = (
+        (queries, layer.query_dense),
+        (values, layer.key_dense),
+        (values, layer.value_dense),
+        (queries, layer.output_dense),
+    )
+    products = sum(length * math.prod(dense.kernel.shape) for length, dense in projections)
+    return products + queries * values * layer.num_heads * (layer.key_dim + layer.value_dim)
 
 
 def _locations(tensor, layer):

@@ -292,7 +292,7 @@ def prepare(experiment):
             ("teacher", experiment.teacher, teacher),
             ("student", experiment.student, student),
         ):
-            log.info("layers of the %s %s: %s", role, network.title, network.describe(model))
+            log.info("layers of the %s %s: %s", role, network.label, network.describe(model))
     pool_sizes = {}
     for level in ("penultimate", "intermediate"):
         layers = experiment.teacher.layer(level), experiment.student.layer(level)

@@ -83,6 +83,11 @@ class Network:
         """The name that `of` was given."""
         return self.file or self.source or self.title
 
+    @property
+    def label(self):
+        """What a reader is shown: the title, or the name of the file."""
+        return Path(self.file).name if self.file else self.title
+
     def check(self, argument):
         """Refuse a name that is unknown, a file that does not exist, or weights that it has not.
 

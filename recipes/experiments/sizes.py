@@ -77,7 +77,7 @@ def measure(experiment, teacher, student):
     """
     measured = {"teacher": size_of(teacher), "student": size_of(student)}
     for role, size in measured.items():
-        log.info("size of the %s %s: %s", role, getattr(experiment, role).title, size)
+        log.info("size of the %s %s: %s", role, getattr(experiment, role).label, size)
     sizes = {role: asdict(size) for role, size in measured.items()}
     method = _largest_method(experiment, student)
     if method is not None:
@@ -95,10 +95,10 @@ def measure(experiment, teacher, student):
         log.warning(
             "The student %s%s has %s parameters and its teacher %s only %s: "
             "use a smaller student%s.",
-            experiment.student.title,
+            experiment.student.label,
             " with KD layers" if method else "",
             f"{largest.parameters:,}",
-            experiment.teacher.title,
+            experiment.teacher.label,
             f"{measured['teacher'].parameters:,}",
             ", fewer --templates or a budget such as --growth 25%" if method else "",
         )
@@ -209,7 +209,7 @@ def markdown(experiment, sizes):
         if role == "student_with_kd_layers":
             title = f"student with KD layers ({size['method']})"
         else:
-            title = f"{role} {getattr(experiment, role).title}"
+            title = f"{role} {getattr(experiment, role).label}"
         adds = "-" if size["multiply_adds"] is None else f"{size['multiply_adds']:,}"
         lines.append(f"| {title} | {size['parameters']:,} | {size['bytes']:,} | {adds} |")
     if experiment.growth is not None:

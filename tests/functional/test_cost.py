@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from small_vit import small_vit
 
 from letkd_keras import KDLayer, insert_kd_layers, models
 from letkd_keras.functional.cost import Cost, cost_of
@@ -116,18 +117,65 @@ def test_cost_of_students_with_the_kd_layers_of_letkd2(student, parameters, mult
     assert after.multiply_adds / before.multiply_adds == pytest.approx(multiply_adds, abs=0.05)
 
 
+def tokens(length=5, channels=8):
+    return keras.Input((length, channels))
+
+
 @pytest.mark.parametrize(
-    "layer", [keras.layers.Flatten(), keras.layers.Reshape((64, 4))], ids=["flat", "rows"]
+    "equation, output_shape, multiply_adds",
+    [
+        ("abc,cd->abd", (5, 3), 5 * 8 * 3),
+        ("...c,cd->...d", (3,), 5 * 8 * 3),
+        ("abc,cde->abde", (5, 2, 4), 5 * 8 * 2 * 4),
+        ("abc,bd->adc", (7, 8), 5 * 8 * 7),  # of the tokens
+        ("abc,cd->ad", (3,), 5 * 8 * 3),  # the tokens are summed
+    ],
 )
-def test_unknown_layers_are_refused(layer):
-    if isinstance(layer, keras.layers.Reshape):
-        unknown = keras.layers.EinsumDense("abc,cd->abd", output_shape=(None, 3), name="mix")
-        match = "'mix', a EinsumDense"
-    else:
-        unknown = lambda x: keras.ops.matmul(x, keras.ops.transpose(x))  # noqa: E731
-        match = "Matmul"
+def test_einsum_dense_by_hand(equation, output_shape, multiply_adds):
+    inputs = tokens()
+    outputs = keras.layers.EinsumDense(equation, output_shape)(inputs)
+    assert cost_of(keras.Model(inputs, outputs)).multiply_adds == multiply_adds
+
+
+def test_attention_by_hand():
+    queries, others = tokens(), keras.layers.UpSampling1D(2)
+    attention = keras.layers.MultiHeadAttention(3, key_dim=4, value_dim=6, use_bias=False)
+    by_position = attention(queries, others(queries))
+    by_name = attention(query=queries, value=others(queries))
+    # Projections of 5 queries and 10 keys and values, 3 heads each; 5 x 10 scores and weights.
+    once = 3 * 8 * (5 * 4 + 10 * 4 + 10 * 6 + 5 * 6) + 3 * 5 * 10 * (4 + 6)
+    assert cost_of(keras.Model(queries, by_position)) == Cost(3 * 8 * (4 + 4 + 6 + 6), once)
+    assert cost_of(keras.Model(queries, by_name)).multiply_adds == once
+
+
+def test_products_of_tensors_by_hand():
+    x = tokens()
+    scores = keras.ops.matmul(x, keras.ops.transpose(x, (0, 2, 1)))
+    assert cost_of(keras.Model(x, keras.ops.matmul(scores, x))) == Cost(0, 5 * 5 * 8 + 5 * 5 * 8)
+
+
+def test_a_transformer_has_the_cost_of_its_dense_layers_and_attention():
+    """12 channels² for each token and 2 channels for each pair of tokens, in each block."""
+    model = small_vit(size=28, patch=4, channels=12, blocks=4, classes=3, tokens=0, pooling="mean")
+    # Its feed-forward layers have 2 times as many channels, not 4: 8 channels² in place of 12.
+    blocks = 4 * (49 * 8 * 12**2 + 49**2 * 2 * 12)
+    assert cost_of(model).multiply_adds == 28 * 28 * 3 * 12 + blocks + 12 * 3
+
+
+@pytest.mark.parametrize(
+    "unknown, match",
+    [
+        (keras.layers.LSTM(4, name="memory"), r"'memory' \(LSTM\)"),
+        (keras.layers.Attention(name="look"), r"'look' \(Attention\)"),
+        (lambda x: keras.ops.einsum("bij,bkj->bik", x, x), r"\(Einsum\)"),
+    ],
+    ids=["recurrent", "attention", "einsum"],
+)
+def test_unknown_layers_are_refused(unknown, match):
+    x = tokens()
+    outputs = unknown([x, x]) if isinstance(unknown, keras.layers.Attention) else unknown(x)
     with pytest.raises(ValueError, match=match):
-        cost_of(sequence(layer, unknown))
+        cost_of(keras.Model(x, outputs))
 
 
 def test_subclassed_models_are_refused():

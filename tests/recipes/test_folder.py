@@ -195,7 +195,10 @@ def test_a_transformer_teaches_on_a_grid_that_does_not_divide(photos, tmp_path, 
     options[options.index("resnet8")] = str(tmp_path / "s.keras")
     with caplog.at_level("INFO", logger="letkd_keras"):
         report = folder.main([*options, "--fine-tune-epochs", "1", "--formats", "tflite"])
-    assert "layers of the teacher vit: penultimate norm 7x7x12, intermediate block3" in caplog.text
+    assert (
+        "layers of the teacher vit.keras: penultimate norm 7x7x12, intermediate block3"
+        in caplog.text
+    )
     assert "targets of the penultimate level are averaged to a grid of 4x4" in caplog.text
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["pool_sizes"] == {"penultimate": 1, "intermediate": 1}
