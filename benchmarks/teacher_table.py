@@ -17,6 +17,7 @@ is an error.
 """
 
 import argparse
+import hashlib
 import math
 import os
 import sys
@@ -89,7 +90,10 @@ class Table:
         layer = experiment.teacher.with_layers(teacher, "teacher", True).layer("intermediate")
         identity = {
             "teacher": fingerprint(teacher),
-            "data": data.digest,
+            # Not the labels, of which a training may have few.
+            "images": hashlib.sha256(np.ascontiguousarray(data.x_train)).hexdigest(),
+            "mean": np.asarray(data.mean, float).tolist(),
+            "std": np.asarray(data.std, float).tolist(),
             "layer": layer,
             "augmentation": experiment.augmentation,
         }
@@ -195,7 +199,9 @@ def _make(folder, identity, teacher, data, layer):
         found = read_json(state)
         done = found.pop("done")
         if found != identity:
-            raise ValueError(f"`table` must be of this teacher and these data. Received: {folder}")
+            raise ValueError(
+                f"`table` must be of this teacher and these images. Received: {folder}"
+            )
         if done == len(versions):
             return
     graph = LayerOutputs(teacher, (layer,))

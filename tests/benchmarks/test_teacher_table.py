@@ -26,16 +26,22 @@ def test_trainings_are_those_under_the_teacher_itself(tmp_path, monkeypatch):
     compare.main([*small, *first, "--out", str(tmp_path / "teacher")])
     teacher = str(tmp_path / "teacher" / "teacher" / "teacher.keras")
     options = [*small, "--teacher", teacher, "--methods", "kd", "letkd2+dkd"]
+    few = [*options, "--labelled-share", "0.5"]  # with the same table
     compare.main([*options, "--out", str(tmp_path / "plain")])
+    compare.main([*few, "--out", str(tmp_path / "few_plain")])
     table = str(tmp_path / "table")
     teacher_table.main([table, *options, "--out", str(tmp_path / "table_run")])
-    for method in ("kd", "letkd2+dkd"):
-        rows = _metrics(tmp_path / "table_run" / method)
-        assert len(rows) == 2
-        # Only what threads add up in another order may differ.
-        for row, plain in zip(rows, _metrics(tmp_path / "plain" / method), strict=True):
-            assert row == pytest.approx(plain, rel=1e-5)
+    made = (tmp_path / "table" / "logits.npy").stat().st_mtime_ns
+    teacher_table.main([table, *few, "--out", str(tmp_path / "few_table_run")])
+    assert (tmp_path / "table" / "logits.npy").stat().st_mtime_ns == made
+    for run in ("", "few_"):
+        for method in ("kd", "letkd2+dkd"):
+            rows = _metrics(tmp_path / f"{run}table_run" / method)
+            assert len(rows) == 2
+            # Only what threads add up in another order may differ.
+            for row, plain in zip(rows, _metrics(tmp_path / f"{run}plain" / method), strict=True):
+                assert row == pytest.approx(plain, rel=1e-5)
 
     other = [*options, "--seed", "1", "--out", str(tmp_path / "other")]
-    with pytest.raises(ValueError, match="`table` must be of this teacher and these data"):
+    with pytest.raises(ValueError, match="`table` must be of this teacher and these images"):
         teacher_table.main([table, *other])
