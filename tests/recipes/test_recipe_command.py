@@ -1,6 +1,12 @@
+import threading
+from types import SimpleNamespace
+
+from worker_threads import in_threads
+
 from letkd_keras.recipes import cifar100
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
-from letkd_keras.recipes.recipe_command import default_out
+from letkd_keras.recipes.recipe_command import default_out, run_on_workers
+from letkd_keras.recipes.trainings import workers
 
 
 def test_the_default_folder_has_the_data_and_the_pair(cifar100_noise):
@@ -8,3 +14,18 @@ def test_the_default_folder_has_the_data_and_the_pair(cifar100_noise):
     experiment = experiment_of(options, cifar100.SETTINGS)
     assert str(default_out(experiment)) == "runs/cifar100/wrn40_2-snv1"
     assert str(default_out(experiment, "compare-")).endswith("compare-wrn40_2-snv1")
+
+
+def test_workers_may_differ_in_what_no_training_depends_on(monkeypatch):
+    own = threading.local()
+    monkeypatch.setattr(workers, "connect", lambda backend: own.group)
+
+    def run(group):
+        own.group = group
+        config = {"seed": 0, "data": {"source": f"/images{group.index}"}}
+        experiment = SimpleNamespace(data=None, student_data=None, config=lambda: config)
+        return run_on_workers(
+            SimpleNamespace(engine=None), lambda: experiment, lambda experiment: "report"
+        )
+
+    assert in_threads(2, run) == ["report", None]

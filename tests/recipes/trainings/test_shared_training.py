@@ -202,7 +202,8 @@ def test_workers_that_differ_are_refused():
     def agree(group):
         data = {"digest": f"{group.index}", "source": f"/images{group.index}"}
         with pytest.raises(ValueError) as error:
-            shared_training.agree(group, {"experiment": {"seed": 0, "data": data}, "code": "a"})
+            own = {"experiment": {"seed": 0, "data": data}, "code": "a"}
+            shared_training.agree(group, own, open_keys=("data.source",))
         return str(error.value)
 
     first, second = in_threads(2, agree)
