@@ -51,7 +51,7 @@ def test_a_head_is_trained_on_frozen_features(backbone, tmp_path, caplog):
     assert experiment.teacher.trained == "backbone"
     with caplog.at_level("INFO", logger="letkd_keras"):
         teacher, result = _teacher(experiment, tmp_path / "run")
-    assert "training a head of the teacher backbone on its frozen features" in caplog.text
+    assert "training a head of the teacher backbone.keras on its frozen features" in caplog.text
     assert "hardly better than chance" not in caplog.text
     assert (result["epochs"], teacher.output_shape) == (2, (None, 10))
     layers = ("first", "normalization")
