@@ -125,51 +125,27 @@ def test_layers_compute_in_the_type_and_weights_are_float32(precision, data, tmp
     assert scaled == (precision == "float16")
 
 
-class TestClassWeights:
-    @pytest.fixture
-    def unbalanced(self, data):
-        rows = np.concatenate([np.flatnonzero(data.y_train == 0)[:2], np.arange(64)])
-        labels = data.y_train[rows].copy()
-        labels[2:] = np.maximum(labels[2:], 1)
-        return replace(data, x_train=data.x_train[rows], y_train=labels)
-
-    def test_by_hand(self, unbalanced):
-        weights = balanced_class_weights(unbalanced)
-        labels = unbalanced.y_train
-        assert weights[0] == pytest.approx(66 / (10 * np.sum(labels == 0)))
-        assert np.mean([weights[label] for label in labels]) == pytest.approx(1)
-        sums = np.bincount(labels, [weights[label] for label in labels])
-        np.testing.assert_allclose(sums, 6.6)
-
-    def test_they_weight_the_loss(self, unbalanced, tmp_path):
-        schedule = Schedule(1, 1e-30, (), batch_size=66, weight_decay=0.0)
-        model = small_model()
-        _train(
-            model,
-            unbalanced,
-            tmp_path,
-            schedule,
-            class_weights="balanced",
-            augmentation={"flip": False, "crop_padding": 0},
-        )
-        (row,) = training.results.read_metrics(tmp_path / "metrics.csv")
-        model = small_model()
-        batch = next(iter(unbalanced.evaluation_batches(66, "train")))
-        log_p = keras.ops.log_softmax(model(batch[0], training=True))
-        losses = -np.asarray(log_p)[np.arange(66), unbalanced.y_train]
-        weights = balanced_class_weights(unbalanced)
-        weights = [weights[label] for label in unbalanced.y_train]
-        assert row["loss"] == pytest.approx(np.mean(losses * weights), rel=1e-4)
-        assert abs(row["loss"] - losses.mean()) > 1e-3
-
-    def test_records_are_refused(self):
-        class Records:
-            name = "tfds:x"
-            num_classes = 3
-            train = object()
-
-        with pytest.raises(ValueError, match=r"`class_weights` need labels.*tfds:x"):
-            balanced_class_weights(Records())
+def test_class_weights_weight_the_loss(data, tmp_path):
+    rows = np.concatenate([np.flatnonzero(data.y_train == 0)[:2], np.arange(64)])
+    labels = data.y_train[rows].copy()
+    labels[2:] = np.maximum(labels[2:], 1)
+    unbalanced = replace(data, x_train=data.x_train[rows], y_train=labels)
+    _train(
+        small_model(),
+        unbalanced,
+        tmp_path,
+        Schedule(1, 1e-30, (), batch_size=66, weight_decay=0.0),
+        class_weights="balanced",
+        augmentation={"flip": False, "crop_padding": 0},
+    )
+    (row,) = training.results.read_metrics(tmp_path / "metrics.csv")
+    batch = next(iter(unbalanced.evaluation_batches(66, "train")))
+    log_p = keras.ops.log_softmax(small_model()(batch[0], training=True))
+    losses = -np.asarray(log_p)[np.arange(66), labels]
+    weights = balanced_class_weights(unbalanced)
+    weights = [weights[label] for label in labels]
+    assert row["loss"] == pytest.approx(np.mean(losses * weights), rel=1e-4)
+    assert abs(row["loss"] - losses.mean()) > 1e-3
 
 
 CALLBACK = """

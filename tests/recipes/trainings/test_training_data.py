@@ -1,0 +1,59 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from small_image_data import image_data
+
+from letkd_keras.recipes.trainings.training_data import (
+    balanced_class_weights,
+    few_for_students,
+    labelled_data,
+    training_labels,
+)
+
+# Images that are read from disk: labels are known for files, not for records.
+FILES = SimpleNamespace(name="photos", num_classes=3, train=SimpleNamespace(files=None))
+FILES.train.files = SimpleNamespace(labels=[0, 0, 0, 1])
+RECORDS = SimpleNamespace(name="tfds:x", num_classes=3, train=object())
+
+
+def test_weights_of_classes_by_hand():
+    # The third class has no image.
+    assert balanced_class_weights(FILES) == {0: 4 / (3 * 3), 1: 4 / (3 * 1), 2: 4 / 3}
+
+
+def test_every_class_counts_the_same_and_the_mean_is_1():
+    data = image_data(y_train=np.repeat(np.arange(5), (2, 30, 8, 15, 5)))
+    weights = balanced_class_weights(data)
+    of_images = [weights[label] for label in data.y_train]
+    np.testing.assert_allclose(np.bincount(data.y_train, of_images), 60 / 5)
+    assert np.mean(of_images) == pytest.approx(1)
+
+
+def test_weights_of_records_are_refused():
+    assert training_labels(RECORDS) is None
+    with pytest.raises(ValueError, match=r"`class_weights` need labels.*tfds:x"):
+        balanced_class_weights(RECORDS)
+
+
+def test_few_images_are_repeated_in_the_same_proportion():
+    data = image_data()
+    few = few_for_students(data, 10, seed=0)
+    assert few.train_examples == data.train_examples == 60
+    images, counts = np.unique(few.x_train, axis=0, return_counts=True)
+    assert len(images) == 10 and set(counts) == {6}
+    np.testing.assert_array_equal(np.bincount(few.y_train), np.bincount(data.y_train))
+    assert few_for_students(data, None, seed=0) is data
+
+
+def test_few_images_of_those_read_from_disk_are_refused():
+    with pytest.raises(ValueError, match=r"`student_examples` needs data in memory.*photos"):
+        few_for_students(FILES, 2, seed=0)
+
+
+def test_labelled_data_leaves_out_or_replaces_the_others():
+    data = image_data().keep_labels(0.5)
+    assert labelled_data(data).train_examples == 30
+    repeated = labelled_data(data, repeat=True)
+    assert repeated.train_examples == 60 and repeated.unlabelled_examples == 0
+    assert labelled_data(RECORDS) is RECORDS
