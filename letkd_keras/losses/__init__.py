@@ -1,4 +1,4 @@
-"""Losses: of the KD layer's templates, and of the student's logits against the teacher's."""
+"""Losses of the KD layer's templates, of logits against the teacher's, and of smoothed labels."""
 
 from letkd_keras.losses.dist import DISTLoss
 from letkd_keras.losses.dkd import DKDLoss
@@ -6,6 +6,7 @@ from letkd_keras.losses.kd import KDLoss
 from letkd_keras.losses.logit_losses import LOGIT_LOSSES, LogitLoss, logit_loss
 from letkd_keras.losses.logit_standardization import standardize_logits
 from letkd_keras.losses.rld import RLDLoss
+from letkd_keras.losses.smoothed_crossentropy import SmoothedCrossentropy
 from letkd_keras.losses.template_kl import (
     TemplateKLDivergence,
     inner_product,
@@ -21,6 +22,7 @@ __all__ = [
     "KDLoss",
     "LogitLoss",
     "RLDLoss",
+    "SmoothedCrossentropy",
     "TemplateKLDivergence",
     "WTTMLoss",
     "inner_product",

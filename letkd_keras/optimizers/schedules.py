@@ -52,3 +52,39 @@ def scale_milestones(milestones, epochs, full_epochs):
     """
     scaled = {round(milestone * epochs / full_epochs) for milestone in milestones}
     return sorted(milestone for milestone in scaled if 0 < milestone < epochs)
+
+
+@keras.saving.register_keras_serializable("letkd_keras")
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule whose first steps have a rate that grows linearly to the schedule's.
+
+    The rate of step `i`, counted from 0, is that of the schedule times `min((i + 1) / steps, 1)`.
+
+    Args:
+        schedule: `LearningRateSchedule`, or a constant rate.
+        steps: Number of steps after which the rate is the schedule's, at least 1.
+
+    Raises:
+        ValueError: If `steps` is out of its range.
+    """
+
+    def __init__(self, schedule, steps):
+        super().__init__()
+        self.schedule = schedule
+        self.steps = positive_integer.check(steps, "steps")
+
+    def __call__(self, step):
+        rate = self.schedule(step) if callable(self.schedule) else self.schedule
+        done = (keras.ops.cast(step, "float32") + 1.0) / self.steps
+        return rate * keras.ops.minimum(done, 1.0)
+
+    def get_config(self):
+        return {
+            "schedule": keras.saving.serialize_keras_object(self.schedule),
+            "steps": self.steps,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        schedule = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(schedule, config["steps"])

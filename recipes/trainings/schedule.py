@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 import keras
 
 from letkd_keras import optimizers
+from letkd_keras.losses import SmoothedCrossentropy
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,12 @@ class Schedule:
     def learning_rates(self, steps):
         """The learning rate of each step, for epochs of so many steps."""
         if self.schedule == "cosine":
-            decay = keras.optimizers.schedules.CosineDecay(self.learning_rate, self.epochs * steps)
+            rates = keras.optimizers.schedules.CosineDecay(self.learning_rate, self.epochs * steps)
         else:
-            decay = optimizers.epoch_decay(self.learning_rate, self.milestones, steps)
-        return WarmUp(decay, self.warm_up_epochs * steps) if self.warm_up_epochs else decay
+            rates = optimizers.epoch_decay(self.learning_rate, self.milestones, steps)
+        if self.warm_up_epochs:
+            rates = optimizers.WarmUp(rates, self.warm_up_epochs * steps)
+        return rates
 
     def make_optimizer(self, steps):
         """A new optimizer for epochs of so many steps."""
@@ -179,60 +182,3 @@ class Schedule:
             yield
         finally:
             keras.config.set_dtype_policy(before)
-
-
-@keras.saving.register_keras_serializable("letkd_keras")
-class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule whose first steps have a rate that grows linearly to the schedule's.
-
-    Args:
-        schedule: `LearningRateSchedule`, or a number.
-        steps: Number of steps until the rate is the schedule's.
-    """
-
-    def __init__(self, schedule, steps):
-        super().__init__()
-        self.schedule, self.steps = schedule, steps
-
-    def __call__(self, step):
-        rate = self.schedule(step) if callable(self.schedule) else self.schedule
-        done = (keras.ops.cast(step, "float32") + 1.0) / self.steps
-        return rate * keras.ops.minimum(done, 1.0)
-
-    def get_config(self):
-        return {
-            "schedule": keras.saving.serialize_keras_object(self.schedule),
-            "steps": self.steps,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        schedule = keras.saving.deserialize_keras_object(config["schedule"])
-        return cls(schedule, config["steps"])
-
-
-@keras.saving.register_keras_serializable("letkd_keras")
-class SmoothedCrossentropy(keras.losses.Loss):
-    """Cross-entropy of logits with smoothed integer labels.
-
-    Keras' `SparseCategoricalCrossentropy` has no label smoothing.
-
-    Args:
-        label_smoothing: Share of the labels that is spread over all classes.
-        name: Name of the loss.
-        **kwargs: Arguments of `keras.losses.Loss`.
-    """
-
-    def __init__(self, label_smoothing, name="smoothed_crossentropy", **kwargs):
-        super().__init__(name=name, **kwargs)
-        self.label_smoothing = label_smoothing
-
-    def call(self, y_true, y_pred):
-        classes = keras.ops.shape(y_pred)[-1]
-        labels = keras.ops.one_hot(keras.ops.cast(y_true, "int32"), classes, dtype=y_pred.dtype)
-        return keras.losses.categorical_crossentropy(
-            labels, y_pred, from_logits=True, label_smoothing=self.label_smoothing
-        )
-
-    def get_config(self):
-        return {**super().get_config(), "label_smoothing": self.label_smoothing}

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from letkd_keras.optimizers import epoch_decay, scale_milestones
+from letkd_keras.optimizers import WarmUp, epoch_decay, scale_milestones
 
 
 def test_the_rate_drops_with_the_first_step_of_the_epoch_after_a_milestone():
@@ -68,3 +68,24 @@ def test_milestones_scale_with_the_epochs(epochs, expected):
     scaled = scale_milestones((150, 180, 210), epochs, 240)
     assert scaled == expected
     epoch_decay(0.05, scaled, 10)
+
+
+def test_the_rate_of_a_warm_up_grows_linearly():
+    schedule = WarmUp(epoch_decay(0.1, (2,), steps_per_epoch=10), steps=10)
+    rates = [float(schedule(step)) for step in (0, 4, 9, 10, 19, 20, 39)]
+    np.testing.assert_allclose(rates, [0.01, 0.05, 0.1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
+    constant = WarmUp(0.1, steps=4)
+    np.testing.assert_allclose([float(constant(1)), float(constant(30))], [0.05, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rates", [0.1, epoch_decay(0.1, (2,), steps_per_epoch=10)])
+def test_a_warm_up_serialises(rates):
+    schedule = WarmUp(rates, steps=10)
+    config = keras.optimizers.schedules.serialize(schedule)
+    again = keras.optimizers.schedules.deserialize(config)
+    assert [float(again(step)) for step in (3, 25)] == [float(schedule(step)) for step in (3, 25)]
+
+
+def test_a_warm_up_has_a_step():
+    with pytest.raises(ValueError, match=r"`steps` must be .*Received: steps=0"):
+        WarmUp(0.1, steps=0)

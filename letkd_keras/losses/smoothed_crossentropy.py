@@ -1,0 +1,46 @@
+import keras
+
+from letkd_keras.ranges import share
+
+
+@keras.saving.register_keras_serializable("letkd_keras")
+class SmoothedCrossentropy(keras.losses.Loss):
+    """Cross-entropy of logits with smoothed integer labels.
+
+    Keras' `SparseCategoricalCrossentropy` has no label smoothing.
+
+    Args:
+        label_smoothing: Share of each label that is spread over all classes, at least 0 and less
+            than 1.
+        reduction: Keras' reduction over the samples.
+        name: Name of the loss.
+        dtype: Dtype of the computation; float32 unless Keras' `floatx` says otherwise.
+
+    Call arguments:
+        y_true: Integer classes [B].
+        y_pred: Logits [B, classes].
+        sample_weight: Weights [B] of the samples, or `None`.
+
+    Raises:
+        ValueError: If `label_smoothing` is out of its range.
+    """
+
+    def __init__(
+        self,
+        label_smoothing,
+        reduction="sum_over_batch_size",
+        name="smoothed_crossentropy",
+        dtype=None,
+    ):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.label_smoothing = share.check(label_smoothing, "label_smoothing")
+
+    def call(self, y_true, y_pred):
+        classes = keras.ops.shape(y_pred)[-1]
+        labels = keras.ops.one_hot(keras.ops.cast(y_true, "int32"), classes, dtype=y_pred.dtype)
+        return keras.losses.categorical_crossentropy(
+            labels, y_pred, from_logits=True, label_smoothing=self.label_smoothing
+        )
+
+    def get_config(self):
+        return {**super().get_config(), "label_smoothing": self.label_smoothing}
