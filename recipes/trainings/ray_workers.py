@@ -20,7 +20,7 @@ import keras
 from letkd_keras.callbacks import ShowProgress
 from letkd_keras.data import DataSpec
 from letkd_keras.ray_cluster import import_ray, running_ray
-from letkd_keras.recipes.trainings import shared_training, training, workers
+from letkd_keras.recipes.trainings import shared_training, training, worker_environment, workers
 from letkd_keras.recipes.trainings.training_data import few_for_students
 from letkd_keras.run_folder import differences
 
@@ -214,7 +214,7 @@ def _work(config):
 def _train(config):
     import ray
 
-    group = workers.connect("tensorflow")
+    group = worker_environment.connect("tensorflow")
     data, own = None, {}
     order, folder = config["order"], Path(config["folder"])
     try:

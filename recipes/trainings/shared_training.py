@@ -24,7 +24,7 @@ from letkd_keras.distillers import Supervised
 from letkd_keras.files import checksum
 from letkd_keras.functional import load_model
 from letkd_keras.functional.graph import layers_inside
-from letkd_keras.recipes.trainings import training, workers
+from letkd_keras.recipes.trainings import training, worker_environment, workers
 from letkd_keras.recipes.trainings.schedule import Schedule
 from letkd_keras.recipes.trainings.training_data import balanced_class_weights, labelled_data
 from letkd_keras.run_folder import differences
@@ -78,7 +78,7 @@ def run_on_workers(backend, make_experiment, command, open_keys=()):
         ValueError: If the workers differ, or the chief ended by an error.
         ConnectionError: If a worker was lost.
     """
-    group = workers.connect(backend)
+    group = worker_environment.connect(backend)
     if group is None:
         return command(make_experiment())
     try:

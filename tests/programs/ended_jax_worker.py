@@ -5,11 +5,11 @@ import signal
 import time
 
 from letkd_keras.command_line import run_main
-from letkd_keras.recipes.trainings import workers
+from letkd_keras.recipes.trainings.jax_workers import JaxWorkers
 
 
 def main():
-    workers.JaxWorkers(1, 0)
+    JaxWorkers(1, 0)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(30)
 
