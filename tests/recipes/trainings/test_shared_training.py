@@ -256,7 +256,7 @@ def _on_threads(command, monkeypatch):
     """What the command's workers end with; each thread has its own group."""
     groups = {}
     monkeypatch.setattr(
-        shared_training.workers, "connect", lambda backend: groups[backend], raising=True
+        shared_training.worker_environment, "connect", lambda backend: groups[backend], raising=True
     )
 
     class Experiment:
