@@ -6,7 +6,7 @@ from worker_threads import in_threads
 from letkd_keras.recipes import cifar100
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.recipe_command import default_out, run_on_workers
-from letkd_keras.recipes.trainings import workers
+from letkd_keras.recipes.trainings import worker_environment
 
 
 def test_the_default_folder_has_the_data_and_the_pair(cifar100_noise):
@@ -18,7 +18,7 @@ def test_the_default_folder_has_the_data_and_the_pair(cifar100_noise):
 
 def test_workers_may_differ_in_what_no_training_depends_on(monkeypatch):
     own = threading.local()
-    monkeypatch.setattr(workers, "connect", lambda backend: own.group)
+    monkeypatch.setattr(worker_environment, "connect", lambda backend: own.group)
 
     def run(group):
         own.group = group
