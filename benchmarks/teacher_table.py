@@ -15,8 +15,8 @@ interrupted run.
 An image of a batch is found in the table by a hash of its pixels. An image that is not in the table
 is an error.
 
-The rows of a batch lie all over the file. An epoch of letKD-2 took 31 s where the system's file
-cache held most of it, and 48 to 100 s before that. `cat TABLE/features.npy > /dev/null` fills it.
+The rows of a batch lie all over the file `features.npy`. Reading them is fast only if the system's
+file cache holds most of the file. `cat TABLE/features.npy > /dev/null` fills the cache.
 """
 
 import argparse

@@ -1,4 +1,5 @@
 import keras
+from keras import ops
 
 from letkd_keras.ranges import share
 
@@ -17,7 +18,7 @@ class SmoothedCrossentropy(keras.losses.Loss):
         dtype: Dtype of the computation; float32 unless Keras' `floatx` says otherwise.
 
     Call arguments:
-        y_true: Integer classes [B].
+        y_true: Integer classes [B] or [B, 1].
         y_pred: Logits [B, classes].
         sample_weight: Weights [B] of the samples, or `None`.
 
@@ -36,8 +37,8 @@ class SmoothedCrossentropy(keras.losses.Loss):
         self.label_smoothing = share.check(label_smoothing, "label_smoothing")
 
     def call(self, y_true, y_pred):
-        classes = keras.ops.shape(y_pred)[-1]
-        labels = keras.ops.one_hot(keras.ops.cast(y_true, "int32"), classes, dtype=y_pred.dtype)
+        labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
+        labels = ops.one_hot(labels, ops.shape(y_pred)[-1], dtype=y_pred.dtype)
         return keras.losses.categorical_crossentropy(
             labels, y_pred, from_logits=True, label_smoothing=self.label_smoothing
         )

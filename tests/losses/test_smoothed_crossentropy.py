@@ -17,7 +17,8 @@ def expected(smoothing):
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_smoothed_labels_by_hand(smoothing):
     loss = SmoothedCrossentropy(smoothing)
-    assert float(loss(LABELS, LOGITS)) == pytest.approx(expected(smoothing).mean(), rel=1e-6)
+    for labels in (LABELS, LABELS[:, None]):
+        assert float(loss(labels, LOGITS)) == pytest.approx(expected(smoothing).mean(), rel=1e-6)
 
 
 def test_weights_of_samples_count():
