@@ -20,7 +20,13 @@ import keras
 from letkd_keras.callbacks import ShowProgress
 from letkd_keras.data import DataSpec
 from letkd_keras.ray_cluster import import_ray, running_ray
-from letkd_keras.recipes.trainings import shared_training, training, worker_environment, workers
+from letkd_keras.recipes.trainings import (
+    fit_on_workers,
+    shared_training,
+    training,
+    worker_environment,
+    workers,
+)
 from letkd_keras.recipes.trainings.training_data import few_for_students
 from letkd_keras.run_folder import differences
 
@@ -235,9 +241,9 @@ def _train(config):
         file = Path(scratch) / _MODEL
         file.write_bytes(ray.get(config["model"]))
         if group is None:
-            shared_training.fit_alone(file, data, order, folder)
+            fit_on_workers.fit_alone(file, data, order, folder)
         else:
-            shared_training.fit(group, file, data, order, folder if group.is_chief else None)
+            fit_on_workers.fit(group, file, data, order, folder if group.is_chief else None)
 
 
 def _data(config, order):

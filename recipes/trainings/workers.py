@@ -5,6 +5,7 @@ Each worker is a process, on this machine or on another one. The first one is th
 
 import contextlib
 import contextvars
+import json
 
 import numpy as np
 
@@ -103,6 +104,17 @@ class Workers:
             The chief's bytes.
         """
         return self.gather(message if self.is_chief else b"")[0]
+
+    def broadcast_json(self, message=None):
+        """Send JSON of the chief to all workers, which all call it.
+
+        Args:
+            message: JSON types; that of the chief counts.
+
+        Returns:
+            The chief's message.
+        """
+        return json.loads(self.broadcast(json.dumps(message).encode()))
 
     @contextlib.contextmanager
     def watched(self):

@@ -14,7 +14,7 @@ from float64 import compute_in_float64
 
 from letkd_keras.command_line import set_up_logging
 from letkd_keras.recipes import compare
-from letkd_keras.recipes.trainings import shared_training, training
+from letkd_keras.recipes.trainings import fit_on_workers, training
 
 OPTIONS = (
     *("--train-examples", "48", "--test-examples", "21", "--pair", "resnet8-resnet8"),
@@ -36,7 +36,7 @@ def main(folder, step=0, options=()):
             if Killed.steps == step:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    training.StopOnNonFiniteLoss = shared_training.StopOnNonFiniteLoss = Killed
+    training.StopOnNonFiniteLoss = fit_on_workers.StopOnNonFiniteLoss = Killed
     compare.main([*OPTIONS, *options, "--out", folder])
 
 

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from letkd_keras.data import DataSpec
-from letkd_keras.recipes.trainings import ray_workers, results, shared_training, training
-from letkd_keras.recipes.trainings.schedule import Schedule
+from letkd_keras.recipes.trainings import ray_workers, results
 from letkd_keras.recipes.trainings.training_data import few_for_students, labelled_data
 
 
@@ -41,16 +40,6 @@ def test_a_worker_opens_the_data_that_are_trained_on():
         assert ray_workers._data(config, order).digest == expected.digest
     with pytest.raises(ValueError, match="images of the workers differ"):
         ray_workers._data(config, {"digest": "other"})
-
-
-def test_one_worker_trains_by_the_order_of_the_chief(monkeypatch):
-    schedule = Schedule(2, 0.1, (1,))
-    calls = []
-    monkeypatch.setattr(shared_training, "load_model", str)
-    monkeypatch.setattr(training, "train", lambda *args, **options: calls.append((args, options)))
-    order = {"schedule": schedule.config(), "digest": "1", "seed": 5, "augmentation": {}}
-    shared_training.fit_alone("file", "data", order, "folder")
-    assert calls == [(("file", "data", schedule, "folder"), {"seed": 5, "augmentation": {}})]
 
 
 def test_epochs_of_the_workers_are_logged(tmp_path, caplog):

@@ -11,6 +11,8 @@ def test_messages_of_any_length_reach_all(chunk, monkeypatch):
     assert in_threads(4, lambda group: group.gather(messages[group.index])) == [messages] * 4
     received = in_threads(4, lambda group: group.broadcast(messages[group.index]))
     assert received == [messages[0]] * 4
+    received = in_threads(4, lambda group: group.broadcast_json({"from": [group.index, "é"]}))
+    assert received == [{"from": [0, "é"]}] * 4
 
 
 def test_the_loss_of_a_worker_is_a_connection_error():

@@ -1,0 +1,14 @@
+"""What needs no other worker; `test_shared_training` has real ones."""
+
+from letkd_keras.recipes.trainings import fit_on_workers, training
+from letkd_keras.recipes.trainings.schedule import Schedule
+
+
+def test_one_worker_trains_by_the_order_of_the_chief(monkeypatch):
+    schedule = Schedule(2, 0.1, (1,))
+    calls = []
+    monkeypatch.setattr(fit_on_workers, "load_model", str)
+    monkeypatch.setattr(training, "train", lambda *args, **options: calls.append((args, options)))
+    order = {"schedule": schedule.config(), "digest": "1", "seed": 5, "augmentation": {}}
+    fit_on_workers.fit_alone("file", "data", order, "folder")
+    assert calls == [(("file", "data", schedule, "folder"), {"seed": 5, "augmentation": {}})]
