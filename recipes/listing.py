@@ -9,7 +9,7 @@ from letkd_keras.functional import Cost, cost_of
 from letkd_keras.layers import KDLayer
 from letkd_keras.losses import LOGIT_LOSSES
 from letkd_keras.recipes import cifar100, imagenet, tiny_imagenet
-from letkd_keras.recipes.experiments import methods, published
+from letkd_keras.recipes.experiments import logit_loss_settings, methods, published
 from letkd_keras.recipes.reports.method_table import published_text
 
 # Recipes with pairs that have published accuracies.
@@ -188,7 +188,7 @@ def _losses_table():
             loss.paper,
             settings,
             f"{loss.weight:g}",
-            f"{methods.added_weight(name):g}",
+            f"{logit_loss_settings.added_weight(name):g}",
             f"{loss.warm_up_epochs}",
         )
     return table
@@ -234,7 +234,7 @@ def _pairs_table(settings):
         caption="\n".join(notes) or None,
     )
     for pair in settings.pairs:
-        beta = methods.logit_loss_settings(settings, pair)["dkd"]["options"]["beta"]
+        beta = logit_loss_settings.of_pair(settings, pair)["dkd"]["options"]["beta"]
         table.add_row(
             pair.name + ("*" if pair.note else ""),
             f"{pair.learning_rate:g}",

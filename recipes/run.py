@@ -18,6 +18,7 @@ from letkd_keras.prototypes import Prototypes, fit_prototypes, remove_workdir
 from letkd_keras.recipes import exporting
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.experiments.experiment import OPEN_KEYS, prepare
+from letkd_keras.recipes.experiments.model_of_method import Inputs, build
 from letkd_keras.recipes.reports import class_report, report
 from letkd_keras.recipes.trainings import results, workers
 from letkd_keras.recipes.trainings.ray_workers import RayWorkers
@@ -333,7 +334,7 @@ def _train_student(experiment, method, seed, teacher, prototypes, training, verb
                 student = experiment.student.build(data, "student")
             else:
                 student = quantization_aware(load_model(file, "student"))
-            model = methods.build(method, methods.Inputs(teacher, student, prototypes, own))
+            model = build(method, Inputs(teacher, student, prototypes, own))
             if not isinstance(model, Distiller):
                 # Without a teacher nothing can be learned of an image without a label.
                 data = labelled_data(data, repeat=True)

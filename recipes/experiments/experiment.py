@@ -66,7 +66,7 @@ class Experiment:
         iterations: Iterations of k-means.
         memory: Bytes of feature vectors in memory during the fit of the prototypes.
         feature_cache: Type of the cache of feature vectors on disk, or `None`.
-        logit_losses: What differs from the table of losses (`methods.logit_loss_settings`).
+        logit_losses: What differs from the table of losses (`logit_loss_settings.of_pair`).
         seed: Seed of the teacher, of the prototypes and of the first trial.
         trials: Students of each method, with seeds `seed`, `seed + 1`, ...
         export_method: Method whose first student is exported, or `None`.

@@ -28,6 +28,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
         FileNotFoundError: If the data or the file of a network does not exist.
     """
     from letkd_keras.data import DataSpec, keras_cv_policies
+    from letkd_keras.recipes.experiments import logit_loss_settings
     from letkd_keras.recipes.experiments import methods as method_table
     from letkd_keras.recipes.experiments.experiment import Experiment
     from letkd_keras.recipes.experiments.networks import Network
@@ -150,7 +151,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
         block_size=options.block_size,
         **{name: value(name) for name in FROM_SETTINGS[2:-1]},
         feature_cache=None if value("feature_cache") == "none" else value("feature_cache"),
-        logit_losses=method_table.logit_loss_settings(settings, pair),
+        logit_losses=logit_loss_settings.of_pair(settings, pair),
         callbacks=tuple(options.callback),
         class_weights=value("class_weights"),
         growth=options.growth,

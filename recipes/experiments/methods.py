@@ -5,22 +5,17 @@ A name is a method of the table, or one with losses on the logits added: `letkd2
 a method of its own.
 
 Weights of the losses are those of the methods' papers or, where these differ, of RepDistiller, with
-which the letKD paper compares. A loss on the logits alone has its paper's weight and its paper's
-weight of the cross-entropy (`LogitLoss.task_weight`; KD: 0.9 and 0.1). Added to another method, it
-leaves that method's cross-entropy as it is, with weight 1, and has its paper's weight. KD has
-weight 1 there, as in RepDistiller (`-r 1 -a 1`).
+which the letKD paper compares.
 
 Features are compared at the layers that RepDistiller uses (the distillers' defaults): the ends of
 all stages for AT and VID, of the second stage for FitNet, of the last one for SP, CRD and SimKD.
 """
 
 import difflib
-import re
 from dataclasses import dataclass, field
 
 import keras
 
-from letkd_keras.data import steps_per_epoch
 from letkd_keras.distillers import (
     AT,
     CRD,
@@ -34,34 +29,11 @@ from letkd_keras.distillers import (
 )
 from letkd_keras.functional import insert_kd_layers
 from letkd_keras.layers import KDLayer
-from letkd_keras.losses import LOGIT_LOSSES, logit_loss
+from letkd_keras.losses import LOGIT_LOSSES
 from letkd_keras.recipes.trainings import workers
 
 _PENULTIMATE, _INTERMEDIATE = ("penultimate",), ("intermediate",)
 _BOTH = ("penultimate", "intermediate")
-# RepDistiller's weight of KD beside the loss of another method.
-_ADDED_WEIGHTS = {"kd": 1.0}
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What the distiller of a method is built from.
-
-    Attributes:
-        teacher: Trained teacher.
-        student: Student without KD layers.
-        prototypes: `Prototypes` of the teacher with the method's levels, or `None`.
-        experiment: `Experiment`, for its settings and data.
-    """
-
-    teacher: object
-    student: object
-    prototypes: object
-    experiment: object
-
-    def alpha(self, level):
-        """The experiment's alpha of a level."""
-        return getattr(self.experiment, f"{level}_alpha")
 
 
 @dataclass(frozen=True)
@@ -82,7 +54,8 @@ class Method:
         task_weight: Weight of the cross-entropy.
         logit_losses: Names of its losses on the logits.
         options: Further options of the distiller.
-        prepare: Function from `Inputs` to the student that the distiller gets; `None`: the student.
+        prepare: Function from `model_of_method.Inputs` to the student that the distiller gets;
+            `None`: the student.
     """
 
     title: str
@@ -324,97 +297,3 @@ def position(name):
     base, *added = name.split("+")
     order = list(METHODS)
     return (order.index(base) if base in order else len(order), len(added), name)
-
-
-def dkd_beta(teacher, student):
-    """DKD's beta by the networks, as its authors chose it on CIFAR-100."""
-    if re.fullmatch(r"resnet(20|32|44|56|110)", teacher):
-        return 2.0
-    return 6.0 if teacher.startswith("wrn") and student.startswith("wrn") else 8.0
-
-
-def logit_loss_settings(settings, pair):
-    """What an experiment's losses on the logits have different from `LOGIT_LOSSES`.
-
-    Args:
-        settings: `Settings` of the data set.
-        pair: `Pair`, for DKD's beta.
-
-    Returns:
-        Dictionary, by name of the loss, of `options`, `weight`, `task_weight` and `warm_up_epochs`,
-        all optional.
-    """
-    beta = dkd_beta(pair.teacher, pair.student) if pair.dkd_beta is None else pair.dkd_beta
-    result = {name: dict(row) for name, row in settings.logit_losses.items()}
-    for name in ("dkd", "dkd-ls"):
-        row = result.setdefault(name, {})
-        row["options"] = {"beta": beta, **row.get("options", {})}
-    return result
-
-
-def added_weight(loss):
-    """Weight of a loss on the logits that is added to a method."""
-    return _ADDED_WEIGHTS.get(loss, LOGIT_LOSSES[loss].weight)
-
-
-def build(name, inputs):
-    """The model of a method, to be compiled and fitted.
-
-    Its `student`, or the model itself if it has none, is the network to keep.
-
-    Args:
-        name: Name of the method.
-        inputs: `Inputs`.
-
-    Returns:
-        A `keras.Model`.
-    """
-    method, added = parse(name)
-    if method.distiller is None:
-        return inputs.student
-    experiment = inputs.experiment
-    student = method.prepare(inputs) if method.prepare else inputs.student
-    positional, options = [], {**method.options, "task_weight": method.task_weight}
-    if method.needs_rows:
-        positional.append(experiment.data.y_train)
-    if method.levels:
-        positional.append(inputs.prototypes)
-        options |= _letkd_options(method, experiment)
-    options |= _logit_options(method, added, experiment)
-    return method.distiller(inputs.teacher, student, *positional, **options)
-
-
-def _letkd_options(method, experiment):
-    options = {
-        "initial_template_scale": experiment.initial_template_scale,
-        "temperature": experiment.temperature,
-        "block_size": experiment.block_size,
-    }
-    if method.distiller is LetKD:
-        options["levels"] = method.levels
-    for level in method.levels:
-        alpha = method.alphas.get(level, getattr(experiment, f"{level}_alpha"))
-        options[f"{level}_alpha"] = alpha
-        options[f"{level}_weight"] = getattr(experiment, f"{level}_weight")
-        options[f"{level}_layer"] = getattr(experiment.student, f"{level}_layer")
-    return options
-
-
-def _logit_options(method, added, experiment):
-    """The distiller's options for its losses on the logits, with weights as stated above."""
-    losses, warm_up_epochs, options = {}, 0.0, {}
-    schedule = experiment.student_schedule
-    for name in (*method.logit_losses, *added):
-        row, own = LOGIT_LOSSES[name], experiment.logit_losses.get(name, {})
-        weight = own.get("weight", row.weight)
-        if name in added:
-            weight = added_weight(name)
-        elif "task_weight" in own:
-            options["task_weight"] = own["task_weight"]
-        losses[name.replace("-", "_")] = (logit_loss(name, **own.get("options", {})), weight)
-        epochs = own.get("warm_up_epochs", row.warm_up_fraction * schedule.epochs)
-        warm_up_epochs = max(warm_up_epochs, epochs)
-    if losses:
-        steps = steps_per_epoch(experiment.data.train_examples, schedule.batch_size)
-        options |= {"logit_losses": losses, "warm_up_steps": int(warm_up_epochs * steps)}
-    return options

@@ -83,6 +83,7 @@ def test_an_unknown_pair_is_refused_with_those_that_exist():
 
 def test_any_two_networks_of_the_zoo_are_a_pair():
     settings = cifar100.SETTINGS
+    assert Pair("resnet20", "mnv2").name == "resnet20-mnv2"
     assert settings.find_pair("resnet20-mnv2", models.names()) == Pair("resnet20", "mnv2", 0.01)
     assert settings.find_pair("resnet20-resnet8", models.names()).learning_rate == 0.05
     pair = imagenet.SETTINGS.find_pair("imagenet_resnet34-imagenet_mobilenet_v2", models.names())

@@ -1,0 +1,67 @@
+"""From the name of a method to the model that trains a student by it."""
+
+from dataclasses import dataclass
+
+from letkd_keras.distillers import LetKD
+from letkd_keras.recipes.experiments import logit_loss_settings
+from letkd_keras.recipes.experiments.methods import parse
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the distiller of a method is built from.
+
+    Attributes:
+        teacher: Trained teacher.
+        student: Student without KD layers.
+        prototypes: `Prototypes` of the teacher with the method's levels, or `None`.
+        experiment: `Experiment`, for its settings and data.
+    """
+
+    teacher: object
+    student: object
+    prototypes: object
+    experiment: object
+
+
+def build(name, inputs):
+    """The model of a method, to be compiled and fitted.
+
+    Its `student`, or the model itself if it has none, is the network to keep.
+
+    Args:
+        name: Name of the method.
+        inputs: `Inputs`.
+
+    Returns:
+        A `keras.Model`.
+    """
+    method, added = parse(name)
+    if method.distiller is None:
+        return inputs.student
+    experiment = inputs.experiment
+    student = method.prepare(inputs) if method.prepare else inputs.student
+    positional, options = [], {**method.options, "task_weight": method.task_weight}
+    if method.needs_rows:
+        positional.append(experiment.data.y_train)
+    if method.levels:
+        positional.append(inputs.prototypes)
+        options |= _letkd_options(method, experiment)
+    options |= logit_loss_settings.distiller_options(method, added, experiment)
+    return method.distiller(inputs.teacher, student, *positional, **options)
+
+
+def _letkd_options(method, experiment):
+    options = {
+        "initial_template_scale": experiment.initial_template_scale,
+        "temperature": experiment.temperature,
+        "block_size": experiment.block_size,
+    }
+    if method.distiller is LetKD:
+        options["levels"] = method.levels
+    for level in method.levels:
+        alpha = method.alphas.get(level, getattr(experiment, f"{level}_alpha"))
+        options[f"{level}_alpha"] = alpha
+        options[f"{level}_weight"] = getattr(experiment, f"{level}_weight")
+        options[f"{level}_layer"] = getattr(experiment.student, f"{level}_layer")
+    return options
