@@ -1,10 +1,10 @@
-import dataclasses
 import zipfile
 
 import h5py
 import keras
 import numpy as np
 import pytest
+from letkd_steps import LOSSES, compiled, letkd, step
 from registered_name import has_registered_name
 
 from letkd_keras import (
@@ -14,36 +14,10 @@ from letkd_keras import (
     fit_prototypes,
     insert_kd_layers,
     models,
-    quantization_aware,
-    suggest_layers,
 )
-from letkd_keras.distillers import FitNet
 from letkd_keras.distillers.letkd import _levels_of
 from letkd_keras.functional import fingerprint
 from letkd_keras.optimizers import TorchSGD
-
-LOSSES = ["kl_intermediate", "kl_penultimate", "loss", "task_loss"]
-
-
-def _compiled(model, **kwargs):
-    model.compile(
-        optimizer=TorchSGD(0.05, momentum=0.9, nesterov=True, weight_decay=5e-4),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        # Tracing costs more than these steps; tests of `fit` as people use it trace.
-        **{"metrics": ["accuracy"], "run_eagerly": True, **kwargs},
-    )
-    return model
-
-
-def _letkd(setting, student=None, seed=0, **kwargs):
-    keras.utils.set_random_seed(seed)
-    student = student or setting.student()
-    return LetKD(setting.teacher, student, setting.prototypes, **kwargs)
-
-
-def _step(model, setting, *arguments, **kwargs):
-    logs = model.train_on_batch(setting.x, *(arguments or (setting.y,)), return_dict=True, **kwargs)
-    return {name: float(value) for name, value in logs.items()}
 
 
 def _equal(first, second):
@@ -65,7 +39,7 @@ def test_the_whole_story_with_networks_of_the_zoo(tmp_path):
     )
     prototypes.save(tmp_path / "prototypes.npz")
     prototypes = Prototypes.load(tmp_path / "prototypes.npz")
-    model = _compiled(LetKD(teacher, student, prototypes), run_eagerly=False)
+    model = compiled(LetKD(teacher, student, prototypes), run_eagerly=False)
     history = model.fit(x, y, validation_data=(x, y), batch_size=8, epochs=2, verbose=0).history
     validation = ["val_accuracy", "val_loss"]
     assert sorted(history) == sorted([*LOSSES, "accuracy", *validation])
@@ -85,15 +59,15 @@ def test_the_whole_story_with_networks_of_the_zoo(tmp_path):
 
 
 def test_each_loss_is_what_its_name_says(setting):
-    model = _compiled(
-        _letkd(setting, penultimate_weight=0.5, intermediate_weight=2.0, task_weight=0.3)
+    model = compiled(
+        letkd(setting, penultimate_weight=0.5, intermediate_weight=2.0, task_weight=0.3)
     )
     teacher_outputs = model.compute_teacher_outputs(setting.x, setting.y)
     # On a copy, whose statistics may move: what the student alone gives in training mode.
     copy = keras.models.clone_model(model.student)
     copy.set_weights(model.student.get_weights())
     logits = copy(setting.x, training=True)
-    logs = _step(model, setting)
+    logs = step(model, setting)
     expected = keras.losses.sparse_categorical_crossentropy(setting.y, logits, from_logits=True)
     assert logs["task_loss"] == pytest.approx(float(np.mean(expected)), rel=1e-5)
 
@@ -110,11 +84,11 @@ def test_each_loss_is_what_its_name_says(setting):
 
 
 def _start(setting):
-    return _letkd(setting).student.get_weights()
+    return letkd(setting).student.get_weights()
 
 
 def test_teacher_and_student_run_once_a_step_and_the_teacher_not_in_evaluation(setting):
-    model = _compiled(_letkd(setting), run_eagerly=False)
+    model = compiled(letkd(setting), run_eagerly=False)
     counters = [m.get_layer("count_runs") for m in (model.student, setting.teacher)]
     start = [counter.runs for counter in counters]
     runs = lambda: [c.runs - s for c, s in zip(counters, start, strict=True)]  # noqa: E731
@@ -125,19 +99,19 @@ def test_teacher_and_student_run_once_a_step_and_the_teacher_not_in_evaluation(s
 
 
 def test_batch_statistics_move_once_a_step(setting):
-    model = _compiled(_letkd(setting))
+    model = compiled(letkd(setting))
     bn = model.student.get_layer("kd_penultimate").batch_normalization
     layer = model.student.get_layer("kd_penultimate")
     features = keras.Model(model.student.inputs, model.student.get_layer("penultimate").output)
     weights = model.student.get_weights()
     mean = np.mean(layer.scores(features(setting.x, training=True)), axis=(0, 1, 2))
     model.student.set_weights(weights)
-    _step(model, setting)
+    step(model, setting)
     np.testing.assert_allclose(bn.moving_mean, 0.1 * mean, rtol=1e-4, atol=1e-6)
 
 
 def test_the_teacher_is_neither_trained_nor_part_of_the_model(setting, state_of):
-    model = _compiled(_letkd(setting))
+    model = compiled(letkd(setting))
     teachers = {id(w) for w in setting.teacher.weights}
     before = [w.numpy().copy() for w in setting.teacher.weights]
     model.fit(setting.x, setting.y, batch_size=4, epochs=2, verbose=0)
@@ -152,18 +126,18 @@ def test_the_teacher_is_neither_trained_nor_part_of_the_model(setting, state_of)
 def test_the_given_student_is_left_as_it_was(setting):
     student = setting.student()
     before = fingerprint(student)
-    model = _compiled(_letkd(setting, student))
+    model = compiled(letkd(setting, student))
     np.testing.assert_array_equal(model.student.get_layer("conv1").kernel, student.weights[0])
-    _step(model, setting)
+    step(model, setting)
     assert fingerprint(student) == before
     assert not [layer for layer in student.layers if isinstance(layer, KDLayer)]
 
 
 def test_every_trainable_weight_of_the_student_learns(setting):
-    model = _compiled(_letkd(setting))
+    model = compiled(letkd(setting))
     before = {w.path: w.numpy().copy() for w in model.trainable_weights}
     for _ in range(2):
-        _step(model, setting)
+        step(model, setting)
     still = [w.path for w in model.trainable_weights if np.array_equal(before[w.path], w.numpy())]
     assert still == []
 
@@ -171,11 +145,11 @@ def test_every_trainable_weight_of_the_student_learns(setting):
 def test_images_of_weight_zero_are_absent_from_all_losses(setting, state_of):
     weights = np.array([1.0] * 8 + [0.0] * 4, "float32")
     other_labels = np.concatenate([setting.y[:8], (setting.y[8:] + 1) % 3])
-    models_ = [_compiled(_letkd(setting)) for _ in range(3)]
+    models_ = [compiled(letkd(setting)) for _ in range(3)]
     logs = [
-        _step(models_[0], setting, setting.y, weights),
-        _step(models_[1], setting, other_labels, weights),
-        _step(models_[2], setting, other_labels),
+        step(models_[0], setting, setting.y, weights),
+        step(models_[1], setting, other_labels, weights),
+        step(models_[2], setting, other_labels),
     ]
     assert [logs[0][name] for name in LOSSES] == [logs[1][name] for name in LOSSES]
     states = [[w.numpy() for w in model.trainable_weights] for model in models_]
@@ -184,20 +158,20 @@ def test_images_of_weight_zero_are_absent_from_all_losses(setting, state_of):
     for name in ("task_loss", "kl_intermediate"):
         assert abs(logs[2][name] - logs[1][name]) > 1e-3
 
-    doubled = _step(_compiled(_letkd(setting)), setting, setting.y, np.full(12, 2, "float32"))
-    plain = _step(_compiled(_letkd(setting)), setting)
+    doubled = step(compiled(letkd(setting)), setting, setting.y, np.full(12, 2, "float32"))
+    plain = step(compiled(letkd(setting)), setting)
     for name in LOSSES:
         assert doubled[name] == pytest.approx(2 * plain[name], rel=1e-5)
 
 
 def test_regularizers_and_metrics_count(setting):
     student = setting.student(l2=0.1)
-    model = _compiled(
-        _letkd(setting, student),
+    model = compiled(
+        letkd(setting, student),
         metrics=[keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="ce"), "acc"],
     )
     penalty = 0.1 * float(np.sum(np.square(student.get_layer("fc").kernel)))
-    logs = _step(model, setting)
+    logs = step(model, setting)
     assert logs["task_loss"] - logs["ce"] == pytest.approx(penalty, rel=1e-4)
     assert 0 <= logs["acc"] <= 1
     logs = model.evaluate(setting.x, setting.y, verbose=0, return_dict=True)
@@ -205,13 +179,13 @@ def test_regularizers_and_metrics_count(setting):
 
 
 def test_mixed_labels_train(setting):
-    model = _letkd(setting)
+    model = letkd(setting)
     model.compile(
         TorchSGD(0.05), keras.losses.CategoricalCrossentropy(from_logits=True), run_eagerly=True
     )
     mixed = (0.8 * np.eye(3)[setting.y] + 0.2 * np.eye(3)[setting.y[::-1]]).astype("float32")
-    hard = _step(_compiled(_letkd(setting)), setting)
-    logs = _step(model, setting, mixed)
+    hard = step(compiled(letkd(setting)), setting)
+    logs = step(model, setting, mixed)
     assert logs["kl_intermediate"] == pytest.approx(hard["kl_intermediate"], rel=1e-5)
     assert logs["task_loss"] != pytest.approx(hard["task_loss"], rel=1e-3)
 
@@ -220,10 +194,10 @@ def test_mixed_labels_train(setting):
 def test_half_precision_trains(setting, policy, error):
     keras.config.set_dtype_policy(policy)
     try:
-        logs = _step(_compiled(_letkd(setting)), setting)
+        logs = step(compiled(letkd(setting)), setting)
     finally:
         keras.config.set_dtype_policy("float32")
-    full = _step(_compiled(_letkd(setting)), setting)
+    full = step(compiled(letkd(setting)), setting)
     for name in LOSSES:
         assert logs[name] == pytest.approx(full[name], rel=error)
 
@@ -231,90 +205,19 @@ def test_half_precision_trains(setting, policy, error):
 def test_several_steps_an_execution_are_the_same_steps(setting):
     histories = []
     for steps in (1, 2):
-        model = _compiled(_letkd(setting), run_eagerly=False, steps_per_execution=steps)
+        model = compiled(letkd(setting), run_eagerly=False, steps_per_execution=steps)
         fit = model.fit(setting.x, setting.y, batch_size=4, epochs=1, shuffle=False, verbose=0)
         histories.append((fit.history["loss"][0], *model.get_weights()))
     for one, several in zip(*histories, strict=True):
         np.testing.assert_allclose(several, one, rtol=1e-5, atol=1e-6)
 
 
-# Blocks of images
-
-
-def _losses_and_gradients(setting, student=None, weights=None, **kwargs):
-    """Losses, gradients by path and batch statistics of a step of TensorFlow, in float64."""
-    import tensorflow as tf
-
-    keras.utils.set_random_seed(0)
-    model = _compiled(_letkd(setting, student and student(), **kwargs))
-    with tf.GradientTape() as tape:
-        teacher_outputs = model.compute_teacher_outputs(setting.x, setting.y)
-        student_outputs = model.compute_student_outputs(setting.x)
-        total, parts = model.compute_total_loss(
-            setting.x, setting.y, student_outputs, teacher_outputs, weights
-        )
-    gradients = tape.gradient(total, [w.value for w in model.trainable_weights])
-    state = [w for w in model.student.non_trainable_weights if w.dtype == "float64"]
-    values = {"total": total, **parts}
-    values |= {f"gradient {i}": gradient for i, gradient in enumerate(gradients)}
-    values |= {f"statistic {i}": weight.value for i, weight in enumerate(state)}
-    return {name: np.asarray(value) for name, value in values.items()}
-
-
-@pytest.mark.parametrize("case", ["plain", "weighted", "coarse", "quest", "fine"])
-def test_in_blocks_losses_and_gradients_are_the_same(setting, case):
-    student = {"coarse": _coarse, "fine": _fine}.get(case)
-    options = {"levels": ("penultimate",)} if case in ("coarse", "fine", "quest") else {}
-    if case == "quest":
-        options["penultimate_alpha"] = 0
-    weights = np.linspace(0, 2, 12) if case == "weighted" else None
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    try:
-        expected = _losses_and_gradients(setting, student, weights, **options)
-        for block_size in (5, 12):
-            actual = _losses_and_gradients(
-                setting, student, weights, **options, block_size=block_size
-            )
-            assert actual.keys() == expected.keys()
-            for name in expected:
-                error = np.abs(actual[name] - expected[name]).max()
-                assert error <= 1e-10 * np.abs(expected[name]).max() + 1e-12, name
-    finally:
-        keras.config.set_floatx("float32")
-        keras.config.set_dtype_policy("float32")
-
-
-def test_a_quantization_aware_student_computes_without_blocks(setting):
-    student = quantization_aware(_letkd(setting).student)
-    losses = [
-        _step(_compiled(LetKD(setting.teacher, copy, setting.prototypes, block_size=size)), setting)
-        for size, copy in ((5, student), (None, quantization_aware(_letkd(setting).student)))
-    ]
-    for name in LOSSES:
-        assert losses[0][name] == pytest.approx(losses[1][name], rel=1e-5)
-
-
-def test_in_blocks_it_fits_saves_and_loads(tmp_path, setting):
-    model = _compiled(_letkd(setting, block_size=2), run_eagerly=False)
-    # The last batch has two images, a block and no other.
-    history = model.fit(setting.x, setting.y, batch_size=5, epochs=2, verbose=0).history
-    assert sorted(history) == sorted([*LOSSES, "accuracy"])
-    assert np.isfinite(list(history.values())).all()
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert loaded.block_size == 2
-    for block_size in (0, 2.5, "8"):
-        with pytest.raises(ValueError, match="`block_size` must be an integer of at least 1"):
-            _letkd(setting, block_size=block_size)
-
-
 # Evaluation, prediction, saving
 
 
 def test_evaluation_and_prediction_change_nothing_and_need_no_teacher(setting, state_of):
-    model = _compiled(_letkd(setting, setting.student()))
-    _step(model, setting)
+    model = compiled(letkd(setting, setting.student()))
+    step(model, setting)
     model.teacher_graph = None
     before = state_of(model)
     logs = model.evaluate(setting.x, setting.y, batch_size=4, verbose=0, return_dict=True)
@@ -330,7 +233,7 @@ def test_saved_loaded_and_trained_on_it_is_as_if_never_interrupted(tmp_path, set
     def fit(model):
         model.fit(setting.x, setting.y, batch_size=6, epochs=1, shuffle=False, verbose=0)
 
-    model = _compiled(_letkd(setting, temperature=0.5, penultimate_weight=0.7), run_eagerly=False)
+    model = compiled(letkd(setting, temperature=0.5, penultimate_weight=0.7), run_eagerly=False)
     fit(model)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -347,7 +250,7 @@ def test_saved_loaded_and_trained_on_it_is_as_if_never_interrupted(tmp_path, set
 
 
 def test_what_ships_and_what_is_checkpointed_holds_no_teacher(tmp_path, setting):
-    model = _compiled(_letkd(setting))
+    model = compiled(letkd(setting))
     model.student.save(tmp_path / "student.keras")
     model.save_weights(tmp_path / "model.weights.h5")
     with zipfile.ZipFile(tmp_path / "student.keras") as archive:
@@ -369,9 +272,9 @@ def _size(group):
 
 
 def test_the_levels_of_a_student_are_those_of_its_kd_layers(setting):
-    student = _letkd(setting, levels=("intermediate",)).student
+    student = letkd(setting, levels=("intermediate",)).student
     assert _levels_of(student, None) == ("intermediate",)
-    both = _letkd(setting).student
+    both = letkd(setting).student
     assert _levels_of(both, None) == ("penultimate", "intermediate")
     assert _levels_of(both, ("penultimate",)) == ("penultimate",)
 
@@ -379,11 +282,11 @@ def test_the_levels_of_a_student_are_those_of_its_kd_layers(setting):
 @pytest.mark.parametrize("temperature", [0, -0.5])
 def test_temperatures_are_more_than_zero(setting, temperature):
     with pytest.raises(ValueError, match=f"`temperature` must be .*temperature={temperature}"):
-        _letkd(setting, temperature=temperature)
+        letkd(setting, temperature=temperature)
 
 
 def test_tracked_losses_are_means_over_images(setting):
-    model = _letkd(setting)
+    model = letkd(setting)
     name, tracker = next(iter(model.loss_trackers.items()))
     model.track_losses({name: 2.0}, np.zeros((3, 1)))
     model.track_losses({name: 5.0}, np.zeros((1, 1)))
@@ -394,39 +297,39 @@ def test_tracked_losses_are_means_over_images(setting):
 
 
 def test_letkd_1_has_one_level(setting):
-    model = _compiled(_letkd(setting, levels=("penultimate",)))
-    logs = _step(model, setting)
+    model = compiled(letkd(setting, levels=("penultimate",)))
+    logs = step(model, setting)
     assert sorted(logs) == ["accuracy", "kl_penultimate", "loss", "task_loss"]
     assert [x.name for x in model.student.layers if isinstance(x, KDLayer)] == ["kd_penultimate"]
-    with_both = _step(_compiled(_letkd(setting)), setting)
+    with_both = step(compiled(letkd(setting)), setting)
     assert logs["loss"] == pytest.approx(logs["task_loss"] + logs["kl_penultimate"], rel=1e-6)
     assert with_both["kl_penultimate"] != logs["kl_penultimate"]
 
 
 def test_the_intermediate_level_alone(setting):
-    logs = _step(_compiled(_letkd(setting, levels=("intermediate",))), setting)
+    logs = step(compiled(letkd(setting, levels=("intermediate",))), setting)
     assert sorted(logs) == ["accuracy", "kl_intermediate", "loss", "task_loss"]
 
 
 def test_quest_leaves_the_students_function_alone(setting):
     student = setting.student()
-    model = _compiled(_letkd(setting, student, levels=("penultimate",), penultimate_alpha=0))
+    model = compiled(letkd(setting, student, levels=("penultimate",), penultimate_alpha=0))
     x = setting.x
     np.testing.assert_array_equal(model.predict(x, verbose=0), student.predict(x, verbose=0))
     conv2 = model.student.get_layer("conv2").kernel
     before = conv2.numpy().copy()
-    assert _step(model, setting)["kl_penultimate"] > 0
+    assert step(model, setting)["kl_penultimate"] > 0
     assert not np.array_equal(before, conv2.numpy())
 
 
 def test_alphas_reach_their_layers(setting):
-    model = _letkd(setting, penultimate_alpha=0.1, intermediate_alpha=0.2)
+    model = letkd(setting, penultimate_alpha=0.1, intermediate_alpha=0.2)
     alphas = [model.student.get_layer(f"kd_{x}").alpha for x in ("penultimate", "intermediate")]
     assert alphas == [0.1, 0.2]
 
 
 def test_the_initial_scale_reaches_both_layers(setting):
-    student = _letkd(setting, initial_template_scale=7.0).student
+    student = letkd(setting, initial_template_scale=7.0).student
     scales = [student.get_layer(f"kd_{x}").template_scale for x in ("penultimate", "intermediate")]
     assert [float(scale.value) for scale in scales] == [7.0, 7.0]
 
@@ -439,155 +342,3 @@ def test_kd_layers_of_ones_own_are_kept(setting):
     wrong = insert_kd_layers(setting.student(), KDLayer(6, name="kd_penultimate"))
     with pytest.raises(ValueError, match=r"'kd_penultimate' must have .* 5. Received: 6"):
         LetKD(setting.teacher, wrong, setting.prototypes)
-
-
-# Refusals
-
-
-def test_what_does_not_fit_is_refused(setting):
-    student, teacher, prototypes = setting.student(), setting.teacher, setting.prototypes
-    with pytest.raises(ValueError, match="belong to another teacher"):
-        LetKD(setting.student(width=6, seed=9), student, prototypes)
-    with pytest.raises(ValueError, match=r"`teacher` and `student` must take .*8, 8.*12, 12"):
-        LetKD(teacher, setting.student(size=12), prototypes)
-    with pytest.raises(ValueError, match=r"same number of classes.* 3 and student's 4"):
-        LetKD(teacher, setting.student(classes=4), prototypes)
-    with pytest.raises(ValueError, match=r"`penultimate_layer` must .*'penultimat'.*penultimate"):
-        LetKD(teacher, student, prototypes, penultimate_layer="penultimat")
-    with pytest.raises(ValueError, match=r"`penultimate_layer` must .*feature map.*'fc'"):
-        LetKD(teacher, student, prototypes, penultimate_layer="fc")
-    only_one = dataclasses.replace(prototypes, intermediate=None)
-    with pytest.raises(ValueError, match=r"`prototypes` have nothing for the intermediate level"):
-        LetKD(teacher, student, only_one, levels=("penultimate", "intermediate"))
-    for levels in ((), "penultimate", ("penultimat",)):
-        with pytest.raises(ValueError, match="`levels` must be"):
-            LetKD(teacher, student, prototypes, levels=levels)
-    with pytest.raises(ValueError, match="`teacher` is needed"):
-        LetKD(None, student, prototypes)
-    with pytest.raises(ValueError, match="`prototypes` are needed"):
-        LetKD(teacher, student)
-    with pytest.raises(ValueError, match="`student` must be a functional"):
-        LetKD(teacher, keras.layers.Dense(3), prototypes)
-    with pytest.raises(ValueError, match="`alpha` must be"):
-        LetKD(teacher, student, prototypes, penultimate_alpha=-1)
-    with pytest.raises(ValueError, match="`temperature` must be"):
-        LetKD(teacher, student, prototypes, temperature=0)
-
-
-def _coarse(size=8):
-    """A student whose `conv2` has a grid of 3x3 for images of 8x8."""
-    inputs = keras.Input((size, size, 3))
-    x = keras.layers.Conv2D(4, 3, 2, name="conv1")(inputs)
-    x = keras.layers.Conv2D(4, 1, name="conv2")(x)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, keras.layers.Dense(3)(x))
-
-
-def _fine(size=8):
-    """A student whose `conv2` has a grid of 8x8 for images of 8x8."""
-    inputs = keras.Input((size, size, 3))
-    x = keras.layers.Conv2D(4, 3, padding="same", name="conv1")(inputs)
-    x = keras.layers.Conv2D(4, 1, name="conv2")(x)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, keras.layers.Dense(3)(x))
-
-
-@pytest.mark.parametrize("known", [True, False])
-def test_swapped_models_are_noticed(setting, known):
-    """By the teacher's fingerprint, or without one by what only one of the models fits."""
-    student, teacher, prototypes = setting.student(), setting.teacher, setting.prototypes
-    if not known:
-        prototypes = dataclasses.replace(prototypes, manifest={})
-    with pytest.raises(ValueError, match=r"`teacher` and `student` are swapped.*student='teacher'"):
-        LetKD(student, teacher, prototypes)
-    LetKD(teacher, teacher, prototypes)
-
-
-def test_levels_are_by_default_those_of_the_prototypes(setting, caplog):
-    with caplog.at_level("INFO", "letkd_keras"):
-        both = _letkd(setting)
-    assert both.levels == ("penultimate", "intermediate")
-    assert (both.penultimate_layer, both.intermediate_layer) == ("penultimate", "intermediate")
-    assert caplog.messages == ["KD layers after penultimate, intermediate"]
-    only_one = dataclasses.replace(setting.prototypes, intermediate=None)
-    one = LetKD(setting.teacher, setting.student(), only_one)
-    assert one.levels == ("penultimate",)
-    assert (one.penultimate_layer, one.intermediate_layer) == ("penultimate", None)
-    assert _letkd(setting, levels=["intermediate", "penultimate"]).levels == both.levels
-
-
-def _unnamed(softmax=False, size=8):
-    """A student whose layers have no names that this package knows."""
-    inputs = keras.Input((size, size, 3))
-    x = keras.layers.Conv2D(4, 3, 2, padding="same", activation="relu", name="a")(inputs)
-    y = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="b")(x)
-    x = keras.layers.Add(name="first")([x, y])
-    y = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="c")(x)
-    x = keras.layers.Add(name="second")([x, y])
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    activation = "softmax" if softmax else None
-    return keras.Model(inputs, keras.layers.Dense(3, activation=activation, name="head")(x))
-
-
-def test_layers_are_suggested_for_any_student(setting):
-    model = _compiled(LetKD(setting.teacher, _unnamed(), setting.prototypes))
-    assert model.penultimate_layer == "second"
-    assert model.intermediate_layer == suggest_layers(_unnamed())["intermediate"]
-    assert [x.name for x in model.student.layers if isinstance(x, KDLayer)] == [
-        "kd_intermediate",
-        "kd_penultimate",
-    ]
-    assert sorted(_step(model, setting)) == sorted([*LOSSES, "accuracy"])
-    # A student that has its KD layers keeps them, wherever they are.
-    again = LetKD(setting.teacher, model.student, setting.prototypes)
-    assert again.student is model.student
-    assert (again.penultimate_layer, again.intermediate_layer) == (
-        model.penultimate_layer,
-        model.intermediate_layer,
-    )
-
-
-def test_a_student_of_any_image_size_is_checked_for_the_teachers(setting):
-    model = LetKD(setting.teacher, _unnamed(size=None), setting.prototypes)
-    assert model.grids == {"penultimate": None, "intermediate": None}
-    logs = _step(_compiled(model), setting)
-    assert np.isfinite([logs[name] for name in LOSSES]).all()
-    coarse = LetKD(setting.teacher, _coarse(None), setting.prototypes, levels=("penultimate",))
-    assert coarse.grids == {"penultimate": (3, 3)}
-    assert np.isfinite(_step(_compiled(coarse), setting)["kl_penultimate"])
-    with pytest.raises(ValueError, match=r"must have a fixed image size.*NonexNone"):
-        FitNet(setting.teacher, _unnamed(size=None))
-
-
-def test_without_a_second_block_the_level_must_be_left_out(setting):
-    inputs = keras.Input((8, 8, 3))
-    x = keras.layers.Conv2D(4, 3, 2, padding="same", activation="relu", name="only")(inputs)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    student = keras.Model(inputs, keras.layers.Dense(3)(x))
-    with pytest.raises(ValueError, match=r"`intermediate_layer` must .*levels=\('penultimate',"):
-        LetKD(setting.teacher, student, setting.prototypes)
-    assert _letkd(setting, student, levels=("penultimate",)).penultimate_layer == "only"
-
-
-def test_a_softmax_of_either_model_is_removed(setting, tmp_path):
-    x, y = setting.x, setting.y
-    source = setting.teacher
-    softmax = keras.layers.Softmax(name="probabilities")(source.outputs[0])
-    teacher = keras.Model(source.inputs, softmax, name="teacher")
-    student = _unnamed(softmax=True)
-    model = _compiled(LetKD(teacher, student, setting.prototypes))
-    plain = _compiled(LetKD(source, keras.models.clone_model(_unnamed()), setting.prototypes))
-    for layer in model.student.layers:
-        if layer.name in {other.name for other in plain.student.layers}:
-            plain.student.get_layer(layer.name).set_weights(layer.get_weights())
-    head = model.student.layers[-1].get_weights()
-    plain.student.layers[-1].set_weights(head)
-    np.testing.assert_array_equal(head[0], student.get_layer("head").kernel)
-    logs = [_step(m, setting) for m in (model, plain)]
-    for name in LOSSES:
-        assert logs[0][name] == pytest.approx(logs[1][name], rel=1e-4), name
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(
-        loaded.compute_teacher_outputs(x, y)["logits"], source(x), rtol=1e-4, atol=1e-5
-    )
