@@ -225,15 +225,15 @@ def table(rows, command):
     lines = [
         "# Architectures",
         "",
-        f"Each of these {len(rows)} architectures distilled a copy of itself, so that it was "
-        "teacher and student.",
-        "Transformers are teachers only, of resnet8: KD layers need feature maps, and a student "
-        "must be",
-        "copied, which the layers of MiT in keras-hub 0.32 do not allow.",
-        "The layers were suggested, prototypes were fitted, one letKD step was trained, and the "
-        "student was",
-        "exported to TFLite (float32) and compared with Keras in a fresh process. "
-        f"{len(passed)} passed.",
+        f"{len(rows)} architectures were tried, and {len(passed)} passed. A network of "
+        "convolutions was teacher and student:",
+        "it distilled a copy of itself. A transformer was a teacher of resnet8, because KD layers "
+        "need feature maps.",
+        "(MiT has feature maps, but keras-hub 0.32 cannot copy its layers.) The layers were "
+        "suggested, prototypes",
+        "were fitted, one letKD step was trained, and the student was exported to TFLite "
+        "(float32) and compared",
+        "with Keras in a new process.",
         "",
         "```sh",
         command,
@@ -243,7 +243,8 @@ def table(rows, command):
         f"{BATCH}, noise for images. Run on",
         f"{datetime.date.today()}. Architectures of keras-hub are small versions, built from "
         "arguments.",
-        "The run was made in several parts, as rows were added; rows of the page are not repeated.",
+        "The command measures only what the page does not have yet, so its rows are of several "
+        "runs.",
         "The numbers after a layer are its grid and channels. Where no intermediate layer is "
         "suggested, letKD-1",
         "was trained. Bytes are those of the TFLite file with KD layers; the difference is the "

@@ -5,7 +5,7 @@
 
 With crops and flips and nothing else, a training sees few versions of an image: 162 where 4 pixels
 are padded. This command runs the teacher once on all versions of all training images (10,000 images
-of CIFAR and a resnet20: 27 GB and 20 minutes of one core) and keeps its logits and the features of
+of CIFAR and a resnet20: 10 GB and 20 minutes of one core) and keeps its logits and the features of
 its intermediate layer in the folder TABLE. The trainings of `recipes.compare`, whose options follow
 TABLE, then read them. Layers after the intermediate one are computed as always; a method that reads
 an earlier layer cannot be trained in this way. The results are those of the plain command up to
@@ -15,8 +15,9 @@ interrupted run.
 An image of a batch is found in the table by a hash of its pixels. An image that is not in the table
 is an error.
 
-The rows of a batch lie all over the file `features.npy`. Reading them is fast only if the system's
-file cache holds most of the file. `cat TABLE/features.npy > /dev/null` fills the cache.
+Features are kept without their zeros, which a ReLU makes. The rows of a batch lie all over the
+table, so a training reads the whole table into memory. Where it does not fit into half of the
+memory it is read from disk in each step, which takes several times as long.
 """
 
 import argparse
@@ -24,7 +25,6 @@ import hashlib
 import math
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -70,7 +70,7 @@ class Table:
     """A teacher's outputs of all versions of the training images.
 
     Args:
-        folder: Folder with `logits.npy`, `features.npy`, `keys.npy` and `table.json`.
+        folder: Folder with the files that `_make` writes.
         data: `ImageData`.
         layer: Teacher's layer whose outputs are `features.npy`.
     """
@@ -79,7 +79,7 @@ class Table:
         self.layer = layer
         self._pixels = _Pixels(data)
         self._logits = np.load(folder / "logits.npy")
-        self._features = _Rows(folder / "features.npy")
+        self._features = _Features(folder)
         # An image that occurs twice has the same outputs.
         keys, rows = np.unique(np.load(folder / "keys.npy"), return_index=True)
         self._rows = tf.lookup.StaticHashTable(
@@ -130,22 +130,32 @@ class Table:
         return tf.ensure_shape(values, (None, *array.shape[1:]))
 
 
-class _Rows:
-    """Rows of an `.npy` file that is larger than the memory, several read at the same time."""
+class _Features:
+    """Rows of features, whose zeros are not kept.
 
-    def __init__(self, path):
-        array = np.load(path, mmap_mode="r")
-        self.shape, self._dtype = array.shape, array.dtype
-        self._offset, self._size = array.offset, array[0].nbytes
-        self._file = path.open("rb")
-        self._readers = ThreadPoolExecutor(8)
+    `nonzero.npy` has a bit for each number of a row. `values` has the numbers that are not zero, in
+    float32. Those of row i are at `starts.npy`[i] to `starts.npy`[i + 1].
+    """
+
+    def __init__(self, folder):
+        self._starts = np.load(folder / "starts.npy")
+        self._shape = tuple(read_json(folder / "table.json")["shape"])
+        self.shape = (len(self._starts) - 1, *self._shape)
+        files = folder / "nonzero.npy", folder / "values"
+        if sum(file.stat().st_size for file in files) > memory_mapped.physical_memory() // 2:
+            self._nonzero = np.load(files[0], mmap_mode="r")
+            self._values = np.memmap(files[1], "float32", "r")
+        else:
+            self._nonzero, self._values = np.load(files[0]), np.fromfile(files[1], "float32")
 
     def __getitem__(self, rows):
-        data = b"".join(self._readers.map(self._read, rows.tolist()))
-        return np.frombuffer(data, self._dtype).reshape(-1, *self.shape[1:])
-
-    def _read(self, row):
-        return os.pread(self._file.fileno(), self._size, self._offset + row * self._size)
+        size = math.prod(self._shape)
+        nonzero = np.unpackbits(self._nonzero[rows], axis=1, count=size).view(bool)
+        features = np.zeros(nonzero.shape, "float32")
+        features[nonzero] = np.concatenate(
+            [self._values[self._starts[row] : self._starts[row + 1]] for row in rows]
+        )
+        return features.reshape(-1, *self._shape)
 
 
 class _KnownOutputs:
@@ -201,6 +211,7 @@ def _make(folder, identity, teacher, data, layer):
     if state.exists():
         found = read_json(state)
         done = found.pop("done")
+        found.pop("shape")
         if found != identity:
             raise ValueError(
                 f"`table` must be of this teacher and these images. Received: {folder}"
@@ -208,20 +219,20 @@ def _make(folder, identity, teacher, data, layer):
         if done == len(versions):
             return
     graph = LayerOutputs(teacher, (layer,))
-    shapes = {
-        "logits": (teacher.outputs[0].shape[-1],),
-        "features": graph.shapes[0],
-        "keys": (),
-    }
+    shape = graph.shapes[0]
     rows = len(versions) * len(images)
     arrays = {
         name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="r+")
         if done
-        else memory_mapped.create(
-            folder / f"{name}.npy", (rows, *shape), "int64" if name == "keys" else "float32"
-        )
-        for name, shape in shapes.items()
+        else memory_mapped.create(folder / f"{name}.npy", *of)
+        for name, of in {
+            "logits": ((rows, teacher.outputs[0].shape[-1]), "float32"),
+            "keys": ((rows,), "int64"),
+            "nonzero": ((rows, math.ceil(math.prod(shape) / 8)), "uint8"),
+            "starts": ((rows + 1,), "int64"),
+        }.items()
     }
+    starts = arrays["starts"]
     pixels = _Pixels(data)
     height, width = data.image_shape[:2]
     padded = np.pad(images, [(0, 0), (padding, padding), (padding, padding), (0, 0)], "reflect")
@@ -236,20 +247,32 @@ def _make(folder, identity, teacher, data, layer):
             "keys": pixels.keys(batch),
         }
 
-    for number in range(done, len(versions)):
-        top, left, flip = versions[number]
-        version = padded[:, top : top + height, left : left + width]
-        version = version[:, :, ::-1] if flip else version
-        for start in range(0, len(images), BATCH_SIZE):
-            found = outputs(tf.constant(version[start : start + BATCH_SIZE]))
-            first = number * len(images) + start
-            for name, array in arrays.items():
-                values = found[name].numpy()
-                array[first : first + len(values)] = values
-        for array in arrays.values():
-            array.flush()
-        write_json(state, {**identity, "done": number + 1})
-        print(f"version {number + 1} of {len(versions)}", file=sys.stderr, flush=True)
+    with (folder / "values").open("r+b" if done else "wb") as values:
+        # An interrupted run may have written a part of the next version.
+        values.truncate(4 * int(starts[done * len(images)]))
+        values.seek(0, os.SEEK_END)
+        for number in range(done, len(versions)):
+            top, left, flip = versions[number]
+            version = padded[:, top : top + height, left : left + width]
+            version = version[:, :, ::-1] if flip else version
+            for start in range(0, len(images), BATCH_SIZE):
+                found = outputs(tf.constant(version[start : start + BATCH_SIZE]))
+                first = number * len(images) + start
+                features = found["features"].numpy()
+                features = features.reshape(len(features), -1)
+                nonzero = features != 0
+                part = slice(first, first + len(features))
+                arrays["logits"][part] = found["logits"].numpy()
+                arrays["keys"][part] = found["keys"].numpy()
+                arrays["nonzero"][part] = np.packbits(nonzero, axis=1)
+                starts[first + 1 : part.stop + 1] = starts[first] + np.cumsum(nonzero.sum(axis=1))
+                features[nonzero].tofile(values)
+            values.flush()
+            os.fsync(values.fileno())
+            for array in arrays.values():
+                array.flush()
+            write_json(state, {**identity, "done": number + 1, "shape": shape})
+            print(f"version {number + 1} of {len(versions)}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

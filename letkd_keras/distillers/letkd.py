@@ -37,7 +37,7 @@ def _kd_name(level):
 
 @keras.saving.register_keras_serializable("letkd_keras")
 class LetKD(Distiller):
-    """letKD: a student with KD layers, whose scores agree with the teacher's assignments.
+    """letKD: a student with KD layers, whose scores agree with the teacher's soft targets.
 
         loss = CE + weight * KL_penultimate (+ weight * KL_intermediate)
 

@@ -63,10 +63,10 @@ class KDLayer(keras.layers.Layer):
     """Knowledge distillation layer that lets the student decide (letKD, section 3).
 
     A residual block of 1x1 - BN - ReLU - 1x1 inside the student. The first 1x1 convolution holds
-    `templates` trainable templates. A distiller trains its responses, the *scores*, to agree with
-    the teacher's assignment of the same location to semantic entities. The second convolution holds
-    one trainable vector per template, which is added back to the features. So the student decides
-    how to use the teacher's assignment. The layer remains in the student at inference.
+    `templates` trainable templates. Its outputs are the *scores*. A distiller trains the scores of
+    a location to agree with the teacher's soft targets for it. The second convolution holds one
+    trainable vector for each template, and adds these to the features. So the student decides how
+    to use what was detected. The layer remains in the student at inference.
 
     With `x` of C channels, K templates and both kernels as cosine similarities:
 
