@@ -169,7 +169,9 @@ class CRD(Distiller):
         return {"crd": loss}
 
     def _embed(self, features, embedding):
-        return ops.normalize(embedding(ops.mean(features, axis=(1, 2))), axis=-1)
+        embedded = embedding(ops.mean(features, axis=(1, 2)))
+        # The memories are float32 under every dtype policy.
+        return ops.normalize(ops.cast(embedded, self.student_memories.dtype), axis=-1)
 
     def _class_indices(self, labels):
         """Integers [B] of labels [B], [B, 1] or, one-hot or mixed, [B, classes]."""
