@@ -44,8 +44,9 @@ class Distiller(TrainStep, keras.Model):
 
     Images may have no label: with the label -1 they count in all distillation losses and not in the
     task loss, which is the mean over the images of the batch (of each replica) that have one, 0
-    where there are none. A loss that uses the label takes the teacher's class. Metrics count images
-    with a label only if they are given to `compile` as `weighted_metrics`.
+    where there are none. A loss that uses the label takes the teacher's class. Evaluation leaves
+    them out in the same way. Metrics count images with a label only if they are given to `compile`
+    as `weighted_metrics`.
 
     The logs of `fit` have `loss` (what is minimized), `task_loss` (the compiled loss plus the
     student's own regularizers) and every distillation loss under its own name, without its weight.
@@ -202,6 +203,19 @@ class Distiller(TrainStep, keras.Model):
     def compute_output_shape(self, input_shape):
         return self.student.compute_output_shape(input_shape)
 
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The compiled loss, over the images with a label, plus the regularizers.
+
+        Keras calls this in evaluation, and `compute_total_loss` in training.
+        """
+        return super().compute_loss(
+            x=x,
+            y=self._valid_labels(y),
+            y_pred=y_pred,
+            sample_weight=mean_over_labelled(y, self._classes, sample_weight),
+            training=training,
+        )
+
     def compute_total_loss(self, x, y, student_outputs, teacher_outputs, sample_weight=None):
         """The loss of a training step and its named parts.
 
@@ -209,17 +223,17 @@ class Distiller(TrainStep, keras.Model):
             `(total, parts)`: a scalar, and a dictionary of unweighted scalars.
         """
         logits = student_outputs["logits"]
-        task_weight = mean_over_labelled(y, self._classes, sample_weight)
+        task_loss = self.compute_loss(
+            x=x, y=y, y_pred=logits, sample_weight=sample_weight, training=True
+        )
         y = complete_labels(y, teacher_outputs["logits"])
         parts = {
-            "task_loss": self.compute_loss(
-                x=x, y=y, y_pred=logits, sample_weight=task_weight, training=True
-            ),
+            "task_loss": task_loss,
             **self.compute_distillation_losses(student_outputs, teacher_outputs, sample_weight),
         }
         for name, loss in self.logit_losses.items():
             parts[name] = loss((teacher_outputs["logits"], y), logits, sample_weight)
-        total = self.task_weight * parts["task_loss"]
+        total = self.task_weight * task_loss
         for name, weight in self.distillation_weights.items():
             value = weight * parts[name]
             if name in self.logit_losses and self.warm_up_steps:
@@ -231,10 +245,14 @@ class Distiller(TrainStep, keras.Model):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Update the metrics (Keras calls this); images without a label have weight 0."""
         mask = labelled(y, self._classes)
-        if mask is not None:
-            # Whatever a metric makes of the label 0 has no weight, but must be finite.
-            y = ops.maximum(y, 0)
-        return super().compute_metrics(x, y, y_pred, weighted(mask, sample_weight))
+        return super().compute_metrics(
+            x, self._valid_labels(y), y_pred, weighted(mask, sample_weight)
+        )
+
+    def _valid_labels(self, y):
+        """Labels with class 0 for images without one, whose weight is 0 where this is used."""
+        # Whatever a loss or a metric makes of class 0 has no weight, but must be finite.
+        return y if labelled(y, self._classes) is None else ops.maximum(y, 0)
 
     @property
     def _classes(self):

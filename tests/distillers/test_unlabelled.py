@@ -139,6 +139,25 @@ def test_weighted_metrics_count_images_with_a_label(problem, caplog):
     np.testing.assert_allclose(logs["accuracy"], accuracy, rtol=1e-5)
 
 
+@pytest.mark.parametrize("jit", [False, "auto"])
+def test_evaluation_leaves_out_images_without_a_label(problem, jit):
+    x, _, some, teacher = problem
+    has_label = some >= 0
+    model = _compiled(KD(teacher, _student()), weighted_metrics=["accuracy"], jit_compile=jit)
+    expected = model.evaluate(x[has_label], some[has_label], return_dict=True, verbose=0)
+    logs = model.evaluate(x, some, return_dict=True, verbose=0)
+    assert logs["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert logs["accuracy"] == pytest.approx(expected["accuracy"], rel=1e-5)
+    # Weights of images count, and those of images without a label do not.
+    weights = np.where(has_label, 2.0, 7.0).astype("float32")
+    logs = model.evaluate(x, some[:, None], sample_weight=weights, return_dict=True, verbose=0)
+    assert logs["loss"] == pytest.approx(2 * expected["loss"], rel=1e-5)
+    model.optimizer.learning_rate = 0.0
+    history = model.fit(x, some, validation_data=(x, some), verbose=0).history
+    assert history["val_loss"][-1] == pytest.approx(expected["loss"], rel=1e-5)
+    assert history["task_loss"][-1] == pytest.approx(expected["loss"], rel=1e-5)
+
+
 def test_a_batch_without_any_label_has_no_task_loss(problem):
     x, _, some, teacher = problem
     logs = _compiled(KD(teacher, _student())).train_on_batch(
