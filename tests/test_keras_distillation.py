@@ -70,8 +70,9 @@ def test_regularizers():
     without, with_one = (_total(_of_keras(_logits_loss(), student)) for student in students)
     assert with_one == pytest.approx(without)
     students = [_network(1, regularizer) for regularizer in (None, keras.regularizers.L2(1.0))]
+    penalty = float(np.sum(np.square(students[1].layers[-1].kernel)))
     without, with_one = (_loss(_of_this_package(student)) for student in students)
-    assert with_one > without + 1e-3
+    assert with_one - without == pytest.approx(penalty, rel=1e-4)
 
 
 def _features():

@@ -31,7 +31,7 @@ else:
 class Distiller(TrainStep, keras.Model):
     """Base of all distillers: one run of the teacher, one run of the student, named losses.
 
-        loss = task_weight * task loss + sum of weight * distillation loss
+        loss = task_weight * task loss + sum of weight * distillation loss + regularizers
 
     `compile` and `fit` it like any model; `evaluate`, `predict` and calling it run the student
     alone. `student` is what ships.
@@ -48,9 +48,10 @@ class Distiller(TrainStep, keras.Model):
     them out in the same way. Metrics count images with a label only if they are given to `compile`
     as `weighted_metrics`.
 
-    The logs of `fit` have `loss` (what is minimized), `task_loss` (the compiled loss plus the
-    student's own regularizers) and every distillation loss under its own name, without its weight.
-    In evaluation `loss` is the task loss.
+    The logs of `fit` have `loss` (what is minimized), `task_loss` (the compiled loss) and every
+    distillation loss under its own name, without its weight. Regularizers, of the student and of
+    what is trained beside it, are part of `loss` alone, with weight 1. In evaluation `loss` is the
+    task loss plus the regularizers.
 
     Args:
         teacher: Functional `keras.Model` from images to logits or softmax probabilities. It stays
@@ -66,7 +67,7 @@ class Distiller(TrainStep, keras.Model):
         teacher_shapes: Shapes of the outputs of `teacher_layers`, channels last, without the batch
             dimension; needed only without a teacher.
         loss_weights: Names of the method's losses and their weights.
-        task_weight: Weight of the task loss.
+        task_weight: Weight of the task loss; regularizers always have weight 1.
         logit_losses: Losses on the logits in addition to the method's own:
             `{"dkd": (loss, weight)}`, with a `keras.losses.Loss` that is called as
             `loss((teacher_logits, labels), student_logits, sample_weight)`, such as
@@ -226,6 +227,10 @@ class Distiller(TrainStep, keras.Model):
         task_loss = self.compute_loss(
             x=x, y=y, y_pred=logits, sample_weight=sample_weight, training=True
         )
+        # As `compute_loss` has them, divided by the number of replicas.
+        regularizers = [self._aggregate_additional_loss(loss) for loss in self.losses]
+        if regularizers:
+            task_loss = task_loss - sum(regularizers)
         y = complete_labels(y, teacher_outputs["logits"])
         parts = {
             "task_loss": task_loss,
@@ -233,7 +238,7 @@ class Distiller(TrainStep, keras.Model):
         }
         for name, loss in self.logit_losses.items():
             parts[name] = loss((teacher_outputs["logits"], y), logits, sample_weight)
-        total = self.task_weight * task_loss
+        total = self.task_weight * task_loss + sum(regularizers)
         for name, weight in self.distillation_weights.items():
             value = weight * parts[name]
             if name in self.logit_losses and self.warm_up_steps:
