@@ -203,7 +203,11 @@ class FakeQuantizedKDLayer(KDLayer):
 
     def _range(self, name):
         layer = FakeQuantization(
-            self.bits, self.momentum_of_ranges, dtype="float32", name=f"{name}_range"
+            self.bits,
+            self.momentum_of_ranges,
+            trainable=self.trainable,
+            dtype="float32",
+            name=f"{name}_range",
         )
         layer.build(())
         return layer

@@ -176,6 +176,7 @@ class KDLayer(keras.layers.Layer):
                 momentum=self.momentum,
                 epsilon=self.epsilon,
                 synchronized=self.synchronized,
+                trainable=self.trainable,
                 dtype=self.dtype_policy,
                 name="batch_normalization",
             )

@@ -5,6 +5,7 @@ from registered_name import has_registered_name
 from relative_error import relative_error
 
 from letkd_keras import KDLayer
+from letkd_keras.layers.fake_quantization import FakeQuantizedKDLayer
 
 
 @pytest.fixture(scope="module")
@@ -351,6 +352,25 @@ def test_saved_and_loaded_it_is_the_same_layer(tmp_path, alpha):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(x), model(x))
     assert isinstance(loaded.get_layer("kd"), KDLayer)
+
+
+@pytest.mark.parametrize("kind", [KDLayer, FakeQuantizedKDLayer])
+def test_a_frozen_layer_stays_frozen_when_it_is_made_again(tmp_path, kind):
+    inputs = keras.Input((4, 4, 3))
+    model = keras.Model(inputs, kind(5, name="kd")(inputs))
+    model.get_layer("kd").trainable = False
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for copy in (model, loaded, keras.models.clone_model(model)):
+        before = copy.get_weights()
+        copy(_features(4, 4, 4, 3), training=True)
+        for old, new in zip(before, copy.get_weights(), strict=True):
+            np.testing.assert_array_equal(old, new)
+        # All of the layer is trained again where it is thawed.
+        copy.get_layer("kd").trainable = True
+        copy(_features(4, 4, 4, 3), training=True)
+        after = copy.get_weights()
+        assert any(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
