@@ -4,7 +4,12 @@ import keras
 from keras import ops
 
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
-from letkd_keras.layers.kd_layer import KDLayer, at_least_float32, inverse_norm
+from letkd_keras.layers.kd_layer import (
+    KDLayer,
+    at_least_float32,
+    inverse_norm,
+    keep_float32_weights,
+)
 from letkd_keras.ranges import share
 
 _SMALLEST_RANGE = 1e-6
@@ -26,7 +31,8 @@ class FakeQuantization(keras.layers.Layer):
     of each batch. It starts as the plain average, so that no range has to be guessed. It always
     contains 0, which is represented exactly. Values outside the range are clipped and have no
     gradient; the others are rounded, and their gradient passes unchanged. Before the first batch of
-    a training, the layer returns its input.
+    a training, the layer returns its input. The range is in at least float32 under every dtype
+    policy, as in `KDLayer`.
 
     Args:
         bits: Number of bits, from 2 to 16.
@@ -47,6 +53,7 @@ class FakeQuantization(keras.layers.Layer):
 
     def __init__(self, bits=8, momentum=0.99, **kwargs):
         super().__init__(**kwargs)
+        keep_float32_weights(self)
         self.bits = _check_bits("bits", bits)
         self.momentum = share.check(momentum, "momentum")
 
@@ -206,7 +213,7 @@ class FakeQuantizedKDLayer(KDLayer):
             self.bits,
             self.momentum_of_ranges,
             trainable=self.trainable,
-            dtype="float32",
+            dtype=keras.backend.result_type(self.compute_dtype, "float32"),
             name=f"{name}_range",
         )
         layer.build(())

@@ -26,6 +26,16 @@ def at_least_float32(x):
     return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
 
 
+def keep_float32_weights(layer):
+    """Replace a layer's policy float16 or bfloat16 by the mixed one, whose weights are float32.
+
+    Args:
+        layer: `keras.layers.Layer` without weights yet.
+    """
+    if layer.variable_dtype in ("float16", "bfloat16"):
+        layer.dtype_policy = f"mixed_{layer.variable_dtype}"
+
+
 def inverse_norm(x, axis):
     """The factor that l2-normalizes `x` along `axis`, in at least float32.
 
@@ -76,7 +86,8 @@ class KDLayer(keras.layers.Layer):
         x_hat  = x + alpha * value
 
     Normalization, BN statistics and scales run in at least float32 under every dtype policy. The
-    two matrix products run in the compute dtype of the policy.
+    two matrix products run in the compute dtype of the policy. All weights are at least float32:
+    the policies float16 and bfloat16 become mixed_float16 and mixed_bfloat16.
 
     Args:
         templates: Number of templates K, at least 1.
@@ -128,6 +139,7 @@ class KDLayer(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        keep_float32_weights(self)
         self.templates = positive_integer.check(templates, "templates")
         self.alpha = non_negative_number.check(alpha, "alpha")
         self.initial_template_scale = finite_number.check(

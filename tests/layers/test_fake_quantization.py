@@ -129,6 +129,31 @@ def test_kd_layer_of_many_bits_computes_as_the_plain_one(pool_output, alpha):
     assert np.abs(np.asarray(coarse(x, **options)[1]) - np.asarray(expected[1])).max() > 0.05
 
 
+@pytest.mark.parametrize("policy", ["float16", "bfloat16", "mixed_float16", "float64"])
+@pytest.mark.parametrize("pool_output", [False, True])
+def test_every_policy_trains_with_ranges_of_at_least_float32(policy, pool_output):
+    x = _values(8, 3, 3, 6)
+    expected = FakeQuantizedKDLayer(10, kernel_initializer="orthogonal")
+    layer = FakeQuantizedKDLayer(10, kernel_initializer="orthogonal", dtype=policy)
+    for each in (expected, layer):
+        each.build(x.shape)
+    layer.set_weights(expected.get_weights())
+    inputs = keras.ops.cast(x, layer.compute_dtype)
+    for _ in range(2):
+        outputs = layer(inputs, training=True, pool_output=pool_output)
+        full = expected(x, training=True, pool_output=pool_output)
+    assert outputs.dtype == layer.compute_dtype
+    np.testing.assert_allclose(keras.ops.cast(outputs, "float32"), full, atol=0.1)
+    least = "float64" if policy == "float64" else "float32"
+    assert {weight.dtype for weight in layer.weights} == {least}
+
+    plain = FakeQuantization(dtype=policy)
+    rounded = plain(inputs, training=True)
+    assert rounded.dtype == plain.compute_dtype
+    assert {weight.dtype for weight in plain.weights} == {least}
+    np.testing.assert_allclose(keras.ops.cast(rounded, "float32"), x, atol=0.05)
+
+
 @pytest.mark.parametrize("bits", [1, 17, 8.5, "8"])
 def test_bits_out_of_range(bits):
     with pytest.raises(ValueError, match="`bits` must be an integer from 2 to 16"):

@@ -178,7 +178,9 @@ def test_square_kernels_start_different_and_with_the_authors_spread():
     assert float(wide.value_scale) == 1.0
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "policy", ["float32", "mixed_float16", "mixed_bfloat16", "float16", "bfloat16"]
+)
 @pytest.mark.parametrize("pool", [False, True])
 def test_every_policy_is_finite_even_at_vectors_of_zeros(policy, pool):
     import tensorflow as tf
@@ -204,6 +206,17 @@ def test_every_policy_is_finite_even_at_vectors_of_zeros(policy, pool):
     assert all(w.dtype == "float32" for w in layer.weights)
     for value in [out, scores, *tape.gradient(cost, [inputs, *weights])]:
         assert np.isfinite(np.asarray(value, "float32")).all()
+
+
+@pytest.mark.parametrize("policy", ["float16", "bfloat16"])
+def test_a_pure_policy_of_half_precision_is_the_mixed_one(golden, policy):
+    x = golden["x"].astype("float16")
+    pure, mixed = (_golden_layer(golden, dtype=name) for name in (policy, f"mixed_{policy}"))
+    options = {"training": True, "return_scores": True}
+    for one, other in zip(pure(x, **options), mixed(x, **options), strict=True):
+        assert one.dtype == other.dtype == policy
+        np.testing.assert_array_equal(*(keras.ops.cast(v, "float32") for v in (one, other)))
+    assert KDLayer.from_config(pure.get_config()).dtype_policy == mixed.dtype_policy
 
 
 @pytest.mark.parametrize(("policy", "error"), [("mixed_float16", 5e-3), ("mixed_bfloat16", 4e-2)])
