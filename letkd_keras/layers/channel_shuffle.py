@@ -78,7 +78,19 @@ class ChannelSplit(_ChannelLayer):
 
     Returns:
         Two tensors of C / 2 channels.
+
+    Raises:
+        ValueError: If the number of channels is odd or unknown.
     """
+
+    def build(self, input_shape):
+        channels = input_shape[self.channel_axis]
+        if channels is None or channels % 2:
+            raise ValueError(
+                "ChannelSplit needs an even number of channels. "
+                f"Received: input_shape={input_shape}, data_format={self.data_format!r}"
+            )
+        self.built = True
 
     def call(self, inputs):
         return tuple(ops.split(inputs, 2, axis=self.channel_axis))

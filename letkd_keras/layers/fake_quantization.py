@@ -186,18 +186,18 @@ class FakeQuantizedKDLayer(KDLayer):
         bits: Number of bits of the activations.
         momentum_of_ranges: `momentum` of the ranges, see `FakeQuantization`.
         **kwargs: Arguments of `KDLayer`.
+
+    Raises:
+        ValueError: If an argument is out of its range, or as `KDLayer`.
     """
 
-    # The ranges are those of the whole batch.
-    supports_blocks = False
-
-    supports_blocks = False  # a block's range is not that of the batch
+    supports_blocks = False  # the ranges are those of the whole batch
 
     def __init__(self, *args, weight_bits=8, bits=8, momentum_of_ranges=0.99, **kwargs):
         super().__init__(*args, **kwargs)
         self.weight_bits = _check_bits("weight_bits", weight_bits)
         self.bits = _check_bits("bits", bits)
-        self.momentum_of_ranges = momentum_of_ranges
+        self.momentum_of_ranges = share.check(momentum_of_ranges, "momentum_of_ranges")
 
     def build(self, input_shape):
         super().build(input_shape)

@@ -45,3 +45,6 @@ def test_bad_arguments_are_refused():
         ChannelShuffle(4)(_x())
     with pytest.raises(ValueError, match="`data_format` must be"):
         ChannelSplit(data_format="NHWC")
+    for channels in (5, None):
+        with pytest.raises(ValueError, match=rf"an even number of channels.*{channels}\)"):
+            ChannelSplit()(keras.Input((4, 4, channels)))

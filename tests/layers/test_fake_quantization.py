@@ -158,3 +158,11 @@ def test_every_policy_trains_with_ranges_of_at_least_float32(policy, pool_output
 def test_bits_out_of_range(bits):
     with pytest.raises(ValueError, match="`bits` must be an integer from 2 to 16"):
         FakeQuantization(bits=bits)
+
+
+@pytest.mark.parametrize("momentum", [2.0, 1.0, -0.1, "0.9"])
+def test_momentum_out_of_range(momentum):
+    with pytest.raises(ValueError, match="`momentum` must be a finite number of at least 0"):
+        FakeQuantization(momentum=momentum)
+    with pytest.raises(ValueError, match="`momentum_of_ranges` must be a finite number of at"):
+        FakeQuantizedKDLayer(3, momentum_of_ranges=momentum)
