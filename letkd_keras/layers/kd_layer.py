@@ -98,7 +98,8 @@ class KDLayer(keras.layers.Layer):
         momentum: BN momentum in Keras' sense, at least 0 and less than 1.
         epsilon: BN epsilon, more than 0.
         kernel_initializer: Initializer of both kernels. `None` is that of the authors' program,
-            normal with standard deviation sqrt(2 / input channels).
+            normal with standard deviation sqrt(2 / input channels). One with a seed starts both
+            kernels with the same numbers where K = C.
         data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
         synchronized: Whether BN statistics are taken over all replicas. `None` means yes if the
             layer is built in the scope of a strategy with several replicas.
@@ -196,8 +197,8 @@ class KDLayer(keras.layers.Layer):
         self.built = True
 
     def _new_initializer(self):
-        # A seeded initializer draws the same numbers for equal shapes. Each kernel uses a clone, so
-        # that two square kernels do not start equal.
+        # An initializer draws the same numbers for equal shapes each time. A clone of one without a
+        # seed draws others, so that two square kernels do not start equal.
         return self.kernel_initializer.clone()
 
     def _add_scale(self, name, start):
