@@ -6,6 +6,7 @@ from keras import ops
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import penultimate_layers
 from letkd_keras.distillers.memory_bank import MemoryBank, NegativeSampler
+from letkd_keras.losses.teacher_logits import class_indices
 from letkd_keras.models.initialization import torch_bias_uniform, torch_uniform
 from letkd_keras.ranges import positive_number
 
@@ -153,7 +154,7 @@ class CRD(Distiller):
         student = self._embed(student, self.student_embedding)
         teacher = self._embed(teacher, self.teacher_embedding)
         rows = ops.cast(teacher_outputs["rows"], "int32")
-        labels = self._class_indices(teacher_outputs["labels"])
+        labels = class_indices(teacher_outputs["labels"], self.classes)
         drawn = ops.concatenate([rows[:, None], self.sampler(labels)], axis=1)
         loss = sum(
             self.contrastive(
@@ -172,12 +173,6 @@ class CRD(Distiller):
         embedded = embedding(ops.mean(features, axis=(1, 2)))
         # The memories are float32 under every dtype policy.
         return ops.normalize(ops.cast(embedded, self.student_memories.dtype), axis=-1)
-
-    def _class_indices(self, labels):
-        """Integers [B] of labels [B], [B, 1] or, one-hot or mixed, [B, classes]."""
-        if len(labels.shape) == 2 and labels.shape[1] == self.classes > 1:
-            labels = ops.argmax(labels, axis=-1)
-        return ops.cast(ops.reshape(labels, (-1,)), "int32")
 
     def get_config(self):
         return {

@@ -1,9 +1,12 @@
+import math
+
 import keras
 from keras import ops
 from scipy.special import xlogy
 
 from letkd_keras.data_format import data_format_or_default
 from letkd_keras.losses import inner_product, logsumexp
+from letkd_keras.losses.teacher_logits import class_indices
 from letkd_keras.ranges import positive_integer, positive_number
 
 
@@ -36,6 +39,20 @@ class _SoftTargets(keras.layers.Layer):
                 data_format="channels_last",
             )
         return features
+
+    def compute_output_shape(self, features_shape, labels_shape=None, return_negentropy=False):
+        batch, *grid = features_shape
+        grid = grid[:2] if self.data_format == "channels_last" else grid[1:]
+        # The windows at the edges may be smaller.
+        grid = [size and math.ceil(size / self.pool_size) for size in grid]
+        targets = (batch, *grid, self.templates)
+        return (targets, targets[:-1]) if return_negentropy else targets
+
+    def compute_output_spec(self, features, labels=None, return_negentropy=False):
+        shapes = self.compute_output_shape(features.shape, None, return_negentropy)
+        if not return_negentropy:
+            return keras.KerasTensor(shapes, dtype=self.compute_dtype)
+        return tuple(keras.KerasTensor(shape, dtype=self.compute_dtype) for shape in shapes)
 
     def get_config(self):
         config = super().get_config()
@@ -150,7 +167,7 @@ class IntermediateTargets(_SoftTargets):
         Targets [B, H / pool_size, W / pool_size, K], rounded up, that sum to 1 at each location.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of its range, or labels have another shape.
     """
 
     def __init__(
@@ -205,7 +222,7 @@ class IntermediateTargets(_SoftTargets):
 
     def call(self, features, labels, return_negentropy=False):
         z = self.project(features)
-        labels = self._classes(labels)
+        labels = class_indices(labels, self.num_classes)
         _, height, width, _ = ops.shape(z)
         z = ops.reshape(z, (-1, height * width, 1, self.components))
         by_class = ops.reshape(
@@ -221,12 +238,6 @@ class IntermediateTargets(_SoftTargets):
         if not return_negentropy:
             return targets
         return targets, ops.take(self.negentropies, nearest, axis=0)
-
-    def _classes(self, labels):
-        shape = ops.shape(labels)
-        if len(shape) == 2 and shape[1] == self.num_classes and self.num_classes > 1:
-            labels = ops.argmax(labels, axis=-1)
-        return ops.cast(ops.reshape(labels, (-1,)), "int32")
 
     def get_config(self):
         return {

@@ -1,4 +1,4 @@
-"""What the losses on logits share: their arguments, masked softmaxes and the KL divergence."""
+"""What the losses on logits share: arguments, target classes, masked softmaxes, KL divergence."""
 
 from keras import ops
 
@@ -34,8 +34,8 @@ def split(y_true, y_pred):
     return ops.stop_gradient(teacher), labels
 
 
-def target_mask(labels, classes):
-    """True at the target class, bool [B, classes].
+def class_indices(labels, classes):
+    """The target class of each image, int32 [B].
 
     Args:
         labels: Integers [B] or [B, 1] in any dtype (`Loss.__call__` makes floats of them), or
@@ -53,8 +53,13 @@ def target_mask(labels, classes):
             f"`labels` must be [B], [B, 1] or [B, {classes}], as there are {classes} classes. "
             f"Received: shape={shape}"
         )
-    labels = ops.cast(ops.reshape(labels, (-1, 1)), "int32")
-    return ops.equal(labels, ops.arange(classes, dtype="int32"))
+    return ops.cast(ops.reshape(labels, (-1,)), "int32")
+
+
+def target_mask(labels, classes):
+    """True at the target class, bool [B, classes]; labels as for `class_indices`."""
+    indices = class_indices(labels, classes)
+    return ops.equal(indices[:, None], ops.arange(classes, dtype="int32"))
 
 
 def log_softmax_without(logits, left_out):

@@ -127,6 +127,18 @@ def test_the_row_is_that_of_the_nearest_subclass_of_the_true_class():
     np.testing.assert_allclose(np.ravel(negentropy)[:2], expected, rtol=1e-5)
 
 
+def test_a_grid_of_unknown_size_stays_unknown():
+    targets = _penultimate(_random(4, 1), pool_size=2)(keras.Input((None, None, 1)))
+    assert targets.shape == (None, None, None, 4)
+
+
+def test_labels_of_another_shape_are_refused():
+    layer = _intermediate(_two_classes())
+    for labels in (np.ones((3, 3), int), np.ones((3, 1, 1), int)):
+        with pytest.raises(ValueError, match=r"`labels` must be \[B\], \[B, 1\] or \[B, 2\]"):
+            layer(_random(3, 2, 2, 1), labels)
+
+
 def test_labels_may_be_a_column_one_hot_or_mixed():
     layer = _intermediate(_two_classes())
     features = _random(3, 2, 2, 1)
@@ -302,6 +314,27 @@ def test_saved_and_loaded_the_targets_are_the_same(tmp_path):
     x = [_random(3, 4, 4, 1), np.array([0, 1, 0])]
     for before, after in zip(model(x), loaded(x), strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("return_negentropy", [False, True])
+def test_symbolic_shapes_are_the_eager_ones(data_format, return_negentropy):
+    options = {"pool_size": 2, "data_format": data_format}
+    layers = [
+        _penultimate(_random(4, 1), **options),
+        IntermediateTargets.from_config({**_intermediate(_two_classes()).get_config(), **options}),
+    ]
+    shape = (3, 6, 1) if data_format == "channels_last" else (1, 3, 6)
+    asked = {"return_negentropy": True} if return_negentropy else {}
+    for layer, labels in zip(layers, ([], [np.array([0, 1])]), strict=True):
+        eager = layer(_random(2, *shape), *labels, **asked)
+        shapes = [tuple(x.shape) for x in keras.tree.flatten(eager)]
+        assert shapes[0] == (2, 2, 3, layer.templates)
+        inputs = [keras.Input((), dtype="int32", batch_size=2) for _ in labels]
+        symbolic = layer(keras.Input(shape, batch_size=2), *inputs, **asked)
+        assert [tuple(x.shape) for x in keras.tree.flatten(symbolic)] == shapes
+        computed = layer.compute_output_shape((2, *shape), **asked)
+        assert (list(computed) if return_negentropy else [computed]) == shapes
 
 
 # Refusals
