@@ -57,7 +57,8 @@ class LetKD(Distiller):
             of the same classes. It is left as it was: `student` of the distiller is a copy with KD
             layers named `kd_penultimate` and `kd_intermediate`, which starts from the same weights
             and gives logits. A student that has layers of these names keeps them.
-        prototypes: `Prototypes` of the teacher (`fit_prototypes`).
+        prototypes: `Prototypes` of the teacher (`fit_prototypes`). `None` only where a distiller is
+            rebuilt from its configuration, without a teacher.
         levels: What is supervised, of `"penultimate"` and `"intermediate"`. `None` for all levels
             that the prototypes have.
         penultimate_layer: Student's layer that the penultimate KD layer follows. `None` for the one
@@ -119,6 +120,11 @@ class LetKD(Distiller):
         teacher, student = matching_models(teacher, student)
         layers = {"penultimate": penultimate_layer, "intermediate": intermediate_layer}
         if prototypes is None:
+            if teacher is not None:
+                raise ValueError(
+                    "`prototypes` are needed to supervise a student by `teacher`. "
+                    "Received: prototypes=None"
+                )
             levels = _levels_of(student, levels)
             grids = dict(grids or {})
         else:

@@ -33,6 +33,8 @@ def test_what_does_not_fit_is_refused(setting):
         LetKD(None, student, prototypes)
     with pytest.raises(ValueError, match="`prototypes` are needed"):
         LetKD(teacher, student)
+    with pytest.raises(ValueError, match="`prototypes` are needed"):
+        LetKD(teacher, LetKD(teacher, student, prototypes).student)
     with pytest.raises(ValueError, match="`student` must be a functional"):
         LetKD(teacher, keras.layers.Dense(3), prototypes)
     with pytest.raises(ValueError, match="`alpha` must be"):
