@@ -17,6 +17,7 @@ from letkd_keras.functional.layer_suggestions import suggest_layers
 from letkd_keras.layers import AdaptiveAveragePooling
 from letkd_keras.models import blocks
 from letkd_keras.models.initialization import PYTORCH_DEFAULT
+from letkd_keras.ranges import positive_integer
 
 _PROJECTED = "simkd_projected"
 
@@ -51,8 +52,8 @@ class SimKD(Distiller):
         **kwargs: Further options of `Distiller`.
 
     Raises:
-        ValueError: If the teacher's classifier is another, the image size is open, or as
-            `Distiller`.
+        ValueError: If the teacher's classifier is another, the image size is open, `factor` is not
+            an integer of at least 1, or as `Distiller`.
     """
 
     def __init__(
@@ -68,11 +69,13 @@ class SimKD(Distiller):
         **kwargs,
     ):
         teacher, student = matching_models(teacher, student)
-        if _PROJECTED not in {operation.name for operation in student.operations}:
-            if teacher is None:
-                raise ValueError("`teacher` is needed for its classifier. Received: teacher=None")
-            if teacher_layers is None:
-                teacher_layers = (suggest_layers(teacher)["penultimate"],)
+        factor = positive_integer.check(factor, "factor")
+        projects = _PROJECTED in {operation.name for operation in student.operations}
+        if teacher is None and (teacher_layers is None or not projects):
+            raise ValueError("`teacher` is needed for its classifier. Received: teacher=None")
+        if teacher_layers is None:
+            teacher_layers = (suggest_layers(teacher)["penultimate"],)
+        if not projects:
             teacher_layers, student_layers = stage_ends(
                 teacher, student, teacher_layers, student_layers, "last"
             )

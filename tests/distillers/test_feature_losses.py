@@ -190,6 +190,29 @@ def test_simkd_reuses_the_teachers_classifier_and_freezes_it(setting):
     assert widths == [4, 4, 8]
 
 
+def test_simkd_keeps_a_student_that_has_the_projector(setting):
+    first = SimKD(setting.teacher, setting.student(), **LAST)
+    again = SimKD(setting.teacher, first.student)
+    assert again.student is first.student
+    assert again.teacher_layers == ("penultimate",)
+    outputs = [
+        model.compute_distillation_losses(
+            model.compute_student_outputs(setting.x),
+            model.compute_teacher_outputs(setting.x, setting.y),
+        )["simkd"]
+        for model in (first, again)
+    ]
+    assert float(outputs[0]) == pytest.approx(float(outputs[1]), rel=1e-5)
+    with pytest.raises(ValueError, match="`teacher` is needed"):
+        SimKD(None, first.student)
+
+
+@pytest.mark.parametrize("factor", [0, -2, 1.5, True])
+def test_simkd_refuses_a_factor_that_divides_nothing(setting, factor):
+    with pytest.raises(ValueError, match=r"`factor` must be an integer of at least 1.*factor="):
+        SimKD(setting.teacher, setting.student(), factor=factor, **LAST)
+
+
 def test_simkd_refuses_a_classifier_it_cannot_reuse(setting):
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3, name="penultimate")(inputs)
