@@ -1,6 +1,7 @@
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 from letkd_keras.distillers.distiller import Distiller
@@ -8,7 +9,7 @@ from letkd_keras.distillers.feature_layers import penultimate_layers
 from letkd_keras.distillers.memory_bank import MemoryBank, NegativeSampler
 from letkd_keras.losses.teacher_logits import class_indices
 from letkd_keras.models.initialization import torch_bias_uniform, torch_uniform
-from letkd_keras.ranges import positive_number
+from letkd_keras.ranges import positive_integer, positive_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -70,15 +71,16 @@ class CRD(Distiller):
             penultimate layer, as in RepDistiller.
         teacher_layers: The teacher's, likewise.
         weight: Weight of the loss; 0.8 in the paper.
-        dimension: Channels of the embeddings; 128 there.
-        negatives: N; 16384 there.
-        temperature: Of the similarities; 0.07 there.
-        momentum: Of the memories; 0.5 there.
+        dimension: Channels of the embeddings, at least 1; 128 there.
+        negatives: N, at least 1; 16384 there.
+        temperature: Of the similarities, more than 0; 0.07 there.
+        momentum: Of the memories, at least 0 and less than 1; 0.5 there.
         images: M; needed only without `labels`.
         **kwargs: Further options of `Distiller`.
 
     Raises:
-        ValueError: If the labels are of one class or out of range, or as `Distiller`.
+        ValueError: If the labels are missing, of one class or out of range, a number is out of its
+            range, or as `Distiller`.
     """
 
     # Negatives are images of other classes.
@@ -111,7 +113,14 @@ class CRD(Distiller):
             loss_weights={"crd": weight},
             **kwargs,
         )
-        images = images if labels is None else len(labels)
+        if labels is not None and np.size(labels):
+            images = np.atleast_1d(labels).shape[0]
+        elif images is None:
+            raise ValueError(
+                "`labels` must be the classes of all training images, integers [M]. "
+                f"Received: labels={labels!r}"
+            )
+        dimension = positive_integer.check(dimension, "dimension")
         (student_shape,), (teacher_shape,) = self.student_shapes, self.teacher_shapes
         self.student_embedding = _embedding(student_shape[-1], dimension, "student_embedding")
         self.teacher_embedding = _embedding(teacher_shape[-1], dimension, "teacher_embedding")
@@ -143,7 +152,17 @@ class CRD(Distiller):
         return super().make_train_function(force)
 
     def compute_teacher_outputs(self, x, y):
-        """See `Distiller`; also `"rows"` [B] and `"labels"`."""
+        """See `Distiller`; also `"rows"` [B] and `"labels"`.
+
+        Raises:
+            ValueError: If `x` is not a dictionary of images and their rows.
+        """
+        if not isinstance(x, dict) or not {"image", "row"} <= set(x):
+            given = f"the keys {', '.join(map(str, x))}" if isinstance(x, dict) else type(x)
+            raise ValueError(
+                "`x` must be {'image': images, 'row': integers [B]}, as CRD compares each image "
+                f"with others by its row in the training set. Received: {given}"
+            )
         return {**super().compute_teacher_outputs(x["image"], y), "rows": x["row"], "labels": y}
 
     def compute_student_outputs(self, x):

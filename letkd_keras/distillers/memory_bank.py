@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from letkd_keras.ranges import positive_integer, share
+
 
 @keras.saving.register_keras_serializable("letkd_keras")
 class MemoryBank(keras.layers.Layer):
@@ -14,7 +16,8 @@ class MemoryBank(keras.layers.Layer):
     Args:
         images: Number M of training images.
         dimension: Channels of an embedding.
-        momentum: Share of the old memory that an update keeps; 0.5 in Wu et al. and RepDistiller.
+        momentum: Share of the old memory that an update keeps, at least 0 and less than 1; 0.5 in
+            Wu et al. and RepDistiller.
         **kwargs: Keras' layer arguments.
 
     Call arguments:
@@ -24,17 +27,20 @@ class MemoryBank(keras.layers.Layer):
 
     Returns:
         log(exp(inner product / temperature) / Z) [B, 1 + N].
+
+    Raises:
+        ValueError: If an argument is out of its range.
     """
 
     def __init__(self, images, dimension, momentum=0.5, **kwargs):
         super().__init__(**{"trainable": False, "dtype": "float32", **kwargs})
-        self.images = images
-        self.dimension = dimension
-        self.momentum = momentum
-        bound = math.sqrt(3 / dimension)  # of length 1 on average
+        self.images = positive_integer.check(images, "images")
+        self.dimension = positive_integer.check(dimension, "dimension")
+        self.momentum = share.check(momentum, "momentum")
+        bound = math.sqrt(3 / self.dimension)  # of length 1 on average
         self.memories = self.add_weight(
             name="memories",
-            shape=(images, dimension),
+            shape=(self.images, self.dimension),
             initializer=keras.initializers.RandomUniform(-bound, bound),
             trainable=False,
         )
@@ -89,19 +95,22 @@ class NegativeSampler(keras.layers.Layer):
 
     Returns:
         Integers [B, N], rows of the training set.
+
+    Raises:
+        ValueError: If an argument is out of its range.
     """
 
     def __init__(self, images, classes, negatives, seed=None, **kwargs):
         super().__init__(**{"trainable": False, **kwargs})
-        self.images = images
-        self.classes = classes
-        self.negatives = negatives
+        self.images = positive_integer.check(images, "images")
+        self.classes = positive_integer.check(classes, "classes")
+        self.negatives = positive_integer.check(negatives, "negatives")
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         integers = {"initializer": "zeros", "dtype": "int32", "trainable": False}
-        self.order = self.add_weight(name="order", shape=(images,), **integers)
-        self.starts = self.add_weight(name="starts", shape=(classes,), **integers)
-        self.counts = self.add_weight(name="counts", shape=(classes,), **integers)
+        self.order = self.add_weight(name="order", shape=(self.images,), **integers)
+        self.starts = self.add_weight(name="starts", shape=(self.classes,), **integers)
+        self.counts = self.add_weight(name="counts", shape=(self.classes,), **integers)
         self.built = True
 
     def adapt(self, labels):
@@ -111,15 +120,17 @@ class NegativeSampler(keras.layers.Layer):
             labels: Classes of all training images, integers [M] in the order of the rows.
 
         Raises:
-            ValueError: If labels are out of range or all the same.
+            ValueError: If labels are not such integers, out of range or all the same.
         """
         labels = np.asarray(labels)
-        counts = np.bincount(labels, minlength=self.classes)
-        if len(labels) != self.images or len(counts) > self.classes:
+        expected = f"`labels` must be {self.images} integers below {self.classes}, the classes"
+        if labels.shape != (self.images,) or labels.dtype.kind not in "iu":
             raise ValueError(
-                f"`labels` must be {self.images} integers below {self.classes}. "
-                f"Received: {len(labels)} up to {labels.max()}"
+                f"{expected}. Received: an array of shape {labels.shape} and type {labels.dtype}"
             )
+        if labels.min() < 0 or labels.max() >= self.classes:
+            raise ValueError(f"{expected}. Received: from {labels.min()} to {labels.max()}")
+        counts = np.bincount(labels, minlength=self.classes)
         if counts.max() == len(labels):
             raise ValueError("`labels` must be of two classes at least. Received: one")
         self.order.assign(np.argsort(labels, kind="stable"))

@@ -174,6 +174,44 @@ def test_crd_takes_mixed_labels(setting):
     assert np.isfinite(losses).all()
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, r"`labels` must be the classes of all training images.*labels=None"),
+        ([], r"`labels` must be the classes of all training images.*labels=\[\]"),
+        (np.eye(3, dtype=int)[[0, 1, 2, 1]], r"`labels` must be 4 integers below 3.*\(4, 3\)"),
+        (np.array([0.0, 1.0]), r"`labels` must be 2 integers below 3.*type float64"),
+        (np.array([0, -1, 1]), r"`labels` must be 3 integers below 3.*from -1 to 1"),
+        (np.array([0, 3]), r"`labels` must be 2 integers below 3.*from 0 to 3"),
+        (1, r"`labels` must be 1 integers below 3.*shape \(\)"),
+    ],
+)
+def test_crd_refuses_labels_that_are_no_classes(setting, labels, message):
+    with pytest.raises(ValueError, match=message):
+        CRD(setting.teacher, setting.student(), labels, **LAST)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"negatives": 0}, {"negatives": 1.5}, {"momentum": 1.0}, {"momentum": "0"}, {"dimension": 0}],
+)
+def test_crd_refuses_numbers_out_of_range(setting, option):
+    (name,) = option
+    with pytest.raises(ValueError, match=f"`{name}` must be .*Received: {name}="):
+        CRD(setting.teacher, setting.student(), setting.y, **option, **LAST)
+
+
+@pytest.mark.parametrize("eagerly", [True, False])
+def test_crd_refuses_images_without_rows(setting, eagerly):
+    model = CRD(setting.teacher, setting.student(), setting.y, negatives=3, dimension=4, **LAST)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, run_eagerly=eagerly)
+    with pytest.raises(ValueError, match=r"`x` must be \{'image': images, 'row': integers"):
+        model.fit(setting.x, setting.y, verbose=0)
+    with pytest.raises(ValueError, match=r"`x` must be \{'image'.*Received: the keys image"):
+        model.fit({"image": setting.x}, setting.y, verbose=0)
+
+
 def test_crd_refuses_several_replicas(setting, monkeypatch):
     model = _made("crd", setting)
     extended = SimpleNamespace(worker_devices=("GPU:0", "GPU:1"))
