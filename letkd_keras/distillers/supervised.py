@@ -8,6 +8,7 @@ else:
         """Nothing: on JAX, Keras trains any model on several machines."""
 
 
+@keras.saving.register_keras_serializable("letkd_keras")
 class Supervised(StepOnWorkers, keras.Model):
     """A functional model that is trained by labels alone, on several workers too.
 

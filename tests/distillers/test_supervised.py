@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from registered_name import has_registered_name
 
 from letkd_keras import models
 from letkd_keras.distillers import Supervised
@@ -30,3 +31,18 @@ def test_it_trains_and_saves_the_weights_of_its_model(tmp_path):
     ):
         np.testing.assert_allclose(array, expected, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(other, array)
+
+
+def test_saved_whole_and_loaded_it_is_the_same_model(tmp_path):
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype("float32")
+    network = models.build("resnet8", 3, (8, 8, 3))
+    supervised = Supervised(network.inputs, network.outputs, name="mine")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    supervised.compile("sgd", loss, metrics=["accuracy"])
+    supervised.fit(x, np.arange(4) % 3, verbose=0)
+    supervised.save(tmp_path / "whole.keras")
+    loaded = keras.models.load_model(tmp_path / "whole.keras")
+    assert has_registered_name(loaded) and isinstance(loaded, Supervised)
+    assert loaded.name == "mine"
+    np.testing.assert_allclose(*(m.predict(x, verbose=0) for m in (loaded, supervised)), rtol=1e-5)
+    loaded.fit(x, np.arange(4) % 3, verbose=0)
