@@ -31,7 +31,9 @@ class TorchSGD(keras.optimizers.SGD):
             `exclude_from_weight_decay` excludes them.
         learning_rate_factors: Dictionary from a part of a variable's path, such as the name of a
             layer, to the factor of the rate of these variables, more than 0. They are then
-            changed as by a parameter group of another rate in PyTorch. `None` for none.
+            changed as by a parameter group of another rate in PyTorch. A part that is in no path
+            changes nothing, so that students with and without a layer take one dictionary. `None`
+            for none.
         name: Name of the optimizer.
         **kwargs: Arguments of every Keras optimizer (clipping, EMA, loss scale, accumulation).
 
