@@ -11,6 +11,7 @@ from letkd_keras.functional.graph import (
     nodes,
     spatial_shape,
 )
+from letkd_keras.ranges import class_count
 
 _POOLING = {4: keras.layers.GlobalAveragePooling2D, 3: keras.layers.GlobalAveragePooling1D}
 
@@ -34,8 +35,10 @@ def add_head(model, num_classes, name="classifier"):
         inside where it can be saved in that form (`flatten_if_savable`).
 
     Raises:
-        ValueError: If the model is not functional, or its output has no such shape.
+        ValueError: If `num_classes` is out of range, the model is not functional, or its output has
+            no such shape.
     """
+    num_classes = class_count.check(num_classes, "num_classes")
     check_functional(model, "model")
     graph, flat = flatten_if_savable(model), flatten(model)
     features = _features(graph)

@@ -12,6 +12,8 @@ Every network names the feature maps that distillation reads by layers that chan
 import difflib
 import pkgutil
 
+from letkd_keras.ranges import class_count
+
 _NARROW = (16, 16, 32, 64)
 _WIDE = (32, 64, 128, 256)
 
@@ -76,10 +78,7 @@ def build(name, num_classes=None, input_shape=None):
     default_classes, default_size = (1000, 224) if name in _IMAGENET else (100, 32)
     if num_classes is None:
         num_classes = default_classes
-    if not isinstance(num_classes, int) or num_classes < 2:
-        raise ValueError(
-            f"`num_classes` must be an integer of at least 2. Received: num_classes={num_classes}"
-        )
+    num_classes = class_count.check(num_classes, "num_classes")
     if input_shape is None:
         input_shape = image_shape(default_size)
     if len(tuple(input_shape)) != 3:

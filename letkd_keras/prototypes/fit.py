@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from letkd_keras import ranges
 from letkd_keras.functional.classifier import check_classifier
 from letkd_keras.functional.fingerprint import fingerprint
 from letkd_keras.functional.layer_suggestions import suggest_layers
@@ -154,10 +155,7 @@ def fit_prototypes(
         batch_size=batch_size,
         **({} if memory is None else {"memory": memory}),
     )
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**31:
-        raise ValueError(
-            f"`seed` must be an integer of at least 0 and less than 2**31. Received: seed={seed!r}"
-        )
+    seed = ranges.seed.check(seed, "seed")
     _check_feature_cache(feature_cache, workdir)
     engine = make_engine(engine, workers)
 

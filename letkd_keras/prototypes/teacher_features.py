@@ -3,6 +3,7 @@ import numpy as np
 
 from letkd_keras.functional.classifier import check_classifier
 from letkd_keras.functional.token_grid import feature_maps
+from letkd_keras.ranges import positive_integer
 
 
 class TeacherFeatures:
@@ -117,18 +118,14 @@ def at_size(teacher, image_shape):
 
 
 def _pool_sizes(pool_size, levels):
-    sizes = pool_size
-    if not isinstance(pool_size, dict):
-        sizes = dict.fromkeys(levels, pool_size)
-    good = set(levels) <= set(sizes) and all(
-        isinstance(sizes[level], int) and sizes[level] >= 1 for level in levels
-    )
-    if not good:
+    sizes = pool_size if isinstance(pool_size, dict) else dict.fromkeys(levels, pool_size)
+    try:
+        return {level: positive_integer.check(sizes[level], "pool_size") for level in levels}
+    except (KeyError, ValueError):
         raise ValueError(
             "`pool_size` must be an integer of at least 1, or a dictionary with one for each of "
             f"the levels {', '.join(levels)}. Received: pool_size={pool_size}"
-        )
-    return {level: sizes[level] for level in levels}
+        ) from None
 
 
 def _pooled(output, level, name, window):

@@ -93,6 +93,13 @@ def test_a_residual_addition_is_no_head():
         classifier_layer(model)
 
 
+@pytest.mark.parametrize("classes", [1, 0, 2.0, True])
+def test_a_number_of_classes_out_of_range_is_refused(classes):
+    with pytest.raises(ValueError, match=r"`num_classes` must be an integer of at least 2"):
+        add_head(backbone(), classes)
+    assert add_head(backbone(), np.int64(2)).output_shape == (None, 2)
+
+
 def test_outputs_of_another_kind_are_refused():
     inputs = keras.Input((8, 8, 3))
     outputs = layers.Reshape((8, 4, 2, 3))(layers.Conv2D(3, 1)(inputs))

@@ -117,6 +117,11 @@ def test_the_grid_follows_the_image_and_may_be_unknown():
     assert free(np.zeros((2, 20, 24, 1), "float32")).shape == (2, 10)
 
 
+def test_the_number_of_classes_may_be_an_integer_of_numpy():
+    labels = np.array([0, 1, 2])
+    assert models.build("resnet8", labels.max() + 1).output_shape == (None, 3)
+
+
 def test_what_cannot_be_built_is_refused():
     with pytest.raises(ValueError, match=r"one of resnet8, .*'resnet21'.*mean 'resnet"):
         models.build("resnet21")
@@ -124,6 +129,8 @@ def test_what_cannot_be_built_is_refused():
         models.build("resnet8", num_classes=1)
     with pytest.raises(ValueError, match=r"`num_classes` must be .*num_classes=10.0"):
         models.build("resnet8", num_classes=10.0)
+    with pytest.raises(ValueError, match=r"`num_classes` must be .*num_classes=True"):
+        models.build("resnet8", num_classes=True)
     with pytest.raises(ValueError, match=r"`input_shape` must be .*\(32, 32\)"):
         models.build("resnet8", input_shape=(32, 32))
 

@@ -131,6 +131,9 @@ def test_number_of_components():
         ({"pool_size": {"penultimate": 2}}, "one for each of the levels penultimate, intermediate"),
         ({"levels": ("intermediate",)}, "`levels` must be .*levels=.'intermediate',"),
         ({"templates": True}, "templates=True"),
+        ({"pool_size": True}, "`pool_size` must be .*pool_size=True"),
+        ({"seed": -1}, "`seed` must be .*seed=-1"),
+        ({"seed": True}, "`seed` must be .*seed=True"),
         ({"templates": 961}, "templates=961 for 960 feature vectors"),
         ({"subclasses": 193}, "subclasses=193 feature vectors.*class 0"),
         ({"penultimate_layer": "penultimte"}, "penultimate_layer=.penultimte.*: penultimate"),
@@ -246,6 +249,14 @@ def test_a_teacher_without_an_intermediate_layer_gets_the_prototypes_of_letkd_1(
     assert "No intermediate layer of 'own' can be suggested" in caplog.text
     with pytest.raises(ValueError, match=r"`intermediate_layer` must name .*none can be suggested"):
         fit_prototypes(teacher, small_images(), **SIZES, levels=("penultimate", "intermediate"))
+
+
+def test_integers_of_numpy_are_integers(teacher, tmp_path):
+    numbers = {"seed": np.int64(3), "pool_size": np.int32(2)}
+    received = fit_prototypes(teacher(), small_images(), **SIZES, **numbers)
+    expected = fit_prototypes(teacher(), small_images(), **SIZES, seed=3, pool_size=2)
+    np.testing.assert_array_equal(received.penultimate.centers, expected.penultimate.centers)
+    received.save(tmp_path / "prototypes.npz")
 
 
 def test_each_level_has_its_own_pool_size(teacher):
