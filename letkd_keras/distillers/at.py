@@ -4,10 +4,11 @@ from keras import ops
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import stage_ends
 from letkd_keras.distillers.feature_maps import on_one_grid
+from letkd_keras.losses.loss import Loss
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class AttentionError(keras.losses.Loss):
+class AttentionError(Loss):
     """Mean of (Q_T - Q_S)^2 over the locations, Q the attention map of features [B, H, W, C].
 
     Q is the sum over the channels of |f|^power, l2-normalized over the locations (Zagoruyko and

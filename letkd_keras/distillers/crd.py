@@ -7,13 +7,14 @@ from keras import ops
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import penultimate_layers
 from letkd_keras.distillers.memory_bank import MemoryBank, NegativeSampler
+from letkd_keras.losses.loss import Loss
 from letkd_keras.losses.teacher_logits import class_indices
 from letkd_keras.models.initialization import torch_bias_uniform, torch_uniform
 from letkd_keras.ranges import positive_integer, positive_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class NoiseContrastiveLoss(keras.losses.Loss):
+class NoiseContrastiveLoss(Loss):
     """-log h of the positive minus the sum of log(1 - h) of N negatives, one value per image.
 
         h = e / (e + N / M),  M the number of training images

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from letkd_keras.layers import adaptive_average_pool
+from letkd_keras.losses.loss import Loss
 
 
 def channels_last(features):
@@ -49,7 +50,7 @@ def on_one_grid(student, teacher):
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class FeatureMeanSquaredError(keras.losses.Loss):
+class FeatureMeanSquaredError(Loss):
     """Mean of (teacher - student)^2 over locations and channels, [B, H, W, C] each.
 
     Unlike Keras' own it has one value per image, so that a `sample_weight` [B] weighs images.

@@ -24,6 +24,7 @@ from letkd_keras.layers import (
 )
 from letkd_keras.layers.score_moments import product
 from letkd_keras.losses import TemplateKLDivergence, negentropy
+from letkd_keras.losses.loss import Loss
 from letkd_keras.prototypes import Prototypes
 from letkd_keras.ranges import positive_integer, positive_number
 
@@ -310,7 +311,7 @@ class _Targets:
         return _resized(targets, self.grids.get(level))
 
 
-class _SumOverReplicas(keras.losses.Loss):
+class _SumOverReplicas(Loss):
     """A scalar loss as it is, divided by the number of replicas as Keras does it."""
 
     def call(self, y_true, y_pred):

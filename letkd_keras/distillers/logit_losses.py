@@ -3,13 +3,14 @@
 import keras
 from keras import ops
 
-from letkd_keras.ranges import non_negative_number
+from letkd_keras.losses.loss import Loss
+from letkd_keras.ranges import non_negative_number, positive_number
 
 _RESERVED = ("loss", "task_loss")
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class LogitsDistillationLoss(keras.losses.Loss):
+class LogitsDistillationLoss(Loss):
     """A `keras.distillation.LogitsDistillation` as a loss of this package.
 
     The value is a mean over the batch of the inner loss of `teacher / T` and `student / T`, for a
@@ -28,6 +29,9 @@ class LogitsDistillationLoss(keras.losses.Loss):
     Call arguments:
         y_true: `(teacher's logits [B, classes], labels)`; the labels are not used.
         y_pred: Student's logits [B, classes].
+
+    Raises:
+        ValueError: If `temperature` is not more than 0.
     """
 
     def __init__(
@@ -39,7 +43,7 @@ class LogitsDistillationLoss(keras.losses.Loss):
         dtype=None,
     ):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
-        self.temperature = temperature
+        self.temperature = positive_number.check(temperature, "temperature")
         self.loss = keras.losses.get(loss)
 
     def call(self, y_true, y_pred):

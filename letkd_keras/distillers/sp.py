@@ -3,10 +3,11 @@ from keras import ops
 
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import stage_ends
+from letkd_keras.losses.loss import Loss
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class SimilarityError(keras.losses.Loss):
+class SimilarityError(Loss):
     """Squared Frobenius distance of the batch's similarity matrices, over B^2.
 
     The matrix of features [B, ...] is F F^T, F its rows flattened, with rows l2-normalized (Tung

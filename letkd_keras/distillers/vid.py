@@ -6,6 +6,7 @@ from keras import ops
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import stage_ends
 from letkd_keras.distillers.feature_maps import on_one_grid
+from letkd_keras.losses.loss import Loss
 from letkd_keras.models.initialization import torch_uniform
 
 _START_VARIANCE = 5.0
@@ -13,7 +14,7 @@ _EPSILON = 1e-5
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class GaussianNegativeLogLikelihood(keras.losses.Loss):
+class GaussianNegativeLogLikelihood(Loss):
     """-log q(t | s) of a Gaussian, without its constant, averaged over locations and channels.
 
     Call arguments:

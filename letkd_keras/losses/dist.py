@@ -2,6 +2,7 @@ import keras
 from keras import ops
 
 from letkd_keras.losses import teacher_logits
+from letkd_keras.losses.loss import Loss
 from letkd_keras.ranges import non_negative_number, positive_number
 
 # Added to the product of the norms, as in the authors' program.
@@ -11,7 +12,7 @@ _SMALLEST_SQUARE = 1e-24
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class DISTLoss(keras.losses.Loss):
+class DISTLoss(Loss):
     """Correlation of the student's probabilities with the teacher's, by sample and by class.
 
         T^2 (beta mean_i (1 - r(Y_i:, S_i:)) + gamma mean_k (1 - r(Y_:k, S_:k)))
@@ -86,7 +87,6 @@ class DISTLoss(keras.losses.Loss):
     def get_config(self):
         return {
             **super().get_config(),
-            "dtype": self.dtype,
             "beta": self.beta,
             "gamma": self.gamma,
             "temperature": self.temperature,

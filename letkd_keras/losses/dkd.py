@@ -1,11 +1,12 @@
 import keras
 
 from letkd_keras.losses import logit_standardization, teacher_logits
+from letkd_keras.losses.loss import Loss
 from letkd_keras.ranges import non_negative_number, positive_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class DKDLoss(keras.losses.Loss):
+class DKDLoss(Loss):
     """Decoupled knowledge distillation: target-class and non-target-class parts, weighed apart.
 
         T^2 (alpha KL(b_teacher || b_student) + beta KL(q_teacher || q_student))
@@ -74,7 +75,6 @@ class DKDLoss(keras.losses.Loss):
     def get_config(self):
         return {
             **super().get_config(),
-            "dtype": self.dtype,
             "alpha": self.alpha,
             "beta": self.beta,
             "temperature": self.temperature,

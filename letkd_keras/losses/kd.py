@@ -2,11 +2,12 @@ import keras
 from keras import ops
 
 from letkd_keras.losses import logit_standardization, teacher_logits
+from letkd_keras.losses.loss import Loss
 from letkd_keras.ranges import positive_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class KDLoss(keras.losses.Loss):
+class KDLoss(Loss):
     """Hinton's knowledge distillation: KL divergence of the softened probabilities.
 
         T^2 KL(softmax(teacher / T) || softmax(student / T))
@@ -57,7 +58,6 @@ class KDLoss(keras.losses.Loss):
     def get_config(self):
         return {
             **super().get_config(),
-            "dtype": self.dtype,
             "temperature": self.temperature,
             "standardize_logits": self.standardize_logits,
         }

@@ -2,11 +2,12 @@ import keras
 from keras import ops
 
 from letkd_keras.losses import teacher_logits
+from letkd_keras.losses.loss import Loss
 from letkd_keras.ranges import non_negative_number, positive_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class RLDLoss(keras.losses.Loss):
+class RLDLoss(Loss):
     """Refined logit distillation: a teacher's mistakes are kept from the student.
 
         alpha T_s^2 KL(b_teacher || b_student) + beta T^2 KL(m_teacher || m_student)
@@ -81,7 +82,6 @@ class RLDLoss(keras.losses.Loss):
     def get_config(self):
         return {
             **super().get_config(),
-            "dtype": self.dtype,
             "alpha": self.alpha,
             "beta": self.beta,
             "temperature": self.temperature,

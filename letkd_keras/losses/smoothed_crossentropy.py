@@ -1,11 +1,12 @@
 import keras
 from keras import ops
 
+from letkd_keras.losses.loss import Loss
 from letkd_keras.ranges import share
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class SmoothedCrossentropy(keras.losses.Loss):
+class SmoothedCrossentropy(Loss):
     """Cross-entropy of logits with smoothed integer labels.
 
     Keras' `SparseCategoricalCrossentropy` has no label smoothing.

@@ -1,9 +1,11 @@
 import keras
 from keras import ops
 
+from letkd_keras.losses.loss import Loss
+
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class TemplateKLDivergence(keras.losses.Loss):
+class TemplateKLDivergence(Loss):
     """KL(targets || softmax(scores)) over the templates, averaged over the locations.
 
     In the form `sum p log p + logsumexp(s) - sum p s`: no probability is clipped or taken the

@@ -2,11 +2,12 @@ import keras
 from keras import ops
 
 from letkd_keras.losses import teacher_logits
+from letkd_keras.losses.loss import Loss
 from letkd_keras.ranges import positive_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
-class WTTMLoss(keras.losses.Loss):
+class WTTMLoss(Loss):
     """Weighted transformed teacher matching.
 
         U KL(p^g / U || softmax(student)),   U = sum_k p_k^g
@@ -46,4 +47,4 @@ class WTTMLoss(keras.losses.Loss):
         return ops.exp(ops.squeeze(log_power_sum, axis=-1)) * divergence
 
     def get_config(self):
-        return {**super().get_config(), "dtype": self.dtype, "power": self.power}
+        return {**super().get_config(), "power": self.power}

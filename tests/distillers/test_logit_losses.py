@@ -21,6 +21,7 @@ from letkd_keras.distillers import (
     LetKD,
     SimKD,
 )
+from letkd_keras.distillers.logit_losses import LogitsDistillationLoss
 from letkd_keras.losses import DISTLoss, KDLoss, WTTMLoss, logit_loss
 
 LAYERS = {"student_layers": ("penultimate",), "teacher_layers": ("penultimate",)}
@@ -171,6 +172,12 @@ def test_other_inner_losses_are_those_of_keras():
         losses, _ = check_logit_losses({"keras": (keras_own, 1.0)})
         value = losses["keras"]((teacher, np.zeros(6)), student)
         assert float(value) == pytest.approx(float(keras_own.compute_loss(teacher, student)))
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), "3"])
+def test_a_temperature_out_of_range_is_refused(temperature):
+    with pytest.raises(ValueError, match="`temperature` must be a finite number greater than 0"):
+        LogitsDistillationLoss(temperature=temperature)
 
 
 def test_what_is_no_logit_loss_is_refused(setting):
