@@ -58,7 +58,8 @@ class MemoryBank(keras.layers.Layer):
     def _normalizer(self, scores):
         """Z, a constant: M times the mean of the first batch (Wu et al. 2018, equation 8)."""
         estimate = self.images * ops.mean(ops.exp(ops.stop_gradient(scores)))
-        z = ops.where(self.normalizer > 0, self.normalizer, estimate)
+        before = ops.convert_to_tensor(self.normalizer)  # JAX selects from no variable
+        z = ops.where(before > 0, before, estimate)
         self.normalizer.assign(z)
         return z
 
