@@ -34,7 +34,8 @@ def fold(model, *, images=None, tolerance=1e-4):
 
     Args:
         model: What `export_student` accepts. It is not changed.
-        images: Images [N, H, W, C] to compare the logits on; `None`: eight images of noise.
+        images: Images [N, H, W, C], normalized, to compare the logits on; `None`: eight images of
+            noise.
         tolerance: Largest difference of a logit allowed, relative to the largest logit.
 
     Returns:
@@ -42,7 +43,8 @@ def fold(model, *, images=None, tolerance=1e-4):
         student's other layers.
 
     Raises:
-        ValueError: If it is not a functional model, or calls a KD layer more than once.
+        ValueError: If it is not a functional model, or calls a KD layer more than once, or the
+            images do not fit.
         ExportMismatch: If the folded model does not compute the same (a `ValueError`).
     """
     student = load_student(model)

@@ -25,7 +25,8 @@ class ExportOptions:
     """What some formats need besides the student.
 
     Attributes:
-        calibration: Training images [N, H, W, C]: uint8, or normalized for the student.
+        calibration: Training images [N, H, W, C], normalized for the student. They may be uint8 if
+            `mean` and `std` are given or the student rescales pixels itself.
             `tflite-int8` measures the ranges of activations on them; `tflite-qat`,
             `tflite-pruned` and `tflite-clustered` train on them.
         integer_io: Whether `tflite-int8` has integer inputs and outputs instead of float32: uint8
@@ -166,17 +167,23 @@ class ExportOptions:
         """Convert images to what the artifacts take.
 
         Args:
-            images: uint8 [N, H, W, C], or what the student takes. Pixels are rounded to integers,
-                as those of a camera are.
+            images: What the student takes [N, H, W, C]; or uint8, if it is known how they are
+                normalized. Pixels are rounded to integers, as those of a camera are.
             argument: Name of the argument for the error.
 
         Returns:
             float32 [N, H, W, C].
 
         Raises:
-            ValueError: If they cannot have been normalized with `mean` and `std`.
+            ValueError: If they cannot have been normalized with `mean` and `std`, or are uint8 and
+                it is not known how they are normalized.
         """
         is_raw = np.asarray(images).dtype == np.uint8
+        if is_raw and not self.knows_pixels:
+            raise ValueError(
+                f"`{argument}` must be normalized as for the student, or `mean` and `std` must be "
+                f"given. Received: {argument} of type uint8 without them"
+            )
         images = np.asarray(images, "float32")
         if self.input != "pixels":
             return self.normalize(images) if is_raw else images

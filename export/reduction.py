@@ -60,8 +60,8 @@ def reduce_templates(model, images, templates, *, seed=0):
         `Reduction`. Its model is folded like that of `letkd_keras.export.fold`.
 
     Raises:
-        ValueError: If there are no KD layers, there are too few images, or a number is out of
-            range.
+        ValueError: If there are no KD layers, there are too few images or they do not fit, or a
+            number is out of range.
     """
     student = load_student(model)
     images = images_for(student, images)
@@ -111,12 +111,14 @@ def fine_tune(reduced, student, images, *, epochs=5, learning_rate=1e-3, batch_s
         List of the loss of each epoch: the cross-entropy with the original's probabilities.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range, or the images do not fit.
     """
     ranges.positive_integer.check(epochs, "epochs")
     ranges.positive_number.check(learning_rate, "learning_rate")
     ranges.positive_integer.check(batch_size, "batch_size")
-    targets = softmax(logits_of(load_student(student), images), axis=-1)
+    student = load_student(student)
+    images = images_for(student, images)
+    targets = softmax(logits_of(student, images), axis=-1)
     for layer in reduced.layers:
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
     steps = epochs * -(-len(images) // batch_size)

@@ -116,9 +116,10 @@ def export_student(
             activations), `"tflite-int4"` (int4 weights) or `"onnx"`; or a format that trains the
             student further, to match its own probabilities: `"tflite-qat"` (int8 throughout),
             `"tflite-pruned"` or `"tflite-clustered"` (float32, small once compressed).
-        images: Images [N, H, W, C] to verify on: uint8, or normalized as for the student. `None`:
-            the calibration images, or eight images of noise from a fixed seed. Where only the order
-            of the logits can be compared, it is compared on real images only: on noise it means
+        images: Images [N, H, W, C] to verify on, normalized as for the student. They may be uint8
+            if `mean` and `std` are given or the student rescales pixels itself. `None`: the
+            calibration images, or eight images of noise from a fixed seed. Where only the order of
+            the logits can be compared, it is compared on real images only: on noise it means
             nothing.
         labels: Their classes [N], for accuracies.
         fold: Whether to fold the student first (`letkd_keras.export.fold`), which makes it smaller

@@ -11,6 +11,7 @@ from scipy.special import softmax
 
 from letkd_keras.export import formats
 from letkd_keras.export.card_file import options_of, read_card
+from letkd_keras.export.input_scaling import takes_pixels as student_takes_pixels
 from letkd_keras.export.loading import load_student
 from letkd_keras.files import checksum
 from letkd_keras.functional.fingerprint import fingerprint
@@ -116,8 +117,9 @@ def verify_artifacts(folder, model, *, images=None, labels=None):
     Args:
         folder: Folder with `card.json`, as an export writes it.
         model: The student that was exported, as `export_student` accepts it.
-        images: Array [N, H, W, C], uint8 or normalized as for the student; `None`: eight images of
-            noise, for which the top-1 classes are not compared.
+        images: Array [N, H, W, C], normalized as for the student, or uint8 if the card says how
+            pixels are normalized; `None`: eight images of noise, for which the top-1 classes are
+            not compared.
         labels: Their classes [N], for accuracies.
 
     Returns:
@@ -256,14 +258,14 @@ def images_for(student, images=None, argument="images", options=None):
         images: Array [N, ...] or `None`.
         argument: Name of the argument for the error.
         options: `ExportOptions` for images as the artifacts take them; `None` for images as the
-            student takes them.
+            student takes them, which are uint8 only if it rescales pixels itself.
 
     Returns:
         float32 [N, ...].
 
     Raises:
         ValueError: If their shape is not that of the student's input, they are not finite, or not
-            normalized as the options say.
+            normalized as the options say or the student needs.
     """
     takes_pixels = options is not None and options.input == "pixels"
     shape = student.input_shape[1:]
@@ -288,6 +290,11 @@ def images_for(student, images=None, argument="images", options=None):
     if not np.all(np.isfinite(images)):
         raise ValueError(f"`{argument}` must be finite. Received: {argument} with NaN or infinity")
     if options is None:
+        if images.dtype == np.uint8 and not student_takes_pixels(student):
+            raise ValueError(
+                f"`{argument}` must be normalized as for the student. "
+                f"Received: {argument} of type uint8"
+            )
         return images.astype("float32")
     return options.artifact_images(images, argument)
 

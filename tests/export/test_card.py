@@ -179,7 +179,7 @@ def test_kd_layers_follow_the_layers_that_were_chosen(student):
     ],
 )
 def test_markdown_says_which_images_selected_the_weights(student, images, tmp_path, result, line):
-    job = prepare(student, images=images)
+    job = prepare(student, images=images / 255)
     config = {"pair": "a-b", "data": {"name": "blocks", "split": "made for tests"}}
     write_card(tmp_path, job, {}, training={"run": "r", "config": config, "result": result})
     lines = (tmp_path / "card.md").read_text().splitlines()
@@ -201,9 +201,11 @@ def test_formats_exported_later_are_added_to_the_card(student, images, copy):
     )
     assert set(read_card(folder)["artifacts"]) == {"tflite", "onnx", "tflite-dynamic"}
     # Artifacts with other inputs or of another student are not part of the card.
-    export_bundle(student, folder, ("tflite",), images=images, input="normalized")
+    export_bundle(student, folder, ("tflite",), images=images / 255, input="normalized")
     assert set(read_card(folder)["artifacts"]) == {"tflite"}
-    export_bundle(with_kd_layers("resnet8", templates=(8, 8)), folder, ("onnx",), images=images)
+    export_bundle(
+        with_kd_layers("resnet8", templates=(8, 8)), folder, ("onnx",), images=images / 255
+    )
     assert set(read_card(folder)["artifacts"]) == {"onnx"}
 
 
@@ -282,7 +284,7 @@ def test_folder_without_a_card(tmp_path):
 def test_a_refused_format_leaves_the_others_and_their_card(student, images, tmp_path):
     impossible = {"tflite": {"tolerance": 1e-12}}
     with pytest.raises(ExportMismatch, match="tflite of 'resnet8' differs"):
-        export_bundle(student, tmp_path, ("tflite", "onnx"), images=images, verify=impossible)
+        export_bundle(student, tmp_path, ("tflite", "onnx"), images=images / 255, verify=impossible)
     assert set(read_card(tmp_path)["artifacts"]) == {"onnx"}
     assert {file.name for file in tmp_path.iterdir()} == {"student.onnx", "card.json", "card.md"}
 

@@ -171,6 +171,17 @@ def test_mixed_precision_student_folds_to_float32(images):
     assert model.layers[1].compute_dtype == "bfloat16"
 
 
+def test_bytes_are_for_a_student_that_rescales_them():
+    pixels = np.random.default_rng(2).integers(0, 256, (4, 8, 8, 3), "uint8")
+    inputs = keras.Input((8, 8, 3))
+    outputs = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs))
+    model = keras.Model(inputs, outputs)
+    with pytest.raises(ValueError, match="`images` must be normalized as for the student"):
+        fold(model, images=pixels)
+    rescaled = keras.layers.Rescaling(1 / 255)(inputs)
+    fold(keras.Model(inputs, model(rescaled)), images=pixels)
+
+
 def test_folded_model_is_saved_and_loaded(student, images, tmp_path):
     folded = fold(student)
     folded.save(tmp_path / "folded.keras")

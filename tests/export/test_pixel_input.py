@@ -121,6 +121,22 @@ def test_a_student_that_rescales_pixels_is_left_as_it_is(tmp_path):
     np.testing.assert_allclose(logits, student(pixels.astype("float32")), atol=1e-4)
 
 
+@pytest.mark.parametrize("argument", ["images", "calibration"])
+def test_bytes_without_a_normalization_are_refused(student, pixels, tmp_path, argument):
+    match = f"`{argument}` must be normalized as for the student, or `mean` and `std` must be given"
+    with pytest.raises(ValueError, match=f"{match}. Received: {argument} of type uint8"):
+        export_bundle(
+            student, tmp_path, ("tflite-int8",), **{"calibration": pixels / 255, argument: pixels}
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verify_refuses_bytes_without_a_normalization(student, pixels, tmp_path):
+    export_bundle(student, tmp_path, ("tflite",))
+    with pytest.raises(ValueError, match="`images` must be normalized as for the student, or"):
+        verify_artifacts(tmp_path, student, images=pixels)
+
+
 def test_grayscale_images(tmp_path):
     inputs = keras.Input((8, 8, 1))
     x = keras.layers.Conv2D(4, 3, padding="same")(inputs)

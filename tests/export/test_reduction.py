@@ -83,6 +83,11 @@ def test_wrong_inputs(wide, calibration):
         fine_tune(wide, wide, calibration, learning_rate=float("nan"))
     with pytest.raises(ValueError, match="at least ten"):
         reduce_templates(wide, calibration[:3], 4)
+    pixels = np.zeros((20, 16, 16, 3), "uint8")
+    with pytest.raises(ValueError, match="`images` must be normalized as for the student"):
+        reduce_templates(wide, pixels, 4)
+    with pytest.raises(ValueError, match="`images` must be normalized as for the student"):
+        fine_tune(fold(wide), wide, pixels)
 
 
 def test_layer_without_values_is_no_kd_layer_to_reduce(calibration):
