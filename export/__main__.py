@@ -123,8 +123,8 @@ def main(arguments=None):
     from letkd_keras.export.student import export_bundle
 
     check_writable(options.out, "out")
-    load_student(options.model)
-    images, opened = None, open_data(options.model, options)
+    student = load_student(options.model)
+    images, opened = None, open_data(options.model, options, student)
     if opened is not None:
         images = evaluation_images(
             opened.data, options.test_images, options.calibration_images, options.seed

@@ -18,15 +18,31 @@ def takes_pixels(student):
         student: Functional `keras.Model`.
 
     Returns:
-        `True` if its first layer is a `Rescaling` by a small factor.
+        `True` if its first layer is a `Rescaling` by a small factor. Random augmentations before it
+        do not count.
     """
     student = flatten(student)
     source = next(layer for layer in student.layers if isinstance(layer, keras.layers.InputLayer))
-    first = [layer for layer in readers(student, source) if layer is not student]
+    first = list(_first_layers(student, source))
     return bool(first) and all(
         isinstance(layer, keras.layers.Rescaling) and np.max(layer.scale) <= _LARGEST_SCALE
         for layer in first
     )
+
+
+def _first_layers(student, source):
+    """The layers that read an output of `source`, perhaps through augmentations."""
+    for layer in readers(student, source):
+        if _is_augmentation(layer):
+            yield from _first_layers(student, layer)
+        elif layer is not student:
+            yield layer
+
+
+def _is_augmentation(layer):
+    """Whether a layer is a random augmentation of Keras, which leaves pixels alone at inference."""
+    is_from_keras = type(layer).__module__.split(".")[0] == "keras"
+    return is_from_keras and type(layer).__name__.startswith("Rand")
 
 
 def with_pixel_input(student, mean, std):

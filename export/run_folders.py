@@ -1,11 +1,14 @@
 """What the export knows about the folders of recipes and sweeps: students, settings and data."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from letkd_keras.data import DataSpec
 from letkd_keras.files import read_json
 from letkd_keras.run_folder import CONFIG, is_run_folder, read_config
+
+log = logging.getLogger("letkd_keras")
 
 SWEEP = "sweep.json"
 REDUCED = "reduced.keras"
@@ -102,12 +105,18 @@ class OpenedData:
     config: dict
 
 
-def open_data(model, options):
+def open_data(model, options, student=None):
     """Open the data set that the command names, otherwise the one that a run was trained on.
+
+    The student of a run gets images as in its training, other students as `pixels` says. Without
+    `pixels`, a student that rescales pixels itself gets pixels from 0 to 255. Any other is assumed
+    to take the mean and standard deviation of the data set, with a warning in the log.
 
     Args:
         model: What the command was given as the student: a file or a folder.
         options: Parsed options of `letkd_keras.common_options.add_data_options`.
+        student: Functional `keras.Model` that was loaded from `model`. `None`: it is not known
+            whether it rescales pixels.
 
     Returns:
         `OpenedData`, or `None` if there is no data set.
@@ -120,7 +129,16 @@ def open_data(model, options):
     trained = _data_config_of(model)
     if options.data:
         spec = DataSpec.from_options(options)
+        is_assumed = trained is None and spec.pixels is None
+        if is_assumed and student is not None and _takes_pixels(student):
+            spec, is_assumed = replace(spec, pixels="0..255"), False
         data = _normalized_as_in(trained, spec, spec.open())
+        if is_assumed:
+            log.warning(
+                "The student is assumed to take images with the mean and standard deviation of "
+                "%s; if it was trained on others, give --pixels.",
+                data.name,
+            )
         return OpenedData(data, _describe(spec, data))
     for name in _SELECTIONS:
         if getattr(options, name):
@@ -142,6 +160,13 @@ def open_data(model, options):
     config = _describe(spec, data)
     # A calibration may train, which needs labels.
     return OpenedData(data.labelled() if hasattr(data, "labelled") else data, config)
+
+
+def _takes_pixels(student):
+    # Imports Keras, for which `--help` does not wait.
+    from letkd_keras.export.input_scaling import takes_pixels
+
+    return takes_pixels(student)
 
 
 def _normalized_as_in(trained, spec, data):

@@ -78,7 +78,7 @@ def main(arguments=None):
 
     check_writable(options.out, "out")
     student = load_student(options.model)
-    opened = open_data(options.model, options)
+    opened = open_data(options.model, options, student)
     if opened is None:
         raise ValueError(
             "`data` must be given, since `model` does not belong to a run folder. Received: none"

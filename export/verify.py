@@ -42,14 +42,16 @@ def main(arguments=None):
     """
     options = parse(arguments)
     # TensorFlow is imported only after the options are parsed.
+    from letkd_keras.export.loading import load_student
     from letkd_keras.export.verification import ExportMismatch, verify_artifacts
 
-    opened = open_data(options.model, options)
+    student = load_student(options.model)
+    opened = open_data(options.model, options, student)
     given = {}
     if opened is not None:
         images = evaluation_images(opened.data, options.test_images, 0, options.seed)
         given = {"images": images.images, "labels": images.labels}
-    results = verify_artifacts(options.folder, options.model, **given)
+    results = verify_artifacts(options.folder, student, **given)
     failed = [name for name, result in results.items() if isinstance(result, ExportMismatch)]
     for name, result in results.items():
         print(f"{name}: {'FAILED: ' if name in failed else ''}{result}")

@@ -102,9 +102,11 @@ def test_normalization_in_front_is_exact(student, pixels, expected):
     assert with_pixel_input(student, (0.0,) * 3, (1 / 255,) * 3) is student
 
 
-def _with_rescaling(scale):
-    inputs = keras.Input((8, 8, 3))
-    x = keras.layers.Rescaling(scale, offset=-1)(inputs)
+def _with_rescaling(scale, *augmentations):
+    inputs = x = keras.Input((8, 8, 3))
+    for layer in augmentations:
+        x = layer(x)
+    x = keras.layers.Rescaling(scale, offset=-1)(x)
     x = keras.layers.Conv2D(4, 3)(x)
     return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
 
@@ -119,6 +121,20 @@ def test_a_student_that_rescales_pixels_is_left_as_it_is(tmp_path):
     endpoint = tf.saved_model.load(result.path).signatures["serving_default"]
     logits = endpoint(image=tf.constant(pixels.astype("float32")))["logits"]
     np.testing.assert_allclose(logits, student(pixels.astype("float32")), atol=1e-4)
+
+
+def test_augmentations_before_the_rescaling_do_not_count(tmp_path):
+    augmentations = keras.layers.RandomFlip(), keras.layers.RandomContrast(0.2)
+    student = _with_rescaling(1 / 127.5, *augmentations)
+    assert takes_pixels(student)
+    assert takes_pixels(_with_rescaling(1 / 127.5, keras.Sequential(augmentations)))
+    assert not takes_pixels(_with_rescaling(2.0, *augmentations))
+    assert not takes_pixels(_with_rescaling(1 / 255, keras.layers.Conv2D(3, 1)))
+    pixels = _RNG.integers(0, 256, (4, 8, 8, 3), "uint8")
+    result = export_student(student, tmp_path, "tflite", images=pixels)
+    pixels = pixels.astype("float32")
+    logits = reload_outputs("tflite", result.path, pixels)
+    np.testing.assert_allclose(logits, student(pixels, training=False), atol=1e-4)
 
 
 @pytest.mark.parametrize("argument", ["images", "calibration"])

@@ -2,6 +2,7 @@ import json
 from argparse import Namespace
 from dataclasses import replace
 
+import keras
 import numpy as np
 import pytest
 from image_trees import write_tree
@@ -117,6 +118,45 @@ def test_other_data_are_normalized_as_in_training(run, tmp_path):
     assert (opened.data.mean, opened.data.std) == ((0.3,) * 3, (0.6,) * 3)
     opened = open_data(run, _options("--data", tmp_path / "other.npz", "--pixels", "0..1"))
     assert opened.data.mean == (0,) * 3
+
+
+def _student(*first):
+    inputs = keras.Input((16, 16, 3))
+    x = inputs
+    for layer in first:
+        x = layer(x)
+    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+
+
+def test_a_student_that_rescales_pixels_gets_pixels(tmp_path, data_file, caplog):
+    student = _student(keras.layers.Rescaling(1 / 127.5, offset=-1))
+    options = _options("--data", data_file)
+    opened = open_data(tmp_path / "student.keras", options, student)
+    assert (opened.data.mean, opened.data.std) == ((0,) * 3, (1 / 255,) * 3)
+    assert DataSpec.from_config(opened.config).open().std == (1 / 255,) * 3
+    assert caplog.text == ""
+    options = _options("--data", data_file, "--pixels", "-1..1")
+    opened = open_data(tmp_path / "student.keras", options, student)
+    assert opened.data.mean == (0.5,) * 3
+
+
+def test_the_normalization_of_another_file_is_assumed_with_a_warning(tmp_path, data_file, caplog):
+    options = _options("--data", data_file)
+    opened = open_data(tmp_path / "student.keras", options, _student())
+    assert opened.data.mean == image_data().mean
+    assert "assumed to take images with the mean and standard deviation of blocks" in caplog.text
+    caplog.clear()
+    open_data(tmp_path / "student.keras", _options("--data", data_file, "--pixels=0..1"))
+    assert caplog.text == ""
+
+
+def test_a_student_of_a_run_gets_images_as_in_training(run, data_file, caplog):
+    config = json.loads((run / "config.json").read_text())
+    config["data"] |= {"mean": [0.3] * 3, "std": [0.6] * 3}
+    (run / "config.json").write_text(json.dumps(config))
+    student = _student(keras.layers.Rescaling(1 / 127.5, offset=-1))
+    assert open_data(run, _options("--data", data_file), student).data.mean == (0.3,) * 3
+    assert caplog.text == ""
 
 
 def test_no_data(tmp_path):
