@@ -13,6 +13,7 @@ from letkd_keras.export.batch_norm_folding import untrained_batch_norms
 from letkd_keras.export.card import write_card
 from letkd_keras.export.card_file import write_labels
 from letkd_keras.export.folding import fold as fold_model
+from letkd_keras.export.formats.litert_quantizer import layer_precisions
 from letkd_keras.export.input_scaling import takes_pixels, with_pixel_input
 from letkd_keras.export.inverse_rms import with_calibrated_floors
 from letkd_keras.export.loading import load_student
@@ -179,15 +180,19 @@ def export_bundle(
     Raises:
         ValueError: As `export_student`, before anything is written.
         FileNotFoundError: Likewise.
-        ExportMismatch: If an artifact does not compute what the student computes. The other formats
-            are written nevertheless, and described in the card.
+        ExportMismatch: If a format was refused: an artifact does not compute what the student
+            computes, or could not be written. The other formats are written nevertheless, described
+            in the card, and in the attribute `exported` of the error.
     """
     wanted = table.expand(formats)
     _check_folder(path)
     # A format without the images that it needs is refused before anything is done for the others.
     if any(table.find(name).needs_calibration for name in wanted):
         ExportOptions(calibration=options.get("calibration")).check_calibration()
+    training = provenance_of(model)
     job = prepare(model, **options)
+    if "tflite-int4" in wanted:
+        layer_precisions(job.written, job.options.precision or {})
     results, refused = {}, []
     with bar("writing and checking", len(wanted)) as advance:
         for name in wanted:
@@ -196,11 +201,14 @@ def export_bundle(
                 results[name] = write(job, path, name, **(verify or {}).get(name, {}))
             except ExportMismatch as mismatch:
                 refused.append(str(mismatch))
+            except (ValueError, ImportError) as error:
+                refused.append(f"{name}: {error}")
+            else:
+                # At once: an export that stops here leaves a card of the files that are there.
+                write_card(path, job, results, data_name=data_name, training=training)
             advance()
-    if results:
-        write_card(path, job, results, data_name=data_name, training=provenance_of(model))
     if refused:
-        raise ExportMismatch("\n".join(refused))
+        raise ExportMismatch("\n".join(refused), results)
     return results
 
 

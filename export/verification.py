@@ -22,7 +22,15 @@ _RANDOM_IMAGES = 8
 
 
 class ExportMismatch(ValueError):
-    """An artifact does not compute what the student computes."""
+    """An artifact does not compute what the student computes, or could not be written.
+
+    Attributes:
+        exported: `Exported` by format, what `export_bundle` wrote nevertheless.
+    """
+
+    def __init__(self, message, exported=None):
+        super().__init__(message)
+        self.exported = exported or {}
 
 
 @dataclass(frozen=True)

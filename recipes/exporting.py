@@ -4,7 +4,7 @@ import logging
 
 import keras
 
-from letkd_keras.export import export_bundle
+from letkd_keras.export import ExportMismatch, export_bundle
 from letkd_keras.export.cost_report import form_title, forms_of, measure
 from letkd_keras.export.evaluation_images import evaluation_images, take
 from letkd_keras.export.loading import load_student
@@ -26,8 +26,8 @@ def export(experiment, folder):
         folder: Path of the run folder.
 
     Returns:
-        `Exported` by format. It is empty if nothing is to be exported, and on other backends than
-        TensorFlow.
+        `Exported` by format, without formats that were refused, which are logged. It is empty if
+        nothing is to be exported, and on other backends than TensorFlow.
     """
     if not (experiment.formats and experiment.export_method in experiment.methods):
         return {}
@@ -42,13 +42,19 @@ def export(experiment, folder):
     # As the command `export` opens the data of a run.
     data = labelled_data(experiment.data)
     log.info("exporting to %s", ", ".join(experiment.formats))
-    return export_bundle(
-        folder,
-        folder / "exported",
-        experiment.formats,
-        **evaluation_images(data, _IMAGES, seed=experiment.seed).options(),
-        data_name=f"{data.name}, {data.split}",
-    )
+    try:
+        return export_bundle(
+            folder,
+            folder / "exported",
+            experiment.formats,
+            **evaluation_images(data, _IMAGES, seed=experiment.seed).options(),
+            data_name=f"{data.name}, {data.split}",
+        )
+    except ExportMismatch as refused:
+        # The report of a long training needs no file of the student.
+        for line in str(refused).splitlines():
+            log.warning("not exported: %s", line)
+        return refused.exported
 
 
 def costs(experiment, folder):

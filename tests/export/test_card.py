@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from random_students import with_kd_layers
 
-from letkd_keras.export import ExportMismatch, export_bundle
+from letkd_keras.export import ExportMismatch, export_bundle, formats
 from letkd_keras.export.card import kd_layers, read_card, write_card
 from letkd_keras.export.student import prepare
 from letkd_keras.export.verification import Comparison, verify_artifacts
@@ -287,6 +287,54 @@ def test_a_refused_format_leaves_the_others_and_their_card(student, images, tmp_
         export_bundle(student, tmp_path, ("tflite", "onnx"), images=images / 255, verify=impossible)
     assert set(read_card(tmp_path)["artifacts"]) == {"onnx"}
     assert {file.name for file in tmp_path.iterdir()} == {"student.onnx", "card.json", "card.md"}
+
+
+@pytest.fixture
+def stop_onnx(monkeypatch):
+    """Makes the format onnx end in an error."""
+
+    def stop(error):
+        write = formats.Format.write
+
+        def write_or_stop(form, *args):
+            if form.file_name == "student.onnx":
+                raise error
+            write(form, *args)
+
+        monkeypatch.setattr(formats.Format, "write", write_or_stop)
+
+    return stop
+
+
+@pytest.mark.parametrize("error", [ValueError, ImportError])
+def test_a_format_that_cannot_be_written_is_refused_alone(
+    student, images, tmp_path, stop_onnx, error
+):
+    stop_onnx(error("no such layer"))
+    with pytest.raises(ExportMismatch, match=r"^onnx: no such layer$") as refused:
+        export_bundle(student, tmp_path, ("onnx", "tflite"), images=images / 255)
+    assert set(refused.value.exported) == {"tflite"}
+    assert set(read_card(tmp_path)["artifacts"]) == {"tflite"}
+    assert {file.name for file in tmp_path.iterdir()} == {"student.tflite", "card.json", "card.md"}
+
+
+def test_an_interrupted_export_has_the_card_of_its_files(student, images, copy, stop_onnx):
+    folder, _ = copy
+    stop_onnx(KeyboardInterrupt())
+    options = {"images": images, "mean": _MEAN, "std": _STD, "output": "probabilities"}
+    with pytest.raises(KeyboardInterrupt):
+        export_bundle(student, folder, ("tflite", "onnx"), **options)
+    card = read_card(folder)
+    assert card["outputs"]["kind"] == "probabilities"
+    assert set(card["artifacts"]) == {"tflite"}
+    assert card["artifacts"]["tflite"]["sha256"] == checksum(folder / "student.tflite")
+
+
+def test_precision_is_checked_before_anything_is_written(student, tmp_path):
+    with pytest.raises(ValueError, match="`precision` must name layers with kernels") as refused:
+        export_bundle(student, tmp_path, ("tflite", "tflite-int4"), precision={"nope": "int8"})
+    assert not isinstance(refused.value, ExportMismatch)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_int8_without_calibration_fails_before_anything_is_written(student, images, tmp_path):
