@@ -14,15 +14,24 @@ from letkd_keras.functional.fingerprint import fingerprint
 from letkd_keras.functional.graph import maker, nodes
 from letkd_keras.layers import KDLayer
 
+# What a row of the table needs. A card of another version may lack it.
+_OF_AN_ARTIFACT = {
+    *("file", "bytes", "sha256", "input_dtype", "output_dtype", "layout"),
+    *("parameters", "multiply_adds", "images", "data"),
+    *("max_difference", "agreement", "accuracy_of_student", "accuracy"),
+}
+
 
 def write_card(path, job, results, *, data_name=None, training=None):
     """Write `card.json`, `card.md` and, with class names, `labels.txt` into an export's folder.
+
+    Without class names, a `labels.txt` that belongs to an earlier card is removed.
 
     Args:
         path: Folder of the artifacts.
         job: `ExportJob`.
         results: `Exported` by format. Artifacts of the same student in an earlier card stay in the
-            card if they are unchanged.
+            card if they are unchanged, with what they were checked on.
         data_name: Name of the images.
         training: JSON-like dictionary of the training, or `None`.
 
@@ -30,7 +39,7 @@ def write_card(path, job, results, *, data_name=None, training=None):
         The card as a dictionary.
     """
     path, options = Path(path), job.options
-    accuracy = next((r.accuracy_before for r in results.values()), None)
+    earlier, data = _earlier_card(path), data_name or ("images" if job.real else "noise")
     card = {
         "name": job.student.name,
         "student": fingerprint(job.student),
@@ -39,7 +48,6 @@ def write_card(path, job, results, *, data_name=None, training=None):
             "kind": options.input,
             "shape": list(job.student.input_shape[1:]),
             "dtype": "float32",
-            "layout": "NCHW in ONNX, NHWC elsewhere" if options.channels_first else "NHWC",
             "crop": options.crop,
             "mean": _list(options.mean),
             "std": _list(options.std),
@@ -47,29 +55,20 @@ def write_card(path, job, results, *, data_name=None, training=None):
         "outputs": {"kind": options.output, "classes": job.student.output_shape[-1]},
         "class_names": _list(options.class_names),
         "kd_layers": kd_layers(job.student),
-        "parameters": {
-            "student": job.student.count_params(),
-            "written": job.written.count_params(),
-        },
-        "multiply_adds": {
-            "student": _multiply_adds(job.student),
-            "written": _multiply_adds(job.written),
-        },
+        "parameters": job.student.count_params(),
+        "multiply_adds": _multiply_adds(job.student),
         "training": training,
         "untrained_batch_normalizations": untrained_batch_norms(job.student),
-        "verification": {
-            "images": len(job.images),
-            "data": data_name or ("images without a name" if job.real else "noise"),
-            "accuracy_of_student": accuracy,
-        },
         "artifacts": {
-            **_unchanged_artifacts(path, job),
-            **{name: _artifact(result, options) for name, result in results.items()},
+            **_unchanged_artifacts(path, earlier, job),
+            **{name: _artifact(result, job, data) for name, result in results.items()},
         },
         "versions": {name: metadata.version(name) for name in ("keras", "tensorflow", "numpy")},
     }
     card["inputs"]["description"] = _describe_input(card["inputs"])
     write_labels(path, options.class_names)
+    if options.class_names is None and earlier and earlier.get("class_names"):
+        (path / LABELS).unlink(missing_ok=True)
     write_json(path / "card.json", card)
     write_text(path / "card.md", _markdown(card))
     return card
@@ -93,8 +92,10 @@ def kd_layers(student):
     ]
 
 
-def _artifact(result, options):
+def _artifact(result, job, data):
+    options = job.options
     is_integer = result.format == "tflite-int8" and options.integer_io
+    is_nchw = result.format == "onnx" and options.channels_first
     integer_input = "uint8" if options.input == "pixels" else "int8"
     return {
         "file": result.path.name,
@@ -102,9 +103,14 @@ def _artifact(result, options):
         "sha256": checksum(result.path),
         "input_dtype": integer_input if is_integer else "float32",
         "output_dtype": "int8" if is_integer else "float32",
+        "layout": "NCHW" if is_nchw else "NHWC",
+        "parameters": result.parameters,
+        "multiply_adds": _multiply_adds(job.written),
+        "images": result.images,
+        "data": data,
         "max_difference": result.max_difference,
         "agreement": result.agreement,
-        "images": result.images,
+        "accuracy_of_student": result.accuracy_before,
         "accuracy": result.accuracy,
         "tolerance": result.tolerance,
         "min_agreement": result.min_agreement,
@@ -122,21 +128,27 @@ def _noise(result):
     return [noise.as_json() for noise in result.layer_noise]
 
 
-def _unchanged_artifacts(path, job):
-    """Artifacts of the same student, inputs and outputs that an earlier card lists, unchanged."""
+def _earlier_card(path):
+    """The card that the folder has, or `None` if it has none that can be read."""
     try:
-        card = read_card(path)
+        return read_card(path)
     except (FileNotFoundError, ValueError):
+        return None
+
+
+def _unchanged_artifacts(path, card, job):
+    """Artifacts of the same student, inputs and outputs that an earlier card lists, unchanged."""
+    if card is None or card["student"] != fingerprint(job.student):
         return {}
     earlier, options = options_of(card), job.options
     keys = ("input", "output", "mean", "std")
-    alike = all(_list(getattr(earlier, key)) == _list(getattr(options, key)) for key in keys)
-    if card["student"] != fingerprint(job.student) or not alike:
+    if any(_list(getattr(earlier, key)) != _list(getattr(options, key)) for key in keys):
         return {}
     return {
         name: artifact
         for name, artifact in card["artifacts"].items()
-        if (path / artifact["file"]).exists()
+        if set(artifact) >= _OF_AN_ARTIFACT
+        and (path / artifact["file"]).exists()
         and checksum(path / artifact["file"]) == artifact["sha256"]
     }
 
@@ -172,8 +184,7 @@ def _markdown(card):
         f"Image classifier with {classes} classes. Exported {card['date']}.",
         "",
         f"- Input `image`: {card['inputs']['description']}",
-        f"- Tensor: {card['inputs']['dtype']} [batch, {_shape(card['inputs'], ', ')}], "
-        f"{card['inputs']['layout']}",
+        *_tensor_lines(card),
         f"- Output `{kind}`: [batch, {classes}]. {meaning[kind]}",
     ]
     lines += [
@@ -198,32 +209,24 @@ def _markdown(card):
         f"alpha {layer['alpha']:g}"
         for layer in card["kd_layers"]
     ]
-    counts = card["parameters"]
-    lines += [f"- Parameters: {counts['student']:,} as trained, {counts['written']:,} as written"]
-    macs = card["multiply_adds"]
-    if macs["written"] is not None:
-        lines += [
-            f"- Multiply-adds: {macs['student']:,} as trained, {macs['written']:,} as written"
-        ]
+    lines += [f"- Parameters: {card['parameters']:,} as trained"]
+    if card["multiply_adds"] is not None:
+        lines += [f"- Multiply-adds: {card['multiply_adds']:,} as trained"]
     lines += _training_lines(card["training"] or {})
     if card["untrained_batch_normalizations"]:
         lines += [
             "- Warning: the statistics of these batch normalizations were never updated: "
             + ", ".join(card["untrained_batch_normalizations"])
         ]
-    verification = card["verification"]
     lines += [
         "",
-        f"Each artifact was loaded in a new process and compared with the student in Keras on "
-        f"{verification['images']} images ({verification['data']}).",
+        "Each artifact was loaded in a new process and compared with the student in Keras on the "
+        "images of its row.",
         "",
-        "| format | file | bytes | max difference | top-1 agreement | accuracy | SHA-256 |",
-        "|---|---|---|---|---|---|---|",
+        "| format | file | bytes | parameters | multiply-adds | images | max difference "
+        "| top-1 agreement | accuracy in Keras | accuracy | SHA-256 |",
+        "|---" * 11 + "|",
     ]
-    if verification["accuracy_of_student"] is not None:
-        lines += [
-            f"| student in Keras | | | | | {100 * verification['accuracy_of_student']:.2f}% | |"
-        ]
     lines += [_row(name, artifact) for name, artifact in card["artifacts"].items()]
     versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
     lines += ["", f"Written with {versions}.", *_noise_lines(card["artifacts"])]
@@ -233,6 +236,19 @@ def _markdown(card):
             lines += ["", f"{language}:", "", f"```{language.lower()}"]
             lines += [*snippet(card, runnable[0]), "```"]
     return "\n".join([*lines, ""])
+
+
+def _tensor_lines(card):
+    """Shape and order of the axes of the input, one line for all artifacts where they are NHWC."""
+    inputs, lines = card["inputs"], {}
+    *sides, channels = inputs["shape"]
+    for artifact in card["artifacts"].values():
+        is_nchw = artifact["layout"] == "NCHW"
+        shape = _shape({"shape": [channels, *sides]} if is_nchw else inputs, ", ")
+        of_file = f" of `{artifact['file']}`" if is_nchw else ""
+        line = f"- Tensor{of_file}: {inputs['dtype']} [batch, {shape}], {artifact['layout']}"
+        lines[line] = None
+    return list(lines)
 
 
 def _noise_lines(artifacts):
@@ -261,22 +277,22 @@ def _metadata(card):
         "tags": ["image-classification", "knowledge-distillation", "letkd", *runtimes],
         "metrics": ["accuracy"],
     }
-    accuracies = {
-        name: artifact["accuracy"]
-        for name, artifact in card["artifacts"].items()
-        if artifact["accuracy"] is not None
-    }
-    if accuracies:
-        data = card["verification"]["data"]
-        result = {
-            "task": {"type": "image-classification"},
-            "dataset": {"type": "image-folder", "name": data},
-            "metrics": [
-                {"type": "accuracy", "name": f"accuracy of {name}", "value": round(accuracy, 4)}
-                for name, accuracy in accuracies.items()
-            ],
-        }
-        metadata["model-index"] = [{"name": card["name"], "results": [result]}]
+    metrics = {}  # by data set
+    for name, artifact in card["artifacts"].items():
+        if artifact["accuracy"] is not None:
+            value = round(artifact["accuracy"], 4)
+            metric = {"type": "accuracy", "name": f"accuracy of {name}", "value": value}
+            metrics.setdefault(artifact["data"], []).append(metric)
+    if metrics:
+        results = [
+            {
+                "task": {"type": "image-classification"},
+                "dataset": {"type": "image-folder", "name": data},
+                "metrics": of_data,
+            }
+            for data, of_data in metrics.items()
+        ]
+        metadata["model-index"] = [{"name": card["name"], "results": results}]
     return metadata
 
 
@@ -351,10 +367,12 @@ def _training_lines(training):
 
 
 def _row(name, artifact):
-    accuracy = artifact["accuracy"]
+    macs = artifact["multiply_adds"]
+    accuracies = (artifact["accuracy_of_student"], artifact["accuracy"])
     return (
-        f"| {name} | `{artifact['file']}` | {artifact['bytes']:,} "
+        f"| {name} | `{artifact['file']}` | {artifact['bytes']:,} | {artifact['parameters']:,} "
+        f"| {'-' if macs is None else f'{macs:,}'} | {artifact['images']} ({artifact['data']}) "
         f"| {artifact['max_difference']:.1e} | {100 * artifact['agreement']:.2f}% "
-        f"| {'-' if accuracy is None else f'{100 * accuracy:.2f}%'} "
+        f"| {' | '.join('-' if a is None else f'{100 * a:.2f}%' for a in accuracies)} "
         f"| `{artifact['sha256'][:12]}` |"
     )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from random_students import with_kd_layers
 
-from letkd_keras.export import ExportMismatch, export_bundle, formats
+from letkd_keras.export import ExportMismatch, export_bundle, fold, formats
 from letkd_keras.export.card import kd_layers, read_card, write_card
 from letkd_keras.export.student import prepare
 from letkd_keras.export.verification import Comparison, verify_artifacts
@@ -65,14 +65,16 @@ def test_card_describes_the_artifacts(student, bundle):
     assert card["inputs"]["shape"] == [16, 16, 3]
     assert card["outputs"] == {"kind": "logits", "classes": 5}
     assert card["class_names"] == list("abcde")
-    assert card["parameters"]["student"] == student.count_params()
-    assert card["verification"]["accuracy_of_student"] == 1
+    assert card["parameters"] == student.count_params()
     assert set(card["artifacts"]) == {"tflite", "onnx"}
     for artifact in card["artifacts"].values():
         file = bundle / artifact["file"]
         assert artifact["sha256"] == checksum(file)
         assert artifact["bytes"] == file.stat().st_size
         assert artifact["agreement"] == artifact["accuracy"] == 1
+        assert artifact["accuracy_of_student"] == 1
+        assert (artifact["images"], artifact["data"]) == (8, "noise with labels")
+        assert artifact["parameters"] == fold(student).count_params() + 6  # scaling of pixels
 
 
 def test_markdown_has_input_and_output_in_a_line_each(bundle):
@@ -207,6 +209,52 @@ def test_formats_exported_later_are_added_to_the_card(student, images, copy):
         with_kd_layers("resnet8", templates=(8, 8)), folder, ("onnx",), images=images / 255
     )
     assert set(read_card(folder)["artifacts"]) == {"onnx"}
+
+
+def test_artifacts_of_an_earlier_export_keep_what_was_said_of_them(student, images, tmp_path):
+    known = {"mean": _MEAN, "std": _STD}
+    export_bundle(student, tmp_path, ("onnx",), channels_first=True, fold=False, **known)
+    earlier = read_card(tmp_path)["artifacts"]["onnx"]
+    assert (earlier["layout"], earlier["images"], earlier["data"]) == ("NCHW", 8, "noise")
+    assert earlier["parameters"] == student.count_params() + 6  # scaling of pixels
+    labels = np.zeros(5, int)
+    export_bundle(
+        *(student, tmp_path, ("tflite",)),
+        **{"images": images[:5], "labels": labels, "data_name": "test set", **known},
+    )
+    card = read_card(tmp_path)
+    assert card["artifacts"]["onnx"] == earlier
+    later = card["artifacts"]["tflite"]
+    assert (later["layout"], later["images"], later["data"]) == ("NHWC", 5, "test set")
+    lines = (tmp_path / "card.md").read_text().splitlines()
+    assert "- Tensor: float32 [batch, 16, 16, 3], NHWC" in lines
+    assert "- Tensor of `student.onnx`: float32 [batch, 3, 16, 16], NCHW" in lines
+    rows = {line.split(" | ")[0]: line for line in lines if line.startswith("| ")}
+    assert f"| {earlier['parameters']:,} |" in rows["| onnx"]
+    assert f"| {later['parameters']:,} |" in rows["| tflite"]
+    assert "| 8 (noise) |" in rows["| onnx"]
+    assert "| - | - |" in rows["| onnx"]
+    assert "| 5 (test set) |" in rows["| tflite"]
+
+
+def test_labels_of_an_earlier_export_are_removed(student, copy):
+    folder, _ = copy
+    export_bundle(student, folder, ("tflite",))
+    assert read_card(folder)["class_names"] is None
+    assert not (folder / "labels.txt").exists()
+    # A file of somebody else stays.
+    (folder / "labels.txt").write_text("mine")
+    export_bundle(student, folder, ("tflite",))
+    assert (folder / "labels.txt").read_text() == "mine"
+
+
+def test_an_artifact_of_an_earlier_version_is_not_described(student, copy):
+    folder, _ = copy
+    card = json.loads((folder / "card.json").read_text())
+    del card["artifacts"]["onnx"]["layout"]
+    (folder / "card.json").write_text(json.dumps(card))
+    export_bundle(student, folder, ("tflite",), mean=_MEAN, std=_STD)
+    assert set(read_card(folder)["artifacts"]) == {"tflite"}
 
 
 def test_verify_accepts_what_was_exported(student, images, labels, bundle):
