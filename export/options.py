@@ -37,7 +37,7 @@ class ExportOptions:
             student rescales pixels itself.
         output: `"logits"` or `"probabilities"`, what artifacts return.
         mean: Mean of each channel, of pixels in [0, 1], that the student's images are normalized
-            with.
+            with; or one number for all channels.
         std: Standard deviation of each channel, likewise. If the artifact's pixels are known, a
             SavedModel also has the endpoint `classify`, from uint8 images to probabilities.
         crop: Share of an image's shorter side that the student sees in evaluation, for the card.
@@ -62,8 +62,8 @@ class ExportOptions:
     integer_io: bool = False
     input: str | None = None
     output: str = "logits"
-    mean: tuple | None = None
-    std: tuple | None = None
+    mean: float | tuple | None = None
+    std: float | tuple | None = None
     crop: float = 1.0
     class_names: tuple | None = None
     snr: bool = False
@@ -100,10 +100,6 @@ class ExportOptions:
                 "`mean` and `std` must be given together. "
                 f"Received: mean={self.mean}, std={self.std}"
             )
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if values is not None and not np.all(np.isfinite(values)):
-                raise ValueError(f"`{name}` must be finite. Received: {name}={values}")
         if self.std is not None and not np.all(np.asarray(self.std) > 0):
             raise ValueError(f"`std` must be positive. Received: std={self.std}")
         classes = student.output_shape[-1]
@@ -136,20 +132,28 @@ class ExportOptions:
             takes_pixels: Whether the student itself rescales pixels from 0 to 255.
 
         Returns:
-            `ExportOptions` whose `input` is not `None`.
+            `ExportOptions` whose `input` is not `None`, with `mean` and `std` as tuples of a number
+            for each channel and `class_names` as texts.
 
         Raises:
             ValueError: If an option does not fit, or pixels are wanted whose normalization is not
                 known.
         """
-        self.check(student)
+        channels, names = student.input_shape[-1], self.class_names
+        options = replace(
+            self,
+            mean=_per_channel(self.mean, channels, "mean"),
+            std=_per_channel(self.std, channels, "std"),
+            class_names=None if names is None else tuple(str(name) for name in names),
+        )
+        options.check(student)
         known = self.mean is not None or takes_pixels
         if self.input == "pixels" and not known:
             raise ValueError(
                 "`mean` and `std` must be given for `input` 'pixels', since the student does not "
                 f"rescale pixels itself. Received: mean={self.mean}, std={self.std}"
             )
-        return replace(self, input=self.input or ("pixels" if known else "normalized"))
+        return replace(options, input=self.input or ("pixels" if known else "normalized"))
 
     @property
     def knows_pixels(self):
@@ -203,3 +207,19 @@ class ExportOptions:
     def student_images(self, images):
         """Convert images that an artifact takes to what the student takes."""
         return self.normalize(images) if self.input == "pixels" else images
+
+
+def _per_channel(values, channels, name):
+    """A number for each channel as a tuple of floats, from one number or as many as channels."""
+    if values is None:
+        return None
+    try:
+        numbers = np.asarray(values, "float64")
+    except (TypeError, ValueError):
+        numbers = np.empty(0)
+    if numbers.ndim > 1 or numbers.size not in (1, channels) or not np.all(np.isfinite(numbers)):
+        raise ValueError(
+            f"`{name}` must be one finite number, or one for each of the {channels} channels. "
+            f"Received: {name}={values!r}"
+        )
+    return tuple(np.broadcast_to(numbers, channels).tolist())

@@ -102,6 +102,32 @@ def test_input_line_of_normalized_images(student, images, tmp_path):
     ) in (tmp_path / "card.md").read_text().splitlines()
 
 
+@pytest.mark.parametrize(
+    ("given", "mean", "std"),
+    [
+        (
+            {"mean": np.float32([0.5, 0.25, 0.5]), "std": np.float32([0.25] * 3)},
+            [0.5, 0.25, 0.5],
+            0.25,
+        ),
+        ({"mean": 0.5, "std": 0.25}, [0.5] * 3, 0.25),
+        ({"mean": [0.5], "std": (0.25,)}, [0.5] * 3, 0.25),
+        ({"mean": np.float64(0.5), "std": np.array(1)}, [0.5] * 3, 1),
+    ],
+)
+@pytest.mark.parametrize("names", [range(5), np.arange(5)])
+def test_card_has_numbers_and_texts_of_any_type(student, tmp_path, given, mean, std, names):
+    job = prepare(student, class_names=names, crop=0.875, input="normalized", **given)
+    write_card(tmp_path, job, {})
+    card = read_card(tmp_path)
+    assert (card["inputs"]["mean"], card["inputs"]["std"]) == (mean, [std] * 3)
+    assert card["class_names"] == list("01234")
+    assert (tmp_path / "labels.txt").read_text() == "0\n1\n2\n3\n4\n"
+    assert "- Classes, in the order of `labels.txt`: 0, 1, 2, 3, 4" in (
+        (tmp_path / "card.md").read_text().splitlines()
+    )
+
+
 def test_labels_are_one_class_a_line(bundle):
     assert (bundle / "labels.txt").read_text() == "a\nb\nc\nd\ne\n"
 
