@@ -117,6 +117,10 @@ def _fold_kd_layer(layer, kernels, rewriter, pooled, features):
     mean = keras.layers.GlobalAveragePooling2D(
         data_format=layer.data_format, keepdims=pooling.keepdims, name=f"{layer.name}_pool"
     )(directions)
+    if pooling.keepdims:
+        # On a map of one location a dense layer would be several operations in TFLite.
+        pooled[pooling] = _pointwise(layer, kernels.values, mean, f"{layer.name}_values")
+        return features
     target, values, name = pooling, kernels.values, f"{layer.name}_values"
     classifier = rewriter.only_reader(pooling)
     if _is_linear(classifier) and classifier.units < values.shape[1]:
@@ -129,18 +133,18 @@ def _fold_kd_layer(layer, kernels, rewriter, pooled, features):
 
 def _with_values(layer, values, features, responses, inverse):
     """Features plus the values of each location."""
-    convolution = keras.layers.Conv2D(
-        values.shape[1],
-        1,
-        use_bias=False,
-        data_format=layer.data_format,
-        name=f"{layer.name}_values",
-    )
+    mapped = _pointwise(layer, values, responses, f"{layer.name}_values")
     # One factor for each location: cheaper on the C channels of the values than on K responses.
-    scaled = keras.layers.Multiply(name=f"{layer.name}_scaled_values")(
-        [with_weights(convolution, [values[None, None]], responses), inverse]
-    )
+    scaled = keras.layers.Multiply(name=f"{layer.name}_scaled_values")([mapped, inverse])
     return keras.layers.Add(name=f"{layer.name}_sum")([features, scaled])
+
+
+def _pointwise(layer, kernel, inputs, name):
+    """A 1x1 convolution by a kernel [channels, filters], in the data format of the layer."""
+    convolution = keras.layers.Conv2D(
+        kernel.shape[1], 1, use_bias=False, data_format=layer.data_format, name=name
+    )
+    return with_weights(convolution, [kernel[None, None]], inputs)
 
 
 def _template_responses(layer, kernels, features):

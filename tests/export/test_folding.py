@@ -228,15 +228,29 @@ def test_channels_first():
     assert folded.get_layer("last_logits").kernel.shape == (12, 4)
 
 
-def test_average_that_keeps_its_dimensions_and_a_convolution_as_classifier(images):
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_average_that_keeps_its_dimensions_and_a_convolution_as_classifier(images, data_format):
     # The head of keras.applications' MobileNet V1.
-    inputs = keras.Input((16, 16, 3))
-    x = KDLayer(12, name="kd")(keras.layers.Conv2D(6, 3)(inputs))
-    x = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
-    x = keras.layers.Conv2D(4, 1)(keras.layers.Dropout(0.1)(x))
+    images = images if data_format == "channels_last" else images.transpose(0, 3, 1, 2)
+    form = {"data_format": data_format}
+    inputs = keras.Input(images.shape[1:])
+    x = KDLayer(12, name="kd", **form)(keras.layers.Conv2D(6, 3, **form)(inputs))
+    x = keras.layers.GlobalAveragePooling2D(keepdims=True, **form)(x)
+    x = keras.layers.Conv2D(4, 1, **form)(keras.layers.Dropout(0.1)(x))
     model = trained_looking(keras.Model(inputs, keras.layers.Reshape((4,))(x)))
     folded = _check(model, images)
-    assert folded.get_layer("kd_values").kernel.shape == (12, 6)
+    # A convolution: on [B, 1, 1, C] a dense layer would be no single operation in TFLite.
+    assert type(folded.get_layer("kd_values")) is keras.layers.Conv2D
+    assert folded.get_layer("kd_values").kernel.shape == (1, 1, 12, 6)
+
+
+def test_average_that_keeps_its_dimensions_and_a_dense_classifier(images):
+    inputs = keras.Input((16, 16, 3))
+    x = KDLayer(12, name="kd")(keras.layers.Conv2D(6, 3)(inputs))
+    x = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D(keepdims=True)(x))
+    model = trained_looking(keras.Model(inputs, keras.layers.Reshape((4,))(x)))
+    # The values are not merged with the classifier, whose output would be a sum of maps.
+    assert _check(model, images).get_layer("kd_values").kernel.shape == (1, 1, 12, 6)
 
 
 def test_lambda_layer_and_shared_kd_layer_are_refused():
