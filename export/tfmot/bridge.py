@@ -40,6 +40,19 @@ _COUNTERPARTS = {
     keras.layers.Reshape: ("Reshape", ("target_shape",)),
     keras.layers.Rescaling: ("Rescaling", ("scale", "offset")),
 }
+# Activations of Keras that tf_keras has, and what it calls them.
+_ACTIVATIONS = {
+    **{
+        name: name
+        for name in (
+            *("elu", "exponential", "gelu", "linear", "mish", "relu", "selu", "sigmoid"),
+            *("softmax", "softplus", "softsign", "tanh"),
+        )
+    },
+    "silu": "swish",
+}
+# Those that are a layer of this package there.
+_ACTIVATION_LAYERS = {"hard_sigmoid": "HardSigmoid", "hard_silu": "HardSilu"}
 
 
 def import_tfmot():
@@ -82,7 +95,7 @@ def to_tf_keras(model):
         A functional `tf_keras.Model` that computes the same.
 
     Raises:
-        ValueError: If a layer has no counterpart; the message names it.
+        ValueError: If a layer or its activation has no counterpart; the message names it.
     """
     import tf_keras
 
@@ -90,7 +103,7 @@ def to_tf_keras(model):
 
     rebuilt = {}
 
-    def rebuild(layer):
+    def rebuild(layer, args):
         if isinstance(layer, keras.layers.BatchNormalization):
             axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
             return tf_keras.layers.BatchNormalization(
@@ -108,6 +121,9 @@ def to_tf_keras(model):
             if isinstance(layer, ChannelSplit):
                 return layers.ChannelSplit(name=layer.name)
             return layers.ChannelShuffle(layer.groups, name=layer.name)
+        constant = _constant_operation(layer, args)
+        if constant:
+            return tf_keras.layers.Rescaling(**constant, name=layer.name)
         if type(layer) not in _COUNTERPARTS:
             raise ValueError(
                 f"`model` must consist of layers that have a counterpart in tf_keras: "
@@ -116,15 +132,20 @@ def to_tf_keras(model):
             )
         name, keys = _COUNTERPARTS[type(layer)]
         config = layer.get_config()
+        if name == "Activation" and config["activation"] in _ACTIVATION_LAYERS:
+            kind = _ACTIVATION_LAYERS[config["activation"]]
+            return layers.CUSTOM[kind](name=layer.name)
         options = {key: config[key] for key in keys}
+        if "activation" in options:
+            options["activation"] = _activation(layer, options["activation"])
         if layer.weights:
             options["trainable"] = layer.trainable
         return getattr(tf_keras.layers, name)(name=layer.name, **options)
 
     def call(layer, *args, **kwargs):
         if layer.name not in rebuilt:
-            rebuilt[layer.name] = rebuild(layer)
-        outputs = rebuilt[layer.name](*args)
+            rebuilt[layer.name] = rebuild(layer, args)
+        outputs = rebuilt[layer.name](*(arg for arg in args if not isinstance(arg, int | float)))
         if getattr(layer, "weights", ()):
             rebuilt[layer.name].set_weights(layer.get_weights())
         return outputs
@@ -132,6 +153,24 @@ def to_tf_keras(model):
     image = tf_keras.Input(model.input_shape[1:], name="image")
     outputs = run(model, image, call)
     return tf_keras.Model(image, keras.tree.flatten(outputs)[0], name=model.name)
+
+
+def _constant_operation(operation, args):
+    """Options of the `Rescaling` that is a sum or product of a tensor and a number, or `None`."""
+    numbers = [arg for arg in args if isinstance(arg, int | float)]
+    if isinstance(operation, keras.layers.Layer) or len(numbers) != 1:
+        return None
+    options = {"Add": {"scale": 1.0, "offset": numbers[0]}, "Multiply": {"scale": numbers[0]}}
+    return options.get(type(operation).__name__)
+
+
+def _activation(layer, name):
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
+        raise ValueError(
+            f"`model` must have activations that have a counterpart in tf_keras: "
+            f"{', '.join(_ACTIVATIONS)}. Received: {name!r} of {layer.name!r}"
+        )
+    return _ACTIVATIONS[name]
 
 
 def _check_channels_last(layer):

@@ -71,7 +71,8 @@ def write_quantization_aware(student, path, options):
     # Layers that only move values must not change the scale of the quantization: a padding after
     # them, which tfmot does not quantize, has the same scale at its input and its output.
     moving = (CUSTOM["ChannelShuffle"], CUSTOM["ChannelSplit"])
-    custom = (*CUSTOM.values(), tf_keras.layers.Multiply)  # tfmot cannot quantize these by itself
+    # tfmot cannot quantize these by itself.
+    custom = (*CUSTOM.values(), tf_keras.layers.Multiply, tf_keras.layers.Rescaling)
 
     def annotate(layer):
         config = ResultsOnly() if isinstance(layer, custom) else None

@@ -20,6 +20,20 @@ class InverseRMS(tf_keras.layers.Layer):
         return {**super().get_config(), "axis": self.axis, "floor": self.floor}
 
 
+class HardSigmoid(tf_keras.layers.Layer):
+    """Activation `hard_sigmoid` of Keras. That of tf_keras is another function."""
+
+    def call(self, inputs):
+        return tf.nn.relu6(inputs + 3) / 6
+
+
+class HardSilu(tf_keras.layers.Layer):
+    """Activation `hard_silu` of Keras, in one layer so that TFLite has one operation for it."""
+
+    def call(self, inputs):
+        return inputs * tf.nn.relu6(inputs + 3) / 6
+
+
 class ChannelShuffle(tf_keras.layers.Layer):
     """Counterpart of `letkd_keras.layers.channel_shuffle.ChannelShuffle`."""
 
@@ -44,4 +58,7 @@ class ChannelSplit(tf_keras.layers.Layer):
         return tuple(tf.split(inputs, 2, axis=-1))
 
 
-CUSTOM = {layer.__name__: layer for layer in (InverseRMS, ChannelShuffle, ChannelSplit)}
+CUSTOM = {
+    layer.__name__: layer
+    for layer in (InverseRMS, HardSigmoid, HardSilu, ChannelShuffle, ChannelSplit)
+}

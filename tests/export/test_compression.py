@@ -5,8 +5,9 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from random_students import with_kd_layers
+from random_students import trained_looking, with_kd_layers
 
+from letkd_keras import KDLayer, insert_kd_layers
 from letkd_keras.export import export_student, fold
 from letkd_keras.export.tfmot.bridge import import_tfmot, to_tf_keras
 
@@ -58,6 +59,59 @@ def test_layer_without_a_counterpart_is_named():
     outputs = keras.layers.GlobalMaxPooling2D(name="strange")(inputs)
     with pytest.raises(ValueError, match="no counterpart of 'strange', a GlobalMaxPooling2D"):
         to_tf_keras(keras.Model(inputs, outputs))
+
+
+def _with_hard_activations():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, name="conv")(inputs)
+    x = keras.layers.Activation("hard_silu")(x)
+    gate = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
+    # The squeeze-and-excitation of keras.applications' MobileNetV3.
+    gate = keras.layers.ReLU(6.0)(keras.layers.Conv2D(8, 1)(gate) + 3.0) * (1.0 / 6.0)
+    x = keras.layers.Multiply()([x, gate])
+    x = keras.layers.Activation("hard_sigmoid")(keras.layers.Conv2D(8, 1, activation="silu")(x))
+    outputs = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
+    return trained_looking(keras.Model(inputs, outputs))
+
+
+def test_tf_keras_has_the_activations_of_mobilenet_v3():
+    model = _with_hard_activations()
+    images = 3 * np.random.default_rng(0).standard_normal((5, 8, 8, 3)).astype("float32")
+    rebuilt = to_tf_keras(model)(images).numpy()
+    np.testing.assert_allclose(rebuilt, np.asarray(model(images)), atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", ["Activation", "Conv2D"])
+def test_activation_without_a_counterpart_is_named(layer):
+    inputs = keras.Input((4, 4, 3))
+    options = {"activation": "leaky_relu", "name": "strange"}
+    strange = {
+        "Activation": keras.layers.Activation(**options),
+        "Conv2D": keras.layers.Conv2D(3, 1, **options),
+    }[layer]
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(strange(inputs)))
+    with pytest.raises(ValueError, match="Received: 'leaky_relu' of 'strange'"):
+        to_tf_keras(model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tflite-qat", "tflite-pruned", "tflite-clustered"])
+def test_mobilenet_v3_is_trained_further(tmp_path, name):
+    student = keras.applications.MobileNetV3Small(
+        input_shape=(32, 32, 3), weights=None, classes=5, alpha=0.35
+    )
+    # Names of layers have numbers that depend on earlier models.
+    activations = [layer for layer in student.layers if isinstance(layer, keras.layers.Activation)]
+    model = insert_kd_layers(
+        student,
+        KDLayer(24, name="kd_penultimate"),
+        KDLayer(16, name="kd_intermediate"),
+        penultimate_layer=activations[17].name,
+        intermediate_layer="expanded_conv_8_project_bn",
+    )
+    pixels = np.random.default_rng(4).integers(0, 256, (32, 32, 32, 3), "uint8")
+    given = {"images": pixels, "calibration": pixels, "min_agreement": 0, "epochs": 1}
+    assert export_student(model, tmp_path, name, **given).path.exists()
 
 
 def _export(student, tmp_path, name, images, **options):
