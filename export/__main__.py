@@ -118,6 +118,7 @@ def main(arguments=None):
     """Export and print."""
     options = parse(arguments)
     wanted = formats.expand(options.formats)
+    formats.check_installed(wanted)
     # TensorFlow is imported only after the options are parsed.
     from letkd_keras.export.loading import load_student
     from letkd_keras.export.student import export_bundle

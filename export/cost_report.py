@@ -82,7 +82,11 @@ def measure(
 
     Returns:
         `CostRow`.
+
+    Raises:
+        ImportError: If the format needs a package that is not installed.
     """
+    formats.check_installed([format])
 
     def accuracy(images, labels):
         logits = reload_outputs(kind.runtime, file, images)

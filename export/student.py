@@ -141,11 +141,12 @@ def export_student(
         FileNotFoundError: If `model` is a path without a model.
         ValueError: If the format is unknown, the model is not built or not functional, images or
             options do not fit it, or the folder cannot be written.
-        ImportError: If a format's converter or runtime is not installed.
+        ImportError: If the format's converter or runtime is not installed.
         ExportMismatch: If the artifact does not compute what the student computes (a
             `ValueError`). Nothing is written then.
     """
     table.find(format)
+    table.check_installed([format])
     _check_folder(path)
     job = prepare(model, images=images, labels=labels, fold=fold, **options)
     result = write(job, path, format, tolerance=tolerance, min_agreement=min_agreement)
@@ -180,11 +181,13 @@ def export_bundle(
     Raises:
         ValueError: As `export_student`, before anything is written.
         FileNotFoundError: Likewise.
+        ImportError: Likewise.
         ExportMismatch: If a format was refused: an artifact does not compute what the student
             computes, or could not be written. The other formats are written nevertheless, described
             in the card, and in the attribute `exported` of the error.
     """
     wanted = table.expand(formats)
+    table.check_installed(wanted)
     _check_folder(path)
     # A format without the images that it needs is refused before anything is done for the others.
     if any(table.find(name).needs_calibration for name in wanted):

@@ -72,6 +72,7 @@ def parse(arguments=None):
 def main(arguments=None):
     """Sweep, write and print."""
     options = parse(arguments)
+    formats.check_installed([options.format])
     # TensorFlow is imported only after the options are parsed.
     from letkd_keras.export.loading import load_student
     from letkd_keras.export.template_sweep import sweep, write_sweep

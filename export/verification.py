@@ -137,8 +137,11 @@ def verify_artifacts(folder, model, *, images=None, labels=None):
         FileNotFoundError: If there is no card or no model.
         ValueError: If the card is damaged, describes another student or lists a file outside the
             folder, or the images do not fit.
+        ImportError: If what runs an artifact is not installed.
     """
-    folder, card, student = Path(folder), read_card(folder), load_student(model)
+    folder, card = Path(folder), read_card(folder)
+    formats.check_installed(card["artifacts"], to_write=False)
+    student = load_student(model)
     if card["student"] != fingerprint(student):
         raise ValueError(
             f"`model` must be the student that was exported to {str(folder)!r}: its weights differ "

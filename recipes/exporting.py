@@ -4,7 +4,7 @@ import logging
 
 import keras
 
-from letkd_keras.export import ExportMismatch, export_bundle
+from letkd_keras.export import ExportMismatch, export_bundle, formats
 from letkd_keras.export.cost_report import form_title, forms_of, measure
 from letkd_keras.export.evaluation_images import evaluation_images, take
 from letkd_keras.export.loading import load_student
@@ -16,6 +16,7 @@ from letkd_keras.recipes.trainings.training_data import labelled_data
 log = logging.getLogger("letkd_keras")
 
 _IMAGES = 1000
+_MEASURED = "tflite"
 
 
 def export(experiment, folder):
@@ -65,10 +66,16 @@ def costs(experiment, folder):
         folder: Path of the run folder.
 
     Returns:
-        `CostRow`s. It is empty if nothing is exported or multiply-adds cannot be counted.
+        `CostRow`s. It is empty if nothing is exported, multiply-adds cannot be counted, or nothing
+        runs TFLite.
     """
     exports = keras.backend.backend() == "tensorflow" and experiment.formats
     if not exports or experiment.export_method not in experiment.methods:
+        return []
+    try:
+        formats.check_installed([_MEASURED])
+    except ImportError as error:
+        log.warning("no table of costs: %s", error)
         return []
     student = load_student(folder)
     images, labels = take(experiment.data, "test", _IMAGES, experiment.seed)
@@ -88,7 +95,7 @@ def costs(experiment, folder):
         for form, (model, known) in forms.items():
             advance(form_title(form), parts=0)
             row = measure(
-                model, form, "tflite", images=images, labels=known, repeats=10, name=student.name
+                model, form, _MEASURED, images=images, labels=known, repeats=10, name=student.name
             )
             rows.append(row)
             advance()

@@ -23,14 +23,10 @@ def write_int4(student, path, options=None):
         ImportError: If litert-quantizer is not installed.
         ValueError: If `precision` names no layer of the student.
     """
+    from litert_quantizer import quantizer, recipe
+
     options = options or ExportOptions()
     chosen = layer_precisions(student, options.precision or {})
-    try:
-        from litert_quantizer import quantizer, recipe
-    except ImportError as error:
-        raise ImportError(
-            "The format tflite-int4 needs litert-quantizer: pip install 'letkd-keras[quantize]'"
-        ) from error
     rows_of = {
         "int4": recipe.dynamic_wi4_afp32(),
         "int8": recipe.dynamic_wi8_afp32(),

@@ -20,15 +20,9 @@ def write_onnx(student, path, options=None):
     Raises:
         ImportError: If tf2onnx or onnx is not installed.
     """
+    import onnx
     import tensorflow as tf
-
-    try:
-        import onnx
-        import tf2onnx
-    except ImportError as error:
-        raise ImportError(
-            "The format onnx needs tf2onnx and onnx: pip install 'letkd-keras[export]'"
-        ) from error
+    import tf2onnx
 
     options = options or ExportOptions()
     student = _with_channels_first_shuffles(student)

@@ -6,6 +6,14 @@ from dataclasses import dataclass
 
 from letkd_keras.log_file import stderr_to_log
 
+# Extra of this package that installs a package.
+_EXTRAS = {
+    **dict.fromkeys(("ai_edge_litert", "onnx", "onnxruntime", "tf2onnx"), "export"),
+    **dict.fromkeys(("tensorflow_model_optimization", "tf_keras"), "export"),
+    "litert_quantizer": "quantize",
+}
+_RUNTIMES = {"savedmodel": (), "tflite": ("ai_edge_litert",), "onnx": ("onnxruntime",)}
+
 
 @dataclass(frozen=True)
 class Format:
@@ -21,7 +29,7 @@ class Format:
             same top-1 class.
         needs_calibration: Whether the writer needs training images.
         is_quantized: Whether it is a TFLite file of the same network in fewer bits.
-        requires: Package that `export` does not install and the writer needs, or `None`.
+        converters: Packages that the writer needs besides TensorFlow.
     """
 
     file_name: str
@@ -31,7 +39,7 @@ class Format:
     min_agreement: float
     needs_calibration: bool = False
     is_quantized: bool = False
-    requires: str | None = None
+    converters: tuple = ()
 
     def write(self, student, path, options):
         """Write a student in this format.
@@ -42,7 +50,8 @@ class Format:
             options: `ExportOptions`.
 
         Raises:
-            ImportError: If the format needs a package that is not installed.
+            ImportError: If the format needs a package that is not installed; `check_installed`
+                finds out before.
             ValueError: If the options lack something that the format needs.
         """
         module, function = self.writer.split(":")
@@ -61,7 +70,9 @@ def _trained(name, function):
     # Such a student was trained further and is another network. It has the accuracy of the
     # original, but disagrees with it where the original itself is unsure.
     writer = f"tfmot.compression:{function}"
-    return Format(f"student_{name}.tflite", "tflite", writer, None, 0.98, True)
+    packages = ("tensorflow_model_optimization", "tf_keras")
+    file = f"student_{name}.tflite"
+    return Format(file, "tflite", writer, None, 0.98, needs_calibration=True, converters=packages)
 
 
 _FORMATS = {
@@ -84,12 +95,15 @@ _FORMATS = {
         None,
         0.95,
         is_quantized=True,
-        requires="litert_quantizer",
+        converters=("litert_quantizer",),
     ),
     "tflite-qat": _trained("qat", "write_quantization_aware"),
     "tflite-pruned": _trained("pruned", "write_pruned"),
     "tflite-clustered": _trained("clustered", "write_clustered"),
-    "onnx": Format("student.onnx", "onnx", "formats.onnx_file:write_onnx", 1e-4, 1.0),
+    "onnx": Format(
+        *("student.onnx", "onnx", "formats.onnx_file:write_onnx", 1e-4, 1.0),
+        converters=("tf2onnx", "onnx"),
+    ),
 }
 
 
@@ -121,7 +135,8 @@ def find(name, argument="format"):
 def expand(names_or_all, argument="formats"):
     """List the names of formats, each once.
 
-    `["all"]` becomes all names, except those of formats whose additional package is not installed.
+    `["all"]` becomes all names, except those of formats that need a package which is not installed,
+    and which the extra `export` does not install.
 
     Raises:
         ValueError: If one is unknown, or there is none.
@@ -132,11 +147,37 @@ def expand(names_or_all, argument="formats"):
             f"{argument}={names_or_all!r}"
         )
     if list(names_or_all) == ["all"]:
-        return [name for name, form in _FORMATS.items() if _is_available(form)]
+        return [
+            name
+            for name in _FORMATS
+            if all(_EXTRAS[package] == "export" for package in _missing_packages(name))
+        ]
     for name in names_or_all:
         find(name, argument)
     return list(dict.fromkeys(names_or_all))
 
 
-def _is_available(form):
-    return form.requires is None or importlib.util.find_spec(form.requires) is not None
+def check_installed(names, to_write=True):
+    """Refuse formats that need a package which is not installed.
+
+    Args:
+        names: Names of the formats.
+        to_write: Whether they are to be written. Otherwise only what runs them is needed.
+
+    Raises:
+        ImportError: If one is missing.
+    """
+    for name in names:
+        missing = _missing_packages(name, to_write)
+        if missing:
+            packages = ", ".join(package.replace("_", "-") for package in missing)
+            extras = ",".join(sorted({_EXTRAS[package] for package in missing}))
+            raise ImportError(
+                f"The format {name} needs {packages}: pip install 'letkd-keras[{extras}]'"
+            )
+
+
+def _missing_packages(name, to_write=True):
+    form = _FORMATS[name]
+    needed = (*(form.converters if to_write else ()), *_RUNTIMES[form.runtime])
+    return [package for package in needed if importlib.util.find_spec(package) is None]

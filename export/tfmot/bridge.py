@@ -73,11 +73,6 @@ def import_tfmot():
     try:
         import tensorflow_model_optimization as tfmot
         import tf_keras
-    except ImportError as error:
-        raise ImportError(
-            "This format needs tensorflow-model-optimization and tf_keras: "
-            "pip install 'letkd-keras[export]'"
-        ) from error
     finally:
         # Child processes would inherit it, and keras_cv would build legacy layers there.
         if before is None:

@@ -26,6 +26,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
     Raises:
         ValueError: If an option does not fit.
         FileNotFoundError: If the data or the file of a network does not exist.
+        ImportError: If a format needs a package that is not installed.
     """
     from letkd_keras.data import DataSpec, keras_cv_policies
     from letkd_keras.recipes.experiments import logit_loss_settings
@@ -219,6 +220,11 @@ def _checked_formats(options):
     names = getattr(options, "formats", None)
     if not names:
         return ()
+    import keras
+
     from letkd_keras.export import formats
 
-    return tuple(formats.expand(names))
+    expanded = tuple(formats.expand(names))
+    if keras.backend.backend() == "tensorflow":  # on others nothing is exported
+        formats.check_installed(expanded)
+    return expanded

@@ -1,3 +1,6 @@
+import importlib.util
+import re
+
 import keras
 import numpy as np
 import onnx
@@ -166,6 +169,59 @@ def test_savedmodel_classifies_raw_images(student, tmp_path):
 def test_options_that_do_not_fit(student, images, tmp_path, options, match):
     with pytest.raises(ValueError, match=match):
         export_student(student, tmp_path, images=images, **options)
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Makes packages look as if they were not installed."""
+    installed = importlib.util.find_spec
+
+    def hide(*names):
+        hidden = lambda name: None if name in names else installed(name)  # noqa: E731
+        monkeypatch.setattr(importlib.util, "find_spec", hidden)
+
+    return hide
+
+
+@pytest.mark.parametrize(
+    ("name", "packages", "needed", "extras"),
+    [
+        ("tflite", ["ai_edge_litert"], "ai-edge-litert", "export"),
+        ("tflite-int8", ["ai_edge_litert"], "ai-edge-litert", "export"),
+        ("onnx", ["onnxruntime"], "onnxruntime", "export"),
+        ("onnx", ["onnx", "tf2onnx"], "tf2onnx, onnx", "export"),
+        ("tflite-pruned", ["tf_keras"], "tf-keras", "export"),
+        (
+            *("tflite-int4", ["litert_quantizer", "ai_edge_litert"]),
+            *("litert-quantizer, ai-edge-litert", "export,quantize"),
+        ),
+    ],
+)
+def test_packages_are_looked_for_before_the_model_is_loaded(
+    without, tmp_path, name, packages, needed, extras
+):
+    without(*packages)
+    message = f"The format {name} needs {needed}: pip install 'letkd-keras[{extras}]'"
+    with pytest.raises(ImportError, match=re.escape(message)):
+        export_student(tmp_path / "absent.keras", tmp_path, name)
+    with pytest.raises(ImportError, match=re.escape(message)):
+        export_bundle(tmp_path / "absent.keras", tmp_path, ("savedmodel", name))
+    assert list(tmp_path.iterdir()) == []
+    formats.check_installed(["savedmodel"])
+
+
+def test_verifying_needs_what_runs_a_format_only(without):
+    without("tf2onnx", "litert_quantizer", "tf_keras")
+    formats.check_installed(formats.names(), to_write=False)
+    with pytest.raises(ImportError, match="The format onnx needs tf2onnx"):
+        formats.check_installed(["onnx"])
+
+
+def test_verifying_without_what_runs_a_format(student, tmp_path, without):
+    export_bundle(student, tmp_path, ("tflite",))
+    without("ai_edge_litert")
+    with pytest.raises(ImportError, match="The format tflite needs ai-edge-litert"):
+        verify_artifacts(tmp_path, student)
 
 
 def test_accuracy_before_and_after(student, images, tmp_path):

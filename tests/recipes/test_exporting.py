@@ -1,9 +1,17 @@
+import importlib.util
 from types import SimpleNamespace
 
 from small_image_data import image_data
 
 from letkd_keras.export import ExportMismatch
 from letkd_keras.recipes import exporting
+
+
+def test_no_costs_without_what_runs_tflite(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    experiment = SimpleNamespace(formats=("savedmodel",), export_method="kd", methods=("kd",))
+    assert exporting.costs(experiment, tmp_path) == []
+    assert "no table of costs: The format tflite needs ai-edge-litert" in caplog.text
 
 
 def test_a_refused_format_does_not_stop_the_run(tmp_path, monkeypatch, caplog):

@@ -1,5 +1,8 @@
 """From options to an experiment; nothing is trained."""
 
+import importlib.util
+
+import keras
 import pytest
 
 from letkd_keras.recipes import cifar100, compare, digits, folder, imagenet, tiny_imagenet
@@ -28,6 +31,19 @@ def test_the_papers_command():
     assert experiment.published("letkd2").top1 == 77.08
     assert experiment.published("letkd2").spread == 0.12
     assert experiment.published("teacher").top1 == 75.61
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_packages_of_formats_are_looked_for_before_any_training(monkeypatch, backend):
+    installed = importlib.util.find_spec
+    hidden = lambda name: None if name == "onnxruntime" else installed(name)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", hidden)
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    if backend == "jax":  # where nothing is exported
+        assert _experiment(cifar100, "--formats onnx").formats == ("onnx",)
+        return
+    with pytest.raises(ImportError, match="The format onnx needs onnxruntime: pip install"):
+        _experiment(cifar100, "--formats tflite onnx")
 
 
 def test_alphas_are_the_pairs_unless_they_are_given():
