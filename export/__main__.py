@@ -8,6 +8,7 @@ card.json and card.md describe the artifacts; labels.txt has their classes.
 """
 
 import argparse
+from functools import partial
 
 from letkd_keras.command_line import Parser, run_main
 from letkd_keras.common_options import (
@@ -41,6 +42,18 @@ def layer_precision(text):
             f"must be LAYER=TYPE with a type of {', '.join(PRECISIONS)}. Received: {text!r}"
         )
     return layer, value
+
+
+def _check_use(parser, options):
+    """Refuse an option that none of the formats uses."""
+    wanted = formats.expand(options.formats)
+    for name, users in formats.OPTIONS.items():
+        is_given = getattr(options, name) != parser.get_default(name)
+        if is_given and not set(users) & set(wanted):
+            option = f"--{name.replace('_', '-')}"
+            received = " ".join(options.formats)
+            return f"{option} is for {', '.join(users)}. Received: --formats {received}"
+    return None
 
 
 def parse(arguments=None):
@@ -111,6 +124,7 @@ def parse(arguments=None):
     add_seed_option(parser)
     add_image_options(parser, calibration=200)
     add_data_options(parser, default_text="the data set of a run folder, otherwise noise")
+    parser.add_check(partial(_check_use, parser))
     return parser.parse_args(arguments)
 
 

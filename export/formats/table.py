@@ -106,6 +106,20 @@ _FORMATS = {
     ),
 }
 
+_TRAINED = ("tflite-qat", "tflite-pruned", "tflite-clustered")
+# `ExportOptions` that only some formats use, and these formats.
+OPTIONS = {
+    "integer_io": ("tflite-int8",),
+    "snr": tuple(name for name, form in _FORMATS.items() if form.is_quantized),
+    "precision": ("tflite-int4",),
+    "channels_first": ("onnx",),
+    "opset": ("onnx",),
+    "epochs": _TRAINED,
+    "learning_rate": _TRAINED,
+    "sparsity": ("tflite-pruned",),
+    "clusters": ("tflite-clustered",),
+}
+
 
 def names():
     """Names of the formats, in the order of the table."""

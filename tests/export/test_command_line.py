@@ -197,6 +197,18 @@ def test_help_needs_no_tensorflow(module, option):
     assert option in done.stdout
 
 
+def test_options_that_one_of_the_formats_uses():
+    options = command.parse(
+        [
+            *("m.keras", "--out", "out", "--formats", "tflite-int8", "onnx", "tflite-pruned"),
+            *("--integer-io", "--snr", "--opset", "15", "--sparsity", "0.3", "--epochs", "2"),
+        ]
+    )
+    assert (options.integer_io, options.opset, options.epochs) == (True, 15, 2)
+    # Only what differs from the default does anything.
+    assert command.parse(["m.keras", "--out", "out", "--opset", "17"]).opset == 17
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -205,6 +217,24 @@ def test_help_needs_no_tensorflow(module, option):
         (["--opset", "12"], "--opset must be an integer from 13 to 18"),
         (["--sparsity", "1"], "--sparsity must be a finite number"),
         (["--learning-rate", "nan"], "--learning-rate must be a finite number"),
+        (
+            ["--integer-io"],
+            "--integer-io is for tflite-int8. Received: --formats savedmodel tflite",
+        ),
+        (
+            ["--formats", "onnx", "--snr"],
+            "--snr is for tflite-dynamic, tflite-int8, tflite-int16x8",
+        ),
+        (["--precision", "a=int8"], "--precision is for tflite-int4. Received"),
+        (["--channels-first"], "--channels-first is for onnx. Received"),
+        (["--opset", "15"], "--opset is for onnx. Received"),
+        (
+            ["--epochs", "3", "--formats", "tflite-int8"],
+            "--epochs is for tflite-qat, tflite-pruned, tflite-clustered. Received",
+        ),
+        (["--learning-rate", "0.1"], "--learning-rate is for tflite-qat, tflite-pruned"),
+        (["--sparsity", "0.3", "--formats", "tflite-qat"], "--sparsity is for tflite-pruned"),
+        (["--clusters", "8", "--formats", "tflite-pruned"], "--clusters is for tflite-clustered"),
         (["--calibration-images", "0"], "--calibration-images must be an integer of at least 1"),
     ],
 )
