@@ -361,9 +361,15 @@ def _training_lines(training):
         lines += [
             f"- KD layer `{layer['name']}` was after `{layer['after']}`, with "
             f"{layer['templates']} templates and alpha {layer['alpha']:g}"
+            f"{_kept(reduced, layer)}"
             for layer in reduced["kd_layers"]
         ]
     return lines
+
+
+def _kept(reduced, layer):
+    kept = (reduced.get("templates") or {}).get(layer["name"])
+    return "" if kept is None else f"; {kept} of them were kept"
 
 
 def _row(name, artifact):

@@ -69,14 +69,14 @@ def provenance_of(model):
 
     Returns:
         JSON-like dictionary: for a file or folder of a run, `run` (its name), `student` (path
-        below it), `config`, and `result` of the student's training; for a sweep's folder also
-        `reduced`. `None` for other models.
+        below it), `config`, and `result` of the student's training; for a sweep's folder, or the
+        model in it, also `reduced`. `None` for other models.
     """
     if not isinstance(model, str | Path):
         return None
     path = Path(model)
-    if (path / SWEEP).is_file():
-        sweep = _read_sweep(path)
+    sweep = _sweep_of(path)
+    if sweep is not None:
         return {**(sweep.get("training") or {}), "reduced": sweep.get("reduced")}
     run = _run_of(path)
     if run is None:
@@ -189,8 +189,9 @@ def _describe(spec, data):
 
 def _data_config_of(model):
     path = Path(model)
-    if (path / SWEEP).is_file():
-        return _read_sweep(path).get("data")
+    sweep = _sweep_of(path)
+    if sweep is not None:
+        return sweep.get("data")
     run = _run_of(path)
     data = None if run is None else read_config(run, "model").get("data")
     if not isinstance(data, dict | None):
@@ -204,7 +205,11 @@ def _run_of(path):
     return next((folder for folder in candidates if is_run_folder(folder)), None)
 
 
-def _read_sweep(folder):
+def _sweep_of(path):
+    """What a sweep wrote about the model of its folder, or `None` for other models."""
+    folder = path.parent if path.name == REDUCED else path
+    if not (folder / SWEEP).is_file():
+        return None
     sweep = read_json(folder / SWEEP)
     if not isinstance(sweep, dict):
         raise ValueError(f"{folder / SWEEP} is damaged: it is not what a sweep writes.")

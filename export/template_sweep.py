@@ -38,6 +38,7 @@ class Sweep:
         model: Its model, folded, to be exported.
         selected_on: Description of the images that it was selected on.
         kd_layers: The KD layers of the student before the reduction, see `card.kd_layers`.
+        templates: Number of templates that the selected model has, by KD layer.
     """
 
     rows: list
@@ -45,6 +46,7 @@ class Sweep:
     model: keras.Model
     selected_on: str
     kd_layers: list
+    templates: dict
 
 
 def sweep(
@@ -68,7 +70,8 @@ def sweep(
         images: Test images [N, H, W, C], normalized. Their accuracy is reported and selects
             nothing. `None` for no test accuracy.
         labels: Their classes [N].
-        templates: Numbers of templates to try in each KD layer.
+        templates: Numbers of templates to try in each KD layer. Those that leave every layer as it
+            is are left out, with a message in the log.
         max_loss: Accuracy on the images for selection that may be lost against the folded student,
             in percentage points.
         format: Format to measure.
@@ -80,11 +83,15 @@ def sweep(
         `Sweep`. If no number of templates is enough, the folded student is selected.
 
     Raises:
-        ValueError: If an argument does not fit; see `reduce_templates`.
+        ValueError: If an argument does not fit, or no number is less than the largest number of
+            templates of a layer; see `reduce_templates`.
     """
     ranges.non_negative_number.check(max_loss, "max_loss")
     student = load_student(model)
-    if not kd_layers_of(student):
+    sizes = {
+        name: layer.templates for name, layer in kd_layers_of(student).items() if layer.alpha > 0
+    }
+    if not sizes:
         raise ValueError(
             "`model` must have KD layers whose templates can be reduced. "
             f"Received: model={student.name!r} without one"
@@ -94,6 +101,7 @@ def sweep(
     selection_labels = check_labels(selection.labels, selection_images, classes)
     if selection_labels is None:
         raise ValueError("`selection` must have labels, to compare accuracies. Received: None")
+    counts = _counts(templates, max(sizes.values()))
     if images is None:
         images, labels = selection_images, None
     measured = {
@@ -107,8 +115,7 @@ def sweep(
     # The plain network was not trained, so that its accuracy says nothing.
     plain = measure(forms["plain"][0], "plain", format, **{**measured, "selection": None})
     folded = measure(forms["folded"][0], "folded", format, labels=labels, **measured)
-    rows, selected, best = [plain, folded], folded, forms["folded"][0]
-    counts = sorted(set(templates), reverse=True)
+    rows, selected, best, kept = [plain, folded], folded, forms["folded"][0], sizes
     with bar("reducing templates", len(counts)) as advance:
         for count in counts:
             advance(f"to {count}", parts=0)
@@ -124,9 +131,25 @@ def sweep(
             row = measure(reduced.model, f"reduced-{count}", format, labels=labels, **measured)
             rows.append(row)
             if row.selection_top1 >= folded.selection_top1 - max_loss:
-                selected, best = row, reduced.model
+                selected, best, kept = row, reduced.model, reduced.templates
             advance()
-    return Sweep(rows, selected, best, selection.description, kd_layers(student))
+    return Sweep(rows, selected, best, selection.description, kd_layers(student), kept)
+
+
+def _counts(templates, largest):
+    """Numbers of templates less than the largest of a student, in descending order."""
+    checked = (ranges.positive_integer.check(count, "templates") for count in templates)
+    given = sorted(set(checked), reverse=True)
+    counts = [count for count in given if count < largest]
+    if not counts:
+        raise ValueError(
+            f"`templates` must have a number less than {largest}, the most templates that a KD "
+            f"layer of the student has. Received: {', '.join(map(str, given))}"
+        )
+    if len(counts) < len(given):
+        left_out = ", ".join(str(count) for count in given if count not in counts)
+        log.info("not tried, since no KD layer has more than %d templates: %s", largest, left_out)
+    return counts
 
 
 def write_sweep(result, path, *, data=None, training=None):
@@ -150,6 +173,7 @@ def write_sweep(result, path, *, data=None, training=None):
         "top1": selected.top1,
         "top1_whole": folded.top1,
         "kd_layers": result.kd_layers,
+        "templates": result.templates,
     }
     plot([row for row in rows if row.form != "plain"], path / "sweep.png")
     write_text(

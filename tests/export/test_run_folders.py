@@ -169,6 +169,9 @@ def test_data_of_a_sweep(tmp_path, data_file):
     (tmp_path / "sweep.json").write_text(json.dumps({**sweep, "reduced": {"form": "reduced-4"}}))
     assert open_data(tmp_path, _options()).data.name == "blocks"
     assert provenance_of(tmp_path) == {"run": "a", "reduced": {"form": "reduced-4"}}
+    assert open_data(tmp_path / "reduced.keras", _options()).data.name == "blocks"
+    assert provenance_of(tmp_path / "reduced.keras") == provenance_of(tmp_path)
+    assert provenance_of(tmp_path / "other.keras") is None
     (tmp_path / "sweep.json").write_text("[]")
     with pytest.raises(ValueError, match=r"sweep.json is damaged"):
         open_data(tmp_path, Namespace(data=None))

@@ -41,6 +41,22 @@ def test_smallest_number_within_the_loss_is_selected(student, selection, monkeyp
     assert sweep(student, selection, templates=(2,), max_loss=0.1).selected.form == "folded"
 
 
+def test_numbers_that_leave_the_student_as_it_is_are_not_tried(
+    student, selection, monkeypatch, caplog
+):
+    _measured(monkeypatch, {}, {**_SELECTION, "reduced-23": 90.0})
+    caplog.set_level("INFO")
+    result = sweep(student, selection, templates=(64, 4, 24, 23), max_loss=0.1)
+    assert [row.form for row in result.rows[2:]] == ["reduced-23", "reduced-4"]
+    assert "not tried, since no KD layer has more than 24 templates: 64, 24" in caplog.text
+    assert result.selected.form == "reduced-23"
+    assert result.templates == {"kd_penultimate": 23, "kd_intermediate": 16}
+    folded = sweep(student, selection, templates=(2,), max_loss=0.1)
+    assert folded.templates == {"kd_penultimate": 24, "kd_intermediate": 16}
+    with pytest.raises(ValueError, match=r"`templates` must have a number less than 24.*64, 24"):
+        sweep(student, selection, templates=(24, 64))
+
+
 def test_test_images_select_nothing(student, images, labels, selection, monkeypatch):
     # On the test images, two templates would be the best and four the worst.
     top1 = {"folded": 70.0, "reduced-8": 60.0, "reduced-4": 50.0, "reduced-2": 99.0}
@@ -52,7 +68,7 @@ def test_test_images_select_nothing(student, images, labels, selection, monkeypa
 
 def test_accuracies_are_those_of_the_images_given(student, images, labels, selection):
     wrong = (labels + 1) % 5
-    result = sweep(student, selection, images, wrong, templates=(24,), repeats=1)
+    result = sweep(student, selection, images, wrong, templates=(23,), repeats=1)
     assert [row.selection_top1 for row in result.rows] == [None, 100, 100]
     assert [row.top1 for row in result.rows] == [None, 0, 0]
 
@@ -76,8 +92,13 @@ def test_folder_of_a_sweep_is_exported(student, images, labels, selection, tmp_p
     assert reduced["selected_on"] == "six images of noise"
     assert (reduced["selection_top1"], reduced["selection_top1_whole"]) == (89.8, 90.0)
     assert [layer["after"] for layer in reduced["kd_layers"]] == ["intermediate", "penultimate"]
+    assert reduced["templates"] == {"kd_penultimate": 4, "kd_intermediate": 4}
     card = (tmp_path / "out" / "card.md").read_text()
     assert "reduced-4, selected on six images of noise, with an accuracy of 89.80%" in card
+    assert (
+        "- KD layer `kd_penultimate` was after `penultimate`, with 24 templates and alpha 1; 4 of "
+        "them were kept"
+    ) in card.splitlines()
 
 
 def test_wrong_inputs(student, images, labels, selection):
