@@ -80,9 +80,13 @@ def kotlin_snippet(card, name):
         "import android.graphics.Bitmap",
         "import java.nio.ByteBuffer",
         "import java.nio.ByteOrder",
-        "import org.tensorflow.lite.Interpreter  // com.google.ai.edge.litert:litert",
+        "// In com.google.ai.edge.litert:litert, versions 1.4, or 2.1 and later.",
+        "// This function has not been compiled.",
+        "import org.tensorflow.lite.Interpreter",
         "",
-        f"// model: the bytes of {artifact['file']}; square: the {_part(inputs)} of a photo",
+        f"// model: the bytes of {artifact['file']}",
+        f"// square: {_part(inputs)}",
+        f"// Returns the number of the class, from 0{_line(card)}.",
         "fun classify(model: ByteBuffer, square: Bitmap): Int {",
         f"    val scaled = Bitmap.createScaledBitmap(square, {width}, {height}, true)",
         f"    val colors = IntArray({width} * {height})",
@@ -117,4 +121,9 @@ def _size(inputs):
 
 
 def _part(inputs):
-    return "center square" if inputs["crop"] == 1 else f"center {100 * inputs['crop']:.1f}%"
+    side = "" if inputs["crop"] == 1 else f"{100 * inputs['crop']:g}% of "
+    return f"the center square of a photo; its side is {side}the shorter side of the photo"
+
+
+def _line(card):
+    return ", which is that of its line in labels.txt" if card["class_names"] else ""

@@ -164,8 +164,20 @@ def test_programs_of_the_card(bundle):
     assert "Bitmap.createScaledBitmap(square, 16, 16, true)" in kotlin
     assert "ByteBuffer.allocateDirect(3072)" in kotlin
     assert "val logits = Array(1) { FloatArray(5) }" in kotlin
+    assert "// square: the center square of a photo; its side is the shorter side" in kotlin
+    assert "// Returns the number of the class, from 0, which is that of its line in" in kotlin
+    assert "// In com.google.ai.edge.litert:litert, versions 1.4, or 2.1 and later." in kotlin
+    assert "// This function has not been compiled." in kotlin
     assert kotlin.count("{") == kotlin.count("}")
     assert kotlin.count("(") == kotlin.count(")")
+
+
+def test_kotlin_function_says_what_to_crop(student, tmp_path):
+    export_bundle(student, tmp_path, ("tflite",), mean=_MEAN, std=_STD, crop=0.875)
+    kotlin = (tmp_path / "card.md").read_text().split("```kotlin\n")[1].split("```")[0]
+    square = "the center square of a photo; its side is 87.5% of the shorter side of the photo"
+    assert f"// square: {square}" in kotlin.splitlines()
+    assert "// Returns the number of the class, from 0." in kotlin.splitlines()
 
 
 def test_kd_layers_follow_the_layers_that_were_chosen(student):
