@@ -10,7 +10,7 @@ from image_trees import picture
 from PIL import Image
 
 from letkd_keras.export import classify as command
-from letkd_keras.export import export_bundle
+from letkd_keras.export import export_bundle, formats
 
 _MEAN, _STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 _NAMES = ("ant", "bee", "cat", "dog", "red eel")
@@ -130,11 +130,31 @@ def test_damaged_card(exported, tmp_path, capsys):
         assert message in error, error
 
 
-def test_python_program_of_the_card(student, exported):
-    program = re.search(r"```python\n(.*?)```", (exported / "card.md").read_text(), re.DOTALL)[1]
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [
+        ("tflite", {}),
+        ("tflite", {"class_names": None}),
+        ("tflite", {"input": "normalized"}),
+        ("tflite", {"crop": 0.875}),
+        ("tflite", {"output": "probabilities"}),
+        ("tflite-int8", {"integer_io": True}),
+        ("tflite-int8", {"integer_io": True, "output": "probabilities"}),
+    ],
+    ids=str,
+)
+def test_python_program_of_the_card(student, exported, tmp_path, format, options):
+    pixels = np.random.default_rng(5).integers(0, 256, (8, 16, 16, 3), "uint8")
+    given = {"mean": _MEAN, "std": _STD, "class_names": _NAMES, "images": pixels, **options}
+    verify = {format: {"min_agreement": 0}}
+    export_bundle(student, tmp_path, (format,), verify=verify, calibration=pixels, **given)
+    shutil.copy(exported / "image.jpg", tmp_path)
+    program = re.search(r"```python\n(.*?)```", (tmp_path / "card.md").read_text(), re.DOTALL)[1]
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=exported
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    probabilities, names = command.classify(exported / "student.tflite", [exported / "image.jpg"])
-    assert done.stdout == f"{names[probabilities[0].argmax()]}\n"
+    artifact = tmp_path / formats.find(format).file_name
+    (probabilities,), names = command.classify(artifact, [tmp_path / "image.jpg"])
+    assert done.stdout == f"{names[probabilities.argmax()]}\n"
+    assert ("labels.txt" in program) == (given["class_names"] is not None)

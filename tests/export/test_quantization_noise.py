@@ -69,7 +69,9 @@ def test_int4_weights(tmp_path):
     exact = export_student(student, tmp_path, "tflite", **given)
     int4 = export_student(student, tmp_path, "tflite-int4", snr=True, **given)
     assert int4.bytes < exact.bytes / 5
-    assert int4.max_difference < np.inf
+    normalized = ((_PIXELS / 255 - np.array(_MEAN)) / np.array(_STD)).astype("float32")
+    # Logits of zero would differ by the whole scale.
+    assert 0 < int4.max_difference < 0.4 * np.abs(np.asarray(student(normalized))).max()
     assert int4.layer_noise[-1].snr_db > 3
 
 
