@@ -34,7 +34,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
     from letkd_keras.recipes.experiments.experiment import Experiment
     from letkd_keras.recipes.experiments.networks import Network
     from letkd_keras.recipes.trainings.schedule import Schedule
-    from letkd_keras.recipes.trainings.training import load_callback
+    from letkd_keras.recipes.trainings.training import make_callback
 
     names = tuple(dict.fromkeys(methods or options.methods))
     for name in names:
@@ -45,7 +45,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
         except ValueError as error:
             raise ValueError(str(error).replace("`policies`", "`augment`")) from error
     for name in options.callback:
-        load_callback(name)
+        make_callback(name)
     formats = _checked_formats(options)
     pair = _named_pair(options, settings)
     if pair is None and not (options.teacher and options.student):

@@ -115,7 +115,7 @@ def _fit(group, file, weights, data, order, folder, state):
                 # in the state together.
                 InScope(save_state, group),
                 *([shown] if group.is_chief and order["verbose"] else []),
-                *(training.load_callback(name)() for name in order["callbacks"]),
+                *(training.make_callback(name) for name in order["callbacks"]),
             ],
             **options,
         )
@@ -175,7 +175,7 @@ class InScope(keras.callbacks.Callback):
     """A callback that changes variables or saves them, in the scope of the workers' models.
 
     Args:
-        callback: Callback of beginnings and ends of epochs.
+        callback: Callback of beginnings and ends of epochs, and of the end of the training.
         group: `Workers`.
     """
 
@@ -194,3 +194,6 @@ class InScope(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         with self.group.scope():
             self.callback.on_epoch_end(epoch, logs)
+
+    def on_train_end(self, logs=None):
+        self.callback.on_train_end(logs)

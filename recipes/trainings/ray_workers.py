@@ -126,7 +126,7 @@ class RayWorkers:
         if "error" in metrics:
             kind, message = metrics["error"]
             raise {"FloatingPointError": FloatingPointError}.get(kind, ValueError)(message)
-        if training.read_state(folder)["epochs"] < order["schedule"]["epochs"]:
+        if not training.is_over(training.read_state(folder), order["schedule"]["epochs"]):
             raise ValueError(
                 "`out` must be a folder that all machines of the Ray cluster share. "
                 f"Received: {folder}, where the first worker's files are missing"

@@ -40,7 +40,7 @@ def train(model, data, schedule, folder, **options):
     if group is not None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if training.read_state(folder)["epochs"] < schedule.epochs:
+        if not training.is_over(training.read_state(folder), schedule.epochs):
             order = {
                 "schedule": schedule.config(),
                 "digest": data.digest,

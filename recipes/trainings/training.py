@@ -25,6 +25,7 @@ class SaveState(keras.callbacks.Callback):
     `state.json` names the weights files of the last epoch and, where there is a validation set, of
     the best epoch so far, with their checksums and the metrics of all epochs. The files of an
     earlier epoch are deleted only when it is written. So the folder is consistent at any moment.
+    `stopped` is added where another callback ended the training before its last epoch.
     `metrics.csv` has the same metrics for a reader.
 
     Args:
@@ -54,13 +55,17 @@ class SaveState(keras.callbacks.Callback):
         if self.keeps_best and row["val_accuracy"] > max(earlier, default=-1.0):
             self.best = self._save_weights(f"best-{epoch + 1}.weights.h5")
         last = self._save_weights(f"state-{epoch + 1}.weights.h5")
-        state = {"epochs": epoch + 1, "last": last, "best": self.best, "rows": self.rows}
-        results.write_checked_json(self.folder / _STATE, state)
+        self.state = {"epochs": epoch + 1, "last": last, "best": self.best, "rows": self.rows}
+        results.write_checked_json(self.folder / _STATE, self.state)
         write_text(self.folder / "metrics.csv", _as_csv(self.rows))
         kept = {file["name"] for file in (last, self.best) if file}
         for file in self.folder.glob("*.weights.h5"):
             if file.name not in kept:
                 file.unlink()
+
+    def on_train_end(self, logs=None):
+        if self.model.stop_training:
+            results.write_checked_json(self.folder / _STATE, {**self.state, "stopped": True})
 
     def _save_weights(self, name):
         with atomic_path(self.folder / name) as path:
@@ -95,7 +100,8 @@ def read_state(folder):
         folder: Folder of the training.
 
     Returns:
-        Dictionary of `epochs` (finished), the files `last` and `best` (or `None`) and `rows`.
+        Dictionary of `epochs` (finished), the files `last` and `best` (or `None`) and `rows`, and
+        `stopped` where a callback ended the training.
 
     Raises:
         ValueError: If a file is damaged; the message names it and says what to do.
@@ -108,6 +114,16 @@ def read_state(folder):
         if file is not None:
             results.check_file(folder / file["name"], file["sha256"])
     return state
+
+
+def is_over(state, epochs):
+    """Whether a training has had all its epochs, or was ended by a callback.
+
+    Args:
+        state: What `read_state` returned.
+        epochs: Epochs of its schedule.
+    """
+    return state["epochs"] >= epochs or state.get("stopped", False)
 
 
 def train(
@@ -162,7 +178,7 @@ def train(
     first_epoch = state["epochs"]
     if first_epoch:
         load_state(model, folder / state["last"]["name"])
-    if first_epoch < schedule.epochs:
+    if not is_over(state, schedule.epochs):
         split = "validation" if selects else "test"
         with ShowProgress(split) as shown:
             model.fit(
@@ -189,7 +205,7 @@ def train(
                     *tensorboard(folder / "tensorboard"),
                     save_state,
                     *([shown] if verbose else []),
-                    *(load_callback(name)() for name in callbacks),
+                    *(make_callback(name) for name in callbacks),
                 ],
             )
     result = summary(save_state.rows)
@@ -248,11 +264,12 @@ def evaluation_batches(data, augmentation, split, part=None):
     return batches.map(lambda x, y: (x, keras.ops.one_hot(y, data.num_classes, dtype="float32")))
 
 
-def load_callback(name):
-    """The callback class of a name `MODULE:CLASS`.
+def make_callback(name):
+    """The callback of a name `MODULE:CLASS`, made without arguments.
 
     Raises:
-        ValueError: If there is no such class, or it is not a `keras.callbacks.Callback`.
+        ValueError: If there is no such class, it is not a `keras.callbacks.Callback`, or it cannot
+            be made without arguments.
     """
     module, _, attribute = str(name).partition(":")
     expected = "`callback` must be MODULE:CLASS, the name of a keras.callbacks.Callback"
@@ -262,7 +279,12 @@ def load_callback(name):
         raise ValueError(f"{expected} ({error}). Received: callback={name}") from error
     if not (isinstance(found, type) and issubclass(found, keras.callbacks.Callback)):
         raise ValueError(f"{expected}. Received: callback={name}, which is another object")
-    return found
+    try:
+        return found()
+    except TypeError as error:
+        raise ValueError(
+            f"{expected} that is made without arguments. Received: callback={name} ({error})"
+        ) from error
 
 
 def tensorboard(folder):

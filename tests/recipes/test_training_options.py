@@ -158,7 +158,12 @@ class Steps(keras.callbacks.Callback):
         self.seen.append(logs["loss"])
 
 class Needy(keras.callbacks.Callback):
-    pass
+    def __init__(self, path):
+        super().__init__()
+
+class StopAfterTwo(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = epoch == 1
 
 number = 3
 """
@@ -173,7 +178,7 @@ def module(tmp_path, monkeypatch):
 
 def test_a_callback_by_name_sees_every_step(module, data, tmp_path):
     _train(small_model(), data, tmp_path / "run", small_schedule(), callbacks=[f"{module}:Steps"])
-    assert len(training.load_callback(f"{module}:Steps").seen) == 3 * 4
+    assert len(training.make_callback(f"{module}:Steps").seen) == 3 * 4
 
 
 @pytest.mark.parametrize(
@@ -182,11 +187,27 @@ def test_a_callback_by_name_sees_every_step(module, data, tmp_path):
 )
 def test_a_name_that_is_no_callback_is_refused(name, module):
     with pytest.raises(ValueError, match="`callback` must be MODULE:CLASS"):
-        training.load_callback(name)
+        training.make_callback(name)
+
+
+def test_a_callback_that_needs_arguments_is_refused(module):
+    with pytest.raises(ValueError, match=r"made without arguments.*Needy \(.*'path'\)"):
+        training.make_callback(f"{module}:Needy")
+
+
+def test_a_training_that_a_callback_ended_is_over(module, data, tmp_path):
+    options = {"callbacks": [f"{module}:StopAfterTwo"]}
+    result = _train(small_model(), data, tmp_path / "run", small_schedule(), **options)
+    assert result["epochs"] == 2
+    state = training.read_state(tmp_path / "run")
+    assert training.is_over(state, 3) and not training.is_over({**state, "stopped": False}, 3)
+    # As the chief of several workers, which trains nothing itself.
+    again = small_model()
+    assert _train(again, data, tmp_path / "run", small_schedule())["epochs"] == 2
+    assert training.read_state(tmp_path / "run") == state
 
 
 # === From options to the experiment ===
-
 
 pytestmark = pytest.mark.usefixtures("cifar100_noise")
 
@@ -296,3 +317,5 @@ def test_a_callback_is_looked_for_before_the_data_are_read(monkeypatch):
     monkeypatch.setattr("letkd_keras.data.DataSpec.open", None)
     with pytest.raises(ValueError, match="`callback` must be MODULE:CLASS"):
         _experiment("--callback no_such_module:Class")
+    with pytest.raises(ValueError, match="that is made without arguments"):
+        _experiment("--callback keras.callbacks:ModelCheckpoint")

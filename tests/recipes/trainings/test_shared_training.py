@@ -11,12 +11,14 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from worker_threads import Threads, in_threads
 
-from letkd_keras.recipes.trainings import shared_training
+from letkd_keras.recipes.trainings import results, shared_training, workers
+from letkd_keras.recipes.trainings.schedule import Schedule
 
 PROGRAM = Path(__file__).parents[2] / "programs" / "recipe_on_workers.py"
 SECONDS = 900  # of each process; minutes are needed where many share a core
@@ -319,3 +321,13 @@ def test_nothing_is_trained_after_a_worker_was_lost(tmp_path):
     group.lost = True
     with pytest.raises(ConnectionError, match="Start all workers again"):
         shared_training.Chief(group).train(Model(), None, {}, tmp_path)
+
+
+def test_a_training_that_a_callback_ended_is_not_continued(tmp_path, monkeypatch):
+    state = {"epochs": 1, "last": None, "best": None, "rows": [], "stopped": True}
+    results.write_checked_json(tmp_path / "state.json", state)
+    monkeypatch.setattr(shared_training.training, "train", lambda *args, **options: "result")
+    # This group would fail, since it cannot train.
+    with workers.sharing(object()):
+        data, schedule = SimpleNamespace(digest="1"), Schedule(3, 0.1, ())
+        assert shared_training.train(None, data, schedule, tmp_path, callbacks=()) == "result"
