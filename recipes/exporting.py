@@ -66,8 +66,8 @@ def costs(experiment, folder):
         folder: Path of the run folder.
 
     Returns:
-        `CostRow`s. It is empty if nothing is exported, multiply-adds cannot be counted, or nothing
-        runs TFLite.
+        `(rows, images)`: `CostRow`s, and the number of test images of their top-1. It is empty if
+        nothing is exported, multiply-adds cannot be counted, or nothing runs TFLite.
     """
     exports = keras.backend.backend() == "tensorflow" and experiment.formats
     if not exports or experiment.export_method not in experiment.methods:
@@ -99,4 +99,4 @@ def costs(experiment, folder):
             )
             rows.append(row)
             advance()
-    return rows
+    return rows, len(images)

@@ -23,7 +23,8 @@ def write(experiment, folder, teacher, exported=None, costs=(), measures=None, c
         folder: Path of the run folder.
         teacher: Result of the teacher.
         exported: `Exported` by format.
-        costs: `CostRow`s of the exported student.
+        costs: What `exporting.costs` returned: `CostRow`s of the exported student and the number
+            of test images of their top-1, or nothing.
         measures: See `run`.
         classes: What `class_report.of_run` returned, or `None`.
 
@@ -31,6 +32,7 @@ def write(experiment, folder, teacher, exported=None, costs=(), measures=None, c
         The report as a dictionary.
     """
     table = method_table.rows(experiment, folder, experiment.methods)
+    costs, cost_images = costs or ((), 0)
     packages = ("keras", keras.backend.backend(), "numpy")
     report = {
         "pair": experiment.pair,
@@ -63,7 +65,8 @@ def write(experiment, folder, teacher, exported=None, costs=(), measures=None, c
         experiment, teacher, table, "![Accuracy and loss by epoch](curves.png)"
     )
     text += sizes.markdown(experiment, experiment.sizes)
-    text += _exported(report["exported"]) + _costs(costs)
+    text += _exported(report["exported"])
+    text += _costs(costs, cost_images, experiment.data.test_examples)
     if classes is not None:
         report["classes"], section = classes
         text += section
@@ -93,13 +96,14 @@ def _exported(exported):
     return "\n".join(["", *lines, ""])
 
 
-def _costs(rows):
+def _costs(rows, images, test_examples):
     if not rows:
         return ""
     return (
         f"\n## Size and latency of the student\n\n{cost_report.table(rows)}\n"
         "`plain` is the student without KD layers; its top-1 is that of the student trained alone. "
         "`with KD layers` is the student as trained, `folded` what is exported. "
+        f"Top-1 is that on {images:,} of the {test_examples:,} test images. "
         "Latencies are those of TFLite on this machine, the shortest of several runs.\n\n"
         "![Accuracy against size, multiply-adds and latency](costs.png)\n"
     )
