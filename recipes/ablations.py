@@ -91,9 +91,23 @@ def main(arguments=None):
         return _RUN.get(name, _run_values)(options, experiment, out)
 
     def experiment():
+        _check_methods(name, options.methods)
         return experiment_of(options, settings_of(options), options.methods or methods)
 
     return run_on_workers(options, experiment, run)
+
+
+def _check_methods(name, given):
+    """Refuse methods whose students have not the KD layer that the ablation reads."""
+    from letkd_keras.recipes.experiments.methods import layers_of
+
+    for method in given if name in ("probe", "tsne") else ():
+        levels = layers_of([method])
+        if not levels or (name == "probe" and "intermediate" not in levels):
+            what = "an intermediate KD layer" if name == "probe" else "KD layers"
+            raise ValueError(
+                f"`methods` of {name} must have {what}. Received: methods={' '.join(given)}"
+            )
 
 
 def _run_table(options, experiment, out):

@@ -1,5 +1,7 @@
 """Stronger augmentation with the keras-cv library, on batches of a `tf.data` pipeline."""
 
+import keras
+
 from letkd_keras.option_types import did_you_mean
 
 POLICIES = ("randaugment", "cutmix", "mixup")
@@ -31,18 +33,7 @@ def keras_cv_policies(names, num_classes):
     """
     for name in names:
         check(name)
-    try:
-        import keras  # before keras_cv, which otherwise builds layers of Keras 2
-        import keras_cv
-    except ImportError as error:
-        raise ImportError(
-            "RandAugment, CutMix and MixUp need keras-cv: pip install 'letkd-keras[augment]'"
-        ) from error
-    except AttributeError as error:
-        raise ImportError(
-            "keras-cv cannot be imported after tensorflow-model-optimization: import keras_cv "
-            "first, or use another process"
-        ) from error
+    keras_cv = _import_keras_cv()
     import tensorflow as tf
 
     random_augment = None
@@ -75,13 +66,36 @@ def mixes_labels(augmentation):
 
 
 def check(name):
-    """Refuse an unknown policy.
+    """Refuse an unknown policy, and any of them where keras-cv cannot be used.
 
     Raises:
-        ValueError: With the names of `POLICIES`.
+        ValueError: With the names of `POLICIES`; or on another backend than TensorFlow.
+        ImportError: As `keras_cv_policies`.
     """
     if name not in POLICIES:
         raise ValueError(
             f"`policies` must be names of {', '.join(POLICIES)}. Received: {name!r}"
             f"{did_you_mean(name, POLICIES)}"
         )
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "`policies` need the TensorFlow backend (KERAS_BACKEND=tensorflow). "
+            f"Received: {name!r} with KERAS_BACKEND={keras.backend.backend()}"
+        )
+    _import_keras_cv()
+
+
+def _import_keras_cv():
+    # Keras is imported before it; otherwise it builds layers of Keras 2.
+    try:
+        import keras_cv
+    except ImportError as error:
+        raise ImportError(
+            "RandAugment, CutMix and MixUp need keras-cv: pip install 'letkd-keras[augment]'"
+        ) from error
+    except AttributeError as error:
+        raise ImportError(
+            "keras-cv cannot be imported after tensorflow-model-optimization: import keras_cv "
+            "first, or use another process"
+        ) from error
+    return keras_cv

@@ -11,6 +11,7 @@ from letkd_keras.data import DataSpec
 from letkd_keras.data.keras_cv_policies import mixes_labels
 from letkd_keras.functional import suggest_stage_ends
 from letkd_keras.recipes.experiments import methods, published, sizes
+from letkd_keras.recipes.experiments.model_of_method import Inputs, build
 from letkd_keras.recipes.experiments.networks import Network, grid, pool_size
 from letkd_keras.recipes.trainings import workers
 from letkd_keras.recipes.trainings.schedule import Schedule
@@ -307,6 +308,7 @@ def prepare(experiment):
         _check_templates(experiment, teacher, pool_sizes["penultimate"])
     if "intermediate" in experiment.levels:
         _check_subclasses(experiment, teacher, pool_sizes["intermediate"])
+    _check_methods(experiment, teacher, student)
     measured = sizes.measure(experiment, teacher, student)
     return replace(experiment, pool_sizes=pool_sizes, sizes=measured)
 
@@ -376,6 +378,18 @@ def _with_possible_methods(experiment):
     if export_method is not None:
         export_method = methods.without_intermediate_level(export_method)
     return replace(experiment, methods=names, export_method=export_method)
+
+
+def _check_methods(experiment, teacher, student):
+    """Refuse methods that do not fit the networks, by building those that need no prototypes."""
+    own = replace(experiment, data=experiment.student_data)
+    for name in experiment.methods:
+        if methods.parse(name)[0].levels:
+            continue  # their layers are checked
+        try:
+            build(name, Inputs(teacher, student, None, own))
+        except ValueError as error:
+            raise ValueError(f"{name} does not fit these networks: {error}") from error
 
 
 def _check_templates(experiment, teacher, window):

@@ -6,7 +6,7 @@ import pytest
 
 from letkd_keras import IntermediateTargets
 from letkd_keras.data import load_digits
-from letkd_keras.data.keras_cv_policies import keras_cv_policies, mixes_labels
+from letkd_keras.data.keras_cv_policies import check, keras_cv_policies, mixes_labels
 
 GREYS = np.array([40, 200], dtype="uint8")
 IMAGES = np.broadcast_to(GREYS[:, None, None, None], (2, 16, 16, 3)).copy()
@@ -93,3 +93,9 @@ def test_without_keras_cv_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_cv", None)
     with pytest.raises(ImportError, match=r"pip install 'letkd-keras\[augment\]'"):
         keras_cv_policies(["mixup"], 3)
+
+
+def test_policies_are_refused_on_another_backend(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ValueError, match=r"need the TensorFlow backend.*KERAS_BACKEND=jax"):
+        check("cutmix")

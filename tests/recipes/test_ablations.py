@@ -163,6 +163,22 @@ def test_values_that_are_refused(text, message, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("probe --methods letkd2 letkd1", "`methods` of probe must have an intermediate KD layer"),
+        ("tsne --methods student", "`methods` of tsne must have KD layers.*methods=student"),
+    ],
+)
+def test_methods_without_the_layer_that_is_read_are_refused(text, message, tmp_path, monkeypatch):
+    def never(spec):
+        raise AssertionError("the data were read")
+
+    monkeypatch.setattr("letkd_keras.data.DataSpec.open", never)
+    with pytest.raises(ValueError, match=message):
+        _main(text, tmp_path / "out")
+
+
 # === Probe ===
 
 

@@ -141,6 +141,14 @@ def test_a_teacher_without_feature_maps_can_distil_by_kd_only(tmp_path):
         prepare(_experiment(f"--methods letkd1 --teacher {tmp_path}/t.keras"))
 
 
+def test_a_method_that_does_not_fit_the_teacher_is_refused(tmp_path):
+    maps = [keras.layers.Conv2D(4, 3, strides=2, padding="same") for _ in range(3)]
+    _classifier(tmp_path / "t.keras", [*maps, keras.layers.Flatten()])
+    prepare(_experiment(f"--methods student fitnet --teacher {tmp_path}/t.keras"))
+    with pytest.raises(ValueError, match=r"simkd does not fit.*'flatten(_\d+)?' of Flatten"):
+        prepare(_experiment(f"--methods student simkd --teacher {tmp_path}/t.keras"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -1,6 +1,7 @@
 """From options to an experiment; nothing is trained."""
 
 import importlib.util
+import sys
 
 import keras
 import pytest
@@ -136,3 +137,13 @@ def test_names_are_checked_before_the_data_are_read(text, message, monkeypatch):
     monkeypatch.setattr("letkd_keras.data.DataSpec.open", never)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         _experiment(cifar100, text)
+
+
+def test_keras_cv_is_imported_before_the_data_are_read(monkeypatch):
+    def never(spec):
+        raise AssertionError("the data were read")
+
+    monkeypatch.setattr("letkd_keras.data.DataSpec.open", never)
+    monkeypatch.setitem(sys.modules, "keras_cv", None)
+    with pytest.raises(ImportError, match=r"pip install 'letkd-keras\[augment\]'"):
+        _experiment(cifar100, "--augment mixup")
