@@ -77,6 +77,8 @@ def parse(arguments=None):
         if name not in VALUES:
             parser.error(f"--values does not apply to {options.ablation}")
         options.values = parse_values(parser, name, options.values)
+    if options.growth is not None and options.ablation in ("templates", "subclasses"):
+        parser.error(f"--growth chooses {options.ablation} itself: leave it out")
     return options
 
 

@@ -206,7 +206,8 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=True):
         `Prototypes`, or `None` if no level is needed.
 
     Raises:
-        ValueError: If `prototypes.npz` is damaged or belongs to another teacher.
+        ValueError: If `prototypes.npz` is damaged, belongs to another teacher or has other numbers
+            of templates.
     """
     if not levels:
         return None
@@ -215,6 +216,7 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=True):
         try:
             prototypes = Prototypes.load(file)
             prototypes.check_teacher(teacher)
+            _check_numbers(experiment, prototypes, levels)
         except ValueError as error:
             raise ValueError(
                 f"{str(error).rstrip('.')}. Delete {file.name} and run the same command again: the "
@@ -250,6 +252,19 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=True):
     prototypes.save(file)
     remove_workdir(folder / "prototypes.work")
     return prototypes
+
+
+def _check_numbers(experiment, prototypes, levels):
+    expected = {"penultimate": experiment.templates}
+    if "intermediate" in levels:
+        expected["intermediate"] = experiment.subclasses * experiment.data.num_classes
+    for level in set(expected) & set(prototypes.levels):
+        templates = getattr(prototypes, level).templates
+        if templates != expected[level]:
+            raise ValueError(
+                f"The prototypes must have {expected[level]} {level} templates. "
+                f"Received: {templates} in prototypes.npz"
+            )
 
 
 def with_teachers_classes(data, teacher):

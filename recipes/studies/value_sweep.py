@@ -51,14 +51,13 @@ def run(experiment, value, values, out, verbose=True, jobs=1):
             number: replace(candidate, teacher=teacher, fine_tune_schedule=None)
             for number, candidate in experiments.items()
         }
-    rows, prototypes = [], None
+    rows, fitted = [], {}
     for number, candidate in experiments.items():
         name = f"{number:g}" if isinstance(number, int | float) else number
         own = out / f"{value.name}-{name}"
         if not value.changes_prototypes:
-            _share_prototypes(candidate, own, prototypes)
+            _share_prototypes(candidate, own, fitted)
         table = grid.run(candidate, own, verbose, jobs)
-        prototypes = own / "prototypes.npz"
         rows += [{value.name: number, **row} for row in table]
         _write(value.name, rows, experiment, out)
     return rows
@@ -72,14 +71,24 @@ def with_value(experiment, field, value):
     return replace(experiment, **{outer: value})
 
 
-def _share_prototypes(experiment, own, prototypes):
-    """Copy the prototypes of an earlier value, which do not depend on the setting."""
+def _share_prototypes(experiment, own, fitted):
+    """Copy the prototypes of an earlier value, which do not depend on the setting.
+
+    A budget (`growth`) can give each value other numbers of templates.
+
+    Args:
+        experiment: `Experiment` of the value.
+        own: Its folder.
+        fitted: File of the prototypes by their numbers; that of this folder is added.
+    """
     with hidden_messages():
-        config = prepare(experiment).config()
-    folder = RunFolder(own, config, open_keys=OPEN_KEYS)
-    if prototypes is not None and prototypes.exists() and not (folder / "prototypes.npz").exists():
-        with open_atomic(folder / "prototypes.npz") as file:
-            file.write(prototypes.read_bytes())
+        experiment = prepare(experiment)
+    folder = RunFolder(own, experiment.config(), open_keys=OPEN_KEYS)
+    file = folder / "prototypes.npz"
+    shared = fitted.setdefault((experiment.templates, experiment.subclasses), file)
+    if shared.exists() and not file.exists():
+        with open_atomic(file) as copy:
+            copy.write(shared.read_bytes())
 
 
 def _write(name, rows, experiment, out):

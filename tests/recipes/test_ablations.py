@@ -144,6 +144,29 @@ def test_prototypes_are_shared_where_they_do_not_depend_on_the_value(cells, tmp_
     assert fitted[1:] == ["subclasses-2", "subclasses-4"]
 
 
+def test_prototypes_are_shared_only_where_a_budget_gives_the_same_numbers(
+    cells, tmp_path, monkeypatch
+):
+    fitted = []
+
+    def prototypes(experiment, teacher, folder, levels, verbose):
+        if not (folder / "prototypes.npz").exists():
+            fitted.append(folder.name)
+            (folder / "prototypes.npz").write_text(str(experiment.templates))
+
+    def prepare(experiment):
+        templates = 30 if experiment.penultimate_alpha else 64
+        pool_sizes = {"penultimate": 1, "intermediate": 1}
+        return replace(experiment, templates=templates, pool_sizes=pool_sizes)
+
+    monkeypatch.setattr(grid, "prototypes_of", prototypes)
+    for module in (grid, value_sweep):
+        monkeypatch.setattr(module, "prepare", prepare)
+    _main("penultimate-alpha --values 0 1 2 --growth 5%", tmp_path / "out")
+    assert fitted == ["penultimate-alpha-0", "penultimate-alpha-1"]
+    assert (tmp_path / "out" / "penultimate-alpha-2" / "prototypes.npz").read_text() == "30"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -153,6 +176,8 @@ def test_prototypes_are_shared_where_they_do_not_depend_on_the_value(cells, tmp_
         ("temperature --values 0", "--values must be a finite number greater than 0"),
         ("alphas --values 1", "--values does not apply to alphas"),
         ("alpha", "must be one of alphas"),
+        ("templates --values 8 16 --growth 5%", "--growth chooses templates itself"),
+        ("subclasses --values 2 --growth 5%", "--growth chooses subclasses itself"),
     ],
 )
 def test_values_that_are_refused(text, message, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from letkd_keras.export.run_folders import find_student
 from letkd_keras.prototypes import Prototypes
-from letkd_keras.recipes import digits
+from letkd_keras.recipes import digits, run
 from letkd_keras.terminal import plain_text
 
 SMALL = [
@@ -55,6 +56,7 @@ def test_the_run_folder_can_be_read(out):
     parameters = [row["params"] for row in report["costs"]]
     assert parameters[1] > parameters[2] > parameters[0]
     assert "## Size and latency of the student" in text and "| folded | tflite |" in text
+    assert f"on {report['test_examples']} of the {report['test_examples']} test images" in text
     assert Image.open(out / "costs.png").width > 500
     assert (out / METHOD / "seed0" / "metrics.csv").exists()
     assert "training the student resnet8" in (out / "log.txt").read_text()
@@ -73,6 +75,21 @@ def test_teacher_and_prototypes_belong_together(out):
     teacher = keras.models.load_model(out / "teacher" / "teacher.keras")
     Prototypes.load(out / "prototypes.npz").check_teacher(teacher)
     assert not (out / "prototypes.work").exists()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((30, 8), "must have 30 penultimate templates. Received: 64"),
+        ((64, 4), "must have 40 intermediate templates. Received: 80"),
+    ],
+)
+def test_prototypes_of_other_numbers_are_refused(numbers, message, out):
+    teacher = keras.models.load_model(out / "teacher" / "teacher.keras")
+    data = SimpleNamespace(num_classes=10)
+    experiment = SimpleNamespace(templates=numbers[0], subclasses=numbers[1], data=data)
+    with pytest.raises(ValueError, match=rf"{message} in prototypes.npz. Delete prototypes.npz"):
+        run.prototypes_of(experiment, teacher, out, ("penultimate", "intermediate"))
 
 
 def test_the_student_is_exported_and_verified(out):
