@@ -28,7 +28,7 @@ Other options are those of `compare`. The same command continues where it was in
 
 from letkd_keras import option_types
 from letkd_keras.command_line import Parser, run_main
-from letkd_keras.recipes.compare import add_jobs_option
+from letkd_keras.recipes.compare import add_jobs_option, leave_gpu_memory
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.options import add_experiment_options
 from letkd_keras.recipes.recipe_command import default_out, run_on_workers
@@ -85,6 +85,7 @@ def parse(arguments=None):
 def main(arguments=None):
     """Run an ablation; returns the rows of its table, or the path of its picture."""
     options = parse(arguments)
+    leave_gpu_memory(options.jobs)
     name = options.ablation
     methods = VALUES[name].methods if name in VALUES else _METHODS[name]
 

@@ -19,6 +19,8 @@ and the best one on the test images are reported, as in the papers. Reduced to a
 --epochs 20
 """
 
+import os
+
 from letkd_keras.command_line import Parser, run_main
 from letkd_keras.ranges import positive_integer
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
@@ -59,9 +61,20 @@ def add_jobs_option(parser):
     )
 
 
+def leave_gpu_memory(jobs):
+    """Have this process take no more GPU memory than it needs, where others train beside it.
+
+    It has to be called before the backend uses a GPU.
+    """
+    if jobs > 1:
+        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
 def main(arguments=None):
     """Run the recipe; returns the rows of its table."""
     options = parse(arguments)
+    leave_gpu_memory(options.jobs)
     from letkd_keras.recipes.studies import grid
 
     def compare(experiment):

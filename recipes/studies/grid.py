@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
+import keras
 from filelock import FileLock, Timeout
 
 from letkd_keras import command_line
@@ -48,7 +49,7 @@ def run(experiment, out, verbose=True, jobs=1):
         experiment: `Experiment`; nothing is exported.
         out: Folder of the grid: new, or an earlier one's with the same settings.
         verbose: Whether progress is shown.
-        jobs: Number of processes that train cells at the same time. Each imports TensorFlow for
+        jobs: Number of processes that train cells at the same time. Each imports the backend for
             itself, and several GPUs are assigned to them in turn. With 1, cells are trained in this
             process.
 
@@ -193,19 +194,28 @@ def _in_processes(cells, folder, jobs):
 def _environment(slot, jobs):
     environment = {
         **os.environ,
+        # The processes share the memory of a GPU.
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "TF_NUM_INTRAOP_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)),
     }
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = _gpus()
     if gpus:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(
-            str(number) for number in range(len(gpus))
-        )
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
         visible = visible.split(",")
         environment["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]
     return environment
+
+
+def _gpus():
+    """Number of GPUs that this process sees."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return len(tf.config.list_physical_devices("GPU"))
+    import jax
+
+    return sum(device.platform == "gpu" for device in jax.local_devices())
 
 
 def train_cell(folder, method, seed):

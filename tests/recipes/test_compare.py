@@ -1,6 +1,7 @@
 """All methods on digits, from the command line to the table; and a grid that was killed."""
 
 import csv
+import os
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from letkd_keras.recipes import compare
+from letkd_keras.recipes import ablations, compare
 from letkd_keras.recipes.experiments import methods
 
 SMALL = [
@@ -25,6 +26,20 @@ def _table(out):
             {name: value for name, value in row.items() if name != "seconds"}
             for row in csv.DictReader(file)
         ]
+
+
+@pytest.mark.parametrize("command", ["compare", "ablations alphas"])
+def test_this_process_leaves_gpu_memory_to_the_others(command, monkeypatch):
+    module, *arguments = command.split()
+    main = {"compare": compare, "ablations": ablations}[module].main
+    monkeypatch.setattr(f"letkd_keras.recipes.{module}.run_on_workers", lambda *args: None)
+    variables = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    kept = {name: value for name, value in os.environ.items() if name not in variables}
+    monkeypatch.setattr(os, "environ", kept)
+    main(arguments)
+    assert not variables.keys() & kept.keys()
+    main([*arguments, "--jobs", "2"])
+    assert variables.items() <= kept.items()
 
 
 @pytest.mark.slow

@@ -4,7 +4,9 @@ import csv
 import json
 import re
 import subprocess
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -215,6 +217,17 @@ def test_cells_run_in_processes(cells, tmp_path, monkeypatch, caplog):
     assert "training 6 of 6" in caplog.text
     for _, _, env in Process.started:
         assert int(env["TF_NUM_INTRAOP_THREADS"]) >= 1
+
+
+def test_on_jax_the_processes_need_no_tensorflow(monkeypatch):
+    gpu = SimpleNamespace(platform="gpu")
+    monkeypatch.setattr(grid.keras.backend, "backend", lambda: "jax")
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(local_devices=lambda: [gpu, gpu]))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    environment = grid._environment(slot=1, jobs=2)
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1"
+    assert environment["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
 
 
 def test_a_cell_that_another_process_trains_is_left_to_it(cells, tmp_path):
