@@ -66,7 +66,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
     )
     for network, argument in ((teacher, "teacher"), (student, "student")):
         network.check(argument)
-    pair = _pair_of(teacher, student, pair, settings)
+    pair = _pair_of(teacher, student, pair, settings, getattr(options, "pair", None) is not None)
 
     def value(name):
         given = getattr(options, name)
@@ -200,17 +200,19 @@ def _named_pair(options, settings):
     return None if name is None else settings.find_pair(name, models.names())
 
 
-def _pair_of(teacher, student, named, settings):
+def _pair_of(teacher, student, named, settings, typed):
     """The pair of two networks, with its learning rate, alphas and published name.
 
-    A file counts as the network that the named pair has in its place.
+    A file counts as the network that the named pair has in its place if its model has that name, or
+    if the pair was typed.
     """
     from letkd_keras import models
 
-    names = [
-        getattr(named, role) if network.file and named else network.title
-        for role, network in (("teacher", teacher), ("student", student))
-    ]
+    names = []
+    for role, network in (("teacher", teacher), ("student", student)):
+        name = getattr(named, role, None)
+        counts = network.file and name and (typed or network.model_name() == name)
+        names.append(name if counts else network.title)
     if set(names) <= set(models.names()):
         return settings.find_pair("-".join(names), models.names())
     return Pair(*names, learning_rate=settings.learning_rate_of(names[1]))

@@ -92,9 +92,8 @@ def add_experiment_options(
             "--pair",
             type=option_types.text,
             metavar="TEACHER-STUDENT",
-            default=settings.pair if settings else None,
             help="a pair of python -m letkd_keras.recipes --list, or any two networks of the zoo"
-            f"{of_data}",
+            + (f" (default: {settings.pair})" if settings else of_data),
         )
     add(
         "--teacher",

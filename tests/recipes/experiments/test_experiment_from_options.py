@@ -104,12 +104,29 @@ def test_the_pair_is_that_of_the_networks(tmp_path):
     experiment = _experiment(cifar100, "--pair resnet56-resnet20 --teacher resnet110")
     assert experiment.pair == "resnet110-resnet20"
     assert experiment.published("letkd2").top1 == 73.38
-    # A file counts as the network of the pair.
+    # A file counts as the network of a pair that was typed.
     experiment = _experiment(cifar100, f"--pair wrn40_2-snv1 --teacher {tmp_path}/mine.keras")
     assert experiment.pair == "wrn40_2-snv1"
     assert experiment.student_schedule.learning_rate == 0.01
     experiment = _experiment(cifar100, "--student mnv2")
     assert (experiment.pair, experiment.student_schedule.learning_rate) == ("resnet56-mnv2", 0.01)
+
+
+def test_a_file_is_no_network_of_the_default_pair_unless_its_model_has_the_name(tmp_path):
+    inputs = keras.Input((32, 32, 3))
+    outputs = keras.layers.Dense(100)(keras.layers.GlobalAveragePooling2D()(inputs))
+    for name in ("resnet56", "mine"):
+        keras.Model(inputs, outputs, name=name).save(tmp_path / f"{name}_model.keras")
+    experiment = _experiment(cifar100, f"--teacher {tmp_path}/resnet56_model.keras")
+    assert experiment.pair == "resnet56-resnet20"
+    (tmp_path / "damaged.keras").write_bytes(b"no network")
+    for options, pair in (
+        (f"--teacher {tmp_path}/mine_model.keras", "mine_model-resnet20"),
+        (f"--student {tmp_path}/damaged.keras", "resnet56-damaged"),
+    ):
+        experiment = _experiment(cifar100, options)
+        assert experiment.pair == pair
+        assert experiment.published("letkd2") is None
 
 
 def test_networks_without_a_pair(tmp_path):
