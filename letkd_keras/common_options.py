@@ -4,7 +4,7 @@ from letkd_keras.option_types import PIXELS, byte_count, choice, list_item, path
 from letkd_keras.ranges import class_count, fraction, image_size, positive_integer, seed, share
 
 
-def add_data_options(parser, default=None, *, required=False, default_text=None):
+def add_data_options(parser, default=None, *, required=False, default_text=None, pixels_text=None):
     """Add the options that select images; `letkd_keras.data.DataSpec.from_options` reads them.
 
     Args:
@@ -12,6 +12,8 @@ def add_data_options(parser, default=None, *, required=False, default_text=None)
         default: Default of `--data`.
         required: Whether `--data` must be given.
         default_text: What the help says of a default that the command computes.
+        pixels_text: What the help says of the default of `--pixels`; `None`: mean and standard
+            deviation of the data set.
     """
     group = parser.add_argument_group("images")
     add = group.add_argument
@@ -38,7 +40,7 @@ def add_data_options(parser, default=None, *, required=False, default_text=None)
         type=choice(*PIXELS),
         metavar="SCALE",
         help="what the networks take: 0..255, 0..1, -1..1, or imagenet (mean and standard deviation"
-        " of ImageNet); default: mean and standard deviation of the data set",
+        f" of ImageNet); default: {pixels_text or 'mean and standard deviation of the data set'}",
     )
     add("--classes", type=class_count, metavar="N", help="use the first N classes only")
     add(

@@ -26,8 +26,8 @@ tokens become a grid; a student needs feature maps. Where the grids of teacher a
 the finer one is averaged to the other: 7x7 and 4x4 work, too. A network without an intermediate
 layer is trained by letkd1 in place of letkd2.
 
-The last method of --methods is exported. Cost: as many epochs as --epochs for each method; the
-teacher's forward pass is added to each step.
+The student of letkd2 is exported, or that of the last method where letkd2 is not among --methods.
+Cost: as many epochs as --epochs for each method; the teacher's forward pass is added to each step.
 """
 
 from letkd_keras.command_line import Parser, run_main

@@ -79,12 +79,17 @@ def add_experiment_options(
         exports: Whether the recipe exports a student.
         out: What the help says of the default of `--out`.
     """
-    add_data_options(parser, default=data, required=data_required is not None)
+    of_data = "" if settings else " (default: as in the recipe of the data set)"
+    default = _defaults(settings)
+    add_data_options(
+        parser,
+        default=data,
+        required=data_required is not None,
+        pixels_text=settings.pixels if settings else "as in the recipe of the data set",
+    )
     add_unlabelled_options(parser)
     if settings:
         parser.set_defaults(pixels=settings.pixels)
-    of_data = "" if settings else " (default: as in the recipe of the data set)"
-    default = _defaults(settings)
 
     add = parser.add_argument_group("networks").add_argument
     if not networks_required:

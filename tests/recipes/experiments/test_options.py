@@ -1,6 +1,6 @@
 import pytest
 
-from letkd_keras.recipes import cifar100, compare, digits
+from letkd_keras.recipes import cifar100, compare, digits, folder
 from letkd_keras.recipes.experiments import options
 
 
@@ -33,3 +33,17 @@ def test_other_growths_are_refused(text, capsys):
     with pytest.raises(SystemExit):
         digits.parse([f"--growth={text}"])
     assert capsys.readouterr().err.startswith("error: --growth must be a share greater than 0")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "default"),
+    [
+        (cifar100, "mean and standard deviation of the data set"),
+        (folder, "0..255"),
+        (compare, "as in the recipe of the data set"),
+    ],
+)
+def test_the_help_has_the_default_of_pixels(recipe, default, capsys):
+    with pytest.raises(SystemExit):
+        recipe.parse(["--help"])
+    assert f"of ImageNet); default: {default} --" in " ".join(capsys.readouterr().out.split())
