@@ -93,6 +93,8 @@ class DataSpec:
         self._check_exists()
         self._make_absolute()
         for name, kinds in _APPLIES.items():
+            if name == "skip_corrupt" and self.unlabelled is not None:
+                continue  # it is for images without labels as well
             if getattr(self, name) not in (None, False) and kind not in kinds:
                 names = ", ".join(_SPELLED[kind] for kind in kinds)
                 raise ValueError(

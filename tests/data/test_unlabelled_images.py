@@ -80,6 +80,16 @@ def test_the_options_select_both(photos, caplog):
     assert "unlabelled" not in DataSpec("digits").config()
 
 
+def test_damaged_images_without_labels_can_be_left_out(photos):
+    (photos / "0" / "0.png").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"0\.png.*leave such files out with `skip_corrupt`"):
+        DataSpec("digits", unlabelled=str(photos)).open()
+    data = DataSpec("digits", unlabelled=str(photos), skip_corrupt=True).open()
+    assert data.unlabelled_examples == 5
+    with pytest.raises(ValueError, match="`skip_corrupt` applies only to a folder"):
+        DataSpec("digits", skip_corrupt=True)
+
+
 def test_what_does_not_fit_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="`unlabelled` must be an existing folder"):
