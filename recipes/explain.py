@@ -32,7 +32,7 @@ def main(arguments=None):
     from letkd_keras.recipes.studies import explanation
     from letkd_keras.run_folder import read_config
 
-    config = read_config(options.folder)
+    config = read_config(options.folder, "folder")
     experiment = Experiment.from_config(config)
     if experiment.data.digest != config["data"]["digest"]:
         raise ValueError(

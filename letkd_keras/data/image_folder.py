@@ -80,7 +80,7 @@ def load_image_folder(
     (x_train, y_train), (x_test, y_test) = (
         _decoded(files, image_size, skip_corrupt, image_cache) for files in (train, test)
     )
-    _check_classes(y_train, train.class_names, train_folder)
+    _check_classes(y_train, train.class_names, train_folder, labels)
     if mean is None or std is None:
         measured_mean, measured_std = pixel_statistics(x_train)
         mean = measured_mean if mean is None else mean
@@ -150,14 +150,15 @@ def _decoded(files, image_size, skip_corrupt, cache):
     return images, files.labels[kept]
 
 
-def _check_classes(labels, class_names, folder):
+def _check_classes(labels, class_names, folder, label_file):
     """Refuse a class whose training images were all left out."""
     missing = sorted(set(range(len(class_names))) - set(labels.tolist()))
     if missing:
-        raise ValueError(
-            "Every class needs readable training images. "
-            f"Received: none in {str(folder / class_names[missing[0]])!r}"
-        )
+        name = class_names[missing[0]]
+        place = f"in {str(folder / name)!r}"
+        if label_file is not None:
+            place = f"of the class {name!r} of {str(label_file)!r}"
+        raise ValueError(f"Every class needs readable training images. Received: none {place}")
 
 
 def _split(files, test_fraction, seed):

@@ -89,7 +89,8 @@ def labelled_images(root, path, train_folder, test_folder):
 
     Raises:
         FileNotFoundError: If a file that is listed does not exist.
-        ValueError: If the CSV file is damaged, or a file is in neither folder.
+        ValueError: If the CSV file is damaged, a file is in neither folder, a folder has none, or a
+            class has no training image.
     """
     root, labels = Path(root), read_labels(path)
     classes = sorted(set(labels.values()))
@@ -125,5 +126,18 @@ def labelled_images(root, path, train_folder, test_folder):
             f"`labels` must list files in {Path(train_folder).name} and {Path(test_folder).name}, "
             f"which are both there. Received: {str(other)!r}"
         )
+    for folder, files in ((train_folder, train), (test_folder, test)):
+        if not len(files):
+            raise ValueError(
+                f"`labels` must list files in {Path(train_folder).name} and in "
+                f"{Path(test_folder).name}. Received: {str(path)!r} with none in "
+                f"{Path(folder).name}"
+            )
+    for number, name in enumerate(classes):
+        if number not in train.labels:
+            raise ValueError(
+                "`labels` must list a training image of each class. "
+                f"Received: {str(path)!r} with none of {name!r}"
+            )
     log.info("%s: %d training and %d test images", path, len(train), len(test))
     return train, test

@@ -52,6 +52,31 @@ def test_train_and_validation_folders_are_kept(photos, tmp_path):
         DataSpec(str(photos), image_size=16, labels=str(labels)).open()
 
 
+def test_each_folder_and_each_class_need_rows(photos, tmp_path):
+    (photos / "a").rename(photos / "train")
+    (photos / "b").rename(photos / "val")
+
+    def refused(rows, message):
+        labels = _write(tmp_path / "labels.csv", rows)
+        with pytest.raises(ValueError, match=message):
+            load_image_folder(photos, 16, labels=labels)
+
+    train = [row.replace("a/", "train/") for row in _rows(range(0, 10, 2))]
+    refused(train, r"`labels` must list files in train and in val.*labels\.csv' with none in val")
+    refused(
+        [*train, "val/1.png,bird"],
+        r"`labels` must list a training image of each class.*labels\.csv' with none of 'bird'",
+    )
+
+
+def test_a_class_whose_images_are_all_damaged_is_named(photos, tmp_path):
+    for number in range(0, 10, 3):  # the cats
+        (photos / ("a", "b")[number % 2] / f"{number}.png").write_bytes(b"x")
+    labels = _write(tmp_path / "labels.csv", _rows())
+    with pytest.raises(ValueError, match=r"none of the class 'cat' of '.*labels\.csv'"):
+        load_image_folder(photos, 16, labels=labels, skip_corrupt=True, test_fraction=0.3)
+
+
 def test_semicolons_spaces_and_other_columns(tmp_path):
     text = "id;label ;file\n1;cat ; a.png\n2;dog;b, c.png\n"
     (tmp_path / "l.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())

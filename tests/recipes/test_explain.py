@@ -99,7 +99,7 @@ def test_agreement_is_the_share_of_images_with_the_teachers_class(grid_folder):
 
 
 def test_a_folder_that_is_no_grid(tmp_path, capsys):
-    with pytest.raises(ValueError, match=r"config\.json"):
+    with pytest.raises(ValueError, match=r"`folder` .*config\.json"):
         explain.main([str(tmp_path)])
 
 
