@@ -1,10 +1,12 @@
 import hashlib
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import keras
 import numpy as np
 
+from letkd_keras import memory_mapped
 from letkd_keras.data import jax_batches, pipeline
 from letkd_keras.data.selection import check_classes, find_split, held_out, stratified
 
@@ -30,7 +32,8 @@ class ImageData:
         y_validation: Their classes, or `None`.
 
     Raises:
-        ValueError: If an array has the wrong type, shape or range; it is named.
+        ValueError: If an array has the wrong type, shape or range; it is named. Methods that select
+            images refuse to copy memory-mapped ones that do not fit into the memory.
     """
 
     name: str
@@ -191,9 +194,9 @@ class ImageData:
         test = stratified(self.y_test, test_examples, seed, "test_examples")
         return replace(
             self,
-            x_train=self.x_train[train],
+            x_train=_take(self.x_train, train, "train_examples"),
             y_train=self.y_train[train],
-            x_test=self.x_test[test],
+            x_test=_take(self.x_test, test, "test_examples"),
             y_test=self.y_test[test],
         )
 
@@ -215,9 +218,9 @@ class ImageData:
         validation, train = held_out(self.y_train, fraction, seed)
         return replace(
             self,
-            x_train=self.x_train[train],
+            x_train=_take(self.x_train, train, "fraction"),
             y_train=self.y_train[train],
-            x_validation=self.x_train[validation],
+            x_validation=_take(self.x_train, validation, "fraction"),
             y_validation=self.y_train[validation],
             split=f"{self.split}; {len(validation)} training images held out for validation, "
             f"seed {seed}",
@@ -239,7 +242,7 @@ class ImageData:
         chosen = {}
         for part, (images, labels) in self._splits().items():
             rows = np.asarray(labels) < classes
-            chosen |= {f"x_{part}": images[rows], f"y_{part}": labels[rows]}
+            chosen |= {f"x_{part}": _take(images, rows, "classes"), f"y_{part}": labels[rows]}
         return replace(
             self,
             name=f"{self.name}, first {classes} classes",
@@ -261,6 +264,7 @@ class ImageData:
             ValueError: If the images have another shape or type.
         """
         _check_images(images, "unlabelled", self.image_shape)
+        _check_memory(self.x_train, len(self.x_train) + len(images), "unlabelled")
         return replace(
             self,
             x_train=np.concatenate([self.x_train, images]),
@@ -313,7 +317,8 @@ class ImageData:
         rows = np.flatnonzero(np.asarray(self.y_train) != UNLABELLED)
         if repeat:
             rows = np.resize(rows, len(self.x_train))
-        return replace(self, x_train=self.x_train[rows], y_train=self.y_train[rows])
+        images = _take(self.x_train, rows, "labelled_share")
+        return replace(self, x_train=images, y_train=self.y_train[rows])
 
     def with_labels(self, labels):
         """The same data with other labels of the training images.
@@ -339,6 +344,28 @@ class ImageData:
 def _batches():
     """The module that makes batches on this backend."""
     return jax_batches if keras.backend.backend() == "jax" else pipeline
+
+
+def _take(images, rows, argument):
+    """`images[rows]`; memory-mapped images are copied into memory where the rows are spread."""
+    if not isinstance(images, np.memmap) or isinstance(rows, slice):
+        return images[rows]
+    rows = np.arange(len(images))[rows]
+    if len(rows) and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
+        return images[rows[0] : rows[-1] + 1]
+    _check_memory(images, len(rows), argument)
+    return memory_mapped.take(images, rows)
+
+
+def _check_memory(images, count, argument):
+    """Refuse to copy more memory-mapped images than fit into the memory."""
+    needed, memory = count * math.prod(images.shape[1:]), memory_mapped.physical_memory()
+    if isinstance(images, np.memmap) and needed > memory:
+        raise ValueError(
+            f"`{argument}` copies {count} images of the `image_cache` into memory, which need "
+            f"{needed:,} bytes; there are {memory:,}. Use a smaller `image_size`, or leave out "
+            f"`{argument}`"
+        )
 
 
 def _check_images(images, name, image_shape):

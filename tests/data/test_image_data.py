@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from letkd_keras import memory_mapped
 from letkd_keras.data import ImageData, load_digits
 
 
@@ -132,3 +133,43 @@ def test_padding_that_reflection_cannot_fill_is_refused(crop_padding, data):
 def test_labels_out_of_range_are_refused(data):
     with pytest.raises(ValueError, match=r"`y_test` must be from 0 to 5.*from 6 to 6"):
         replace(data, y_test=np.full(12, 6))
+
+
+@pytest.fixture
+def mapped(data, tmp_path):
+    """The same images by class, in a file."""
+    rows = np.argsort(data.y_train, kind="stable")
+    np.save(tmp_path / "x.npy", data.x_train[rows])
+    images = np.load(tmp_path / "x.npy", mmap_mode="r")
+    return replace(data, x_train=images, y_train=data.y_train[rows])
+
+
+def test_selected_images_of_a_file_are_copied_only_where_they_are_spread(mapped):
+    assert isinstance(mapped.first_classes(3).x_train, np.memmap)
+    held = mapped.hold_out(0.25)
+    assert not isinstance(held.x_train, np.memmap)
+    in_memory = replace(mapped, x_train=np.array(mapped.x_train))
+    for select in (
+        lambda d: d.first_classes(3),
+        lambda d: d.hold_out(0.25),
+        lambda d: d.subset(30),
+    ):
+        assert select(mapped).digest == select(in_memory).digest
+
+
+@pytest.mark.parametrize(
+    ("argument", "select"),
+    [
+        ("train_examples", lambda data: data.subset(30)),
+        ("fraction", lambda data: data.hold_out(0.25)),
+        ("labelled_share", lambda data: data.keep_labels(0.5).labelled()),
+        ("unlabelled", lambda data: data.with_unlabelled(data.x_test, "more")),
+    ],
+)
+def test_images_of_a_file_that_do_not_fit_into_memory_are_refused(
+    argument, select, mapped, monkeypatch
+):
+    monkeypatch.setattr(memory_mapped, "physical_memory", lambda: 200)
+    with pytest.raises(ValueError, match=rf"`{argument}` copies .* `image_cache`.*there are 200\."):
+        select(mapped)
+    select(replace(mapped, x_train=np.array(mapped.x_train)))
