@@ -79,6 +79,8 @@ class Experiment:
         growth: Share of the student's parameters that its KD layers may add, or `None`. `prepare`
             then lowers `templates` and `subclasses`.
         sizes: Sizes of the networks (`sizes.measure`); known after `prepare`.
+        typed: Options of the teacher's training that were given, by the names of `OF_TEACHER`.
+            `prepare` warns about those that have no effect. They are not in `config`.
     """
 
     spec: DataSpec
@@ -117,6 +119,7 @@ class Experiment:
     class_weights: str | None = None
     growth: float | None = None
     sizes: dict = field(default_factory=dict)
+    typed: tuple = ()
 
     @property
     def seeds(self):
@@ -175,7 +178,8 @@ class Experiment:
 
     def config(self):
         """The experiment as a dictionary of JSON types, for `config.json`."""
-        config = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "spec"}
+        names = [name for name in self.__dataclass_fields__ if name not in ("spec", "typed")]
+        config = {name: getattr(self, name) for name in names}
         if self.student_examples is None:
             del config["student_examples"]
         config |= {
@@ -278,6 +282,7 @@ def prepare(experiment):
         for role, network in opened.items()
     }
     experiment = replace(experiment, **networks)
+    _warn_about_options(experiment)
     if methods.need_stage_ends(experiment.methods):
         for model in (teacher, student):
             suggest_stage_ends(model)
@@ -339,6 +344,23 @@ def _check_batch_sizes(experiment):
                 "`clip_norm` cannot be used by several workers, each of which would clip its own "
                 f"part of the gradient. Received: clip_norm={schedule.clip_norm}"
             )
+
+
+def _warn_about_options(experiment):
+    """Warn about options of the teacher's training that have no effect on this teacher."""
+    phases = experiment.teacher_phases
+    if "teacher_schedule" in phases:
+        why = dict.fromkeys(("head_epochs", "fine_tune_epochs"), "has no trained weights")
+    else:
+        why = {"teacher_epochs": "is trained already"}
+        if "fine_tune_schedule" not in phases:
+            why["teacher_learning_rate"] = "is trained already"
+        if "head_schedule" not in phases:
+            why["head_epochs"] = "needs no new head"
+    for name in experiment.typed:
+        if name in why:
+            option, teacher = f"--{name.replace('_', '-')}", experiment.teacher.label
+            log.warning("%s has no effect: the teacher %s %s.", option, teacher, why[name])
 
 
 def _check_unlabelled(experiment):

@@ -2,7 +2,13 @@
 
 from dataclasses import replace
 
-from letkd_keras.recipes.experiments.options import ADAMW, FROM_SETTINGS, OF_SCHEDULE
+from letkd_keras.recipes.experiments.options import (
+    ADAMW,
+    FROM_SETTINGS,
+    HEAD_EPOCHS,
+    OF_SCHEDULE,
+    OF_TEACHER,
+)
 from letkd_keras.recipes.experiments.settings import Pair
 
 # A head on frozen features is a linear classifier: no schedule of a whole network fits it.
@@ -102,7 +108,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
     teacher_schedule = schedule("teacher_learning_rate", settings.learning_rate, teacher_epochs)
     head_schedule = Schedule.of(
         settings,
-        *(ADAMW["learning_rate"], options.head_epochs, value("batch_size")),
+        *(ADAMW["learning_rate"], given_or("head_epochs", HEAD_EPOCHS), value("batch_size")),
         **{**shared, **_HEAD},
     )
     fine_tune_schedule = None
@@ -156,6 +162,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
         callbacks=tuple(options.callback),
         class_weights=value("class_weights"),
         growth=options.growth,
+        typed=tuple(name for name in OF_TEACHER if getattr(options, name)),
         seed=options.seed,
         trials=options.trials,
         export_method=export_method,

@@ -36,6 +36,9 @@ FROM_SETTINGS = (
 OF_SCHEDULE = (*("optimizer", "schedule", "warm_up_epochs", "ema", "clip_norm", "mixed_precision"),)
 # In place of those of `Settings`, which are for SGD, where `--optimizer adamw` is given.
 ADAMW = {"learning_rate": 1e-3, "weight_decay": 0.05}
+HEAD_EPOCHS = 10
+# Options of the teacher's training, which have no effect on some teachers.
+OF_TEACHER = ("teacher_epochs", "teacher_learning_rate", "head_epochs", "fine_tune_epochs")
 
 
 def growth(text):
@@ -171,16 +174,14 @@ def add_experiment_options(
     )
     add(
         "--teacher-epochs",
-        default=default.teacher_epochs,
         help="epochs of a teacher"
-        + ("" if default.teacher_epochs else of_data or " (default: as --epochs)"),
+        + (of_data or f" (default: {default.teacher_epochs or 'as --epochs'})"),
         **integer,
     )
     add(
         "--head-epochs",
-        default=10,
         help="epochs of a new head of a trained teacher that has other classes or no head, on its "
-        "frozen features",
+        f"frozen features (default: {HEAD_EPOCHS})",
         **integer,
     )
     add(

@@ -143,7 +143,10 @@ def within_budget(experiment, student):
         ValueError: If the budget is too small; the message has the smallest possible one.
     """
     levels = {level for name in experiment.methods for level in kd_layers_of(experiment, name)}
-    if experiment.growth is None or not levels:
+    if experiment.growth is None:
+        return experiment
+    if not levels:
+        log.warning("--growth has no effect: no method leaves KD layers in the student.")
         return experiment
     parameters = size_of(student).parameters
     costs = {level: _cost_of_layer(experiment, student, level) for level in levels}

@@ -48,7 +48,7 @@ def run(experiment, value, values, out, verbose=True, jobs=1):
         layers = experiment.teacher.penultimate_layer, experiment.teacher.intermediate_layer
         teacher = Network.of(str(out / "teacher" / "teacher.keras"), *layers)
         experiments = {
-            number: replace(candidate, teacher=teacher, fine_tune_schedule=None)
+            number: replace(candidate, teacher=teacher, fine_tune_schedule=None, typed=())
             for number, candidate in experiments.items()
         }
     rows, fitted = [], {}

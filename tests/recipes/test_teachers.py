@@ -106,6 +106,35 @@ def test_a_trained_teacher_can_be_fine_tuned(tmp_path):
     assert (schedule.epochs, schedule.learning_rate) == (3, 0.2)
 
 
+def test_options_without_effect_on_the_teacher_are_warned_about(tmp_path, caplog):
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.GlobalAveragePooling2D()(inputs)
+    keras.Model(inputs, keras.layers.Dense(10)(x)).save(tmp_path / "t.keras")
+    given = ["--teacher", str(tmp_path / "t.keras")]
+    of_training = ["--teacher-epochs", "2", "--teacher-learning-rate", "0.1"]
+    of_trained = ["--head-epochs", "3", "--fine-tune-epochs", "1"]
+
+    def warnings(*options):
+        caplog.clear()
+        _prepared(*options)
+        texts = [record.message for record in caplog.records if "no effect" in record.message]
+        return [text.replace(" has no effect: the teacher", ":") for text in texts]
+
+    assert warnings("--teacher", "resnet14", *of_training) == warnings(*given) == []
+    assert warnings("--teacher", "resnet14", *of_trained) == [
+        "--head-epochs: resnet14 has no trained weights.",
+        "--fine-tune-epochs: resnet14 has no trained weights.",
+    ]
+    assert warnings(*given, *of_training) == [
+        "--teacher-epochs: t.keras is trained already.",
+        "--teacher-learning-rate: t.keras is trained already.",
+    ]
+    assert warnings(*given, *of_training, *of_trained) == [
+        "--teacher-epochs: t.keras is trained already.",
+        "--head-epochs: t.keras needs no new head.",
+    ]
+
+
 def test_schedules_of_the_teacher_are_in_the_config(backbone):
     config = _prepared("--teacher", backbone, "--head-epochs", "3").config()
     assert config["teacher_schedule"] is None and config["fine_tune_schedule"] is None

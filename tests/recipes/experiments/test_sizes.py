@@ -104,10 +104,11 @@ def test_a_budget_that_is_too_small_is_refused_with_the_smallest(prepared):
     assert (allowed.templates, allowed.subclasses) == (8, 1)
 
 
-def test_layers_that_only_supervise_do_not_count(prepared):
+def test_layers_that_only_supervise_do_not_count(prepared, caplog):
     experiment = replace(prepared, methods=("student", "quest", "kd"), templates=300)
     student = prepared.student.build(prepared.data, "student")
     assert sizes.within_budget(experiment, student) is experiment
+    assert "--growth has no effect: no method leaves KD layers in the student." in caplog.text
     assert set(sizes.measure(experiment, student, student)) == {"teacher", "student"}
 
 
