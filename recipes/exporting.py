@@ -4,7 +4,7 @@ import logging
 
 import keras
 
-from letkd_keras.export import ExportMismatch, export_bundle, formats
+from letkd_keras.export import export_bundle, formats
 from letkd_keras.export.cost_report import form_title, forms_of, measure
 from letkd_keras.export.evaluation_images import evaluation_images, take
 from letkd_keras.export.loading import load_student
@@ -27,8 +27,11 @@ def export(experiment, folder):
         folder: Path of the run folder.
 
     Returns:
-        `Exported` by format, without formats that were refused, which are logged. It is empty if
-        nothing is to be exported, and on other backends than TensorFlow.
+        `Exported` by format. It is empty if nothing is to be exported, and on other backends than
+        TensorFlow.
+
+    Raises:
+        ExportMismatch: If a format was refused; its `exported` has the other formats.
     """
     if not (experiment.formats and experiment.export_method in experiment.methods):
         return {}
@@ -43,19 +46,13 @@ def export(experiment, folder):
     # As the command `export` opens the data of a run.
     data = labelled_data(experiment.data)
     log.info("exporting to %s", ", ".join(experiment.formats))
-    try:
-        return export_bundle(
-            folder,
-            folder / "exported",
-            experiment.formats,
-            **evaluation_images(data, _IMAGES, seed=experiment.seed).options(),
-            data_name=f"{data.name}, {data.split}",
-        )
-    except ExportMismatch as refused:
-        # The report of a long training needs no file of the student.
-        for line in str(refused).splitlines():
-            log.warning("not exported: %s", line)
-        return refused.exported
+    return export_bundle(
+        folder,
+        folder / "exported",
+        experiment.formats,
+        **evaluation_images(data, _IMAGES, seed=experiment.seed).options(),
+        data_name=f"{data.name}, {data.split}",
+    )
 
 
 def costs(experiment, folder):
@@ -66,17 +63,17 @@ def costs(experiment, folder):
         folder: Path of the run folder.
 
     Returns:
-        `(rows, images)`: `CostRow`s, and the number of test images of their top-1. It is empty if
-        nothing is exported, multiply-adds cannot be counted, or nothing runs TFLite.
+        `(rows, images)`: `CostRow`s, and the number of test images of their top-1. There are no
+        rows if nothing is exported, multiply-adds cannot be counted, or nothing runs TFLite.
     """
     exports = keras.backend.backend() == "tensorflow" and experiment.formats
     if not exports or experiment.export_method not in experiment.methods:
-        return []
+        return [], 0
     try:
         formats.check_installed([_MEASURED])
     except ImportError as error:
         log.warning("no table of costs: %s", error)
-        return []
+        return [], 0
     student = load_student(folder)
     images, labels = take(experiment.data, "test", _IMAGES, experiment.seed)
     try:
@@ -84,7 +81,7 @@ def costs(experiment, folder):
     except ValueError as error:
         # A layer of a user's network that cannot be counted is no reason to lose a run.
         log.warning("no table of costs: %s", error)
-        return []
+        return [], 0
     log.info("measuring size and latency of the student")
     plain = None
     if "student" in experiment.methods:

@@ -10,6 +10,7 @@ import numpy as np
 
 from letkd_keras.data import NumberedBatches
 from letkd_keras.distillers import Distiller
+from letkd_keras.export import ExportMismatch
 from letkd_keras.files import checksum, save_model
 from letkd_keras.functional import load_model, quantization_aware, without_fake_quantization
 from letkd_keras.log_file import logged_to, recorded
@@ -46,6 +47,7 @@ def run(experiment, out, verbose=True, measures=None):
 
     Raises:
         ValueError: If the experiment or the folder does not fit; before any training.
+        ExportMismatch: If a format of the export was refused; after the report.
     """
     with recorded() as messages:
         experiment = prepare(experiment)
@@ -67,12 +69,20 @@ def _run(experiment, folder, verbose, measures):
             result = train_student(experiment, method, seed, teacher, prototypes, folder, verbose)
             accuracy = results.accuracy_of(result)
             log.info("%s, seed %d: %.2f%% top-1", methods.title(method), seed, accuracy)
-    exported = exporting.export(experiment, folder)
+    refused = None
+    try:
+        exported = exporting.export(experiment, folder)
+    except ExportMismatch as error:
+        # The report of a long training needs no file of the student.
+        exported, refused = error.exported, error
     costs = exporting.costs(experiment, folder)
     classes = class_report.of_run(experiment, folder, teacher)
-    return report.write(
+    written = report.write(
         experiment, folder, teacher_result, exported, costs, measures=measures, classes=classes
     )
+    if refused is not None:
+        raise refused
+    return written
 
 
 def _look_for_broken_images(data, error):

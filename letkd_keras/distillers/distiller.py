@@ -14,6 +14,7 @@ from letkd_keras.distillers.unlabelled import (
     weighted,
 )
 from letkd_keras.functional.loading import load_model
+from letkd_keras.losses.loss import ScalarLoss
 from letkd_keras.ranges import non_negative_integer, non_negative_number
 
 if keras.backend.backend() == "tensorflow":
@@ -121,6 +122,7 @@ class Distiller(TrainStep, keras.Model):
         self.logit_losses, weights = logit.check_logit_losses(logit_losses, tuple(loss_weights))
         self.warm_up_steps = non_negative_integer.check(warm_up_steps, "warm_up_steps")
         self.task_weight = non_negative_number.check(task_weight, "task_weight")
+        self.scalar_loss = ScalarLoss(name="scalar_loss")
         self.distillation_weights = {**loss_weights, **weights}
         self.loss_trackers = {
             name: keras.metrics.Mean(name=name)
@@ -227,10 +229,9 @@ class Distiller(TrainStep, keras.Model):
         task_loss = self.compute_loss(
             x=x, y=y, y_pred=logits, sample_weight=sample_weight, training=True
         )
-        # As `compute_loss` has them, divided by the number of replicas.
-        regularizers = [self._aggregate_additional_loss(loss) for loss in self.losses]
-        if regularizers:
-            task_loss = task_loss - sum(regularizers)
+        # As they are in `compute_loss`, divided by the number of replicas.
+        regularizers = sum(self.scalar_loss(0.0, ops.sum(loss)) for loss in self.losses)
+        task_loss = task_loss - regularizers
         y = complete_labels(y, teacher_outputs["logits"])
         parts = {
             "task_loss": task_loss,
@@ -238,7 +239,7 @@ class Distiller(TrainStep, keras.Model):
         }
         for name, loss in self.logit_losses.items():
             parts[name] = loss((teacher_outputs["logits"], y), logits, sample_weight)
-        total = self.task_weight * task_loss + sum(regularizers)
+        total = self.task_weight * task_loss + regularizers
         for name, weight in self.distillation_weights.items():
             value = weight * parts[name]
             if name in self.logit_losses and self.warm_up_steps:

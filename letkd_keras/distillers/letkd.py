@@ -24,7 +24,6 @@ from letkd_keras.layers import (
 )
 from letkd_keras.layers.score_moments import product
 from letkd_keras.losses import TemplateKLDivergence, negentropy
-from letkd_keras.losses.loss import Loss
 from letkd_keras.prototypes import Prototypes
 from letkd_keras.ranges import positive_integer, positive_number
 
@@ -175,7 +174,6 @@ class LetKD(Distiller):
         self.grids = {level: grid and tuple(grid) for level, grid in grids.items()}
         self.block_size = block_size
         self.template_kl = TemplateKLDivergence()
-        self.sum_over_replicas = _SumOverReplicas(name="sum_over_replicas")
         kd_layers = {level: self.student.get_layer(_kd_name(level)) for level in levels}
         self._in_blocks = block_size is not None
         if self._in_blocks and not all(layer.supports_blocks for layer in kd_layers.values()):
@@ -256,7 +254,7 @@ class LetKD(Distiller):
             self.block_size,
             constants=[teacher_features, labels, weights],
         )
-        return self.sum_over_replicas(total, total)
+        return self.scalar_loss(0.0, total)
 
     def get_config(self):
         return {
@@ -309,13 +307,6 @@ class _Targets:
         arguments = (labels,) if level == "intermediate" else ()
         targets = self._layers[level](features, *arguments, return_negentropy=True)
         return _resized(targets, self.grids.get(level))
-
-
-class _SumOverReplicas(Loss):
-    """A scalar loss as it is, divided by the number of replicas as Keras does it."""
-
-    def call(self, y_true, y_pred):
-        return ops.reshape(y_pred, (1,))
 
 
 def _resized(targets, grid):

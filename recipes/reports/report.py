@@ -15,7 +15,7 @@ from letkd_keras.recipes.reports import method_style, method_table
 from letkd_keras.recipes.trainings import results
 
 
-def write(experiment, folder, teacher, exported=None, costs=(), measures=None, classes=None):
+def write(experiment, folder, teacher, exported=None, costs=((), 0), measures=None, classes=None):
     """Write the report of an experiment into its folder.
 
     Args:
@@ -23,8 +23,7 @@ def write(experiment, folder, teacher, exported=None, costs=(), measures=None, c
         folder: Path of the run folder.
         teacher: Result of the teacher.
         exported: `Exported` by format.
-        costs: What `exporting.costs` returned: `CostRow`s of the exported student and the number
-            of test images of their top-1, or nothing.
+        costs: `CostRow`s of the exported student, and the number of test images of their top-1.
         measures: See `run`.
         classes: What `class_report.of_run` returned, or `None`.
 
@@ -32,7 +31,7 @@ def write(experiment, folder, teacher, exported=None, costs=(), measures=None, c
         The report as a dictionary.
     """
     table = method_table.rows(experiment, folder, experiment.methods)
-    costs, cost_images = costs or ((), 0)
+    costs, cost_images = costs
     packages = ("keras", keras.backend.backend(), "numpy")
     report = {
         "pair": experiment.pair,

@@ -18,7 +18,7 @@ from letkd_keras.losses import (
     TemplateKLDivergence,
     WTTMLoss,
 )
-from letkd_keras.losses.loss import Loss
+from letkd_keras.losses.loss import Loss, ScalarLoss
 
 LOSSES = [
     *(DISTLoss, DKDLoss, KDLoss, RLDLoss, WTTMLoss, TemplateKLDivergence),
@@ -49,3 +49,7 @@ def test_the_dtype_is_that_of_the_computation():
     for each in (loss, FeatureMeanSquaredError.from_config(loss.get_config())):
         value = each(x, y)
         assert keras.backend.standardize_dtype(value.dtype) == "float64" and float(value) == 1.0
+
+
+def test_a_scalar_is_its_own_loss():
+    assert float(ScalarLoss()(0.0, 2.5)) == 2.5

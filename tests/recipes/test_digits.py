@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from letkd_keras.export import ExportMismatch
 from letkd_keras.export.run_folders import find_student
 from letkd_keras.prototypes import Prototypes
 from letkd_keras.recipes import digits, run
@@ -108,7 +109,7 @@ def test_the_student_is_exported_and_verified(out):
 @pytest.fixture
 def unexported(monkeypatch):
     """A run without export and table of costs, which take seconds."""
-    monkeypatch.setattr("letkd_keras.recipes.exporting.costs", lambda experiment, folder: [])
+    monkeypatch.setattr("letkd_keras.recipes.exporting.costs", lambda *args: ([], 0))
     monkeypatch.setattr("letkd_keras.recipes.exporting.export", lambda experiment, folder: {})
 
 
@@ -121,6 +122,18 @@ def test_the_same_command_again_only_reports(out, monkeypatch, unexported):
     report = digits.main([*SMALL, "--out", str(out)])
     assert report == json.loads((out / "report.json").read_text())
     assert report["methods"] == before["methods"]
+
+
+def test_a_refused_format_is_an_error_after_the_report(out, tmp_path, monkeypatch, unexported):
+    def refuse(experiment, folder):
+        raise ExportMismatch("onnx: no such layer")
+
+    copy = shutil.copytree(out, tmp_path / "copy")
+    (copy / "report.json").unlink()
+    monkeypatch.setattr("letkd_keras.recipes.exporting.export", refuse)
+    with pytest.raises(ExportMismatch, match="onnx: no such layer"):
+        digits.main([*SMALL, "--out", str(copy)])
+    assert json.loads((copy / "report.json").read_text())["exported"] == {}
 
 
 def test_other_settings_are_refused(out):
