@@ -123,13 +123,17 @@ def _signature(app, what, name, obj, options, signature, returns):
 
 
 def _bases(app, name, obj, options, bases):
-    """In place of private base classes, theirs."""
-    while any(base.__name__.startswith("_") for base in bases):
+    """In place of private base classes, and of `Loss`, which has no page, theirs."""
+    while any(map(_is_hidden, bases)):
         bases[:] = [
             ancestor
             for base in bases
-            for ancestor in (base.__bases__ if base.__name__.startswith("_") else (base,))
+            for ancestor in (base.__bases__ if _is_hidden(base) else (base,))
         ]
+
+
+def _is_hidden(base):
+    return base.__name__.startswith("_") or base.__module__ == "letkd_keras.losses.loss"
 
 
 def _docstring(app, what, name, obj, options, lines):
