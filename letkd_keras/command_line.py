@@ -121,6 +121,8 @@ def _join_pixels(words):
 
 # === Running a command ===
 
+_REFUSALS = (ValueError, OSError, ImportError, FloatingPointError, MemoryError)
+
 
 def run_main(main, *, interrupted="interrupted; the same command continues where it stopped"):
     """Run the `main()` of a command and end the process with its exit status.
@@ -138,7 +140,18 @@ def run_main(main, *, interrupted="interrupted; the same command continues where
         SystemExit: Always.
     """
     set_up_logging()
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    received = []
+
+    def stop(number, frame):
+        received.append(number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+    previous = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
+    # A command that was started in the background of a shell ignores Ctrl-C.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        previous[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
     try:
         status = main()
         sys.stdout.flush()
@@ -146,16 +159,22 @@ def run_main(main, *, interrupted="interrupted; the same command continues where
         # Nobody reads the output any more (`| head`). Python would complain at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 128 + signal.SIGPIPE
-    except (ValueError, OSError, ImportError, FloatingPointError, MemoryError) as error:
-        if os.environ.get("LETKD_TRACEBACK"):
-            raise
-        print(f"error: {describe(error)}", file=sys.stderr)
-        status = 2
     except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
         status = 128 + signal.SIGINT
+    except Exception as error:
+        if received:
+            # C++ code of TensorFlow may put an error of its own in place of what `stop` raised.
+            status = 128 + received[0]
+        elif isinstance(error, _REFUSALS) and not os.environ.get("LETKD_TRACEBACK"):
+            print(f"error: {describe(error)}", file=sys.stderr)
+            status = 2
+        else:
+            raise
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if status == 128 + signal.SIGINT:
+        print(interrupted, file=sys.stderr)
     raise SystemExit(status if isinstance(status, int) else 0)
 
 

@@ -230,6 +230,32 @@ def test_sigterm_is_status_143_and_cleans_up(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.parametrize(
+    ("number", "status", "shown"),
+    [(signal.SIGTERM, 143, ""), (signal.SIGINT, 130, "interrupted; the same command continues")],
+)
+def test_a_signal_counts_where_its_exception_was_replaced(number, status, shown, capsys):
+    # As C++ code of TensorFlow does it.
+    def main():
+        try:
+            signal.raise_signal(number)
+        except BaseException as error:
+            raise RuntimeError("MISMATCH of original and normalized exception") from error
+
+    before = signal.getsignal(number)
+    assert status_of(main) == status
+    assert capsys.readouterr().err.startswith(shown)
+    assert signal.getsignal(number) is before
+
+
+def test_an_ignored_ctrl_c_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert status_of(lambda: signal.raise_signal(signal.SIGINT)) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("result, status", [(None, 0), ({"top1": 1.0}, 0), (3, 3)])
 def test_status_of_a_command_that_ends(result, status):
     assert status_of(lambda: result) == status
