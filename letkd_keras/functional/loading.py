@@ -72,14 +72,34 @@ def _check_sizes(path, argument):
             )
 
 
-def _missing_packages(path):
-    """Names of the packages that a file has classes of and that are not installed."""
+def model_name(path):
+    """Name of the model in a `.keras` file, which is not loaded.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The name, or `None` where there is none that can be read.
+    """
+    config = _config(path)
+    config = config.get("config") if isinstance(config, dict) else None
+    return config.get("name") if isinstance(config, dict) else None
+
+
+def _config(path):
+    """The configuration of the model in a file; `None` where it cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read("config.json"))
-    except (KeyError, ValueError, zipfile.BadZipFile):
-        return []
-    packages = {module.split(".")[0] for module in _modules(config)}
+            if archive.getinfo("config.json").file_size > _LARGEST_TEXT:
+                return None
+            return json.loads(archive.read("config.json"))
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile):
+        return None
+
+
+def _missing_packages(path):
+    """Names of the packages that a file has classes of and that are not installed."""
+    packages = {module.split(".")[0] for module in _modules(_config(path))}
     # Names as on the Python Package Index: keras_hub comes from keras-hub.
     return sorted(
         package.replace("_", "-")

@@ -214,11 +214,12 @@ def _pair_of(teacher, student, named, settings, typed):
     if the pair was typed.
     """
     from letkd_keras import models
+    from letkd_keras.functional.loading import model_name
 
     names = []
     for role, network in (("teacher", teacher), ("student", student)):
         name = getattr(named, role, None)
-        counts = network.file and name and (typed or network.model_name() == name)
+        counts = network.file and name and (typed or model_name(network.file) == name)
         names.append(name if counts else network.title)
     if set(names) <= set(models.names()):
         return settings.find_pair("-".join(names), models.names())

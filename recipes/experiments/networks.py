@@ -1,10 +1,8 @@
 """The two networks of an experiment, by name or from a file, and their layers."""
 
 import itertools
-import json
 import logging
 import re
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,8 +21,6 @@ from letkd_keras.models.network_names import (
 from letkd_keras.models.networks import OpenedNetwork, open_network
 
 log = logging.getLogger("letkd_keras")
-
-_LARGEST_CONFIG = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -91,14 +87,6 @@ class Network:
     def label(self):
         """What a reader is shown: the title, or the name of the file."""
         return Path(self.file).name if self.file else self.title
-
-    def model_name(self):
-        """Name of the model in the file; `None` where it cannot be read, which `open` refuses."""
-        try:
-            with zipfile.ZipFile(self.file) as archive, archive.open("config.json") as config:
-                return json.loads(config.read(_LARGEST_CONFIG))["config"]["name"]
-        except Exception:  # whatever is wrong with the file
-            return None
 
     def check(self, argument):
         """Refuse a name that is unknown, a file that does not exist, or weights that it has not.

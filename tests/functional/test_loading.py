@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from letkd_keras.functional import load_model
+from letkd_keras.functional.loading import model_name
 
 
 @pytest.fixture
@@ -62,3 +63,14 @@ def test_packages_that_are_not_installed_are_named(tmp_path):
     assert str(error.value) == (
         f"`teacher` needs not-here: pip install not-here. Received: {file!r}"
     )
+
+
+def test_the_name_of_a_model_is_read_without_loading_it(file, tmp_path, monkeypatch):
+    expected = load_model(file).name
+    monkeypatch.setattr(keras.models, "load_model", None)
+    assert model_name(file) == expected
+    (tmp_path / "text.keras").write_text("no archive")
+    with zipfile.ZipFile(tmp_path / "list.keras", "w") as archive:
+        archive.writestr("config.json", "[1]")
+    for name in ("text.keras", "list.keras", "missing.keras"):
+        assert model_name(tmp_path / name) is None
