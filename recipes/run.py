@@ -18,8 +18,9 @@ from letkd_keras.models import frozen_backbone
 from letkd_keras.prototypes import Prototypes, fit_prototypes, remove_workdir
 from letkd_keras.recipes import exporting
 from letkd_keras.recipes.experiments import methods
-from letkd_keras.recipes.experiments.experiment import OPEN_KEYS, prepare
+from letkd_keras.recipes.experiments.experiment import OPEN_KEYS
 from letkd_keras.recipes.experiments.model_of_method import Inputs, build
+from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import class_report, report
 from letkd_keras.recipes.trainings import results, workers
 from letkd_keras.recipes.trainings.ray_workers import RayWorkers

@@ -21,7 +21,8 @@ from letkd_keras import command_line
 from letkd_keras.files import write_text
 from letkd_keras.log_file import logged_to, recorded
 from letkd_keras.recipes.experiments import methods
-from letkd_keras.recipes.experiments.experiment import OPEN_KEYS, Experiment, prepare
+from letkd_keras.recipes.experiments.experiment import OPEN_KEYS, Experiment
+from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import method_table
 from letkd_keras.recipes.run import (
     devices,

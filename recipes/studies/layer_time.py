@@ -10,7 +10,7 @@ from letkd_keras import palette
 from letkd_keras.files import save_figure, write_text
 from letkd_keras.functional import cost_of, insert_kd_layers
 from letkd_keras.layers import KDLayer
-from letkd_keras.recipes.experiments.experiment import prepare
+from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import method_table
 
 # Images in a step; one image measures latency, many throughput.

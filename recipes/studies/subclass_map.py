@@ -10,7 +10,8 @@ from letkd_keras.functional.token_grid import feature_maps
 from letkd_keras.layers import IntermediateTargets
 from letkd_keras.log_file import logged_to, recorded
 from letkd_keras.palette import category_colors
-from letkd_keras.recipes.experiments.experiment import OPEN_KEYS, prepare
+from letkd_keras.recipes.experiments.experiment import OPEN_KEYS
+from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.run import devices, prototypes_of, train_teacher
 from letkd_keras.run_folder import RunFolder
 

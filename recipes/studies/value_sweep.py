@@ -6,8 +6,9 @@ from pathlib import Path
 from letkd_keras.command_line import hidden_messages
 from letkd_keras.files import open_atomic, save_figure, write_text
 from letkd_keras.log_file import logged_to, recorded
-from letkd_keras.recipes.experiments.experiment import OPEN_KEYS, prepare
+from letkd_keras.recipes.experiments.experiment import OPEN_KEYS
 from letkd_keras.recipes.experiments.networks import Network
+from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import method_style, method_table
 from letkd_keras.recipes.run import devices, train_teacher
 from letkd_keras.recipes.studies import grid

@@ -10,8 +10,8 @@ from small_image_data import image_data
 
 from letkd_keras.recipes import digits
 from letkd_keras.recipes import run as run_module
-from letkd_keras.recipes.experiments.experiment import prepare
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
+from letkd_keras.recipes.experiments.preparation import prepare
 
 SMALL = [
     *("--train-examples", "80", "--test-examples", "20", "--labelled-share", "0.25"),

@@ -10,8 +10,9 @@ from letkd_keras.export.run_folders import provenance_of
 from letkd_keras.functional.fake_quantization import is_quantization_aware
 from letkd_keras.recipes import digits
 from letkd_keras.recipes import run as run_module
-from letkd_keras.recipes.experiments.experiment import Experiment, prepare
+from letkd_keras.recipes.experiments.experiment import Experiment
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
+from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.trainings import results
 
 SMALL = [

@@ -8,8 +8,8 @@ import pytest
 
 from letkd_keras.recipes import digits
 from letkd_keras.recipes import run as run_module
-from letkd_keras.recipes.experiments.experiment import prepare
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
+from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.trainings import results
 
 SMALL = [

@@ -9,8 +9,8 @@ from letkd_keras.functional import cost_of, insert_kd_layers
 from letkd_keras.layers import KDLayer
 from letkd_keras.recipes import digits
 from letkd_keras.recipes.experiments import sizes
-from letkd_keras.recipes.experiments.experiment import prepare
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
+from letkd_keras.recipes.experiments.preparation import prepare
 
 SMALL = "--train-examples 40 --test-examples 20 --batch-size 20 --templates 500"
 

@@ -1,0 +1,208 @@
+"""What happens to an experiment before any training: checks, layers, fingerprints and sizes."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+
+from letkd_keras.data.keras_cv_policies import mixes_labels
+from letkd_keras.functional import suggest_stage_ends
+from letkd_keras.recipes.experiments import methods, sizes
+from letkd_keras.recipes.experiments.model_of_method import Inputs, build
+from letkd_keras.recipes.experiments.networks import grid, pool_size
+from letkd_keras.recipes.trainings import workers
+from letkd_keras.recipes.trainings.training_data import balanced_class_weights, labelled_data
+
+log = logging.getLogger("letkd_keras")
+
+
+def prepare(experiment):
+    """Check an experiment, and resolve layers and fingerprints, before any training.
+
+    Where a network has no intermediate layer, letKD-1 takes the place of letKD-2.
+
+    Args:
+        experiment: `Experiment`.
+
+    Returns:
+        `Experiment` with the layers of both networks, their fingerprints, sizes and pool sizes, and
+        as many templates as its budget allows.
+
+    Raises:
+        ValueError: If something does not fit.
+        FileNotFoundError: If the file of a network does not exist.
+    """
+    methods.check(experiment.methods, experiment.data)
+    if experiment.quantization_aware_schedule is not None:
+        methods.check_quantization_aware(experiment.methods)
+    _check_batch_sizes(experiment)
+    if experiment.student_examples is not None:
+        _ = experiment.student_data
+    if getattr(experiment.data, "unlabelled_examples", 0):
+        _check_unlabelled(experiment)
+    if experiment.class_weights is not None:
+        balanced_class_weights(experiment.data)
+    opened = {
+        role: getattr(experiment, role).open(experiment.data, role)
+        for role in ("teacher", "student")
+    }
+    teacher, student = (network.model for network in opened.values())
+    networks = {
+        role: replace(getattr(experiment, role), trained=network.trained)
+        for role, network in opened.items()
+    }
+    experiment = replace(experiment, **networks)
+    _warn_about_options(experiment)
+    if methods.need_stage_ends(experiment.methods):
+        for model in (teacher, student):
+            suggest_stage_ends(model)
+    needed = methods.layers_of(experiment.methods)
+    experiment = replace(
+        experiment,
+        teacher=experiment.teacher.with_layers(teacher, "teacher", bool(needed)),
+        student=experiment.student.with_layers(student, "student", bool(needed)),
+    )
+    if needed:
+        experiment = _with_possible_methods(experiment)
+        for role, network, model in (
+            ("teacher", experiment.teacher, teacher),
+            ("student", experiment.student, student),
+        ):
+            log.info("layers of the %s %s: %s", role, network.label, network.describe(model))
+    pool_sizes = {}
+    for level in ("penultimate", "intermediate"):
+        layers = experiment.teacher.layer(level), experiment.student.layer(level)
+        if None not in layers:
+            try:
+                pool_sizes[level] = pool_size(teacher, layers[0], student, layers[1], level)
+            except ValueError:
+                if level in experiment.levels:
+                    raise
+    experiment = sizes.within_budget(experiment, student)
+    if experiment.levels:
+        _check_templates(experiment, teacher, pool_sizes["penultimate"])
+    if "intermediate" in experiment.levels:
+        _check_subclasses(experiment, teacher, pool_sizes["intermediate"])
+    _check_methods(experiment, teacher, student)
+    measured = sizes.measure(experiment, teacher, student)
+    return replace(experiment, pool_sizes=pool_sizes, sizes=measured)
+
+
+def _check_batch_sizes(experiment):
+    labelled = labelled_data(experiment.data).train_examples
+    teacher_schedules = experiment.teacher_phases.values()
+    checked = [(schedule, labelled) for schedule in teacher_schedules]
+    for schedule, examples in (
+        *checked,
+        (experiment.student_schedule, experiment.data.train_examples),
+    ):
+        if schedule.batch_size > examples:
+            what = "training images"
+            if examples < experiment.data.train_examples:
+                what += " with a label, which train the teacher"
+            raise ValueError(
+                f"`batch_size` must be at most the {examples} {what}. "
+                f"Received: batch_size={schedule.batch_size}"
+            )
+        if schedule.batch_size % workers.devices():
+            raise ValueError(
+                f"`batch_size` must be a multiple of the {workers.devices()} devices of all "
+                f"workers. Received: batch_size={schedule.batch_size}"
+            )
+        if schedule.clip_norm is not None and workers.current() is not None:
+            raise ValueError(
+                "`clip_norm` cannot be used by several workers, each of which would clip its own "
+                f"part of the gradient. Received: clip_norm={schedule.clip_norm}"
+            )
+
+
+def _warn_about_options(experiment):
+    """Warn about options of the teacher's training that have no effect on this teacher."""
+    phases = experiment.teacher_phases
+    if "teacher_schedule" in phases:
+        why = dict.fromkeys(("head_epochs", "fine_tune_epochs"), "has no trained weights")
+    else:
+        why = {"teacher_epochs": "is trained already"}
+        if "fine_tune_schedule" not in phases:
+            why["teacher_learning_rate"] = "is trained already"
+        if "head_schedule" not in phases:
+            why["head_epochs"] = "needs no new head"
+    for name in experiment.typed:
+        if name in why:
+            option, teacher = f"--{name.replace('_', '-')}", experiment.teacher.label
+            log.warning("%s has no effect: the teacher %s %s.", option, teacher, why[name])
+
+
+def _check_unlabelled(experiment):
+    if experiment.class_weights is not None:
+        raise ValueError(
+            "`class_weights` need labels of all training images. Received: "
+            f"class_weights={experiment.class_weights} with "
+            f"{experiment.data.unlabelled_examples} images without a label"
+        )
+    if mixes_labels(experiment.augmentation):
+        raise ValueError(
+            "`augment` must not mix labels where training images have none. "
+            f"Received: augment={' '.join(experiment.augmentation['policies'])}"
+        )
+
+
+def _with_possible_methods(experiment):
+    """The same experiment with letKD-1 for letKD-2 where an intermediate layer is missing."""
+    missing = [
+        network.title
+        for network in (experiment.teacher, experiment.student)
+        if network.intermediate_layer is None
+    ]
+    if not missing:
+        return experiment
+    names = tuple(
+        dict.fromkeys(methods.without_intermediate_level(name) for name in experiment.methods)
+    )
+    if names == experiment.methods:
+        return experiment
+    log.warning(
+        "%s has no intermediate layer that could be suggested, so letkd1 is used in place of "
+        "letkd2.",
+        " and ".join(dict.fromkeys(missing)),
+    )
+    export_method = experiment.export_method
+    if export_method is not None:
+        export_method = methods.without_intermediate_level(export_method)
+    return replace(experiment, methods=names, export_method=export_method)
+
+
+def _check_methods(experiment, teacher, student):
+    """Refuse methods that do not fit the networks, by building those that need no prototypes."""
+    own = replace(experiment, data=experiment.student_data)
+    for name in experiment.methods:
+        if methods.parse(name)[0].levels:
+            continue  # their layers are checked
+        try:
+            build(name, Inputs(teacher, student, None, own))
+        except ValueError as error:
+            raise ValueError(f"{name} does not fit these networks: {error}") from error
+
+
+def _check_templates(experiment, teacher, window):
+    height, width = grid(teacher, experiment.teacher.penultimate_layer)
+    points = experiment.data.train_examples * (height // window) * (width // window)
+    if points < experiment.templates:
+        raise ValueError(
+            f"`templates` must be at most the {points} feature vectors of the training set. "
+            f"Received: templates={experiment.templates}"
+        )
+
+
+def _check_subclasses(experiment, teacher, window):
+    if not hasattr(experiment.data, "y_train"):
+        return  # images on disk; the fit of the prototypes counts them
+    height, width = grid(teacher, experiment.teacher.intermediate_layer)
+    labels = labelled_data(experiment.data).y_train
+    images = np.bincount(labels, minlength=experiment.data.num_classes).min()
+    points = int(images) * (height // window) * (width // window)
+    if points < experiment.subclasses:
+        raise ValueError(
+            f"`subclasses` must be at most the {points} feature vectors of the smallest class. "
+            f"Received: subclasses={experiment.subclasses}"
+        )

@@ -1,0 +1,94 @@
+"""What `prepare` resolves and refuses before any training."""
+
+from dataclasses import replace
+
+import keras
+import pytest
+from digit_classifiers import classifier, one_block
+
+from letkd_keras.recipes import digits
+from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
+from letkd_keras.recipes.experiments.preparation import prepare
+from letkd_keras.recipes.trainings import workers
+
+SMALL = "--train-examples 40 --test-examples 20 --batch-size 20 --templates 16"
+
+
+def _experiment(text=""):
+    return experiment_of(digits.parse(f"{SMALL} {text}".split()), digits.SETTINGS)
+
+
+def test_letkd1_is_used_where_a_network_has_no_intermediate_layer(tmp_path, caplog):
+    one_block(tmp_path / "t.keras")
+    experiment = replace(
+        _experiment(f"--methods student letkd2 letkd1+kd letkd2+kd --teacher {tmp_path}/t.keras"),
+        export_method="letkd2",
+    )
+    with caplog.at_level("WARNING", logger="letkd_keras"):
+        prepared = prepare(experiment)
+    assert prepared.methods == ("student", "letkd1", "letkd1+kd")
+    assert prepared.export_method == "letkd1"
+    assert prepared.levels == ("penultimate",)
+    (message,) = [record.message for record in caplog.records if "letkd1 is used" in record.message]
+    assert message.startswith("t has no intermediate layer that could be suggested")
+    with pytest.raises(ValueError, match="letkd_i1 needs an intermediate layer"):
+        prepare(replace(experiment, methods=("letkd_i1",)))
+
+
+def test_the_layers_chosen_are_logged(caplog):
+    with caplog.at_level("INFO", logger="letkd_keras"):
+        prepare(_experiment("--methods letkd2"))
+    assert "layers of the teacher resnet20: penultimate 8x8x64" in caplog.text
+    assert "layers of the student resnet8: penultimate 8x8x64" in caplog.text
+
+
+def test_a_teacher_without_feature_maps_can_distil_by_kd_only(tmp_path):
+    classifier(tmp_path / "t.keras", [keras.layers.Flatten()])
+    prepare(_experiment(f"--methods kd --teacher {tmp_path}/t.keras"))
+    with pytest.raises(ValueError, match="feature map"):
+        prepare(_experiment(f"--methods letkd1 --teacher {tmp_path}/t.keras"))
+
+
+def test_a_method_that_does_not_fit_the_teacher_is_refused(tmp_path):
+    maps = [keras.layers.Conv2D(4, 3, strides=2, padding="same") for _ in range(3)]
+    classifier(tmp_path / "t.keras", [*maps, keras.layers.Flatten()])
+    prepare(_experiment(f"--methods student fitnet --teacher {tmp_path}/t.keras"))
+    with pytest.raises(ValueError, match=r"simkd does not fit.*'flatten(_\d+)?' of Flatten"):
+        prepare(_experiment(f"--methods student simkd --teacher {tmp_path}/t.keras"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("--batch-size 41", "`batch_size` must be at most the 40 training images"),
+        ("--templates 2561", "`templates` must be at most the 2560 feature vectors"),
+        ("--penultimate-layer penultimat", "`penultimate_layer` must name a layer"),
+    ],
+)
+def test_what_does_not_fit_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(_experiment(f"--methods letkd2 {text}"))
+
+
+class _Workers:
+    devices = 8
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "`batch_size` must be a multiple of the 8 devices of all workers.*batch_size=20"),
+        ("--batch-size 16 --clip-norm 1", "`clip_norm` cannot be used by several workers"),
+        ("--batch-size 16 --methods crd", "crd must be trained by one worker"),
+    ],
+)
+def test_what_several_workers_cannot_train_is_refused(text, message):
+    with workers.sharing(_Workers()), pytest.raises(ValueError, match=message):
+        prepare(_experiment(text))
+    assert workers.current() is None
+
+
+@pytest.mark.parametrize("number", [9, 41])
+def test_too_few_and_too_many_images_of_students_are_refused(number):
+    with pytest.raises(ValueError, match="`student_examples`"):
+        prepare(_experiment(f"--student-examples {number}"))
