@@ -176,6 +176,20 @@ def parse(name):
     return method, tuple(added)
 
 
+def only_labels_train_classifier(name):
+    """Whether images without a label teach the student's classifier nothing.
+
+    Args:
+        name: Name of a method, perhaps with `+LOSS`.
+
+    Returns:
+        Boolean. False with a loss on the logits, for SimKD, whose student has the teacher's
+        classifier, and for the student alone, which does not see these images.
+    """
+    method, added = parse(name)
+    return not (method.logit_losses or added or method.distiller in (None, SimKD))
+
+
 def _did_you_mean(name, known):
     close = difflib.get_close_matches(name, known, n=1)
     return f". Did you mean {close[0]}?" if close else ""

@@ -145,6 +145,16 @@ def _check_unlabelled(experiment):
             "`augment` must not mix labels where training images have none. "
             f"Received: augment={' '.join(experiment.augmentation['policies'])}"
         )
+    labelled = labelled_data(experiment.data).train_examples
+    for name in experiment.methods:
+        if methods.only_labels_train_classifier(name):
+            log.warning(
+                "%s has no loss on the logits, so only the %d images with a label train the "
+                "student's classifier. %s+dkd has one.",
+                name,
+                labelled,
+                name,
+            )
 
 
 def _with_possible_methods(experiment):

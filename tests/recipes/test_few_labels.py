@@ -73,6 +73,16 @@ def test_a_folder_of_further_images(tmp_path):
     assert (experiment.data.train_examples, experiment.data.unlabelled_examples) == (85, 65)
 
 
+def test_methods_whose_classifier_sees_labelled_images_only_are_named(caplog):
+    names = ["student", "kd", "simkd", "letkd2", "letkd2+dkd", "fitnet", "fitnet+kd"]
+    _prepared("--methods", *names)
+    messages = [record.getMessage() for record in caplog.records]
+    warned = [message for message in messages if "no loss on the logits" in message]
+    assert [message.split()[0] for message in warned] == ["letkd2", "fitnet"]
+    assert "only the 20 images with a label train the student's classifier" in warned[0]
+    assert "letkd2+dkd has one" in warned[0]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
