@@ -40,6 +40,7 @@ def prepare(experiment):
         _ = experiment.student_data
     if getattr(experiment.data, "unlabelled_examples", 0):
         _check_unlabelled(experiment)
+        _warn_about_classifiers(experiment)
     if experiment.class_weights is not None:
         balanced_class_weights(experiment.data)
     opened = {
@@ -145,6 +146,10 @@ def _check_unlabelled(experiment):
             "`augment` must not mix labels where training images have none. "
             f"Received: augment={' '.join(experiment.augmentation['policies'])}"
         )
+
+
+def _warn_about_classifiers(experiment):
+    """Warn about methods whose classifier learns nothing from images without a label."""
     labelled = labelled_data(experiment.data).train_examples
     for name in experiment.methods:
         if methods.only_labels_train_classifier(name):
