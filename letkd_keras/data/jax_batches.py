@@ -32,6 +32,11 @@ class JaxBatches(keras.utils.PyDataset):
         transform: Function of (uint8 images, key of the batch) on the device.
         with_rows: Whether batches contain the index of each image in `images`.
         own: Slice of the images of each batch that is returned.
+
+    Attributes:
+        images: The images, on the device.
+        make: Compiled function of `images`, the rows of a batch and its number, which returns the
+            images of the batch.
     """
 
     def __init__(
@@ -45,15 +50,15 @@ class JaxBatches(keras.utils.PyDataset):
         self.labels = np.asarray(labels, "int64")
         self.with_rows = with_rows
         self.own = own
-        images = jax.numpy.asarray(images)
+        # An argument of `make`, so that they are not compiled into the program as a constant.
+        self.images = jax.numpy.asarray(images)
 
         @jax.jit
-        def batch(images, rows, number):
+        def make(images, rows, number):
             key_of_batch = jax.random.fold_in(jax.random.key(key), number)
             return transform(images[rows], key_of_batch)
 
-        # The images are an argument, so that they are not compiled into the program as a constant.
-        self._batch = functools.partial(batch, images)
+        self.make = make
 
     def __len__(self):
         return len(self.numbers)
@@ -62,7 +67,7 @@ class JaxBatches(keras.utils.PyDataset):
         number = self.numbers[index]
         rows = self.rows(number).astype("int32")
         # Of the whole batch, so that each part has the same roundings.
-        images, rows = self._batch(rows, number)[self.own], rows[self.own]
+        images, rows = self.make(self.images, rows, number)[self.own], rows[self.own]
         return ({"image": images, "row": rows} if self.with_rows else images), self.labels[rows]
 
     def __iter__(self):

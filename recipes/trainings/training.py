@@ -15,7 +15,7 @@ from letkd_keras.callbacks import ReseedEachEpoch, ShowProgress, StopOnNonFinite
 from letkd_keras.data import steps_per_epoch
 from letkd_keras.data.keras_cv_policies import mixes_labels
 from letkd_keras.files import atomic_path, checksum, write_text
-from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.trainings import epochs_on_device, results
 from letkd_keras.recipes.trainings.training_data import balanced_class_weights
 
 
@@ -32,7 +32,13 @@ class SaveState(keras.callbacks.Callback):
         folder: Folder of the training.
         state: What `read_state` returned.
         keeps_best: Whether the weights of the epoch that is best on validation images are kept.
+
+    Attributes:
+        seconds: For so long after a state none is saved, except for the last epoch. It has no
+            effect where the best epoch is kept.
     """
+
+    seconds = 0
 
     def __init__(self, folder, state, keeps_best):
         super().__init__()
@@ -40,6 +46,9 @@ class SaveState(keras.callbacks.Callback):
         self.keeps_best = keeps_best
         self.rows = list(state["rows"])
         self.best = state["best"]
+
+    def on_train_begin(self, logs=None):
+        self.saved = time.monotonic()
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = time.perf_counter()
@@ -54,6 +63,10 @@ class SaveState(keras.callbacks.Callback):
         earlier = (row["val_accuracy"] for row in self.rows[:-1])
         if self.keeps_best and row["val_accuracy"] > max(earlier, default=-1.0):
             self.best = self._save_weights(f"best-{epoch + 1}.weights.h5")
+        is_last = epoch + 1 == self.params["epochs"]
+        if not (is_last or self.keeps_best) and time.monotonic() < self.saved + self.seconds:
+            return
+        self.saved = time.monotonic()
         last = self._save_weights(f"state-{epoch + 1}.weights.h5")
         self.state = {"epochs": epoch + 1, "last": last, "best": self.best, "rows": self.rows}
         results.write_checked_json(self.folder / _STATE, self.state)
@@ -82,6 +95,8 @@ class SaveState(keras.callbacks.Callback):
 
 
 _STATE = "state.json"
+# An epoch in one call of a GPU may take less time than its state on disk.
+_SECONDS = 30
 _ADVICE = "Free some space and run the same command again."
 
 
@@ -180,34 +195,47 @@ def train(
         load_state(model, folder / state["last"]["name"])
     if not is_over(state, schedule.epochs):
         split = "validation" if selects else "test"
+        batches = data.training_batches(
+            schedule.batch_size,
+            seed=seed,
+            first_epoch=first_epoch,
+            epochs=schedule.epochs,
+            **({"with_rows": True} if with_rows else {}),
+            **augmentation,
+        )
+        evaluated = evaluation_batches(data, augmentation, split)
+        options = {
+            "steps_per_epoch": steps,
+            "initial_epoch": first_epoch,
+            "epochs": schedule.epochs,
+        }
+        on_device = (
+            class_weights is None and not callbacks and epochs_on_device.applies(model, batches)
+        )
+        if on_device:
+            save_state.seconds = _SECONDS
         with ShowProgress(split) as shown:
-            model.fit(
-                data.training_batches(
-                    schedule.batch_size,
-                    seed=seed,
-                    first_epoch=first_epoch,
-                    epochs=schedule.epochs,
-                    **({"with_rows": True} if with_rows else {}),
-                    **augmentation,
-                ),
-                validation_data=evaluation_batches(data, augmentation, split),
-                shuffle=False,  # the batches are shuffled already
-                steps_per_epoch=steps,
-                initial_epoch=first_epoch,
-                epochs=schedule.epochs,
-                verbose=0,
-                class_weight=None if class_weights is None else balanced_class_weights(data),
-                callbacks=[
-                    ReseedEachEpoch(seed),
-                    StopOnNonFiniteLoss(),
-                    # Only while images are evaluated: the state has both kinds of weights.
-                    *([] if schedule.ema is None else [keras.callbacks.SwapEMAWeights()]),
-                    *tensorboard(folder / "tensorboard"),
-                    save_state,
-                    *([shown] if verbose else []),
-                    *(make_callback(name) for name in callbacks),
-                ],
-            )
+            options["callbacks"] = [
+                ReseedEachEpoch(seed),
+                StopOnNonFiniteLoss(),
+                # Only while images are evaluated: the state has both kinds of weights.
+                *([] if schedule.ema is None else [keras.callbacks.SwapEMAWeights()]),
+                *tensorboard(folder / "tensorboard"),
+                save_state,
+                *([shown] if verbose else []),
+                *(make_callback(name) for name in callbacks),
+            ]
+            if on_device:
+                epochs_on_device.fit(model, batches, evaluated, **options)
+            else:
+                model.fit(
+                    batches,
+                    validation_data=evaluated,
+                    shuffle=False,  # the batches are shuffled already
+                    verbose=0,
+                    class_weight=None if class_weights is None else balanced_class_weights(data),
+                    **options,
+                )
     result = summary(save_state.rows)
     if selects:
         model.load_weights(folder / save_state.best["name"])

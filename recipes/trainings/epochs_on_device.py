@@ -1,0 +1,114 @@
+"""`fit` on JAX with a whole epoch in one call of a GPU, for images in memory.
+
+A GPU needs less time for a step of a small network than Python needs to start it. Here the loop
+over the steps is a part of the compiled program: `jax.lax.scan` over Keras' own `train_step`. The
+batches and the results are those of Keras' `fit`, up to rounding.
+"""
+
+import itertools
+
+import keras
+import numpy as np
+
+
+def applies(model, batches):
+    """Whether `fit` of this module can take the place of Keras' own.
+
+    Args:
+        model: Compiled model.
+        batches: What the data's `training_batches` returned.
+
+    Returns:
+        A boolean. It is `False` on a CPU, where XLA runs the loop more slowly than Python does.
+    """
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    from letkd_keras.data.jax_batches import JaxBatches
+
+    return (
+        isinstance(batches, JaxBatches)
+        and not batches.with_rows
+        and jax.default_backend() != "cpu"
+        and keras.distribution.distribution() is None
+        and not model.run_eagerly
+    )
+
+
+def fit(model, batches, validation_data, *, steps_per_epoch, initial_epoch, epochs, callbacks):
+    """Train a model as `keras.Model.fit` does. Callbacks see each epoch as one step.
+
+    Args:
+        model: Compiled model.
+        batches: `JaxBatches` of the training images, from the first step of the training on.
+        validation_data: `JaxBatches` of the images that are evaluated after every epoch.
+        steps_per_epoch: Number of steps of an epoch.
+        initial_epoch: Number of the first epoch, from 0.
+        epochs: Epoch to end before.
+        callbacks: List of callbacks.
+    """
+    model._symbolic_build(data_batch=batches[0])  # makes the variables of optimizer and metrics
+    train, evaluate = _loop(model.train_step, batches), _loop(model.test_step, validation_data)
+    numbers = iter(batches.numbers)
+    callbacks = keras.callbacks.CallbackList(
+        callbacks, model=model, epochs=epochs, steps=steps_per_epoch
+    )
+    model.stop_training = False
+    logs = {}
+    callbacks.on_train_begin()
+    for epoch in range(initial_epoch, epochs):
+        model.reset_metrics()
+        callbacks.on_epoch_begin(epoch)
+        logs = _run(train, model, [*itertools.islice(numbers, steps_per_epoch)], training=True)
+        callbacks.on_train_batch_end(steps_per_epoch - 1, logs)
+        callbacks.on_test_begin()
+        model.reset_metrics()
+        found = _run(evaluate, model, validation_data.numbers, training=False)
+        callbacks.on_test_end(found)
+        logs |= {f"val_{name}": value for name, value in found.items()}
+        callbacks.on_epoch_end(epoch, logs)
+        if model.stop_training:
+            break
+    callbacks.on_train_end(logs)
+
+
+def _loop(step, batches):
+    """A compiled function of (state, batch numbers): one step of Keras for each of them."""
+    import jax
+
+    labels = jax.numpy.asarray(batches.labels)
+
+    @jax.jit
+    def loop(state, images, labels, rows, numbers):
+        def body(state, batch):
+            rows, number = batch
+            logs, state = step(state, (batches.make(images, rows, number), labels[rows]))
+            return state, logs
+
+        return jax.lax.scan(body, state, (rows, numbers))
+
+    def run(state, numbers):
+        # The last batch of an evaluation may be smaller: a call of its own.
+        rows = [batches.rows(number).astype("int32") for number in numbers]
+        for _, group in itertools.groupby(zip(rows, numbers, strict=True), lambda b: len(b[0])):
+            rows, numbers = map(np.stack, zip(*group, strict=True))
+            state, logs = loop(state, batches.images, labels, rows, numbers.astype("int32"))
+        # The metrics are means since the first step.
+        return state, {name: float(value[-1]) for name, value in logs.items()}
+
+    return run
+
+
+def _run(loop, model, numbers, training):
+    """Run a loop on the variables of a model; returns the logs of the last step."""
+    groups = [
+        model.trainable_variables,
+        model.non_trainable_variables,
+        *([model.optimizer.variables] if training else []),
+        model.metrics_variables,
+    ]
+    state, logs = loop(tuple([v.value for v in group] for group in groups), numbers)
+    for variable, value in zip(itertools.chain(*groups), itertools.chain(*state), strict=True):
+        variable.assign(value)
+    return logs
