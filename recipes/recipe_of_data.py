@@ -14,11 +14,18 @@ _RECIPES = {
 def settings_of(options):
     """The `Settings` of the recipe of the data set that `--data` names.
 
-    A folder, an `.npz` file and data of tensorflow-datasets have those of the recipe `folder`.
+    An `.npz` file has those of the data set that was written to it. A folder and other data of
+    tensorflow-datasets have those of the recipe `folder`.
 
     Raises:
         ValueError: If there is no such data set.
     """
     from letkd_keras.data import DataSpec
+    from letkd_keras.data.npz import name_in_npz
 
-    return _RECIPES.get(DataSpec.from_options(options).dataset, folder).SETTINGS
+    spec = DataSpec.from_options(options)
+    name = spec.dataset
+    if spec.kind == "npz":
+        # Without what was selected from it: "cifar100, first 20 classes".
+        name = (name_in_npz(spec.location) or "").split(",")[0]
+    return _RECIPES.get(name, folder).SETTINGS

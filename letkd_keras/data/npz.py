@@ -79,6 +79,23 @@ def load_npz(path):
         raise ValueError(f"{path}: {error}") from error
 
 
+def name_in_npz(path):
+    """The name of the data set in such a file, without reading its images.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A text, or `None` for a file that `save_npz` did not write.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = _read_array(archive, archive.getinfo("name.npy"), "name")
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError):
+        return None
+    return str(name)
+
+
 def _read(path):
     names = {field.name for field in fields(ImageData)}
     try:

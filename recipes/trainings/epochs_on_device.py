@@ -48,7 +48,10 @@ def fit(model, batches, validation_data, *, steps_per_epoch, initial_epoch, epoc
         epochs: Epoch to end before.
         callbacks: List of callbacks.
     """
-    model._symbolic_build(data_batch=batches[0])  # makes the variables of optimizer and metrics
+    import jax
+
+    # Makes the variables of optimizer and metrics.
+    model._symbolic_build(data_batch=tuple(map(jax.numpy.asarray, batches[0])))
     train, evaluate = _loop(model.train_step, batches), _loop(model.test_step, validation_data)
     numbers = iter(batches.numbers)
     callbacks = keras.callbacks.CallbackList(
