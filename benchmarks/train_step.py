@@ -225,6 +225,27 @@ def _keras_calls(problem, options, whole):
     """Calls by name: a step and, if `whole`, what its floor is made of."""
     import keras
 
+    names = problem["names"]
+    models = keras_models(
+        names["teacher"], names["student"], problem["levels"], block_size=options.block_size
+    )
+    x, y = problem["x"], problem["y"]
+    if keras.config.image_data_format() == "channels_first":
+        x = x.transpose(0, 3, 1, 2)
+    calls = {"step_ms": lambda: models["distiller"].train_on_batch(x, y)}
+    if whole:
+        calls["student_ms"] = lambda: models["student"].train_on_batch(x, y)
+        calls["teacher_ms"] = lambda: models["teacher"].predict_on_batch(x)
+    return calls
+
+
+def keras_models(teacher, student, levels, block_size=None):
+    """A compiled `LetKD` with random prototypes, as `distiller`, its `student` and its `teacher`.
+
+    The student is compiled, too. Its variables are those of the distiller.
+    """
+    import keras
+
     from letkd_keras import LetKD, models
     from letkd_keras.optimizers import TorchSGD
     from letkd_keras.prototypes import IntermediatePrototypes, PenultimatePrototypes, Prototypes
@@ -235,36 +256,27 @@ def _keras_calls(problem, options, whole):
         model.compile(optimizer, loss, metrics=["accuracy"])
         return model
 
-    x, y = problem["x"], problem["y"]
-    shape = (32, 32, 3) if keras.config.image_data_format() == "channels_last" else (3, 32, 32)
-    if shape[0] == 3:
-        x = x.transpose(0, 3, 1, 2)
-    teacher, student = (
-        models.build(problem["names"][role], CLASSES, shape) for role in ("teacher", "student")
-    )
+    is_last = keras.config.image_data_format() == "channels_last"
+    shape = (32, 32, 3) if is_last else (3, 32, 32)
+    teacher, student = (models.build(name, CLASSES, shape) for name in (teacher, student))
 
     def at(level):
         maps = [model.get_layer(level).output.shape for model in (teacher, student)]
-        rows, channels = (1, -1) if shape[-1] == 3 else (2, 1)
+        rows, channels = (1, -1) if is_last else (2, 1)
         grid, pool = (maps[1][rows],) * 2, maps[0][rows] // maps[1][rows]
         return maps[0][channels], {"layer": level, "grid": grid, "pool_size": pool}
 
     channels, where = at("penultimate")
     parts = [PenultimatePrototypes(centers=_centers(channels), **where)]
-    if "intermediate" in problem["levels"]:
+    if "intermediate" in levels:
         channels, where = at("intermediate")
         names = ("lda_mean", "lda_scalings", "centers", "subclass_scores")
         arrays = dict(zip(names, _intermediate(channels), strict=True))
         numbers = {"num_classes": CLASSES, "subclasses": SUBCLASSES}
         parts.append(IntermediatePrototypes(**arrays, **numbers, **where))
     prototypes = Prototypes(*parts)
-    model = compiled(LetKD(teacher, student, prototypes, block_size=options.block_size))
-    calls = {"step_ms": lambda: model.train_on_batch(x, y)}
-    if whole:
-        plain = compiled(student)
-        calls["student_ms"] = lambda: plain.train_on_batch(x, y)
-        calls["teacher_ms"] = lambda: teacher.predict_on_batch(x)
-    return calls
+    distiller = compiled(LetKD(teacher, student, prototypes, block_size=block_size))
+    return {"distiller": distiller, "student": compiled(student), "teacher": teacher}
 
 
 def _peer(problem, options, compiled=False):
