@@ -63,6 +63,7 @@ def fit(model, batches, validation_data, *, steps_per_epoch, initial_epoch, epoc
     for epoch in range(initial_epoch, epochs):
         model.reset_metrics()
         callbacks.on_epoch_begin(epoch)
+        callbacks.on_train_batch_begin(0)
         logs = _run(train, model, [*itertools.islice(numbers, steps_per_epoch)], training=True)
         callbacks.on_train_batch_end(steps_per_epoch - 1, logs)
         callbacks.on_test_begin()
