@@ -1,6 +1,7 @@
 """How each method is drawn: the same color in all pictures."""
 
 from letkd_keras import palette
+from letkd_keras.losses import LOGIT_LOSSES
 from letkd_keras.recipes.experiments import methods
 
 _COLORS = {
@@ -21,7 +22,8 @@ _COLORS = {
 _OTHERS = (palette.MAUVE, palette.SAND, palette.YELLOW)
 # A variant has the color of what it is a variant of, and a line of another kind.
 _VARIANTS = {"letkd_": palette.BLUE, "fitnet_": palette.PURPLE}
-_LINES = ("--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+# At least as many as there are losses to add.
+_LINES = ("--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
 
 def style(name):
@@ -36,7 +38,8 @@ def style(name):
     """
     base, *added = name.split("+")
     if added:
-        return {**style(base), "linestyle": _LINES[sum(map(ord, "".join(added))) % len(_LINES)]}
+        number = sum([*LOGIT_LOSSES].index(loss) for loss in added)
+        return {**style(base), "linestyle": _LINES[number % len(_LINES)]}
     if base in _COLORS:
         return {"color": _COLORS[base], "linestyle": "-"}
     others = [other for other in methods.METHODS if other not in _COLORS]

@@ -1,4 +1,5 @@
 from letkd_keras import palette
+from letkd_keras.losses import LOGIT_LOSSES
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.reports import method_style
 
@@ -7,6 +8,11 @@ def test_every_method_has_its_own_color_and_line():
     names = [*methods.METHODS, "teacher"]
     styles = [tuple(method_style.style(name).values()) for name in names]
     assert len(set(styles)) == len(names)
+
+
+def test_every_added_loss_has_a_line_of_its_own():
+    lines = [method_style.style(f"letkd2+{loss}")["linestyle"] for loss in LOGIT_LOSSES]
+    assert len({*lines, "-"}) == len(LOGIT_LOSSES) + 1
 
 
 def test_an_added_loss_changes_the_line_only():
