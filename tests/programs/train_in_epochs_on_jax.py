@@ -2,14 +2,15 @@
 
     KERAS_BACKEND=jax python train_in_epochs_on_jax.py FOLDER
 
-The program pretends that the CPU is a GPU. It prints as JSON, for both models, the metrics of every
-epoch by each way (`fit`, `loop`), the epochs whose state each way saved, and the largest difference
-of the weights between the loop and one that was interrupted in its second epoch and continued
-(`resumed`).
+The program pretends that the CPU is a GPU. It prints as JSON, for the network, the network with
+averaged weights and the distiller, the metrics of every epoch by each way (`fit`, `loop`), the
+epochs whose state each way saved, and the largest difference of the weights between the loop and
+one that was interrupted in its second epoch and continued (`resumed`).
 """
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -27,6 +28,7 @@ from letkd_keras.recipes.trainings import training
 from letkd_keras.recipes.trainings.schedule import Schedule
 
 SCHEDULE = Schedule(3, 0.02, (2,), batch_size=16)
+AVERAGED = replace(SCHEDULE, ema=0.9)
 
 
 class Interrupted(Exception):
@@ -54,11 +56,11 @@ def distiller():
     return Distiller(teacher, student, logit_losses={"kd": (logit_loss("kd"), 0.5)})
 
 
-def train(model, data, folder):
+def train(model, data, folder, schedule):
     training.train(
         model,
         data,
-        SCHEDULE,
+        schedule,
         folder,
         seed=5,
         augmentation={"crop_padding": 2, "flip": True},
@@ -67,7 +69,7 @@ def train(model, data, folder):
     return model
 
 
-def compare(make, data, folder):
+def compare(make, data, folder, schedule=SCHEDULE):
     saved = []
     save = training.SaveState._save_weights
     training.SaveState._save_weights = lambda self, name: saved.append(name) or save(self, name)
@@ -76,7 +78,7 @@ def compare(make, data, folder):
     for way in ("fit", "loop"):
         jax.default_backend = backend if way == "fit" else lambda: "gpu"
         saved.clear()
-        model = train(make(), data, folder / way)
+        model = train(make(), data, folder / way, schedule)
         found["saved"][way] = list(saved)
         rows = (folder / way / "metrics.csv").read_text().splitlines()
         names, *rows = (row.split(",") for row in rows)
@@ -84,11 +86,11 @@ def compare(make, data, folder):
     training._SECONDS = 0
     stop, training.StopOnNonFiniteLoss = training.StopOnNonFiniteLoss, Interrupt
     try:
-        train(make(), data, folder / "resumed")
+        train(make(), data, folder / "resumed", schedule)
     except Interrupted:
         found["interrupted_after"] = training.read_state(folder / "resumed")["epochs"]
     training.StopOnNonFiniteLoss = stop
-    resumed = train(make(), data, folder / "resumed")
+    resumed = train(make(), data, folder / "resumed", schedule)
     training._SECONDS, jax.default_backend = 30, backend
     training.SaveState._save_weights = save
     pairs = zip(resumed.get_weights(), model.get_weights(), strict=True)
@@ -98,13 +100,10 @@ def compare(make, data, folder):
 
 if __name__ == "__main__":
     data = load_digits(16).subset(64, 300)
-    print(
-        json.dumps(
-            {
-                "network": compare(network, data, Path(sys.argv[1], "network")),
-                "distiller": compare(
-                    distiller, data.keep_labels(0.5, 0), Path(sys.argv[1], "distiller")
-                ),
-            }
-        )
-    )
+    folder = Path(sys.argv[1])
+    found = {
+        "network": compare(network, data, folder / "network"),
+        "averaged": compare(network, data, folder / "averaged", AVERAGED),
+        "distiller": compare(distiller, data.keep_labels(0.5, 0), folder / "distiller"),
+    }
+    print(json.dumps(found))

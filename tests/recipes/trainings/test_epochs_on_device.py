@@ -10,6 +10,7 @@ import pytest
 from letkd_keras.recipes.trainings import epochs_on_device
 
 PROGRAM = Path(__file__).parents[2] / "programs" / "train_in_epochs_on_jax.py"
+MODELS = ("network", "averaged", "distiller")
 
 
 def test_it_does_not_apply_on_tensorflow():
@@ -30,7 +31,7 @@ def trainings(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("model", ["network", "distiller"])
+@pytest.mark.parametrize("model", MODELS)
 def test_the_metrics_are_those_of_keras_fit(trainings, model):
     loop, fit = trainings[model]["loop"], trainings[model]["fit"]
     assert len(loop) == len(fit) == 3
@@ -41,13 +42,13 @@ def test_the_metrics_are_those_of_keras_fit(trainings, model):
             assert row[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-5), name
 
 
-@pytest.mark.parametrize("model", ["network", "distiller"])
+@pytest.mark.parametrize("model", MODELS)
 def test_an_interrupted_training_ends_with_the_same_weights(trainings, model):
     assert trainings[model]["interrupted_after"] == 1
     assert trainings[model]["resumed"] == 0
 
 
-@pytest.mark.parametrize("model", ["network", "distiller"])
+@pytest.mark.parametrize("model", MODELS)
 def test_short_epochs_do_not_wait_for_the_disk(trainings, model):
     every_epoch = [f"state-{number}.weights.h5" for number in (1, 2, 3)]
     assert trainings[model]["saved"] == {"fit": every_epoch, "loop": every_epoch[-1:]}
