@@ -46,8 +46,6 @@ class SaveState(keras.callbacks.Callback):
         self.keeps_best = keeps_best
         self.rows = list(state["rows"])
         self.best = state["best"]
-
-    def on_train_begin(self, logs=None):
         self.saved = time.monotonic()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -63,10 +61,10 @@ class SaveState(keras.callbacks.Callback):
         earlier = (row["val_accuracy"] for row in self.rows[:-1])
         if self.keeps_best and row["val_accuracy"] > max(earlier, default=-1.0):
             self.best = self._save_weights(f"best-{epoch + 1}.weights.h5")
-        is_last = epoch + 1 == self.params["epochs"]
-        if not (is_last or self.keeps_best) and time.monotonic() < self.saved + self.seconds:
-            return
-        self.saved = time.monotonic()
+        if self.seconds and not self.keeps_best and epoch + 1 < self.params["epochs"]:
+            if time.monotonic() < self.saved + self.seconds:
+                return
+            self.saved = time.monotonic()
         last = self._save_weights(f"state-{epoch + 1}.weights.h5")
         self.state = {"epochs": epoch + 1, "last": last, "best": self.best, "rows": self.rows}
         results.write_checked_json(self.folder / _STATE, self.state)
