@@ -1,6 +1,9 @@
 """What needs no other worker; `test_shared_training` has real ones."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
+
+from small_training import small_model
 
 from letkd_keras.recipes.trainings import fit_on_workers, training
 from letkd_keras.recipes.trainings.schedule import Schedule
@@ -24,3 +27,17 @@ def test_what_is_saved_in_scope_sees_the_end_of_the_training(tmp_path):
     in_scope.set_model(SimpleNamespace(stop_training=True))
     in_scope.on_train_end()
     assert training.read_state(tmp_path)["stopped"]
+
+
+def test_the_state_of_every_epoch_is_saved_in_scope(tmp_path):
+    state = {"epochs": 0, "last": None, "best": None, "rows": []}
+    model = small_model()
+    model.compile("sgd", "mse")
+    in_scope = fit_on_workers.InScope(
+        training.SaveState(tmp_path, state, keeps_best=False), SimpleNamespace(scope=nullcontext)
+    )
+    in_scope.set_model(model)
+    for epoch in range(2):
+        in_scope.on_epoch_begin(epoch)
+        in_scope.on_epoch_end(epoch, {"loss": 1.0, "val_accuracy": 0.5})
+        assert training.read_state(tmp_path)["epochs"] == epoch + 1
