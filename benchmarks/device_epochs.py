@@ -7,7 +7,9 @@ out): `fit_ms` and `loop_ms` of `LetKD` with both levels, by Keras' `fit` and by
 `letkd_keras.recipes.trainings.epochs_on_device`; `loop_student_ms` of the student alone and
 `loop_teacher_ms` of the teacher's forward pass, both in loops; `fit_student_ms` of the student by
 Keras' `fit`; `floor_ratio` (loop / (student + teacher)), `fit_ratio` (fit / loop),
-`images_per_s` of the loop and `peak_mib`, the most memory of the device that was in use at all.
+`images_per_s` of the loop and `peak_mib`, the most memory of the device since the program started,
+so that a later pair includes the earlier ones. The student's and the teacher's loops each include
+the augmentation.
 
 Networks have fresh weights, prototypes random values of the paper's sizes, images are noise.
 """

@@ -12,9 +12,9 @@ students at the same time, each in a process of its own.
 
 Every data set of `--data` can be compared on. Schedule, augmentation and numbers of templates are
 those of the recipe of the data set (digits, cifar100, tiny_imagenet, imagenet; folder for all
-others), also where it was written to an .npz file; alphas and learning rates those of the pair.
-Without --validation-fraction the last epoch and the best one on the test images are reported, as in
-the papers. Reduced to a CPU:
+others). An .npz file has those of the data set in it. Alphas and learning rates are those of the
+pair. Without --validation-fraction the last epoch and the best one on the test images are reported,
+as in the papers. Reduced to a CPU:
 
     python -m letkd_keras.recipes.compare --data cifar100 --classes 20 --pair resnet20-resnet8 \
 --epochs 20

@@ -91,9 +91,12 @@ def name_in_npz(path):
     try:
         with zipfile.ZipFile(path) as archive:
             name = _read_array(archive, archive.getinfo("name.npy"), "name")
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError):
+    except (
+        *(zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError),
+        *(KeyError, ValueError),
+    ):
         return None
-    return str(name)
+    return str(name) if name.dtype.kind == "U" and not name.ndim else None
 
 
 def _read(path):

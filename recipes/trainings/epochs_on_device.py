@@ -19,7 +19,8 @@ def applies(model, batches):
         batches: What the data's `training_batches` returned.
 
     Returns:
-        A boolean. It is `False` on a CPU, where XLA runs the loop more slowly than Python does.
+        `True` on a GPU with JAX, for images in memory without their numbers, on one device and not
+        eagerly. It is `False` on a CPU, where XLA runs the loop more slowly than Python does.
     """
     if keras.backend.backend() != "jax":
         return False
@@ -41,11 +42,11 @@ def fit(model, batches, validation_data, *, steps_per_epoch, initial_epoch, epoc
 
     Args:
         model: Compiled model.
-        batches: `JaxBatches` of the training images, from the first step of the training on.
+        batches: `JaxBatches` of the training images, from the first step of `initial_epoch` on.
         validation_data: `JaxBatches` of the images that are evaluated after every epoch.
         steps_per_epoch: Number of steps of an epoch.
         initial_epoch: Number of the first epoch, from 0.
-        epochs: Epoch to end before.
+        epochs: Number of epochs of the whole training.
         callbacks: List of callbacks.
     """
     import jax

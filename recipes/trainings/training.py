@@ -34,8 +34,8 @@ class SaveState(keras.callbacks.Callback):
         keeps_best: Whether the weights of the epoch that is best on validation images are kept.
 
     Attributes:
-        seconds: For so long after a state none is saved, except for the last epoch. It has no
-            effect where the best epoch is kept.
+        seconds: Least time between two states. That of the last epoch is always saved. Where the
+            best epoch is kept, every epoch is.
     """
 
     seconds = 0
