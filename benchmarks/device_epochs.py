@@ -40,6 +40,9 @@ def main(arguments=None):
     for name, least in (("steps", 1), ("epochs", 2)):
         if getattr(options, name) < least:
             parser.error(f"`{name}` must be at least {least}. Received: {getattr(options, name)}")
+    backend = keras.backend.backend()
+    if backend != "jax":
+        parser.error(f"KERAS_BACKEND must be jax. Received: KERAS_BACKEND={backend}")
     for pair in options.pairs.split(","):
         print(json.dumps({"pair": pair, **_times(pair, options)}), flush=True)
 
@@ -58,11 +61,12 @@ def _times(pair, options):
     line["fit_ratio"] = line["fit_ms"] / line["loop_ms"]
     line = {name: round(value, 3) for name, value in line.items()}
     line["images_per_s"] = round(1e3 * BATCH_SIZE / line["loop_ms"])
-    statistics_ = jax.local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in statistics_:
-        line["peak_mib"] = round(statistics_["peak_bytes_in_use"] / 2**20)
-    device = jax.local_devices()[0].device_kind
-    return {**line, "device": device, "steps": options.steps, "epochs": options.epochs}
+    device = jax.local_devices()[0]
+    memory = device.memory_stats() or {}  # nothing on a CPU
+    if "peak_bytes_in_use" in memory:
+        line["peak_mib"] = round(memory["peak_bytes_in_use"] / 2**20)
+    line["device"] = device.device_kind
+    return {**line, "steps": options.steps, "epochs": options.epochs}
 
 
 def _fit(model, how, options):

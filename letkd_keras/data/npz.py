@@ -12,6 +12,8 @@ from letkd_keras import memory_mapped
 from letkd_keras.data.image_data import ImageData
 from letkd_keras.files import open_atomic
 
+# What reading a file raises that is no whole archive.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError)
 _OPTIONAL = {"x_validation", "y_validation"}
 _TEXTS = ("name", "split")
 _LISTS = ("mean", "std", "class_names")
@@ -91,10 +93,7 @@ def name_in_npz(path):
     try:
         with zipfile.ZipFile(path) as archive:
             name = _read_array(archive, archive.getinfo("name.npy"), "name")
-    except (
-        *(zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError),
-        *(KeyError, ValueError),
-    ):
+    except (*_DAMAGED, KeyError, ValueError):
         return None
     return str(name) if name.dtype.kind == "U" and not name.ndim else None
 
@@ -112,7 +111,7 @@ def _read(path):
             entries = {name: entries[name] for name in sorted(names & set(entries))}
             _check_total(entries.values())
             return {name: _read_array(archive, entry, name) for name, entry in entries.items()}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as e:
+    except _DAMAGED as e:
         raise ValueError(f"The file must be a whole .npz file ({e})") from e
 
 
