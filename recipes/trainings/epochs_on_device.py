@@ -65,11 +65,14 @@ def fit(model, batches, validation_data, *, steps_per_epoch, initial_epoch, epoc
         model.reset_metrics()
         callbacks.on_epoch_begin(epoch)
         callbacks.on_train_batch_begin(0)
-        logs = _run(train, model, [*itertools.islice(numbers, steps_per_epoch)], training=True)
-        callbacks.on_train_batch_end(steps_per_epoch - 1, logs)
+        metrics = _run(train, model, [*itertools.islice(numbers, steps_per_epoch)], training=True)
+        step = _first_broken(metrics["loss"])
+        logs = {name: float(values[step]) for name, values in metrics.items()}
+        callbacks.on_train_batch_end(step, logs)
         callbacks.on_test_begin()
         model.reset_metrics()
-        found = _run(evaluate, model, validation_data.numbers, training=False)
+        metrics = _run(evaluate, model, validation_data.numbers, training=False)
+        found = {name: float(values[-1]) for name, values in metrics.items()}
         callbacks.on_test_end(found)
         logs |= {f"val_{name}": value for name, value in found.items()}
         callbacks.on_epoch_end(epoch, logs)
@@ -96,17 +99,28 @@ def _loop(step, batches):
     def run(state, numbers):
         # The last batch of an evaluation may be smaller: a call of its own.
         rows = [batches.rows(number).astype("int32") for number in numbers]
+        groups = []
         for _, group in itertools.groupby(zip(rows, numbers, strict=True), lambda b: len(b[0])):
             rows, numbers = map(np.stack, zip(*group, strict=True))
             state, logs = loop(state, batches.images, labels, rows, numbers.astype("int32"))
-        # The metrics are means since the first step.
-        return state, {name: float(value[-1]) for name, value in logs.items()}
+            groups.append(logs)
+        return state, {name: np.concatenate([g[name] for g in groups]) for name in logs}
 
     return run
 
 
+def _first_broken(losses):
+    """Number of the first step whose loss is not finite, or of the last step."""
+    broken = ~np.isfinite(losses)
+    return int(np.argmax(broken)) if broken.any() else len(losses) - 1
+
+
 def _run(loop, model, numbers, training):
-    """Run a loop on the variables of a model; returns the logs of the last step."""
+    """Run a loop on the variables of a model.
+
+    Returns:
+        Dictionary of the metrics after each step, [steps]: means since the first step.
+    """
     groups = [
         model.trainable_variables,
         model.non_trainable_variables,

@@ -32,18 +32,16 @@ class SaveState(keras.callbacks.Callback):
         folder: Folder of the training.
         state: What `read_state` returned.
         keeps_best: Whether the weights of the epoch that is best on validation images are kept.
-
-    Attributes:
         seconds: Least time between two states. That of the last epoch is always saved. Where the
             best epoch is kept, every epoch is.
     """
 
-    seconds = 0
-
-    def __init__(self, folder, state, keeps_best):
+    def __init__(self, folder, state, keeps_best, seconds=0):
         super().__init__()
         self.folder = Path(folder)
+        self.state = state
         self.keeps_best = keeps_best
+        self.seconds = seconds
         self.rows = list(state["rows"])
         self.best = state["best"]
         self.saved = time.monotonic()
@@ -61,22 +59,27 @@ class SaveState(keras.callbacks.Callback):
         earlier = (row["val_accuracy"] for row in self.rows[:-1])
         if self.keeps_best and row["val_accuracy"] > max(earlier, default=-1.0):
             self.best = self._save_weights(f"best-{epoch + 1}.weights.h5")
-        if self.seconds and not self.keeps_best and epoch + 1 < self.params["epochs"]:
-            if time.monotonic() < self.saved + self.seconds:
-                return
-            self.saved = time.monotonic()
-        last = self._save_weights(f"state-{epoch + 1}.weights.h5")
-        self.state = {"epochs": epoch + 1, "last": last, "best": self.best, "rows": self.rows}
+        waits = time.monotonic() < self.saved + self.seconds
+        if self.keeps_best or not waits or epoch + 1 == self.params["epochs"]:
+            self._save_state()
+
+    def on_train_end(self, logs=None):
+        if self.model.stop_training:
+            if self.state["epochs"] < len(self.rows):
+                self._save_state()
+            results.write_checked_json(self.folder / _STATE, {**self.state, "stopped": True})
+
+    def _save_state(self):
+        self.saved = time.monotonic()
+        epochs = len(self.rows)
+        last = self._save_weights(f"state-{epochs}.weights.h5")
+        self.state = {"epochs": epochs, "last": last, "best": self.best, "rows": self.rows}
         results.write_checked_json(self.folder / _STATE, self.state)
         write_text(self.folder / "metrics.csv", _as_csv(self.rows))
         kept = {file["name"] for file in (last, self.best) if file}
         for file in self.folder.glob("*.weights.h5"):
             if file.name not in kept:
                 file.unlink()
-
-    def on_train_end(self, logs=None):
-        if self.model.stop_training:
-            results.write_checked_json(self.folder / _STATE, {**self.state, "stopped": True})
 
     def _save_weights(self, name):
         with atomic_path(self.folder / name) as path:
@@ -187,8 +190,7 @@ def train(
     steps = steps_per_epoch(data.train_examples, schedule.batch_size)
     selects = data.has_validation
     compile_model(model, data, schedule, augmentation)
-    save_state = SaveState(folder, state, keeps_best=selects)
-    first_epoch = state["epochs"]
+    rows, best, first_epoch = state["rows"], state["best"], state["epochs"]
     if first_epoch:
         load_state(model, folder / state["last"]["name"])
     if not is_over(state, schedule.epochs):
@@ -210,8 +212,7 @@ def train(
         on_device = (
             class_weights is None and not callbacks and epochs_on_device.applies(model, batches)
         )
-        if on_device:
-            save_state.seconds = _SECONDS
+        save_state = SaveState(folder, state, selects, seconds=_SECONDS if on_device else 0)
         with ShowProgress(split) as shown:
             options["callbacks"] = [
                 ReseedEachEpoch(seed),
@@ -234,9 +235,10 @@ def train(
                     class_weight=None if class_weights is None else balanced_class_weights(data),
                     **options,
                 )
-    result = summary(save_state.rows)
+        rows, best = save_state.rows, save_state.best
+    result = summary(rows)
     if selects:
-        model.load_weights(folder / save_state.best["name"])
+        model.load_weights(folder / best["name"])
     if schedule.ema is not None:
         model.optimizer.finalize_variable_values(model.trainable_weights)
     if not selects:

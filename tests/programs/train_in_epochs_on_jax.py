@@ -5,7 +5,8 @@
 The program pretends that the CPU is a GPU. It prints as JSON, for the network, the network with
 averaged weights and the distiller, the metrics of every epoch by each way (`fit`, `loop`), the
 epochs whose state each way saved, and the largest difference of the weights between the loop and
-one that was interrupted in its second epoch and continued (`resumed`).
+one that was interrupted in its second epoch and continued (`resumed`). `broken` has the error of
+each way where the learning rate is far too large.
 """
 
 import json
@@ -98,6 +99,19 @@ def compare(make, data, folder, schedule=SCHEDULE):
     return found
 
 
+def errors(data, folder):
+    """What each way reports where the loss is not finite from some step of an epoch on."""
+    found, backend = {}, jax.default_backend
+    for way in ("fit", "loop"):
+        jax.default_backend = backend if way == "fit" else lambda: "gpu"
+        try:
+            train(network(), data, folder / way, replace(SCHEDULE, learning_rate=1e30))
+        except FloatingPointError as error:
+            found[way] = str(error)
+    jax.default_backend = backend
+    return found
+
+
 if __name__ == "__main__":
     data = load_digits(16).subset(64, 300)
     folder = Path(sys.argv[1])
@@ -105,5 +119,6 @@ if __name__ == "__main__":
         "network": compare(network, data, folder / "network"),
         "averaged": compare(network, data, folder / "averaged", AVERAGED),
         "distiller": compare(distiller, data.keep_labels(0.5, 0), folder / "distiller"),
+        "broken": errors(data, folder / "broken"),
     }
     print(json.dumps(found))

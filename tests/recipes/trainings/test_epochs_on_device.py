@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +53,10 @@ def test_an_interrupted_training_ends_with_the_same_weights(trainings, model):
 def test_short_epochs_do_not_wait_for_the_disk(trainings, model):
     every_epoch = [f"state-{number}.weights.h5" for number in (1, 2, 3)]
     assert trainings[model]["saved"] == {"fit": every_epoch, "loop": every_epoch[-1:]}
+
+
+def test_a_loss_that_is_not_finite_is_reported_with_its_step(trainings):
+    fit, loop = trainings["broken"]["fit"], trainings["broken"]["loop"]
+    found = re.match(r"The loss is not finite in epoch (\d+), step (\d+)", fit)
+    assert int(found[2]) < 4, "the test needs a step before the last one of the epoch"
+    assert loop.startswith(found[0])

@@ -22,7 +22,6 @@ def test_one_worker_trains_by_the_order_of_the_chief(monkeypatch):
 def test_what_is_saved_in_scope_sees_the_end_of_the_training(tmp_path):
     state = {"epochs": 1, "last": None, "best": None, "rows": []}
     save_state = training.SaveState(tmp_path, state, keeps_best=False)
-    save_state.state = state
     in_scope = fit_on_workers.InScope(save_state, group=None)
     in_scope.set_model(SimpleNamespace(stop_training=True))
     in_scope.on_train_end()

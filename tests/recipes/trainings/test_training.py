@@ -1,5 +1,6 @@
 import csv
 
+import keras
 import numpy as np
 import pytest
 from small_training import small_model
@@ -52,6 +53,30 @@ def test_an_interrupted_training_ends_with_the_same_weights(data, interrupted, t
         assert result[key] == expected[key]
     # The weights of earlier epochs are deleted.
     assert [file.name for file in interrupted.glob("*.h5")] == ["state-3.weights.h5"]
+
+
+class _StopAfterTwo(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = epoch == 1
+
+
+def test_states_with_a_time_between_them_lose_no_epoch(tmp_path):
+    """The last epoch is saved although the time is not over, also where a callback ends `fit`."""
+
+    def fit(folder, *callbacks):
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        folder.mkdir()
+        save = training.SaveState(folder, read_state(folder), keeps_best=False, seconds=1000)
+        model.fit(*np.ones((2, 4, 2)), epochs=3, verbose=0, callbacks=[save, *callbacks])
+        return read_state(folder)
+
+    for name, epochs, callbacks in (("whole", 3, ()), ("stopped", 2, (_StopAfterTwo(),))):
+        state = fit(tmp_path / name, *callbacks)
+        assert state["epochs"] == len(state["rows"]) == epochs
+        assert state.get("stopped", False) == bool(callbacks)
+        assert training.is_over(state, 3)
+        assert [file.name for file in (tmp_path / name).glob("*.h5")] == [state["last"]["name"]]
 
 
 def _flip_a_byte(file):
