@@ -183,16 +183,17 @@ class RecordSource:
         """The first images in the order of preparation, which tensorflow-datasets has shuffled.
 
         Raises:
-            ValueError: If the number is out of range, or images were held out before.
+            ValueError: If the number is out of range.
         """
         if examples is None:
             return self
-        if self.share is not None:
-            raise ValueError(f"`{argument}` must be selected before images are held out")
         if not 1 <= examples <= len(self):
             raise ValueError(
                 f"`{argument}` must be between 1 and {len(self)}. Received: {argument}={examples}"
             )
+        if self.share is not None or self.window is not None:
+            # Of fewer records, others would be held out.
+            return self.between(0, examples)
         return replace(self, take=examples)
 
     def hold_out(self, fraction, seed):
@@ -232,9 +233,9 @@ class RecordSource:
 
     def digest(self):
         """SHA-256 of the names, sizes and lengths of the files of records."""
-        digest = hashlib.sha256(
-            f"{self.take} {self.share} {self.phase} {self.complement}\n".encode()
-        )
+        selection = f"{self.take} {self.share} {self.phase} {self.complement}"
+        window = "" if self.window is None else f" {self.window}"
+        digest = hashlib.sha256(f"{selection}{window}\n".encode())
         for path, length in zip(self.paths, self.lengths, strict=True):
             size = Path(path).stat().st_size
             digest.update(f"{Path(path).name}\0{size}\0{length}\n".encode())
@@ -248,14 +249,7 @@ class RecordSource:
         """`tf.data.Dataset` of (encoded image, label), file by file."""
         import tensorflow as tf
 
-        if self.take is None:
-            paths = tf.data.Dataset.from_tensor_slices(list(self.paths))
-            records = paths.flat_map(self._records)
-        else:
-            records = self._first_records()
-        if self.window is not None:
-            records = records.skip(self.window[0]).take(len(self))
-        return records.map(self.parse, tf.data.AUTOTUNE, deterministic=True)
+        return self._records_in_order().map(self.parse, tf.data.AUTOTUNE, deterministic=True)
 
     def between(self, first, last):
         """The images from number `first` to before `last`, in the order of `in_order`.
@@ -263,7 +257,9 @@ class RecordSource:
         Files before the first one are not read, unless this is a subset or a part of a split.
         """
         paths, lengths = self.paths, self.lengths
-        if self.take is None and self.share is None:
+        if self.window is not None:
+            first, last = self.window[0] + first, self.window[0] + last
+        elif self.take is None and self.share is None:
             while lengths[0] <= first:
                 first, last = first - lengths[0], last - lengths[0]
                 paths, lengths = paths[1:], lengths[1:]
@@ -286,7 +282,7 @@ class RecordSource:
         """
         import tensorflow as tf
 
-        if self.take is None:
+        if self.take is None and self.window is None:
             paths, last = tf.constant(self.paths), np.int64(len(self.paths) - 1)
             key = tf.cast(tf.stack([tf.constant(seed, "int64"), epoch]), "int32")
             order = tf.random.experimental.index_shuffle(tf.range(last + 1), key, last)
@@ -297,7 +293,7 @@ class RecordSource:
                 deterministic=True,
             )
         else:
-            records = self._first_records()
+            records = self._records_in_order()
         if not tf.executing_eagerly():
             # Only for the function that is being traced. TensorFlow would combine the global seed
             # with this one, and cannot compare a global seed of 0 with a tensor.
@@ -313,10 +309,16 @@ class RecordSource:
             records = kept.map(lambda _, record: record)
         return records.map(self.parse, tf.data.AUTOTUNE, deterministic=True)
 
-    def _first_records(self):
+    def _records_in_order(self):
         import tensorflow as tf
 
-        return self._select(tf.data.TFRecordDataset(list(self.paths)).take(self.take))
+        if self.take is None:
+            records = tf.data.Dataset.from_tensor_slices(list(self.paths)).flat_map(self._records)
+        else:
+            records = self._select(tf.data.TFRecordDataset(list(self.paths)).take(self.take))
+        if self.window is not None:
+            records = records.skip(self.window[0]).take(len(self))
+        return records
 
     def _records(self, path):
         import tensorflow as tf

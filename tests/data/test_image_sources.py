@@ -92,6 +92,20 @@ def test_records_of_a_subset_are_held_out(records):
     assert sorted(numbers(chosen.in_order()) + numbers(rest.in_order())) == list(range(15))
 
 
+def test_subset_of_held_out_records(records):
+    """Export takes its calibration images from the training images of such a data set."""
+    for source in records.hold_out(0.2, seed=3):
+        expected = numbers(source.in_order())[:6]
+        part = source.subset(6, 0, "train_examples")
+        assert len(part) == 6 and numbers(part.in_order()) == expected
+        assert sorted(numbers(part.shuffled(0, tf.constant(1, tf.int64)))) == expected
+        assert numbers(part.between(2, 5).in_order()) == expected[2:5]
+        assert numbers(part.subset(2, 0, "train_examples").in_order()) == expected[:2]
+        assert part.digest() != source.digest()
+        with pytest.raises(ValueError, match="`test_examples` must be between 1 and 6"):
+            part.subset(7, 0, "test_examples")
+
+
 def test_records_between_two_numbers_are_those_of_all(records):
     chosen, rest = records.hold_out(0.2, seed=3)
     for source in (records, records.subset(15, 0, "n"), chosen, rest):
