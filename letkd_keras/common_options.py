@@ -25,8 +25,8 @@ def add_data_options(parser, default=None, *, required=False, default_text=None,
         default=default,
         required=required,
         help="digits, cifar10, cifar100, tiny-imagenet:DIR, imagenet:DIR, tfds:NAME, a folder of "
-        "class folders (or train/ and val/), or an .npz file that python -m letkd_keras.data "
-        f"wrote{computed}",
+        "class folders (or train/ and val/, or train/, val/ and test/), or an .npz file that "
+        f"python -m letkd_keras.data wrote{computed}",
     )
     add("--data-dir", type=path, metavar="DIR", help="folder of tensorflow-datasets")
     add(

@@ -151,20 +151,40 @@ def find_unlabelled(path, suffixes=None):
 
 
 def split_folders(path):
-    """The training and the validation folder of a tree that is already split.
+    """The folders of a tree that is already split.
 
     Args:
-        path: Folder that may have `train` and, beside it, `val`, `valid`, `validation` or `test`.
+        path: Folder that may have `train` and, beside it, `val` (or `valid`, `validation`), `test`
+            or both.
 
     Returns:
-        `(train, validation)` paths; `(train, None)` if there is only `train`, `(path, None)` if
-        there is neither.
+        Dictionary of folders by split. `test` is the folder beside `train`, whatever its name;
+        where there are both, `val` is `validation`. It has only `train` if there is no folder
+        beside it, and that is `path` if there is no folder `train`.
     """
     path = Path(path)
     if not (path / "train").is_dir():
-        return path, None
+        return {"train": path}
     names = ("val", "valid", "validation", "test")
-    return path / "train", next((path / name for name in names if (path / name).is_dir()), None)
+    others = [path / name for name in names if (path / name).is_dir()]
+    folders = {"train": path / "train"}
+    if len(others) > 1 and others[-1].name == "test":
+        folders["validation"] = others[0]
+    return folders | ({"test": others[-1 if "validation" in folders else 0]} if others else {})
+
+
+def without_test_folder(folders, reason):
+    """The same splits where the folder `test` cannot be used: `validation` is the test split.
+
+    Args:
+        folders: Values by split, with `validation` and `test`.
+        reason: Why, for the log.
+
+    Returns:
+        The values of `train` and `test`.
+    """
+    log.warning("%s; it is not used, and the test images are the validation images", reason)
+    return {"train": folders["train"], "test": folders["validation"]}
 
 
 def check_same_classes(train, test):

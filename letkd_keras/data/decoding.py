@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-import secrets
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from letkd_keras import memory_mapped
-from letkd_keras.files import open_atomic
+from letkd_keras.files import atomic_path, open_atomic
 
 log = logging.getLogger("letkd_keras")
 
@@ -102,17 +101,12 @@ def decode_all(files, size, skip_corrupt=False, cache=None, advice=""):
     path = Path(cache).expanduser() / f"{_digest(files, size)}.npy"
     kept_path = path.with_suffix(".kept.npy")
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
+        with atomic_path(path) as temporary:
             images = memory_mapped.create(temporary, shape, "uint8", _NO_ROOM)
             kept = _decode_into(images, files, size, skip_corrupt, advice)
             images.flush()
             with open_atomic(kept_path) as file:
                 np.save(file, kept)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
     try:
         images, kept = np.load(path, mmap_mode="r"), np.load(kept_path)
     except (OSError, ValueError, EOFError) as error:

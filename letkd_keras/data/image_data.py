@@ -8,7 +8,13 @@ import numpy as np
 
 from letkd_keras import memory_mapped
 from letkd_keras.data import jax_batches, pipeline
-from letkd_keras.data.selection import check_classes, find_split, held_out, stratified
+from letkd_keras.data.selection import (
+    check_classes,
+    check_nothing_held_out,
+    find_split,
+    held_out,
+    stratified,
+)
 
 # Label of an image that has none.
 UNLABELLED = -1
@@ -212,9 +218,10 @@ class ImageData:
             An `ImageData` with fewer training images, whose `split` says so.
 
         Raises:
-            ValueError: If the fraction is out of range, or would leave fewer images than classes on
-                either side.
+            ValueError: If the fraction is out of range, would leave fewer images than classes on
+                either side, or there is a validation split already.
         """
+        check_nothing_held_out(self.has_validation, fraction)
         validation, train = held_out(self.y_train, fraction, seed)
         return replace(
             self,

@@ -8,6 +8,7 @@ from letkd_keras.data.class_folders import (
     find_images,
     find_unlabelled,
     split_folders,
+    without_test_folder,
 )
 from letkd_keras.data.decoding import decode_all
 from letkd_keras.data.image_data import ImageData
@@ -34,7 +35,8 @@ def load_image_folder(
     """Any tree of images with a folder for each class, or with labels in a CSV file.
 
     The class folders are in `path`, or in `train` and `val` (or `valid`, `validation`, `test`)
-    below it. In the first case a share of the images of each class becomes the test images.
+    below it. In the first case a share of the images of each class becomes the test images. With
+    `train`, `val` and `test`, those of `val` are a validation split.
     `letkd_keras.data.decoding.decode` describes what is done with grayscale, transparent or oblong
     images, `letkd_keras.data.class_folders.find_images` which files are images.
 
@@ -65,36 +67,39 @@ def load_image_folder(
     if image_size < 8:
         raise ValueError(f"`image_size` must be at least 8. Received: image_size={image_size}")
     path = Path(path)
-    train_folder, test_folder = split_folders(path)
+    folders = split_folders(path)
     if labels is None:
-        train = find_images(train_folder)
-        test = None if test_folder is None else find_images(test_folder)
+        if "validation" in folders and not _has_folders(folders["test"]):
+            folders = without_test_folder(folders, f"{folders['test']} has no class folders")
+        files = {split: find_images(folder) for split, folder in folders.items()}
     else:
-        train, test = labelled_images(path, labels, train_folder, test_folder)
-    if test is None:
-        train, test = (train.select(part) for part in _split(train, test_fraction, seed))
+        files = labelled_images(path, labels, folders)
+    if "test" in files:
+        for split in files.keys() - {"train"}:
+            check_same_classes(files["train"], files[split])
+        names = [folders[split].name for split in files]
+        split = f"as in the folders {', '.join(names[:-1])} and {names[-1]}"
+    else:
+        parts = _split(files["train"], test_fraction, seed)
+        files = dict(zip(("train", "test"), map(files["train"].select, parts), strict=True))
         split = f"{test_fraction:g} of the images of each class are test images, seed {seed}"
-    else:
-        check_same_classes(train, test)
-        split = f"as in the folders {train_folder.name} and {test_folder.name}"
-    (x_train, y_train), (x_test, y_test) = (
-        _decoded(files, image_size, skip_corrupt, image_cache) for files in (train, test)
-    )
-    _check_classes(y_train, train.class_names, train_folder, labels)
+    arrays = {}
+    for name, chosen in files.items():
+        images, numbers = _decoded(chosen, image_size, skip_corrupt, image_cache)
+        arrays |= {f"x_{name}": images, f"y_{name}": numbers}
+    class_names = files["train"].class_names
+    _check_classes(arrays["y_train"], class_names, folders["train"], labels)
     if mean is None or std is None:
-        measured_mean, measured_std = pixel_statistics(x_train)
+        measured_mean, measured_std = pixel_statistics(arrays["x_train"])
         mean = measured_mean if mean is None else mean
         std = measured_std if std is None else std
     return ImageData(
         name=path.resolve().name,
-        x_train=x_train,
-        y_train=y_train,
-        x_test=x_test,
-        y_test=y_test,
         mean=tuple(mean),
         std=tuple(std),
-        class_names=train.class_names,
+        class_names=class_names,
         split=split,
+        **arrays,
     )
 
 
@@ -143,6 +148,10 @@ def load_unlabelled(path, image_shape, skip_corrupt=False):
         )
     images, _ = decode_all(find_unlabelled(path), height, skip_corrupt, None, _ADVICE)
     return images
+
+
+def _has_folders(path):
+    return any(child.is_dir() for child in path.iterdir())
 
 
 def _decoded(files, image_size, skip_corrupt, cache):

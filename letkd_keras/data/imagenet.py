@@ -29,10 +29,12 @@ def load_imagenet(data_dir=None, image_size=224):
         ImportError: If tensorflow-datasets is needed and not installed.
         ValueError: If a class has no images or training and validation classes differ.
     """
-    train_folder, test_folder = split_folders(data_dir) if data_dir else (None, None)
-    if test_folder is not None:
+    folders = split_folders(data_dir) if data_dir else {}
+    if "test" in folders:
+        # ImageNet's own test images have no labels.
+        test_folder = folders.get("validation", folders["test"])
         name = Path(data_dir).resolve().name
-        return _of_folders(train_folder, test_folder, name, image_size)
+        return _of_folders(folders["train"], test_folder, name, image_size)
     builder = _prepared("imagenet2012", data_dir)
     train, test = (RecordSource.from_builder(builder, split) for split in ("train", "validation"))
     return StreamedImages(

@@ -2,11 +2,13 @@
 
 import csv
 import logging
+import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from letkd_keras.data.class_folders import ImageFiles
+from letkd_keras.data.class_folders import ImageFiles, without_test_folder
 
 log = logging.getLogger("letkd_keras")
 
@@ -74,29 +76,29 @@ def read_labels(path):
     return labels
 
 
-def labelled_images(root, path, train_folder, test_folder):
+def labelled_images(root, path, folders):
     """The images that a CSV file lists.
 
     Args:
         root: Folder that relative names of files are below.
         path: The CSV file, see `read_labels`.
-        train_folder: Folder of the training images; `root` where it is not split.
-        test_folder: Folder of the test images, or `None` where it is not split.
+        folders: Folders by split (`letkd_keras.data.class_folders.split_folders`).
 
     Returns:
-        `(train, test)`, two `ImageFiles` with the same classes, sorted by name; `test` is `None`
-        without a test folder.
+        Dictionary of `ImageFiles` by split, with the same classes, sorted by name. Where `test` is
+        beside `validation` and has no image in the list, `validation` is the test split.
 
     Raises:
         FileNotFoundError: If a file that is listed does not exist.
-        ValueError: If the CSV file is damaged, a file is in neither folder, a folder has none, or a
-            class has no training image.
+        ValueError: If the CSV file is damaged, a file is in none of the folders or is listed twice,
+            a folder has none, or a class has no training image.
     """
-    root, labels = Path(root), read_labels(path)
+    root, labels = Path(os.path.normpath(root)), read_labels(path)
     classes = sorted(set(labels.values()))
     numbers = {name: number for number, name in enumerate(classes)}
+    # By path: "./a.png" and "a.png" are the same file.
     rows = sorted(
-        ((root / file, numbers[label]) for file, label in labels.items()),
+        ((Path(os.path.normpath(root / file)), numbers[label]) for file, label in labels.items()),
         key=lambda row: (row[1], row[0]),
     )
     missing = [str(file) for file, _ in rows if not file.is_file()]
@@ -105,8 +107,16 @@ def labelled_images(root, path, train_folder, test_folder):
             f"`labels` must list files below {str(root)!r}. Received: {len(missing)} files that do "
             f"not exist, the first one {missing[0]!r}"
         )
+    listed = Counter(file for file, _ in rows)
+    twice = next((file for file, count in listed.items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(
+            "`labels` must have one row with file and label for each image. "
+            f"Received: several rows for {str(twice)!r} in {str(path)!r}"
+        )
 
     def images(folder):
+        folder = Path(os.path.normpath(folder))
         own = [row for row in rows if folder in row[0].parents]
         return ImageFiles(
             tuple(file for file, _ in own),
@@ -116,28 +126,27 @@ def labelled_images(root, path, train_folder, test_folder):
             root,
         )
 
-    if test_folder is None:
-        return images(root), None
-    train, test = images(Path(train_folder)), images(Path(test_folder))
-    if len(train) + len(test) < len(rows):
-        listed = {*train.files, *test.files}
-        other = next(file for file, _ in rows if file not in listed)
-        raise ValueError(
-            f"`labels` must list files in {Path(train_folder).name} and {Path(test_folder).name}, "
-            f"which are both there. Received: {str(other)!r}"
-        )
-    for folder, files in ((train_folder, train), (test_folder, test)):
+    found = {split: images(folder) for split, folder in folders.items()}
+    listed = {file for files in found.values() for file in files.files}
+    names = [folder.name for folder in folders.values()]
+    place = f"in {' and '.join(names)}, which are all there" if names[1:] else f"below {root}"
+    other = next((file for file, _ in rows if file not in listed), None)
+    if other is not None:
+        raise ValueError(f"`labels` must list files {place}. Received: {str(other)!r}")
+    if "validation" in found and not len(found["test"]):
+        found = without_test_folder(found, f"{path} has no images in {folders['test']}")
+    for split, files in found.items():
         if not len(files):
             raise ValueError(
-                f"`labels` must list files in {Path(train_folder).name} and in "
-                f"{Path(test_folder).name}. Received: {str(path)!r} with none in "
-                f"{Path(folder).name}"
+                f"`labels` must list files in {' and in '.join(names)}. "
+                f"Received: {str(path)!r} with none in {folders[split].name}"
             )
     for number, name in enumerate(classes):
-        if number not in train.labels:
+        if number not in found["train"].labels:
             raise ValueError(
                 "`labels` must list a training image of each class. "
                 f"Received: {str(path)!r} with none of {name!r}"
             )
-    log.info("%s: %d training and %d test images", path, len(train), len(test))
-    return train, test
+    counts = ", ".join(f"{len(files)} {split}" for split, files in found.items())
+    log.info("%s: %s images", path, counts)
+    return found

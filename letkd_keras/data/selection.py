@@ -78,11 +78,27 @@ def find_split(splits, name):
     if name not in splits:
         hint = ""
         if name == "validation":
-            hint = ". There is a validation split only after hold_out (--validation-fraction)"
+            hint = (
+                ". There is a validation split only after hold_out (--validation-fraction), or of "
+                "folders train, val and test"
+            )
         raise ValueError(
             f"`split` must be {' or '.join(map(repr, splits))}. Received: split={name!r}{hint}"
         )
     return splits[name]
+
+
+def check_nothing_held_out(has_validation, fraction):
+    """Refuse to hold out images of data that have a validation split.
+
+    Raises:
+        ValueError: If they have one.
+    """
+    if has_validation:
+        raise ValueError(
+            "`fraction` must be left out for data that has a validation split already. "
+            f"Received: fraction={fraction}"
+        )
 
 
 def check_classes(classes, there_are):

@@ -40,8 +40,9 @@ class DataSpec:
 
     Args:
         source: `"digits"`, `"cifar10"`, `"cifar100"`, `"tiny-imagenet:DIR"`, `"imagenet:DIR"`,
-            `"tfds:NAME"`, a folder with a folder for each class (or with `train` and `val`), or an
-            `.npz` file that `python -m letkd_keras.data` wrote. Paths are made absolute.
+            `"tfds:NAME"`, a folder with a folder for each class (or with `train` and `val`, or
+            with `train`, `val` and `test`), or an `.npz` file that `python -m letkd_keras.data`
+            wrote. Paths are made absolute.
         data_dir: Folder of tensorflow-datasets, for `cifar10`, `cifar100` and `tfds:NAME`; `None`
             for its default.
         image_size: Height and width, for data whose images have no fixed size; `None` for the

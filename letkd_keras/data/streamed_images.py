@@ -14,7 +14,7 @@ from letkd_keras.data.pipeline import (
     steps_per_epoch,
     without_auto_shard,
 )
-from letkd_keras.data.selection import check_classes, find_split
+from letkd_keras.data.selection import check_classes, check_nothing_held_out, find_split
 
 # In evaluation the shorter side is resized to 256 pixels for a crop of 224, as usual.
 _RESIZED = 256 / 224
@@ -121,8 +121,9 @@ class StreamedImages:
             `StreamedImages` with fewer training images, whose `split` says so.
 
         Raises:
-            ValueError: If the fraction is out of range.
+            ValueError: If the fraction is out of range, or there is a validation split already.
         """
+        check_nothing_held_out(self.has_validation, fraction)
         validation, train = self.train.hold_out(fraction, seed)
         return replace(
             self,

@@ -1,5 +1,6 @@
 import logging
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -47,6 +48,32 @@ def test_tree_that_comes_split(name, tmp_path):
     assert_colours_match(data.x_train, data.y_train)
     assert_colours_match(data.x_test, data.y_test)
     assert name in data.split
+
+
+def test_tree_with_validation_and_test_images(tmp_path, caplog):
+    for name, images in (("train", 4), ("valid", 2), ("test", 3)):
+        write_tree(tmp_path / name, images=images)
+    data = load_image_folder(tmp_path, 8)
+    assert [data.examples(split) for split in ("train", "validation", "test")] == [12, 6, 9]
+    assert_colours_match(data.x_validation, data.y_validation)
+    assert data.split == "as in the folders train, valid and test"
+    assert not caplog.records
+    with pytest.raises(
+        ValueError, match=r"has a validation split already\. Received: fraction=0\.2"
+    ):
+        data.hold_out(0.2)
+
+
+def test_a_test_folder_without_class_folders_is_named(tmp_path, caplog):
+    """As in contests, whose test images have no labels."""
+    for name, images in (("train", 4), ("val", 2)):
+        write_tree(tmp_path / name, images=images)
+    (tmp_path / "test").mkdir()
+    shutil.copy(next((tmp_path / "val").rglob("*.png")), tmp_path / "test")
+    data = load_image_folder(tmp_path, 8)
+    assert not data.has_validation
+    assert (data.train_examples, data.test_examples) == (12, 6)
+    assert "/test has no class folders; it is not used" in caplog.text
 
 
 def test_batches_are_those_of_any_data_set(tmp_path):
@@ -261,6 +288,23 @@ def test_interrupted_cache_leaves_nothing_that_looks_finished(tmp_path):
     with pytest.raises(ValueError, match=r"x\.png"):
         decode_all([file], 8, cache=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_what_a_killed_process_left_of_a_cache_is_removed(tmp_path, monkeypatch):
+    file, cache = tmp_path / "a.png", tmp_path / "cache"
+    picture((1, 2, 3), (9, 9)).save(file)
+
+    def killed(*_):
+        os._exit(7)
+
+    if (child := os.fork()) == 0:
+        monkeypatch.setattr("letkd_keras.data.decoding._decode_into", killed)
+        decode_all([file], 8, cache=cache)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert len(list(cache.iterdir())) == 1
+    images, _ = decode_all([file], 8, cache=cache)
+    np.testing.assert_array_equal(images, decode_all([file], 8)[0])
+    assert len(list(cache.iterdir())) == 2  # the images, and which files they are of
 
 
 def test_room_for_the_cache_is_reserved_first(tmp_path, monkeypatch):

@@ -69,6 +69,42 @@ def test_each_folder_and_each_class_need_rows(photos, tmp_path):
     )
 
 
+def test_validation_images_of_their_own(photos, tmp_path, caplog):
+    rows = {name: [f"{name}/{n}.png,{('cat', 'dog')[n % 2]}" for n in range(4)] for name in _NAMES}
+    for name in _NAMES:
+        (photos / name).mkdir()
+        for number in range(4):
+            Image.new("RGB", (16, 16)).save(photos / name / f"{number}.png")
+    labels = _write(tmp_path / "labels.csv", [*rows["train"], *rows["val"][:3], *rows["test"]])
+    data = load_image_folder(photos, 16, labels=labels)
+    assert [data.examples(split) for split in ("train", "validation", "test")] == [4, 3, 4]
+    assert data.split == "as in the folders train, val and test"
+    assert not caplog.records
+    # The images of a contest: those of `test` have no labels.
+    _write(labels, [*rows["train"], *rows["val"]])
+    data = load_image_folder(photos, 16, labels=labels)
+    assert not data.has_validation and data.test_examples == 4
+    assert "has no images in" in caplog.text and "the validation images" in caplog.text
+
+
+_NAMES = ("train", "val", "test")
+
+
+def test_files_elsewhere_and_files_listed_twice_are_refused(photos, tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "other.png")
+
+    def refused(row, message):
+        labels = _write(tmp_path / "labels.csv", [*_rows(), row])
+        with pytest.raises(ValueError, match=message):
+            load_image_folder(photos, 16, labels=labels)
+
+    outside = rf"`labels` must list files below .*{photos.name}\. Received: '.*other\.png'"
+    refused(f"{tmp_path / 'other.png'},cat", outside)
+    refused("../other.png,cat", outside)
+    refused("./a/0.png,dog", r"several rows for '.*a/0\.png' in '.*labels\.csv'")
+    refused(f"{photos / 'a' / '0.png'},dog", r"several rows for '.*a/0\.png'")
+
+
 def test_a_class_whose_images_are_all_damaged_is_named(photos, tmp_path):
     for number in range(0, 10, 3):  # the cats
         (photos / ("a", "b")[number % 2] / f"{number}.png").write_bytes(b"x")
