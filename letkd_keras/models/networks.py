@@ -111,6 +111,14 @@ def open_network(
         model, expected, trained = _from_applications(request)
     else:
         model, expected, trained = _from_hub(request)
+    if input_size is not None:
+        taken = model.input_shape[1:]
+        wanted = zoo.image_shape(input_size, channels)
+        if any(own not in (None, asked) for own, asked in zip(taken, wanted, strict=True)):
+            raise ValueError(
+                f"`input_size` must be a size that `{argument}` {name!r} takes, or be left out. "
+                f"Received: input_size={input_size} for a network of images of shape {taken}"
+            )
     model = _with_preprocessing(
         remove_softmax(model, argument),
         image_shape=zoo.image_shape(image_size, channels),

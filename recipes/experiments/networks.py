@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +42,8 @@ class Network:
         penultimate_layer: Layer with the last feature map; `None` to have it suggested.
         intermediate_layer: Layer at the end of the first block of the last stage; `None` likewise,
             or where the network has none.
-        fingerprint: Fingerprint of the file's weights, or `None` before the file was loaded.
+        fingerprint: Fingerprint of the file's weights, or `None` before the file was loaded. A file
+            with other weights is then refused.
     """
 
     title: str
@@ -74,7 +76,8 @@ class Network:
             "intermediate_layer": intermediate_layer,
         }
         if parsed.kind == "file":
-            return cls(parsed.title, str(Path(name)), **options)
+            # An absolute path, so that a configuration is valid in every working folder.
+            return cls(parsed.title, os.path.abspath(name), **options)  # noqa: PTH100 - links are kept
         source = None if parsed.kind == "zoo" else str(name)
         return cls(parsed.title, source=source, **options)
 
@@ -133,8 +136,20 @@ class Network:
 
         Raises:
             FileNotFoundError: If the file does not exist.
-            ValueError: If it is not a network of images.
+            ValueError: If it is not a network of images, or has other weights than those whose
+                fingerprint is known.
         """
+        opened = self._open(data, argument)
+        if self.fingerprint is not None:
+            found = self._fingerprint(opened.model, argument)
+            if found != self.fingerprint:
+                raise ValueError(
+                    f"`{argument}` must have the weights with the fingerprint {self.fingerprint}, "
+                    f"as when the run was started. Received: {self.file} with {found}"
+                )
+        return opened
+
+    def _open(self, data, argument):
         adjusts = self.pixels is not None or self.input_size is not None
         if self.file is None and self.source is None and not adjusts:
             return OpenedNetwork(_from_zoo(self.title, data), "nothing")
@@ -152,17 +167,22 @@ class Network:
                 f"as they are, since only square ones can be resized. "
                 f"Received: {argument}={self.name!r}"
             )
-        opened = open_network(
-            self.name,
-            num_classes=data.num_classes,
-            image_size=height,
-            weights=self.weights,
-            input_size=self.input_size,
-            pixels=self.pixels,
-            data_pixels=(tuple(data.mean), tuple(data.std)),
-            channels=channels,
-            argument=argument,
-        )
+        try:
+            opened = open_network(
+                self.name,
+                num_classes=data.num_classes,
+                image_size=height,
+                weights=self.weights,
+                input_size=self.input_size,
+                pixels=self.pixels,
+                data_pixels=(tuple(data.mean), tuple(data.std)),
+                channels=channels,
+                argument=argument,
+            )
+        except ValueError as error:
+            message = str(error).replace("`input_size`", f"`{argument}_image_size`")
+            message = message.replace(" input_size=", f" {argument}_image_size=")
+            raise ValueError(message) from error
         return replace(opened, model=_with_stable_names(opened.model))
 
     def build(self, data, argument):

@@ -90,12 +90,16 @@ def _classes_of(model, data):
 
 
 def _curves(trainings):
-    """Accuracies in percent by epoch, [trials, epochs], of every method."""
+    """Accuracies in percent by epoch, [trials, epochs that all have], of every method."""
     curves = defaultdict(list)
     for method, _, training in trainings:
         rows = results.read_metrics(training / "metrics.csv")
         curves[method].append([100 * row["val_accuracy"] for row in rows])
-    return {method: np.array(runs) for method, runs in curves.items()}
+    # A callback may have ended some of the trials earlier.
+    ends = {method: min(map(len, runs)) for method, runs in curves.items()}
+    return {
+        method: np.array([run[: ends[method]] for run in runs]) for method, runs in curves.items()
+    }
 
 
 # === Where two curves cross ===
@@ -122,7 +126,7 @@ def all_crossings(curves):
 
 
 def crossing(ahead, behind, smoothed=_SMOOTHED):
-    """The epoch from which one curve stays above another one until the end.
+    """The epoch from which one curve stays above another one until the end of the shorter one.
 
     Both are averaged over a window of epochs that ends with the epoch.
 
@@ -134,7 +138,8 @@ def crossing(ahead, behind, smoothed=_SMOOTHED):
     Returns:
         The epoch, counted from 1, or `None` if the curve does not end above the other one.
     """
-    above = trailing_mean(ahead, smoothed) > trailing_mean(behind, smoothed)
+    epochs = min(len(ahead), len(behind))
+    above = trailing_mean(ahead[:epochs], smoothed) > trailing_mean(behind[:epochs], smoothed)
     if not above[-1]:
         return None
     below = np.flatnonzero(~above)

@@ -335,8 +335,11 @@ def summary(rows):
 
 
 def finish(folder, result):
-    """Mark a training as finished, once its model is saved, and delete its state."""
+    """Mark a training as finished, once its model is saved, and delete its state.
+
+    Deleted too is the error of another start, which may have found the training at work.
+    """
     folder = Path(folder)
     results.write_checked_json(folder / "result.json", result)
-    for file in (folder / _STATE, *folder.glob("*.weights.h5")):
+    for file in (folder / _STATE, folder / "error.txt", *folder.glob("*.weights.h5")):
         file.unlink(missing_ok=True)

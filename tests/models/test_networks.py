@@ -69,6 +69,15 @@ def test_images_too_small_are_enlarged():
     assert model.get_layer("input_resizing").output.shape == (None, 71, 71, 3)
 
 
+def test_an_input_size_that_a_network_does_not_take_is_refused(tmp_path):
+    models.build("resnet8", num_classes=5, input_shape=(32, 32, 3)).save(tmp_path / "fixed.keras")
+    file = str(tmp_path / "fixed.keras")
+    assert opened(file, size=40, input_size=32).model.input_shape == (None, 40, 40, 3)
+    expected = r"`input_size` must be a size that `network` '.*fixed\.keras' takes.*input_size=48"
+    with pytest.raises(ValueError, match=expected):
+        opened(file, size=40, input_size=48)
+
+
 def test_input_size_resizes_bilinearly():
     small = opened("keras.applications:MobileNet", size=40, input_size=32).model
     same = opened("keras.applications:MobileNet", size=32).model

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ def test_trailing_mean_by_hand():
         ([0, 0, 2], [1, 1, 1], 3),
         ([2, 2, 1], [1, 1, 1], None),
         ([2, 2, 0], [1, 1, 1], None),
+        ([0, 2, 2], [1, 1, 1, 9], 2),
     ],
 )
 def test_the_epoch_from_which_a_curve_stays_ahead(ahead, behind, epoch):
@@ -96,6 +98,20 @@ def test_agreement_is_the_share_of_images_with_the_teachers_class(grid_folder):
     )
     kd = json.loads((grid_folder / "explain.json").read_text())["methods"][0]
     assert kd["agreement"] == pytest.approx(100 * np.mean(teacher == student))
+
+
+def test_trials_that_ended_at_different_epochs(grid_folder, tmp_path):
+    folder = shutil.copytree(grid_folder, tmp_path / "stopped")
+    shutil.copytree(folder / "kd" / "seed0", folder / "kd" / "seed1")
+    metrics = folder / "kd" / "seed1" / "metrics.csv"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:2]))
+    found = explain.main([str(folder)])
+    assert [(row["method"], row["seed"]) for row in found["methods"]] == [
+        ("kd", 0),
+        ("kd", 1),
+        ("letkd2", 0),
+    ]
+    assert {crossing["epoch"] for crossing in found["crossings"]} <= {1}
 
 
 def test_a_folder_that_is_no_grid(tmp_path, capsys):

@@ -72,6 +72,28 @@ def test_a_file_is_a_classifier_without_its_softmax(saved):
     assert resolved.fingerprint == fingerprint(model)
 
 
+def test_an_image_size_that_a_file_does_not_take_is_refused(saved):
+    file = saved(models.build("resnet8", num_classes=10, input_shape=(32, 32, 3)))
+    expected = r"`teacher_image_size` must be a size .*Received: teacher_image_size=48"
+    with pytest.raises(ValueError, match=expected):
+        Network.of(file, input_size=48).open(CIFAR, "teacher")
+
+
+def test_a_file_with_other_weights_is_refused(saved, tmp_path, monkeypatch):
+    """`explain` opens a teacher again by the configuration of its folder."""
+    saved(models.build("resnet8", num_classes=10, input_shape=(32, 32, 3)))
+    monkeypatch.chdir(tmp_path)
+    network = Network.of("resnet8.keras")
+    resolved = network.with_layers(network.build(CIFAR, "teacher"), "teacher")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert fingerprint(resolved.build(CIFAR, "teacher")) == resolved.fingerprint
+    keras.utils.set_random_seed(1)
+    saved(models.build("resnet8", num_classes=10, input_shape=(32, 32, 3)))
+    with pytest.raises(ValueError, match=rf"`teacher` must have .*{resolved.fingerprint}, as when"):
+        resolved.build(CIFAR, "teacher")
+
+
 def test_a_file_that_takes_any_size_is_built_for_the_data(saved):
     inputs = keras.Input((None, None, 3))
     x = keras.layers.Conv2D(4, 3, strides=2, padding="same", name="maps")(inputs)

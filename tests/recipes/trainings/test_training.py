@@ -141,8 +141,11 @@ def test_a_finished_training_needs_no_state(data, tmp_path):
     assert results.finished(tmp_path) is None
     result = _train(small_model(), data, tmp_path)
     assert results.finished(tmp_path) is None
+    # Of a second start while this one trained.
+    (tmp_path / "error.txt").write_text("ValueError: it is being trained by another process")
     finish(tmp_path, result)
     assert results.finished(tmp_path) == result
+    assert results.failure(tmp_path) is None
     assert not list(tmp_path.glob("state*"))
 
 
