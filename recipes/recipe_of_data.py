@@ -21,11 +21,5 @@ def settings_of(options):
         ValueError: If there is no such data set.
     """
     from letkd_keras.data import DataSpec
-    from letkd_keras.data.npz import name_in_npz
 
-    spec = DataSpec.from_options(options)
-    name = spec.dataset
-    if spec.kind == "npz":
-        # Without what was selected from it: "cifar100, first 20 classes".
-        name = (name_in_npz(spec.location) or "").split(",")[0]
-    return _RECIPES.get(name, folder).SETTINGS
+    return _RECIPES.get(DataSpec.from_options(options).dataset, folder).SETTINGS

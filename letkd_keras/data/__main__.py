@@ -29,8 +29,9 @@ def main(arguments=None):
     from letkd_keras.files import check_writable
 
     check_writable(options.out.absolute().parent, "out")
-    data = DataSpec.from_options(options).open()
-    save_npz(data, options.out)
+    spec = DataSpec.from_options(options)
+    data = spec.open()
+    save_npz(data, options.out, spec.dataset)
     counts = f"{data.train_examples:,} training and {data.test_examples:,} test images"
     print(f"{options.out}: {data.name}, {counts} ({data.split})")
 

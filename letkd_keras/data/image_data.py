@@ -206,6 +206,28 @@ class ImageData:
             y_test=self.y_test[test],
         )
 
+    def few(self, examples, seed=0):
+        """The same data with few of the training images, repeated until there are as many.
+
+        An epoch then has as many steps as with all of them.
+
+        Args:
+            examples: Number of different training images, classes in the same proportion.
+            seed: Seed of the choice.
+
+        Returns:
+            An `ImageData`.
+
+        Raises:
+            ValueError: If the number is less than one for each class, or more than there are.
+        """
+        chosen = np.arange(self.train_examples)[
+            stratified(self.y_train, examples, seed, "examples")
+        ]
+        rows = np.resize(chosen, self.train_examples)
+        images = _take(self.x_train, rows, "examples")
+        return replace(self, x_train=images, y_train=self.y_train[rows])
+
     def hold_out(self, fraction, seed=0):
         """The same data with a validation split that is held out of the training images.
 

@@ -19,12 +19,14 @@ _TEXTS = ("name", "split")
 _LISTS = ("mean", "std", "class_names")
 
 
-def save_npz(data, path):
+def save_npz(data, path, dataset=None):
     """Write an `ImageData` to an `.npz` file, whole or not at all.
 
     Args:
         data: `ImageData`.
         path: The file.
+        dataset: Key of the data set (`DataSpec.dataset`), which a later `DataSpec` of the file has;
+            `None` for none.
 
     Raises:
         ValueError: If the data are streamed from disk.
@@ -36,6 +38,8 @@ def save_npz(data, path):
         )
     values = {field.name: getattr(data, field.name) for field in fields(data)}
     arrays = {name: value for name, value in values.items() if value is not None}
+    if dataset is not None:
+        arrays["dataset"] = dataset
     with open_atomic(path) as file:
         np.savez(file, **arrays)
 
@@ -81,21 +85,21 @@ def load_npz(path):
         raise ValueError(f"{path}: {error}") from error
 
 
-def name_in_npz(path):
-    """The name of the data set in such a file, without reading its images.
+def dataset_in_npz(path):
+    """The key of the data set that was written to such a file, without reading its images.
 
     Args:
         path: The file.
 
     Returns:
-        A text, or `None` for a file that `save_npz` did not write.
+        A text, or `None` for a file without one.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            name = _read_array(archive, archive.getinfo("name.npy"), "name")
+            key = _read_array(archive, archive.getinfo("dataset.npy"), "dataset")
     except (*_DAMAGED, KeyError, ValueError):
         return None
-    return str(name) if name.dtype.kind == "U" and not name.ndim else None
+    return str(key) if key.dtype.kind == "U" and not key.ndim else None
 
 
 def _read(path):

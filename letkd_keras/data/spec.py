@@ -146,9 +146,13 @@ class DataSpec:
     def dataset(self):
         """Key of the data set in tables.
 
-        `"digits"`, `"cifar10"`, `"cifar100"`, `"tiny_imagenet"`, `"imagenet"`, `"folder"`,
-        `"npz"` or `"tfds:NAME"`.
+        `"digits"`, `"cifar10"`, `"cifar100"`, `"tiny_imagenet"`, `"imagenet"`, `"folder"` or
+        `"tfds:NAME"`. An `.npz` file has that of the data set that was written to it, or `"npz"`.
         """
+        if self.kind == "npz":
+            from letkd_keras.data.npz import dataset_in_npz
+
+            return dataset_in_npz(self.location) or "npz"
         return self.source if self.kind == "tfds" else self.kind
 
     def open(self):

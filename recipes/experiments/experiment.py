@@ -155,9 +155,8 @@ class Experiment:
 
         Numbers of the paper mean nothing for a part of the classes.
         """
-        names = (self.spec.dataset, self.data.name)
-        dataset = next((name for name in names if name in published.DATASETS), None)
-        if dataset is None or self.spec.classes is not None:
+        dataset = self.spec.dataset
+        if dataset not in published.DATASETS or self.spec.classes is not None:
             return None
         if self.data.num_classes != _PUBLISHED_CLASSES[dataset]:
             return None

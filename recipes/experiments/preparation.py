@@ -11,7 +11,11 @@ from letkd_keras.recipes.experiments import methods, sizes
 from letkd_keras.recipes.experiments.model_of_method import Inputs, build
 from letkd_keras.recipes.experiments.networks import grid, pool_size
 from letkd_keras.recipes.trainings import workers
-from letkd_keras.recipes.trainings.training_data import balanced_class_weights, labelled_data
+from letkd_keras.recipes.trainings.training_data import (
+    balanced_class_weights,
+    few_for_students,
+    labelled_data,
+)
 
 log = logging.getLogger("letkd_keras")
 
@@ -37,7 +41,7 @@ def prepare(experiment):
         methods.check_quantization_aware(experiment.methods)
     _check_batch_sizes(experiment)
     if experiment.student_examples is not None:
-        _ = experiment.student_data
+        few_for_students(experiment.data, experiment.student_examples, experiment.spec.seed)
     if getattr(experiment.data, "unlabelled_examples", 0):
         _check_unlabelled(experiment)
         _warn_about_classifiers(experiment)

@@ -1,7 +1,5 @@
 """What a training does with its data: few images, images without a label, weights of classes."""
 
-from dataclasses import replace
-
 import numpy as np
 
 
@@ -27,11 +25,13 @@ def few_for_students(data, examples, seed):
             f"student_examples={examples} with {data.name}, which is read from disk"
         )
     try:
-        few = data.subset(examples, seed=seed)
+        return data.few(examples, seed)
     except ValueError as error:
-        raise ValueError(str(error).replace("train_examples", "student_examples")) from error
-    rows = np.resize(np.arange(examples), data.train_examples)
-    return replace(few, x_train=few.x_train[rows], y_train=few.y_train[rows])
+        raise ValueError(
+            str(error)
+            .replace("`examples`", "`student_examples`")
+            .replace(" examples=", " student_examples=")
+        ) from error
 
 
 def labelled_data(data, repeat=False):

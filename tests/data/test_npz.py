@@ -35,6 +35,16 @@ def test_a_data_set_survives_a_file(data, tmp_path):
         assert again.digest == original.digest
 
 
+def test_a_file_has_the_key_of_its_data_set(data, tmp_path):
+    save_npz(data, tmp_path / "images.npz", dataset="digits")
+    assert DataSpec(tmp_path / "images.npz").dataset == "digits"
+    assert load_npz(tmp_path / "images.npz").digest == data.digest
+    (tmp_path / "damaged.npz").write_bytes((tmp_path / "images.npz").read_bytes()[:-30])
+    assert DataSpec(tmp_path / "damaged.npz").dataset == "npz"
+    np.savez(tmp_path / "number.npz", dataset=3)
+    assert DataSpec(tmp_path / "number.npz").dataset == "npz"
+
+
 def test_every_command_reads_the_file(data, tmp_path):
     save_npz(data, tmp_path / "images.npz")
     spec = DataSpec(tmp_path / "images.npz", train_examples=20, pixels="0..1")

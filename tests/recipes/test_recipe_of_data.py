@@ -1,7 +1,6 @@
-from dataclasses import replace
+from image_trees import write_tree
 
-from letkd_keras.data.digits import load_digits
-from letkd_keras.data.npz import save_npz
+from letkd_keras.data import __main__ as data_command
 from letkd_keras.recipes import cifar100, compare, digits, folder, imagenet, tiny_imagenet
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.recipe_of_data import settings_of
@@ -28,14 +27,13 @@ def test_compare_uses_the_settings_of_the_data_set(tmp_path, cifar100_noise):
 
 
 def test_a_file_has_the_settings_of_the_data_set_that_was_written_to_it(tmp_path):
-    # Images that are enlarged digits, under the names of data sets and of selections from them.
-    digits_data = load_digits(16)
-    for name, recipe in {
-        "cifar100": cifar100,
-        "cifar100, first 20 classes": cifar100,
+    for source, recipe in {
         "digits": digits,
-        "photos": folder,
+        str(write_tree(tmp_path / "cifar100", images=4)): folder,  # a folder is no data set
     }.items():
-        save_npz(replace(digits_data, name=name), tmp_path / "images.npz")
-        options = compare.parse(["--data", str(tmp_path / "images.npz")])
-        assert settings_of(options) is recipe.SETTINGS
+        file = tmp_path / "images.npz"
+        data_command.main(["--data", source, "--out", str(file)])
+        assert settings_of(compare.parse(["--data", str(file)])) is recipe.SETTINGS
+        again = tmp_path / "again.npz"
+        data_command.main(["--data", str(file), "--classes", "2", "--out", str(again)])
+        assert settings_of(compare.parse(["--data", str(again)])) is recipe.SETTINGS

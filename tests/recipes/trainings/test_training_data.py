@@ -1,9 +1,11 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from small_image_data import image_data
 
+from letkd_keras import memory_mapped
 from letkd_keras.recipes.trainings.training_data import (
     balanced_class_weights,
     few_for_students,
@@ -44,6 +46,21 @@ def test_few_images_are_repeated_in_the_same_proportion():
     assert len(images) == 10 and set(counts) == {6}
     np.testing.assert_array_equal(np.bincount(few.y_train), np.bincount(data.y_train))
     assert few_for_students(data, None, seed=0) is data
+
+
+def test_few_images_of_a_cache_must_fit_into_memory(tmp_path, monkeypatch):
+    data = image_data()
+    np.save(tmp_path / "x.npy", data.x_train)
+    mapped = replace(data, x_train=np.load(tmp_path / "x.npy", mmap_mode="r"))
+    few = few_for_students(mapped, 10, seed=0)
+    np.testing.assert_array_equal(few.x_train, few_for_students(data, 10, seed=0).x_train)
+    monkeypatch.setattr(memory_mapped, "physical_memory", lambda: data.x_train.nbytes - 1)
+    with pytest.raises(
+        ValueError, match="`student_examples` copies 60 images of the `image_cache`"
+    ):
+        few_for_students(mapped, 10, seed=0)
+    with pytest.raises(ValueError, match=r"`student_examples` must .*student_examples=61"):
+        few_for_students(data, 61, seed=0)
 
 
 def test_few_images_of_those_read_from_disk_are_refused():
