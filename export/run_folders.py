@@ -14,7 +14,7 @@ SWEEP = "sweep.json"
 REDUCED = "reduced.keras"
 _STUDENT = "student.keras"
 # Options of `--data` that may be given without it: where a run's data lie now.
-_RELOCATIONS = ("data_dir", "image_cache")
+_RELOCATIONS = ("data_dir", "image_cache", "labels")
 _SELECTIONS = (
     *("image_size", "pixels", "classes", "train_examples", "test_examples"),
     *("validation_fraction", "skip_corrupt"),
@@ -149,10 +149,11 @@ def open_data(model, options, student=None):
     if trained is None:
         return None
     moved = {name: getattr(options, name) for name in _RELOCATIONS if getattr(options, name)}
-    spec = DataSpec.from_config({**trained, **moved})
+    spec = _spec_of_run({**trained, **moved})
     data = spec.open()
     expected, digest = trained.get("digest"), getattr(data, "digest", None)
-    if None not in (expected, digest) and digest != expected:
+    comparable = spec.unlabelled == trained.get("unlabelled")
+    if comparable and None not in (expected, digest) and digest != expected:
         raise ValueError(
             f"The data set {spec.source} has changed since {str(model)!r} was trained on it: its "
             "digest differs from that in config.json. Restore it, or name a data set with `data`."
@@ -160,6 +161,25 @@ def open_data(model, options, student=None):
     config = _describe(spec, data)
     # A calibration may train, which needs labels.
     return OpenedData(data.labelled() if hasattr(data, "labelled") else data, config)
+
+
+def _spec_of_run(config):
+    """The `DataSpec` of a run. An export needs no images without labels: they may be gone.
+
+    The digest of the run covers them and the others together, so that it is not comparable then.
+    """
+    folder = config.get("unlabelled")
+    if folder is not None and not Path(folder).is_dir():
+        log.warning(
+            "The images without labels are no longer in %s, so that it was not checked whether the "
+            "others have changed since the training.",
+            folder,
+        )
+        spec = DataSpec.from_config({**config, "unlabelled": None, "skip_corrupt": False})
+        # It may have been for these images only.
+        is_folder = spec.kind == "folder"
+        return replace(spec, skip_corrupt=is_folder and config.get("skip_corrupt", False))
+    return DataSpec.from_config(config)
 
 
 def _takes_pixels(student):

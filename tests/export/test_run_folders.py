@@ -101,6 +101,38 @@ def test_data_of_a_run_on_a_folder_of_images(tmp_path, source):
         open_data(run, _options())
 
 
+def test_a_label_file_that_was_moved_is_named_without_the_data(tmp_path):
+    tree, labels = write_tree(tmp_path / "tree"), tmp_path / "labels.csv"
+    rows = [f"{name}/{number}.png,{name[0]}" for name in ("ant", "bee") for number in range(5)]
+    labels.write_text("\n".join(["file,label", *rows]))
+    spec = DataSpec(str(tree), image_size=16, labels=str(labels))
+    data = {**spec.config(), "digest": spec.open().digest}
+    run = RunFolder(tmp_path / "run", {"data": data}).path
+    labels.rename(tmp_path / "moved.csv")
+    with pytest.raises(FileNotFoundError, match=r"`labels` must be an existing file.*labels\.csv"):
+        open_data(run, _options())
+    opened = open_data(run, _options("--labels", tmp_path / "moved.csv"))
+    assert opened.data.class_names == ("a", "b")
+    assert opened.config["labels"] == str(tmp_path / "moved.csv")
+    (tmp_path / "moved.csv").write_text("\n".join(["file,label", *rows[:-1]]))
+    with pytest.raises(ValueError, match="has changed since"):
+        open_data(run, _options("--labels", tmp_path / "moved.csv"))
+
+
+def test_images_without_labels_are_not_needed(tmp_path, data_file, caplog):
+    more = str(write_tree(tmp_path / "more"))
+    spec = DataSpec(str(data_file), unlabelled=more, skip_corrupt=True)
+    data = {**spec.config(), "digest": spec.open().digest}
+    run = RunFolder(tmp_path / "run", {"data": data}).path
+    assert open_data(run, _options()).data.train_examples == 60
+    assert caplog.text == ""
+    (tmp_path / "more").rename(tmp_path / "moved")
+    opened = open_data(run, _options())
+    assert opened.data.train_examples == 60
+    assert "images without labels are no longer in" in caplog.text
+    assert DataSpec.from_config(opened.config).open().digest == opened.config["digest"]
+
+
 def test_other_data_are_named_by_the_command(run, tmp_path):
     save_npz(image_data(mean=(0.1,) * 3), tmp_path / "other.npz")
     opened = open_data(run, _options("--data", tmp_path / "other.npz"))
