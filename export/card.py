@@ -1,6 +1,7 @@
 """The model card of an export: what was exported and how it was checked."""
 
 import json
+import re
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,8 @@ _OF_AN_ARTIFACT = {
     *("parameters", "multiply_adds", "images", "data"),
     *("max_difference", "agreement", "accuracy_of_student", "accuracy"),
 }
+# Folder of a run in which its teacher lies.
+_TEACHER = "teacher"
 
 
 def write_card(path, job, results, *, data_name=None, training=None):
@@ -323,17 +326,22 @@ def _shape(inputs, separator=" x "):
 def _training_lines(training):
     """What a run's `config.json` and `result.json`, and a sweep, say about the training."""
     config, result = training.get("config") or {}, training.get("result") or {}
-    settings = [f"run {training['run']}"] if "run" in training else []
-    settings += [
-        f"{key.replace('_', ' ')} {config[key]}"
-        for key in ("pair", "export_method", "seed", "templates", "subclasses")
-        if isinstance(config.get(key), str | int)
+    method, seed = _method_and_seed(training)
+    values = {**config, "run": training.get("run"), "method": method, "seed": seed}
+    settings = [
+        f"{key} {values[key]}"
+        for key in ("run", "pair", "method", "seed", "templates", "subclasses")
+        if isinstance(values.get(key), str | int)
     ]
     lines = [f"- Training: {', '.join(settings)}"] if settings else []
     data = config.get("data")
     if isinstance(data, dict):
         images = [str(data[key]) for key in ("name", "split") if data.get(key)]
-        lines += [f"- Data: {', '.join(images or [str(data.get('source'))])}"]
+        line = f"- Data: {', '.join(images or [str(data.get('source'))])}"
+        few = config.get("student_examples")
+        if few and method != _TEACHER:
+            line += f"; the student was trained on {few} of the training images"
+        lines += [line]
     if "accuracy_selected" in result:
         lines += [
             f"- Weights: epoch {result['best_epoch']} of {result['epochs']}, selected on "
@@ -365,6 +373,15 @@ def _training_lines(training):
             for layer in reduced["kd_layers"]
         ]
     return lines
+
+
+def _method_and_seed(training):
+    """Those of the folder that the student lies in: a run has students of several."""
+    file, config = training.get("student") or "", training.get("config") or {}
+    if file.startswith(f"{_TEACHER}/"):
+        return _TEACHER, config.get("seed")
+    folders = re.match(r"([^/]+)/seed(\d+)/", file)
+    return folders.groups() if folders else (None, None)
 
 
 def _kept(reduced, layer):

@@ -14,7 +14,7 @@ SWEEP = "sweep.json"
 REDUCED = "reduced.keras"
 _STUDENT = "student.keras"
 # Options of `--data` that may be given without it: where a run's data lie now.
-_RELOCATIONS = ("data_dir", "image_cache")
+_RELOCATIONS = ("data_dir", "image_cache", "labels")
 _SELECTIONS = (
     *("image_size", "pixels", "classes", "train_examples", "test_examples"),
     *("validation_fraction", "skip_corrupt"),
@@ -108,6 +108,10 @@ class OpenedData:
 def open_data(model, options, student=None):
     """Open the data set that the command names, otherwise the one that a run was trained on.
 
+    If the command names a new place of the images that a run was trained on, they are opened as in
+    the training, with its split and selections; options that are given have priority. Other images
+    are opened as the options say, with a warning in the log.
+
     The student of a run gets images as in its training, other students as `pixels` says. Without
     `pixels`, a student that rescales pixels itself gets pixels from 0 to 255. Any other is assumed
     to take the mean and standard deviation of the data set, with a warning in the log.
@@ -127,7 +131,15 @@ def open_data(model, options, student=None):
         FileNotFoundError: If the data do not exist there.
     """
     trained = _data_config_of(model)
+    moved, given = (
+        {name: getattr(options, name) for name in names if getattr(options, name)}
+        for names in (_RELOCATIONS, _SELECTIONS)
+    )
     if options.data:
+        if trained is not None:
+            opened = _open_moved(trained, {**moved, "source": options.data}, given)
+            if opened is not None:
+                return opened
         spec = DataSpec.from_options(options)
         is_assumed = trained is None and spec.pixels is None
         if is_assumed and student is not None and _takes_pixels(student):
@@ -139,27 +151,73 @@ def open_data(model, options, student=None):
                 "%s; if it was trained on others, give --pixels.",
                 data.name,
             )
-        return OpenedData(data, _describe(spec, data))
-    for name in _SELECTIONS:
-        if getattr(options, name):
-            raise ValueError(
-                f"`{name}` needs `data`; without it, the data set of a run folder is opened as in "
-                f"training. Received: {name}={getattr(options, name)!r}"
+        if trained is not None:
+            log.warning(
+                "The images of %s are other ones than those of the run, and its test images may be "
+                "among those that the student was trained on.",
+                options.data,
             )
+        return _opened(spec, data)
+    for name, value in given.items():
+        raise ValueError(
+            f"`{name}` needs `data`; without it, the data set of a run folder is opened as in "
+            f"training. Received: {name}={value!r}"
+        )
     if trained is None:
         return None
-    moved = {name: getattr(options, name) for name in _RELOCATIONS if getattr(options, name)}
-    spec = DataSpec.from_config({**trained, **moved})
+    spec = _spec_of_run({**trained, **moved})
     data = spec.open()
-    expected, digest = trained.get("digest"), getattr(data, "digest", None)
-    if None not in (expected, digest) and digest != expected:
+    if not _are_those_of(trained, spec, data):
         raise ValueError(
             f"The data set {spec.source} has changed since {str(model)!r} was trained on it: its "
             "digest differs from that in config.json. Restore it, or name a data set with `data`."
         )
+    return _opened(spec, data)
+
+
+def _open_moved(trained, moved, given):
+    """The images of a run at another place, or `None` if those there are other ones."""
+    try:
+        spec = _spec_of_run({**trained, **moved})
+        data = spec.open()
+    except (ValueError, OSError):  # they cannot be opened as in the training
+        return None
+    if not _are_those_of(trained, spec, data):
+        return None
+    if given:
+        spec = replace(spec, **given)
+        data = spec.open()
+    return _opened(spec, _normalized_as_in(trained, spec, data))
+
+
+def _are_those_of(trained, spec, data):
+    """Whether data are those of a run, as far as can be seen."""
+    expected, digest = trained.get("digest"), getattr(data, "digest", None)
+    # The digest of a run covers its images with and without labels together.
+    comparable = spec.unlabelled == trained.get("unlabelled")
+    return not comparable or None in (expected, digest) or digest == expected
+
+
+def _opened(spec, data):
     config = _describe(spec, data)
     # A calibration may train, which needs labels.
     return OpenedData(data.labelled() if hasattr(data, "labelled") else data, config)
+
+
+def _spec_of_run(config):
+    """The `DataSpec` of a run. An export needs no images without labels: they may be gone."""
+    folder = config.get("unlabelled")
+    if folder is not None and not Path(folder).is_dir():
+        log.warning(
+            "The images without labels are no longer in %s, so that it was not checked whether the "
+            "others have changed since the training.",
+            folder,
+        )
+        spec = DataSpec.from_config({**config, "unlabelled": None, "skip_corrupt": False})
+        # It may have been for these images only.
+        is_folder = spec.kind == "folder"
+        return replace(spec, skip_corrupt=is_folder and config.get("skip_corrupt", False))
+    return DataSpec.from_config(config)
 
 
 def _takes_pixels(student):

@@ -64,7 +64,8 @@ def costs(experiment, folder):
 
     Returns:
         `(rows, images)`: `CostRow`s, and the number of test images of their top-1. There are no
-        rows if nothing is exported, multiply-adds cannot be counted, or nothing runs TFLite.
+        rows if nothing is exported, multiply-adds cannot be counted, or nothing runs TFLite. Forms
+        that cannot be measured are left out with a warning.
     """
     exports = keras.backend.backend() == "tensorflow" and experiment.formats
     if not exports or experiment.export_method not in experiment.methods:
@@ -76,24 +77,29 @@ def costs(experiment, folder):
         return [], 0
     student = load_student(folder)
     images, labels = take(experiment.data, "test", _IMAGES, experiment.seed)
-    try:
-        cost_of(student, images.shape[1:])
-    except ValueError as error:
-        # A layer of a user's network that cannot be counted is no reason to lose a run.
-        log.warning("no table of costs: %s", error)
-        return [], 0
     log.info("measuring size and latency of the student")
     plain = None
     if "student" in experiment.methods:
         training = results.student_folder(folder, "student", experiment.seed)
         plain = load_student(training / "student.keras")
-    rows, forms = [], forms_of(student, images, labels, plain)
+    try:
+        # A user's network that cannot be counted or folded is no reason to lose a run.
+        cost_of(student, images.shape[1:])
+        forms = forms_of(student, images, labels, plain)
+    except ValueError as error:
+        log.warning("no table of costs: %s", error)
+        return [], 0
+    rows, failures = [], {}
     with bar("measuring", len(forms)) as advance:
         for form, (model, known) in forms.items():
             advance(form_title(form), parts=0)
-            row = measure(
-                model, form, _MEASURED, images=images, labels=known, repeats=10, name=student.name
-            )
-            rows.append(row)
+            options = {"images": images, "labels": known, "repeats": 10, "name": student.name}
+            try:
+                rows.append(measure(model, form, _MEASURED, **options))
+            except (ValueError, OSError) as error:  # TFLite cannot have every network
+                failures[form_title(form)] = error
             advance()
+    if failures:
+        reason = next(iter(failures.values()))
+        log.warning("the table of costs lacks the forms %s: %s", ", ".join(failures), reason)
     return rows, len(images)

@@ -10,7 +10,6 @@ import numpy as np
 
 from letkd_keras.data import NumberedBatches
 from letkd_keras.distillers import Distiller
-from letkd_keras.export import ExportMismatch
 from letkd_keras.files import checksum, save_model
 from letkd_keras.functional import load_model, quantization_aware, without_fake_quantization
 from letkd_keras.log_file import logged_to, recorded
@@ -47,8 +46,9 @@ def run(experiment, out, verbose=True, measures=None):
         The report as a dictionary; it is also in `report.json` and `report.md`.
 
     Raises:
-        ValueError: If the experiment or the folder does not fit; before any training.
-        ExportMismatch: If a format of the export was refused; after the report.
+        ValueError: If the experiment or the folder does not fit; before any training. If the
+            student cannot be exported; after the report.
+        ExportMismatch: If a format of the export was refused (a `ValueError`); after the report.
     """
     with recorded() as messages:
         experiment = prepare(experiment)
@@ -73,9 +73,9 @@ def _run(experiment, folder, verbose, measures):
     refused = None
     try:
         exported = exporting.export(experiment, folder)
-    except ExportMismatch as error:
+    except ValueError as error:
         # The report of a long training needs no file of the student.
-        exported, refused = error.exported, error
+        exported, refused = getattr(error, "exported", {}), error
     costs = exporting.costs(experiment, folder)
     classes = class_report.of_run(experiment, folder, teacher)
     written = report.write(

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import re
 from dataclasses import dataclass
 
 from letkd_keras.log_file import stderr_to_log
@@ -53,12 +54,33 @@ class Format:
             ImportError: If the format needs a package that is not installed; `check_installed`
                 finds out before.
             ValueError: If the options lack something that the format needs.
+            ExportMismatch: If the converter ends in an error of its own (a `ValueError`).
         """
         module, function = self.writer.split(":")
+        failure = None
         # Converters write much to stderr that concerns nobody.
         with stderr_to_log():
             writer = getattr(importlib.import_module(f"letkd_keras.export.{module}"), function)
-            writer(student, path, options)
+            try:
+                writer(student, path, options)
+            except (ValueError, ImportError, OSError, MemoryError):
+                raise
+            except Exception as error:  # converters raise errors of many types
+                failure = error
+        if failure is not None:
+            raise self._refusal(student, failure) from failure
+
+    def _refusal(self, student, error):
+        """One sentence in place of the many lines of a converter."""
+        from letkd_keras.export.verification import ExportMismatch
+
+        name = next(name for name, form in _FORMATS.items() if form is self)
+        # MLIR writes the place in the graph before the reason, and the graph after it.
+        line = str(error).strip().partition("\n")[0]
+        reason = re.sub(r".*error: (loc\(.*\): )?", "", line)
+        return ExportMismatch(
+            f"{name} of {student.name!r} could not be written ({type(error).__name__}): {reason}"
+        )
 
 
 def _tflite(name, function, tolerance, min_agreement, **options):

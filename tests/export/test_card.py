@@ -228,6 +228,30 @@ def test_markdown_says_which_images_selected_the_weights(student, images, tmp_pa
     assert "- Training: run r, pair a-b" in lines
 
 
+_FEW = "; the student was trained on 60 of the training images"
+
+
+@pytest.mark.parametrize(
+    ("file", "trained", "data"),
+    [
+        ("kd/seed2/student.keras", ", method kd, seed 2", _FEW),
+        ("kd/seed2/float/student.keras", ", method kd, seed 2", _FEW),
+        ("teacher/teacher.keras", ", method teacher, seed 0", ""),
+        ("other.keras", "", _FEW),
+    ],
+)
+def test_markdown_has_method_and_seed_of_this_student(
+    student, images, tmp_path, file, trained, data
+):
+    job = prepare(student, images=images / 255)
+    config = {"pair": "a-b", "export_method": "letkd2", "seed": 0, "student_examples": 60}
+    config["data"] = {"name": "blocks", "split": "seed 0"}
+    write_card(tmp_path, job, {}, training={"run": "r", "student": file, "config": config})
+    lines = (tmp_path / "card.md").read_text().splitlines()
+    assert f"- Training: run r, pair a-b{trained}" in lines
+    assert f"- Data: blocks, seed 0{data}" in lines
+
+
 def test_formats_exported_later_are_added_to_the_card(student, images, copy):
     folder, _ = copy
     export_bundle(

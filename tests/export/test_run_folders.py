@@ -101,8 +101,90 @@ def test_data_of_a_run_on_a_folder_of_images(tmp_path, source):
         open_data(run, _options())
 
 
+def test_a_label_file_that_was_moved_is_named_without_the_data(tmp_path):
+    tree, labels = write_tree(tmp_path / "tree"), tmp_path / "labels.csv"
+    rows = [f"{name}/{number}.png,{name[0]}" for name in ("ant", "bee") for number in range(5)]
+    labels.write_text("\n".join(["file,label", *rows]))
+    spec = DataSpec(str(tree), image_size=16, labels=str(labels))
+    data = {**spec.config(), "digest": spec.open().digest}
+    run = RunFolder(tmp_path / "run", {"data": data}).path
+    labels.rename(tmp_path / "moved.csv")
+    with pytest.raises(FileNotFoundError, match=r"`labels` must be an existing file.*labels\.csv"):
+        open_data(run, _options())
+    opened = open_data(run, _options("--labels", tmp_path / "moved.csv"))
+    assert opened.data.class_names == ("a", "b")
+    assert opened.config["labels"] == str(tmp_path / "moved.csv")
+    (tmp_path / "moved.csv").write_text("\n".join(["file,label", *rows[:-1]]))
+    with pytest.raises(ValueError, match="has changed since"):
+        open_data(run, _options("--labels", tmp_path / "moved.csv"))
+
+
+def test_images_without_labels_are_not_needed(tmp_path, data_file, caplog):
+    more = str(write_tree(tmp_path / "more"))
+    spec = DataSpec(str(data_file), unlabelled=more, skip_corrupt=True)
+    data = {**spec.config(), "digest": spec.open().digest}
+    run = RunFolder(tmp_path / "run", {"data": data}).path
+    assert open_data(run, _options()).data.train_examples == 60
+    assert caplog.text == ""
+    (tmp_path / "more").rename(tmp_path / "moved")
+    opened = open_data(run, _options())
+    assert opened.data.train_examples == 60
+    assert "images without labels are no longer in" in caplog.text
+    assert DataSpec.from_config(opened.config).open().digest == opened.config["digest"]
+
+
+@pytest.fixture
+def run_on_a_tree(tmp_path):
+    """A run on a tree that is split by its seed, `(run folder, data)`; the tree was moved."""
+    tree = write_tree(tmp_path / "tree", images=20)
+    options = {"image_size": 16, "classes": 2, "validation_fraction": 0.25, "seed": 7}
+    spec = DataSpec(str(tree), **options)
+    data = spec.open()
+    config = {**spec.config(), "digest": data.digest, "mean": [0.3] * 3, "std": [0.6] * 3}
+    tree.rename(tmp_path / "moved")
+    return RunFolder(tmp_path / "run", {"data": config}).path, data
+
+
+def test_images_that_were_moved_are_opened_as_in_training(run_on_a_tree, tmp_path, caplog):
+    run, data = run_on_a_tree
+    opened = open_data(run, _options("--data", tmp_path / "moved"))
+    assert opened.data.digest == data.digest
+    assert opened.data.mean == (0.3,) * 3
+    assert opened.config["source"] == str(tmp_path / "moved")
+    assert (opened.config["seed"], opened.config["digest"]) == (7, data.digest)
+    assert caplog.text == ""
+
+
+def test_options_select_among_images_that_were_moved(run_on_a_tree, tmp_path, caplog):
+    run, data = run_on_a_tree
+    options = _options("--data", tmp_path / "moved", "--test-examples", 4, "--pixels", "0..1")
+    opened = open_data(run, options)
+    assert opened.data.test_examples == 4
+    assert opened.data.mean == (0,) * 3
+    tested = {image.tobytes() for image in data.x_test}
+    assert {image.tobytes() for image in opened.data.x_test} < tested
+    assert caplog.text == ""
+
+
+def test_other_images_than_those_of_the_run_are_opened_with_a_warning(
+    run_on_a_tree, tmp_path, caplog
+):
+    run, _ = run_on_a_tree
+    (tmp_path / "moved" / "ant" / "0.png").unlink()
+    options = _options("--data", tmp_path / "moved", "--image-size", 32)
+    opened = open_data(run, options)
+    assert opened.data.image_shape == (32, 32, 3)
+    assert opened.data.class_names == ("ant", "bee", "cat")
+    assert (opened.config["seed"], opened.data.has_validation) == (0, False)
+    assert "moved are other ones than those of the run" in caplog.text
+
+
+def _other_data():
+    return image_data(mean=(0.1,) * 3, y_test=np.repeat(np.arange(5), 6)[::-1])
+
+
 def test_other_data_are_named_by_the_command(run, tmp_path):
-    save_npz(image_data(mean=(0.1,) * 3), tmp_path / "other.npz")
+    save_npz(_other_data(), tmp_path / "other.npz")
     opened = open_data(run, _options("--data", tmp_path / "other.npz"))
     assert opened.data.mean == (0.1,) * 3
     with pytest.raises(ValueError, match="`pixels` needs `data`"):
@@ -113,7 +195,7 @@ def test_other_data_are_normalized_as_in_training(run, tmp_path):
     config = json.loads((run / "config.json").read_text())
     config["data"] |= {"mean": [0.3] * 3, "std": [0.6] * 3}
     (run / "config.json").write_text(json.dumps(config))
-    save_npz(image_data(mean=(0.1,) * 3), tmp_path / "other.npz")
+    save_npz(_other_data(), tmp_path / "other.npz")
     opened = open_data(run, _options("--data", tmp_path / "other.npz"))
     assert (opened.data.mean, opened.data.std) == ((0.3,) * 3, (0.6,) * 3)
     opened = open_data(run, _options("--data", tmp_path / "other.npz", "--pixels", "0..1"))
@@ -150,13 +232,15 @@ def test_the_normalization_of_another_file_is_assumed_with_a_warning(tmp_path, d
     assert caplog.text == ""
 
 
-def test_a_student_of_a_run_gets_images_as_in_training(run, data_file, caplog):
+def test_a_student_of_a_run_gets_images_as_in_training(run, tmp_path, caplog):
     config = json.loads((run / "config.json").read_text())
     config["data"] |= {"mean": [0.3] * 3, "std": [0.6] * 3}
     (run / "config.json").write_text(json.dumps(config))
     student = _student(keras.layers.Rescaling(1 / 127.5, offset=-1))
-    assert open_data(run, _options("--data", data_file), student).data.mean == (0.3,) * 3
-    assert caplog.text == ""
+    save_npz(_other_data(), tmp_path / "other.npz")
+    options = _options("--data", tmp_path / "other.npz")
+    assert open_data(run, options, student).data.mean == (0.3,) * 3
+    assert "assumed" not in caplog.text
 
 
 def test_no_data(tmp_path):

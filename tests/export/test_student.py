@@ -7,6 +7,7 @@ from letkd_keras.distillers import KD
 from letkd_keras.export import export_student, fold, formats
 from letkd_keras.export import student as exporting
 from letkd_keras.export.cost_report import without_kd_layers
+from letkd_keras.export.formats import tflite
 from letkd_keras.export.formats.tflite import write_tflite
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.verification import ExportMismatch, reload_outputs
@@ -95,6 +96,30 @@ def test_garbage_is_not_an_artifact(student, tmp_path, set_writer):
     with pytest.raises(ExportMismatch, match="cannot be reloaded in a new process"):
         export_student(student, tmp_path, format="tflite")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_converter_cannot_write_is_one_sentence(tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Resizing(4, 4, interpolation="bicubic")(inputs)
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x), name="own")
+    with pytest.raises(ExportMismatch) as refused:
+        export_student(model, tmp_path, format="tflite")
+    assert str(refused.value) == (
+        "tflite of 'own' could not be written (ConverterError): 'tf.ResizeBicubic' op is neither "
+        "a custom op nor a flex op"
+    )
+    assert list(tmp_path.iterdir()) == []
+    assert export_student(model, tmp_path, format="savedmodel").agreement == 1
+
+
+@pytest.mark.parametrize("error", [ImportError, MemoryError, OSError, ValueError])
+def test_errors_that_say_enough_are_kept(student, tmp_path, monkeypatch, error):
+    def fail(*args):
+        raise error("own words")
+
+    monkeypatch.setattr(tflite, "write_tflite", fail)
+    with pytest.raises(error, match=r"^own words$"):
+        export_student(student, tmp_path, format="tflite")
 
 
 def test_unknown_format_lists_those_that_exist(student, tmp_path):

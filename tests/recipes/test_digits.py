@@ -124,14 +124,17 @@ def test_the_same_command_again_only_reports(out, monkeypatch, unexported):
     assert report["methods"] == before["methods"]
 
 
-def test_a_refused_format_is_an_error_after_the_report(out, tmp_path, monkeypatch, unexported):
+@pytest.mark.parametrize("error", [ExportMismatch, ValueError])
+def test_a_refused_export_is_an_error_after_the_report(
+    out, tmp_path, monkeypatch, unexported, error
+):
     def refuse(experiment, folder):
-        raise ExportMismatch("onnx: no such layer")
+        raise error("onnx: no such layer")
 
     copy = shutil.copytree(out, tmp_path / "copy")
     (copy / "report.json").unlink()
     monkeypatch.setattr("letkd_keras.recipes.exporting.export", refuse)
-    with pytest.raises(ExportMismatch, match="onnx: no such layer"):
+    with pytest.raises(error, match="onnx: no such layer"):
         digits.main([*SMALL, "--out", str(copy)])
     assert json.loads((copy / "report.json").read_text())["exported"] == {}
 

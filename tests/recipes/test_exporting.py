@@ -1,11 +1,66 @@
 import importlib.util
 from types import SimpleNamespace
 
+import keras
+import pytest
+from small_image_data import image_data
+
 from letkd_keras.recipes import exporting
+from letkd_keras.run_folder import RunFolder
 
 
-def test_no_costs_without_what_runs_tflite(tmp_path, monkeypatch, caplog):
+@pytest.fixture
+def experiment():
+    return SimpleNamespace(
+        formats=("savedmodel",), export_method="kd", methods=("kd",), data=image_data(), seed=0
+    )
+
+
+def _run_folder(path, interpolation="bilinear"):
+    """A run folder with a student that resizes its images."""
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Resizing(8, 8, interpolation=interpolation)(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(x))
+    student = keras.Model(inputs, keras.layers.Dense(5)(x), name="own")
+    folder = RunFolder(path, {"export_method": "kd", "seed": 0}).path
+    (folder / "kd" / "seed0").mkdir(parents=True)
+    student.save(folder / "kd" / "seed0" / "student.keras")
+    return folder
+
+
+def _warnings(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_no_costs_without_what_runs_tflite(experiment, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    experiment = SimpleNamespace(formats=("savedmodel",), export_method="kd", methods=("kd",))
     assert exporting.costs(experiment, tmp_path) == ([], 0)
     assert "no table of costs: The format tflite needs ai-edge-litert" in caplog.text
+
+
+def test_no_costs_of_a_student_that_tflite_cannot_convert(experiment, tmp_path, caplog):
+    assert exporting.costs(experiment, _run_folder(tmp_path / "run", "bicubic")) == ([], 30)
+    (warning,) = _warnings(caplog)
+    start = "the table of costs lacks the forms with KD layers, folded: tflite of 'own' could"
+    assert warning.startswith(start)
+
+
+def test_no_costs_of_a_student_that_cannot_be_folded(experiment, tmp_path, monkeypatch, caplog):
+    def refuse(*args):
+        raise ValueError("layers of the same names")
+
+    monkeypatch.setattr(exporting, "forms_of", refuse)
+    assert exporting.costs(experiment, _run_folder(tmp_path / "run")) == ([], 0)
+    assert _warnings(caplog) == ["no table of costs: layers of the same names"]
+
+
+def test_costs_of_the_forms_that_can_be_measured(experiment, tmp_path, monkeypatch, caplog):
+    def measure(model, form, format, **options):
+        if form == "trained":
+            raise ValueError("no such operation")
+        return form
+
+    monkeypatch.setattr(exporting, "measure", measure)
+    assert exporting.costs(experiment, _run_folder(tmp_path / "run")) == (["folded"], 30)
+    (warning,) = _warnings(caplog)
+    assert warning == "the table of costs lacks the forms with KD layers: no such operation"
