@@ -59,6 +59,7 @@ def test_the_code_of_a_page_runs(name, networks, tmp_path, monkeypatch):
     if name == "docs/your_models.md":
         images = np.repeat(np.repeat(images, 2, axis=1), 2, axis=2)
     batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(32)
+    pixels = np.random.default_rng(2).integers(0, 256, images.shape, "uint8")
     logits = np.random.default_rng(1).standard_normal((2, 64, 10)).astype("float32")
     teacher.save("teacher.keras")
     policy = keras.config.dtype_policy()
@@ -74,6 +75,7 @@ def test_the_code_of_a_page_runs(name, networks, tmp_path, monkeypatch):
                 **{"plain_ds": batches, "train_ds": batches, "test_ds": batches},
                 **{"teacher_logits": logits[0], "student_logits": logits[1]},
                 "images": images,
+                **{"test_images": pixels, "test_labels": labels},
                 **{"labels": labels, "sample_weight": np.ones(64, "float32")},
             },
         )
