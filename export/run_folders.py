@@ -164,6 +164,11 @@ def open_data(model, options, student=None):
             f"training. Received: {name}={value!r}"
         )
     if trained is None:
+        for name, value in moved.items():
+            raise ValueError(
+                f"`{name}` needs `data`, since {str(model)!r} is no run folder, which knows its "
+                f"data. Received: {name}={value!r}"
+            )
         return None
     spec = _spec_of_run({**trained, **moved})
     data = spec.open()

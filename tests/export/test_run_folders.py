@@ -243,6 +243,11 @@ def test_a_student_of_a_run_gets_images_as_in_training(run, tmp_path, caplog):
     assert "assumed" not in caplog.text
 
 
+def test_places_of_images_without_the_data_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"`labels` needs `data`.*other\.keras' is no run folder"):
+        open_data(tmp_path / "other.keras", _options("--labels", tmp_path / "labels.csv"))
+
+
 def test_no_data(tmp_path):
     assert open_data(tmp_path / "student.keras", _options()) is None
 
