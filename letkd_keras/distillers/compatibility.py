@@ -2,6 +2,7 @@
 
 import logging
 
+import keras
 import numpy as np
 
 from letkd_keras.distillers.unlabelled import UNLABELLED
@@ -53,6 +54,53 @@ def matching_models(teacher, student):
             "puts out features: add a `Dense(classes)` and train it"
         )
     return teacher, student
+
+
+def warn_about_augmentation(student):
+    """Name the student's layers that move images in training, which the teacher does not see.
+
+    Args:
+        student: Functional `keras.Model`.
+    """
+    moving = [layer.name for layer in flatten(student).layers if type(layer).__name__ in _MOVING]
+    if moving:
+        log.warning(
+            "%s of the student moves images in training and not for the teacher, so that locations "
+            "of their feature maps do not match. Augment in the data set.",
+            " and ".join(map(repr, moving)),
+        )
+
+
+# Layers of Keras.
+_MOVING = {
+    f"Random{name}"
+    for name in (
+        *("Crop", "ElasticTransform", "Flip", "Perspective"),
+        *("Rotation", "Shear", "Translation", "Zoom"),
+    )
+}
+
+
+def check_takes_logits(loss):
+    """Refuse a cross-entropy of probabilities: a distiller's outputs are logits.
+
+    Args:
+        loss: What `compile` was given.
+
+    Raises:
+        ValueError: If it is a cross-entropy of Keras without `from_logits=True`.
+    """
+    for each in keras.tree.flatten(loss):
+        found = keras.losses.get(each) if isinstance(each, str) else each
+        name = getattr(found, "__name__", type(found).__name__)
+        of_keras = getattr(keras.losses, name, None) in (found, type(found))
+        entropy = name.lower().replace("_", "").endswith("crossentropy")
+        if of_keras and entropy and not getattr(found, "from_logits", False):
+            raise ValueError(
+                "`loss` must take logits, since a softmax at the end of the student is removed: "
+                "keras.losses.SparseCategoricalCrossentropy(from_logits=True). "
+                f"Received: loss={each if isinstance(each, str) else name} of probabilities"
+            )
 
 
 def _compatible(first, second):

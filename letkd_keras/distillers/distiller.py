@@ -4,7 +4,12 @@ import keras
 from keras import ops
 
 from letkd_keras.distillers import logit_losses as logit
-from letkd_keras.distillers.compatibility import check_images_and_labels, matching_models
+from letkd_keras.distillers.compatibility import (
+    check_images_and_labels,
+    check_takes_logits,
+    matching_models,
+    warn_about_augmentation,
+)
 from letkd_keras.distillers.feature_maps import channels_last, channels_last_shape
 from letkd_keras.distillers.layer_outputs import LayerOutputs
 from letkd_keras.distillers.unlabelled import (
@@ -114,6 +119,8 @@ class Distiller(TrainStep, keras.Model):
         self.teacher_graph = None
         if teacher is not None:
             self._set_teacher(teacher)
+            if self.student_layers:
+                warn_about_augmentation(self.student)
 
         loss_weights = {
             name: non_negative_number.check(weight, f"weight of {name}")
@@ -191,12 +198,14 @@ class Distiller(TrainStep, keras.Model):
     # What Keras asks of a model
 
     def fit(self, x=None, y=None, *args, **kwargs):
-        """Train as every Keras model; NumPy arrays are checked before.
+        """Train as every Keras model; the loss and NumPy arrays are checked before.
 
         Raises:
-            ValueError: If images in an array are not finite, or labels in an array are not the
-                student's classes, or -1.
+            ValueError: If the loss is a cross-entropy of probabilities, images in an array are not
+                finite, or labels in an array are not the student's classes, or -1.
         """
+        # Not in `compile`: a model with one of its own is loaded without its optimizer and loss.
+        check_takes_logits(self.loss if self.compiled else None)
         check_images_and_labels(x, y, self._classes, self.takes_unlabelled)
         return super().fit(x, y, *args, **kwargs)
 
@@ -314,7 +323,16 @@ class Distiller(TrainStep, keras.Model):
         """The teacher from a whole `.keras` file (Keras calls this)."""
         path = Path(directory) / "teacher.keras"
         if path.exists():
-            self._set_teacher(load_model(path, "teacher"))
+            try:
+                self._set_teacher(load_model(path, "teacher"))
+            except ValueError as error:
+                error.add_note(
+                    "For layers of your own, load the distiller within "
+                    "keras.saving.custom_object_scope({...}); for a Lambda layer, call "
+                    "keras.config.enable_unsafe_deserialization() before. Keras applies the "
+                    "arguments of load_model to the student alone."
+                )
+                raise
 
 
 def _channels_last_shapes(outputs):

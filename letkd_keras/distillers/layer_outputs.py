@@ -39,4 +39,10 @@ class LayerOutputs:
         self._function = keras.Model(flat.inputs[0], outputs, name="layer_outputs")
 
     def __call__(self, inputs, training):
-        return self._function(inputs, training=training)
+        outputs = self._function(inputs, training=training)
+        # Of images whose size a data set does not declare, nothing is known inside a graph.
+        outputs["features"] = [
+            features if None in shape else keras.ops.reshape(features, (-1, *shape))
+            for features, shape in zip(outputs["features"], self.shapes, strict=True)
+        ]
+        return outputs

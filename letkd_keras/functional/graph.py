@@ -25,7 +25,10 @@ def check_functional(model, argument):
     """
     if not is_model(model) or isinstance(model, keras.Sequential):
         sequential = isinstance(model, keras.Sequential)
-        hint = ". Convert it: keras.Model(model.inputs, model.outputs)" if sequential else ""
+        hint = ""
+        if sequential:
+            first = "" if model.built else "begin it with a keras.Input(shape), and then "
+            hint = f". To convert it, {first}use keras.Model(model.inputs[0], model.outputs[0])"
         raise ValueError(
             f"`{argument}` must be a functional keras.Model, so that its layers can be named. "
             f"Received: {argument}={model!r} of {type(model)}{hint}"
@@ -409,4 +412,20 @@ def copy_with(model, call_fn, copy_fn=_copy_of):
             copied_weights = copies[id(layer)].weights
             for weight, value in zip(copied_weights, layer.get_weights(), strict=False):
                 weight.assign(value)
+    finalize_normalization(copied)
     return copied
+
+
+def finalize_normalization(model):
+    """Let the `Normalization` layers of a model compute with their weights.
+
+    Keras derives what they compute with after `adapt` and after loading, not after an assignment.
+
+    Args:
+        model: Functional `keras.Model` whose weights were assigned.
+    """
+    for layer in model.layers:
+        if is_model(layer):
+            finalize_normalization(layer)
+        elif isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()

@@ -7,6 +7,7 @@ from letkd_keras.functional.graph import (
     copy_with,
     find_layer,
     flatten,
+    nodes,
     readers,
 )
 from letkd_keras.layers import KDLayer
@@ -95,6 +96,8 @@ def is_only_pooled(student, layer):
         and isinstance(reading[0], keras.layers.GlobalAveragePooling2D)
         and reading[0].data_format == layer.data_format
         and not reading[0].keepdims
+        # A pooling that is called again also reads another feature map.
+        and sum(node.operation is reading[0] for node in nodes(student)) == 1
     )
 
 

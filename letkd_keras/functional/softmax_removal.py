@@ -26,7 +26,7 @@ def remove_softmax(model, argument="model"):
         ValueError: If the model is no classifier or ends in an activation that is not a softmax.
     """
     if isinstance(model, keras.Sequential) and model.built:
-        model = keras.Model(model.inputs, model.outputs, name=model.name)
+        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     check_functional(model, argument)
     flat = flatten(model)
     check_classifier(flat, argument)
@@ -34,7 +34,8 @@ def remove_softmax(model, argument="model"):
     activation = _activation_of(last)
     if activation is keras.activations.linear:
         return model
-    if activation is not keras.activations.softmax:
+    # That of TensorFlow or JAX, given as a function, is called so too.
+    if getattr(activation, "__name__", None) not in ("softmax", "softmax_v2"):
         raise ValueError(
             f"`{argument}` must end in logits or in a softmax over the classes. "
             f"Received: {argument}={model.name!r}, which ends in {last.name!r} with the "
@@ -45,7 +46,9 @@ def remove_softmax(model, argument="model"):
         if operation is not last:
             return operation(*args, **kwargs)
         if not getattr(last, "weights", ()):
-            return args[0]
+            # A softmax in float32 ends a network of half precision: its logits are float32 too.
+            dtype = getattr(last, "compute_dtype", args[0].dtype)
+            return args[0] if dtype == args[0].dtype else keras.ops.cast(args[0], dtype)
         config = {**last.get_config(), "activation": "linear"}
         outputs = (linear := last.__class__.from_config(config))(*args, **kwargs)
         linear.set_weights(last.get_weights())

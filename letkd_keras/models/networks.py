@@ -154,7 +154,7 @@ def _from_file(request, channels):
     argument = request.argument
     model = load_model(request.name, argument)
     if isinstance(model, keras.Sequential) and model.built:
-        model = keras.Model(model.inputs, model.outputs, name=model.name)
+        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     check_functional(model, argument)
     # A backbone without a head has features or tokens for outputs.
     if len(model.input_shape) != 4 or len(model.output_shape) not in (2, 3, 4):

@@ -40,7 +40,7 @@ class TeacherFeatures:
         self.image_shape = image_shape
         self.layers = dict(layers)
         self.pool_sizes = _pool_sizes(pool_size, self.layers)
-        self.num_classes = int(teacher.output.shape[-1])
+        self.num_classes = int(teacher.outputs[0].shape[-1])
         flat, maps = feature_maps(
             at_size(teacher, image_shape),
             list(self.layers.values()),

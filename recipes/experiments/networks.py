@@ -12,7 +12,13 @@ import numpy as np
 
 from letkd_keras import models
 from letkd_keras.functional import fingerprint, load_model, remove_softmax, suggest_layers
-from letkd_keras.functional.graph import flatten, grid_ratio, outputs_at, spatial_shape
+from letkd_keras.functional.graph import (
+    finalize_normalization,
+    flatten,
+    grid_ratio,
+    outputs_at,
+    spatial_shape,
+)
 from letkd_keras.functional.token_grid import feature_maps
 from letkd_keras.models.network_names import (
     APPLICATIONS,
@@ -277,6 +283,7 @@ def _with_stable_names(model):
 
     copy = keras.models.clone_model(model, clone_function=clone)
     copy.set_weights(model.get_weights())
+    finalize_normalization(copy)
     return copy
 
 

@@ -2,8 +2,12 @@ import keras
 import numpy as np
 import pytest
 
-from letkd_keras.distillers import KD
-from letkd_keras.distillers.compatibility import check_images_and_labels, matching_models
+from letkd_keras.distillers import KD, FitNet
+from letkd_keras.distillers.compatibility import (
+    check_images_and_labels,
+    check_takes_logits,
+    matching_models,
+)
 
 
 def _classifier(size=8, classes=3, activation=None, channels=3):
@@ -75,3 +79,49 @@ def test_distributions_are_of_two_dimensions():
     check_images_and_labels(None, distributions, 3)
     with pytest.raises(ValueError, match=r"`y` must be integers from 0 to 2.*or distributions"):
         check_images_and_labels(None, distributions[..., None], 3)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "sparse_categorical_crossentropy",
+        "CategoricalCrossentropy",
+        keras.losses.sparse_categorical_crossentropy,
+        keras.losses.SparseCategoricalCrossentropy(),
+        [keras.losses.BinaryCrossentropy()],
+    ],
+)
+def test_a_loss_of_probabilities_is_refused_before_the_training(loss):
+    model = KD(_classifier(), _classifier(activation="softmax"))
+    model.compile("sgd", loss)
+    x, y = np.zeros((2, 8, 8, 3), "float32"), np.zeros(2, "int64")
+    with pytest.raises(ValueError, match=r"`loss` must take logits.*of probabilities"):
+        model.fit(x, y, verbose=0)
+
+
+def _own_crossentropy(y_true, y_pred):
+    return keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        None,
+        "mse",
+        _own_crossentropy,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        {"fc": keras.losses.CategoricalCrossentropy(from_logits=True)},
+    ],
+)
+def test_other_losses_are_taken(loss):
+    check_takes_logits(loss)
+
+
+def test_augmentation_inside_the_student_is_named_where_feature_maps_are_compared(caplog):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.RandomFlip(name="flip")(keras.layers.Rescaling(2.0)(inputs))
+    student = keras.Model(inputs, _classifier()(x))
+    KD(_classifier(), student)
+    assert not caplog.records
+    FitNet(_classifier(), student, student_layers=["conv"], teacher_layers=["conv"])
+    assert "'flip' of the student moves images in training" in caplog.text

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from registered_name import has_registered_name
 
 from letkd_keras.distillers import AT, CRD, SP, VID, FitNet, SimKD
@@ -219,3 +220,15 @@ def test_crd_refuses_several_replicas(setting, monkeypatch):
     monkeypatch.setattr(keras.Model, "distribute_strategy", strategy)
     with pytest.raises(ValueError, match=r"CRD must be trained on one replica.*of 2 replicas"):
         model.make_train_function()
+
+
+@pytest.mark.parametrize("name", ["hint", "at", "vid", "simkd"])
+def test_a_data_set_need_not_declare_the_size_of_its_images(name, setting):
+    signature = tf.TensorSpec((None, None, 3)), tf.TensorSpec((), "int64")
+    images = tf.data.Dataset.from_generator(
+        lambda: zip(setting.x, setting.y, strict=True), output_signature=signature
+    )
+    model = _made(name, setting)
+    model.run_eagerly = False
+    history = model.fit(images.batch(6), verbose=0).history
+    assert np.isfinite(history["loss"]).all()

@@ -179,8 +179,10 @@ def test_what_is_no_functional_model_is_refused(model):
 
 def test_a_sequential_model_is_refused_with_the_way_out():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="s")
-    with pytest.raises(ValueError, match=r"functional.*keras\.Model\(model\.inputs"):
+    with pytest.raises(ValueError, match=r"it, use keras\.Model\(model\.inputs\[0\], model\.outp"):
         check_functional(model, "net")
+    with pytest.raises(ValueError, match=r"begin it with a keras\.Input\(shape\), and then use"):
+        check_functional(keras.Sequential([keras.layers.Dense(2)]), "net")
 
 
 def test_several_outputs_are_refused():

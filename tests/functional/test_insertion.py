@@ -4,7 +4,7 @@ import pytest
 
 from letkd_keras import KDLayer, LetKD, fit_prototypes, insert_kd_layers, models
 from letkd_keras.functional.graph import flatten, maker
-from letkd_keras.functional.insertion import insert_after, kd_layers_of
+from letkd_keras.functional.insertion import insert_after, is_only_pooled, kd_layers_of
 from letkd_keras.functional.layer_suggestions import suggest_layers
 
 SIZE = 64
@@ -153,3 +153,38 @@ def test_what_cannot_take_a_kd_layer_is_refused():
         insert_kd_layers(conv, KDLayer(5))
     with pytest.raises(ValueError, match=r"`insertions` must name a layer.*'cnv'"):
         insert_after(unsafe, {"cnv": []})
+
+
+def test_a_copy_normalizes_its_images_as_the_student_does():
+    """Keras derives what an adapted layer computes with, and does not when weights are assigned."""
+    images = 120 + 50 * _x(size=8) / 255
+    normalization = keras.layers.Normalization()
+    normalization.adapt(images)
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, name="penultimate")(normalization(inputs))
+    outputs = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
+    student = keras.Model(inputs, outputs)
+    expected = student.predict(images, verbose=0)
+    for copy in (
+        insert_after(student, {}),
+        insert_kd_layers(student, _silenced_layer()),
+    ):
+        np.testing.assert_allclose(copy.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-5)
+
+
+def _silenced_layer():
+    layer = KDLayer(5, name="kd_penultimate")
+    layer.build((None, 6, 6, 4))
+    return _silenced(layer) or layer
+
+
+def test_a_pooling_that_is_called_twice_also_reads_other_maps():
+    inputs = keras.Input((8, 8, 3))
+    kd = KDLayer(5, name="kd_penultimate")
+    first = keras.layers.Conv2D(4, 3)(inputs)
+    last = kd(keras.layers.Conv2D(4, 3)(first))
+    pool = keras.layers.GlobalAveragePooling2D()
+    once = keras.Model(inputs, keras.layers.Dense(3)(pool(last)))
+    assert is_only_pooled(once, kd)
+    both = keras.layers.Concatenate()([pool(first), pool(last)])
+    assert not is_only_pooled(keras.Model(inputs, keras.layers.Dense(3)(both)), kd)

@@ -98,3 +98,33 @@ def test_other_ends_are_refused():
     model = _classifier(lambda x: keras.ops.sigmoid(layers.Dense(5)(x)))
     with pytest.raises(ValueError, match=r"`model` must end in logits.*'sigmoid.*'sigmoid'"):
         remove_softmax(model)
+
+
+def test_the_softmax_of_a_backend_is_one():
+    def softmax_v2(x):  # the name of TensorFlow's function
+        return keras.ops.softmax(x)
+
+    model = _classifier(lambda x: layers.Dense(5, activation=softmax_v2)(x))
+    logits = remove_softmax(model)
+    np.testing.assert_allclose(
+        keras.ops.softmax(logits(IMAGES)), model(IMAGES), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_logits_are_float32_where_the_softmax_was():
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = _classifier(
+            lambda x: layers.Activation("softmax", dtype="float32")(layers.Dense(5)(x))
+        )
+        logits = remove_softmax(model)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert model.outputs[0].dtype == logits.outputs[0].dtype == "float32"
+    assert remove_softmax(logits) is logits
+
+
+def test_a_sequential_model_of_logits_has_one_tensor_as_output():
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(5)])
+    assert remove_softmax(model).output.shape == (None, 5)
