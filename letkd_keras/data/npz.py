@@ -5,6 +5,7 @@ import zlib
 from dataclasses import fields
 from math import prod
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -149,7 +150,7 @@ def _read_header(file, name):
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, _, dtype = read(file)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TokenError) as error:  # Python 3.12's for a damaged header
         raise ValueError(f"`{name}` must be a NumPy array ({error})") from error
     if any(side < 0 for side in shape):
         raise ValueError(f"`{name}` must not have negative dimensions. Received: shape {shape}")
