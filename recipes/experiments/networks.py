@@ -82,8 +82,10 @@ class Network:
             "intermediate_layer": intermediate_layer,
         }
         if parsed.kind == "file":
-            # An absolute path, so that a configuration is valid in every working folder.
-            return cls(parsed.title, os.path.abspath(name), **options)  # noqa: PTH100 - links are kept
+            # An absolute path, so that a configuration is valid in every working folder. A file
+            # that does not exist is refused later, by the name that was typed.
+            file = os.path.abspath(name) if Path(name).exists() else name  # noqa: PTH100 - links
+            return cls(parsed.title, str(file), **options)
         source = None if parsed.kind == "zoo" else str(name)
         return cls(parsed.title, source=source, **options)
 

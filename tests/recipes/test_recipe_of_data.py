@@ -29,7 +29,7 @@ def test_compare_uses_the_settings_of_the_data_set(tmp_path, cifar100_noise):
 def test_a_file_has_the_settings_of_the_data_set_that_was_written_to_it(tmp_path):
     for source, recipe in {
         "digits": digits,
-        str(write_tree(tmp_path / "cifar100", images=4)): folder,  # a folder is no data set
+        str(write_tree(tmp_path / "cifar100", images=8)): folder,  # a folder is no data set
     }.items():
         file = tmp_path / "images.npz"
         data_command.main(["--data", source, "--out", str(file)])
