@@ -167,10 +167,11 @@ def split_folders(path):
         return {"train": path}
     names = ("val", "valid", "validation", "test")
     others = [path / name for name in names if (path / name).is_dir()]
-    folders = {"train": path / "train"}
+    if not others:
+        return {"train": path / "train"}
     if len(others) > 1 and others[-1].name == "test":
-        folders["validation"] = others[0]
-    return folders | ({"test": others[-1 if "validation" in folders else 0]} if others else {})
+        return {"train": path / "train", "validation": others[0], "test": others[-1]}
+    return {"train": path / "train", "test": others[0]}
 
 
 def without_test_folder(folders, reason):

@@ -65,19 +65,16 @@ def warn_about_augmentation(student):
     moving = [layer.name for layer in flatten(student).layers if type(layer).__name__ in _MOVING]
     if moving:
         log.warning(
-            "%s of the student moves images in training and not for the teacher, so that locations "
-            "of their feature maps do not match. Augment in the data set.",
-            " and ".join(map(repr, moving)),
+            "The student moves images in training (%s). The teacher sees them unmoved, so that the "
+            "features of the two do not match. Augment the images in the data set.",
+            ", ".join(moving),
         )
 
 
-# Layers of Keras.
+# Layers of Keras that move the pixels of an image.
 _MOVING = {
-    f"Random{name}"
-    for name in (
-        *("Crop", "ElasticTransform", "Flip", "Perspective"),
-        *("Rotation", "Shear", "Translation", "Zoom"),
-    )
+    *("RandomCrop", "RandomElasticTransform", "RandomFlip", "RandomPerspective"),
+    *("RandomRotation", "RandomShear", "RandomTranslation", "RandomZoom"),
 }
 
 

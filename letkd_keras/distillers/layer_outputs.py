@@ -40,9 +40,15 @@ class LayerOutputs:
 
     def __call__(self, inputs, training):
         outputs = self._function(inputs, training=training)
-        # Of images whose size a data set does not declare, nothing is known inside a graph.
         outputs["features"] = [
-            features if None in shape else keras.ops.reshape(features, (-1, *shape))
+            _with_known_shape(features, shape)
             for features, shape in zip(outputs["features"], self.shapes, strict=True)
         ]
         return outputs
+
+
+def _with_known_shape(features, shape):
+    """Features whose shape is lost inside a graph where a data set declares no image size."""
+    if None not in features.shape[1:] or None in shape:
+        return features
+    return keras.ops.reshape(features, (-1, *shape))

@@ -100,6 +100,7 @@ def test_subset_of_held_out_records(records):
         assert len(part) == 6 and numbers(part.in_order()) == expected
         assert sorted(numbers(part.shuffled(0, tf.constant(1, tf.int64)))) == expected
         assert numbers(part.between(2, 5).in_order()) == expected[2:5]
+        assert numbers(source.between(2, 6).between(1, 3).in_order()) == expected[3:5]
         assert numbers(part.subset(2, 0, "train_examples").in_order()) == expected[:2]
         assert part.digest() != source.digest()
         with pytest.raises(ValueError, match="`test_examples` must be between 1 and 6"):
