@@ -26,8 +26,9 @@ tokens become a grid; a student needs feature maps. Where the grids of teacher a
 the finer one is averaged to the other: 7x7 and 4x4 work, too. A network without an intermediate
 layer is trained by letkd1 in place of letkd2.
 
-The student of letkd2 is exported, or that of the last method where letkd2 is not among --methods.
-Cost: as many epochs as --epochs for each method; the teacher's forward pass is added to each step.
+The methods are student (alone), kd and letkd2+dkd where --methods names no others. The student of
+the last one is exported. Cost: as many epochs as --epochs for each method; the teacher's forward
+pass is added to each step.
 """
 
 from letkd_keras.command_line import Parser, run_main
@@ -62,7 +63,7 @@ def parse(arguments=None):
         parser,
         SETTINGS,
         data_required="a folder of class folders",
-        methods=("student", "letkd2"),
+        methods=("student", "kd", "letkd2+dkd"),
         networks_required=True,
     )
     return parser.parse_args(arguments)

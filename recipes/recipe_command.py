@@ -23,9 +23,7 @@ def run_recipe(options, settings, measures=None):
     Returns:
         The report as a dictionary.
     """
-    names = options.methods
-    # The student that ships: of letKD-2 where it is trained, otherwise of the last method.
-    exported = "letkd2" if "letkd2" in names else names[-1]
+    exported = options.methods[-1]
 
     def run_experiment(experiment):
         from letkd_keras.recipes.run import run

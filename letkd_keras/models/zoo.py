@@ -25,7 +25,9 @@ _CIFAR = {
         for depth in (8, 14, 20, 32, 44, 56, 110)
     },
     **{f"resnet{depth}x4": ("resnet:cifar_resnet", depth, _WIDE) for depth in (8, 32)},
-    # As many weights as a resnet8 with both KD layers of 1024 and 160 templates (20 classes).
+    # About as many multiply-adds, and as many weights, as a resnet8 with both KD layers of 1024 and
+    # 160 templates (20 classes).
+    "resnet8x1.2": ("resnet:cifar_resnet", 8, (19, 19, 38, 76)),
     "resnet8x1.75": ("resnet:cifar_resnet", 8, (28, 28, 56, 112)),
     "resnet50": ("resnet:cifar_resnet50",),
     **{

@@ -8,6 +8,7 @@ from letkd_keras import models
 # RepDistiller's feature lists; those of MobileNets on ImageNet are this package's choice.
 STAGE_ENDS = {
     **{f"resnet{depth}": (32, (16, 32, 64)) for depth in (8, 14, 20, 32, 44, 56, 110)},
+    "resnet8x1.2": (32, (19, 38, 76)),
     "resnet8x1.75": (32, (28, 56, 112)),
     "resnet8x4": (32, (64, 128, 256)),
     "resnet32x4": (32, (64, 128, 256)),

@@ -102,6 +102,30 @@ def test_what_does_not_fit_is_refused_before_any_training(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], ("student", "kd", "letkd2+dkd")),
+        (["--methods", "letkd2", "student"], ("letkd2", "student")),
+    ],
+)
+def test_the_student_of_the_last_method_is_exported(
+    options, expected, photos, teacher, tmp_path, monkeypatch
+):
+    experiments = []
+
+    def run(experiment, out, measures):
+        experiments.append(experiment)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("letkd_keras.recipes.run.run", run)
+    with pytest.raises(KeyboardInterrupt):
+        folder.main([*_options(photos, teacher, tmp_path), *options])
+    (experiment,) = experiments
+    assert experiment.methods == expected
+    assert experiment.export_method == expected[-1]
+
+
 def _experiment(text, photos, tmp_path):
     parsed = folder.parse([*_options(photos, "resnet14", tmp_path), *text.split()])
     return experiment_of(parsed, folder.SETTINGS)
