@@ -215,7 +215,7 @@ def _markdown(card):
     lines += [f"- Parameters: {card['parameters']:,} as trained"]
     if card["multiply_adds"] is not None:
         lines += [f"- Multiply-adds: {card['multiply_adds']:,} as trained"]
-    lines += _training_lines(card["training"] or {})
+    lines += _training_lines(card["training"] or {}, card["kd_layers"])
     if card["untrained_batch_normalizations"]:
         lines += [
             "- Warning: the statistics of these batch normalizations were never updated: "
@@ -323,16 +323,16 @@ def _shape(inputs, separator=" x "):
     return separator.join("any" if size is None else str(size) for size in inputs["shape"])
 
 
-def _training_lines(training):
+def _training_lines(training, kd_layers):
     """What a run's `config.json` and `result.json`, and a sweep, say about the training."""
+    reduced = training.get("reduced")
     config, result = training.get("config") or {}, training.get("result") or {}
     method, seed = _method_and_seed(training)
     values = {**config, "run": training.get("run"), "method": method, "seed": seed}
-    settings = [
-        f"{key} {values[key]}"
-        for key in ("run", "pair", "method", "seed", "templates", "subclasses")
-        if isinstance(values.get(key), str | int)
-    ]
+    names = ["run", "pair", "method", "seed"]
+    if kd_layers or reduced:  # a run has settings of all its methods
+        names += ["templates", "subclasses"]
+    settings = [f"{key} {values[key]}" for key in names if isinstance(values.get(key), str | int)]
     lines = [f"- Training: {', '.join(settings)}"] if settings else []
     data = config.get("data")
     if isinstance(data, dict):
@@ -359,7 +359,6 @@ def _training_lines(training):
             "quantization. The student was trained in float before, to a test accuracy of "
             f"{result['accuracy_before_quantization']:.2f}%"
         ]
-    reduced = training.get("reduced")
     if reduced:
         lines += [
             f"- Templates: {reduced['form']}, selected on {reduced['selected_on']}, with an "

@@ -8,7 +8,7 @@ import letkd_keras
 from letkd_keras.export.rewriting import rewrite
 from letkd_keras.export.run_folders import find_student
 from letkd_keras.functional.fake_quantization import without_fake_quantization
-from letkd_keras.functional.graph import check_functional, flatten
+from letkd_keras.functional.graph import as_functional, flatten
 from letkd_keras.functional.loading import load_model
 from letkd_keras.functional.softmax_removal import remove_softmax
 
@@ -34,14 +34,12 @@ def load_student(model):
     if isinstance(model, str | Path):
         model = _load(Path(model))
     student = getattr(model, "student", model)
-    if isinstance(student, keras.Sequential) and student.built:
-        student = keras.Model(student.inputs[0], student.outputs[0], name=student.name)
     if isinstance(student, keras.Model) and not student.built:
         raise ValueError(
             "`model` must be built, so that its weights exist: call it on a batch or give it an "
             f"Input. Received: model={student.name!r}, which is not built"
         )
-    check_functional(student, "model")
+    student = as_functional(student)
     student = without_fake_quantization(remove_softmax(student))
     if len(student.outputs[0].shape) != 2:
         raise ValueError(

@@ -7,6 +7,7 @@ import numpy as np
 
 from letkd_keras.distillers.unlabelled import UNLABELLED
 from letkd_keras.functional.graph import (
+    check_data_format,
     find_layer,
     flatten,
     output_of,
@@ -25,12 +26,13 @@ def matching_models(teacher, student):
     """The two models with logits as outputs, if they are for the same images and classes.
 
     Args:
-        teacher: Functional `keras.Model` from images to logits or softmax probabilities, or `None`.
+        teacher: Functional or sequential `keras.Model` from images to logits or softmax
+            probabilities, or `None`.
         student: Likewise.
 
     Returns:
-        `(teacher, student)`: the models given, or where one ends in a softmax a model without it
-        that shares its other layers (`letkd_keras.remove_softmax`).
+        `(teacher, student)`: functional models of the same layers. Where one ends in a softmax, it
+        is a model without it (`letkd_keras.remove_softmax`).
 
     Raises:
         ValueError: If a model is not functional, does not end in logits or a softmax, or the
@@ -54,6 +56,26 @@ def matching_models(teacher, student):
             "puts out features: add a `Dense(classes)` and train it"
         )
     return teacher, student
+
+
+def check_teacher_stays(teacher, student):
+    """Refuse a student whose training would change the teacher.
+
+    Args:
+        teacher: `keras.Model`.
+        student: `keras.Model` that will be trained.
+
+    Raises:
+        ValueError: If weights that will be trained are weights of the teacher too.
+    """
+    own = {id(variable) for variable in teacher.variables}
+    shared = [variable.path for variable in student.trainable_variables if id(variable) in own]
+    if shared:
+        raise ValueError(
+            "`student` must not train weights of `teacher`: freeze the layers that both have "
+            "(`layer.trainable = False`), or copy one model (`keras.models.clone_model` and "
+            f"`set_weights`). Received: {len(shared)} weights of both, such as {shared[0]}"
+        )
 
 
 def warn_about_augmentation(student):
@@ -203,9 +225,10 @@ def score_grid(teacher, student, layer, prototypes, level, image_shape=None):
         grids are equal or the student's is not known.
 
     Raises:
-        ValueError: If the layer has no feature map.
+        ValueError: If the layer has no feature map, or layers have another data format than Keras.
     """
     flat = flatten(student)
+    check_data_format(flat)
     output = output_of(flat, find_layer(flat, layer, argument=f"{level}_layer"))
     if len(output.shape) != 4:
         raise ValueError(

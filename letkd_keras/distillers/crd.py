@@ -65,8 +65,9 @@ class CRD(Distiller):
     several replicas of a distribution strategy would each update their own, and are refused.
 
     Args:
-        teacher: Functional `keras.Model` from images to logits; see `Distiller`.
-        student: Functional `keras.Model` from the same images to logits; trained in place.
+        teacher: Functional or sequential `keras.Model` from images to logits; see `Distiller`.
+        student: Functional or sequential `keras.Model` from the same images to logits; trained in
+            place.
         labels: Classes of all training images, integers [M] in the order of the rows.
         student_layers: The student's last feature map, in a tuple of one. `None` for its
             penultimate layer, as in RepDistiller.

@@ -7,6 +7,7 @@ from letkd_keras.distillers import logit_losses as logit
 from letkd_keras.distillers.compatibility import (
     check_images_and_labels,
     check_takes_logits,
+    check_teacher_stays,
     matching_models,
     warn_about_augmentation,
 )
@@ -60,14 +61,14 @@ class Distiller(TrainStep, keras.Model):
     task loss plus the regularizers.
 
     Args:
-        teacher: Functional `keras.Model` from images to logits or softmax probabilities. It stays
-            frozen, in inference mode, and outside the distiller's weights and checkpoints; a whole
-            `.keras` file of the distiller has it. `None` only where a distiller is rebuilt from
-            its configuration: it can then not be trained.
-        student: Functional `keras.Model` from the same images to logits, or softmax probabilities,
-            of the same classes. It is trained in place. A softmax at its end is removed:
-            `student` of the distiller is then a model without it, which shares all layers but the
-            one with the softmax.
+        teacher: Functional or sequential `keras.Model` from images to logits or softmax
+            probabilities. It stays frozen, in inference mode, and outside the distiller's weights
+            and checkpoints; a whole `.keras` file of the distiller has it. `None` only where a
+            distiller is rebuilt from its configuration: it can then not be trained.
+        student: Functional or sequential `keras.Model` from the same images to logits, or softmax
+            probabilities, of the same classes. It is trained in place. A softmax at its end is
+            removed: `student` of the distiller is then a model without it, which shares all layers
+            but the one with the softmax.
         student_layers: Names of layers of the student whose outputs are compared, in order.
         teacher_layers: As many of the teacher.
         teacher_shapes: Shapes of the outputs of `teacher_layers`, channels last, without the batch
@@ -118,6 +119,7 @@ class Distiller(TrainStep, keras.Model):
         self.teacher_shapes = tuple(tuple(shape) for shape in teacher_shapes)
         self.teacher_graph = None
         if teacher is not None:
+            check_teacher_stays(teacher, self.student)
             self._set_teacher(teacher)
             if self.student_layers:
                 warn_about_augmentation(self.student)

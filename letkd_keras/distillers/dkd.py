@@ -15,8 +15,9 @@ class DKD(Distiller):
     `logit_losses={"dkd": (letkd_keras.losses.DKDLoss(), 1.0)}`.
 
     Args:
-        teacher: Functional `keras.Model` from images to logits; see `Distiller`.
-        student: Functional `keras.Model` from the same images to logits; trained in place.
+        teacher: Functional or sequential `keras.Model` from images to logits; see `Distiller`.
+        student: Functional or sequential `keras.Model` from the same images to logits; trained in
+            place.
         alpha: Weight of the target-class part; 1 in the paper.
         beta: Weight of the non-target-class part; 1 to 8 in the paper, by the teacher: 2 for the
             narrow ResNets, 6 for a wide ResNet under a wide ResNet, 8 for the others.

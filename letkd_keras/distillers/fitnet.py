@@ -18,8 +18,9 @@ class FitNet(Distiller):
     and the regressor r is a convolution with bias, batch normalization and ReLU.
 
     Args:
-        teacher: Functional `keras.Model` from images to logits; see `Distiller`.
-        student: Functional `keras.Model` from the same images to logits; trained in place.
+        teacher: Functional or sequential `keras.Model` from images to logits; see `Distiller`.
+        student: Functional or sequential `keras.Model` from the same images to logits; trained in
+            place.
         student_layers: The student's guided layer, in a tuple of one. `None` for the end of its
             second stage, as in RepDistiller.
         teacher_layers: The teacher's hint layer, likewise.

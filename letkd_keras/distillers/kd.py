@@ -15,8 +15,9 @@ class KD(Distiller):
     `logit_losses={"kd": (letkd_keras.losses.KDLoss(), 1.0)}`.
 
     Args:
-        teacher: Functional `keras.Model` from images to logits; see `Distiller`.
-        student: Functional `keras.Model` from the same images to logits; trained in place.
+        teacher: Functional or sequential `keras.Model` from images to logits; see `Distiller`.
+        student: Functional or sequential `keras.Model` from the same images to logits; trained in
+            place.
         temperature: T; 4 in RepDistiller, whose numbers the letKD paper compares with.
         weight: Weight of the distillation loss; 0.9 there.
         task_weight: Weight of the cross-entropy; 0.1 there.

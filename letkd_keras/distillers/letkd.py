@@ -51,12 +51,12 @@ class LetKD(Distiller):
     grids equal.
 
     Args:
-        teacher: Functional `keras.Model` from images to logits or softmax probabilities, the one
-            that `prototypes` were fitted on. See `Distiller`.
-        student: Functional `keras.Model` from the same images to logits, or softmax probabilities,
-            of the same classes. It is left as it was: `student` of the distiller is a copy with KD
-            layers named `kd_penultimate` and `kd_intermediate`, which starts from the same weights
-            and gives logits. A student that has layers of these names keeps them.
+        teacher: Functional or sequential `keras.Model` from images to logits or softmax
+            probabilities, the one that `prototypes` were fitted on. See `Distiller`.
+        student: Functional or sequential `keras.Model` from the same images to logits, or softmax
+            probabilities, of the same classes. It is left as it was: `student` of the distiller is
+            a copy with KD layers named `kd_penultimate` and `kd_intermediate`, which starts from
+            the same weights and gives logits. A student that has layers of these names keeps them.
         prototypes: `Prototypes` of the teacher (`fit_prototypes`). `None` only where a distiller is
             rebuilt from its configuration, without a teacher.
         levels: What is supervised, of `"penultimate"` and `"intermediate"`. `None` for all levels

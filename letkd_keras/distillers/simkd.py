@@ -35,11 +35,11 @@ class SimKD(Distiller):
     differ the finer map is averaged.
 
     Args:
-        teacher: Functional `keras.Model` from images to logits; see `Distiller`. Its last feature
-            map goes through global average pooling and a `Dense` layer.
-        student: Functional `keras.Model` from the same images to logits. It is left as it was:
-            `student` of the distiller is a copy with another classifier. A student that has P keeps
-            it.
+        teacher: Functional or sequential `keras.Model` from images to logits; see `Distiller`. Its
+            last feature map goes through global average pooling and a `Dense` layer.
+        student: Functional or sequential `keras.Model` from the same images to logits. It is left
+            as it was: `student` of the distiller is a copy with another classifier. A student that
+            has P keeps it.
         student_layers: The student's feature map, in a tuple of one. `None` for the end of its last
             stage, the last one that RepDistiller's networks list.
         teacher_layers: The teacher's, likewise, which its classifier must read. `None` for its

@@ -36,8 +36,9 @@ class SP(Distiller):
     images of its own part of the batch, and B is their number.
 
     Args:
-        teacher: Functional `keras.Model` from images to logits; see `Distiller`.
-        student: Functional `keras.Model` from the same images to logits; trained in place.
+        teacher: Functional or sequential `keras.Model` from images to logits; see `Distiller`.
+        student: Functional or sequential `keras.Model` from the same images to logits; trained in
+            place.
         student_layers: Layers of the student. `None` for the end of its last stage, as in
             RepDistiller.
         teacher_layers: As many of the teacher, likewise.

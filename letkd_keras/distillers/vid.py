@@ -96,8 +96,9 @@ class VID(Distiller):
     differ, the finer features are averaged, as in RepDistiller.
 
     Args:
-        teacher: Functional `keras.Model` from images to logits; see `Distiller`.
-        student: Functional `keras.Model` from the same images to logits; trained in place.
+        teacher: Functional or sequential `keras.Model` from images to logits; see `Distiller`.
+        student: Functional or sequential `keras.Model` from the same images to logits; trained in
+            place.
         student_layers: Layers of the student. `None` for the ends of all its stages, as in
             RepDistiller.
         teacher_layers: As many of the teacher, likewise.

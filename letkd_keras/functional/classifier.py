@@ -2,7 +2,7 @@
 
 import keras
 
-from letkd_keras.functional.graph import check_functional, flatten, nodes
+from letkd_keras.functional.graph import as_functional, flatten, nodes
 
 # Batch normalization is missing: some classifiers of convolutions alone end in it.
 _NORMALIZATIONS = (keras.layers.GroupNormalization, keras.layers.LayerNormalization)
@@ -21,7 +21,7 @@ def check_classifier(model, argument="model"):
             not [B, classes], or is the pooled output of a layer normalization or a residual
             addition of feature maps.
     """
-    check_functional(model, argument)
+    model = as_functional(model, argument)
     shape = tuple(model.outputs[0].shape)
     if len(shape) != 2 or shape[-1] is None or _ends_in_features(flatten(model)):
         raise ValueError(

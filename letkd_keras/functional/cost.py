@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import keras
 
-from letkd_keras.functional.graph import check_functional, is_model, run
+from letkd_keras.functional.graph import as_functional, is_model, run
 from letkd_keras.functional.insertion import is_only_pooled
 from letkd_keras.layers import KDLayer
 
@@ -66,7 +66,8 @@ def cost_of(model, input_shape=None, pooled=False):
     are not.
 
     Args:
-        model: Functional `keras.Model` with one input and one output, perhaps with models inside.
+        model: Functional or sequential `keras.Model` with one input and one output, perhaps with
+            models inside.
         input_shape: Shape of one image. `None` means the model's own, which must then be known.
         pooled: Whether to count one value product per image, and not one per location, for a KD
             layer whose output is only read by a global average pooling. Distillation and exported
@@ -78,7 +79,7 @@ def cost_of(model, input_shape=None, pooled=False):
     Raises:
         ValueError: If the image size is unknown, or if it is not known how to count a layer.
     """
-    check_functional(model, "model")
+    model = as_functional(model)
     shape = tuple(input_shape or model.inputs[0].shape[1:])
     if None in shape:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 import keras
 
-from letkd_keras.functional.graph import check_functional, copy_with, flatten, readers
+from letkd_keras.functional.graph import as_functional, copy_with, flatten, readers
 from letkd_keras.layers import ChannelShuffle, ChannelSplit, KDLayer
 from letkd_keras.layers.fake_quantization import FAKE_QUANTIZED, FakeQuantization
 
@@ -38,7 +38,7 @@ def quantization_aware(model, *, weight_bits=8, bits=8, momentum=0.99):
     Train a student in float first, then the copy for a few epochs at a small learning rate.
 
     Args:
-        model: Functional `keras.Model`; it is not changed.
+        model: Functional or sequential `keras.Model`; it is not changed.
         weight_bits: Number of bits of the kernels of convolutions, dense and KD layers, from 2 to
             16.
         bits: Number of bits of the outputs of layers.
@@ -52,7 +52,7 @@ def quantization_aware(model, *, weight_bits=8, bits=8, momentum=0.99):
         ValueError: If the model is not functional, is a copy of this kind already, or a number is
             out of its range.
     """
-    check_functional(model, "model")
+    model = as_functional(model)
     flat = flatten(model)
     if is_quantization_aware(flat):
         raise ValueError(

@@ -17,27 +17,51 @@ TESTED_KERAS = ("3.14.0", "3.15.1")
 _USUAL_SIZE = 224
 
 
-def check_functional(model, argument):
-    """Check that a model is functional and has one input and one output.
+def as_functional(model, argument="model"):
+    """A functional or sequential model as a functional one with one input and one output.
+
+    Returns:
+        The model itself if it is functional, otherwise a functional model of the same layers.
 
     Raises:
-        ValueError: If it is not, naming `argument`.
+        ValueError: If it is neither, is a `keras.Sequential` that is not built, or has several
+            inputs or outputs, naming `argument`.
     """
-    if not is_model(model) or isinstance(model, keras.Sequential):
-        sequential = isinstance(model, keras.Sequential)
-        hint = ""
-        if sequential:
-            first = "" if model.built else "begin it with a keras.Input(shape), and then "
-            hint = f". To convert it, {first}use keras.Model(model.inputs[0], model.outputs[0])"
+    is_sequential = isinstance(model, keras.Sequential)
+    if is_sequential and model.built:
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    if is_sequential or not is_model(model):
+        hint = ", which has no `keras.Input(shape)` at its beginning" if is_sequential else ""
         raise ValueError(
-            f"`{argument}` must be a functional keras.Model, so that its layers can be named. "
-            f"Received: {argument}={model!r} of {type(model)}{hint}"
+            f"`{argument}` must be a functional or a built sequential keras.Model, so that its "
+            f"layers can be named. Received: {argument}={model!r} of {type(model)}{hint}"
         )
     if len(model.outputs) != 1 or len(model.inputs) != 1:
         raise ValueError(
             f"`{argument}` must have one input and one output. "
             f"Received: {len(model.inputs)} inputs and {len(model.outputs)} outputs"
         )
+    return model
+
+
+def check_data_format(model):
+    """Check that layers have Keras' data format, in which shapes of feature maps are read.
+
+    Args:
+        model: Functional `keras.Model` without models inside.
+
+    Raises:
+        ValueError: If a layer has the other one, naming it.
+    """
+    expected = keras.config.image_data_format()
+    for layer in model.layers:
+        found = getattr(layer, "data_format", expected)
+        if found != expected:
+            raise ValueError(
+                f"The layers of {model.name!r} must have Keras' data format, {expected!r}: call "
+                f"`keras.config.set_image_data_format({found!r})` before the models are made. "
+                f"Received: {layer.name!r} with data_format={found!r}"
+            )
 
 
 def spatial_shape(shape):

@@ -3,7 +3,7 @@
 import keras
 
 from letkd_keras.functional.graph import (
-    check_functional,
+    as_functional,
     copy_with,
     find_layer,
     flatten,
@@ -20,7 +20,7 @@ def insert_after(model, insertions):
     Models inside the model (a backbone) are flattened, so that their layers can be named.
 
     Args:
-        model: Functional `keras.Model`; it is not changed.
+        model: Functional or sequential `keras.Model`; it is not changed.
         insertions: Mapping of layer names to lists of new layers, in order. Each has one input and
             one output of the same shape.
 
@@ -31,7 +31,7 @@ def insert_after(model, insertions):
         ValueError: If the model is not functional, has no layer of a given name or calls that layer
             more than once.
     """
-    check_functional(model, "model")
+    model = as_functional(model)
     flat = flatten(model)
     for name in insertions:
         find_layer(flat, name, "insertions")
@@ -56,7 +56,7 @@ def insert_kd_layers(
     """Copy a student and insert KD layers.
 
     Args:
-        student: Functional `keras.Model`; it is not changed.
+        student: Functional or sequential `keras.Model`; it is not changed.
         penultimate: `KDLayer` to insert after the last feature map, or `None`.
         intermediate: `KDLayer` to insert after the first block of the last stage, or `None`.
         penultimate_layer: Name of the student's layer after which `penultimate` is inserted.
@@ -69,7 +69,7 @@ def insert_kd_layers(
         ValueError: If the student is not functional, has no layer of a given name or calls that
             layer more than once, or what is to be inserted is no `KDLayer`.
     """
-    check_functional(student, "student")
+    student = as_functional(student, "student")
     flat = flatten(student)
     insertions = {}
     for argument, name, layer in (

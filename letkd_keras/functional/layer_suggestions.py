@@ -7,7 +7,7 @@ from keras import layers
 
 from letkd_keras.functional.classifier import check_classifier
 from letkd_keras.functional.graph import (
-    check_functional,
+    as_functional,
     flatten,
     layers_directly_inside,
     layers_inside,
@@ -56,7 +56,8 @@ def suggest_layers(model):
     `letkd_keras.models`, these are returned. The image size may be open.
 
     Args:
-        model: Functional `keras.Model` from images to class scores. Models inside are flattened.
+        model: Functional or sequential `keras.Model` from images to class scores. Models inside are
+            flattened.
 
     Returns:
         `{"penultimate": name, "intermediate": name}`. The latter is `None` if the last grid has
@@ -89,7 +90,8 @@ def suggest_stage_ends(model):
     are returned.
 
     Args:
-        model: Functional `keras.Model` from images to class scores. Models inside are flattened.
+        model: Functional or sequential `keras.Model` from images to class scores. Models inside are
+            flattened.
 
     Returns:
         Names of the layers, from the finest grid to the coarsest.
@@ -108,7 +110,7 @@ class _FeatureMaps:
     """The calls of a model up to its last feature map, with the shapes of their outputs."""
 
     def __init__(self, model):
-        check_functional(model, "model")
+        model = as_functional(model)
         self.model = flatten(model)
         self.names = {layer.name for layer in self.model.layers}
         self.shapes = output_shapes(self.model)

@@ -3,7 +3,7 @@
 import keras
 
 from letkd_keras.functional.classifier import check_classifier
-from letkd_keras.functional.graph import check_functional, flatten, nodes, retrace
+from letkd_keras.functional.graph import as_functional, flatten, nodes, retrace
 
 
 def remove_softmax(model, argument="model"):
@@ -25,9 +25,7 @@ def remove_softmax(model, argument="model"):
     Raises:
         ValueError: If the model is no classifier or ends in an activation that is not a softmax.
     """
-    if isinstance(model, keras.Sequential) and model.built:
-        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-    check_functional(model, argument)
+    model = as_functional(model, argument)
     flat = flatten(model)
     check_classifier(flat, argument)
     last = _end(flat)

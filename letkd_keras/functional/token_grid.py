@@ -6,7 +6,13 @@ import keras
 from keras import ops
 
 from letkd_keras.data_format import data_format_or_default
-from letkd_keras.functional.graph import layers_inside, nodes, outputs_at, spatial_shape
+from letkd_keras.functional.graph import (
+    check_data_format,
+    layers_inside,
+    nodes,
+    outputs_at,
+    spatial_shape,
+)
 
 # A class token, a distillation token and the registers of DINOv2 are fewer.
 _MOST_EXTRA_TOKENS = 8
@@ -158,9 +164,12 @@ def feature_maps(model, names, argument="layer"):
         format, by a `TokensToGrid`. Outputs of other ranks stay as they are.
 
     Raises:
-        ValueError: If there is no such layer, or its tokens are no grid.
+        ValueError: If there is no such layer, its tokens are no grid, or layers of the model have
+            another data format than Keras.
     """
     flat, outputs = outputs_at(model, names, argument)
+    if names:
+        check_data_format(flat)
     grids, maps = None, []
     arguments = [argument] * len(names) if isinstance(argument, str) else argument
     for name, output, argument in zip(names, outputs, arguments, strict=True):

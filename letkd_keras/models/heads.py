@@ -5,7 +5,7 @@ import contextlib
 import keras
 
 from letkd_keras.functional.graph import (
-    check_functional,
+    as_functional,
     flatten,
     flatten_if_savable,
     nodes,
@@ -25,8 +25,8 @@ def add_head(model, num_classes, name="classifier"):
     follows it.
 
     Args:
-        model: Functional `keras.Model` with one input and one output. It is not changed; the result
-            shares its layers and weights.
+        model: Functional or sequential `keras.Model` with one input and one output. It is not
+            changed; the result shares its layers and weights.
         num_classes: Number of classes, at least 2.
         name: Name of the dense layer. A number is added if a layer has this name.
 
@@ -39,7 +39,7 @@ def add_head(model, num_classes, name="classifier"):
             no such shape.
     """
     num_classes = class_count.check(num_classes, "num_classes")
-    check_functional(model, "model")
+    model = as_functional(model)
     graph, flat = flatten_if_savable(model), flatten(model)
     features = _features(graph)
     # The classifier may be part of a model inside.
@@ -61,12 +61,12 @@ def classifier_layer(model):
     """The layer of a classifier's logits: the last one with weights.
 
     Args:
-        model: Functional `keras.Model` with one input and one output.
+        model: Functional or sequential `keras.Model` with one input and one output.
 
     Raises:
         ValueError: If the model is not functional, or does not end in one layer with weights.
     """
-    check_functional(model, "model")
+    model = as_functional(model)
     node = _last_with_weights(flatten(model))
     if node is None:
         raise ValueError(

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from letkd_keras.data.normalization import PIXELS, statistics_of
-from letkd_keras.functional.graph import check_functional, flatten, flatten_if_savable
+from letkd_keras.functional.graph import as_functional, flatten, flatten_if_savable
 from letkd_keras.functional.loading import load_model
 from letkd_keras.functional.softmax_removal import remove_softmax
 from letkd_keras.models import zoo
@@ -152,10 +152,7 @@ def _from_zoo(request, channels):
 
 def _from_file(request, channels):
     argument = request.argument
-    model = load_model(request.name, argument)
-    if isinstance(model, keras.Sequential) and model.built:
-        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-    check_functional(model, argument)
+    model = as_functional(load_model(request.name, argument), argument)
     # A backbone without a head has features or tokens for outputs.
     if len(model.input_shape) != 4 or len(model.output_shape) not in (2, 3, 4):
         raise ValueError(

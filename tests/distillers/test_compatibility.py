@@ -32,6 +32,34 @@ def test_without_its_softmax_a_model_shares_its_other_layers():
     assert logits.get_layer("conv") is student.get_layer("conv")
 
 
+def test_a_student_that_would_train_the_teacher_is_refused():
+    teacher = _classifier()
+    logits = keras.layers.Dense(3)(teacher.layers[-2].output)
+    student = keras.Model(teacher.inputs[0], logits)
+    with pytest.raises(ValueError, match=r"weights of `teacher`.* 2 weights of both, .*kernel"):
+        KD(teacher, student)
+    teacher.get_layer("conv").trainable = False
+    KD(teacher, student)
+
+
+def test_sequential_models_can_be_distilled():
+    layers = _classifier().layers[1:]
+    student = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    model = FitNet(_classifier(), student, student_layers=["conv"], teacher_layers=["conv"])
+    assert model.student.get_layer("conv") is layers[0]
+
+
+def test_feature_maps_of_another_data_format_are_refused():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Permute((3, 1, 2))(inputs)
+    x = keras.layers.Conv2D(4, 3, data_format="channels_first", name="conv")(x)
+    x = keras.layers.GlobalAveragePooling2D(data_format="channels_first")(x)
+    student = keras.Model(inputs, keras.layers.Dense(3)(x), name="first")
+    with pytest.raises(ValueError, match=r"'first' must have.* 'channels_last'.* 'conv' with"):
+        FitNet(_classifier(), student, student_layers=["conv"], teacher_layers=["conv"])
+    KD(_classifier(), student)
+
+
 def test_open_image_sizes_match_any_size():
     teacher, student = _classifier(size=None), _classifier()
     assert matching_models(teacher, student) == (teacher, student)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from random_students import with_kd_layers
 
+from letkd_keras import models
 from letkd_keras.export import ExportMismatch, export_bundle, fold, formats
 from letkd_keras.export.card import kd_layers, read_card, write_card
 from letkd_keras.export.student import prepare
@@ -250,6 +251,18 @@ def test_markdown_has_method_and_seed_of_this_student(
     lines = (tmp_path / "card.md").read_text().splitlines()
     assert f"- Training: run r, pair a-b{trained}" in lines
     assert f"- Data: blocks, seed 0{data}" in lines
+
+
+def test_markdown_has_templates_of_the_run_only_for_students_with_kd_layers(
+    student, images, tmp_path
+):
+    plain = models.build("resnet8", num_classes=5, input_shape=(16, 16, 3))
+    config = {"pair": "a-b", "templates": 24, "subclasses": 2}
+    for model, templates in ((student, ", templates 24, subclasses 2"), (plain, "")):
+        job = prepare(model, images=images / 255)
+        write_card(tmp_path, job, {}, training={"run": "r", "config": config})
+        lines = (tmp_path / "card.md").read_text().splitlines()
+        assert f"- Training: run r, pair a-b{templates}" in lines
 
 
 def test_formats_exported_later_are_added_to_the_card(student, images, copy):

@@ -8,7 +8,7 @@ import pytest
 import letkd_keras
 from letkd_keras.functional.graph import (
     TESTED_KERAS,
-    check_functional,
+    as_functional,
     copy_with,
     find_layer,
     flatten,
@@ -171,24 +171,29 @@ def test_where_no_name_is_similar_the_last_five_are_listed():
         find_layer(keras.Model(inputs, x), "something")
 
 
-@pytest.mark.parametrize("model", [keras.layers.Dense(2), "resnet8", None])
+@pytest.mark.parametrize(
+    "model",
+    [keras.layers.Dense(2), "resnet8", None, keras.Sequential([keras.layers.Dense(2)])],
+    ids=["layer", "name", "none", "not built"],
+)
 def test_what_is_no_functional_model_is_refused(model):
-    with pytest.raises(ValueError, match="`net` must be a functional"):
-        check_functional(model, "net")
+    with pytest.raises(ValueError, match="`net` must be a functional or a built sequential"):
+        as_functional(model, "net")
 
 
-def test_a_sequential_model_is_refused_with_the_way_out():
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="s")
-    with pytest.raises(ValueError, match=r"it, use keras\.Model\(model\.inputs\[0\], model\.outp"):
-        check_functional(model, "net")
-    with pytest.raises(ValueError, match=r"begin it with a keras\.Input\(shape\), and then use"):
-        check_functional(keras.Sequential([keras.layers.Dense(2)]), "net")
+def test_a_sequential_model_becomes_a_functional_one_of_the_same_layers():
+    dense = keras.layers.Dense(2)
+    model = keras.Sequential([keras.Input((4,)), dense], name="s")
+    functional = as_functional(model)
+    assert functional.name == "s"
+    assert functional.layers[-1] is dense
+    assert as_functional(functional) is functional
 
 
 def test_several_outputs_are_refused():
     inputs = keras.Input((4,))
     with pytest.raises(ValueError, match="1 inputs and 2 outputs"):
-        check_functional(keras.Model(inputs, [inputs, keras.ops.relu(inputs)]), "net")
+        as_functional(keras.Model(inputs, [inputs, keras.ops.relu(inputs)]), "net")
 
 
 def test_grids():
