@@ -8,7 +8,7 @@ The same with all feature vectors in the k-means, kept on disk meanwhile, instea
 
     python -m letkd_keras.prototypes ... --feature-cache float32
 
-With the teacher in two processes of Ray (pip install letkd-keras[ray]), each with a GPU if there
+With the teacher in two processes of Ray (the extra `ray`), each with a GPU if there
 are any. Where RAY_ADDRESS names a Ray cluster, they run there:
 
     python -m letkd_keras.prototypes ... --engine ray --workers 2
