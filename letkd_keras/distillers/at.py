@@ -3,8 +3,9 @@ from keras import ops
 
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import stage_ends
-from letkd_keras.distillers.feature_maps import on_one_grid
+from letkd_keras.distillers.feature_maps import check_feature_maps, on_one_grid
 from letkd_keras.losses.loss import Loss
+from letkd_keras.ranges import positive_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -16,7 +17,7 @@ class AttentionError(Loss):
     normalization removes.
 
     Args:
-        power: Exponent p of the activations.
+        power: Exponent p of the activations, more than 0.
         reduction: Keras' reduction over the images.
         name: Name of the loss.
         dtype: Dtype of the computation.
@@ -26,7 +27,7 @@ class AttentionError(Loss):
         self, power=2, reduction="sum_over_batch_size", name="attention_error", dtype=None
     ):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
-        self.power = power
+        self.power = positive_number.check(power, "power")
 
     def call(self, y_true, y_pred):
         difference = self.attention(y_true) - self.attention(y_pred)
@@ -87,6 +88,7 @@ class AT(Distiller):
             loss_weights={"at": weight},
             **kwargs,
         )
+        check_feature_maps(self)
         self.attention_error = AttentionError(power)
 
     def compute_distillation_losses(self, student_outputs, teacher_outputs, sample_weight=None):

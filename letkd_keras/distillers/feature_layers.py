@@ -20,7 +20,11 @@ def stage_ends(teacher, student, teacher_layers, student_layers, which):
 
     Returns:
         `(teacher_layers, student_layers)`, two tuples of names.
+
+    Raises:
+        ValueError: If what is given are no names of layers, or more than the method compares.
     """
+    _check_names(teacher_layers, student_layers, one=which != "all")
     if teacher_layers is not None and student_layers is not None:
         return tuple(teacher_layers), tuple(student_layers)
     ends = [suggest_stage_ends(model) for model in (teacher, student)]
@@ -45,11 +49,26 @@ def penultimate_layers(teacher, student, teacher_layers, student_layers):
 
     Returns:
         `(teacher_layers, student_layers)`, two tuples of names.
+
+    Raises:
+        ValueError: If what is given is not the name of one layer, in a tuple.
     """
+    _check_names(teacher_layers, student_layers, one=True)
     if teacher_layers is not None and student_layers is not None:
         return tuple(teacher_layers), tuple(student_layers)
     chosen = [[suggest_layers(model)["penultimate"]] for model in (teacher, student)]
     return _filled(chosen, teacher_layers, student_layers)
+
+
+def _check_names(teacher_layers, student_layers, one):
+    for role, names in (("teacher", teacher_layers), ("student", student_layers)):
+        if names is None:
+            continue
+        if isinstance(names, str) or (one and len(names) != 1):
+            expected = "the name of one layer, in a tuple" if one else "a tuple of names of layers"
+            raise ValueError(
+                f"`{role}_layers` must be {expected}. Received: {role}_layers={names!r}"
+            )
 
 
 def _filled(chosen, teacher_layers, student_layers):

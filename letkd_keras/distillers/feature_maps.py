@@ -21,6 +21,23 @@ def channels_last_shape(shape):
     return tuple(shape)
 
 
+def check_feature_maps(distiller):
+    """Check that the layers that a distiller compares have feature maps.
+
+    Raises:
+        ValueError: If one has not, naming it.
+    """
+    for role in ("student", "teacher"):
+        layers = getattr(distiller, f"{role}_layers")
+        shapes = getattr(distiller, f"{role}_shapes")
+        for layer, shape in zip(layers, shapes, strict=False):  # no shapes without a teacher
+            if len(shape) != 3:
+                raise ValueError(
+                    f"`{role}_layers` must name layers with a feature map [B, H, W, C]. "
+                    f"Received: {layer!r} of shape {(None, *shape)}"
+                )
+
+
 def common_grid(student, teacher):
     """The smaller height and the smaller width of two feature maps.
 

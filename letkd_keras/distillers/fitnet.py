@@ -2,7 +2,12 @@ import keras
 
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import stage_ends
-from letkd_keras.distillers.feature_maps import FeatureMeanSquaredError, common_grid, on_one_grid
+from letkd_keras.distillers.feature_maps import (
+    FeatureMeanSquaredError,
+    check_feature_maps,
+    common_grid,
+    on_one_grid,
+)
 from letkd_keras.functional.graph import grid_ratio
 from letkd_keras.layers import TorchBatchNormalization
 from letkd_keras.models.initialization import torch_bias_uniform, torch_uniform
@@ -45,6 +50,7 @@ class FitNet(Distiller):
             loss_weights={"hint": weight},
             **kwargs,
         )
+        check_feature_maps(self)
         (student_shape,), (teacher_shape,) = self.student_shapes, self.teacher_shapes
         self.regressor = regressor_of(student_shape, teacher_shape)
         self.hint_error = FeatureMeanSquaredError(name="hint_error")

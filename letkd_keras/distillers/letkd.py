@@ -118,6 +118,7 @@ class LetKD(Distiller):
         if block_size is not None:
             block_size = positive_integer.check(block_size, "block_size")
         teacher, student = matching_models(teacher, student)
+        student = flatten(student)
         layers = {"penultimate": penultimate_layer, "intermediate": intermediate_layer}
         if prototypes is None:
             if teacher is not None:
@@ -351,8 +352,7 @@ def _levels_of(student, levels):
 
 def _layers(student, levels, named):
     """The student's layer that each level's KD layer follows, by level."""
-    flat = flatten(student)
-    present = kd_layers_of(flat)
+    present = kd_layers_of(student)
     layers, suggested = {}, None
     for level in levels:
         if named[level] is not None:
@@ -360,9 +360,11 @@ def _layers(student, levels, named):
             continue
         if _kd_name(level) in present:
             kd_layer = present[_kd_name(level)]
-            layers[level] = next(x.name for x in flat.operations if kd_layer in readers(flat, x))
+            layers[level] = next(
+                x.name for x in student.operations if kd_layer in readers(student, x)
+            )
             continue
-        suggested = suggested or suggest_layers(flat)
+        suggested = suggested or suggest_layers(student)
         if suggested[level] is None:
             raise ValueError(
                 f"`{level}_layer` must name a layer of {student.name!r}, since none can be "

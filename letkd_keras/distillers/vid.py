@@ -5,7 +5,7 @@ from keras import ops
 
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import stage_ends
-from letkd_keras.distillers.feature_maps import on_one_grid
+from letkd_keras.distillers.feature_maps import check_feature_maps, on_one_grid
 from letkd_keras.losses.loss import Loss
 from letkd_keras.models.initialization import torch_uniform
 
@@ -123,6 +123,7 @@ class VID(Distiller):
             loss_weights={"vid": weight},
             **kwargs,
         )
+        check_feature_maps(self)
         self.regressors = []
         for student, teacher in zip(self.student_shapes, self.teacher_shapes, strict=True):
             regressor = VariationalRegressor(teacher[-1])

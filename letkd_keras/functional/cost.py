@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import keras
 
-from letkd_keras.functional.graph import as_functional, is_model, run
+from letkd_keras.functional.fake_quantization import without_fake_quantization
+from letkd_keras.functional.graph import as_functional, flatten, is_model, run
 from letkd_keras.functional.insertion import is_only_pooled
 from letkd_keras.layers import KDLayer
 
@@ -63,7 +64,7 @@ def cost_of(model, input_shape=None, pooled=False):
 
     As in the tables of the literature, the multiply-adds of convolutions, dense layers, attention
     and KD layers are counted. Those of biases, normalization, activations, additions and pooling
-    are not.
+    are not. A model with fake quantization is counted without it.
 
     Args:
         model: Functional or sequential `keras.Model` with one input and one output, perhaps with
@@ -79,7 +80,9 @@ def cost_of(model, input_shape=None, pooled=False):
     Raises:
         ValueError: If the image size is unknown, or if it is not known how to count a layer.
     """
-    model = as_functional(model)
+    model = without_fake_quantization(as_functional(model))
+    # The pooling may be outside the model that the KD layer is in.
+    flat = flatten(model) if pooled else model
     shape = tuple(input_shape or model.inputs[0].shape[1:])
     if None in shape:
         raise ValueError(
@@ -92,7 +95,7 @@ def cost_of(model, input_shape=None, pooled=False):
         if is_model(operation):
             return run(operation, args, call)
         outputs = operation.compute_output_spec(*args, **kwargs)
-        one_product = pooled and isinstance(operation, KDLayer) and is_only_pooled(model, operation)
+        one_product = pooled and isinstance(operation, KDLayer) and is_only_pooled(flat, operation)
         products.append(_multiply_adds(operation, args, kwargs, outputs, one_product))
         weights.update({id(weight): weight for weight in getattr(operation, "weights", ())})
         return outputs

@@ -1,7 +1,7 @@
 """Graphs of functional models: reading them, running them on other tensors, copying them.
 
-This is the only module that uses private attributes of Keras. `TESTED_KERAS` lists the releases
-that it was run with.
+This is the only module that uses private attributes of Keras' graphs. `TESTED_KERAS` lists the
+releases that it was run with.
 """
 
 import difflib

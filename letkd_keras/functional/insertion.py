@@ -85,7 +85,7 @@ def insert_kd_layers(
                 )
             find_layer(flat, name, argument)
             insertions.setdefault(name, []).append(layer)
-    return insert_after(student, insertions)
+    return insert_after(flat, insertions)
 
 
 def is_only_pooled(student, layer):

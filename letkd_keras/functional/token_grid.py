@@ -13,6 +13,7 @@ from letkd_keras.functional.graph import (
     outputs_at,
     spatial_shape,
 )
+from letkd_keras.ranges import non_negative_integer, positive_integer
 
 # A class token, a distillation token and the registers of DINOv2 are fewer.
 _MOST_EXTRA_TOKENS = 8
@@ -40,14 +41,15 @@ class TokensToGrid(keras.layers.Layer):
         Feature map [B, height, width, C] (or [B, C, height, width]).
 
     Raises:
-        ValueError: If the number of tokens is another.
+        ValueError: If an argument is out of its range, or the number of tokens is another.
     """
 
     def __init__(self, grid, extra_tokens=0, data_format=None, **kwargs):
         super().__init__(**kwargs)
-        height, width = grid
-        self.grid = int(height), int(width)
-        self.extra_tokens = int(extra_tokens)
+        if not isinstance(grid, tuple | list) or len(grid) != 2:
+            raise ValueError(f"`grid` must be (height, width). Received: grid={grid!r}")
+        self.grid = tuple(positive_integer.check(size, "grid") for size in grid)
+        self.extra_tokens = non_negative_integer.check(extra_tokens, "extra_tokens")
         self.data_format = data_format_or_default(data_format)
 
     def build(self, input_shape):

@@ -43,7 +43,7 @@ class ChannelShuffle(_ChannelLayer):
 
     def build(self, input_shape):
         channels = input_shape[self.channel_axis]
-        if channels % self.groups:
+        if channels is None or channels % self.groups:
             raise ValueError(
                 "`groups` must divide the number of channels. "
                 f"Received: groups={self.groups}, input_shape={input_shape}"

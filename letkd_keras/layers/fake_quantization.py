@@ -10,17 +10,11 @@ from letkd_keras.layers.kd_layer import (
     inverse_norm,
     keep_float32_weights,
 )
-from letkd_keras.ranges import share
+from letkd_keras.ranges import Integer, share
 
 _SMALLEST_RANGE = 1e-6
 _LARGEST_INVERSE = 1e9  # of a norm: a larger one belongs to zeros
-_BITS = range(2, 17)
-
-
-def _check_bits(name, bits):
-    if bits not in _BITS:
-        raise ValueError(f"`{name}` must be an integer from 2 to 16. Received: {name}={bits!r}")
-    return int(bits)
+_BITS = Integer(2, 16)
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -54,7 +48,7 @@ class FakeQuantization(keras.layers.Layer):
     def __init__(self, bits=8, momentum=0.99, **kwargs):
         super().__init__(**kwargs)
         keep_float32_weights(self)
-        self.bits = _check_bits("bits", bits)
+        self.bits = _BITS.check(bits, "bits")
         self.momentum = share.check(momentum, "momentum")
 
     def build(self, input_shape):
@@ -132,7 +126,7 @@ class _FakeQuantizedKernel:
 
     def __init__(self, *args, weight_bits=8, **kwargs):
         super().__init__(*args, **kwargs)
-        self.weight_bits = _check_bits("weight_bits", weight_bits)
+        self.weight_bits = _BITS.check(weight_bits, "weight_bits")
 
     def call(self, inputs, **kwargs):
         # All variables are in the scope: on JAX their values may be those of an outer scope.
@@ -195,8 +189,8 @@ class FakeQuantizedKDLayer(KDLayer):
 
     def __init__(self, *args, weight_bits=8, bits=8, momentum_of_ranges=0.99, **kwargs):
         super().__init__(*args, **kwargs)
-        self.weight_bits = _check_bits("weight_bits", weight_bits)
-        self.bits = _check_bits("bits", bits)
+        self.weight_bits = _BITS.check(weight_bits, "weight_bits")
+        self.bits = _BITS.check(bits, "bits")
         self.momentum_of_ranges = share.check(momentum_of_ranges, "momentum_of_ranges")
 
     def build(self, input_shape):

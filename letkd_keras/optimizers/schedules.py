@@ -23,8 +23,8 @@ def epoch_decay(initial_rate, milestones, steps_per_epoch, factor=0.1):
     initial_rate = positive_number.check(initial_rate, "initial_rate")
     factor = positive_number.check(factor, "factor")
     steps_per_epoch = positive_integer.check(steps_per_epoch, "steps_per_epoch")
-    milestones = list(milestones)
-    if milestones != sorted(set(milestones)) or any(m < 1 for m in milestones):
+    milestones = [positive_integer.check(milestone, "milestones") for milestone in milestones]
+    if milestones != sorted(set(milestones)):
         raise ValueError(
             "`milestones` must be increasing numbers of epochs of at least 1. "
             f"Received: milestones={milestones}"

@@ -79,6 +79,8 @@ def parse(arguments=None):
             parser.error("--pictures needs --inspect FILE")
         options.workdir = options.workdir or Path(f"{options.out}.work")
         _check_out(parser, options)
+    elif (options.teacher is None) != (options.data is None):
+        parser.error("--teacher and --data draw the maps of --pictures only together")
     return options
 
 
@@ -190,12 +192,13 @@ def _training_images(data, batch_size):
 
 def _table(title, values):
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title, show_header=False, title_justify="left")
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")  # nothing is cut off
     for name, value in values.items():
-        table.add_row(name, _text(value))
+        table.add_row(name, Text(_text(value)))  # names may have brackets, which are no markup
     return table
 
 

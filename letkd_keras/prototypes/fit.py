@@ -7,7 +7,6 @@ import keras
 import numpy as np
 
 from letkd_keras import ranges
-from letkd_keras.functional.classifier import check_classifier
 from letkd_keras.functional.fingerprint import fingerprint
 from letkd_keras.functional.layer_suggestions import suggest_layers
 from letkd_keras.functional.softmax_removal import remove_softmax
@@ -161,7 +160,6 @@ def fit_prototypes(
 
     # === The teacher's layers and the images ===
     teacher = remove_softmax(teacher, "teacher")
-    check_classifier(teacher, "teacher")
     images = LabeledImages(data, teacher.output_shape[-1], batch_size, preprocess)
     engine.check(images)
     image_shape = tuple(teacher.input_shape[1:])

@@ -1,6 +1,7 @@
 """Figures that tell good prototypes from poor ones."""
 
 import numpy as np
+from scipy.special import entr, softmax
 
 from letkd_keras.memory_mapped import take
 from letkd_keras.prototypes.kmeans import blocks, nearest_centers
@@ -64,7 +65,7 @@ def intermediate_health(counts, right):
         "used_templates": int(np.sum(sizes > 0)),
         "sizes": _spread(sizes),
         "subclass_purity": float(np.trace(counts) / total),
-        "mean_target_entropy": float(sizes @ _entropy(rows) / total),
+        "mean_target_entropy": float(sizes @ entr(rows).sum(axis=1) / total),
         "lda_probe_accuracy": right / total,
     }
 
@@ -84,11 +85,5 @@ def _mean_soft_entropy(points, centers):
     for part in np.array_split(rows, max(1, len(rows) // 512)):
         block = take(points, part).astype("float64")
         logits = 2 * block @ centers.T - np.sum(centers.astype("float64") ** 2, axis=1)
-        logits -= logits.max(axis=1, keepdims=True)
-        soft = np.exp(logits)
-        entropies.append(_entropy(soft / soft.sum(axis=1, keepdims=True)))
+        entropies.append(entr(softmax(logits, axis=1)).sum(axis=1))
     return float(np.concatenate(entropies).mean())
-
-
-def _entropy(rows):
-    return -np.sum(rows * np.log(np.where(rows > 0, rows, 1)), axis=1)

@@ -56,11 +56,12 @@ def draw(
     """
     if class_names is None:
         class_names = prototypes.manifest.get("data", {}).get("class_names")
+    if teacher is not None:
+        prototypes.check_teacher(teacher)
     pictures = {"templates": draw_templates(prototypes, class_names)}
     if prototypes.intermediate is not None:
         pictures["confusion"] = draw_confusion(prototypes.intermediate, class_names)
         if teacher is not None and data is not None:
-            prototypes.check_teacher(teacher)
             pictures["subclass_maps"] = draw_subclass_maps(
                 prototypes.intermediate, teacher, data, preprocess, class_names, samples
             )

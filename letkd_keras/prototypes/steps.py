@@ -22,8 +22,6 @@ _CHECKPOINT = "checkpoint.npz"
 class MemorySteps:
     """Steps of a fit that ends with its process."""
 
-    durable = False
-
     def __init__(self):
         self._steps = {}
 
@@ -70,8 +68,6 @@ class WorkFolder:
     Raises:
         ValueError: If the folder holds other files or a fit with other settings; they are listed.
     """
-
-    durable = True
 
     def __init__(self, path, settings):
         self._folder = RunFolder(path, settings, argument="workdir")

@@ -4,6 +4,7 @@ import pytest
 
 from letkd_keras import models
 from letkd_keras.distillers import AT, CRD, SP, VID, FitNet, SimKD
+from letkd_keras.functional import suggest_stage_ends
 
 
 def _pair(teacher, student):
@@ -57,7 +58,7 @@ def test_a_network_with_more_stages_gives_its_last_ones(setting, staged_networks
     three, _ = staged_networks
     model = AT(three, setting.student())
     assert len(model.student_layers) == len(model.teacher_layers) < 3
-    assert model.teacher_layers[-1] == AT(three, three).teacher_layers[-1]
+    assert model.teacher_layers[-1] == suggest_stage_ends(three)[-1]
 
 
 def test_layers_given_are_used(setting):
@@ -65,3 +66,23 @@ def test_layers_given_are_used(setting):
     assert (model.teacher_layers, model.student_layers) == (("bn2",), ("bn1",))
     model = SP(setting.teacher, setting.student(), teacher_layers=("bn2",))
     assert model.teacher_layers == ("bn2",)
+
+
+@pytest.mark.parametrize("method", [FitNet, SP, SimKD])
+def test_methods_that_compare_one_layer_refuse_several(setting, method):
+    with pytest.raises(ValueError, match=r"`student_layers` must be the name of one layer"):
+        method(setting.teacher, setting.student(), student_layers=("bn1", "bn2"))
+
+
+def test_a_name_that_is_no_tuple_is_refused(setting):
+    for method in (AT, FitNet):
+        with pytest.raises(ValueError, match=r"`teacher_layers` must be .*Received: .*'bn2'"):
+            method(setting.teacher, setting.student(), teacher_layers="bn2")
+
+
+@pytest.mark.parametrize("method", [AT, VID, FitNet])
+def test_layers_without_a_feature_map_are_refused(setting, method):
+    with pytest.raises(ValueError, match=r"`student_layers` must .*feature map.*'pool' of shape"):
+        method(
+            setting.teacher, setting.student(), student_layers=("pool",), teacher_layers=("bn2",)
+        )

@@ -31,6 +31,8 @@ def test_attention_is_compared_after_normalization():
     assert float(AttentionError()(a, b)) == pytest.approx(((qa - qb) ** 2).mean(), rel=1e-5)
     assert float(AttentionError()(a, 7 * a)) == pytest.approx(0, abs=1e-12)
     # Exponents tell maps apart: |f| weighs the locations otherwise than f^2.
+    with pytest.raises(ValueError, match="`power` must be a finite number greater than 0"):
+        AttentionError("a")
     assert float(AttentionError(1)(a, b)) != pytest.approx(float(AttentionError()(a, b)), rel=1e-3)
 
 

@@ -144,3 +144,12 @@ def test_a_softmax_of_either_model_is_removed(setting, tmp_path):
     np.testing.assert_allclose(
         loaded.compute_teacher_outputs(x, y)["logits"], source(x), rtol=1e-4, atol=1e-5
     )
+
+
+def test_a_student_whose_kd_layers_are_in_a_model_inside_keeps_them(setting):
+    inner = LetKD(setting.teacher, setting.student(), setting.prototypes).student
+    inputs = keras.Input(inner.input_shape[1:])
+    outer = keras.Model(inputs, inner(keras.layers.Rescaling(1.0)(inputs)))
+    model = LetKD(setting.teacher, outer, setting.prototypes)
+    kd_layer = inner.get_layer("kd_penultimate")
+    assert model.student.get_layer("kd_penultimate") is kd_layer

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from small_vit import small_vit
 
-from letkd_keras import KDLayer, insert_kd_layers, models
+from letkd_keras import KDLayer, insert_kd_layers, models, quantization_aware
 from letkd_keras.functional.cost import Cost, cost_of
 
 
@@ -46,6 +46,16 @@ def test_pooled_kd_layer_has_one_value_product_an_image():
     assert cost_of(only_pooled, pooled=True).multiply_adds == 64 * 20 + 20
     read_twice = sequence(KDLayer(5), keras.layers.ReLU(), pooling)
     assert cost_of(read_twice, pooled=True).multiply_adds == 64 * 20 + 64 * 20
+
+
+def test_the_pooling_may_be_outside_the_model_of_the_kd_layer():
+    model = sequence(sequence(KDLayer(5)), keras.layers.GlobalAveragePooling2D())
+    assert cost_of(model, pooled=True).multiply_adds == 64 * 20 + 20
+
+
+def test_fake_quantization_is_not_counted():
+    model = sequence(keras.layers.Conv2D(6, 3), keras.layers.ReLU(), KDLayer(5))
+    assert cost_of(quantization_aware(model)) == cost_of(model)
 
 
 def test_shared_layers_cost_once_in_parameters_and_each_time_in_operations():

@@ -28,6 +28,11 @@ def test_tokens_go_row_by_row():
     assert has_registered_name(copy)
     with pytest.raises(ValueError, match=r"shape \[B, 2 \+ 2 \* 3, C\].*\(2, 7, 1\)"):
         TokensToGrid((2, 3), 2)(x[:, :7])
+    for grid in (7, (2.5, 3), (0, 3), (1, 2, 3)):
+        with pytest.raises(ValueError, match="`grid` must be"):
+            TokensToGrid(grid)
+    with pytest.raises(ValueError, match="`extra_tokens` must be"):
+        TokensToGrid((2, 3), -1)
 
 
 @pytest.mark.parametrize(

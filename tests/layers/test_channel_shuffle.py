@@ -43,6 +43,8 @@ def test_bad_arguments_are_refused():
         ChannelShuffle(0)
     with pytest.raises(ValueError, match="`groups` must divide"):
         ChannelShuffle(4)(_x())
+    with pytest.raises(ValueError, match=r"`groups` must divide.*None\)"):
+        ChannelShuffle(2)(keras.Input((4, 4, None)))
     with pytest.raises(ValueError, match="`data_format` must be"):
         ChannelSplit(data_format="NHWC")
     for channels in (5, None):

@@ -37,6 +37,8 @@ def test_the_schedule_serialises():
         ((3, 2), 4, r"`milestones` must be increasing.*\[3, 2\]"),
         ((2, 2), 4, "`milestones` must be increasing"),
         ((0, 2), 4, "at least 1"),
+        ((1.5, 2), 4, "`milestones` must be an integer of at least 1"),
+        (("a",), 4, "`milestones` must be an integer of at least 1"),
         ((2, 3), 0, "`steps_per_epoch` must be an integer of at least 1.*steps_per_epoch=0"),
     ],
 )

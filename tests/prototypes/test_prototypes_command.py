@@ -134,6 +134,26 @@ def test_pictures_of_the_data(tmp_path, files, capsys):
     }
 
 
+def test_pictures_of_maps_need_the_teacher_and_the_data(tmp_path, files, capsys):
+    out = tmp_path / "prototypes.npz"
+    main([*files[0], "--out", str(out)])
+    teacher = files[0][files[0].index("--teacher") + 1]
+    assert status_of("--inspect", out, "--pictures", tmp_path / "p", "--teacher", teacher) == 2
+    assert "--teacher and --data draw" in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()
+
+
+def test_names_with_brackets_are_printed_as_they_are(tmp_path, files, capsys):
+    out = tmp_path / "prototypes.npz"
+    main([*files[0], "--out", str(out)])
+    prototypes = Prototypes.load(out)
+    prototypes.manifest["data"]["name"] = "photos [old] [/b]"
+    prototypes.save(out)
+    capsys.readouterr()
+    assert status_of("--inspect", out) == 0
+    assert "photos [old] [/b]" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
