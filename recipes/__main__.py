@@ -39,8 +39,7 @@ def main(arguments=None):
 
     for table in tables():
         print_text(f"\n{table.title}\n")
-        columns = [list(column.cells) for column in table.columns]
-        print_table([column.header for column in table.columns], zip(*columns, strict=True))
+        print_table(table.heads, table.rows)
         if table.caption:
             print_text(f"\n{table.caption}")
 

@@ -9,11 +9,10 @@ This reads the finished trainings and writes
   epoch, how well linear discriminant analysis separates the classes before and after the
   intermediate KD layer (x and x_hat), and the epochs at which one method overtakes another.
 
-Nothing is trained.
+Nothing is trained. If the images of the run are elsewhere now, `--data` names their new place.
 """
 
-from pathlib import Path
-
+from letkd_keras import option_types
 from letkd_keras.command_line import Parser, run_main
 from letkd_keras.terminal import print_report
 
@@ -21,7 +20,19 @@ from letkd_keras.terminal import print_report
 def parse(arguments=None):
     """Parse the command line."""
     parser = Parser("letkd_keras.recipes.explain", __doc__)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of `compare`")
+    add = parser.add_argument
+    add("folder", type=option_types.path, metavar="FOLDER", help="folder of `compare`")
+    add(
+        "--data",
+        type=option_types.text,
+        metavar="SPEC",
+        help="where the images of the run are now (default: where they were)",
+    )
+    for name, metavar, what in (
+        ("--labels", "FILE.csv", "its file of labels"),
+        ("--unlabelled", "DIR", "its images without labels"),
+    ):
+        add(name, type=option_types.path, metavar=metavar, help=f"likewise {what}")
     return parser.parse_args(arguments)
 
 
@@ -33,6 +44,7 @@ def main(arguments=None):
     from letkd_keras.run_folder import read_config
 
     config = read_config(options.folder, "folder")
+    _move_data(config["data"], options)
     experiment = Experiment.from_config(config)
     if experiment.data.digest != config["data"]["digest"]:
         raise ValueError(
@@ -43,6 +55,23 @@ def main(arguments=None):
     print_report(options.folder / "explain.md")
     print(f"\nEverything is in {options.folder}")
     return found
+
+
+def _move_data(config, options):
+    """Change a configuration of data to what the options name, and refuse one of no images."""
+    from letkd_keras.data import DataSpec
+
+    moved = {"source": options.data, "labels": options.labels, "unlabelled": options.unlabelled}
+    config.update({name: str(value) for name, value in moved.items() if value is not None})
+    try:
+        DataSpec.from_config(config)
+    except (ValueError, FileNotFoundError) as error:
+        if options.data is not None or not str(error).startswith("`data`"):
+            raise
+        raise FileNotFoundError(
+            f"The images of the run are no longer in {config['source']}. Name their new place by "
+            "`data`."
+        ) from error
 
 
 if __name__ == "__main__":

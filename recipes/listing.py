@@ -18,6 +18,27 @@ SETTINGS = (cifar100.SETTINGS, tiny_imagenet.SETTINGS, imagenet.SETTINGS)
 _COLUMNS = 10
 
 
+class Table:
+    """A table of texts.
+
+    Args:
+        title: Its title.
+        *heads: Headings of the columns.
+        caption: Text below it, or `None`.
+
+    Attributes:
+        rows: List of tuples, a text for each column.
+    """
+
+    def __init__(self, title, *heads, caption=None):
+        self.title, self.heads, self.caption = title, heads, caption
+        self.rows = []
+
+    def add_row(self, *cells):
+        """Add a row."""
+        self.rows.append(cells)
+
+
 @dataclass(frozen=True)
 class NetworkRow:
     """A network of the zoo at the size of its data set.
@@ -138,8 +159,8 @@ def tables():
     """All tables, each when it is finished.
 
     Yields:
-        `rich.table.Table`: methods, losses, networks, and for each data set its pairs, their
-        published accuracies and the cost of the KD layers.
+        `Table`: methods, losses, networks, and for each data set its pairs, their published
+        accuracies and the cost of the KD layers.
     """
     yield _methods_table()
     yield _losses_table()
@@ -158,9 +179,9 @@ def tables():
 
 
 def _methods_table():
-    table = _table(
+    table = Table(
         "Methods (--methods)",
-        *("name", "in tables", "supervised at", "KD layers", ">weight of cross-entropy"),
+        *("name", "in tables", "supervised at", "KD layers", "weight of cross-entropy"),
         caption="Any loss of the next table can be added to a method, except to student: "
         "letkd2+dkd, fitnet+kd. The cross-entropy then keeps its weight.",
     )
@@ -171,9 +192,9 @@ def _methods_table():
 
 
 def _losses_table():
-    table = _table(
+    table = Table(
         "Losses on the logits, with their settings on CIFAR-100",
-        *("name", "paper", "settings", ">weight", ">added to a method", ">warm-up epochs of 240"),
+        *("name", "paper", "settings", "weight", "added to a method", "warm-up epochs of 240"),
         caption="beta of dkd and dkd-ls is chosen by the pair, as its authors did (methods."
         "dkd_beta). On ImageNet: "
         + "; ".join(
@@ -204,14 +225,14 @@ def _short(value):
 
 
 def _networks_table(rows):
-    table = _table(
+    table = Table(
         "Networks",
         "name",
         "counted for",
-        ">parameters",
-        ">multiply-adds",
-        ">penultimate layer",
-        ">intermediate layer",
+        "parameters",
+        "multiply-adds",
+        "penultimate layer",
+        "intermediate layer",
     )
     for row in rows:
         table.add_row(
@@ -228,9 +249,9 @@ def _networks_table(rows):
 def _pairs_table(settings):
     size = settings.image_size
     notes = [f"* {pair.name}: {pair.note}" for pair in settings.pairs if pair.note]
-    table = _table(
+    table = Table(
         f"Pairs of {settings.dataset}: {settings.num_classes} classes, {size}x{size}",
-        *("pair", ">learning rate", ">penultimate alpha", ">intermediate alpha", ">beta of DKD"),
+        *("pair", "learning rate", "penultimate alpha", "intermediate alpha", "beta of DKD"),
         caption="\n".join(notes) or None,
     )
     for pair in settings.pairs:
@@ -254,10 +275,10 @@ def _published_tables(settings):
     names = list(dict.fromkeys(name for row in numbers.values() for name in row))
     for start in range(0, len(names), _COLUMNS):
         columns = names[start : start + _COLUMNS]
-        table = _table(
+        table = Table(
             f"Published top-1 of {settings.dataset} in percent (top-1/top-5 where both are known)",
             "pair",
-            *(f">{_title(name)}" for name in columns),
+            *(_title(name) for name in columns),
             caption=_sources(numbers, columns),
         )
         for pair, row in numbers.items():
@@ -281,7 +302,7 @@ def _published_tables(settings):
     ]
     if rows:
         title = f"Published ablations of {settings.dataset}: top-1 in percent"
-        table = _table(title, "pair", "method", ">top-1", "source")
+        table = Table(title, "pair", "method", "top-1", "source")
         for row in rows:
             table.add_row(*row)
         yield table
@@ -307,13 +328,13 @@ def _sources(numbers, names):
 
 
 def _kd_table(settings, students):
-    table = _table(
+    table = Table(
         f"Cost of the KD layers in the students of {settings.dataset}",
         "pair",
         "method",
-        ">parameters",
-        ">multiply-adds",
-        ">pooled first",
+        "parameters",
+        "multiply-adds",
+        "pooled first",
         caption=f"{settings.templates} penultimate templates, {settings.subclasses} sub-classes of "
         "each class\npooled first: as trained and exported, the last KD layer's values once for an "
         "image",
@@ -338,17 +359,3 @@ def _kd_table(settings, students):
 def _millions(count, plain=None):
     factor = f" ({count / plain:.1f}x)" if plain else ""
     return f"{count / 1e6:,.1f} M{factor}"
-
-
-def _table(title, *columns, caption=None):
-    """A table; a column whose name begins with `>` is aligned to the right."""
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    for column in columns:
-        table.add_column(
-            column.removeprefix(">"),
-            justify="right" if column.startswith(">") else "left",
-            overflow="fold",
-        )
-    return table

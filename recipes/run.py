@@ -17,7 +17,6 @@ from letkd_keras.models import frozen_backbone
 from letkd_keras.prototypes import Prototypes, fit_prototypes, remove_workdir
 from letkd_keras.recipes import exporting
 from letkd_keras.recipes.experiments import methods
-from letkd_keras.recipes.experiments.experiment import OPEN_KEYS
 from letkd_keras.recipes.experiments.model_of_method import Inputs, build
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import class_report, report
@@ -52,7 +51,7 @@ def run(experiment, out, verbose=True, measures=None):
     """
     with recorded() as messages:
         experiment = prepare(experiment)
-    folder = RunFolder(out, experiment.config(), open_keys=OPEN_KEYS)
+    folder = RunFolder(out, experiment.config(), open_keys=experiment.open_keys)
     with folder.locked(), logged_to(folder / "log.txt", messages), devices():
         log.info("run folder %s", folder.path)
         try:
@@ -218,7 +217,7 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=True):
 
     Raises:
         ValueError: If `prototypes.npz` is damaged, belongs to another teacher or has other numbers
-            of templates.
+            of templates, or if `prototypes.work` has an interrupted fit with other settings.
     """
     if not levels:
         return None
@@ -238,30 +237,41 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=True):
             return prototypes
     log.info("fitting prototypes")
     data = with_teachers_classes(experiment.data, teacher)
-    prototypes = fit_prototypes(
-        teacher,
-        NumberedBatches(data, 256, "train"),
-        levels=tuple(levels),
-        templates=experiment.templates,
-        subclasses=experiment.subclasses,
-        components=experiment.components,
-        iterations=experiment.iterations,
-        memory=experiment.memory,
-        feature_cache=experiment.feature_cache,
-        seed=experiment.seed,
-        penultimate_layer=experiment.teacher.penultimate_layer,
-        intermediate_layer=experiment.teacher.intermediate_layer
-        if "intermediate" in levels
-        else None,
-        pool_size={level: experiment.pool_sizes[level] for level in levels},
-        data_name=f"{data.name} ({data.split})",
-        class_names=data.class_names,
-        workdir=folder / "prototypes.work",
-        **_engine(),
-        verbose="auto" if verbose else False,
-    )
+    work = folder / "prototypes.work"
+    try:
+        prototypes = fit_prototypes(
+            teacher,
+            NumberedBatches(data, 256, "train"),
+            levels=tuple(levels),
+            templates=experiment.templates,
+            subclasses=experiment.subclasses,
+            components=experiment.components,
+            iterations=experiment.iterations,
+            memory=experiment.memory,
+            feature_cache=experiment.feature_cache,
+            seed=experiment.seed,
+            penultimate_layer=experiment.teacher.penultimate_layer,
+            intermediate_layer=experiment.teacher.intermediate_layer
+            if "intermediate" in levels
+            else None,
+            pool_size={level: experiment.pool_sizes[level] for level in levels},
+            data_name=f"{data.name} ({data.split})",
+            class_names=data.class_names,
+            workdir=work,
+            **_engine(),
+            verbose="auto" if verbose else False,
+        )
+    except ValueError as error:
+        _, of_others, differing = str(error).partition("holds results of other settings: ")
+        if not of_others:
+            raise
+        raise ValueError(
+            f"{work} has an interrupted fit of prototypes with other settings: "
+            f"{differing.partition('. Choose')[0]}. Delete {work} and run the same command again: "
+            "the prototypes are then fitted from the beginning, and all trainings are kept."
+        ) from error
     prototypes.save(file)
-    remove_workdir(folder / "prototypes.work")
+    remove_workdir(work)
     return prototypes
 
 

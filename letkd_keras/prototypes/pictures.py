@@ -105,7 +105,9 @@ def draw_templates(prototypes, class_names=None):
     if len(shown) <= _MOST_IN_LEGEND:
         for label in shown:
             axes[0].scatter([], [], color=colors[label], label=class_name(label, class_names))
-        figure.legend(title="class", loc="outside lower center", ncols=10)
+        legend = figure.legend(title="class", loc="outside lower center", ncols=10)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     return figure
 
 
@@ -152,6 +154,7 @@ def _scatter(axis, positions, classes, class_names, color_of):
             textcoords="offset points",
             ha="center",
             fontsize=9,
+            parse_math=False,
             color=0.7 * colors[classes == label][0][:3],
             path_effects=[withStroke(linewidth=3, foreground="white", alpha=0.8)],
         )
@@ -199,8 +202,8 @@ def draw_confusion(intermediate, class_names=None):
         (left, (labels + 0.5) * rows_of_class - 0.5),
         (middle, labels),
     ):
-        axis.set_xticks(ticks, names, rotation=90, fontsize=size)
-        axis.set_yticks(ticks, names, fontsize=size)
+        axis.set_xticks(ticks, names, rotation=90, fontsize=size, parse_math=False)
+        axis.set_yticks(ticks, names, fontsize=size, parse_math=False)
     figure.suptitle(
         "Which sub-classes and classes the teacher confuses; confused classes are side by side"
     )
@@ -242,7 +245,7 @@ def _strongest_pairs(axis, by_class, class_names):
     labels = [f"{class_name(a, class_names)} → {class_name(b, class_names)}" for a, b in strongest]
     positions = np.arange(len(strongest))
     axis.barh(positions, [others[pair] for pair in strongest], color=VERMILION)
-    axis.set_yticks(positions, labels)
+    axis.set_yticks(positions, labels, parse_math=False)
     axis.set_xlabel("share of the locations of the first class")
     axis.invert_yaxis()
     kept = np.trace(by_class) / len(others)
@@ -277,8 +280,8 @@ def subclass_legend(figure, axis, colors, other_class):
 
 def draw_subclass_maps(intermediate, teacher, data, preprocess=None, class_names=None, samples=6):
     """A `Figure` of some images, the sub-class of each location, and the rows of scores there."""
-    images, labels = _one_of_each(data, intermediate.num_classes, samples)
-    own = _own_subclasses(
+    images, labels = one_of_each_class(data, intermediate.num_classes, samples)
+    own = own_subclasses(
         intermediate, teacher, images if preprocess is None else preprocess(images), labels
     )
     figure = Figure(figsize=(4.4 + 3.4 * _HISTOGRAMS, 2.3 * len(images)), layout="constrained")
@@ -289,7 +292,7 @@ def draw_subclass_maps(intermediate, teacher, data, preprocess=None, class_names
     for row, image, label, subclasses in zip(axes, images, labels, own, strict=True):
         picture = _displayed(image)
         row[0].imshow(picture)
-        row[0].set_title(class_name(label, class_names), fontsize=10)
+        row[0].set_title(class_name(label, class_names), fontsize=10, parse_math=False)
         _overlay(row[1], picture, subclasses, _subclass_colors(intermediate))
         shown, counts = np.unique(subclasses, return_counts=True)
         shown = shown[np.argsort(-counts, kind="stable")]
@@ -307,8 +310,17 @@ def draw_subclass_maps(intermediate, teacher, data, preprocess=None, class_names
     return figure
 
 
-def _one_of_each(data, num_classes, samples):
-    """The first image of each of some classes, spread over all of them, and their labels."""
+def one_of_each_class(data, num_classes, samples):
+    """The first image of each of some classes, spread over all of them.
+
+    Args:
+        data: Images and labels as in `fit_prototypes`.
+        num_classes: Number of classes.
+        samples: Number of images, at most one of a class.
+
+    Returns:
+        `(images, labels)`: [N, H, W, C] and integers [N], in the order of the classes.
+    """
     wanted = np.linspace(0, num_classes - 1, min(samples, num_classes)).astype(int)
     chosen = {}
     for _, images, labels in LabeledImages(data, num_classes).batches():
@@ -320,8 +332,18 @@ def _one_of_each(data, num_classes, samples):
     return np.stack([chosen[label] for label in sorted(chosen)]), np.array(sorted(chosen))
 
 
-def _own_subclasses(intermediate, teacher, images, labels):
-    """Sub-class of each location within its image's class, [B, H, W]."""
+def own_subclasses(intermediate, teacher, images, labels):
+    """The sub-class of each location within the class of its image, as in training.
+
+    Args:
+        intermediate: `IntermediatePrototypes`.
+        teacher: Their teacher.
+        images: Images as the teacher takes them [B, H, W, C].
+        labels: Their classes, integers [B].
+
+    Returns:
+        Integers [B, h, w] from 0 to `intermediate.subclasses - 1`, on the grid of the prototypes.
+    """
     layer = {"intermediate": intermediate.layer}
     features = TeacherFeatures(teacher, layer, intermediate.pool_size, images.shape[1:])(images)
     points = intermediate.project(features["intermediate"]).reshape(
@@ -364,7 +386,7 @@ def _histogram(axis, intermediate, label, subclass, share, class_names):
         f"{class_name(nearest_class, class_names)}, {nearest}"
         for nearest_class, nearest in zip(*divmod(largest, intermediate.subclasses), strict=True)
     ]
-    axis.set_yticks(positions, names, fontsize=7)
+    axis.set_yticks(positions, names, fontsize=7, parse_math=False)
     axis.tick_params(axis="x", labelsize=7)
     axis.invert_yaxis()
     axis.set_title(f"target of {subclass} ({share:.0%} of the image)", fontsize=9)

@@ -18,6 +18,8 @@ OPEN_KEYS = (
     # Where things are; their digest and fingerprint are compared.
     *("data.source", "data.data_dir", "data.image_cache", "data.labels", "data.unlabelled"),
     *("teacher.file", "student.file"),
+    # Their names. What a pair stands for is compared: networks, learning rates and alphas.
+    *("data.name", "pair"),
 )
 
 
@@ -144,6 +146,12 @@ class Experiment:
             names = ["head_schedule"] if self.teacher.trained == "backbone" else []
             names += [] if self.fine_tune_schedule is None else ["fine_tune_schedule"]
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def open_keys(self):
+        """`OPEN_KEYS`, and the titles of networks from files, whose fingerprints are compared."""
+        from_files = [role for role in ("teacher", "student") if getattr(self, role).file]
+        return (*OPEN_KEYS, *(f"{role}.title" for role in from_files))
 
     @property
     def levels(self):

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from letkd_keras.recipes.experiments.options import (
     ADAMW,
-    FROM_SETTINGS,
     HEAD_EPOCHS,
+    OF_PROTOTYPES,
     OF_SCHEDULE,
     OF_TEACHER,
 )
@@ -87,7 +87,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
         spec = replace(spec, pixels=settings.pixels)
     if spec.kind == "folder" and spec.image_size is None:
         # A network of another size resizes the images itself.
-        size = student.image_size() or teacher.image_size() or 64
+        size = student.image_size("student") or teacher.image_size("teacher") or 64
         spec = replace(spec, image_size=size)
 
     shared = {name: value(name) for name in OF_SCHEDULE}
@@ -156,7 +156,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
         initial_template_scale=options.template_scale,
         temperature=options.temperature,
         block_size=options.block_size,
-        **{name: value(name) for name in FROM_SETTINGS[2:-1]},
+        **{name: value(name) for name in OF_PROTOTYPES},
         feature_cache=None if value("feature_cache") == "none" else value("feature_cache"),
         logit_losses=logit_loss_settings.of_pair(settings, pair),
         callbacks=tuple(options.callback),

@@ -8,7 +8,8 @@ Weights of the losses are those of the methods' papers or, where these differ, o
 which the letKD paper compares.
 
 Features are compared at the layers that RepDistiller uses (the distillers' defaults): the ends of
-all stages for AT and VID, of the second stage for FitNet, of the last one for SP, CRD and SimKD.
+all stages for AT and VID, of the second stage for FitNet, of the last one for SP and SimKD. CRD
+compares the penultimate layers.
 """
 
 import difflib
@@ -50,10 +51,10 @@ class Method:
         alphas: Alphas, by level, that are fixed by the method; the others are the experiment's.
         stage_ends: Whether it uses the ends of the networks' stages.
         needs_rows: Whether batches come with the numbers of their images in the training set, and
-            the distiller gets the labels of the training set after the student.
+            the distiller gets the labels of the training set after the student. The training set
+            must then be in memory.
         task_weight: Weight of the cross-entropy.
         logit_losses: Names of its losses on the logits.
-        options: Further options of the distiller.
         prepare: Function from `model_of_method.Inputs` to the student that the distiller gets;
             `None`: the student.
     """
@@ -67,13 +68,7 @@ class Method:
     needs_rows: bool = False
     task_weight: float = 1.0
     logit_losses: tuple = ()
-    options: dict = field(default_factory=dict)
     prepare: object = None
-
-    @property
-    def needs_memory(self):
-        """Whether the training set must be in memory."""
-        return self.needs_rows
 
     @property
     def kd_layers(self):
@@ -122,7 +117,7 @@ METHODS = {
     "at": Method("AT", AT, stage_ends=True),
     "sp": Method("SP", SP, stage_ends=True),
     "vid": Method("VID", VID, stage_ends=True),
-    "crd": Method("CRD", CRD, stage_ends=True, needs_rows=True),
+    "crd": Method("CRD", CRD, needs_rows=True),
     "simkd": Method("SimKD", SimKD, stage_ends=True),
     "quest": Method("QUEST (letKD-1, alpha 0)", LetKD, _PENULTIMATE, alphas={"penultimate": 0}),
     "letkd1": Method("letKD-1", LetKD, _PENULTIMATE),
@@ -176,6 +171,15 @@ def parse(name):
     return method, tuple(added)
 
 
+def is_known(name):
+    """Whether a name is that of a method, perhaps with `+LOSS`."""
+    try:
+        parse(name)
+    except ValueError:
+        return False
+    return True
+
+
 def only_labels_train_classifier(name):
     """Whether images without a label teach the student's classifier nothing.
 
@@ -207,7 +211,7 @@ def check(names, data):
     """
     for name in names:
         method, _ = parse(name)
-        if method.needs_memory and not hasattr(data, "y_train"):
+        if method.needs_rows and not hasattr(data, "y_train"):
             raise ValueError(
                 f"{name} compares each image with all others: its data must be in memory. "
                 f"Received: {data.name}, which is read from disk"

@@ -41,7 +41,7 @@ def build(name, inputs):
         return inputs.student
     experiment = inputs.experiment
     student = method.prepare(inputs) if method.prepare else inputs.student
-    positional, options = [], {**method.options, "task_weight": method.task_weight}
+    positional, options = [], {"task_weight": method.task_weight}
     if method.needs_rows:
         positional.append(experiment.data.y_train)
     if method.levels:

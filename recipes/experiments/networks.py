@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
-import numpy as np
 
-from letkd_keras import models
+from letkd_keras import models, ranges
+from letkd_keras.data.normalization import statistics_of
 from letkd_keras.functional import fingerprint, load_model, remove_softmax, suggest_layers
 from letkd_keras.functional.graph import (
+    as_functional,
     finalize_normalization,
     flatten,
     grid_ratio,
@@ -115,12 +116,29 @@ class Network:
                 f"pixels itself. Received: {argument}_pixels={self.pixels}"
             )
 
-    def image_size(self):
-        """Height of the images that the network was trained with; `None` where any size is fine."""
+    def image_size(self, argument):
+        """Height of the images that the network was trained with; `None` where any size is fine.
+
+        Args:
+            argument: Name of the network in errors.
+
+        Raises:
+            ValueError: If a file has no network of images, or one of images of a size that no data
+                set can have.
+        """
         if self.input_size is not None:
             return self.input_size
         if self.file is not None:
-            return load_model(self.file, "network").input_shape[1]
+            shape = self._load(argument).input_shape
+            height = spatial_shape(shape)[0] if len(shape) == 4 else 0
+            smallest, largest = ranges.image_size.smallest, ranges.image_size.largest
+            if height is not None and not smallest <= height <= largest:
+                raise ValueError(
+                    f"`{argument}` must take images [B, H, W, C], of {smallest} to {largest} "
+                    f"pixels unless `image_size` is given. Received: {argument}={self.file!r}, "
+                    f"which takes {shape}"
+                )
+            return height
         if self.source is None or self.weights in (None, "none"):
             return None
         application = APPLICATIONS.get(self.title)
@@ -162,7 +180,7 @@ class Network:
         if self.file is None and self.source is None and not adjusts:
             return OpenedNetwork(_from_zoo(self.title, data), "nothing")
         if self.file is not None and not adjusts:
-            model = load_model(self.file, argument)
+            model = self._load(argument)
             if _fits(model, data):
                 model = remove_softmax(model, argument)
                 if None in model.input_shape[1:]:
@@ -192,6 +210,9 @@ class Network:
             message = message.replace(" input_size=", f" {argument}_image_size=")
             raise ValueError(message) from error
         return replace(opened, model=_with_stable_names(opened.model))
+
+    def _load(self, argument):
+        return as_functional(load_model(self.file, argument), argument)
 
     def build(self, data, argument):
         """The model of `open`."""
@@ -309,9 +330,9 @@ def _fits(model, data):
 
 def _from_zoo(name, data):
     model = models.build(name, num_classes=data.num_classes, input_shape=data.image_shape)
-    if np.any(data.mean):
+    if (tuple(data.mean), tuple(data.std)) != statistics_of("0..255", data.image_shape[-1]):
         return model
-    rescaling = keras.layers.Rescaling(2 * float(np.max(data.std)), offset=-1.0, name="rescaling")
+    rescaling = keras.layers.Rescaling(2 / 255, offset=-1.0, name="rescaling")
     return _rebuild(model, data.image_shape, rescaling)
 
 

@@ -27,13 +27,10 @@ from letkd_keras.ranges import (
     share,
 )
 
-# Options whose default is a field of the same name of `Settings`.
-FROM_SETTINGS = (
-    *("epochs", "batch_size", "templates", "subclasses", "components", "iterations", "memory"),
-    "feature_cache",
-)
-# Options of a `Schedule` with the same default, that of `Settings`, for teacher and students.
-OF_SCHEDULE = (*("optimizer", "schedule", "warm_up_epochs", "ema", "clip_norm", "mixed_precision"),)
+# Options whose default is a field of the same name of `Settings`: of the prototypes, ...
+OF_PROTOTYPES = ("templates", "subclasses", "components", "iterations", "memory")
+# ... and of a `Schedule`, for teacher and students.
+OF_SCHEDULE = ("optimizer", "schedule", "warm_up_epochs", "ema", "clip_norm", "mixed_precision")
 # In place of those of `Settings`, which are for SGD, where `--optimizer adamw` is given.
 ADAMW = {"learning_rate": 1e-3, "weight_decay": 0.05}
 HEAD_EPOCHS = 10
@@ -77,13 +74,17 @@ def add_experiment_options(
         settings: `Settings` whose values are the defaults; `None` if they depend on `--data`.
         data: Default of `--data`.
         data_required: What `--data` must be given as, where it has no default.
-        methods: Default of `--methods`; `None` for no such option.
+        methods: Default of `--methods`.
         networks_required: Whether `--teacher` and `--student` must be given, without `--pair`.
         exports: Whether the recipe exports a student.
         out: What the help says of the default of `--out`.
     """
     of_data = "" if settings else " (default: as in the recipe of the data set)"
     default = _defaults(settings)
+    rate_of_pair = alpha_of_pair = "as in the paper for the pair"
+    if networks_required:
+        rate_of_pair = f"{default.learning_rate}, or {ADAMW['learning_rate']} with adamw"
+        alpha_of_pair = "1"
     add_data_options(
         parser,
         default=data,
@@ -153,8 +154,7 @@ def add_experiment_options(
             )
 
     group = parser.add_argument_group("training")
-    if methods is not None:
-        add_methods_option(group, methods)
+    add_methods_option(group, methods)
     add = group.add_argument
     integer = {"type": positive_integer, "metavar": "N"}
     number = {"type": positive_number, "metavar": "X"}
@@ -208,7 +208,7 @@ def add_experiment_options(
     )
     add(
         "--learning-rate",
-        help="learning rate of the student's first epochs (default: as in the paper for the pair)",
+        help=f"learning rate of the student's first epochs (default: {rate_of_pair})",
         **number,
     )
     add(
@@ -230,15 +230,16 @@ def add_experiment_options(
 
     add_prototype_options(
         parser,
-        **{name: getattr(default, name) for name in FROM_SETTINGS[2:]},
+        **{name: getattr(default, name) for name in (*OF_PROTOTYPES, "feature_cache")},
     )
     add = parser.add_argument_group("KD layers").add_argument
     add(
         "--growth",
         type=growth,
         metavar="SHARE",
-        help="share of the student's parameters that the KD layers may add, such as 25%%; fewer "
-        "templates and sub-classes than given above are then used (default: no limit)",
+        help="share of the student's parameters that the KD layers of both levels may add, such as "
+        "25%%; fewer templates and sub-classes than given above are then used, the same ones for "
+        "all methods (default: no limit)",
     )
     weight = {"type": non_negative_number, "metavar": "X"}
     add(
@@ -259,7 +260,7 @@ def add_experiment_options(
     for level in ("penultimate", "intermediate"):
         add(
             f"--{level}-alpha",
-            help=f"alpha of the {level} KD layer (default: as in the paper for the pair)",
+            help=f"alpha of the {level} KD layer (default: {alpha_of_pair})",
             **weight,
         )
     for level in ("penultimate", "intermediate"):
@@ -362,7 +363,8 @@ def _add_training_options(add, default, of_data):
         nargs="+",
         metavar="MODULE:CLASS",
         default=[],
-        help="Keras callbacks of every training, made without arguments (default: none)",
+        help="Keras callbacks of every training, made without arguments; weights that they restore "
+        "at the end of a training are not kept (default: none)",
     )
 
 

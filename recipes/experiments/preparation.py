@@ -83,14 +83,14 @@ def prepare(experiment):
             except ValueError:
                 if level in experiment.levels:
                     raise
+    experiment = replace(experiment, pool_sizes=pool_sizes)
     experiment = sizes.within_budget(experiment, student)
     if experiment.levels:
         _check_templates(experiment, teacher, pool_sizes["penultimate"])
     if "intermediate" in experiment.levels:
         _check_subclasses(experiment, teacher, pool_sizes["intermediate"])
     _check_methods(experiment, teacher, student)
-    measured = sizes.measure(experiment, teacher, student)
-    return replace(experiment, pool_sizes=pool_sizes, sizes=measured)
+    return replace(experiment, sizes=sizes.measure(experiment, teacher, student))
 
 
 def _check_batch_sizes(experiment):
@@ -180,10 +180,12 @@ def _with_possible_methods(experiment):
     )
     if names == experiment.methods:
         return experiment
+    missing = list(dict.fromkeys(missing))
     log.warning(
-        "%s has no intermediate layer that could be suggested, so letkd1 is used in place of "
+        "%s %s no intermediate layer that could be suggested, so letkd1 is used in place of "
         "letkd2.",
-        " and ".join(dict.fromkeys(missing)),
+        " and ".join(missing),
+        "have" if len(missing) > 1 else "has",
     )
     export_method = experiment.export_method
     if export_method is not None:

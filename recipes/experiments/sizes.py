@@ -131,34 +131,48 @@ def within_budget(experiment, student):
     layer gets at most half of that, and at least one template for each class; the penultimate layer
     gets the rest. No layer gets more templates than the experiment has.
 
+    The numbers are those for KD layers at both levels, whatever the methods are, so that methods
+    can be added to a run. Only where the budget is too small for both levels, they are those for
+    the levels of the methods.
+
     Args:
-        experiment: `Experiment` whose layers are known.
+        experiment: `Experiment` whose layers and pool sizes are known.
         student: Student without KD layers.
 
     Returns:
-        `Experiment` with other `templates` and `subclasses`; the same one without a budget or
-        methods with KD layers.
+        `Experiment` with other `templates` and `subclasses`; the same one without a budget, or if
+        it is too small and no method leaves KD layers in the student.
 
     Raises:
         ValueError: If the budget is too small; the message has the smallest possible one.
     """
-    levels = {level for name in experiment.methods for level in kd_layers_of(experiment, name)}
     if experiment.growth is None:
         return experiment
-    if not levels:
-        log.warning("--growth has no effect: no method leaves KD layers in the student.")
-        return experiment
+    needed = {level for name in experiment.methods for level in kd_layers_of(experiment, name)}
+    if not needed:
+        log.warning(
+            "No method leaves KD layers in the student: --growth only limits the numbers of "
+            "templates."
+        )
     parameters = size_of(student).parameters
-    costs = {level: _cost_of_layer(experiment, student, level) for level in levels}
-    fixed = sum(constant for constant, _ in costs.values())
-    of_template = costs["penultimate"][1] if "penultimate" in costs else 0
-    of_subclass = 0
-    if "intermediate" in costs:
-        of_subclass = costs["intermediate"][1] * experiment.data.num_classes
-    fewest = min(_FEWEST_TEMPLATES, experiment.templates)
-    smallest = fixed + of_subclass + fewest * of_template
     available = int(experiment.growth * parameters)
-    if smallest > available:
+    fewest = min(_FEWEST_TEMPLATES, experiment.templates)
+    possible = {
+        level for level in experiment.pool_sizes if getattr(experiment, f"{level}_alpha") > 0
+    }
+    for levels in (possible | needed, needed or possible - {"intermediate"}):
+        costs = {level: _cost_of_layer(experiment, student, level) for level in levels}
+        fixed = sum(constant for constant, _ in costs.values())
+        of_template = costs["penultimate"][1] if "penultimate" in costs else 0
+        of_subclass = 0
+        if "intermediate" in costs:
+            of_subclass = costs["intermediate"][1] * experiment.data.num_classes
+        smallest = fixed + of_subclass + fewest * of_template
+        if smallest <= available:
+            break
+    else:
+        if not needed:
+            return experiment
         parts = []
         if of_subclass:
             parts.append("one intermediate template for each class")
@@ -207,6 +221,11 @@ def markdown(experiment, sizes):
     if not sizes:
         return ""
     lines = ["", "## Sizes of the networks", ""]
+    lines += [
+        "The running statistics of batch normalization are not counted here. The numbers of "
+        "parameters above count them.",
+        "",
+    ]
     lines += ["| network | parameters | bytes in float32 | multiply-adds |", "|---|---|---|---|"]
     for role, size in sizes.items():
         if role == "student_with_kd_layers":

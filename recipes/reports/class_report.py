@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import softmax
 
 from letkd_keras.files import save_figure, write_text
 from letkd_keras.functional import load_model
@@ -83,7 +84,7 @@ def predict(student, teacher, data, mistakes=_MISTAKES):
         labels.append(known)
         for role, values in predicted.items():
             classes[role].append(values)
-        confidence = np.max(_softmax(logits["student"]), axis=-1)
+        confidence = np.max(softmax(logits["student"], axis=-1), axis=-1)
         wrong = np.flatnonzero(predicted["student"] != known)
         # Of a batch only images that can be among the worst are kept.
         wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:mistakes]
@@ -197,7 +198,9 @@ def markdown(rows, title, has_mistakes):
         "|---|---|---|---|",
     ]
     for row in shown:
-        cells = [row["class"].replace("|", r"\|"), f"{row['images']:,}"]
+        # A name may have a line break, which would end the table.
+        name = " ".join(row["class"].split()).replace("|", r"\|")
+        cells = [name, f"{row['images']:,}"]
         cells += [
             "-" if row[role] is None else f"{row[role]:.1f}" for role in ("student", "teacher")
         ]
@@ -213,11 +216,6 @@ def markdown(rows, title, has_mistakes):
             "",
         ]
     return "\n".join(lines)
-
-
-def _softmax(logits):
-    exponentials = np.exp(logits - np.max(logits, axis=-1, keepdims=True))
-    return exponentials / np.sum(exponentials, axis=-1, keepdims=True)
 
 
 def _pixels(images, data):
@@ -239,14 +237,14 @@ def _plot_confusion(counts, data, folder, title):
     figure.colorbar(image, label="share of the images of the true class (%)", shrink=0.8)
     numbers = ", with their numbers" if classes <= _MOST_NUMBERS else ""
     axes.set(xlabel="student's class", ylabel="true class")
-    axes.set_title(f"{title}\ntest images of each class{numbers}", fontsize=10)
+    axes.set_title(f"{title}\ntest images of each class{numbers}", fontsize=10, parse_math=False)
     # All classes have their names, unless these would be too small to read.
     step = -(-classes // _MOST_NAMES)
     shown = range(0, classes, step)
     names = [str(data.class_names[label]) for label in shown]
     size = min(10, 55 * side / len(shown))
-    axes.set_xticks(shown, names, rotation=90, fontsize=size)
-    axes.set_yticks(shown, names, fontsize=size)
+    axes.set_xticks(shown, names, rotation=90, fontsize=size, parse_math=False)
+    axes.set_yticks(shown, names, fontsize=size, parse_math=False)
     if classes <= _MOST_NUMBERS:
         for (row, column), share in np.ndenumerate(shares):
             if counts[row, column]:
@@ -276,7 +274,7 @@ def _plot_mistakes(mistakes, data, folder, title):
             loc="left",
             parse_math=False,
         )
-    figure.suptitle(f"Most confident mistakes: {title}")
+    figure.suptitle(f"Most confident mistakes: {title}", parse_math=False)
     save_figure(figure, folder / "mistakes.png", dpi=110)
 
 

@@ -1,6 +1,5 @@
 """Further measures of the networks of a run, such as top-5 accuracy."""
 
-import keras
 import numpy as np
 
 from letkd_keras.functional import load_model
@@ -8,12 +7,13 @@ from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.trainings import results
 
 
-def of_networks(experiment, folder, measures):
+def of_networks(experiment, folder, table, measures):
     """Evaluate the teacher and all students once more.
 
     Args:
         experiment: `Experiment`.
         folder: Path of the run folder.
+        table: Rows of `method_table.rows`.
         measures: Function from logits [N, classes] and labels [N] of the test images to a
             dictionary of numbers by name.
 
@@ -26,13 +26,14 @@ def of_networks(experiment, folder, measures):
     else:
         teacher = load_model(folder / "teacher" / "teacher.keras", "teacher")
     measured = {"teacher": [_measure(teacher, experiment.data, measures)]}
-    for method in experiment.methods:
-        files = [
-            results.student_folder(folder, method, seed) / "student.keras"
-            for seed in experiment.seeds
+    for row in table:
+        folders = [
+            results.student_folder(folder, row["method"], result["seed"])
+            for result in row["results"]
         ]
-        measured[method] = [
-            _measure(load_model(file, "student"), experiment.data, measures) for file in files
+        measured[row["method"]] = [
+            _measure(load_model(training / "student.keras", "student"), experiment.data, measures)
+            for training in folders
         ]
     return measured
 
@@ -61,7 +62,6 @@ def _measure(model, data, measures):
     for images, batch_labels in data.evaluation_batches(256):
         logits.append(np.asarray(model.predict_on_batch(images), "float32"))
         labels.append(np.asarray(batch_labels))
-    keras.backend.clear_session(free_memory=False)
     return measures(np.concatenate(logits), np.concatenate(labels))
 
 

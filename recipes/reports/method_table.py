@@ -19,13 +19,12 @@ from letkd_keras.recipes.reports import method_style
 from letkd_keras.recipes.trainings import results
 
 
-def rows(experiment, folder, trained=None):
+def rows(experiment, folder):
     """A row for each method that has trainings in the folder, in the order of the table of methods.
 
     Args:
         experiment: `Experiment`.
         folder: Path of the run folder.
-        trained: Names of the methods; `None` for all that the folder has.
 
     Returns:
         List of dictionaries: `method`, `title`, `trials` (finished), `failed`, `NAME_mean` and
@@ -37,16 +36,17 @@ def rows(experiment, folder, trained=None):
     Raises:
         ValueError: If a result is damaged.
     """
-    if trained is None:
-        trained = {path.name for path in folder.iterdir() if any(path.glob("seed*"))}
-    return [_row(experiment, folder, name) for name in sorted(trained, key=methods.position)]
+    trainings = {}
+    for method, seed, path in results.student_trainings(folder):
+        if methods.is_known(method):
+            trainings.setdefault(method, {})[seed] = path
+    return [
+        _row(experiment, method, trainings[method])
+        for method in sorted(trainings, key=methods.position)
+    ]
 
 
-def _row(experiment, folder, method):
-    trainings = {
-        int(path.name.removeprefix("seed")): path for path in (folder / method).glob("seed*")
-    }
-    trainings = dict(sorted(trainings.items()))
+def _row(experiment, method, trainings):
     finished = [
         {"seed": seed, **result}
         for seed, path in trainings.items()
@@ -99,6 +99,7 @@ def markdown(experiment, teacher, table, picture):
         f"{experiment.subclasses} sub-classes of each class. {date.today().isoformat()}."
         f"{_quantization(experiment)}",
         *_few_images(experiment),
+        *_ended_early(experiment, table),
         "",
         f"Teacher: {results.accuracy_of(teacher):.2f}% top-1{_published_teacher(experiment)}, "
         f"{teacher['parameters']:,} parameters.",
@@ -146,6 +147,20 @@ def _few_images(experiment):
         f"The students see {experiment.student_examples:,} of the training images, repeated in "
         "each epoch; the teacher and its prototypes had all.",
     ]
+
+
+def _ended_early(experiment, table):
+    """The epochs of the trainings that a callback ended, as a paragraph."""
+    planned = experiment.quantization_aware_schedule or experiment.student_schedule
+    ended = [
+        f"{row['title']}, seed {result['seed']}: {result['epochs']}"
+        for row in table
+        for result in row["results"]
+        if result["epochs"] < planned.epochs
+    ]
+    if not ended:
+        return []
+    return ["", f"A callback ended trainings early, after these epochs: {'; '.join(ended)}."]
 
 
 def _quantization(experiment):
@@ -298,10 +313,8 @@ def _plot(experiment, teacher, table, path):
     if any(row["published"] for row in table):
         axes.plot([], [], "kx", label="published")
     axes.axvline(results.accuracy_of(teacher), color="black", linestyle="--", label="teacher")
-    axes.set(
-        xlabel="top-1 (%), mean and standard deviation",
-        title=f"{experiment.pair} on {experiment.data.name}",
-    )
+    axes.set_xlabel("top-1 (%), mean and standard deviation")
+    axes.set_title(f"{experiment.pair} on {experiment.data.name}", parse_math=False)
     axes.set_yticks(range(len(table)), [row["title"] for row in table])
     axes.set_ylim(-0.6, max(len(table), 1) - 0.4)
     axes.grid(alpha=0.3)

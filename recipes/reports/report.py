@@ -30,7 +30,7 @@ def write(experiment, folder, teacher, exported=None, costs=((), 0), measures=No
     Returns:
         The report as a dictionary.
     """
-    table = method_table.rows(experiment, folder, experiment.methods)
+    table = method_table.rows(experiment, folder)
     costs, cost_images = costs
     packages = ("keras", keras.backend.backend(), "numpy")
     report = {
@@ -70,9 +70,9 @@ def write(experiment, folder, teacher, exported=None, costs=((), 0), measures=No
         report["classes"], section = classes
         text += section
     if measures is not None:
-        report["measures"] = measures_section.of_networks(experiment, folder, measures)
+        report["measures"] = measures_section.of_networks(experiment, folder, table, measures)
         text += "\n" + measures_section.markdown(experiment, report["measures"])
-    _plot_curves(experiment, folder, teacher)
+    _plot_curves(experiment, folder, teacher, table)
     if costs:
         cost_report.plot([row for row in costs if row.top1 is not None], folder / "costs.png")
     write_json(folder / "report.json", report)
@@ -108,7 +108,7 @@ def _costs(rows, images, test_examples):
     )
 
 
-def _plot_curves(experiment, folder, teacher):
+def _plot_curves(experiment, folder, teacher, table):
     """Accuracy and training loss of every training by epoch."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
@@ -116,8 +116,11 @@ def _plot_curves(experiment, folder, teacher):
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     accuracy, loss = figure.subplots(1, 2)
     files = {"teacher": sorted(folder.glob("teacher/metrics.csv"))}
-    for method in experiment.methods:
-        files[method] = sorted(folder.glob(f"{method}/seed*/metrics.csv"))
+    for row in table:
+        files[row["method"]] = [
+            results.student_folder(folder, row["method"], result["seed"]) / "metrics.csv"
+            for result in row["results"]
+        ]
     for name, trainings in files.items():
         options = method_style.style(name)
         for number, file in enumerate(trainings):
@@ -145,5 +148,5 @@ def _plot_curves(experiment, folder, teacher):
         axes.grid(alpha=0.3)
     handles, labels = accuracy.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(5, max(len(labels), 1)))
-    figure.suptitle(f"{experiment.pair} on {experiment.data.name}")
+    figure.suptitle(f"{experiment.pair} on {experiment.data.name}", parse_math=False)
     save_figure(figure, folder / "curves.png", dpi=110)

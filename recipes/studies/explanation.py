@@ -53,12 +53,12 @@ def write(experiment, folder):
 def _finished(folder):
     """`(method, seed, path)` of the finished students, in the order of the table of methods."""
     found = []
-    for training in folder.glob("*/seed*"):
-        result = results.finished(training)
+    for method, seed, training in results.student_trainings(folder):
+        result = results.finished(training) if methods.is_known(method) else None
         if result is not None:
             results.check_training(training, "student.keras", result)
-            found.append((training.parent.name, int(training.name[4:]), training))
-    return sorted(found, key=lambda entry: (methods.position(entry[0]), entry[1]))
+            found.append((method, seed, training))
+    return sorted(found, key=lambda entry: methods.position(entry[0]))
 
 
 def _row(method, seed, training, teacher_classes, data):
@@ -222,8 +222,8 @@ def _plot(experiment, curves, path):
     axes.set(
         xlabel="epoch",
         ylabel=f"{split} accuracy (%), mean over {_SMOOTHED} epochs; range over the trials",
-        title=f"{experiment.pair} on {experiment.data.name}",
     )
+    axes.set_title(f"{experiment.pair} on {experiment.data.name}", parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()

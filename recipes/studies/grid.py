@@ -21,7 +21,7 @@ from letkd_keras import command_line
 from letkd_keras.files import write_text
 from letkd_keras.log_file import logged_to, recorded
 from letkd_keras.recipes.experiments import methods
-from letkd_keras.recipes.experiments.experiment import OPEN_KEYS, Experiment
+from letkd_keras.recipes.experiments.experiment import Experiment
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import method_table
 from letkd_keras.recipes.run import (
@@ -66,7 +66,7 @@ def run(experiment, out, verbose=True, jobs=1):
         )
     with recorded() as messages:
         experiment = prepare(experiment)
-    folder = RunFolder(out, experiment.config(), open_keys=OPEN_KEYS)
+    folder = RunFolder(out, experiment.config(), open_keys=experiment.open_keys)
     with folder.locked(), logged_to(folder / "log.txt", messages), devices():
         log.info("folder of results %s", folder.path)
         teacher, teacher_result = train_teacher(experiment, folder.path, verbose)

@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-import keras
 import numpy as np
 
+from letkd_keras.data import NumberedBatches
 from letkd_keras.files import save_figure
-from letkd_keras.functional.token_grid import feature_maps
-from letkd_keras.layers import IntermediateTargets
 from letkd_keras.log_file import logged_to, recorded
 from letkd_keras.palette import category_colors
-from letkd_keras.recipes.experiments.experiment import OPEN_KEYS
+from letkd_keras.prototypes import pictures
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.run import devices, prototypes_of, train_teacher
 from letkd_keras.run_folder import RunFolder
@@ -41,90 +39,41 @@ def write(experiment, out, verbose=True):
             "A map of sub-classes needs an intermediate layer: name one with "
             "`teacher_intermediate_layer` and `intermediate_layer`."
         )
-    folder = RunFolder(Path(out), experiment.config(), open_keys=OPEN_KEYS)
+    folder = RunFolder(Path(out), experiment.config(), open_keys=experiment.open_keys)
     with folder.locked(), logged_to(folder / "log.txt", messages), devices():
         teacher, _ = train_teacher(experiment, folder.path, verbose)
         levels = tuple(experiment.pool_sizes)
         prototypes = prototypes_of(experiment, teacher, folder.path, levels, verbose)
         data = experiment.data
-        images, labels = _one_of_each_class(data)
-        targets = targets_of(prototypes.intermediate, teacher, images, labels)
-        figure = draw(images, labels, targets, prototypes.intermediate, data)
+        batches = NumberedBatches(data, 256, "test")
+        images, labels = pictures.one_of_each_class(batches, data.num_classes, _IMAGES)
+        subclasses = pictures.own_subclasses(prototypes.intermediate, teacher, images, labels)
+        figure = draw(images, labels, subclasses, prototypes.intermediate, data)
         save_figure(figure, folder / "subclass_map.png", dpi=110)
     return folder / "subclass_map.png"
 
 
-def _one_of_each_class(data):
-    """The first test image of each of some classes, spread over all of them, and their labels."""
-    wanted = np.linspace(0, data.num_classes - 1, min(_IMAGES, data.num_classes)).astype(int)
-    chosen = {}
-    for images, labels in data.evaluation_batches(256, "test"):
-        images, labels = np.asarray(images), np.asarray(labels)
-        for label in set(wanted) - set(chosen):
-            if label in labels:
-                chosen[label] = images[(labels == label).argmax()]
-        if len(chosen) == len(wanted):
-            break
-    return np.stack([chosen[label] for label in sorted(chosen)]), np.array(sorted(chosen))
-
-
-def targets_of(intermediate, teacher, images, labels):
-    """Targets of the intermediate level, as in training.
-
-    Args:
-        intermediate: `IntermediatePrototypes`.
-        teacher: Their teacher.
-        images: Normalized images [B, H, W, C].
-        labels: Their classes [B].
-
-    Returns:
-        float32 [B, H, W, K]: at each location, the row of `subclass_scores` of its sub-class.
-    """
-    flat, maps = feature_maps(teacher, [intermediate.layer])
-    features = keras.Model(flat.inputs, maps[0]).predict_on_batch(images)
-    layer = IntermediateTargets.from_prototypes(intermediate)
-    return np.asarray(keras.ops.convert_to_numpy(layer(features, labels)))
-
-
-def own_subclasses(targets, intermediate, labels):
-    """The sub-class of each location within the class of its image, [B, H, W].
-
-    Two sub-classes with the same target cannot be told apart; the first one counts.
-    """
-    scores = intermediate.subclass_scores.reshape(
-        intermediate.num_classes, intermediate.subclasses, -1
-    )
-    differences = [
-        np.abs(target[..., None, :] - scores[label]).sum(axis=-1)
-        for target, label in zip(targets, labels, strict=True)
-    ]
-    return np.argmin(differences, axis=-1)
-
-
-def draw(images, labels, targets, intermediate, data):
+def draw(images, labels, subclasses, intermediate, data):
     """A `Figure` with a row for each image: image, sub-classes, histogram of the commonest target.
 
     Args:
         images: Normalized images [B, H, W, C].
         labels: Their classes [B].
-        targets: Targets [B, h, w, K].
+        subclasses: Sub-class of each location within the class of its image, integers [B, h, w].
         intermediate: `IntermediatePrototypes`.
         data: The data set, for its scale of pixels and its class names.
     """
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
-    from letkd_keras.prototypes.pictures import subclass_legend
-
     figure = Figure(figsize=(13, 2.2 * len(images) + 0.8), layout="constrained")
     axes = figure.subplots(len(images), 3, squeeze=False, width_ratios=[1, 1, 4])
     own_colors = category_colors(intermediate.subclasses)
-    subclasses = own_subclasses(targets, intermediate, labels)
     per_class = intermediate.subclasses
     for row, image, label, own in zip(axes, images, labels, subclasses, strict=True):
         pixels = np.clip(image * np.asarray(data.std) + np.asarray(data.mean), 0, 1)
         row[0].imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray")
-        row[0].set_title(str(data.class_names[label]), fontsize=10)
+        row[0].set_title(str(data.class_names[label]), fontsize=10, parse_math=False)
         row[1].imshow(own, cmap=ListedColormap(own_colors), vmin=-0.5, vmax=per_class - 0.5)
         commonest = np.bincount(own.ravel(), minlength=per_class).argmax()
         scores = intermediate.subclass_scores[label * per_class + commonest]
@@ -141,10 +90,11 @@ def draw(images, labels, targets, intermediate, data):
             [str(data.class_names[class_]) for class_ in shown],
             rotation=90 if data.num_classes > 10 else 0,
             fontsize=min(8, 500 / len(shown)),
+            parse_math=False,
         )
         for axis in row[:2]:
             axis.set(xticks=[], yticks=[])
     axes[0, 1].set_title("sub-classes", fontsize=10)
     axes[-1, 2].set_xlabel("sub-classes, class by class")
-    subclass_legend(figure, axes[0, 0], own_colors, _OTHER_CLASS)
+    pictures.subclass_legend(figure, axes[0, 0], own_colors, _OTHER_CLASS)
     return figure

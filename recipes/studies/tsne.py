@@ -98,8 +98,10 @@ def draw(positions, layers, class_names, title):
                 color = colors[label % _CLASSES]
                 axis.scatter(*points.T, s=6, color=color, label=str(class_names[label]))
     handles, labels = axes[0, -1].get_legend_handles_labels()
-    figure.legend(
+    legend = figure.legend(
         handles, labels, title="class", loc="outside lower center", ncols=5, markerscale=2
     )
-    figure.suptitle(title)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    figure.suptitle(title, parse_math=False)
     return figure

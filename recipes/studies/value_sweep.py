@@ -6,7 +6,6 @@ from pathlib import Path
 from letkd_keras.command_line import hidden_messages
 from letkd_keras.files import open_atomic, save_figure, write_text
 from letkd_keras.log_file import logged_to, recorded
-from letkd_keras.recipes.experiments.experiment import OPEN_KEYS
 from letkd_keras.recipes.experiments.networks import Network
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import method_style, method_table
@@ -37,11 +36,11 @@ def run(experiment, value, values, out, verbose=True, jobs=1):
         ValueError: If an experiment does not fit; before any training.
     """
     out = Path(out)
-    experiments = {number: with_value(experiment, value.field, number) for number in values}
+    experiments = {tried: with_value(experiment, value.field, tried) for tried in values}
     # Each value's own run says it again.
     with recorded() as messages, hidden_messages():
         prepared = [prepare(candidate) for candidate in experiments.values()]
-    open_keys = (*OPEN_KEYS, *_OPEN_LAYERS, value.field)
+    open_keys = (*prepared[0].open_keys, *_OPEN_LAYERS, value.field)
     folder = RunFolder(out, {**prepared[0].config(), "compared": value.name}, open_keys=open_keys)
     if prepared[0].teacher_phases:
         with folder.locked(), logged_to(out / "log.txt", messages), devices():
@@ -49,17 +48,16 @@ def run(experiment, value, values, out, verbose=True, jobs=1):
         layers = experiment.teacher.penultimate_layer, experiment.teacher.intermediate_layer
         teacher = Network.of(str(out / "teacher" / "teacher.keras"), *layers)
         experiments = {
-            number: replace(candidate, teacher=teacher, fine_tune_schedule=None, typed=())
-            for number, candidate in experiments.items()
+            tried: replace(candidate, teacher=teacher, fine_tune_schedule=None, typed=())
+            for tried, candidate in experiments.items()
         }
     rows, fitted = [], {}
-    for number, candidate in experiments.items():
-        name = f"{number:g}" if isinstance(number, int | float) else number
-        own = out / f"{value.name}-{name}"
+    for tried, candidate in experiments.items():
+        own = out / f"{value.name}-{_text(tried)}"
         if not value.changes_prototypes:
             _share_prototypes(candidate, own, fitted)
         table = grid.run(candidate, own, verbose, jobs)
-        rows += [{value.name: number, **row} for row in table]
+        rows += [{value.name: tried, **row} for row in table]
         _write(value.name, rows, experiment, out)
     return rows
 
@@ -84,7 +82,7 @@ def _share_prototypes(experiment, own, fitted):
     """
     with hidden_messages():
         experiment = prepare(experiment)
-    folder = RunFolder(own, experiment.config(), open_keys=OPEN_KEYS)
+    folder = RunFolder(own, experiment.config(), open_keys=experiment.open_keys)
     file = folder / "prototypes.npz"
     shared = fitted.setdefault((experiment.templates, experiment.subclasses), file)
     if shared.exists() and not file.exists():

@@ -7,6 +7,7 @@ The folder of a training has `result.json` once it is finished, `error.txt` if i
 import csv
 import hashlib
 import json
+import re
 import statistics
 from pathlib import Path
 
@@ -69,6 +70,19 @@ def damaged(path):
 def student_folder(folder, method, seed):
     """Folder of a student's training in a run folder."""
     return Path(folder) / method / f"seed{seed}"
+
+
+def student_trainings(folder):
+    """`(method, seed, path)` of the students' trainings of a run folder, in order of the seeds.
+
+    Other folders, such as a copy `seed0 (copy)`, are left out.
+    """
+    found = [
+        (path.parent.name, int(path.name.removeprefix("seed")), path)
+        for path in Path(folder).glob("*/seed*")
+        if re.fullmatch(r"seed[0-9]+", path.name)
+    ]
+    return sorted(found, key=lambda training: training[1])
 
 
 def finished(folder):
@@ -139,8 +153,8 @@ def selection(has_validation):
     """How the epochs in the columns are selected, as a sentence or two."""
     if has_validation:
         return (
-            "The epoch is selected on images that were held out of the training set. The test "
-            "images are evaluated once, after that."
+            "The epoch is selected on the validation images. The test images are evaluated once, "
+            "after that."
         )
     return (
         "The last epoch is reported without any selection. The best epoch is selected on the test "

@@ -99,6 +99,10 @@ _STATE = "state.json"
 # An epoch in one call of a GPU may take less time than its state on disk.
 _SECONDS = 30
 _ADVICE = "Free some space and run the same command again."
+_SET_LEARNING_RATE = (
+    keras.callbacks.LearningRateScheduler,
+    keras.callbacks.ReduceLROnPlateau,
+)
 
 
 def _as_csv(rows):
@@ -157,9 +161,10 @@ def train(
 ):
     """Compile and fit a model, continuing where an earlier call was interrupted.
 
-    Where the data have a validation set, it is evaluated after every epoch in place of the test
-    set. The model then ends with the weights of the epoch that is best on it, and the test set is
-    evaluated once, with these weights.
+    The model ends with the weights of the last epoch, as they were evaluated. Where the data have a
+    validation set, it is evaluated after every epoch in place of the test set. The model then ends
+    with the weights of the epoch that is best on it, and the test set is evaluated once, with these
+    weights. What a callback makes of the weights at the end of the training does not count.
 
     Args:
         model: Model with logits as outputs, built and not compiled; trained in place.
@@ -236,6 +241,9 @@ def train(
                     **options,
                 )
         rows, best = save_state.rows, save_state.best
+        if callbacks and not selects:
+            # A callback may have changed the weights at the end, after they were evaluated.
+            load_state(model, folder / save_state.state["last"]["name"])
     result = summary(rows)
     if selects:
         model.load_weights(folder / best["name"])
@@ -296,8 +304,8 @@ def make_callback(name):
     """The callback of a name `MODULE:CLASS`, made without arguments.
 
     Raises:
-        ValueError: If there is no such class, it is not a `keras.callbacks.Callback`, or it cannot
-            be made without arguments.
+        ValueError: If there is no such class, it is not a `keras.callbacks.Callback`, sets the
+            learning rate, or cannot be made without arguments.
     """
     module, _, attribute = str(name).partition(":")
     expected = "`callback` must be MODULE:CLASS, the name of a keras.callbacks.Callback"
@@ -307,6 +315,11 @@ def make_callback(name):
         raise ValueError(f"{expected} ({error}). Received: callback={name}") from error
     if not (isinstance(found, type) and issubclass(found, keras.callbacks.Callback)):
         raise ValueError(f"{expected}. Received: callback={name}, which is another object")
+    if issubclass(found, _SET_LEARNING_RATE):
+        raise ValueError(
+            "`callback` must not set the learning rate, which the schedule of the recipe sets: use "
+            f"`schedule`. Received: callback={name}"
+        )
     try:
         return found()
     except TypeError as error:

@@ -14,7 +14,8 @@ from letkd_keras.prototypes.pictures import (
     draw_templates,
 )
 
-NAMES = ("red", "green", "blue", "grey", "brown")
+# One of them is no mathematics.
+NAMES = ("red", "$g_$", "blue", "grey", "brown")
 
 
 @pytest.fixture(scope="module")

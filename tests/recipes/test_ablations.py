@@ -32,7 +32,7 @@ def cells(monkeypatch):
     def student(experiment, method, seed, teacher, prototypes, folder, verbose):
         trained.append((experiment, method, seed))
         accuracy = {"accuracy_last": float(experiment.templates), "accuracy_best": 90.0}
-        numbers = {"parameters": 9, "parameters_plain": 7, "seconds": 3.0}
+        numbers = {"parameters": 9, "parameters_plain": 7, "seconds": 3.0, "epochs": 240}
         training = results.student_folder(folder, method, seed)
         write_text(training / "student.keras", "a student")
         write_text(training / "metrics.csv", "epoch,val_accuracy\n0,0.9\n")

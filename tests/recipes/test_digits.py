@@ -14,6 +14,7 @@ from letkd_keras.export import ExportMismatch
 from letkd_keras.export.run_folders import find_student
 from letkd_keras.prototypes import Prototypes
 from letkd_keras.recipes import digits, run
+from letkd_keras.run_folder import RunFolder
 from letkd_keras.terminal import plain_text
 
 SMALL = [
@@ -178,6 +179,18 @@ def test_a_method_is_added_to_the_run(out, tmp_path, unexported):
     report = digits.main(options)
     assert list(report["methods"]) == ["kd", METHOD]
     assert json.loads((copy / "config.json").read_text())["export_method"] == "kd"
+    # A start with some of the methods reports all that the folder has.
+    report = digits.main([*SMALL, "--methods", "kd", "--out", str(copy)])
+    assert list(report["methods"]) == ["kd", METHOD]
+
+
+def test_an_interrupted_fit_with_other_settings_is_named_with_the_remedy(out, tmp_path):
+    copy = shutil.copytree(out, tmp_path / "copy")
+    (copy / "prototypes.npz").unlink()
+    RunFolder(copy / "prototypes.work", {"seed": 1})
+    remedy = r"prototypes\.work has an .* settings: .*seed: 1 before, 0 now.* Delete .*\.work and"
+    with pytest.raises(ValueError, match=remedy):
+        digits.main([*SMALL, "--out", str(copy)])
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from letkd_keras.data.npz import save_npz
 from letkd_keras.files import write_json
 from letkd_keras.functional import load_model
 from letkd_keras.recipes import compare, explain
+from letkd_keras.recipes.experiments.experiment import Experiment
 from letkd_keras.recipes.studies.explanation import all_crossings, crossing, trailing_mean
 from letkd_keras.recipes.trainings import results
+from letkd_keras.run_folder import read_config
 
 
 def test_trailing_mean_by_hand():
@@ -87,9 +90,6 @@ def test_a_grid_is_explained(grid_folder, capsys):
 
 
 def test_agreement_is_the_share_of_images_with_the_teachers_class(grid_folder):
-    from letkd_keras.recipes.experiments.experiment import Experiment
-    from letkd_keras.run_folder import read_config
-
     data = Experiment.from_config(read_config(grid_folder)).data
     x = np.concatenate([np.asarray(images) for images, _ in data.evaluation_batches(7)])
     teacher, student = (
@@ -112,6 +112,32 @@ def test_trials_that_ended_at_different_epochs(grid_folder, tmp_path):
         ("letkd2", 0),
     ]
     assert {crossing["epoch"] for crossing in found["crossings"]} <= {1}
+
+
+def test_a_copy_of_a_training_is_left_out(grid_folder, tmp_path):
+    folder = shutil.copytree(grid_folder, tmp_path / "copied")
+    shutil.copytree(folder / "kd" / "seed0", folder / "kd" / "seed0 (copy)")
+    shutil.copytree(folder / "kd", folder / "kd (copy)")
+    assert len(explain.main([str(folder)])["methods"]) == 2
+
+
+def test_the_new_place_of_the_images_can_be_named(grid_folder, tmp_path):
+    folder = shutil.copytree(grid_folder, tmp_path / "moved")
+    config = json.loads((folder / "config.json").read_text())
+    save_npz(Experiment.from_config(config).data, tmp_path / "here.npz")
+    gone = str(tmp_path / "gone.npz")
+    write_json(
+        folder / "config.json",
+        {**config, "data": {"source": gone, "digest": config["data"]["digest"]}},
+    )
+    with pytest.raises(
+        FileNotFoundError, match=r"no longer in .*gone\.npz. Name their new .*`data`"
+    ):
+        explain.main([str(folder)])
+    found = explain.main([str(folder), "--data", str(tmp_path / "here.npz")])
+    assert found == json.loads((grid_folder / "explain.json").read_text())
+    with pytest.raises(FileNotFoundError, match=r"`data` must be an existing file.*nor_here"):
+        explain.main([str(folder), "--data", str(tmp_path / "nor_here.npz")])
 
 
 def test_a_folder_that_is_no_grid(tmp_path, capsys):

@@ -161,6 +161,14 @@ class Needy(keras.callbacks.Callback):
     def __init__(self, path):
         super().__init__()
 
+class ForgetAtEnd(keras.callbacks.Callback):
+    def on_train_end(self, logs=None):
+        self.model.set_weights([0 * weights for weights in self.model.get_weights()])
+
+class OwnScheduler(keras.callbacks.LearningRateScheduler):
+    def __init__(self):
+        super().__init__(lambda epoch: 0.1)
+
 class StopAfterTwo(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.model.stop_training = epoch == 1
@@ -193,6 +201,26 @@ def test_a_name_that_is_no_callback_is_refused(name, module):
 def test_a_callback_that_needs_arguments_is_refused(module):
     with pytest.raises(ValueError, match=r"made without arguments.*Needy \(.*'path'\)"):
         training.make_callback(f"{module}:Needy")
+
+
+@pytest.mark.parametrize(
+    "name", ["keras.callbacks:ReduceLROnPlateau", "own_callbacks:OwnScheduler"]
+)
+def test_a_callback_that_sets_the_learning_rate_is_refused(name, module):
+    with pytest.raises(ValueError, match=rf"`callback` must not set .*use `schedule`.*{name}"):
+        training.make_callback(name)
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9}], ids=["plain", "ema"])
+def test_the_weights_are_those_whose_accuracy_is_reported(options, module, data, tmp_path):
+    """Whatever a callback does to them at the end, as `EarlyStopping` does."""
+    model, plain = small_model(), small_model()
+    schedule, callbacks = small_schedule(**options), [f"{module}:ForgetAtEnd"]
+    result = _train(model, data, tmp_path / "run", schedule, callbacks=callbacks)
+    expected = _train(plain, data, tmp_path / "plain", schedule)
+    assert result["accuracy_last"] == expected["accuracy_last"]
+    for weights in zip(model.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(*weights)
 
 
 def test_a_training_that_a_callback_ended_is_over(module, data, tmp_path):

@@ -1,11 +1,14 @@
 import json
 
+import numpy as np
 import pytest
 from digit_classifiers import one_block
+from PIL import Image
 
 from letkd_keras.data import DataSpec
 from letkd_keras.functional import fingerprint
 from letkd_keras.recipes import digits
+from letkd_keras.recipes import folder as folder_recipe
 from letkd_keras.recipes.experiments.experiment import OPEN_KEYS, Experiment
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.preparation import prepare
@@ -86,6 +89,29 @@ def test_a_replaced_teacher_is_seen_and_a_moved_one_accepted(tmp_path):
     assert differences(configs[0], configs[1], ignore=OPEN_KEYS) == []
     (line,) = differences(configs[0], configs[2], ignore=OPEN_KEYS)
     assert line.startswith("teacher.fingerprint: ")
+
+
+def test_renamed_files_and_folders_of_the_same_contents_are_accepted(tmp_path):
+    for number in range(40):
+        folder = tmp_path / "photos" / f"c{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.full((8, 8, 3), 6 * number, "uint8")
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    one_block(tmp_path / "t.keras")
+
+    def prepared(data, teacher):
+        text = f"--data {tmp_path}/{data} --teacher {tmp_path}/{teacher} --student resnet8"
+        options = folder_recipe.parse(f"{text} --image-size 32 --methods kd --batch-size 8".split())
+        return prepare(experiment_of(options, folder_recipe.SETTINGS))
+
+    before = prepared("photos", "t.keras").config()
+    (tmp_path / "photos").rename(tmp_path / "renamed")
+    (tmp_path / "t.keras").rename(tmp_path / "u.keras")
+    after = prepared("renamed", "u.keras")
+    assert after.pair == "u-resnet8" and after.data.name != before["data"]["name"]
+    assert differences(before, after.config(), ignore=after.open_keys) == []
+    # A network of the zoo has its title only.
+    assert "student.title" not in after.open_keys
 
 
 def test_students_can_see_few_of_the_images():

@@ -29,7 +29,7 @@ def saved(tmp_path):
 
 def test_a_network_of_the_zoo_is_built_for_the_data():
     network = Network.of("resnet8")
-    assert (network.title, network.file, network.image_size()) == ("resnet8", None, None)
+    assert (network.title, network.file, network.image_size("student")) == ("resnet8", None, None)
     model = network.build(CIFAR, "student")
     assert (model.input_shape, model.output_shape) == ((None, 32, 32, 3), (None, 10))
     resolved = network.with_layers(model, "student")
@@ -51,6 +51,41 @@ def test_raw_pixels_are_scaled_inside_a_network_of_the_zoo():
     ]
 
 
+def test_other_pixels_are_not_scaled_inside_a_network_of_the_zoo():
+    """As `open_network` does, which builds it where another option is given."""
+    data = SimpleNamespace(**{**vars(CIFAR), "mean": (0.0,) * 3, "std": (1.0,) * 3})
+    for options in ({}, {"input_size": 32}):
+        model = Network.of("resnet8", **options).build(data, "student")
+        assert not any(isinstance(layer, keras.layers.Rescaling) for layer in model.layers)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda: keras.Sequential([keras.layers.Dense(2)]), "`teacher` must be .* built seq"),
+        (
+            lambda: keras.Model(
+                inputs := [keras.Input((4,)), keras.Input((4,))], keras.layers.Add()(inputs)
+            ),
+            "`teacher` must have one input and one output. Received: 2 inputs",
+        ),
+        (
+            lambda: keras.Sequential([keras.Input((3072,)), keras.layers.Dense(2)]),
+            r"`teacher` must take images .*teacher='.*', which takes \(None, 3072\)",
+        ),
+        (
+            lambda: keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten()]),
+            r"`teacher` must take images .* 8 to 4096 pixels .*which takes \(None, 4, 4, 3\)",
+        ),
+    ],
+    ids=["not built", "two inputs", "flat", "too small"],
+)
+def test_a_file_whose_images_have_no_size_is_refused(model, message, saved):
+    network = Network.of(saved(model()))
+    with pytest.raises(ValueError, match=message):
+        network.image_size("teacher")
+
+
 def test_a_file_is_a_classifier_without_its_softmax(saved):
     inputs = keras.Input((32, 32, 3))
     maps = keras.layers.Conv2D(4, 3, strides=4, activation="relu", name="maps")(inputs)
@@ -59,7 +94,7 @@ def test_a_file_is_a_classifier_without_its_softmax(saved):
     x = keras.layers.GlobalAveragePooling2D()(backbone(inputs))
     classifier = keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(x), name="cls")
     network = Network.of(saved(classifier))
-    assert (network.title, network.image_size()) == ("cls", 32)
+    assert (network.title, network.image_size("student")) == ("cls", 32)
     model = network.build(CIFAR, "teacher")
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
     probabilities = classifier.predict(images, verbose=0)
@@ -144,7 +179,7 @@ def test_a_teacher_has_a_size_and_a_scale_of_its_own(saved):
     x = keras.layers.Conv2D(4, 3, strides=2)(inputs)
     given = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(x)))
     network = Network.of(saved(given), pixels="0..1")
-    assert network.image_size() == 16
+    assert network.image_size("student") == 16
     opened = network.open(CIFAR, "teacher")
     assert (opened.trained, opened.model.input_shape) == ("everything", (None, 32, 32, 3))
     pixels = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype("float32")
@@ -173,8 +208,8 @@ def test_layers_have_the_same_names_when_a_network_is_built_again():
 
 def test_networks_of_keras_applications_by_name():
     network = Network.of("keras.applications:MobileNetV3Small", weights="none")
-    assert (network.title, network.image_size()) == ("MobileNetV3Small", None)
-    assert Network.of(network.source, weights="imagenet").image_size() == 224
+    assert (network.title, network.image_size("student")) == ("MobileNetV3Small", None)
+    assert Network.of(network.source, weights="imagenet").image_size("student") == 224
     network.check("student")
     opened = network.open(CIFAR, "student")
     assert (opened.trained, opened.model.input_shape) == ("nothing", (None, 32, 32, 3))

@@ -47,3 +47,16 @@ def test_the_help_has_the_default_of_pixels(recipe, default, capsys):
     with pytest.raises(SystemExit):
         recipe.parse(["--help"])
     assert f"of ImageNet); default: {default} --" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_help_has_the_defaults_where_there_is_no_pair(capsys):
+    with pytest.raises(SystemExit):
+        folder.parse(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "of the student's first epochs (default: 0.05, or 0.001 with adamw)" in text
+    assert "alpha of the penultimate KD layer (default: 1)" in text
+    with pytest.raises(SystemExit):
+        cifar100.parse(["--help"])
+    assert "KD layer (default: as in the paper for the pair)" in capsys.readouterr().out.replace(
+        "\n", " "
+    ).replace("  ", "")

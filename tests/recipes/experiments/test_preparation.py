@@ -31,6 +31,11 @@ def test_letkd1_is_used_where_a_network_has_no_intermediate_layer(tmp_path, capl
     assert prepared.levels == ("penultimate",)
     (message,) = [record.message for record in caplog.records if "letkd1 is used" in record.message]
     assert message.startswith("t has no intermediate layer that could be suggested")
+    caplog.clear()
+    one_block(tmp_path / "s.keras")
+    student = _experiment(f"--student {tmp_path}/s.keras").student
+    prepare(replace(experiment, student=student))
+    assert "t and s have no intermediate layer that" in caplog.text
     with pytest.raises(ValueError, match="letkd_i1 needs an intermediate layer"):
         prepare(replace(experiment, methods=("letkd_i1",)))
 

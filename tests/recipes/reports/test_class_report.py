@@ -14,7 +14,8 @@ from letkd_keras.recipes.reports import class_report
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 STUDENT = np.array([0, 1, 2, 1, 0, 2])
 TEACHER = np.array([0, 0, 2, 1, 1, 0])
-NAMES = ("cat", "a|b", "$x$")
+# Names that are no mathematics, and no cells of a table.
+NAMES = ("cat", "a|\nb", "$x_$")
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +96,12 @@ def test_batches_are_merged(networks, data, predictions, monkeypatch):
 
 
 def test_files_and_section(networks, data, tmp_path):
-    rows, text = class_report.write(*networks, data, tmp_path, "student of a test")
+    rows, text = class_report.write(*networks, data, tmp_path, "student $s_$ of a test")
     with (tmp_path / "classes.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     assert [row["class"] for row in written] == list(NAMES)
     assert float(written[1]["teacher"]) == rows[1]["teacher"] == 100
-    assert r"| a\|b | 2 | 50.0 | 100.0 |" in text
+    assert r"| a\| b | 2 | 50.0 | 100.0 |" in text
     assert "(confusion.png)" in text and "(mistakes.png)" in text
     for name in ("confusion.png", "mistakes.png"):
         assert Image.open(tmp_path / name).width > 400

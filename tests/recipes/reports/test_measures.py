@@ -62,13 +62,18 @@ def test_measures_of_the_networks_of_a_run(tmp_path):
     known = {"teacher": Accuracy(73.31), "kd": Accuracy(70.66, top5=89.88)}
     experiment = SimpleNamespace(
         data=data,
-        methods=("kd",),
         teacher=Network.of("resnet8"),
         teacher_phases={"teacher_schedule": None},
-        seeds=(3, 4),
         published=known.get,
     )
-    measured = measures.of_networks(experiment, tmp_path, top1_and_top5)
+    table = [{"method": "kd", "results": [{"seed": 3}, {"seed": 4}]}]
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        measured = measures.of_networks(experiment, tmp_path, table, top1_and_top5)
+        # The settings of the caller stay.
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy("float32")
     third = pytest.approx(100 / 3)
     assert measured["teacher"] == [{"top-1": third, "top-5": 100}]
     assert measured["kd"] == [{"top-1": third, "top-5": 100}] * 2

@@ -53,6 +53,6 @@ def test_mean_and_sample_standard_deviation():
 
 
 def test_what_images_selected():
-    assert "held out of the training set" in results.selection(True)
+    assert "selected on the validation images" in results.selection(True)
     assert "selected on the test images" in results.selection(False)
     assert results.accuracy_of({"accuracy_selected": 1, "accuracy_last": 2}) == 1

@@ -1,0 +1,77 @@
+"""The rows of the table of methods, its text and its picture, from results that are made up."""
+
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from letkd_keras.recipes.reports import method_table
+from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.trainings.schedule import Schedule
+
+TEACHER = {"accuracy_last": 90.0, "parameters": 1000}
+
+
+@pytest.fixture
+def experiment():
+    data = SimpleNamespace(
+        name="$a_$", split="made up", train_examples=4, test_examples=2, has_validation=False
+    )
+    network = SimpleNamespace(layer=lambda level: None)
+    return SimpleNamespace(
+        data=data,
+        pair="$t_$-s",
+        methods=("kd",),
+        levels=(),
+        seed=0,
+        templates=8,
+        subclasses=2,
+        student_examples=None,
+        student_schedule=Schedule(4, 0.1, (), 2),
+        quantization_aware_schedule=None,
+        teacher=network,
+        student=network,
+        published=lambda method: None,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, epochs in (
+        *(("kd/seed0", 4), ("kd/seed1", 2), ("student/seed0", 4)),
+        # Copies of a user.
+        *(("kd/seed0 (copy)", 4), ("kd (copy)/seed0", 4)),
+    ):
+        (tmp_path / name).mkdir(parents=True)
+        results.write_checked_json(
+            tmp_path / name / "result.json",
+            {
+                "accuracy_last": 50.0,
+                "accuracy_best": 60.0,
+                "best_epoch": 1,
+                "epochs": epochs,
+                "seconds": 1.0,
+                "parameters": 100,
+                "parameters_plain": 100,
+            },
+        )
+    return tmp_path
+
+
+def test_all_methods_of_the_folder_have_a_row(experiment, folder):
+    rows = method_table.rows(experiment, folder)
+    assert [(row["method"], row["trials"]) for row in rows] == [("student", 1), ("kd", 2)]
+
+
+def test_epochs_that_a_callback_left_out_are_named(experiment, folder):
+    rows = method_table.rows(experiment, folder)
+    text = method_table.markdown(experiment, TEACHER, rows, "")
+    assert "Students: 4 epochs" in text
+    assert "A callback ended trainings early, after these epochs: KD, seed 1: 2." in text
+    text = method_table.markdown(experiment, TEACHER, rows[:1], "")
+    assert "callback" not in text
+
+
+def test_names_that_are_no_mathematics_are_drawn(experiment, folder):
+    method_table.write(experiment, folder, TEACHER)
+    assert Image.open(folder / "table.png").width > 400
