@@ -93,11 +93,27 @@ def warn_about_augmentation(student):
         )
 
 
+def warn_about_softmax(given, student):
+    """Say that the student given keeps its last layer as it was, where a softmax was removed."""
+    trained = {id(variable) for variable in student.trainable_variables}
+    apart = [each for each in given.trainable_variables if id(each) not in trained]
+    if apart:
+        log.warning(
+            "The student ends in a softmax, which `student` of the distiller is without. Save and "
+            "evaluate that model: the last layer of the one given is not trained (%s).",
+            apart[0].path,
+        )
+
+
 # Layers of Keras that move the pixels of an image.
 _MOVING = {
     *("RandomCrop", "RandomElasticTransform", "RandomFlip", "RandomPerspective"),
     *("RandomRotation", "RandomShear", "RandomTranslation", "RandomZoom"),
 }
+
+
+# Losses of Keras, without underscores, that have no logits.
+_OF_PROBABILITIES = {"kldivergence", "poisson", "dice", "tversky"}
 
 
 def check_takes_logits(loss):
@@ -107,14 +123,16 @@ def check_takes_logits(loss):
         loss: What `compile` was given.
 
     Raises:
-        ValueError: If it is a cross-entropy of Keras without `from_logits=True`.
+        ValueError: If it is a cross-entropy of Keras without `from_logits=True`, or another loss of
+            Keras on probabilities.
     """
     for each in keras.tree.flatten(loss):
         found = keras.losses.get(each) if isinstance(each, str) else each
         name = getattr(found, "__name__", type(found).__name__)
         of_keras = getattr(keras.losses, name, None) in (found, type(found))
-        entropy = name.lower().replace("_", "").endswith("crossentropy")
-        if of_keras and entropy and not getattr(found, "from_logits", False):
+        kind = name.lower().replace("_", "")
+        of_probabilities = kind.endswith("crossentropy") or kind in _OF_PROBABILITIES
+        if of_keras and of_probabilities and not getattr(found, "from_logits", False):
             raise ValueError(
                 "`loss` must take logits, since a softmax at the end of the student is removed: "
                 "keras.losses.SparseCategoricalCrossentropy(from_logits=True). "

@@ -10,6 +10,7 @@ from letkd_keras.distillers.compatibility import (
     check_teacher_stays,
     matching_models,
     warn_about_augmentation,
+    warn_about_softmax,
 )
 from letkd_keras.distillers.feature_maps import channels_last, channels_last_shape
 from letkd_keras.distillers.layer_outputs import LayerOutputs
@@ -108,6 +109,7 @@ class Distiller(TrainStep, keras.Model):
     ):
         super().__init__(**kwargs)
         teacher, self.student = matching_models(teacher, student)
+        warn_about_softmax(student, self.student)
         self.student_layers, self.teacher_layers = tuple(student_layers), tuple(teacher_layers)
         if len(self.student_layers) != len(self.teacher_layers):
             raise ValueError(
@@ -213,6 +215,22 @@ class Distiller(TrainStep, keras.Model):
 
     def call(self, inputs, training=None):
         return self.student(inputs, training=training)
+
+    def export(self, filepath, *args, **kwargs):
+        """Export the student (`keras.Model.export`); see also `letkd_keras.export_student`."""
+        return self.student.export(filepath, *args, **kwargs)
+
+    def check_labels(self, y):
+        """Refuse a batch without labels, or with several kinds of them.
+
+        Raises:
+            ValueError: If `y` is not one tensor.
+        """
+        if y is None or isinstance(y, dict | list | tuple):
+            raise ValueError(
+                "`y` must be one tensor of labels, -1 for images without one. "
+                f"Received: y={None if y is None else type(y).__name__}"
+            )
 
     def compute_output_shape(self, input_shape):
         return self.student.compute_output_shape(input_shape)

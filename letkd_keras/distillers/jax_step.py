@@ -5,6 +5,9 @@ class TrainStep:
     """A distiller's steps on JAX, whose trainer differentiates a pure function of the variables."""
 
     def fit(self, *args, **kwargs):
+        # The compiled step has the teacher's weights as constants.
+        if self.teacher_graph is not None and self.teacher_graph.has_new_weights():
+            self.train_function = None
         try:
             return super().fit(*args, **kwargs)
         except Exception as error:
@@ -44,6 +47,7 @@ class TrainStep:
             *zip(self.metrics_variables, metrics_variables, strict=True),
             *zip(self.optimizer.variables, optimizer_variables, strict=True),
         ]
+        self.check_labels(y)
         with keras.StatelessScope(values, collect_losses=True) as scope:
             teacher_outputs = self.compute_teacher_outputs(x, y)
             student_outputs = self.compute_student_outputs(x)

@@ -36,6 +36,7 @@ class LayerOutputs:
         flat, features = feature_maps(model, layers, argument)
         self.shapes = [tuple(output.shape[1:]) for output in features]
         outputs = {"logits": flat.outputs[0], "features": features}
+        self._values = []
         self._function = keras.Model(flat.inputs[0], outputs, name="layer_outputs")
 
     def __call__(self, inputs, training):
@@ -45,6 +46,11 @@ class LayerOutputs:
             for features, shape in zip(outputs["features"], self.shapes, strict=True)
         ]
         return outputs
+
+    def has_new_weights(self):
+        """Whether weights of the model were assigned since the last call of this method."""
+        before, self._values = self._values, [variable.value for variable in self.model.variables]
+        return [id(value) for value in before] != [id(value) for value in self._values]
 
 
 def _with_known_shape(features, shape):

@@ -77,10 +77,15 @@ def check_logit_losses(logit_losses, other_names=()):
         `(losses, weights)`: two dictionaries with the same keys.
 
     Raises:
-        ValueError: If an entry is no such pair, or its name is in use.
+        ValueError: If an entry is no such pair, its loss has no reduction, or its name is in use.
     """
+    if not isinstance(logit_losses or {}, dict) or not all(map(_is_name, logit_losses or {})):
+        raise ValueError(
+            "`logit_losses` must be a dictionary of names and pairs (loss, weight). "
+            f"Received: logit_losses={logit_losses!r}"
+        )
     losses, weights = {}, {}
-    for name, entry in dict(logit_losses or {}).items():
+    for name, entry in (logit_losses or {}).items():
         if name in _RESERVED or name in other_names:
             raise ValueError(
                 f"The names in `logit_losses` must not be {', '.join((*_RESERVED, *other_names))}. "
@@ -98,9 +103,18 @@ def check_logit_losses(logit_losses, other_names=()):
                 f"The loss of `logit_losses[{name!r}]` must be a keras.losses.Loss or a "
                 f"keras.distillation.LogitsDistillation. Received: {loss!r}"
             )
+        if loss.reduction in (None, "none"):
+            raise ValueError(
+                f"The loss of `logit_losses[{name!r}]` must have a reduction. "
+                f"Received: {loss!r} with reduction={loss.reduction!r}"
+            )
         losses[name] = loss
         weights[name] = non_negative_number.check(weight, f"weight of {name}")
     return losses, weights
+
+
+def _is_name(key):
+    return isinstance(key, str)
 
 
 def serialize(losses, weights):
@@ -125,6 +139,7 @@ def with_own(name, loss, weight, logit_losses):
     Raises:
         ValueError: If the name is in use.
     """
+    check_logit_losses(logit_losses)
     if name in (logit_losses or {}):
         raise ValueError(f"The names in `logit_losses` must not be {name}. Received: {name!r}")
     return {name: (loss, weight), **(logit_losses or {})}

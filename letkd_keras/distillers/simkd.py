@@ -131,8 +131,11 @@ def _reusing_classifier(teacher, student, teacher_layers, student_layers, factor
         )
         x = blocks.batch_norm(x, name=f"simkd_bn{number}")
         x = blocks.relu(x, name=f"simkd_relu{number}" if number < 3 else _PROJECTED)
-    x = pooling.__class__.from_config(pooling.get_config())(x)
-    reused = keras.layers.Dense.from_config({**classifier.get_config(), "trainable": False})
+    # Names of their own: the student may have layers of the teacher's names.
+    x = pooling.__class__.from_config({**pooling.get_config(), "name": "simkd_pooling"})(x)
+    reused = keras.layers.Dense.from_config(
+        {**classifier.get_config(), "name": "simkd_classifier", "trainable": False}
+    )
     logits = reused(x)
     reused.set_weights(classifier.get_weights())
     return keras.Model(copy.inputs[0], logits, name=student.name)

@@ -54,6 +54,7 @@ class TrainStep(StepOnWorkers):
     def train_step(self, data):
         """One step: teacher outside the gradient tape, student once inside it."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        self.check_labels(y)
         teacher_outputs = self.compute_teacher_outputs(x, y)
         replicas = self.distribute_strategy.num_replicas_in_sync
         with tf.GradientTape() as tape:

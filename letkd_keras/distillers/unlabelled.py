@@ -1,5 +1,6 @@
 """Images without labels in a batch: their label is -1."""
 
+import keras
 from keras import ops
 
 UNLABELLED = -1
@@ -72,4 +73,6 @@ def _are_integers(labels, classes):
     # TensorFlow may not know the rank.
     if labels is None or getattr(labels.shape, "rank", 1) is None:
         return False
+    if keras.backend.standardize_dtype(labels.dtype) == "bool":
+        return False  # both classes are labels
     return len(labels.shape) == 1 or labels.shape[-1] != classes

@@ -18,7 +18,7 @@ def check_classifier(model, argument="model"):
 
     Raises:
         ValueError: If the model is not functional or has no classifier at its end: its output is
-            not [B, classes], or is the pooled output of a layer normalization or a residual
+            not [B, classes] of at least two classes, or is the pooled output of a layer normalization or a residual
             addition of feature maps.
     """
     model = as_functional(model, argument)
@@ -28,6 +28,11 @@ def check_classifier(model, argument="model"):
             f"`{argument}` must be a classifier with logits [B, classes], and this model has no "
             f"head. Add one ({_head(shape)}) and train it. "
             f"Received: {argument}={model.name!r}, which outputs features of shape {shape}"
+        )
+    if shape[-1] < 2:
+        raise ValueError(
+            f"`{argument}` must have at least two classes; for a binary problem end it in "
+            f"`Dense(2)`. Received: {argument}={model.name!r} with outputs {shape}"
         )
 
 

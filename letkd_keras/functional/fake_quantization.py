@@ -1,10 +1,14 @@
 """Students that compute as their integer file will, for training, and back."""
 
+import logging
+
 import keras
 
 from letkd_keras.functional.graph import as_functional, copy_with, flatten, readers
 from letkd_keras.layers import ChannelShuffle, ChannelSplit, KDLayer
 from letkd_keras.layers.fake_quantization import FAKE_QUANTIZED, FakeQuantization
+
+log = logging.getLogger(__name__)
 
 _ORIGINAL = {quantized: original for original, quantized in FAKE_QUANTIZED.items()}
 _OWN_OPTIONS = ("weight_bits", "bits", "momentum_of_ranges")
@@ -69,6 +73,10 @@ def quantization_aware(model, *, weight_bits=8, bits=8, momentum=0.99):
             options |= {"bits": bits, "momentum_of_ranges": momentum}
         return kind.from_config({**layer.get_config(), **options})
 
+    others = [layer for layer in flat.layers if type(layer) not in FAKE_QUANTIZED]
+    exact = [x.name for x in others if any(w.name.endswith("kernel") for w in x.weights)]
+    if exact:
+        log.warning("The kernels of these layers are not rounded: %s", ", ".join(exact))
     originals = {operation.name: operation for operation in flat.operations}
     ranges = {}
 

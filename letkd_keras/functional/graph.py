@@ -436,6 +436,11 @@ def copy_with(model, call_fn, copy_fn=_copy_of):
             copied_weights = copies[id(layer)].weights
             for weight, value in zip(copied_weights, layer.get_weights(), strict=False):
                 weight.assign(value)
+        # The configuration has it of the outer layer alone.
+        parts = layers_inside(layer), layers_inside(copies[id(layer)])
+        if len(parts[0]) == len(parts[1]):
+            for part, copied_part in zip(*parts, strict=True):
+                copied_part.trainable = part.trainable
     finalize_normalization(copied)
     return copied
 

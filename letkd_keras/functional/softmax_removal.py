@@ -1,6 +1,7 @@
 """Converting classifiers that return probabilities into classifiers that return logits."""
 
 import keras
+import numpy as np
 
 from letkd_keras.functional.classifier import check_classifier
 from letkd_keras.functional.graph import as_functional, flatten, nodes, retrace
@@ -23,7 +24,8 @@ def remove_softmax(model, argument="model"):
         functional model without models inside, which shares all layers but that of the softmax.
 
     Raises:
-        ValueError: If the model is no classifier or ends in an activation that is not a softmax.
+        ValueError: If the model is no classifier, ends in an activation that is not a softmax, or
+            computes probabilities in another way.
     """
     model = as_functional(model, argument)
     flat = flatten(model)
@@ -31,6 +33,7 @@ def remove_softmax(model, argument="model"):
     last = _end(flat)
     activation = _activation_of(last)
     if activation is keras.activations.linear:
+        _check_no_probabilities(flat, last, argument)
         return model
     # That of TensorFlow or JAX, given as a function, is called so too.
     if getattr(activation, "__name__", None) not in ("softmax", "softmax_v2"):
@@ -54,6 +57,26 @@ def remove_softmax(model, argument="model"):
 
     return keras.Model(*retrace(flat, call_fn=call), name=model.name)
 
+
+def _check_no_probabilities(model, last, argument):
+    """Refuse a model whose softmax is not at its very end, such as an ensemble's average."""
+    if isinstance(last, _OF_LOGITS):
+        return
+    shape = [size or _ANY_SIZE for size in model.inputs[0].shape[1:]]
+    images = np.random.default_rng(0).uniform(0, 255, (2, *shape)).astype("float32")
+    outputs = keras.ops.convert_to_numpy(model(images, training=False)).astype("float32")
+    if np.all(outputs >= 0) and np.allclose(outputs.sum(axis=-1), 1, atol=1e-2):
+        raise ValueError(
+            f"`{argument}` must end in logits or in a softmax over the classes. "
+            f"Received: {argument}={model.name!r}, whose outputs are probabilities, but whose "
+            f"last layer {last.name!r} is no softmax. Build a model of its logits"
+        )
+
+
+# Layers that classifiers end in. What others put out is looked at.
+_OF_LOGITS = (keras.layers.Dense, keras.layers.Conv2D)
+# Height and width that stand for sizes a model leaves open.
+_ANY_SIZE = 64
 
 # Operations on tensors have no attribute `activation`. Their class names identify them.
 _OPERATIONS = {"Softmax": keras.activations.softmax, "Sigmoid": keras.activations.sigmoid}

@@ -153,3 +153,41 @@ def test_augmentation_inside_the_student_is_named_where_feature_maps_are_compare
     assert "moves images in training" not in caplog.text
     FitNet(_classifier(), student, student_layers=["conv"], teacher_layers=["conv"])
     assert "The student moves images in training (flip)" in caplog.text
+
+
+@pytest.mark.parametrize("loss", ["kl_divergence", keras.losses.Poisson(), keras.losses.Dice()])
+def test_other_losses_of_probabilities_are_refused(loss):
+    with pytest.raises(ValueError, match="`loss` must take logits"):
+        check_takes_logits(loss)
+
+
+def test_a_student_with_a_softmax_keeps_its_last_layer_with_a_warning(caplog):
+    student = _classifier(activation="softmax")
+    KD(_classifier(), _classifier())
+    assert "softmax" not in caplog.text
+    model = KD(_classifier(), student)
+    assert "The student ends in a softmax" in caplog.text
+    assert model.student.get_layer("fc") is not student.get_layer("fc")
+
+
+@pytest.mark.parametrize("labels", [None, {"a": np.zeros(4, int)}], ids=["none", "dictionary"])
+def test_what_is_no_tensor_of_labels_is_refused_by_name(labels):
+    model = KD(_classifier(), _classifier())
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises(ValueError, match="`y` must be one tensor of labels"):
+        model.fit(np.zeros((4, 8, 8, 3), "float32"), labels, verbose=0)
+
+
+def test_labels_of_two_classes_may_be_booleans():
+    model = KD(_classifier(classes=2), _classifier(classes=2))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x, y = np.zeros((4, 8, 8, 3), "float32"), np.array([True, False] * 2)
+    losses = [model.evaluate(x, labels, verbose=0) for labels in (y, y.astype(int))]
+    assert losses[0] == pytest.approx(losses[1])
+    model.fit(x, y, verbose=0)
+
+
+def test_the_student_is_what_keras_exports(tmp_path):
+    model = KD(_classifier(), _classifier())
+    model.export(tmp_path / "student", verbose=False)
+    assert (tmp_path / "student" / "saved_model.pb").exists()

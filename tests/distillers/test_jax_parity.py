@@ -37,6 +37,10 @@ def test_images_without_labels_on_jax():
     assert " passed" in _passed_on_jax("test_unlabelled.py")
 
 
+def test_a_changed_teacher_on_jax():
+    assert "1 passed" in _passed_on_jax("test_kd.py", "-k", "weights_were_changed")
+
+
 def test_memories_on_jax():
     """CRD, whose memories are variables that the step changes."""
     assert "2 passed" in _passed_on_jax("test_dtype_policies.py", "-k", "CRD")

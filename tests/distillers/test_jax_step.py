@@ -16,7 +16,7 @@ class _Trainer:
 
 
 class _Distiller(TrainStep, _Trainer):
-    pass
+    teacher_graph = None
 
 
 @pytest.mark.parametrize(

@@ -113,3 +113,21 @@ def test_what_cannot_be_distilled_is_refused(setting):
         KD(keras.Sequential([keras.layers.Dense(3)]), setting.student())
     with pytest.raises(ValueError, match="has no teacher"):
         KD(None, setting.student()).compute_teacher_outputs(setting.x, setting.y)
+
+
+def test_a_teacher_whose_weights_were_changed_teaches_with_the_new_ones(setting):
+    """On JAX the compiled step has the teacher's weights as constants."""
+    teacher = keras.models.clone_model(setting.teacher)
+    teacher.set_weights(setting.teacher.get_weights())
+    model = KD(teacher, setting.student(), weight=1.0, task_weight=0.0)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.0), loss)
+
+    def kd():
+        return model.fit(setting.x, setting.y, batch_size=12, verbose=0).history["kd"][0]
+
+    first, again = kd(), kd()
+    assert again == pytest.approx(first)
+    head = teacher.get_layer("fc")
+    head.set_weights([3 * weight for weight in head.get_weights()])
+    assert kd() != pytest.approx(first, rel=0.1)

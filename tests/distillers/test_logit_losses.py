@@ -187,6 +187,9 @@ def test_what_is_no_logit_loss_is_refused(setting):
         ({"kd": KDLoss()}, r"must be a pair \(loss, weight\)"),
         ({"kd": (KDLoss(),)}, r"must be a pair \(loss, weight\)"),
         ({"kd": ("kl_divergence", 1.0)}, "must be a keras.losses.Loss or a keras.distillation"),
+        ({"kd": (KDLoss(reduction=None), 1.0)}, "must have a reduction.*reduction=None"),
+        ([KDLoss()], "`logit_losses` must be a dictionary of names"),
+        ({1: (KDLoss(), 1.0)}, "`logit_losses` must be a dictionary of names"),
     ):
         with pytest.raises(ValueError, match=message):
             _made("letkd", setting, logit_losses=losses)

@@ -50,3 +50,9 @@ def test_logits_may_be_a_sum():
     inputs = keras.Input((8,))
     first, second = (keras.layers.Dense(3)(inputs) for _ in range(2))
     check_classifier(keras.Model(inputs, keras.layers.Add()([first, second])))
+
+
+def test_one_output_is_no_classifier():
+    inputs = keras.Input((4,))
+    with pytest.raises(ValueError, match=r"`net` must have at least two classes.*Dense\(2\)"):
+        check_classifier(keras.Model(inputs, keras.layers.Dense(1)(inputs)), "net")

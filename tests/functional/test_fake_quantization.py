@@ -110,3 +110,11 @@ def student():
 @pytest.fixture(scope="module")
 def images():
     return np.random.default_rng(1).standard_normal((6, 16, 16, 3)).astype("float32")
+
+
+def test_layers_whose_kernels_stay_exact_are_named(caplog):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3)(inputs)
+    x = keras.layers.SeparableConv2D(4, 3, name="separable")(x)
+    quantization_aware(keras.Model(inputs, x))
+    assert "kernels of these layers are not rounded: separable" in caplog.text

@@ -276,3 +276,27 @@ def test_only_one_module_uses_private_attributes_of_keras():
     files += (root / "export").rglob("*.py")
     using = {file.name for file in files if private.search(file.read_text())}
     assert using == {"graph.py"}
+
+
+@keras.saving.register_keras_serializable("letkd_keras_tests")
+class TwoDense(keras.layers.Layer):
+    """A composite layer."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.second = keras.layers.Dense(2), keras.layers.Dense(2)
+
+    def build(self, input_shape):
+        self.first.build(input_shape)
+        self.second.build((*input_shape[:-1], 2))
+
+    def call(self, inputs):
+        return self.second(self.first(inputs))
+
+
+def test_layers_frozen_inside_a_composite_layer_are_frozen_in_the_copy():
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, TwoDense(name="two")(inputs))
+    model.get_layer("two").first.trainable = False
+    copy = copy_with(model, lambda layer, *args, **kwargs: layer(*args, **kwargs)).get_layer("two")
+    assert (copy.first.trainable, copy.second.trainable) == (False, True)

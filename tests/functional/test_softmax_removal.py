@@ -128,3 +128,30 @@ def test_logits_are_float32_where_the_softmax_was():
 def test_a_sequential_model_of_logits_has_one_tensor_as_output():
     model = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(5)])
     assert remove_softmax(model).output.shape == (None, 5)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda x: layers.Average()([_probabilities(x), _probabilities(x)]),
+        lambda x: layers.Reshape((5,))(_probabilities(x)),
+        lambda x: keras.ops.clip(_probabilities(x), 1e-6, 1),
+    ],
+    ids=["ensemble", "reshape", "clip"],
+)
+def test_probabilities_after_a_softmax_inside_are_refused(end):
+    inputs = keras.Input((4, 4, 1))
+    model = keras.Model(inputs, end(layers.Flatten()(inputs)))
+    with pytest.raises(ValueError, match=r"`net` must end in logits.*outputs are probabilities"):
+        remove_softmax(model, "net")
+
+
+def _probabilities(x):
+    return layers.Dense(5, activation="softmax")(x)
+
+
+def test_an_average_of_logits_is_left_alone():
+    inputs = keras.Input((4, 4, 1))
+    x = layers.Flatten()(inputs)
+    model = keras.Model(inputs, layers.Average()([layers.Dense(5)(x), layers.Dense(5)(x)]))
+    assert remove_softmax(model) is model
