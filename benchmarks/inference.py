@@ -25,6 +25,7 @@ from letkd_keras.export.evaluation_images import (
     evaluation_images,
 )
 from letkd_keras.export.run_folders import open_data
+from letkd_keras.files import write_text
 from letkd_keras.option_types import list_item, path
 from letkd_keras.ranges import class_count, positive_integer
 
@@ -137,8 +138,7 @@ def main(arguments=None):
                 rows.append(row)
                 print(json.dumps(as_json(row)), flush=True)
     if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "inference.md").write_text(table(rows))
+        write_text(options.out / "inference.md", table(rows))
         known = [row for row in rows if row.top1 is not None]
         if known:
             plot(known, options.out / "inference.png")

@@ -77,6 +77,12 @@ def write_card(path, job, results, *, data_name=None, training=None):
     return card
 
 
+def listed_files(path):
+    """Names of the files and folders that the card in a folder lists; none without a card."""
+    card = _earlier_card(Path(path))
+    return set() if card is None else {entry["file"] for entry in card["artifacts"].values()}
+
+
 def kd_layers(student):
     """Describe the KD layers of a student.
 
@@ -158,7 +164,7 @@ def _unchanged_artifacts(path, card, job):
 
 def _multiply_adds(model):
     try:
-        return cost_of(model, pooled=True).multiply_adds
+        return cost_of(model).multiply_adds
     except ValueError:  # an open image size, or a layer whose operations are not known
         return None
 
@@ -212,9 +218,10 @@ def _markdown(card):
         f"alpha {layer['alpha']:g}"
         for layer in card["kd_layers"]
     ]
-    lines += [f"- Parameters: {card['parameters']:,} as trained"]
+    form = _form(card["training"] or {})
+    lines += [f"- Parameters: {card['parameters']:,} {form}"]
     if card["multiply_adds"] is not None:
-        lines += [f"- Multiply-adds: {card['multiply_adds']:,} as trained"]
+        lines += [f"- Multiply-adds: {card['multiply_adds']:,} {form}"]
     lines += _training_lines(card["training"] or {}, card["kd_layers"])
     if card["untrained_batch_normalizations"]:
         lines += [
@@ -372,6 +379,12 @@ def _training_lines(training, kd_layers):
             for layer in reduced["kd_layers"]
         ]
     return lines
+
+
+def _form(training):
+    """The form of the student that was exported: a sweep reduced it, or selected it folded."""
+    reduced = training.get("reduced")
+    return reduced["form"].partition("-")[0] if reduced else "as trained"
 
 
 def _method_and_seed(training):

@@ -56,11 +56,10 @@ def write_labels(path, class_names):
 
     Args:
         path: Folder.
-        class_names: Names of the classes, or `None` for no file.
+        class_names: Names of the classes, texts of one line each; `None` for no file.
     """
     if class_names is not None:
-        lines = [" ".join(str(name).split()) for name in class_names]
-        write_text(Path(path) / LABELS, "\n".join([*lines, ""]))
+        write_text(Path(path) / LABELS, "\n".join([*class_names, ""]))
 
 
 def _check_artifact(card, name, artifact):

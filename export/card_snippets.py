@@ -84,8 +84,9 @@ def kotlin_snippet(card, name):
         "// This function has not been compiled.",
         "import org.tensorflow.lite.Interpreter",
         "",
-        f"// model: the bytes of {artifact['file']}",
+        f"// model: a direct ByteBuffer in native byte order with the bytes of {artifact['file']}",
         f"// square: {_part(inputs)}",
+        f"// The function scales the square and gives the file {_values(inputs, artifact)}.",
         f"// Returns the number of the class, from 0{_line(card)}.",
         "fun classify(model: ByteBuffer, square: Bitmap): Int {",
         f"    val scaled = Bitmap.createScaledBitmap(square, {width}, {height}, true)",
@@ -123,6 +124,12 @@ def _size(inputs):
 def _part(inputs):
     side = "" if inputs["crop"] == 1 else f"{100 * inputs['crop']:g}% of "
     return f"the center square of a photo; its side is {side}the shorter side of the photo"
+
+
+def _values(inputs, artifact):
+    if inputs["kind"] == "normalized":
+        return "normalized float32 pixels"
+    return f"{artifact['input_dtype']} pixels from 0 to 255"
 
 
 def _line(card):

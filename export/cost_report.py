@@ -158,7 +158,7 @@ def form_title(form):
     """What a form is called in tables and pictures."""
     if form.startswith("reduced-"):
         return f"{form.removeprefix('reduced-')} templates"
-    return "with KD layers" if form == "trained" else form
+    return "as trained" if form == "trained" else form
 
 
 def as_json(row):

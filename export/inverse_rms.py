@@ -2,6 +2,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from letkd_keras import ranges
 from letkd_keras.export.rewriting import rewrite
 from letkd_keras.functional.graph import output_of
 
@@ -27,10 +28,8 @@ class InverseRMS(keras.layers.Layer):
 
     def __init__(self, axis=-1, floor=1e-12, **kwargs):
         super().__init__(**kwargs)
-        if not floor > 0:
-            raise ValueError(f"`floor` must be positive. Received: floor={floor}")
         self.axis = axis
-        self.floor = float(floor)
+        self.floor = ranges.positive_number.check(floor, "floor")
 
     def call(self, inputs):
         # A product, not `square`: TFLite has no square of integers.

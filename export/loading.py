@@ -8,7 +8,7 @@ import letkd_keras
 from letkd_keras.export.rewriting import rewrite
 from letkd_keras.export.run_folders import find_student
 from letkd_keras.functional.fake_quantization import without_fake_quantization
-from letkd_keras.functional.graph import as_functional, flatten
+from letkd_keras.functional.graph import flatten
 from letkd_keras.functional.loading import load_model
 from letkd_keras.functional.softmax_removal import remove_softmax
 
@@ -39,13 +39,7 @@ def load_student(model):
             "`model` must be built, so that its weights exist: call it on a batch or give it an "
             f"Input. Received: model={student.name!r}, which is not built"
         )
-    student = as_functional(student)
     student = without_fake_quantization(remove_softmax(student))
-    if len(student.outputs[0].shape) != 2:
-        raise ValueError(
-            "`model` must be a classifier with outputs [B, classes]. "
-            f"Received: model={student.name!r} with outputs {tuple(student.outputs[0].shape)}"
-        )
     if any(layer.compute_dtype != "float32" for layer in student.layers):
         # A student that was trained in mixed precision is exported, and compared, in float32.
         student = rewrite(flatten(student), lambda layer, rewriter, *args, **kwargs: None)

@@ -14,6 +14,7 @@ RANGES = {
     "learning_rate": ranges.positive_number,
     "sparsity": ranges.fraction,
     "clusters": ranges.Integer(2),
+    "seed": ranges.seed,
 }
 INPUTS = ("pixels", "normalized")
 OUTPUTS = ("logits", "probabilities")
@@ -56,6 +57,7 @@ class ExportOptions:
             1e-4 for the others.
         sparsity: Share of each kernel that `tflite-pruned` sets to zero.
         clusters: Number of different values in each kernel of `tflite-clustered`.
+        seed: Seed of the trainings of the formats that train.
     """
 
     calibration: np.ndarray | None = None
@@ -74,6 +76,7 @@ class ExportOptions:
     learning_rate: float | None = None
     sparsity: float = 0.5
     clusters: int = 16
+    seed: int = 0
 
     def check(self, student):
         """Refuse options that are out of range or do not fit the student.
@@ -133,7 +136,7 @@ class ExportOptions:
 
         Returns:
             `ExportOptions` whose `input` is not `None`, with `mean` and `std` as tuples of a number
-            for each channel and `class_names` as texts.
+            for each channel and `class_names` as texts of one line each.
 
         Raises:
             ValueError: If an option does not fit, or pixels are wanted whose normalization is not
@@ -144,7 +147,7 @@ class ExportOptions:
             self,
             mean=_per_channel(self.mean, channels, "mean"),
             std=_per_channel(self.std, channels, "std"),
-            class_names=None if names is None else tuple(str(name) for name in names),
+            class_names=None if names is None else tuple(map(_in_one_line, names)),
         )
         options.check(student)
         known = self.mean is not None or takes_pixels
@@ -207,6 +210,11 @@ class ExportOptions:
     def student_images(self, images):
         """Convert images that an artifact takes to what the student takes."""
         return self.normalize(images) if self.input == "pixels" else images
+
+
+def _in_one_line(name):
+    """The name of a class as a line of labels.txt, which is its name everywhere else, too."""
+    return " ".join(str(name).split())
 
 
 def _per_channel(values, channels, name):

@@ -48,6 +48,7 @@ def layer_noise(reference, quantized, images, layer_names=()):
     for image in images[:_IMAGES]:
         floats, values = expected.run(image), received.run(image)
         for name, value in values.items():
+            # The converter adds a 1 to the second of two tensors that have the same name.
             name = name if name in floats else name.removesuffix("1")
             if name not in floats or floats[name].shape != value.shape:
                 continue

@@ -112,6 +112,8 @@ def open_data(model, options, student=None):
     the training, with its split and selections; options that are given have priority. Other images
     are opened as the options say, with a warning in the log.
 
+    Without `image_size`, other images of a folder get the size that the student takes.
+
     The student of a run gets images as in its training, other students as `pixels` says. Without
     `pixels`, a student that rescales pixels itself gets pixels from 0 to 255. Any other is assumed
     to take the mean and standard deviation of the data set, with a warning in the log.
@@ -120,14 +122,15 @@ def open_data(model, options, student=None):
         model: What the command was given as the student: a file or a folder.
         options: Parsed options of `letkd_keras.common_options.add_data_options`.
         student: Functional `keras.Model` that was loaded from `model`. `None`: it is not known
-            whether it rescales pixels.
+            which images it takes.
 
     Returns:
         `OpenedData`, or `None` if there is no data set.
 
     Raises:
         ValueError: If the data set of a run has changed since, an option is given that needs
-            `--data`, or the data cannot be opened.
+            `--data`, the data cannot be opened, or their images have another shape than the student
+            takes.
         FileNotFoundError: If the data do not exist there.
     """
     trained = _data_config_of(model)
@@ -137,14 +140,16 @@ def open_data(model, options, student=None):
     )
     if options.data:
         if trained is not None:
-            opened = _open_moved(trained, {**moved, "source": options.data}, given)
+            opened = _open_moved(trained, {**moved, "source": options.data}, given, student)
             if opened is not None:
                 return opened
-        spec = DataSpec.from_options(options)
+        spec = _sized_for(student, DataSpec.from_options(options))
         is_assumed = trained is None and spec.pixels is None
         if is_assumed and student is not None and _takes_pixels(student):
             spec, is_assumed = replace(spec, pixels="0..255"), False
-        data = _normalized_as_in(trained, spec, spec.open())
+        data = _open_others(trained, spec)
+        _check_shape(student, data)
+        data = _normalized_as_in(trained, spec, data)
         if is_assumed:
             log.warning(
                 "The student is assumed to take images with the mean and standard deviation of "
@@ -170,8 +175,7 @@ def open_data(model, options, student=None):
                 f"data. Received: {name}={value!r}"
             )
         return None
-    spec = _spec_of_run({**trained, **moved})
-    data = spec.open()
+    spec, data = _open_at_its_place({**trained, **moved})
     if not _are_those_of(trained, spec, data):
         raise ValueError(
             f"The data set {spec.source} has changed since {str(model)!r} was trained on it: its "
@@ -180,7 +184,37 @@ def open_data(model, options, student=None):
     return _opened(spec, data)
 
 
-def _open_moved(trained, moved, given):
+def _open_at_its_place(config):
+    """The `DataSpec` and the data of a run, or a sentence that says what to do if they moved."""
+    try:
+        spec = _spec_of_run(config)
+        return spec, spec.open()
+    except (ValueError, FileNotFoundError) as error:
+        source = str(config.get("source"))
+        place = Path(source.partition(":")[2] or source)
+        if not place.is_absolute() or place.exists():  # a name, or another reason
+            raise
+        labels = " (and that of the labels with --labels)" if config.get("labels") else ""
+        raise FileNotFoundError(
+            f"The images of the run are no longer in {place}: name their new place with "
+            f"--data{labels}"
+        ) from error
+
+
+def _open_others(trained, spec):
+    """Images that are not opened as those of the run, perhaps for want of its labels."""
+    try:
+        return spec.open()
+    except ValueError as error:
+        labels = None if trained is None else trained.get("labels")
+        if labels is None or spec.labels is not None or Path(labels).is_file():
+            raise
+        raise FileNotFoundError(
+            f"The labels of the run are no longer in {labels}: name their new place with --labels"
+        ) from error
+
+
+def _open_moved(trained, moved, given, student):
     """The images of a run at another place, or `None` if those there are other ones."""
     try:
         spec = _spec_of_run({**trained, **moved})
@@ -192,6 +226,7 @@ def _open_moved(trained, moved, given):
     if given:
         spec = replace(spec, **given)
         data = spec.open()
+        _check_shape(student, data)
     return _opened(spec, _normalized_as_in(trained, spec, data))
 
 
@@ -230,6 +265,28 @@ def _takes_pixels(student):
     from letkd_keras.export.input_scaling import takes_pixels
 
     return takes_pixels(student)
+
+
+def _sized_for(student, spec):
+    """Images of a folder get the student's size where no other is given."""
+    if student is None or spec.image_size is not None or spec.kind not in ("folder", "imagenet"):
+        return spec
+    height, *width = student.input_shape[1:3]
+    return replace(spec, image_size=height) if [height] == width else spec
+
+
+def _check_shape(student, data):
+    """Refuse images of another size or other channels than the student takes."""
+    shape = data.image_shape if student is None else student.input_shape[1:]
+    fits = len(shape) == len(data.image_shape) and all(
+        size in (None, given) for size, given in zip(shape, data.image_shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"The images of --data must have the shape that the student takes, {shape}. "
+            "--image-size sets height and width where images have no fixed size. "
+            f"Received: images of shape {data.image_shape}"
+        )
 
 
 def _normalized_as_in(trained, spec, data):

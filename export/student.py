@@ -10,7 +10,7 @@ import numpy as np
 
 from letkd_keras.export import formats as table
 from letkd_keras.export.batch_norm_folding import untrained_batch_norms
-from letkd_keras.export.card import write_card
+from letkd_keras.export.card import listed_files, write_card
 from letkd_keras.export.card_file import write_labels
 from letkd_keras.export.folding import fold as fold_model
 from letkd_keras.export.formats.litert_quantizer import layer_precisions
@@ -132,7 +132,7 @@ def export_student(
         **options: Fields of `letkd_keras.export.ExportOptions`: `calibration` (needed in int8 and
             by the formats that train), `integer_io`, `input`, `output`, `mean`, `std`, `crop`,
             `class_names`, `snr`, `precision`, `channels_first`, `opset`, `epochs`, `learning_rate`,
-            `sparsity`, `clusters`.
+            `sparsity`, `clusters`, `seed`.
 
     Returns:
         `Exported`.
@@ -145,9 +145,9 @@ def export_student(
         ExportMismatch: If the artifact does not compute what the student computes (a
             `ValueError`). Nothing is written then.
     """
-    table.find(format)
     table.check_installed([format])
     _check_folder(path)
+    _check_calibration([format], options)
     job = prepare(model, images=images, labels=labels, fold=fold, **options)
     result = write(job, path, format, tolerance=tolerance, min_agreement=min_agreement)
     write_labels(path, job.options.class_names)
@@ -189,14 +189,12 @@ def export_bundle(
     wanted = table.expand(formats)
     table.check_installed(wanted)
     _check_folder(path)
-    # A format without the images that it needs is refused before anything is done for the others.
-    if any(table.find(name).needs_calibration for name in wanted):
-        ExportOptions(calibration=options.get("calibration")).check_calibration()
+    _check_calibration(wanted, options)
     training = provenance_of(model)
     job = prepare(model, **options)
     if "tflite-int4" in wanted:
         layer_precisions(job.written, job.options.precision or {})
-    results, refused = {}, []
+    results, refused, earlier = {}, [], listed_files(path)
     with bar("writing and checking", len(wanted)) as advance:
         for name in wanted:
             advance(name, parts=0)
@@ -210,6 +208,13 @@ def export_bundle(
                 # At once: an export that stops here leaves a card of the files that are there.
                 write_card(path, job, results, data_name=data_name, training=training)
             advance()
+    left = [name for name in sorted(earlier - listed_files(path)) if (Path(path) / name).exists()]
+    if left:
+        log.warning(
+            "These are of an earlier export to %s, and its card no longer describes them: %s",
+            path,
+            ", ".join(left),
+        )
     if refused:
         raise ExportMismatch("\n".join(refused), results)
     return results
@@ -313,6 +318,12 @@ def _noise(job, form, artifact):
         reference = Path(folder) / "float32.tflite"
         table.find("tflite").write(model, reference, job.options)
         return layer_noise(reference, artifact, images, [layer.name for layer in model.layers])
+
+
+def _check_calibration(wanted, options):
+    """Refuse formats without the images that they need, before anything is done."""
+    if any(table.find(name).needs_calibration for name in wanted):
+        ExportOptions(calibration=options.get("calibration")).check_calibration()
 
 
 def _check_folder(path):

@@ -103,4 +103,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    run_main(main, interrupted="interrupted; nothing was written")
+    run_main(main, interrupted="interrupted; repeat the command")

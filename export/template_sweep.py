@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 
 from letkd_keras import ranges
+from letkd_keras.export import formats
 from letkd_keras.export.card import kd_layers
 from letkd_keras.export.cost_report import (
     CostRow,
@@ -85,8 +86,11 @@ def sweep(
     Raises:
         ValueError: If an argument does not fit, or no number is less than the largest number of
             templates of a layer; see `reduce_templates`.
+        ImportError: If the format's converter or runtime is not installed.
     """
+    formats.check_installed([format])
     ranges.non_negative_number.check(max_loss, "max_loss")
+    ranges.non_negative_integer.check(fine_tune_epochs, "fine_tune_epochs")
     student = load_student(model)
     sizes = {
         name: layer.templates for name, layer in kd_layers_of(student).items() if layer.alpha > 0
@@ -175,6 +179,8 @@ def write_sweep(result, path, *, data=None, training=None):
         "kd_layers": result.kd_layers,
         "templates": result.templates,
     }
+    # That of an earlier sweep describes another model than the one that is written now.
+    (path / SWEEP).unlink(missing_ok=True)
     plot([row for row in rows if row.form != "plain"], path / "sweep.png")
     write_text(
         path / "sweep.md",

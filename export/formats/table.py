@@ -201,7 +201,8 @@ def check_installed(names, to_write=True):
         to_write: Whether they are to be written. Otherwise only what runs them is needed.
 
     Raises:
-        ImportError: If one is missing.
+        ValueError: If there is no such format.
+        ImportError: If a package is missing.
     """
     for name in names:
         missing = _missing_packages(name, to_write)
@@ -214,6 +215,6 @@ def check_installed(names, to_write=True):
 
 
 def _missing_packages(name, to_write=True):
-    form = _FORMATS[name]
+    form = find(name)
     needed = (*(form.converters if to_write else ()), *_RUNTIMES[form.runtime])
     return [package for package in needed if importlib.util.find_spec(package) is None]

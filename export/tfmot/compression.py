@@ -168,7 +168,7 @@ def _fine_tune(model, student, options, epochs=3, learning_rate=1e-4, callbacks=
         optimizer=tf_keras.optimizers.Adam(learning_rate),
         loss=tf_keras.losses.CategoricalCrossentropy(from_logits=True),
     )
-    tf_keras.utils.set_random_seed(0)
+    tf_keras.utils.set_random_seed(options.seed)
     model.fit(
         images,
         targets,

@@ -18,8 +18,8 @@ def check_classifier(model, argument="model"):
 
     Raises:
         ValueError: If the model is not functional or has no classifier at its end: its output is
-            not [B, classes] of at least two classes, or is the pooled output of a layer normalization or a residual
-            addition of feature maps.
+            not [B, classes] of at least two classes, or is the pooled output of a layer
+            normalization or a residual addition of feature maps.
     """
     model = as_functional(model, argument)
     shape = tuple(model.outputs[0].shape)

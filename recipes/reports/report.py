@@ -100,12 +100,32 @@ def _costs(rows, images, test_examples):
         return ""
     return (
         f"\n## Size and latency of the student\n\n{cost_report.table(rows)}\n"
-        "`plain` is the student without KD layers; its top-1 is that of the student trained alone. "
-        "`with KD layers` is the student as trained, `folded` what is exported. "
+        f"{_forms(rows)} "
         f"Top-1 is that on {images:,} of the {test_examples:,} test images. "
         "Latencies are those of TFLite on this machine, the shortest of several runs.\n\n"
         "![Accuracy against size, multiply-adds and latency](costs.png)\n"
     )
+
+
+def _forms(rows):
+    """What the forms of a table of costs are."""
+    forms, notes = {row.form: row for row in rows}, []
+    if "plain" in forms:
+        alone = (
+            "trained alone" if forms["plain"].top1 is not None else "which was not trained alone"
+        )
+        notes += [f"`plain` is the student without KD layers, {alone}."]
+    if "trained" in forms:
+        notes += ["`as trained` is the student before folding."]
+    if {"plain", "trained"} <= set(forms):
+        notes += [
+            "Its file computes the values of each KD layer at every location. The sizes of the "
+            "networks count those before the global average pooling once for an image, as the "
+            "training computes them."
+        ]
+    if "folded" in forms:
+        notes += ["`folded` is what is exported."]
+    return " ".join(notes)
 
 
 def _plot_curves(experiment, folder, teacher, table):

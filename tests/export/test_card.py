@@ -11,6 +11,7 @@ from letkd_keras.export.card import kd_layers, read_card, write_card
 from letkd_keras.export.student import prepare
 from letkd_keras.export.verification import Comparison, verify_artifacts
 from letkd_keras.files import checksum
+from letkd_keras.functional import cost_of
 from letkd_keras.functional.fingerprint import fingerprint
 
 _MEAN, _STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -129,6 +130,13 @@ def test_card_has_numbers_and_texts_of_any_type(student, tmp_path, given, mean, 
     )
 
 
+def test_names_are_the_same_in_the_card_and_in_the_labels(student, tmp_path):
+    job = prepare(student, class_names=("a  b", "c\td", "e", "f", "g"))
+    write_card(tmp_path, job, {})
+    names = (tmp_path / "labels.txt").read_text().splitlines()
+    assert names == read_card(tmp_path)["class_names"] == ["a b", "c d", "e", "f", "g"]
+
+
 def test_labels_are_one_class_a_line(bundle):
     assert (bundle / "labels.txt").read_text() == "a\nb\nc\nd\ne\n"
 
@@ -169,6 +177,8 @@ def test_programs_of_the_card(bundle):
     assert "// Returns the number of the class, from 0, which is that of its line in" in kotlin
     assert "// In com.google.ai.edge.litert:litert, versions 1.4, or 2.1 and later." in kotlin
     assert "// This function has not been compiled." in kotlin
+    assert "// model: a direct ByteBuffer in native byte order with the bytes of student" in kotlin
+    assert "gives the file float32 pixels from 0 to 255." in kotlin
     assert kotlin.count("{") == kotlin.count("}")
     assert kotlin.count("(") == kotlin.count(")")
 
@@ -265,7 +275,18 @@ def test_markdown_has_templates_of_the_run_only_for_students_with_kd_layers(
         assert f"- Training: run r, pair a-b{templates}" in lines
 
 
-def test_formats_exported_later_are_added_to_the_card(student, images, copy):
+def test_multiply_adds_are_those_of_the_files(student, images, tmp_path):
+    export_bundle(student, tmp_path, ("tflite",), images=images / 255, fold=False)
+    card = read_card(tmp_path)
+    # The file computes the values of every KD layer at each location.
+    expected = cost_of(student).multiply_adds
+    assert expected > cost_of(student, pooled=True).multiply_adds
+    assert card["multiply_adds"] == card["artifacts"]["tflite"]["multiply_adds"] == expected
+    text = (tmp_path / "card.md").read_text()
+    assert f"- Multiply-adds: {expected:,} as trained" in text.splitlines()
+
+
+def test_formats_exported_later_are_added_to_the_card(student, images, copy, caplog):
     folder, _ = copy
     export_bundle(
         student,
@@ -277,9 +298,12 @@ def test_formats_exported_later_are_added_to_the_card(student, images, copy):
         verify={"tflite-dynamic": {"min_agreement": 0}},
     )
     assert set(read_card(folder)["artifacts"]) == {"tflite", "onnx", "tflite-dynamic"}
+    assert "of an earlier export" not in caplog.text
     # Artifacts with other inputs or of another student are not part of the card.
     export_bundle(student, folder, ("tflite",), images=images / 255, input="normalized")
     assert set(read_card(folder)["artifacts"]) == {"tflite"}
+    left = "its card no longer describes them: student.onnx, student_dynamic.tflite"
+    assert left in caplog.text
     export_bundle(
         with_kd_layers("resnet8", templates=(8, 8)), folder, ("onnx",), images=images / 255
     )

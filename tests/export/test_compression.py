@@ -8,7 +8,8 @@ from ai_edge_litert.interpreter import Interpreter
 from random_students import trained_looking, with_kd_layers
 
 from letkd_keras import KDLayer, insert_kd_layers
-from letkd_keras.export import export_student, fold
+from letkd_keras.export import ExportOptions, export_student, fold
+from letkd_keras.export.tfmot import compression
 from letkd_keras.export.tfmot.bridge import import_tfmot, to_tf_keras
 
 # Looked for, not imported: `import_tfmot` knows in which order and what to put back.
@@ -163,10 +164,28 @@ def test_without_images_to_train_on(student, images, tmp_path, name):
         export_student(student, tmp_path, name, images=images)
 
 
-def test_options_out_of_range(student, tmp_path):
+def test_options_out_of_range(student, images, tmp_path):
     for option, value in (
         *(("sparsity", 1.0), ("clusters", 1), ("epochs", 0)),
         *(("learning_rate", 0.0), ("learning_rate", -1e-3)),
+        ("seed", -1),
     ):
         with pytest.raises(ValueError, match=f"`{option}` must be"):
-            export_student(student, tmp_path, "tflite-pruned", **{option: value})
+            given = {"calibration": images, option: value}
+            export_student(student, tmp_path, "tflite-pruned", **given)
+
+
+def test_the_seed_is_that_of_the_training():
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3, activation="relu")(inputs))
+    student = trained_looking(keras.Model(inputs, keras.layers.Dense(3)(x)))
+    images = np.random.default_rng(4).standard_normal((80, 4, 4, 3)).astype("float32")
+
+    def trained(seed):
+        model = to_tf_keras(student)
+        options = ExportOptions(calibration=images, epochs=1, learning_rate=0.1, seed=seed)
+        compression._fine_tune(model, student, options)
+        return model.get_weights()[0]
+
+    np.testing.assert_array_equal(trained(1), trained(1))
+    assert np.any(trained(1) != trained(2))

@@ -58,7 +58,7 @@ def test_table_has_the_accuracy_for_selection_where_there_is_one():
 def test_forms_have_titles():
     assert [form_title(form) for form in ("plain", "trained", "folded", "reduced-64")] == [
         "plain",
-        "with KD layers",
+        "as trained",
         "folded",
         "64 templates",
     ]

@@ -59,7 +59,7 @@ def test_int8_at_both_ends(student, images, tmp_path):
 
 def test_int8_without_calibration_images(student, tmp_path):
     with pytest.raises(ValueError, match="`calibration` must be given for this format"):
-        export_student(student, tmp_path, "tflite-int8")
+        export_student(tmp_path / "absent.keras", tmp_path, "tflite-int8")
     with pytest.raises(ValueError, match=r"`calibration` must be of the shape"):
         export_student(student, tmp_path, "tflite-int8", calibration=np.zeros((4, 8, 8, 3)))
     assert list(tmp_path.iterdir()) == []
@@ -93,6 +93,12 @@ def test_floors_leave_images_as_they_are_and_keep_zeros_in_range():
     plain, changed = (np.asarray(m(images)) for m in (model, calibrated))
     assert np.mean(np.any(plain != changed, axis=-1)) <= 0.011
     assert model.layers[1].floor == 1e-12
+
+
+@pytest.mark.parametrize("floor", [0, float("inf"), "a"])
+def test_floors_are_positive_numbers(floor):
+    with pytest.raises(ValueError, match="`floor` must be a finite number"):
+        InverseRMS(floor=floor)
 
 
 def test_onnx_states_opset_batch_and_layout(student, images, tmp_path):
@@ -208,6 +214,11 @@ def test_packages_are_looked_for_before_the_model_is_loaded(
         export_bundle(tmp_path / "absent.keras", tmp_path, ("savedmodel", name))
     assert list(tmp_path.iterdir()) == []
     formats.check_installed(["savedmodel"])
+
+
+def test_an_unknown_format_is_refused():
+    with pytest.raises(ValueError, match=r"`format` must be one of savedmodel, .*'tfllite'"):
+        formats.check_installed(["tfllite"])
 
 
 def test_verifying_needs_what_runs_a_format_only(without):

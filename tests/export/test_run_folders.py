@@ -119,6 +119,26 @@ def test_a_label_file_that_was_moved_is_named_without_the_data(tmp_path):
         open_data(run, _options("--labels", tmp_path / "moved.csv"))
 
 
+def test_images_and_labels_that_were_moved_are_asked_for(tmp_path):
+    tree, labels = tmp_path / "tree", tmp_path / "labels.csv"
+    write_tree(tree / "all")  # no folder for each class
+    rows = [f"all/{name}/{number}.png,{name[0]}" for name in ("ant", "bee") for number in range(5)]
+    labels.write_text("\n".join(["file,label", *rows]))
+    spec = DataSpec(str(tree), image_size=16, labels=str(labels))
+    data = {**spec.config(), "digest": spec.open().digest}
+    run = RunFolder(tmp_path / "run", {"data": data}).path
+    tree.rename(tmp_path / "moved")
+    labels.rename(tmp_path / "moved.csv")
+    message = rf"images of the run are no longer in {tree}: .*--data \(.*--labels\)"
+    with pytest.raises(FileNotFoundError, match=message):
+        open_data(run, _options())
+    options = _options("--data", tmp_path / "moved")
+    with pytest.raises(FileNotFoundError, match=rf"no longer in {labels}: .* with --labels"):
+        open_data(run, options)
+    options = _options("--data", tmp_path / "moved", "--labels", tmp_path / "moved.csv")
+    assert open_data(run, options).data.class_names == ("a", "b")
+
+
 def test_images_without_labels_are_not_needed(tmp_path, data_file, caplog):
     more = str(write_tree(tmp_path / "more"))
     spec = DataSpec(str(data_file), unlabelled=more, skip_corrupt=True)
@@ -230,6 +250,26 @@ def test_the_normalization_of_another_file_is_assumed_with_a_warning(tmp_path, d
     caplog.clear()
     open_data(tmp_path / "student.keras", _options("--data", data_file, "--pixels=0..1"))
     assert caplog.text == ""
+
+
+def test_images_of_a_folder_get_the_size_of_the_student(tmp_path):
+    tree = write_tree(tmp_path / "tree", size=(40, 40))
+    file, options = tmp_path / "student.keras", _options("--data", tree)
+    opened = open_data(file, options, _student())
+    assert opened.data.image_shape == (16, 16, 3)
+    assert opened.config["image_size"] == 16
+    options = _options("--data", tree, "--image-size", 24)
+    message = r"images of --data .* takes, \(16, 16, 3\)\. --image-size .* shape \(24, 24, 3\)"
+    with pytest.raises(ValueError, match=message):
+        open_data(file, options, _student())
+
+
+def test_photos_in_color_are_refused_for_a_student_of_gray_ones(tmp_path):
+    inputs = keras.Input((16, 16, 1))
+    student = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
+    options = _options("--data", write_tree(tmp_path / "tree"))
+    with pytest.raises(ValueError, match=r"takes, \(16, 16, 1\).*Received: images of shape"):
+        open_data(tmp_path / "student.keras", options, student)
 
 
 def test_a_student_of_a_run_gets_images_as_in_training(run, tmp_path, caplog):

@@ -94,6 +94,7 @@ def test_folder_of_a_sweep_is_exported(student, images, labels, selection, tmp_p
     assert [layer["after"] for layer in reduced["kd_layers"]] == ["intermediate", "penultimate"]
     assert reduced["templates"] == {"kd_penultimate": 4, "kd_intermediate": 4}
     card = (tmp_path / "out" / "card.md").read_text()
+    assert f"- Parameters: {result.model.count_params():,} reduced" in card.splitlines()
     assert "reduced-4, selected on six images of noise, with an accuracy of 89.80%" in card
     assert (
         "- KD layer `kd_penultimate` was after `penultimate`, with 24 templates and alpha 1; 4 of "
@@ -101,11 +102,31 @@ def test_folder_of_a_sweep_is_exported(student, images, labels, selection, tmp_p
     ) in card.splitlines()
 
 
+def test_a_sweep_that_is_killed_leaves_no_provenance_of_another_model(
+    student, selection, tmp_path, monkeypatch
+):
+    _measured(monkeypatch, {}, _SELECTION)
+    result = sweep(student, selection, templates=(2, 4), max_loss=0.25)
+    write_sweep(result, tmp_path)
+    monkeypatch.setattr("letkd_keras.export.template_sweep.write_json", _interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_sweep(result, tmp_path)
+    assert not (tmp_path / "sweep.json").exists()
+
+
+def _interrupted(*arguments):
+    raise KeyboardInterrupt
+
+
 def test_wrong_inputs(student, images, labels, selection):
     with pytest.raises(ValueError, match="`model` must have KD layers"):
         sweep(without_kd_layers(student), selection)
     with pytest.raises(ValueError, match="`max_loss` must be a finite number of at least 0"):
         sweep(student, selection, max_loss=-1)
+    with pytest.raises(ValueError, match="`fine_tune_epochs` must be an integer of at least 0"):
+        sweep("absent.keras", selection, fine_tune_epochs=-1)
+    with pytest.raises(ValueError, match="`format` must be one of savedmodel"):
+        sweep("absent.keras", selection, format="tfllite")
     unlabelled = SelectionImages(images, None, images, "")
     with pytest.raises(ValueError, match="`selection` must have labels"):
         sweep(student, unlabelled)

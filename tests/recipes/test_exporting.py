@@ -41,7 +41,7 @@ def test_no_costs_without_what_runs_tflite(experiment, tmp_path, monkeypatch, ca
 def test_no_costs_of_a_student_that_tflite_cannot_convert(experiment, tmp_path, caplog):
     assert exporting.costs(experiment, _run_folder(tmp_path / "run", "bicubic")) == ([], 30)
     (warning,) = _warnings(caplog)
-    start = "the table of costs lacks the forms with KD layers, folded: tflite of 'own' could"
+    start = "the table of costs lacks the forms as trained, folded: tflite of 'own' could"
     assert warning.startswith(start)
 
 
@@ -63,4 +63,4 @@ def test_costs_of_the_forms_that_can_be_measured(experiment, tmp_path, monkeypat
     monkeypatch.setattr(exporting, "measure", measure)
     assert exporting.costs(experiment, _run_folder(tmp_path / "run")) == (["folded"], 30)
     (warning,) = _warnings(caplog)
-    assert warning == "the table of costs lacks the forms with KD layers: no such operation"
+    assert warning == "the table of costs lacks the forms as trained: no such operation"
