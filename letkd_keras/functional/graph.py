@@ -433,14 +433,14 @@ def copy_with(model, call_fn, copy_fn=_copy_of):
     copied = keras.Model(inputs, outputs, name=model.name)
     for layer in model.layers:
         if layer.weights:
-            copied_weights = copies[id(layer)].weights
-            for weight, value in zip(copied_weights, layer.get_weights(), strict=False):
+            copied_layer = copies[id(layer)]
+            for weight, value in zip(copied_layer.weights, layer.get_weights(), strict=False):
                 weight.assign(value)
-        # The configuration has it of the outer layer alone.
-        parts = layers_inside(layer), layers_inside(copies[id(layer)])
-        if len(parts[0]) == len(parts[1]):
-            for part, copied_part in zip(*parts, strict=True):
-                copied_part.trainable = part.trainable
+            # The configuration has it of the outer layer alone.
+            parts = layers_inside(layer), layers_inside(copied_layer)
+            if len(parts[0]) == len(parts[1]):
+                for part, copied_part in zip(*parts, strict=True):
+                    copied_part.trainable = part.trainable
     finalize_normalization(copied)
     return copied
 
