@@ -232,10 +232,11 @@ class StreamedImages:
             `tf.data.Dataset` of (float32 [B, H, W, 3], int64 [B]).
 
         Raises:
-            ValueError: If there is no such split.
+            ValueError: If there is no such split, or the batch size is out of range.
         """
         import tensorflow as tf
 
+        check_batch_size(batch_size)
         source = find_split(self._sources(), split)
         index, parts = part or (0, 1)
         images = (
