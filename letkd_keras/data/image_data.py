@@ -36,6 +36,8 @@ class ImageData:
         split: How the images were split, for a reader of an accuracy.
         x_validation: Images held out of the training set to choose by, or `None`.
         y_validation: Their classes, or `None`.
+        files: Paths of the image files of all splits, as the loader read them; empty where images
+            have no files of their own.
 
     Raises:
         ValueError: If an array has the wrong type, shape or range; it is named. Methods that select
@@ -53,6 +55,7 @@ class ImageData:
     split: str = ""
     x_validation: np.ndarray | None = field(default=None, repr=False)
     y_validation: np.ndarray | None = field(default=None, repr=False)
+    files: tuple = field(default=(), repr=False)
 
     def __post_init__(self):
         classes = len(self.class_names)

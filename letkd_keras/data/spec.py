@@ -65,8 +65,8 @@ class DataSpec:
 
     Raises:
         FileNotFoundError: If the folder or file of the source does not exist.
-        ValueError: If an argument is out of range, the source is unknown, or an option does not
-            apply to it.
+        ValueError: If an argument is out of range, the source is unknown, an option does not apply
+            to it, or `image_cache` is in a folder that is searched for images.
     """
 
     source: str
@@ -102,6 +102,8 @@ class DataSpec:
                     f"`{name}` applies only to {names}. "
                     f"Received: {name}={getattr(self, name)!r} with data={self.source!r}"
                 )
+        if self.image_cache is not None:
+            self.check_is_outside(self.image_cache, "image_cache")
 
     @classmethod
     def from_options(cls, options):
@@ -185,6 +187,28 @@ class DataSpec:
                 raise ValueError(message.replace(" fraction=", " validation_fraction=")) from error
         return self._with_unlabelled(data)
 
+    def check_is_outside(self, path, argument):
+        """Refuse to write into a folder that is searched for images: later they would be of it.
+
+        Args:
+            path: What is written, which need not exist.
+            argument: Its name in the error.
+
+        Raises:
+            ValueError: If it is below the class folders or below `unlabelled`.
+        """
+        from letkd_keras.data.class_folders import is_searched, split_folders
+
+        folders = [] if self.unlabelled is None else [self.unlabelled]
+        if self.kind in ("folder", "imagenet") and self.labels is None:
+            folders += split_folders(self.location).values()
+        for folder in folders:
+            if is_searched(path, folder):
+                raise ValueError(
+                    f"`{argument}` must not be in a folder that is searched for images. "
+                    f"Received: {argument}={str(path)!r}, which is in {str(folder)!r}"
+                )
+
     def _with_unlabelled(self, data):
         """The data without some of the labels, and with images that have none."""
         if self.labelled_share is None and self.unlabelled is None:
@@ -205,7 +229,9 @@ class DataSpec:
         if self.unlabelled is not None:
             from letkd_keras.data.image_folder import load_unlabelled
 
-            images = load_unlabelled(self.unlabelled, data.image_shape, self.skip_corrupt)
+            images = load_unlabelled(
+                self.unlabelled, data.image_shape, self.skip_corrupt, data.files
+            )
             data = data.with_unlabelled(images, Path(self.unlabelled).name)
         return data
 

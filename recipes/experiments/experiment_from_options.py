@@ -83,6 +83,8 @@ def experiment_of(options, settings, methods=None, export_method=None):
         return default if given is None else given
 
     spec = DataSpec.from_options(options)
+    # Without `out`, results are below the folder runs.
+    spec.check_is_outside(options.out or "runs", "out")
     if spec.pixels is None:
         spec = replace(spec, pixels=settings.pixels)
     if spec.kind == "folder" and spec.image_size is None:
