@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from letkd_keras import option_types, ranges
+from letkd_keras.argument_names import argument_renamed
 
 _NAMES = ("digits", "cifar10", "cifar100")
 # Sources written as NAME:DIR, or tfds:NAME.
@@ -180,11 +181,8 @@ class DataSpec:
             data = data.first_classes(self.classes)
         data = data.subset(self.train_examples, self.test_examples, self.seed)
         if self.validation_fraction:
-            try:
+            with argument_renamed("fraction", "validation_fraction"):
                 data = data.hold_out(self.validation_fraction, self.seed)
-            except ValueError as error:
-                message = str(error).replace("`fraction`", "`validation_fraction`")
-                raise ValueError(message.replace(" fraction=", " validation_fraction=")) from error
         return self._with_unlabelled(data)
 
     def check_is_outside(self, path, argument):
@@ -214,18 +212,15 @@ class DataSpec:
         if self.labelled_share is None and self.unlabelled is None:
             return data
         option = "unlabelled" if self.labelled_share is None else "labelled_share"
-        if not hasattr(data, "x_train"):
+        if not data.in_memory:
             raise ValueError(
                 f"`{option}` applies to data in memory. "
                 f"Received: {option}={getattr(self, option)!r} with {data.name}, which is read "
                 "from disk"
             )
         if self.labelled_share is not None:
-            try:
+            with argument_renamed("share", "labelled_share"):
                 data = data.keep_labels(self.labelled_share, self.seed)
-            except ValueError as error:
-                message = str(error).replace("`share`", "`labelled_share`")
-                raise ValueError(message.replace(" share=", " labelled_share=")) from error
         if self.unlabelled is not None:
             from letkd_keras.data.image_folder import load_unlabelled
 
@@ -306,7 +301,7 @@ class DataSpec:
                 range_.check(getattr(self, name), name)
         ranges.share.check(self.validation_fraction, "validation_fraction")
         if self.labelled_share is not None:
-            ranges.fraction.check(self.labelled_share, "labelled_share")
+            ranges.positive_share.check(self.labelled_share, "labelled_share")
         ranges.seed.check(self.seed, "seed")
         if self.pixels is not None and self.pixels not in option_types.PIXELS:
             raise ValueError(

@@ -39,6 +39,10 @@ class StreamedImages:
         validation: Source of images held out of the training images, or `None`.
     """
 
+    # No annotations: they are the same for all, and no fields.
+    in_memory = False
+    unlabelled_examples = 0
+
     name: str
     train: object = field(repr=False)
     test: object = field(repr=False)
@@ -153,6 +157,10 @@ class StreamedImages:
             class_names=self.class_names[:classes],
             **{name: source.first_classes(classes) for name, source in self._sources().items()},
         )
+
+    def labelled(self, repeat=False):
+        """The same data: all images have labels (`ImageData.labelled`)."""
+        return self
 
     def training_batches(
         self,

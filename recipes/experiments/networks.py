@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from letkd_keras import models
+from letkd_keras.argument_names import argument_renamed
 from letkd_keras.functional import fingerprint, load_model, remove_softmax, suggest_layers
 from letkd_keras.functional.graph import (
     finalize_normalization,
@@ -175,7 +176,7 @@ class Network:
                 f"as they are, since only square ones can be resized. "
                 f"Received: {argument}={self.name!r}"
             )
-        try:
+        with argument_renamed("input_size", f"{argument}_image_size"):
             opened = open_network(
                 self.name,
                 num_classes=data.num_classes,
@@ -187,10 +188,6 @@ class Network:
                 channels=channels,
                 argument=argument,
             )
-        except ValueError as error:
-            message = str(error).replace("`input_size`", f"`{argument}_image_size`")
-            message = message.replace(" input_size=", f" {argument}_image_size=")
-            raise ValueError(message) from error
         return replace(opened, model=_with_stable_names(opened.model))
 
     def build(self, data, argument):

@@ -45,12 +45,17 @@ def test_streamed_images_have_the_attributes_of_images_in_memory():
     public -= {"x_train", "y_train", "x_test", "y_test"}
     public -= {"x_validation", "y_validation"}
     # Images without labels are refused for streamed data, before anything calls these.
-    public -= {"with_unlabelled", "files", "unlabelled_examples", "with_labels", "keep_labels"}
-    public -= {"labelled"}
+    public -= {"with_unlabelled", "files", "with_labels", "keep_labels"}
     # So are few images for students.
     public -= {"few"}
     streamed = set(dir(StreamedImages)) | set(StreamedImages.__dataclass_fields__)
     assert public <= streamed
+
+
+def test_streamed_images_all_have_labels(tree):
+    data = load_imagenet(tree, 16)
+    assert data.labelled() is data.labelled(repeat=True) is data
+    assert data.unlabelled_examples == 0 and not data.in_memory
 
 
 def test_an_epoch_has_every_image_once(tree):
