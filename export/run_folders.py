@@ -241,7 +241,7 @@ def _are_those_of(trained, spec, data):
 def _opened(spec, data):
     config = _describe(spec, data)
     # A calibration may train, which needs labels.
-    return OpenedData(data.labelled() if hasattr(data, "labelled") else data, config)
+    return OpenedData(data.labelled(), config)
 
 
 def _spec_of_run(config):

@@ -32,6 +32,7 @@ import signal
 import sys
 import textwrap
 from contextlib import contextmanager
+from pathlib import Path
 
 from letkd_keras.help_text import HelpFormatter, usage
 from letkd_keras.log_file import stderr_to_log
@@ -139,6 +140,9 @@ def run_main(main, *, interrupted="interrupted; the same command continues where
     Raises:
         SystemExit: Always.
     """
+    # Python has no streams where the descriptors are closed (`>&-`).
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     set_up_logging()
     received = []
 

@@ -1,7 +1,14 @@
 """Options that several commands have. Only the standard library is imported."""
 
 from letkd_keras.option_types import PIXELS, byte_count, choice, list_item, path, text
-from letkd_keras.ranges import class_count, fraction, image_size, positive_integer, seed, share
+from letkd_keras.ranges import (
+    class_count,
+    image_size,
+    positive_integer,
+    positive_share,
+    seed,
+    share,
+)
 
 
 def add_data_options(parser, default=None, *, required=False, default_text=None, pixels_text=None):
@@ -89,7 +96,7 @@ def add_unlabelled_options(parser):
     )
     add(
         "--labelled-share",
-        type=fraction,
+        type=positive_share,
         metavar="F",
         help="share of the training images that keep their labels, to see what few labels do "
         "(default: all)",

@@ -125,7 +125,7 @@ def did_you_mean(value, names):
     """Suggest the name that a wrong one resembles.
 
     Returns:
-        A sentence with a space before it, or an empty text.
+        `". Did you mean NAME?"`, to be put after another sentence, or an empty text.
     """
     close = difflib.get_close_matches(str(value), [str(name) for name in names], n=1)
     return f". Did you mean {close[0]}?" if close else ""

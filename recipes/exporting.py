@@ -11,7 +11,6 @@ from letkd_keras.export.loading import load_student
 from letkd_keras.functional import cost_of
 from letkd_keras.progress import bar
 from letkd_keras.recipes.trainings import results
-from letkd_keras.recipes.trainings.training_data import labelled_data
 
 log = logging.getLogger("letkd_keras")
 
@@ -44,7 +43,7 @@ def export(experiment, folder):
         )
         return {}
     # As the command `export` opens the data of a run.
-    data = labelled_data(experiment.data)
+    data = experiment.data.labelled()
     log.info("exporting to %s", ", ".join(experiment.formats))
     return export_bundle(
         folder,

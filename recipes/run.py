@@ -24,7 +24,6 @@ from letkd_keras.recipes.trainings import results, workers
 from letkd_keras.recipes.trainings.ray_workers import RayWorkers
 from letkd_keras.recipes.trainings.shared_training import train
 from letkd_keras.recipes.trainings.training import finish
-from letkd_keras.recipes.trainings.training_data import labelled_data
 from letkd_keras.run_folder import RunFolder
 
 log = logging.getLogger("letkd_keras")
@@ -122,7 +121,7 @@ def train_teacher(experiment, folder, verbose=True):
     Raises:
         ValueError: If a file of an earlier start is damaged.
     """
-    network, data = experiment.teacher, labelled_data(experiment.data)
+    network, data = experiment.teacher, experiment.data.labelled()
     phases = experiment.teacher_phases
     if phases:
         teacher, result = _train_phases(experiment, folder / "teacher", verbose)
@@ -182,7 +181,7 @@ def _train_phases(experiment, folder, verbose):
                 with frozen_backbone(teacher) if name == "head_schedule" else nullcontext():
                     result = train(
                         teacher,
-                        labelled_data(experiment.data),
+                        experiment.data.labelled(),
                         schedule,
                         training,
                         seed=experiment.seed,
@@ -298,7 +297,7 @@ def with_teachers_classes(data, teacher):
     Returns:
         The data set.
     """
-    if not getattr(data, "unlabelled_examples", 0):
+    if not data.unlabelled_examples:
         return data
     log.info("the teacher classifies %d images without a label", data.unlabelled_examples)
     classes = [
@@ -373,7 +372,7 @@ def _train_student(experiment, method, seed, teacher, prototypes, training, verb
             model = build(method, Inputs(teacher, student, prototypes, own))
             if not isinstance(model, Distiller):
                 # Without a teacher nothing can be learned of an image without a label.
-                data = labelled_data(data, repeat=True)
+                data = data.labelled(repeat=True)
             result = train(
                 model,
                 data,

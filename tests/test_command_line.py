@@ -1,11 +1,12 @@
 import errno
 import logging
 import signal
+import sys
 
 import pytest
 from in_a_process import in_a_process
 
-from letkd_keras import command_line, option_types, ranges
+from letkd_keras import command_line, option_types, ranges, terminal
 from letkd_keras.command_line import Parser, describe, run_main
 from letkd_keras.common_options import (
     add_data_options,
@@ -15,6 +16,7 @@ from letkd_keras.common_options import (
     add_prototype_options,
     add_seed_option,
 )
+from letkd_keras.data import __main__ as data_command
 from letkd_keras.log_file import logged_to
 from letkd_keras.option_types import byte_count, output_file
 
@@ -30,7 +32,7 @@ def parser():
     add_methods_option(parser, ["student", "letkd2"])
     parser.add_argument("--learning-rate", type=ranges.positive_number, default=0.05, help="rate")
     parser.add_argument("--task-weight", type=ranges.non_negative_number, default=1.0)
-    parser.add_argument("--sparsity", type=ranges.fraction, default=0.5)
+    parser.add_argument("--sparsity", type=ranges.positive_share, default=0.5)
     parser.add_argument("--teacher-epochs", type=ranges.positive_integer)
     parser.add_argument("--warm-up-steps", type=ranges.non_negative_integer, default=0)
     parser.add_argument("--teacher", type=option_types.text)
@@ -211,6 +213,18 @@ def test_traceback_on_request_and_for_mistakes_in_the_program(monkeypatch):
         run_main(raises(KeyError("a bug")))
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_closed_streams_are_no_error(stream, monkeypatch):
+    monkeypatch.setattr(sys, stream, None)
+
+    def main():
+        terminal.print_table(["format"], [["tflite"]])
+        raise ValueError("refused")
+
+    assert status_of(main) == 2
+    assert status_of(lambda: None) == 0
+
+
 def test_ctrl_c_is_one_line_and_status_130(capsys):
     assert status_of(raises(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err.startswith("interrupted; the same command continues")
@@ -344,6 +358,12 @@ def test_data_command_writes_a_file_without_log_lines(tmp_path):
         f"{tmp_path / 'digits.npz'}: digits, 50 training and 599 test images (stratified"
     )
     assert [file.name for file in tmp_path.iterdir()] == ["digits.npz"]
+
+
+def test_data_command_counts_validation_images(tmp_path, capsys):
+    out = str(tmp_path / "digits.npz")
+    data_command.main(["--data", "digits", "--validation-fraction", "0.25", "--out", out])
+    assert "digits, 898 training, 300 validation and 599 test images (" in capsys.readouterr().out
 
 
 def test_data_command_names_the_option(tmp_path):

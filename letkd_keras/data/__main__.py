@@ -32,7 +32,8 @@ def main(arguments=None):
     spec = DataSpec.from_options(options)
     data = spec.open()
     save_npz(data, options.out, spec.dataset)
-    counts = f"{data.train_examples:,} training and {data.test_examples:,} test images"
+    validation = f", {data.examples('validation'):,} validation" if data.has_validation else ""
+    counts = f"{data.train_examples:,} training{validation} and {data.test_examples:,} test images"
     print(f"{options.out}: {data.name}, {counts} ({data.split})")
 
 

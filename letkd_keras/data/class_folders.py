@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,10 @@ import numpy as np
 
 log = logging.getLogger("letkd_keras")
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".avif")
+_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
+    *(".ppm", ".avif"),
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ def find_images(path, suffixes=None):
     Each folder of `path` is a class with the name of the folder, numbered in the order of the
     names. All images below it, at any depth, belong to it. Links to folders are followed, but no
     folder is read twice. Files that are not images by their suffix, or not regular files, are
-    ignored with a warning that counts them. Hidden files and folders are ignored without one.
+    ignored with a warning that counts them by suffix. Hidden files and folders are ignored without
+    one.
 
     Args:
         path: The folder of the class folders.
@@ -83,8 +88,9 @@ def find_images(path, suffixes=None):
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If it has fewer than two class folders, the name of one is not valid UTF-8, two
-            of them are the same folder, or one has no image.
+        ValueError: If it has fewer than two class folders, the name of one is not valid UTF-8 or
+            has other white space than single spaces, two of them are the same folder, or one has
+            no image.
     """
     path, suffixes = Path(path), image_suffixes() if suffixes is None else suffixes
     if not path.is_dir():
@@ -99,55 +105,69 @@ def find_images(path, suffixes=None):
             f"with {', '.join(folder.name for folder in classes) or 'no folder'}"
         )
     for folder in classes:
-        _check_name(folder.name)
+        _check_class_name(folder.name)
     visited = _identities(path, classes)
-    files, labels, ignored = [], [], len(entries) - len(classes)
+    files, labels, ignored = [], [], [entry for entry in entries if not entry.is_dir()]
     for label, folder in enumerate(classes):
-        regular, others = _files_below(folder, visited)
-        images = sorted(file for file in regular if Path(file).suffix.lower() in suffixes)
+        images, others = _images_below(folder, visited, suffixes)
         if not images:
             raise ValueError(
                 f"Every class folder must have images ({', '.join(sorted(suffixes))}). "
-                f"Received: {str(folder)!r} with none among {len(regular) + others} files"
+                f"Received: {str(folder)!r} with none among {len(others)} files"
             )
-        ignored += len(regular) + others - len(images)
-        files += [Path(file) for file in images]
+        ignored += others
+        files += images
         labels += [label] * len(images)
-    if ignored:
-        log.warning("%s: %d files that are not images were ignored", path, ignored)
+    _warn_of_ignored(path, ignored)
     names = tuple(folder.name for folder in classes)
-    return ImageFiles(tuple(files), np.array(labels, "int64"), names, ignored, path)
+    return ImageFiles(tuple(files), np.array(labels, "int64"), names, len(ignored), path)
 
 
-def find_unlabelled(path, suffixes=None):
+def find_unlabelled(path, suffixes=None, known=()):
     """Find all images of a tree, whatever their folders are.
 
     Args:
         path: Folder of images, at any depth. As in `find_images`, other files are ignored with a
             warning and hidden ones without.
         suffixes: Suffixes of images, in lower case; `None` for `image_suffixes()`.
+        known: Image files that are left out with a warning, such as test images, whatever link
+            leads to them.
 
     Returns:
         List of paths, sorted.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If it has no image.
+        ValueError: If it has no other image, or its name is not valid UTF-8.
     """
     path, suffixes = Path(path), image_suffixes() if suffixes is None else suffixes
     if not path.is_dir():
         raise FileNotFoundError(f"`unlabelled` must be an existing folder. Received: {str(path)!r}")
-    regular, others = _files_below(path, {_identity(path)})
-    images = sorted(Path(file) for file in regular if Path(file).suffix.lower() in suffixes)
-    ignored = len(regular) + others - len(images)
+    check_utf8(path.name, "`unlabelled`")
+    found, ignored = _images_below(path, {_identity(path)}, suffixes)
+    known = {os.path.realpath(file) for file in known}
+    images = sorted(file for file in found if os.path.realpath(file) not in known)
+    if len(images) < len(found):
+        log.warning(
+            "%s: %d images belong to the data already; they are not used as images without labels",
+            path,
+            len(found) - len(images),
+        )
     if not images:
         raise ValueError(
             f"`unlabelled` must be a folder with images ({', '.join(sorted(suffixes))}). "
-            f"Received: {str(path)!r} with none among {ignored} files"
+            f"Received: {str(path)!r} with none among {len(found) + len(ignored)} files"
         )
-    if ignored:
-        log.warning("%s: %d files that are not images were ignored", path, ignored)
+    _warn_of_ignored(path, ignored)
     return images
+
+
+def is_searched(path, folder):
+    """Whether images are looked for in `path`, which need not exist, if they are in `folder`."""
+    path, folder = Path(path).resolve(), Path(folder).resolve()
+    if not path.is_relative_to(folder):
+        return False
+    return not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def split_folders(path):
@@ -189,7 +209,7 @@ def without_test_folder(folders, reason):
 
 
 def check_same_classes(train, test):
-    """Refuse validation images whose classes are not those of the training images.
+    """Refuse validation or test images whose classes are not those of the training images.
 
     Args:
         train: `ImageFiles`.
@@ -201,20 +221,35 @@ def check_same_classes(train, test):
     only_train = sorted(set(train.class_names) - set(test.class_names))
     only_test = sorted(set(test.class_names) - set(train.class_names))
     if only_train or only_test:
+        names = train.root.name, test.root.name
         raise ValueError(
-            "Training and validation folders must have the same classes. "
-            f"Received: only in training {_some(only_train)}; only in validation {_some(only_test)}"
+            f"The folders {names[0]} and {names[1]} must have the same classes. Received: "
+            f"only in {names[0]} {_some(only_train)}; only in {names[1]} {_some(only_test)}"
         )
 
 
-def _check_name(name):
-    """Refuse a name that could not be written to reports and exported files."""
+def check_utf8(name, what):
+    """Refuse the name of a folder that could not be written to reports and exported files.
+
+    Raises:
+        ValueError: If it is not valid UTF-8.
+    """
     try:
         name.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"Names of class folders must be valid UTF-8. Received: {name!a}"
+            f"{what} must have a name that is valid UTF-8. Received: {name!a}"
         ) from error
+
+
+def _check_class_name(name):
+    """Refuse a name that tables and lists of classes could not have as it is."""
+    check_utf8(name, "A class folder")
+    if name != " ".join(name.split()):
+        raise ValueError(
+            "A class folder must have a name without other white space than single spaces. "
+            f"Received: {name!a}"
+        )
 
 
 def _identities(path, classes):
@@ -235,13 +270,22 @@ def _identity(folder):
     return status.st_dev, status.st_ino
 
 
+def _images_below(folder, visited, suffixes):
+    """Image files, sorted, and the other files that are not hidden, as two lists of paths."""
+    regular, others = _files_below(folder, visited)
+    images, ignored = [], others
+    for file in map(Path, sorted(regular)):
+        (images if file.suffix.lower() in suffixes else ignored).append(file)
+    return images, ignored
+
+
 def _files_below(folder, visited):
-    """Regular files that are not hidden, as strings, and the number of other entries.
+    """Regular files that are not hidden, and the other entries, as strings.
 
     Links to folders in `visited`, to which all folders are added, are not followed. There is no
     system call for each file: ImageNet has more than a million.
     """
-    regular, others, folders = [], 0, [str(folder)]
+    regular, others, folders = [], [], [str(folder)]
     while folders:
         with os.scandir(folders.pop()) as entries:
             for entry in entries:
@@ -258,7 +302,7 @@ def _files_below(folder, visited):
                 elif kind == "file":
                     regular.append(entry.path)
                 else:
-                    others += 1
+                    others.append(entry.path)
     return regular, others
 
 
@@ -267,6 +311,13 @@ def _kind(entry):
         return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
     except OSError:  # a link to itself
         return "other"
+
+
+def _warn_of_ignored(path, files):
+    if files:
+        counts = Counter(Path(file).suffix.lower() or "no suffix" for file in files)
+        listed = _some([f"{suffix} ({count})" for suffix, count in counts.most_common()])
+        log.warning("%s: %d files that are not images were ignored: %s", path, len(files), listed)
 
 
 def _some(names):

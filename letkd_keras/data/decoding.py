@@ -17,6 +17,8 @@ log = logging.getLogger("letkd_keras")
 
 # What Pillow raises for damaged files; it depends on the format and on the kind of damage.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+# Beyond this ratio of the sides, only the part of an image that is kept is enlarged.
+_OBLONG = 20
 _NO_ROOM = "Use another folder as image cache, or none."
 
 
@@ -47,6 +49,11 @@ def decode(file, size):
             scale = size / min(image.size)
             width, height = (max(size, round(side * scale)) for side in image.size)
             left, top = (width - size) // 2, (height - size) // 2
+            if max(image.size) > _OBLONG * min(image.size):
+                # The whole could need gigabytes.
+                x, y = image.width / width, image.height / height
+                box = (left * x, top * y, (left + size) * x, (top + size) * y)
+                return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box))
             if image.size != (width, height):
                 image = image.resize((width, height), Image.Resampling.BILINEAR)
             return np.asarray(image.crop((left, top, left + size, top + size)))

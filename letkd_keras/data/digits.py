@@ -1,5 +1,6 @@
 import numpy as np
 
+from letkd_keras import ranges
 from letkd_keras.data.image_data import ImageData
 
 
@@ -10,22 +11,22 @@ def load_digits(image_size=32, test_fraction=1 / 3, seed=0):
     interpolation and repeated over three channels.
 
     Args:
-        image_size: Height and width, at least 8.
-        test_fraction: Share of the images of each class that are test images.
+        image_size: Height and width, from 8 to 4096.
+        test_fraction: Share of the images of each class that are test images, in (0, 1).
         seed: Seed of the split.
 
     Returns:
         An `ImageData` of ten classes.
 
     Raises:
-        ValueError: If the size is less than 8.
+        ValueError: If an argument is out of range.
     """
     from scipy.ndimage import zoom
     from sklearn.datasets import load_digits as load
     from sklearn.model_selection import train_test_split
 
-    if image_size < 8:
-        raise ValueError(f"`image_size` must be at least 8. Received: image_size={image_size}")
+    ranges.image_size.check(image_size, "image_size")
+    ranges.positive_share.check(test_fraction, "test_fraction")
     bunch = load()
     images, factor = bunch.images / 16.0, image_size / 8
     images = zoom(images, (1, factor, factor), order=3, mode="nearest", grid_mode=True)

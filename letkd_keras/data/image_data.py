@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from letkd_keras import memory_mapped
+from letkd_keras.argument_names import argument_renamed
 from letkd_keras.data import jax_batches, pipeline
 from letkd_keras.data.selection import (
     check_classes,
@@ -16,7 +17,7 @@ from letkd_keras.data.selection import (
     stratified,
 )
 
-# Label of an image that has none.
+# Label of an image that has none, here and in the batches of a training.
 UNLABELLED = -1
 
 
@@ -36,11 +37,16 @@ class ImageData:
         split: How the images were split, for a reader of an accuracy.
         x_validation: Images held out of the training set to choose by, or `None`.
         y_validation: Their classes, or `None`.
+        files: Paths of the image files of all splits, as the loader read them; empty where images
+            have no files of their own.
 
     Raises:
         ValueError: If an array has the wrong type, shape or range; it is named. Methods that select
             images refuse to copy memory-mapped ones that do not fit into the memory.
     """
+
+    # No annotation: it is the same for all, and no field.
+    in_memory = True
 
     name: str
     x_train: np.ndarray = field(repr=False)
@@ -53,6 +59,7 @@ class ImageData:
     split: str = ""
     x_validation: np.ndarray | None = field(default=None, repr=False)
     y_validation: np.ndarray | None = field(default=None, repr=False)
+    files: tuple = field(default=(), repr=False)
 
     def __post_init__(self):
         classes = len(self.class_names)
@@ -317,11 +324,8 @@ class ImageData:
         Raises:
             ValueError: If the share is out of range, or would leave fewer labels than classes.
         """
-        try:
+        with argument_renamed("fraction", "share"):
             kept, others = held_out(self.y_train, share, seed)
-        except ValueError as error:
-            message = str(error).replace("`fraction`", "`share`").replace("fraction=", "share=")
-            raise ValueError(message) from error
         labels = np.array(self.y_train)
         labels[others] = UNLABELLED
         return replace(

@@ -3,8 +3,10 @@ from pathlib import Path
 
 import numpy as np
 
+from letkd_keras import ranges
 from letkd_keras.data.class_folders import (
     check_same_classes,
+    check_utf8,
     find_images,
     find_unlabelled,
     split_folders,
@@ -13,7 +15,6 @@ from letkd_keras.data.class_folders import (
 from letkd_keras.data.decoding import decode_all
 from letkd_keras.data.image_data import ImageData
 from letkd_keras.data.label_file import labelled_images
-from letkd_keras.ranges import fraction
 
 _ADVICE = "Remove this file, or leave such files out with `skip_corrupt` (--skip-corrupt)"
 
@@ -43,8 +44,8 @@ def load_image_folder(
     Args:
         path: The tree.
         image_size: Height and width that all images are resized and cropped to.
-        test_fraction: Share of the images that are test images, in (0, 1). It has no effect if the
-            tree is already split.
+        test_fraction: Share of the images that are test images, in (0, 1); there are at least as
+            many as classes. It has no effect if the tree is already split.
         seed: Seed of the split.
         mean: Mean of each channel, of pixels in [0, 1]; `None` measures the training images.
         std: Standard deviation likewise.
@@ -61,12 +62,15 @@ def load_image_folder(
     Raises:
         FileNotFoundError: If `path` does not exist.
         OSError: If the disk has no room for the image cache.
-        ValueError: If a class has no images or too few to be split, training and validation classes
-            differ, or an image is damaged; files and folders are named.
+        ValueError: If an argument is out of range, a class has no images or too few to be split,
+            training and validation classes differ, or an image is damaged; files and folders are
+            named.
     """
-    if image_size < 8:
-        raise ValueError(f"`image_size` must be at least 8. Received: image_size={image_size}")
+    ranges.image_size.check(image_size, "image_size")
+    ranges.positive_share.check(test_fraction, "test_fraction")
     path = Path(path)
+    name = path.resolve().name
+    check_utf8(name, "`path`")
     folders = split_folders(path)
     if labels is None:
         if "validation" in folders and not _has_folders(folders["test"]):
@@ -75,18 +79,25 @@ def load_image_folder(
     else:
         files = labelled_images(path, labels, folders)
     if "test" in files:
-        for split in files.keys() - {"train"}:
-            check_same_classes(files["train"], files[split])
+        for other in list(files.values())[1:]:
+            check_same_classes(files["train"], other)
         names = [folders[split].name for split in files]
         split = f"as in the folders {', '.join(names[:-1])} and {names[-1]}"
     else:
+        # One test image of each class, where the share is less.
+        classes = len(files["train"].class_names)
+        test_fraction = max(test_fraction, classes / len(files["train"]))
         parts = _split(files["train"], test_fraction, seed)
         files = dict(zip(("train", "test"), map(files["train"].select, parts), strict=True))
         split = f"{test_fraction:g} of the images of each class are test images, seed {seed}"
     arrays = {}
-    for name, chosen in files.items():
+    for part, chosen in files.items():
         images, numbers = _decoded(chosen, image_size, skip_corrupt, image_cache)
-        arrays |= {f"x_{name}": images, f"y_{name}": numbers}
+        if not len(images):
+            raise ValueError(
+                f"There must be a readable {part} image. Received: {len(chosen)} that are damaged"
+            )
+        arrays |= {f"x_{part}": images, f"y_{part}": numbers}
     class_names = files["train"].class_names
     _check_classes(arrays["y_train"], class_names, folders["train"], labels)
     if mean is None or std is None:
@@ -94,11 +105,12 @@ def load_image_folder(
         mean = measured_mean if mean is None else mean
         std = measured_std if std is None else std
     return ImageData(
-        name=path.resolve().name,
+        name=name,
         mean=tuple(mean),
         std=tuple(std),
         class_names=class_names,
         split=split,
+        files=tuple(file for chosen in files.values() for file in chosen.files),
         **arrays,
     )
 
@@ -125,20 +137,21 @@ def pixel_statistics(images, batch=1024):
     return tuple(mean.tolist()), tuple(np.maximum(std, 1 / 255).tolist())
 
 
-def load_unlabelled(path, image_shape, skip_corrupt=False):
+def load_unlabelled(path, image_shape, skip_corrupt=False, known=()):
     """All images of a tree, for training without labels.
 
     Args:
         path: The tree (`letkd_keras.data.class_folders.find_unlabelled`).
         image_shape: Shape that they are resized and cropped to: square, of three channels.
         skip_corrupt: Whether image files that cannot be read are left out with a warning.
+        known: Image files that are left out with a warning, such as test images.
 
     Returns:
         uint8 [N, H, W, 3].
 
     Raises:
         FileNotFoundError: If `path` does not exist.
-        ValueError: If there is no image, the shape is another, or an image is damaged.
+        ValueError: If there is no other image, the shape is another, or an image is damaged.
     """
     height, width, channels = image_shape
     if height != width or channels != 3:
@@ -146,12 +159,12 @@ def load_unlabelled(path, image_shape, skip_corrupt=False):
             "`unlabelled` needs data of square images with three channels. "
             f"Received: images of shape {tuple(image_shape)}"
         )
-    images, _ = decode_all(find_unlabelled(path), height, skip_corrupt, None, _ADVICE)
-    return images
+    files = find_unlabelled(path, known=known)
+    return decode_all(files, height, skip_corrupt, None, _ADVICE)[0]
 
 
 def _has_folders(path):
-    return any(child.is_dir() for child in path.iterdir())
+    return any(child.is_dir() and not child.name.startswith(".") for child in path.iterdir())
 
 
 def _decoded(files, image_size, skip_corrupt, cache):
@@ -174,7 +187,6 @@ def _split(files, test_fraction, seed):
     """Indices of the training and of the test images."""
     from sklearn.model_selection import train_test_split
 
-    fraction.check(test_fraction, "test_fraction")
     counts = np.bincount(files.labels)
     if counts.min() < 2:
         raise ValueError(
@@ -182,10 +194,10 @@ def _split(files, test_fraction, seed):
             f"Received: {counts.min()} in class {files.class_names[int(counts.argmin())]!r}"
         )
     test_examples = round(test_fraction * len(files))
-    if not len(counts) <= test_examples <= len(files) - len(counts):
+    if test_examples > len(files) - len(counts):
         raise ValueError(
-            f"`test_fraction` must leave one image of each of the {len(counts)} classes on both "
-            f"sides. Received: test_fraction={test_fraction} of {len(files)} images"
+            "`test_fraction` must leave one training image of each of the "
+            f"{len(counts)} classes. Received: test_fraction={test_fraction} of {len(files)} images"
         )
     parts = train_test_split(
         np.arange(len(files)), test_size=test_examples, stratify=files.labels, random_state=seed

@@ -1,6 +1,12 @@
 from pathlib import Path
 
-from letkd_keras.data.class_folders import check_same_classes, find_images, split_folders
+from letkd_keras import ranges
+from letkd_keras.data.class_folders import (
+    check_same_classes,
+    check_utf8,
+    find_images,
+    split_folders,
+)
 from letkd_keras.data.image_sources import FileSource, RecordSource
 from letkd_keras.data.normalization import PIXELS
 from letkd_keras.data.streamed_images import StreamedImages
@@ -27,13 +33,16 @@ def load_imagenet(data_dir=None, image_size=224):
     Raises:
         FileNotFoundError: If the folder holds neither.
         ImportError: If tensorflow-datasets is needed and not installed.
-        ValueError: If a class has no images or training and validation classes differ.
+        ValueError: If the size is out of range, a class has no images, or training and validation
+            classes differ.
     """
+    ranges.image_size.check(image_size, "image_size")
     folders = split_folders(data_dir) if data_dir else {}
     if "test" in folders:
         # ImageNet's own test images have no labels.
         test_folder = folders.get("validation", folders["test"])
         name = Path(data_dir).resolve().name
+        check_utf8(name, "`data_dir`")
         return _of_folders(folders["train"], test_folder, name, image_size)
     builder = _prepared("imagenet2012", data_dir)
     train, test = (RecordSource.from_builder(builder, split) for split in ("train", "validation"))

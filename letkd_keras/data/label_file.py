@@ -27,7 +27,8 @@ def read_labels(path):
             commas or semicolons; other columns are ignored.
 
     Returns:
-        Dictionary of class names by file, in the order of the rows.
+        Dictionary of class names by file, in the order of the rows. White space within a name is
+        one space.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -53,6 +54,8 @@ def read_labels(path):
             reader.fieldnames = names
             for row in reader:
                 image, label = ((row[column] or "").strip() for column in _COLUMNS)
+                # Tables and lists of classes have names of one line.
+                label = " ".join(label.split())
                 problem = None
                 if not image or not label:
                     problem = f"no {'label' if image else 'file'}"

@@ -15,6 +15,7 @@ from letkd_keras.files import open_atomic
 
 # What reading a file raises that is no whole archive.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError)
+_NAMES = [field.name for field in fields(ImageData) if field.name != "files"]
 _OPTIONAL = {"x_validation", "y_validation"}
 _TEXTS = ("name", "split")
 _LISTS = ("mean", "std", "class_names")
@@ -37,7 +38,7 @@ def save_npz(data, path, dataset=None):
             "`data` must be a data set in memory to be written as .npz. "
             f"Received: {type(data).__name__} {data.name!r}"
         )
-    values = {field.name: getattr(data, field.name) for field in fields(data)}
+    values = {name: getattr(data, name) for name in _NAMES}
     arrays = {name: value for name, value in values.items() if value is not None}
     if dataset is not None:
         arrays["dataset"] = dataset
@@ -104,16 +105,15 @@ def dataset_in_npz(path):
 
 
 def _read(path):
-    names = {field.name for field in fields(ImageData)}
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-            if missing := sorted(names - _OPTIONAL - set(entries)):
+            if missing := sorted(set(_NAMES) - _OPTIONAL - set(entries)):
                 raise ValueError(
                     "The file must be one that `python -m letkd_keras.data` wrote. "
                     f"Received: a file without {', '.join(missing)}"
                 )
-            entries = {name: entries[name] for name in sorted(names & set(entries))}
+            entries = {name: entries[name] for name in sorted(set(_NAMES) & set(entries))}
             _check_total(entries.values())
             return {name: _read_array(archive, entry, name) for name, entry in entries.items()}
     except _DAMAGED as e:

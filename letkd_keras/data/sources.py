@@ -1,5 +1,6 @@
 """The loader of each kind of `DataSpec`."""
 
+from letkd_keras.argument_names import argument_renamed
 from letkd_keras.data.cifar import load_cifar
 from letkd_keras.data.digits import load_digits
 from letkd_keras.data.image_folder import load_image_folder
@@ -9,18 +10,13 @@ from letkd_keras.data.tfds import load_tfds
 from letkd_keras.data.tiny_imagenet import load_tiny_imagenet
 
 # What the loaders call the folder or file that follows the prefix of `data`.
-_ARGUMENTS = {"tiny_imagenet": "`data_dir`", "imagenet": "`data_dir`", "folder": "`path`"}
+_ARGUMENTS = {"tiny_imagenet": "data_dir", "imagenet": "data_dir", "folder": "path"}
 
 
 def load(spec):
     """Read the whole data set that a `DataSpec` names, before classes and images are selected."""
-    try:
+    with argument_renamed(_ARGUMENTS.get(spec.kind, "data"), "data"):
         return _load(spec)
-    except (ValueError, FileNotFoundError) as error:
-        argument = _ARGUMENTS.get(spec.kind)
-        if argument is None or argument not in str(error):
-            raise
-        raise type(error)(str(error).replace(argument, "`data`")) from error
 
 
 def _load(spec):

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from letkd_keras import option_types, ranges
+from letkd_keras.argument_names import argument_renamed
 
 _NAMES = ("digits", "cifar10", "cifar100")
 # Sources written as NAME:DIR, or tfds:NAME.
@@ -65,8 +66,8 @@ class DataSpec:
 
     Raises:
         FileNotFoundError: If the folder or file of the source does not exist.
-        ValueError: If an argument is out of range, the source is unknown, or an option does not
-            apply to it.
+        ValueError: If an argument is out of range, the source is unknown, an option does not apply
+            to it, or `image_cache` is in a folder that is searched for images.
     """
 
     source: str
@@ -102,6 +103,8 @@ class DataSpec:
                     f"`{name}` applies only to {names}. "
                     f"Received: {name}={getattr(self, name)!r} with data={self.source!r}"
                 )
+        if self.image_cache is not None:
+            self.check_is_outside(self.image_cache, "image_cache")
 
     @classmethod
     def from_options(cls, options):
@@ -178,34 +181,52 @@ class DataSpec:
             data = data.first_classes(self.classes)
         data = data.subset(self.train_examples, self.test_examples, self.seed)
         if self.validation_fraction:
-            try:
+            with argument_renamed("fraction", "validation_fraction"):
                 data = data.hold_out(self.validation_fraction, self.seed)
-            except ValueError as error:
-                message = str(error).replace("`fraction`", "`validation_fraction`")
-                raise ValueError(message.replace(" fraction=", " validation_fraction=")) from error
         return self._with_unlabelled(data)
+
+    def check_is_outside(self, path, argument):
+        """Refuse to write into a folder that is searched for images: later they would be of it.
+
+        Args:
+            path: What is written, which need not exist.
+            argument: Its name in the error.
+
+        Raises:
+            ValueError: If it is below the class folders or below `unlabelled`.
+        """
+        from letkd_keras.data.class_folders import is_searched, split_folders
+
+        folders = [] if self.unlabelled is None else [self.unlabelled]
+        if self.kind in ("folder", "imagenet") and self.labels is None:
+            folders += split_folders(self.location).values()
+        for folder in folders:
+            if is_searched(path, folder):
+                raise ValueError(
+                    f"`{argument}` must not be in a folder that is searched for images. "
+                    f"Received: {argument}={str(path)!r}, which is in {str(folder)!r}"
+                )
 
     def _with_unlabelled(self, data):
         """The data without some of the labels, and with images that have none."""
         if self.labelled_share is None and self.unlabelled is None:
             return data
         option = "unlabelled" if self.labelled_share is None else "labelled_share"
-        if not hasattr(data, "x_train"):
+        if not data.in_memory:
             raise ValueError(
                 f"`{option}` applies to data in memory. "
                 f"Received: {option}={getattr(self, option)!r} with {data.name}, which is read "
                 "from disk"
             )
         if self.labelled_share is not None:
-            try:
+            with argument_renamed("share", "labelled_share"):
                 data = data.keep_labels(self.labelled_share, self.seed)
-            except ValueError as error:
-                message = str(error).replace("`share`", "`labelled_share`")
-                raise ValueError(message.replace(" share=", " labelled_share=")) from error
         if self.unlabelled is not None:
             from letkd_keras.data.image_folder import load_unlabelled
 
-            images = load_unlabelled(self.unlabelled, data.image_shape, self.skip_corrupt)
+            images = load_unlabelled(
+                self.unlabelled, data.image_shape, self.skip_corrupt, data.files
+            )
             data = data.with_unlabelled(images, Path(self.unlabelled).name)
         return data
 
@@ -280,7 +301,7 @@ class DataSpec:
                 range_.check(getattr(self, name), name)
         ranges.share.check(self.validation_fraction, "validation_fraction")
         if self.labelled_share is not None:
-            ranges.fraction.check(self.labelled_share, "labelled_share")
+            ranges.positive_share.check(self.labelled_share, "labelled_share")
         ranges.seed.check(self.seed, "seed")
         if self.pixels is not None and self.pixels not in option_types.PIXELS:
             raise ValueError(

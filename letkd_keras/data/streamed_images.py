@@ -39,6 +39,10 @@ class StreamedImages:
         validation: Source of images held out of the training images, or `None`.
     """
 
+    # No annotations: they are the same for all, and no fields.
+    in_memory = False
+    unlabelled_examples = 0
+
     name: str
     train: object = field(repr=False)
     test: object = field(repr=False)
@@ -154,6 +158,10 @@ class StreamedImages:
             **{name: source.first_classes(classes) for name, source in self._sources().items()},
         )
 
+    def labelled(self, repeat=False):
+        """The same data: all images have labels (`ImageData.labelled`)."""
+        return self
+
     def training_batches(
         self,
         batch_size,
@@ -232,10 +240,11 @@ class StreamedImages:
             `tf.data.Dataset` of (float32 [B, H, W, 3], int64 [B]).
 
         Raises:
-            ValueError: If there is no such split.
+            ValueError: If there is no such split, or the batch size is out of range.
         """
         import tensorflow as tf
 
+        check_batch_size(batch_size)
         source = find_split(self._sources(), split)
         index, parts = part or (0, 1)
         images = (

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from letkd_keras import ranges
 from letkd_keras.data.image_data import ImageData
 from letkd_keras.data.image_folder import pixel_statistics
 from letkd_keras.data.image_sources import RecordSource
@@ -34,8 +35,11 @@ def load_tfds(name, data_dir=None, image_size=None):
     Raises:
         FileNotFoundError: If the data set is not prepared and cannot be downloaded.
         ImportError: If tensorflow-datasets is not installed.
-        ValueError: If the data set has other features or splits, or `image_size` does not apply.
+        ValueError: If the data set has other features or splits, or `image_size` does not apply or
+            is out of range.
     """
+    if image_size is not None:
+        ranges.image_size.check(image_size, "image_size")
     builder = prepared_builder(name, data_dir)
     features, splits = builder.info.features, builder.info.splits
     if (

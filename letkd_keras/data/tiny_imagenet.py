@@ -59,6 +59,7 @@ def load_tiny_imagenet(data_dir, image_cache=None):
         std=_STD,
         class_names=_class_names(root, wnids),
         split=f"{len(y_train)} training and {len(y_test)} validation images of the archive",
+        files=(*train[0], *val[0]),
     )
 
 
@@ -100,8 +101,10 @@ def _training_files(root, wnids):
 def _validation_files(root, wnids):
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     files, labels = [], []
-    for line in (root / "val" / "val_annotations.txt").read_text().splitlines():
-        name, wnid, *_ = line.split("\t")
+    lines = (root / "val" / "val_annotations.txt").read_text().splitlines()
+    for line in filter(str.strip, lines):
+        name, _, rest = line.partition("\t")
+        wnid = rest.split("\t")[0]
         if wnid not in label_of:
             raise ValueError(
                 f"val_annotations.txt must name classes of wnids.txt. Received: {line!r}"

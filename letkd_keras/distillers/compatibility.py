@@ -5,7 +5,7 @@ import logging
 import keras
 import numpy as np
 
-from letkd_keras.distillers.unlabelled import UNLABELLED
+from letkd_keras.data.image_data import UNLABELLED
 from letkd_keras.functional.graph import (
     check_data_format,
     find_layer,

@@ -3,8 +3,6 @@
 import keras
 from keras import ops
 
-UNLABELLED = -1
-
 
 def complete_labels(labels, teacher_logits):
     """Labels with the teacher's class for images without one.

@@ -38,20 +38,16 @@ def parse(arguments=None):
 def main(arguments=None):
     """Build the network, load the weights and save it."""
     options = parse(arguments)
+    from letkd_keras.argument_names import argument_renamed
     from letkd_keras.files import check_writable, save_model
     from letkd_keras.models import build, load_torch_weights
 
     check_writable(options.out.absolute().parent, "out")
     shape = options.image_size and (options.image_size, options.image_size, 3)
-    try:
+    with argument_renamed("name", "network"):
         model = build(options.network, options.num_classes, shape)
-    except ValueError as error:
-        raise ValueError(str(error).replace("`name`", "`network`")) from error
-    try:
+    with argument_renamed("path", "weights"):
         load_torch_weights(model, options.weights)
-    except FileNotFoundError as error:
-        message = str(error).replace("`path`", "`weights`").replace(" path=", " weights=")
-        raise FileNotFoundError(message) from error
     save_model(model, options.out)
     print(
         f"{options.out}: {options.network} with {model.output_shape[-1]} classes and "

@@ -15,7 +15,7 @@ from letkd_keras.functional.softmax_removal import remove_softmax
 from letkd_keras.models import zoo
 from letkd_keras.models.heads import add_head, free_name
 from letkd_keras.models.network_names import APPLICATIONS, check_network_name
-from letkd_keras.ranges import positive_integer
+from letkd_keras.ranges import class_count, positive_integer
 
 # Mean of the channels red, green and blue that `mode="caffe"` of keras.applications subtracts.
 _CAFFE_MEAN = (123.68, 116.779, 103.939)
@@ -56,8 +56,8 @@ def open_network(
     Args:
         name: `"resnet56"` (a network of the zoo), `"keras.applications:EfficientNetV2B0"`,
             `"keras_hub:PRESET"` or `"hf://USER/MODEL"` (keras-hub), or the path of a `.keras` file.
-        num_classes: Number of classes. A network with trained weights for other classes gets a new
-            head (`add_head`).
+        num_classes: Number of classes, at least 2. A network with trained weights for other classes
+            gets a new head (`add_head`).
         image_size: Height and width of the images that the model takes.
         weights: `"none"` for fresh weights, `"imagenet"` for those of keras.applications,
             `"preset"` for those of keras-hub. `None` means those that a preset or a file has,
@@ -79,11 +79,13 @@ def open_network(
         (`letkd_keras.functional.graph.flatten_if_savable`).
 
     Raises:
-        ValueError: If there is no such network, or it does not fit these images and classes.
+        ValueError: If there is no such network, it does not fit these images and classes, or a
+            number is out of range.
         FileNotFoundError: If the file does not exist, or weights are neither on this computer nor
             can be downloaded.
         ImportError: If keras-hub, or a package with the layers of the file, is not installed.
     """
+    class_count.check(num_classes, "num_classes")
     positive_integer.check(image_size, "image_size")
     if input_size is not None:
         positive_integer.check(input_size, "input_size")
@@ -159,10 +161,7 @@ def _from_file(request, channels):
             f"`{argument}` must be a network from images [B, H, W, C] to class scores or features. "
             f"Received: {request.name!r}, from {model.input_shape} to {model.output_shape}"
         )
-    if model.input_shape != (None, *zoo.image_shape(None, channels)) and channels not in (
-        model.input_shape[-1],
-        model.input_shape[1],
-    ):
+    if channels not in (model.input_shape[1], model.input_shape[-1]):
         raise ValueError(
             f"`{argument}` must take images of {channels} channels. "
             f"Received: {request.name!r}, which takes {model.input_shape[1:]}"
@@ -285,14 +284,18 @@ def _statistics(pixels, channels, argument="pixels"):
     """Mean and standard deviation by a name or as given, tuples of floats; `None` stays `None`."""
     if pixels is None:
         return None
-    if isinstance(pixels, str):
-        if pixels not in PIXELS:
-            raise ValueError(
-                f"`{argument}` must be one of {', '.join(PIXELS)}, or mean and standard deviation. "
-                f"Received: {argument}={pixels!r}"
-            )
+    if isinstance(pixels, str) and pixels in PIXELS:
         return statistics_of(pixels, channels)
-    mean, std = (np.broadcast_to(np.asarray(part, "float64"), (channels,)) for part in pixels)
+    try:
+        mean, std = (np.broadcast_to(np.asarray(part, "float64"), (channels,)) for part in pixels)
+        valid = not isinstance(pixels, str) and np.isfinite([mean, std]).all() and std.min() > 0
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(
+            f"`{argument}` must be one of {', '.join(PIXELS)}, or mean and standard deviation "
+            f"(greater than 0) of {channels} channels. Received: {argument}={pixels!r}"
+        )
     return tuple(mean.tolist()), tuple(std.tolist())
 
 

@@ -184,7 +184,7 @@ def _training_images(data, batch_size):
     from letkd_keras.data import NumberedBatches
     from letkd_keras.data.normalization import normalize
 
-    if hasattr(data, "x_train"):
+    if data.in_memory:
         normalized = functools.partial(normalize, mean=data.mean, std=data.std)
         return (data.x_train, data.y_train), normalized
     return NumberedBatches(data, batch_size, "train"), None

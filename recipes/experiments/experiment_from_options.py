@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from letkd_keras.argument_names import argument_renamed
 from letkd_keras.recipes.experiments.options import (
     ADAMW,
     HEAD_EPOCHS,
@@ -46,10 +47,8 @@ def experiment_of(options, settings, methods=None, export_method=None):
     for name in names:
         method_table.parse(name)
     for policy in options.augment:
-        try:
+        with argument_renamed("policies", "augment"):
             keras_cv_policies.check(policy)
-        except ValueError as error:
-            raise ValueError(str(error).replace("`policies`", "`augment`")) from error
     for name in options.callback:
         make_callback(name)
     formats = _checked_formats(options)
@@ -83,6 +82,8 @@ def experiment_of(options, settings, methods=None, export_method=None):
         return default if given is None else given
 
     spec = DataSpec.from_options(options)
+    # Without `out`, results are below the folder runs.
+    spec.check_is_outside(options.out or "runs", "out")
     if spec.pixels is None:
         spec = replace(spec, pixels=settings.pixels)
     if spec.kind == "folder" and spec.image_size is None:
@@ -176,7 +177,7 @@ _IN_MEMORY = ("crop_padding", "rotation", "flip")
 
 
 def _augmentation(options, settings, data):
-    streamed = not hasattr(data, "x_train")
+    streamed = not data.in_memory
     names = _STREAMED if streamed else _IN_MEMORY
     augmentation = {name: value for name, value in settings.augmentation.items() if name in names}
     if "crop_padding" in augmentation and settings.image_size:

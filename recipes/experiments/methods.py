@@ -12,7 +12,6 @@ all stages for AT and VID, of the second stage for FitNet, of the last one for S
 compares the penultimate layers.
 """
 
-import difflib
 from dataclasses import dataclass, field
 
 import keras
@@ -31,6 +30,7 @@ from letkd_keras.distillers import (
 from letkd_keras.functional import insert_kd_layers
 from letkd_keras.layers import KDLayer
 from letkd_keras.losses import LOGIT_LOSSES
+from letkd_keras.option_types import did_you_mean
 from letkd_keras.recipes.trainings import workers
 
 _PENULTIMATE, _INTERMEDIATE = ("penultimate",), ("intermediate",)
@@ -151,14 +151,14 @@ def parse(name):
     if base not in METHODS:
         raise ValueError(
             f"`methods` must be of {', '.join(METHODS)}, perhaps with +LOSS. "
-            f"Received: {name}{_did_you_mean(base, METHODS)}"
+            f"Received: {name}{did_you_mean(base, METHODS)}"
         )
     method = METHODS[base]
     for loss in added:
         if loss not in LOGIT_LOSSES:
             raise ValueError(
                 f"A loss added to a method must be one of {', '.join(LOGIT_LOSSES)}. "
-                f"Received: {name}{_did_you_mean(loss, LOGIT_LOSSES)}"
+                f"Received: {name}{did_you_mean(loss, LOGIT_LOSSES)}"
             )
     losses = [*method.logit_losses, *added]
     if len(losses) > len(set(losses)):
@@ -194,11 +194,6 @@ def only_labels_train_classifier(name):
     return not (method.logit_losses or added or method.distiller in (None, SimKD))
 
 
-def _did_you_mean(name, known):
-    close = difflib.get_close_matches(name, known, n=1)
-    return f". Did you mean {close[0]}?" if close else ""
-
-
 def check(names, data):
     """Refuse methods that cannot be used with a data set.
 
@@ -211,12 +206,12 @@ def check(names, data):
     """
     for name in names:
         method, _ = parse(name)
-        if method.needs_rows and not hasattr(data, "y_train"):
+        if method.needs_rows and not data.in_memory:
             raise ValueError(
                 f"{name} compares each image with all others: its data must be in memory. "
                 f"Received: {data.name}, which is read from disk"
             )
-        if method.needs_rows and getattr(data, "unlabelled_examples", 0):
+        if method.needs_rows and data.unlabelled_examples:
             raise ValueError(
                 f"{name} compares images of different classes: all training images must have "
                 f"labels. Received: {data.unlabelled_examples} images without a label"

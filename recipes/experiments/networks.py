@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 
 from letkd_keras import models, ranges
+from letkd_keras.argument_names import argument_renamed
 from letkd_keras.data.normalization import statistics_of
 from letkd_keras.functional import fingerprint, load_model, remove_softmax, suggest_layers
 from letkd_keras.functional.graph import (
@@ -193,7 +194,7 @@ class Network:
                 f"as they are, since only square ones can be resized. "
                 f"Received: {argument}={self.name!r}"
             )
-        try:
+        with argument_renamed("input_size", f"{argument}_image_size"):
             opened = open_network(
                 self.name,
                 num_classes=data.num_classes,
@@ -205,10 +206,6 @@ class Network:
                 channels=channels,
                 argument=argument,
             )
-        except ValueError as error:
-            message = str(error).replace("`input_size`", f"`{argument}_image_size`")
-            message = message.replace(" input_size=", f" {argument}_image_size=")
-            raise ValueError(message) from error
         return replace(opened, model=_with_stable_names(opened.model))
 
     def _load(self, argument):

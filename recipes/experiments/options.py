@@ -18,12 +18,12 @@ from letkd_keras.common_options import (
 )
 from letkd_keras.option_types import PIXELS, choice, list_item
 from letkd_keras.ranges import (
-    fraction,
     image_size,
     non_negative_integer,
     non_negative_number,
     positive_integer,
     positive_number,
+    positive_share,
     share,
 )
 
@@ -330,7 +330,7 @@ def _add_training_options(add, default, of_data):
     )
     add(
         "--ema",
-        type=fraction,
+        type=positive_share,
         metavar="X",
         default=default.ema,
         help="momentum of a moving average of the weights, such as 0.999, which is evaluated and "

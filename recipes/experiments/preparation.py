@@ -14,7 +14,6 @@ from letkd_keras.recipes.trainings import workers
 from letkd_keras.recipes.trainings.training_data import (
     balanced_class_weights,
     few_for_students,
-    labelled_data,
 )
 
 log = logging.getLogger("letkd_keras")
@@ -42,7 +41,7 @@ def prepare(experiment):
     _check_batch_sizes(experiment)
     if experiment.student_examples is not None:
         few_for_students(experiment.data, experiment.student_examples, experiment.spec.seed)
-    if getattr(experiment.data, "unlabelled_examples", 0):
+    if experiment.data.unlabelled_examples:
         _check_unlabelled(experiment)
         _warn_about_classifiers(experiment)
     if experiment.class_weights is not None:
@@ -94,7 +93,7 @@ def prepare(experiment):
 
 
 def _check_batch_sizes(experiment):
-    labelled = labelled_data(experiment.data).train_examples
+    labelled = experiment.data.labelled().train_examples
     teacher_schedules = experiment.teacher_phases.values()
     checked = [(schedule, labelled) for schedule in teacher_schedules]
     for schedule, examples in (
@@ -154,7 +153,7 @@ def _check_unlabelled(experiment):
 
 def _warn_about_classifiers(experiment):
     """Warn about methods whose classifier learns nothing from images without a label."""
-    labelled = labelled_data(experiment.data).train_examples
+    labelled = experiment.data.labelled().train_examples
     for name in experiment.methods:
         if methods.only_labels_train_classifier(name):
             log.warning(
@@ -216,10 +215,10 @@ def _check_templates(experiment, teacher, window):
 
 
 def _check_subclasses(experiment, teacher, window):
-    if not hasattr(experiment.data, "y_train"):
+    if not experiment.data.in_memory:
         return  # images on disk; the fit of the prototypes counts them
     height, width = grid(teacher, experiment.teacher.intermediate_layer)
-    labels = labelled_data(experiment.data).y_train
+    labels = experiment.data.labelled().y_train
     images = np.bincount(labels, minlength=experiment.data.num_classes).min()
     points = int(images) * (height // window) * (width // window)
     if points < experiment.subclasses:

@@ -3,8 +3,9 @@
 Every recipe has one `Settings`, which states all of them on one page.
 """
 
-import difflib
 from dataclasses import dataclass, field
+
+from letkd_keras.option_types import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,9 @@ class Settings:
             teacher, student = names
             return Pair(teacher, student, learning_rate=self.learning_rate_of(student))
         table = [pair.name for pair in self.pairs]
-        close = difflib.get_close_matches(str(name), table, n=1)
-        hint = f". Did you mean {close[0]}?" if close else ""
         raise ValueError(
             f"`pair` must be {'one of ' + ', '.join(table) + ', or ' if table else ''}two networks "
-            f"of the zoo as TEACHER-STUDENT. Received: pair={name}{hint}"
+            f"of the zoo as TEACHER-STUDENT. Received: pair={name}{did_you_mean(name, table)}"
         )
 
     def learning_rate_of(self, student):

@@ -5,7 +5,6 @@ from letkd_keras.functional import load_model
 from letkd_keras.recipes.experiments import methods, published
 from letkd_keras.recipes.studies.layer_features import pooled_features
 from letkd_keras.recipes.trainings import results
-from letkd_keras.recipes.trainings.training_data import labelled_data
 
 
 def lda_accuracies(student, data):
@@ -24,7 +23,7 @@ def lda_accuracies(student, data):
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     train, test = (
-        pooled_features(student, "kd_intermediate", labelled_data(data), split)
+        pooled_features(student, "kd_intermediate", data.labelled(), split)
         for split in ("train", "test")
     )
     accuracies = {}

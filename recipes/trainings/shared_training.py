@@ -19,7 +19,6 @@ import keras
 from letkd_keras.files import checksum
 from letkd_keras.recipes.trainings import training, worker_environment, workers
 from letkd_keras.recipes.trainings.fit_on_workers import fit
-from letkd_keras.recipes.trainings.training_data import labelled_data
 from letkd_keras.run_folder import differences
 
 log = logging.getLogger("letkd_keras")
@@ -165,7 +164,7 @@ def same_data(data_sets, order):
     """
     for data in data_sets:
         # With or without training images that have no label.
-        labelled = (labelled_data(data), labelled_data(data, repeat=True))
+        labelled = (data.labelled(), data.labelled(repeat=True))
         for candidate in (data, *labelled):
             if candidate.digest == order["digest"]:
                 return candidate

@@ -271,7 +271,7 @@ def compile_model(model, data, schedule, augmentation, **options):
     loss = schedule.loss(one_hot=mixes_labels(augmentation))
     steps = steps_per_epoch(data.train_examples, schedule.batch_size)
     # Only weighted metrics leave out images without a label.
-    has_unlabelled = getattr(data, "unlabelled_examples", 0)
+    has_unlabelled = data.unlabelled_examples
     metrics = {"weighted_metrics" if has_unlabelled else "metrics": ["accuracy"]}
     model.compile(optimizer=schedule.make_optimizer(steps), loss=loss, **metrics, **options)
 

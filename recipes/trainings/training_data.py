@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from letkd_keras.argument_names import argument_renamed
+
 
 def few_for_students(data, examples, seed):
     """The data that students are trained on, of which there may be few.
@@ -19,32 +21,13 @@ def few_for_students(data, examples, seed):
     """
     if examples is None:
         return data
-    if not hasattr(data, "y_train"):
+    if not data.in_memory:
         raise ValueError(
             "`student_examples` needs data in memory. Received: "
             f"student_examples={examples} with {data.name}, which is read from disk"
         )
-    try:
+    with argument_renamed("examples", "student_examples"):
         return data.few(examples, seed)
-    except ValueError as error:
-        raise ValueError(
-            str(error)
-            .replace("`examples`", "`student_examples`")
-            .replace(" examples=", " student_examples=")
-        ) from error
-
-
-def labelled_data(data, repeat=False):
-    """The data without training images that have no label (`ImageData.labelled`).
-
-    Args:
-        data: `ImageData`, or `StreamedImages`, whose images all have one.
-        repeat: Whether the others are repeated until there are as many as before.
-
-    Returns:
-        The data set.
-    """
-    return data.labelled(repeat) if hasattr(data, "labelled") else data
 
 
 def balanced_class_weights(data):
@@ -74,7 +57,7 @@ def balanced_class_weights(data):
 
 def training_labels(data):
     """Classes of the training images, integers [N], or `None` if they are not known in advance."""
-    if hasattr(data, "y_train"):
+    if data.in_memory:
         return np.asarray(data.y_train)
     files = getattr(data.train, "files", None)
     return None if files is None else np.asarray(files.labels)

@@ -19,5 +19,8 @@ def test_the_digits_are_a_fixed_split_of_all_images():
     pixels = data.x_train / 255
     np.testing.assert_allclose(data.mean, pixels.mean((0, 1, 2)))
     np.testing.assert_allclose(data.std, pixels.std((0, 1, 2)))
-    with pytest.raises(ValueError, match=r"`image_size` must be at least 8.*image_size=7"):
-        load_digits(image_size=7)
+    for size in (7, 8.5):
+        with pytest.raises(ValueError, match=rf"`image_size` must be an int.* image_size={size}"):
+            load_digits(image_size=size)
+    with pytest.raises(ValueError, match=r"`test_fraction` must be .* less than 1.*n=2\.0"):
+        load_digits(test_fraction=2.0)

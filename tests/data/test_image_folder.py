@@ -70,6 +70,7 @@ def test_a_test_folder_without_class_folders_is_named(tmp_path, caplog):
         write_tree(tmp_path / name, images=images)
     (tmp_path / "test").mkdir()
     shutil.copy(next((tmp_path / "val").rglob("*.png")), tmp_path / "test")
+    (tmp_path / "test" / ".ipynb_checkpoints").mkdir()
     data = load_image_folder(tmp_path, 8)
     assert not data.has_validation
     assert (data.train_examples, data.test_examples) == (12, 6)
@@ -95,12 +96,22 @@ def test_other_files_are_ignored_and_counted(tmp_path, caplog):
     tree = write_tree(tmp_path)
     (tree / "readme.txt").write_text("x")
     (tree / "bee" / "labels.csv").write_text("x")
+    (tree / "bee" / "photo.HEIC").write_text("x")
+    (tree / "cat" / "photo.heic").write_text("x")
     (tree / "bee" / ".DS_Store").write_text("x")
     (tree / ".git").mkdir()
     with caplog.at_level(logging.WARNING, "letkd_keras"):
         data = load_image_folder(tree, 8)
     assert data.train_examples + data.test_examples == 15
-    assert "2 files that are not images were ignored" in caplog.text
+    listed = ": 4 files that are not images were ignored: .heic (2), .txt (1), .csv (1)"
+    assert listed in caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe"])
+def test_other_names_of_jpeg_files(suffix, tmp_path):
+    tree = write_tree(tmp_path, suffix=".jpg")
+    (tree / "ant" / "0.jpg").rename(tree / "ant" / f"0{suffix}")
+    assert len(find_images(tree)) == 15
 
 
 def test_links_in_a_circle_do_not_multiply_images(tmp_path, caplog):
@@ -161,7 +172,23 @@ def test_names_that_cannot_be_encoded(tmp_path):
     picture(COLOURS["ant"]).save(tree / "ant" / file)
     assert len(find_images(tree).digest()) == 64
     (tree / "cat").rename(tree / os.fsdecode(b"c\xe4t"))
-    with pytest.raises(ValueError, match=r"must be valid UTF-8. Received: 'c\\udce4t'"):
+    with pytest.raises(ValueError, match=r"is valid UTF-8. Received: 'c\\udce4t'"):
+        find_images(tree)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+def test_the_name_of_the_data_must_be_utf8(tmp_path):
+    tree = write_tree(tmp_path / os.fsdecode(b"fotos_\xe9"))
+    (tmp_path / "link").symlink_to(tree)
+    with pytest.raises(ValueError, match=r"`path` must have a name that is valid UTF-8"):
+        load_image_folder(tmp_path / "link", 8)
+
+
+@pytest.mark.parametrize("name", ["c\tt", "c\nt", "c  t", "cat ", "c\u2028t"])
+def test_white_space_in_the_name_of_a_class(name, tmp_path):
+    tree = write_tree(tmp_path)
+    (tree / "cat").rename(tree / name)
+    with pytest.raises(ValueError, match="without other white space than single spaces"):
         find_images(tree)
 
 
@@ -188,16 +215,35 @@ def test_class_of_one_image_cannot_be_split(tmp_path):
         load_image_folder(tree, 8)
 
 
-@pytest.mark.parametrize("share, match", [(0.05, "one image of each"), (1.0, "less than 1")])
+@pytest.mark.parametrize("share, match", [(0.95, "one training image of"), (1.0, "less than 1")])
 def test_share_of_test_images_out_of_range(share, match, tmp_path):
     with pytest.raises(ValueError, match=f"`test_fraction` must .*{match}"):
         load_image_folder(write_tree(tmp_path), 8, test_fraction=share)
 
 
-def test_classes_of_training_and_validation_differ(tmp_path):
+def test_two_images_of_each_class_are_enough(tmp_path):
+    data = load_image_folder(write_tree(tmp_path, images=2), 8)
+    assert sorted(data.y_train) == sorted(data.y_test) == [0, 1, 2]
+    assert data.split.startswith("0.5 of the images of each class are test images")
+
+
+@pytest.mark.parametrize("size", ["32", 8.5, 7])
+def test_sizes_out_of_range(size, tmp_path):
+    with pytest.raises(ValueError, match="`image_size` must be an integer from 8 to 4096"):
+        load_image_folder(write_tree(tmp_path), size)
+
+
+@pytest.mark.parametrize("other", ["val", "test"])
+def test_classes_of_training_and_other_images_differ(other, tmp_path):
     write_tree(tmp_path / "train")
-    write_tree(tmp_path / "val", colours={"ant": (1, 1, 1), "cow": (2, 2, 2)})
-    with pytest.raises(ValueError, match="only in training bee, cat; only in validation cow"):
+    if other == "test":
+        write_tree(tmp_path / "val")
+    write_tree(tmp_path / other, colours={"ant": (1, 1, 1), "cow": (2, 2, 2)})
+    message = (
+        f"The folders train and {other} must have the same classes. "
+        f"Received: only in train bee, cat; only in {other} cow"
+    )
+    with pytest.raises(ValueError, match=message):
         load_image_folder(tmp_path, 8)
 
 
@@ -248,6 +294,14 @@ def test_class_of_corrupt_images_only_is_named(tmp_path):
         damage(file, "empty")
     with pytest.raises(ValueError, match=r"readable training images\. Received: none in .*bee"):
         load_image_folder(tree, 8, skip_corrupt=True)
+
+
+def test_a_split_of_corrupt_images_only_is_named(tmp_path):
+    write_tree(tmp_path / "train")
+    for file in write_tree(tmp_path / "test", images=1).rglob("*.png"):
+        damage(file, "empty")
+    with pytest.raises(ValueError, match=r"must be a readable test image\. Received: 3 that"):
+        load_image_folder(tmp_path, 8, skip_corrupt=True)
 
 
 @pytest.mark.parametrize("skip_corrupt", [True, False])
@@ -380,6 +434,27 @@ def test_centre_of_the_resized_image(tmp_path):
     np.testing.assert_array_equal(decode(tmp_path / "x.png", 20), np.full((20, 20, 3), 200))
     half = decode(tmp_path / "x.png", 10)
     assert half.shape == (10, 10, 3) and (half[:, 1:-1] == 200).all()
+
+
+def test_the_whole_of_an_oblong_image_is_not_enlarged(tmp_path, monkeypatch):
+    pixels = np.zeros((1, 30001, 3), "uint8")
+    pixels[:, 14999:15002] = (10, 20, 30)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    resized, resize = [], Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda self, size, *a: resized.append(size) or resize(self, size, *a)
+    )
+    decoded = decode(tmp_path / "x.png", 8)
+    assert resized == [(8, 8)]
+    np.testing.assert_array_equal(decoded, np.broadcast_to((10, 20, 30), (8, 8, 3)))
+
+
+@pytest.mark.parametrize("size", [(170, 8), (8, 170), (801, 40)])
+def test_an_oblong_image_is_cropped_like_others(size, tmp_path, monkeypatch):
+    picture((99, 150, 200), size).save(tmp_path / "x.png")
+    cropped = decode(tmp_path / "x.png", 16)
+    monkeypatch.setattr("letkd_keras.data.decoding._OBLONG", 1000)
+    np.testing.assert_allclose(cropped, decode(tmp_path / "x.png", 16).astype(int), atol=1)
 
 
 def test_orientation_of_a_camera_is_followed(tmp_path):

@@ -45,11 +45,17 @@ def test_streamed_images_have_the_attributes_of_images_in_memory():
     public -= {"x_train", "y_train", "x_test", "y_test"}
     public -= {"x_validation", "y_validation"}
     # Images without labels are refused for streamed data, before anything calls these.
-    public -= {"with_unlabelled", "unlabelled_examples", "with_labels", "keep_labels", "labelled"}
+    public -= {"with_unlabelled", "files", "with_labels", "keep_labels"}
     # So are few images for students.
     public -= {"few"}
     streamed = set(dir(StreamedImages)) | set(StreamedImages.__dataclass_fields__)
     assert public <= streamed
+
+
+def test_streamed_images_all_have_labels(tree):
+    data = load_imagenet(tree, 16)
+    assert data.labelled() is data.labelled(repeat=True) is data
+    assert data.unlabelled_examples == 0 and not data.in_memory
 
 
 def test_an_epoch_has_every_image_once(tree):
@@ -155,6 +161,8 @@ def test_evaluation_batches(tree):
         images, labels = arrays(batches, data)
         assert len(labels) == count and labels.tolist() == sorted(labels)
         assert_colours_match(images, labels)
+    with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
+        data.evaluation_batches(0)
     with pytest.raises(ValueError, match="`split` must be 'train' or 'test'"):
         data.evaluation_batches(4, "val")
 
@@ -221,7 +229,7 @@ def test_damaged_images_are_named(tree):
 
 def test_folders_of_other_classes_or_none(tree):
     (tree / "val" / "ant").rename(tree / "val" / "bug")
-    with pytest.raises(ValueError, match="only in training ant; only in validation bug"):
+    with pytest.raises(ValueError, match="only in train ant; only in val bug"):
         load_imagenet(tree)
     (tree / "val" / "empty").mkdir()
     with pytest.raises(ValueError, match="empty' with none"):

@@ -119,6 +119,12 @@ def test_semicolons_spaces_and_other_columns(tmp_path):
     assert read_labels(tmp_path / "l.csv") == {"a.png": "cat", "b, c.png": "dog"}
 
 
+def test_white_space_within_a_label_is_one_space(tmp_path):
+    (tmp_path / "l.csv").write_text('file,label\na.png,"big\ncat"\nb.png,big  cat\nc.png,a\tdog\n')
+    expected = {"a.png": "big cat", "b.png": "big cat", "c.png": "a dog"}
+    assert read_labels(tmp_path / "l.csv") == expected
+
+
 @pytest.mark.parametrize(
     ("rows", "header", "message"),
     [

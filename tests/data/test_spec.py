@@ -67,6 +67,27 @@ def test_validation_images_of_a_folder_are_training_images(tmp_path):
     assert (held.train_examples, len(held.x_validation)) == (18, 6)
 
 
+@pytest.mark.parametrize("below", ["cache", "ant/cache", "."])
+def test_nothing_is_written_where_images_are_searched_for(below, tmp_path):
+    tree = write_tree(tmp_path / "photos")
+    (tmp_path / "link").symlink_to(tree)
+    with pytest.raises(ValueError, match=r"`image_cache` must not be in a folder .*photos'$"):
+        DataSpec(tree, image_cache=tmp_path / "link" / below)
+    with pytest.raises(ValueError, match=r"`out` must not be in a folder .*photos'$"):
+        DataSpec("digits", unlabelled=tree).check_is_outside(tree / below, "out")
+
+
+def test_folders_where_no_images_are_searched_for(tmp_path):
+    tree = write_tree(tmp_path / "photos")
+    (tmp_path / "labels.csv").touch()
+    DataSpec(tree, image_cache=tmp_path / "photos2")
+    DataSpec(tree, image_cache=tree / ".cache")
+    DataSpec(tree, image_cache=tree / "cache", labels=tmp_path / "labels.csv")
+    for split in ("train", "val"):
+        write_tree(tmp_path / split)
+    DataSpec(tmp_path, image_cache=tmp_path / "cache")
+
+
 def test_configuration_restores_the_specification(tmp_path, monkeypatch):
     write_tree(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)

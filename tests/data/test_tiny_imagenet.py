@@ -79,6 +79,9 @@ def test_missing_and_damaged_images_are_named(tmp_path):
 def test_annotation_of_another_class(tmp_path):
     root = write_tiny_imagenet(tmp_path)
     with (root / "val" / "val_annotations.txt").open("a") as file:
+        file.write("\n")
+    load_tiny_imagenet(root)
+    with (root / "val" / "val_annotations.txt").open("a") as file:
         file.write("val_99.JPEG\tn00000000\t0\t0\t1\t1\n")
     with pytest.raises(ValueError, match="val_99"):
         load_tiny_imagenet(root)

@@ -1,11 +1,15 @@
 """Training images without labels, and a share of the labels."""
 
+import os
+
 import numpy as np
 import pytest
+from image_trees import write_tree
 from PIL import Image
 from small_image_data import image_data
 
 from letkd_keras.data import DataSpec
+from letkd_keras.data.image_folder import load_unlabelled
 from letkd_keras.data.npz import load_npz, save_npz
 
 
@@ -100,3 +104,38 @@ def test_what_does_not_fit_is_refused(tmp_path):
         DataSpec("digits", labelled_share=1.5)
     with pytest.raises(ValueError, match=r"`labelled_share` must be .*labelled_share=0.001"):
         DataSpec("digits", labelled_share=0.001).open()
+
+
+def test_images_of_the_data_are_no_images_without_labels(tmp_path, caplog):
+    for split in ("train", "val", "test"):
+        write_tree(tmp_path / "tvt" / split, images=2)
+    tree = tmp_path / "tvt"
+    Image.new("RGB", (12, 10)).save(tree / "train" / "ant" / "new.png")
+    alone = DataSpec(str(tree), image_size=8).open()
+    with pytest.raises(ValueError, match=r"`unlabelled` must be .* none among 19 files"):
+        DataSpec(str(tree), image_size=8, unlabelled=str(tree)).open()
+    assert "19 images belong to the data already" in caplog.text
+    # Whatever link leads to them.
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "link").symlink_to(tree / "test")
+    Image.new("RGB", (12, 10)).save(tmp_path / "more" / "x.png")
+    more = DataSpec(str(tree), image_size=8, unlabelled=str(tmp_path / "more")).open()
+    assert more.unlabelled_examples == 1
+    assert more.train_examples == alone.train_examples + 1
+    assert "6 images belong to the data already" in caplog.text
+    # Those that a list of labels leaves out have none.
+    labels = tmp_path / "labels.csv"
+    labels.write_text(
+        "file,label\n"
+        + "".join(f"{split}/{c}/0.png,{c}\n" for split in ("train", "val") for c in ("ant", "bee"))
+    )
+    spec = DataSpec(str(tree), image_size=8, labels=str(labels), unlabelled=str(tree / "test"))
+    assert spec.open().unlabelled_examples == 6
+
+
+def test_the_name_of_images_without_labels_must_be_utf8(tmp_path):
+    folder = tmp_path / os.fsdecode(b"fotos_\xe9")
+    folder.mkdir()
+    Image.new("RGB", (12, 10)).save(folder / "x.png")
+    with pytest.raises(ValueError, match="`unlabelled` must have a name that is valid UTF-8"):
+        load_unlabelled(folder, (8, 8, 3))

@@ -102,6 +102,15 @@ def test_what_does_not_fit_is_refused_before_any_training(
     assert not (tmp_path / "run").exists()
 
 
+def test_results_are_not_written_into_the_data(photos, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"`out` must not be in a folder .*out='.*results'"):
+        _experiment(f"--out {photos / 'results'}", photos, tmp_path)
+    monkeypatch.chdir(photos)
+    options = ["--data", ".", "--teacher", "resnet14", "--student", "resnet8"]
+    with pytest.raises(ValueError, match=r"`out` must not be in a folder .*out='runs'"):
+        experiment_of(folder.parse(options), folder.SETTINGS)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

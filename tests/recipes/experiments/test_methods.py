@@ -81,7 +81,7 @@ def test_letkd1_replaces_letkd2_without_intermediate_layer():
 
 
 def test_methods_that_need_all_images_are_refused_on_streamed_ones():
-    streamed = SimpleNamespace(name="imagenet")
+    streamed = SimpleNamespace(name="imagenet", in_memory=False, unlabelled_examples=0)
     with pytest.raises(ValueError, match=r"must be in memory. Received: imagenet"):
         methods.check(["kd", "crd"], streamed)
     methods.check(["kd"], streamed)
@@ -89,7 +89,7 @@ def test_methods_that_need_all_images_are_refused_on_streamed_ones():
 
 def test_crd_is_refused_on_several_gpus(monkeypatch):
     monkeypatch.setattr(methods, "_gpus", lambda: 2)
-    data = SimpleNamespace(name="digits", y_train=[0, 1])
+    data = SimpleNamespace(name="digits", in_memory=True, unlabelled_examples=0)
     with pytest.raises(ValueError, match=r"crd must be trained on one GPU.*Received: 2 GPUs"):
         methods.check(["crd"], data)
     methods.check(["sp"], data)

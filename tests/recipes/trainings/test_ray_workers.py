@@ -8,7 +8,7 @@ import pytest
 
 from letkd_keras.data import DataSpec
 from letkd_keras.recipes.trainings import ray_workers, results
-from letkd_keras.recipes.trainings.training_data import few_for_students, labelled_data
+from letkd_keras.recipes.trainings.training_data import few_for_students
 
 
 def test_ray_on_jax_is_refused():
@@ -33,7 +33,7 @@ def test_a_worker_opens_the_data_that_are_trained_on():
     spec = DataSpec("digits", train_examples=60, test_examples=20, labelled_share=0.5, seed=3)
     data = spec.open()
     config = {"data": spec.config(), "student_examples": 20}
-    labelled, few = labelled_data(data), few_for_students(data, 20, spec.seed)
+    labelled, few = data.labelled(), few_for_students(data, 20, spec.seed)
     assert len({data.digest, labelled.digest, few.digest}) == 3
     for expected in (data, labelled, few):
         order = {"digest": expected.digest}

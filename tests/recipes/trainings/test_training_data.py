@@ -9,14 +9,15 @@ from letkd_keras import memory_mapped
 from letkd_keras.recipes.trainings.training_data import (
     balanced_class_weights,
     few_for_students,
-    labelled_data,
     training_labels,
 )
 
 # Images that are read from disk: labels are known for files, not for records.
-FILES = SimpleNamespace(name="photos", num_classes=3, train=SimpleNamespace(files=None))
+FILES = SimpleNamespace(
+    name="photos", in_memory=False, num_classes=3, train=SimpleNamespace(files=None)
+)
 FILES.train.files = SimpleNamespace(labels=[0, 0, 0, 1])
-RECORDS = SimpleNamespace(name="tfds:x", num_classes=3, train=object())
+RECORDS = SimpleNamespace(name="tfds:x", in_memory=False, num_classes=3, train=object())
 
 
 def test_weights_of_classes_by_hand():
@@ -66,11 +67,3 @@ def test_few_images_of_a_cache_must_fit_into_memory(tmp_path, monkeypatch):
 def test_few_images_of_those_read_from_disk_are_refused():
     with pytest.raises(ValueError, match=r"`student_examples` needs data in memory.*photos"):
         few_for_students(FILES, 2, seed=0)
-
-
-def test_labelled_data_leaves_out_or_replaces_the_others():
-    data = image_data().keep_labels(0.5)
-    assert labelled_data(data).train_examples == 30
-    repeated = labelled_data(data, repeat=True)
-    assert repeated.train_examples == 60 and repeated.unlabelled_examples == 0
-    assert labelled_data(RECORDS) is RECORDS
