@@ -97,9 +97,9 @@ class KDLayer(keras.layers.Layer):
         initial_value_scale: Initial value of the trainable scale s2 of the values.
         momentum: BN momentum in Keras' sense, at least 0 and less than 1.
         epsilon: BN epsilon, more than 0.
-        kernel_initializer: Initializer of both kernels. `None` is that of the authors' program,
-            normal with standard deviation sqrt(2 / input channels). One with a seed starts both
-            kernels with the same numbers where K = C.
+        kernel_initializer: Initializer of both kernels, or a function of shape and dtype. `None` is
+            that of the authors' program, normal with standard deviation sqrt(2 / input channels).
+            One with a seed starts both kernels with the same numbers where K = C.
         data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
         synchronized: Whether BN statistics are taken over all replicas. `None` means yes if the
             layer is built in the scope of a strategy with several replicas.
@@ -199,7 +199,9 @@ class KDLayer(keras.layers.Layer):
     def _new_initializer(self):
         # An initializer draws the same numbers for equal shapes each time. A clone of one without a
         # seed draws others, so that two square kernels do not start equal.
-        return self.kernel_initializer.clone()
+        initializer = self.kernel_initializer
+        is_object = isinstance(initializer, keras.initializers.Initializer)
+        return initializer.clone() if is_object else initializer
 
     def _add_scale(self, name, start):
         return self.add_weight(
