@@ -1,5 +1,6 @@
 """What the losses on logits share: arguments, target classes, masked softmaxes, KL divergence."""
 
+import keras
 from keras import ops
 
 # Logarithm of a probability that counts for nothing. Finite, unlike -inf, so that 0 times a
@@ -8,14 +9,14 @@ _NOTHING = -1e9
 
 
 def split(y_true, y_pred):
-    """The teacher's logits and the labels of `y_true`, checked against the student's logits.
+    """Both networks' logits in at least float32, and the labels.
 
     Args:
         y_true: `(teacher's logits [B, classes], labels)`.
         y_pred: Student's logits [B, classes].
 
     Returns:
-        Teacher's logits, which no gradient flows to, and the labels as given.
+        Teacher's logits, which no gradient flows to, student's logits and the labels as given.
 
     Raises:
         ValueError: If `y_true` is no pair or the numbers of classes differ.
@@ -31,7 +32,11 @@ def split(y_true, y_pred):
             "The teacher's and the student's logits must both be [B, classes]. "
             f"Received: teacher's {tuple(teacher.shape)}, student's {tuple(y_pred.shape)}"
         )
-    return ops.stop_gradient(teacher), labels
+    teacher, student = (
+        ops.cast(logits, keras.backend.result_type(logits.dtype, "float32"))
+        for logits in (teacher, y_pred)
+    )
+    return ops.stop_gradient(teacher), student, labels
 
 
 def class_indices(labels, classes):
