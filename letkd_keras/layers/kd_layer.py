@@ -5,6 +5,7 @@ from letkd_keras.data_format import data_format_or_default
 from letkd_keras.image_blocks import map_images
 from letkd_keras.layers.score_moments import product, score_moments
 from letkd_keras.layers.torch_batch_normalization import TorchBatchNormalization
+from letkd_keras.precision import at_least_float32, keep_float32_weights
 from letkd_keras.ranges import (
     finite_number,
     non_negative_number,
@@ -19,21 +20,6 @@ _SMALLEST_NORM = 1e-12
 
 # The smallest normal number of float16. A shorter vector has no useful direction in float16.
 _SMALLEST_FLOAT16_NORM = 2.0**-14
-
-
-def at_least_float32(x):
-    """`x` in float32 if it is of lower precision."""
-    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
-
-
-def keep_float32_weights(layer):
-    """Replace a layer's policy float16 or bfloat16 by the mixed one, whose weights are float32.
-
-    Args:
-        layer: `keras.layers.Layer` without weights yet.
-    """
-    if layer.variable_dtype in ("float16", "bfloat16"):
-        layer.dtype_policy = f"mixed_{layer.variable_dtype}"
 
 
 def inverse_norm(x, axis):

@@ -1,7 +1,8 @@
 """What the losses on logits share: arguments, target classes, masked softmaxes, KL divergence."""
 
-import keras
 from keras import ops
+
+from letkd_keras.precision import at_least_float32
 
 # Logarithm of a probability that counts for nothing. Finite, unlike -inf, so that 0 times a
 # difference of two of them is 0 and not NaN.
@@ -32,11 +33,7 @@ def split(y_true, y_pred):
             "The teacher's and the student's logits must both be [B, classes]. "
             f"Received: teacher's {tuple(teacher.shape)}, student's {tuple(y_pred.shape)}"
         )
-    teacher, student = (
-        ops.cast(logits, keras.backend.result_type(logits.dtype, "float32"))
-        for logits in (teacher, y_pred)
-    )
-    return ops.stop_gradient(teacher), student, labels
+    return ops.stop_gradient(at_least_float32(teacher)), at_least_float32(y_pred), labels
 
 
 def class_indices(labels, classes):
