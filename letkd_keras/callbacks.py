@@ -26,7 +26,9 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        losses = {name: float(value) for name, value in (logs or {}).items()}
+        # Metrics may be vectors; losses are scalars.
+        logs = (logs or {}).items()
+        losses = {name: float(value) for name, value in logs if np.ndim(value) == 0}
         if math.isfinite(losses.get("loss", 0.0)):
             return
         broken = [f"{name} = {v}" for name, v in losses.items() if not math.isfinite(v)]

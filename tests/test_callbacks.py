@@ -36,6 +36,14 @@ def test_finite_losses_pass():
     StopOnNonFiniteLoss().on_train_batch_end(0)
 
 
+def test_metrics_that_are_vectors_pass():
+    callback = StopOnNonFiniteLoss()
+    callback.on_epoch_begin(0)
+    callback.on_train_batch_end(0, {"loss": 1.0, "f1_score": np.array([0.5, np.nan])})
+    with pytest.raises(FloatingPointError, match=r"step 1: loss = nan\."):
+        callback.on_train_batch_end(0, {"loss": np.nan, "f1_score": np.array([0.5, np.nan])})
+
+
 def _logged_epochs(callback, epochs, first=0):
     callback.set_params({"epochs": epochs, "steps": 2})
     callback.on_train_begin()

@@ -3,7 +3,7 @@ import numpy as np
 from keras import ops
 
 from letkd_keras.data_format import data_format_or_default
-from letkd_keras.layers.kd_layer import at_least_float32
+from letkd_keras.precision import at_least_float32
 from letkd_keras.ranges import positive_integer
 
 

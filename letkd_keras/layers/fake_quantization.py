@@ -4,12 +4,8 @@ import keras
 from keras import ops
 
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
-from letkd_keras.layers.kd_layer import (
-    KDLayer,
-    at_least_float32,
-    inverse_norm,
-    keep_float32_weights,
-)
+from letkd_keras.layers.kd_layer import KDLayer, inverse_norm
+from letkd_keras.precision import at_least_float32, keep_float32_weights
 from letkd_keras.ranges import Integer, share
 
 _SMALLEST_RANGE = 1e-6

@@ -5,6 +5,7 @@ from letkd_keras.data_format import data_format_or_default
 from letkd_keras.image_blocks import map_images
 from letkd_keras.layers.score_moments import product, score_moments
 from letkd_keras.layers.torch_batch_normalization import TorchBatchNormalization
+from letkd_keras.precision import at_least_float32, keep_float32_weights
 from letkd_keras.ranges import (
     finite_number,
     non_negative_number,
@@ -19,21 +20,6 @@ _SMALLEST_NORM = 1e-12
 
 # The smallest normal number of float16. A shorter vector has no useful direction in float16.
 _SMALLEST_FLOAT16_NORM = 2.0**-14
-
-
-def at_least_float32(x):
-    """`x` in float32 if it is of lower precision."""
-    return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
-
-
-def keep_float32_weights(layer):
-    """Replace a layer's policy float16 or bfloat16 by the mixed one, whose weights are float32.
-
-    Args:
-        layer: `keras.layers.Layer` without weights yet.
-    """
-    if layer.variable_dtype in ("float16", "bfloat16"):
-        layer.dtype_policy = f"mixed_{layer.variable_dtype}"
 
 
 def inverse_norm(x, axis):
@@ -97,9 +83,9 @@ class KDLayer(keras.layers.Layer):
         initial_value_scale: Initial value of the trainable scale s2 of the values.
         momentum: BN momentum in Keras' sense, at least 0 and less than 1.
         epsilon: BN epsilon, more than 0.
-        kernel_initializer: Initializer of both kernels. `None` is that of the authors' program,
-            normal with standard deviation sqrt(2 / input channels). One with a seed starts both
-            kernels with the same numbers where K = C.
+        kernel_initializer: Initializer of both kernels, or a function of shape and dtype. `None` is
+            that of the authors' program, normal with standard deviation sqrt(2 / input channels).
+            One with a seed starts both kernels with the same numbers where K = C.
         data_format: `"channels_last"`, `"channels_first"` or `None` for the Keras setting.
         synchronized: Whether BN statistics are taken over all replicas. `None` means yes if the
             layer is built in the scope of a strategy with several replicas.
@@ -199,7 +185,9 @@ class KDLayer(keras.layers.Layer):
     def _new_initializer(self):
         # An initializer draws the same numbers for equal shapes each time. A clone of one without a
         # seed draws others, so that two square kernels do not start equal.
-        return self.kernel_initializer.clone()
+        initializer = self.kernel_initializer
+        is_object = isinstance(initializer, keras.initializers.Initializer)
+        return initializer.clone() if is_object else initializer
 
     def _add_scale(self, name, start):
         return self.add_weight(

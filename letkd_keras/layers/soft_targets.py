@@ -19,12 +19,28 @@ class _SoftTargets(keras.layers.Layer):
         super().__init__(trainable=False, dtype=dtype, **kwargs)
         self.pool_size = positive_integer.check(pool_size, "pool_size")
         self.data_format = data_format_or_default(data_format)
+        self.channel_axis = -1 if self.data_format == "channels_last" else 1
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def build(self, input_shape):
+        channels = input_shape[self.channel_axis]
+        if channels is None:
+            raise ValueError(
+                f"{type(self).__name__} needs a known number of channels. "
+                f"Received: input_shape={input_shape}, data_format={self.data_format!r}"
+            )
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={self.channel_axis: channels})
+        self._add_weights(channels)
+        self.built = True
+
+    def _build_for(self, channels):
+        """Build the layer for features of any grid. Keras notes the shape for copies."""
+        shape = [None] * 4
+        shape[self.channel_axis] = channels
+        self.build(tuple(shape))
 
     def _add_state(self, name, shape):
         return self.add_weight(name=name, shape=shape, initializer="zeros", trainable=False)
-
-    def _channels(self, input_shape):
-        return input_shape[-1 if self.data_format == "channels_last" else 1]
 
     def _locations(self, features):
         """Teacher's features as [B, H, W, C], after pooling."""
@@ -91,7 +107,8 @@ class PenultimateTargets(_SoftTargets):
         Targets [B, H / pool_size, W / pool_size, K], rounded up, that sum to 1 at each location.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of its range, or the features do not have four dimensions
+            or a known number of channels.
     """
 
     def __init__(self, templates, temperature=1.0, pool_size=1, data_format=None, **kwargs):
@@ -104,16 +121,12 @@ class PenultimateTargets(_SoftTargets):
         """Create the layer from a `PenultimatePrototypes`."""
         templates, channels = prototypes.centers.shape
         layer = cls(templates=templates, pool_size=prototypes.pool_size, **kwargs)
-        layer._add_weights(channels)
+        layer._build_for(channels)
         layer.centers.assign(prototypes.centers)
         return layer
 
-    def build(self, input_shape):
-        self._add_weights(self._channels(input_shape))
-
     def _add_weights(self, channels):
         self.centers = self._add_state("centers", (self.templates, channels))
-        self.built = True
 
     def call(self, features, return_negentropy=False):
         mean = ops.mean(self.centers, axis=0)
@@ -167,7 +180,8 @@ class IntermediateTargets(_SoftTargets):
         Targets [B, H / pool_size, W / pool_size, K], rounded up, that sum to 1 at each location.
 
     Raises:
-        ValueError: If an argument is out of its range, or labels have another shape.
+        ValueError: If an argument is out of its range, the features do not have four dimensions or
+            a known number of channels, or labels have another shape.
     """
 
     def __init__(
@@ -189,7 +203,7 @@ class IntermediateTargets(_SoftTargets):
             pool_size=prototypes.pool_size,
             **kwargs,
         )
-        layer._add_weights(channels)
+        layer._build_for(channels)
         layer.lda_mean.assign(prototypes.lda_mean)
         layer.lda_kernel.assign(prototypes.lda_scalings)
         layer.centers.assign(prototypes.centers)
@@ -203,16 +217,12 @@ class IntermediateTargets(_SoftTargets):
         """Number of templates K."""
         return self.num_classes * self.subclasses
 
-    def build(self, input_shape):
-        self._add_weights(self._channels(input_shape))
-
     def _add_weights(self, channels):
         self.lda_mean = self._add_state("lda_mean", (channels,))
         self.lda_kernel = self._add_state("lda_kernel", (channels, self.components))
         self.centers = self._add_state("centers", (self.templates, self.components))
         self.subclass_scores = self._add_state("subclass_scores", (self.templates, self.templates))
         self.negentropies = self._add_state("negentropies", (self.templates,))
-        self.built = True
 
     def project(self, features):
         """LDA components z of the teacher's features, [B, H / pool_size, W / pool_size, d]."""

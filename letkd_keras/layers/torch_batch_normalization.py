@@ -12,9 +12,9 @@ class TorchBatchNormalization(keras.layers.BatchNormalization):
 
     PyTorch normalizes a training batch with the biased variance, as Keras does. For inference it
     accumulates the *unbiased* variance, which is divided by n - 1, where n is the number of values
-    per channel. Keras accumulates the biased variance. With 8x8 maps and batches of 64 the two
-    differ by 2e-4, with 1x1 maps and small batches by much more. The published results of letKD
-    were computed with PyTorch.
+    per channel, without those that a mask leaves out. Keras accumulates the biased variance. With
+    8x8 maps and batches of 64 the two differ by 2e-4, with 1x1 maps and small batches by much more.
+    The published results of letKD were computed with PyTorch.
 
     On TensorFlow, channels-last feature maps are normalized by a fused operation, which passes over
     the map once; Keras' layer makes eight passes.
@@ -52,7 +52,7 @@ class TorchBatchNormalization(keras.layers.BatchNormalization):
             # n / (n - 1) times the biased one, so 1 / (n - 1) of what was added is missing.
             after = ops.convert_to_tensor(self.moving_variance)
             added = after - kept
-            values = ops.cast(self._values_per_channel(inputs), after.dtype)
+            values = ops.cast(self._values_per_channel(inputs, mask), after.dtype)
             self.moving_variance.assign(after + added / ops.maximum(values - 1.0, 1.0))
         return outputs
 
@@ -108,10 +108,14 @@ class TorchBatchNormalization(keras.layers.BatchNormalization):
                 variable.assign(old * self.momentum + new * (1.0 - self.momentum))
         return outputs
 
-    def _values_per_channel(self, inputs):
+    def _values_per_channel(self, inputs, mask=None):
         shape = ops.shape(inputs)
-        channel_axis = self.axis % len(shape)
-        values = math.prod(size for axis, size in enumerate(shape) if axis != channel_axis)
+        reduced = [axis for axis in range(len(shape)) if axis != self.axis % len(shape)]
+        if mask is not None:
+            # The parent class takes the moments of masked values on each replica alone.
+            mask = ops.expand_dims(ops.cast(mask, "bool"), axis=-1)
+            return ops.sum(ops.cast(ops.broadcast_to(mask, shape), "float32"), axis=reduced)
+        values = math.prod(shape[axis] for axis in reduced)
         if self.synchronized and keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 

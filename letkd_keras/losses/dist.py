@@ -41,7 +41,7 @@ class DISTLoss(Loss):
         temperature: T, more than 0; 1 in the authors' program for ImageNet, 4 usual on CIFAR-100.
         reduction: Keras' reduction over the samples.
         name: Name of the loss.
-        dtype: Dtype of the computation; float32 unless Keras' `floatx` says otherwise.
+        dtype: Dtype of the value, computed in at least float32; the default is Keras' `floatx`.
 
     Call arguments:
         y_true: `(teacher's logits [B, classes], labels)`.
@@ -77,9 +77,9 @@ class DISTLoss(Loss):
         if isinstance(y_true, dict):
             weights = ops.reshape(y_true["weights"], (-1, 1))
             y_true = y_true["pair"]
-        teacher, _ = teacher_logits.split(y_true, y_pred)
+        teacher, student, _ = teacher_logits.split(y_true, y_pred)
         teacher = ops.softmax(teacher / self.temperature)
-        student = ops.softmax(y_pred / self.temperature)
+        student = ops.softmax(student / self.temperature)
         inter = 1 - _correlation(teacher, student, axis=1)
         intra = ops.mean(1 - _correlation(teacher, student, axis=0, weights=weights))
         return self.temperature**2 * (self.beta * inter + self.gamma * intra)

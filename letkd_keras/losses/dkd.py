@@ -25,7 +25,7 @@ class DKDLoss(Loss):
             2024, see `letkd_keras.losses.standardize_logits`). T is 2 there.
         reduction: Keras' reduction over the samples.
         name: Name of the loss.
-        dtype: Dtype of the computation; float32 unless Keras' `floatx` says otherwise.
+        dtype: Dtype of the value, computed in at least float32; the default is Keras' `floatx`.
 
     Call arguments:
         y_true: `(teacher's logits [B, classes], labels)`, the labels integers [B] or [B, 1] or
@@ -54,10 +54,10 @@ class DKDLoss(Loss):
         self.standardize_logits = bool(standardize_logits)
 
     def call(self, y_true, y_pred):
-        teacher, labels = teacher_logits.split(y_true, y_pred)
+        teacher, student, labels = teacher_logits.split(y_true, y_pred)
         target = teacher_logits.target_mask(labels, teacher.shape[-1])
         b_teacher, q_teacher = self._log_probabilities(teacher, target)
-        b_student, q_student = self._log_probabilities(y_pred, target)
+        b_student, q_student = self._log_probabilities(student, target)
         tckd = teacher_logits.kl_divergence(b_teacher, b_student)
         nckd = teacher_logits.kl_divergence(q_teacher, q_student)
         return self.temperature**2 * (self.alpha * tckd + self.beta * nckd)

@@ -21,7 +21,7 @@ class KDLoss(Loss):
             2024, see `letkd_keras.losses.standardize_logits`). T is 2 there.
         reduction: Keras' reduction over the samples.
         name: Name of the loss.
-        dtype: Dtype of the computation; float32 unless Keras' `floatx` says otherwise.
+        dtype: Dtype of the value, computed in at least float32; the default is Keras' `floatx`.
 
     Call arguments:
         y_true: `(teacher's logits [B, classes], labels)`.
@@ -45,9 +45,9 @@ class KDLoss(Loss):
         self.standardize_logits = bool(standardize_logits)
 
     def call(self, y_true, y_pred):
-        teacher, _ = teacher_logits.split(y_true, y_pred)
+        teacher, student, _ = teacher_logits.split(y_true, y_pred)
         return self.temperature**2 * teacher_logits.kl_divergence(
-            self._log_probabilities(teacher), self._log_probabilities(y_pred)
+            self._log_probabilities(teacher), self._log_probabilities(student)
         )
 
     def _log_probabilities(self, logits):

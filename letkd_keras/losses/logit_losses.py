@@ -118,7 +118,7 @@ def logit_loss(name, /, **options):
     Raises:
         ValueError: If there is no such loss, or the loss has no such option.
     """
-    if name not in LOGIT_LOSSES:
+    if not isinstance(name, str) or name not in LOGIT_LOSSES:
         raise ValueError(
             f"`name` must be one of {', '.join(LOGIT_LOSSES)}. "
             f"Received: name={name}.{_did_you_mean(name, LOGIT_LOSSES)}"

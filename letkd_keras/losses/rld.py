@@ -27,7 +27,7 @@ class RLDLoss(Loss):
             authors' program.
         reduction: Keras' reduction over the samples.
         name: Name of the loss.
-        dtype: Dtype of the computation; float32 unless Keras' `floatx` says otherwise.
+        dtype: Dtype of the value, computed in at least float32; the default is Keras' `floatx`.
 
     Call arguments:
         y_true: `(teacher's logits [B, classes], labels)`, the labels integers [B] or [B, 1] or
@@ -60,19 +60,19 @@ class RLDLoss(Loss):
         )
 
     def call(self, y_true, y_pred):
-        teacher, labels = teacher_logits.split(y_true, y_pred)
+        teacher, student, labels = teacher_logits.split(y_true, y_pred)
         classes = teacher.shape[-1]
         target = teacher_logits.target_mask(labels, classes)
         predicted = teacher_logits.target_mask(ops.argmax(teacher, axis=-1), classes)
         scd = teacher_logits.kl_divergence(
             teacher_logits.log_binary(teacher / self.confidence_temperature, predicted),
-            teacher_logits.log_binary(y_pred / self.confidence_temperature, target),
+            teacher_logits.log_binary(student / self.confidence_temperature, target),
         )
         of_target = ops.sum(ops.where(target, teacher, 0.0), axis=-1, keepdims=True)
         not_below = ops.greater_equal(teacher, of_target)
         mcd = teacher_logits.kl_divergence(
             teacher_logits.log_softmax_without(teacher / self.temperature, not_below),
-            teacher_logits.log_softmax_without(y_pred / self.temperature, not_below),
+            teacher_logits.log_softmax_without(student / self.temperature, not_below),
         )
         return (
             self.alpha * self.confidence_temperature**2 * scd

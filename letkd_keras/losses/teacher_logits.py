@@ -2,20 +2,22 @@
 
 from keras import ops
 
+from letkd_keras.precision import at_least_float32
+
 # Logarithm of a probability that counts for nothing. Finite, unlike -inf, so that 0 times a
 # difference of two of them is 0 and not NaN.
 _NOTHING = -1e9
 
 
 def split(y_true, y_pred):
-    """The teacher's logits and the labels of `y_true`, checked against the student's logits.
+    """Both networks' logits in at least float32, and the labels.
 
     Args:
         y_true: `(teacher's logits [B, classes], labels)`.
         y_pred: Student's logits [B, classes].
 
     Returns:
-        Teacher's logits, which no gradient flows to, and the labels as given.
+        Teacher's logits, which no gradient flows to, student's logits and the labels as given.
 
     Raises:
         ValueError: If `y_true` is no pair or the numbers of classes differ.
@@ -31,7 +33,7 @@ def split(y_true, y_pred):
             "The teacher's and the student's logits must both be [B, classes]. "
             f"Received: teacher's {tuple(teacher.shape)}, student's {tuple(y_pred.shape)}"
         )
-    return ops.stop_gradient(teacher), labels
+    return ops.stop_gradient(at_least_float32(teacher)), at_least_float32(y_pred), labels
 
 
 def class_indices(labels, classes):

@@ -22,7 +22,7 @@ class WTTMLoss(Loss):
         power: g, more than 0; below 1 it makes the teacher smoother.
         reduction: Keras' reduction over the samples.
         name: Name of the loss.
-        dtype: Dtype of the computation; float32 unless Keras' `floatx` says otherwise.
+        dtype: Dtype of the value, computed in at least float32; the default is Keras' `floatx`.
 
     Call arguments:
         y_true: `(teacher's logits [B, classes], labels)`.
@@ -38,11 +38,11 @@ class WTTMLoss(Loss):
         self.power = positive_number.check(power, "power")
 
     def call(self, y_true, y_pred):
-        teacher, _ = teacher_logits.split(y_true, y_pred)
+        teacher, student, _ = teacher_logits.split(y_true, y_pred)
         transformed = self.power * ops.log_softmax(teacher)
         log_power_sum = ops.logsumexp(transformed, axis=-1, keepdims=True)
         divergence = teacher_logits.kl_divergence(
-            transformed - log_power_sum, ops.log_softmax(y_pred)
+            transformed - log_power_sum, ops.log_softmax(student)
         )
         return ops.exp(ops.squeeze(log_power_sum, axis=-1)) * divergence
 

@@ -1,3 +1,5 @@
+from collections.abc import Iterable
+
 import keras
 
 from letkd_keras.ranges import positive_integer, positive_number
@@ -23,6 +25,11 @@ def epoch_decay(initial_rate, milestones, steps_per_epoch, factor=0.1):
     initial_rate = positive_number.check(initial_rate, "initial_rate")
     factor = positive_number.check(factor, "factor")
     steps_per_epoch = positive_integer.check(steps_per_epoch, "steps_per_epoch")
+    if not isinstance(milestones, Iterable):
+        raise ValueError(
+            "`milestones` must be a sequence of numbers of epochs. "
+            f"Received: milestones={milestones!r}"
+        )
     milestones = [positive_integer.check(milestone, "milestones") for milestone in milestones]
     if milestones != sorted(set(milestones)):
         raise ValueError(
@@ -61,15 +68,17 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
     The rate of step `i`, counted from 0, is that of the schedule times `min((i + 1) / steps, 1)`.
 
     Args:
-        schedule: `LearningRateSchedule`, or a constant rate.
+        schedule: `LearningRateSchedule`, or a constant rate, more than 0.
         steps: Number of steps after which the rate is the schedule's, at least 1.
 
     Raises:
-        ValueError: If `steps` is out of its range.
+        ValueError: If `steps` or a constant rate is out of its range.
     """
 
     def __init__(self, schedule, steps):
         super().__init__()
+        if not callable(schedule):
+            schedule = positive_number.check(schedule, "schedule")
         self.schedule = schedule
         self.steps = positive_integer.check(steps, "steps")
 

@@ -1,5 +1,6 @@
 import math
 import numbers
+from collections.abc import Mapping
 
 import keras
 from keras import ops
@@ -38,7 +39,8 @@ class TorchSGD(keras.optimizers.SGD):
         **kwargs: Arguments of every Keras optimizer (clipping, EMA, loss scale, accumulation).
 
     Raises:
-        ValueError: If a number is not finite or out of its range.
+        ValueError: If a number is not finite or out of its range, or `learning_rate_factors` is no
+            such dictionary.
     """
 
     def __init__(
@@ -61,9 +63,15 @@ class TorchSGD(keras.optimizers.SGD):
         # Keras applies its decoupled decay to every optimizer whose attribute `weight_decay` is
         # set, and has no public way to turn that off. So the attribute has another name.
         self.coupled_weight_decay = weight_decay
+        factors = {} if learning_rate_factors is None else learning_rate_factors
+        if not isinstance(factors, Mapping) or not all(isinstance(part, str) for part in factors):
+            raise ValueError(
+                "`learning_rate_factors` must be a dictionary from parts of paths to factors. "
+                f"Received: learning_rate_factors={factors!r}"
+            )
         self.learning_rate_factors = {
             part: positive_number.check(factor, f"learning_rate_factors[{part!r}]")
-            for part, factor in (learning_rate_factors or {}).items()
+            for part, factor in factors.items()
         }
 
     def build(self, variables):

@@ -33,7 +33,7 @@ from letkd_keras.prototypes.subclasses import (
     normalized_scores,
 )
 from letkd_keras.prototypes.teacher_features import TeacherFeatures, at_size
-from letkd_keras.ranges import positive_integer
+from letkd_keras.ranges import positive_integer, shown
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +121,8 @@ def fit_prototypes(
         preprocess: Function applied to each batch of images before the teacher, or `None`.
         batch_size: Size of the batches taken from arrays.
         data_name: Name of the data for the manifest, or `None`.
-        class_names: Names of the classes for the manifest and for pictures, or `None`.
+        class_names: Names of the teacher's classes, in the order of the labels, for the manifest
+            and for pictures, or `None`. The penultimate level alone may have fewer.
         verbose: Whether to show progress; `"auto"` shows it in a terminal.
         engine: `"local"` to run the teacher in this process; `"ray"` to run it in actors of Ray
             Data, on this machine or, where `RAY_ADDRESS` names a Ray cluster, on all of its
@@ -136,10 +137,10 @@ def fit_prototypes(
 
     Raises:
         ImportError: If `engine` is `"ray"` and Ray is not installed.
-        ValueError: If an argument is out of its range, a layer is not in the teacher, images are
-            not finite, labels are not integers below the teacher's number of classes or differ
-            between two passes, there are fewer feature vectors than clusters, or `workdir` holds
-            other files or a fit with other settings.
+        ValueError: If an argument is out of its range, a layer is not in the teacher, there are
+            not as many names as classes, images are not finite, labels are not integers below the
+            teacher's number of classes or differ between two passes, there are fewer feature
+            vectors than clusters, or `workdir` holds other files or a fit with other settings.
         OSError: If the disk has no room for the feature cache.
 
     Reference:
@@ -166,6 +167,7 @@ def fit_prototypes(
     if None in image_shape:
         image_shape = images.image_shape()
     layers = _layers(at_size(teacher, image_shape), levels, penultimate_layer, intermediate_layer)
+    class_names = _checked_names(class_names, teacher.output_shape[-1], layers)
     features = TeacherFeatures(teacher, layers, pool_size, image_shape)
     if feature_cache is not None:
         images.read_labels()
@@ -177,7 +179,7 @@ def fit_prototypes(
     # === What the prototypes depend on ===
     manifest = {
         "teacher": {"name": teacher.name, "fingerprint": fingerprint(teacher)},
-        "data": {"name": data_name},
+        "data": {"name": None if data_name is None else str(data_name)},
         "image_shape": image_shape,
         "seed": seed,
         "iterations": iterations,
@@ -187,7 +189,7 @@ def fit_prototypes(
         "versions": versions(),
     }
     if class_names is not None:
-        manifest["data"]["class_names"] = [str(name) for name in class_names]
+        manifest["data"]["class_names"] = class_names
     steps = MemorySteps()
     if workdir is not None:
         features.check_shape(images.image_shape())
@@ -412,6 +414,20 @@ def _progress(verbose):
 def _check_numbers(**numbers):
     for name, value in numbers.items():
         positive_integer.check(value, name)
+
+
+def _checked_names(class_names, classes, levels):
+    """The names as a list of texts, or `None`."""
+    if class_names is None:
+        return None
+    names = [str(name) for name in class_names]
+    # The penultimate level alone may be fitted to images of some of the teacher's classes.
+    if isinstance(class_names, str) or ("intermediate" in levels and len(names) != classes):
+        raise ValueError(
+            f"`class_names` must be a sequence of {classes} names, one for each of the teacher's "
+            f"classes. Received: class_names={shown(class_names)}"
+        )
+    return names
 
 
 def _check_feature_cache(feature_cache, workdir):

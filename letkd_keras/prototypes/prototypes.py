@@ -62,6 +62,9 @@ class IntermediatePrototypes:
         subclass_scores: float32 [K, K]; row s is what the teacher confuses sub-class s with.
         num_classes: Number of classes.
         subclasses: Sub-classes of each class.
+
+    Raises:
+        ValueError: If the shapes of the arrays do not agree.
     """
 
     layer: str
@@ -73,6 +76,21 @@ class IntermediatePrototypes:
     subclass_scores: np.ndarray
     num_classes: int
     subclasses: int
+
+    def __post_init__(self):
+        templates = self.num_classes * self.subclasses
+        channels, components = np.shape(self.lda_mean), np.shape(self.centers)[-1:]
+        for name, shape, meaning in (
+            ("lda_scalings", (*channels, *components), "[C, d]"),
+            ("centers", (templates, *components), "[num_classes * subclasses, d]"),
+            ("subclass_scores", (templates, templates), "[K, K]"),
+        ):
+            received = np.shape(getattr(self, name))
+            if received != shape or len(shape) != 2:
+                raise ValueError(
+                    f"`{name}` must be of the shape {meaning}, here {shape}. "
+                    f"Received: {name} of the shape {received}"
+                )
 
     @property
     def channels(self):

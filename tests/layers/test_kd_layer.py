@@ -167,6 +167,15 @@ def test_with_alpha_0_the_layer_only_supervises():
     np.testing.assert_allclose(layer(x, pool_output=True), x.mean((1, 2)), rtol=1e-5, atol=1e-6)
 
 
+def test_the_initializer_may_be_a_function():
+    def numbers(shape, dtype=None):
+        return keras.ops.full(shape, 0.5, dtype=dtype)
+
+    layer = _layer(kernel_initializer=numbers)
+    for kernel in (layer.template_kernel, layer.value_kernel):
+        np.testing.assert_array_equal(kernel, np.full(kernel.shape, 0.5))
+
+
 def test_square_kernels_start_different_and_with_the_authors_spread():
     layer = _layer(templates=256, channels=256)
     assert not np.allclose(layer.template_kernel, layer.value_kernel)

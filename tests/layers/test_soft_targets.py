@@ -1,3 +1,5 @@
+import copy
+import pickle
 import subprocess
 import sys
 
@@ -274,6 +276,11 @@ def test_the_nearest_subclass_is_rarely_another_under_tf32(monkeypatch, channels
 
 # State
 
+MAKERS = (
+    lambda **options: _penultimate(_random(4, 1), **options),
+    lambda **options: _intermediate(_two_classes(), **options),
+)
+
 
 def test_no_weight_is_trainable_and_all_are_float32_under_a_mixed_policy():
     keras.config.set_dtype_policy("mixed_float16")
@@ -314,6 +321,28 @@ def test_saved_and_loaded_the_targets_are_the_same(tmp_path):
     x = [_random(3, 4, 4, 1), np.array([0, 1, 0])]
     for before, after in zip(model(x), loaded(x), strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_a_copy_gives_the_same_targets(copied, data_format):
+    shape = (2, 3, 3, 1) if data_format == "channels_last" else (2, 1, 3, 3)
+    layers = [make(data_format=data_format) for make in MAKERS]
+    for layer, labels in zip(layers, ([], [np.array([0, 1])]), strict=True):
+        x = _random(*shape)
+        np.testing.assert_array_equal(copied(layer)(x, *labels), layer(x, *labels))
+
+
+def test_features_of_another_form_are_refused():
+    for make, labels in zip(MAKERS, ([], [np.array([0, 1])]), strict=True):
+        layer = make()
+        with pytest.raises(ValueError, match="expected ndim=4, found ndim=2"):
+            layer(_random(2, 1), *labels)
+        with pytest.raises(ValueError, match=r"axis -1 .* to have value 1"):
+            layer(_random(2, 3, 3, 5), *labels)
+        unbuilt = type(layer).from_config(layer.get_config())
+        with pytest.raises(ValueError, match=r"Targets needs a known number of channels\."):
+            unbuilt.build((None, 3, 3, None))
 
 
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])

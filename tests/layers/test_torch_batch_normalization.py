@@ -54,6 +54,15 @@ def test_one_value_a_channel_has_no_unbiased_variance_and_stays_finite(shape):
     np.testing.assert_allclose(layer.moving_variance, 0.9 * np.ones(3), rtol=1e-6)
 
 
+@pytest.mark.parametrize("synchronized", [False, True])
+def test_masked_values_do_not_count(synchronized):
+    layer = TorchBatchNormalization(synchronized=synchronized)
+    x, mask = _x(2, 3, 4), np.array([[True, True, False], [True, False, False]])
+    layer(x, training=True, mask=mask)
+    np.testing.assert_allclose(layer.moving_mean, 0.1 * x[mask].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, 0.9 + 0.1 * x[mask].var(0, ddof=1), rtol=1e-5)
+
+
 def test_inference_uses_the_running_statistics_and_keeps_them():
     layer = TorchBatchNormalization(epsilon=1e-3)
     layer.build((None, 4, 4, 2))

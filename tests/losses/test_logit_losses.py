@@ -92,6 +92,14 @@ def test_half_precision_logits_are_computed_in_float32(name):
 
 
 @every_loss
+def test_a_loss_of_half_precision_is_computed_in_float32(name):
+    expected = float(logit_loss(name)((TEACHER, LABELS), STUDENT))
+    value = logit_loss(name, dtype="float16")((TEACHER, LABELS), STUDENT)
+    assert keras.backend.standardize_dtype(value.dtype) == "float16"
+    assert float(value) == pytest.approx(expected, rel=1e-2)
+
+
+@every_loss
 def test_it_serialises_with_every_option(name):
     row = LOGIT_LOSSES[name]
     # Another value for each option than the default.
@@ -173,6 +181,8 @@ def test_an_unknown_name_lists_the_losses():
         logit_loss("nonsense")
     with pytest.raises(ValueError, match=r"Received: name=wtm\. Did you mean wttm\?"):
         logit_loss("wtm")
+    with pytest.raises(ValueError, match=r"`name` must be one of .*=\['kd', 'dkd'\]\."):
+        logit_loss(["kd", "dkd"])
 
 
 def test_an_unknown_option_lists_those_of_the_loss():

@@ -39,6 +39,7 @@ def test_the_schedule_serialises():
         ((0, 2), 4, "at least 1"),
         ((1.5, 2), 4, "`milestones` must be an integer of at least 1"),
         (("a",), 4, "`milestones` must be an integer of at least 1"),
+        (3, 10, r"`milestones` must be a sequence of numbers of epochs\..*milestones=3"),
         ((2, 3), 0, "`steps_per_epoch` must be an integer of at least 1.*steps_per_epoch=0"),
     ],
 )
@@ -91,3 +92,9 @@ def test_a_warm_up_serialises(rates):
 def test_a_warm_up_has_a_step():
     with pytest.raises(ValueError, match=r"`steps` must be .*Received: steps=0"):
         WarmUp(0.1, steps=0)
+
+
+@pytest.mark.parametrize("rate", [0, -1.0, float("nan"), None])
+def test_a_warm_up_refuses_a_bad_rate(rate):
+    with pytest.raises(ValueError, match="`schedule` must be a finite number greater than 0"):
+        WarmUp(rate, steps=3)

@@ -164,6 +164,12 @@ def test_a_wrong_factor_is_refused(factor):
         TorchSGD(0.1, learning_rate_factors={"kd_": factor})
 
 
+@pytest.mark.parametrize("factors", [["kd_"], "kd_", {3: 2.0}])
+def test_factors_of_another_form_are_refused(factors):
+    with pytest.raises(ValueError, match="`learning_rate_factors` must be a dictionary from parts"):
+        TorchSGD(0.1, learning_rate_factors=factors)
+
+
 def test_only_the_gradient_is_clipped():
     variable = keras.Variable(np.array([10.0]))
     TorchSGD(0.1, weight_decay=0.5, clipvalue=1.0).apply(

@@ -1,4 +1,5 @@
 import inspect
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -138,6 +139,8 @@ def test_number_of_components():
         ({"subclasses": 193}, "subclasses=193 feature vectors.*class 0"),
         ({"penultimate_layer": "penultimte"}, "penultimate_layer=.penultimte.*: penultimate"),
         ({"intermediate_layer": "dense"}, "must name a layer"),
+        ({"class_names": ["a", "b"]}, r"`class_names` must be .* 5 names.*=\['a', 'b'\]"),
+        ({"class_names": "abcde"}, "`class_names` must be a sequence of 5 names.*='abcde'"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_image(changes, message, monkeypatch, teacher):
@@ -158,6 +161,10 @@ def test_bad_data_is_refused(teacher):
         fit_prototypes(model, (x, y + 1), **SIZES)
     with pytest.raises(ValueError, match="not one-hot"):
         fit_prototypes(model, (x, np.eye(5)[y]), **SIZES)
+    with pytest.raises(ValueError, match=r"of an integer type.*\(60,\) and type float32"):
+        fit_prototypes(model, (x, y.astype("float32")), **SIZES)
+    with pytest.raises(ValueError, match=r"a data set must be batched\..*shape \(\) and type int"):
+        fit_prototypes(model, list(zip(x, y, strict=True)), **SIZES)
     with pytest.raises(ValueError, match="60 images and 59 labels"):
         fit_prototypes(model, (x, y[1:]), **SIZES)
     with pytest.raises(ValueError, match="at least one image"):
@@ -251,9 +258,12 @@ def test_a_teacher_without_an_intermediate_layer_gets_the_prototypes_of_letkd_1(
         fit_prototypes(teacher, small_images(), **SIZES, levels=("penultimate", "intermediate"))
 
 
-def test_integers_of_numpy_are_integers(teacher, tmp_path):
+def test_integers_of_numpy_and_paths_can_be_saved(teacher, tmp_path):
     numbers = {"seed": np.int64(3), "pool_size": np.int32(2)}
-    received = fit_prototypes(teacher(), small_images(), **SIZES, **numbers)
+    received = fit_prototypes(
+        teacher(), small_images(), **SIZES, **numbers, data_name=Path("colours")
+    )
+    assert received.manifest["data"]["name"] == "colours"
     expected = fit_prototypes(teacher(), small_images(), **SIZES, seed=3, pool_size=2)
     np.testing.assert_array_equal(received.penultimate.centers, expected.penultimate.centers)
     received.save(tmp_path / "prototypes.npz")

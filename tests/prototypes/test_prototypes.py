@@ -186,6 +186,21 @@ def test_a_file_that_declares_more_than_it_has_is_refused_before_it_is_read(tmp_
         Prototypes.load(path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"subclasses": 3}, r"`centers` must be .*here \(15, 3\).*Received: .*\(10, 3\)"),
+        ({"subclass_scores": np.ones((10, 9))}, r"`subclass_scores` must be .*\[K, K\].*\(10, 9\)"),
+        ({"lda_mean": np.ones(5)}, r"`lda_scalings` must be .*\[C, d\], here \(5, 3\).*\(6, 3\)"),
+        ({"centers": np.ones((10, 2))}, r"`lda_scalings` must be .*here \(6, 2\).*\(6, 3\)"),
+        ({"centers": np.float32(1)}, "`lda_scalings` must be "),
+    ],
+)
+def test_arrays_that_do_not_agree_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(_prototypes().intermediate, **changes)
+
+
 def test_they_are_shown_in_a_line(tmp_path):
     assert repr(_prototypes()) == (
         "Prototypes(penultimate=PenultimatePrototypes(7 templates of 'penultimate', 4x4x8), "
