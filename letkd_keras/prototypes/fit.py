@@ -167,12 +167,12 @@ def fit_prototypes(
     if None in image_shape:
         image_shape = images.image_shape()
     layers = _layers(at_size(teacher, image_shape), levels, penultimate_layer, intermediate_layer)
-    class_names = _checked_names(class_names, teacher.output_shape[-1], layers)
     features = TeacherFeatures(teacher, layers, pool_size, image_shape)
     if feature_cache is not None:
         images.read_labels()
     if images.labels is not None:
         _check_points(images.per_class(), features, templates, subclasses)
+    class_names = _checked_names(class_names, teacher.output_shape[-1], layers)
     if feature_cache is not None and not Path(workdir).exists():
         _check_room(workdir, images, features, feature_cache)
 
