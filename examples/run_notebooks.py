@@ -3,9 +3,10 @@
 python examples/run_notebooks.py                       # all of them
 python examples/run_notebooks.py adding_a_loss_or_method
 
-Messages of libraries on stderr and TensorFlow's warnings are not kept.
+Messages of libraries on stderr, TensorFlow's warnings, progress bars and colors are not kept.
 """
 
+import re
 import shutil
 import sys
 import tempfile
@@ -15,6 +16,9 @@ import nbclient
 import nbformat
 
 _NOISE = ("WARNING:", "INFO:tensorflow")
+# A terminal begins a line again at the first; the second sets colors and moves the cursor.
+_AGAIN = re.compile(r"\r|\x1b\[2K")
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def run(path):
@@ -35,13 +39,27 @@ def keep_results(notebook):
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = [output for output in map(_without_warnings, cell.outputs) if output]
+            outputs = _merged(cell.outputs)
+            cell.outputs = [output for output in map(_without_noise, outputs) if output]
 
 
-def _without_warnings(output):
+def _merged(outputs):
+    """Outputs in which what a program wrote to one stream is one text."""
+    merged = []
+    for output in outputs:
+        stream = output.output_type == "stream" and output.name
+        if stream and merged and merged[-1].get("name") == stream:
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    return merged
+
+
+def _without_noise(output):
     if output.output_type == "stream":
-        lines = output.text.splitlines(keepends=True)
-        output.text = "".join(line for line in lines if not line.startswith(_NOISE))
+        lines = output.text.replace("\r\n", "\n").split("\n")
+        lines = [_CONTROL.sub("", _AGAIN.split(line)[-1]) for line in lines]
+        output.text = "\n".join(line for line in lines if not line.startswith(_NOISE))
         if output.name == "stderr" or not output.text.strip():
             return None
     return output

@@ -7,7 +7,8 @@ import pytest
 
 nbformat = pytest.importorskip("nbformat")
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "examples").glob("*.ipynb"))
+EXAMPLES = Path(__file__).parents[1] / "examples"
+NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -58,3 +59,20 @@ def test_it_runs_from_top_to_bottom(path, tmp_path):
         )
         assert tflite == pytest.approx(of_keras, abs=0.2)
         assert tflite > 50  # of ten classes: something was learned
+
+
+def test_kept_outputs_are_what_a_terminal_shows_at_the_end(monkeypatch):
+    pytest.importorskip("nbclient")
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from run_notebooks import keep_results
+
+    written = (
+        "a\r\n\x1b[?25l\x1b[2K \x1b[90m--\x1b[0m\r\x1b[2Kepoch 1/4\r\x1b[2Kdone\r\nmea",
+        "suring\r\x1b[2Kb\r\n",
+    )
+    streams = [nbformat.v4.new_output("stream", name="stdout", text=text) for text in written]
+    streams.append(nbformat.v4.new_output("stream", name="stderr", text="a library"))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=streams)])
+    keep_results(notebook)
+    (output,) = notebook.cells[0].outputs
+    assert output.text == "a\ndone\nb\n"
