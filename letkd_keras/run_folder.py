@@ -22,6 +22,19 @@ _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}|\.[0-9a-f]{8}")
 _ABSENT = object()
 
 
+class OtherSettings(ValueError):
+    """A folder holds results of other settings.
+
+    Args:
+        message: The sentence.
+        differing: What differs, in a few words.
+    """
+
+    def __init__(self, message, differing=""):
+        super().__init__(message)
+        self.differing = differing
+
+
 class RunFolder:
     """A folder of results that an interrupted run continues in.
 
@@ -113,9 +126,11 @@ class RunFolder:
         saved = read_config(self.path, self._argument)
         differing = differences(saved, self.config, ignore=open_keys)
         if differing:
-            raise ValueError(
+            differing = "; ".join(differing)
+            raise OtherSettings(
                 f"`{self._argument}` {str(self.path)!r} holds results of other settings: "
-                f"{'; '.join(differing)}. Choose another folder, or repeat the earlier settings."
+                f"{differing}. Choose another folder, or repeat the earlier settings.",
+                differing,
             )
         return saved != self.config
 

@@ -24,7 +24,7 @@ from letkd_keras.recipes.trainings import results, workers
 from letkd_keras.recipes.trainings.ray_workers import RayWorkers
 from letkd_keras.recipes.trainings.shared_training import train
 from letkd_keras.recipes.trainings.training import finish
-from letkd_keras.run_folder import RunFolder
+from letkd_keras.run_folder import OtherSettings, RunFolder
 
 log = logging.getLogger("letkd_keras")
 
@@ -260,14 +260,11 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=True):
             **_engine(),
             verbose="auto" if verbose else False,
         )
-    except ValueError as error:
-        _, of_others, differing = str(error).partition("holds results of other settings: ")
-        if not of_others:
-            raise
+    except OtherSettings as error:
         raise ValueError(
-            f"{work} has an interrupted fit of prototypes with other settings: "
-            f"{differing.partition('. Choose')[0]}. Delete {work} and run the same command again: "
-            "the prototypes are then fitted from the beginning, and all trainings are kept."
+            f"{work} has an interrupted fit of prototypes with other settings: {error.differing}. "
+            f"Delete {work} and run the same command again: the prototypes are then fitted from "
+            "the beginning, and all trainings are kept."
         ) from error
     prototypes.save(file)
     remove_workdir(work)
