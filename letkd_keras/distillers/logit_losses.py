@@ -79,13 +79,15 @@ def check_logit_losses(logit_losses, other_names=()):
     Raises:
         ValueError: If an entry is no such pair, its loss has no reduction, or its name is in use.
     """
-    if not isinstance(logit_losses or {}, dict) or not all(map(_is_name, logit_losses or {})):
+    logit_losses = {} if logit_losses is None else logit_losses
+    is_dictionary = isinstance(logit_losses, dict)
+    if not is_dictionary or not all(isinstance(name, str) for name in logit_losses):
         raise ValueError(
             "`logit_losses` must be a dictionary of names and pairs (loss, weight). "
             f"Received: logit_losses={logit_losses!r}"
         )
     losses, weights = {}, {}
-    for name, entry in (logit_losses or {}).items():
+    for name, entry in logit_losses.items():
         if name in _RESERVED or name in other_names:
             raise ValueError(
                 f"The names in `logit_losses` must not be {', '.join((*_RESERVED, *other_names))}. "
@@ -111,10 +113,6 @@ def check_logit_losses(logit_losses, other_names=()):
         losses[name] = loss
         weights[name] = non_negative_number.check(weight, f"weight of {name}")
     return losses, weights
-
-
-def _is_name(key):
-    return isinstance(key, str)
 
 
 def serialize(losses, weights):

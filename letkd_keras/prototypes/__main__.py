@@ -80,7 +80,9 @@ def parse(arguments=None):
         options.workdir = options.workdir or Path(f"{options.out}.work")
         _check_out(parser, options)
     elif (options.teacher is None) != (options.data is None):
-        parser.error("--teacher and --data draw the maps of --pictures only together")
+        parser.error(
+            "--inspect takes --teacher and --data together: --pictures draws maps with both"
+        )
     return options
 
 

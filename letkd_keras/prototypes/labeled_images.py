@@ -273,8 +273,8 @@ def _checked_labels(labels, num_classes):
         labels = labels[:, 0]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            "Labels must be integers [B] of an integer type, not one-hot, and a data set must be "
-            f"batched. Received: labels of shape {labels.shape} and type {labels.dtype}"
+            "Labels must be of an integer type and of shape [B], not one-hot, and a data set must "
+            f"be batched. Received: labels of shape {labels.shape} and type {labels.dtype}"
         )
     if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
         raise ValueError(

@@ -86,14 +86,18 @@ def test_changed_data_of_a_run_are_refused(run, data_file):
         open_data(run, _options())
 
 
+def _run_on(spec, path):
+    """A run folder that has recorded these data."""
+    return RunFolder(path, {"data": {**spec.config(), "digest": spec.open().digest}}).path
+
+
 @pytest.mark.parametrize("source", ["{}", "imagenet:{}"])
 def test_data_of_a_run_on_a_folder_of_images(tmp_path, source):
     tree = tmp_path / "tree"
     write_tree(tree / "train", images=8, size=(40, 40))
     write_tree(tree / "val", images=3, size=(40, 40))
     spec = DataSpec(source.format(tree), image_size=16, pixels="-1..1")
-    data = {**spec.config(), "digest": spec.open().digest}
-    run = RunFolder(tmp_path / "run", {"data": data}).path
+    run = _run_on(spec, tmp_path / "run")
     opened = open_data(run, _options())
     assert (opened.data.image_shape, opened.data.mean) == ((16, 16, 3), (0.5,) * 3)
     (tree / "val" / "cat" / "0.png").unlink()
@@ -106,8 +110,7 @@ def test_a_label_file_that_was_moved_is_named_without_the_data(tmp_path):
     rows = [f"{name}/{number}.png,{name[0]}" for name in ("ant", "bee") for number in range(5)]
     labels.write_text("\n".join(["file,label", *rows]))
     spec = DataSpec(str(tree), image_size=16, labels=str(labels))
-    data = {**spec.config(), "digest": spec.open().digest}
-    run = RunFolder(tmp_path / "run", {"data": data}).path
+    run = _run_on(spec, tmp_path / "run")
     labels.rename(tmp_path / "moved.csv")
     with pytest.raises(FileNotFoundError, match=r"`labels` must be an existing file.*labels\.csv"):
         open_data(run, _options())
@@ -125,8 +128,7 @@ def test_images_and_labels_that_were_moved_are_asked_for(tmp_path):
     rows = [f"all/{name}/{number}.png,{name[0]}" for name in ("ant", "bee") for number in range(5)]
     labels.write_text("\n".join(["file,label", *rows]))
     spec = DataSpec(str(tree), image_size=16, labels=str(labels))
-    data = {**spec.config(), "digest": spec.open().digest}
-    run = RunFolder(tmp_path / "run", {"data": data}).path
+    run = _run_on(spec, tmp_path / "run")
     tree.rename(tmp_path / "moved")
     labels.rename(tmp_path / "moved.csv")
     message = rf"images of the run are no longer in {tree}: .*--data \(.*--labels\)"
@@ -142,8 +144,7 @@ def test_images_and_labels_that_were_moved_are_asked_for(tmp_path):
 def test_images_without_labels_are_not_needed(tmp_path, data_file, caplog):
     more = str(write_tree(tmp_path / "more"))
     spec = DataSpec(str(data_file), unlabelled=more, skip_corrupt=True)
-    data = {**spec.config(), "digest": spec.open().digest}
-    run = RunFolder(tmp_path / "run", {"data": data}).path
+    run = _run_on(spec, tmp_path / "run")
     assert open_data(run, _options()).data.train_examples == 60
     assert caplog.text == ""
     (tmp_path / "more").rename(tmp_path / "moved")

@@ -139,7 +139,7 @@ def test_pictures_of_maps_need_the_teacher_and_the_data(tmp_path, files, capsys)
     main([*files[0], "--out", str(out)])
     teacher = files[0][files[0].index("--teacher") + 1]
     assert status_of("--inspect", out, "--pictures", tmp_path / "p", "--teacher", teacher) == 2
-    assert "--teacher and --data draw" in capsys.readouterr().err
+    assert "--inspect takes --teacher and --data together" in capsys.readouterr().err
     assert not (tmp_path / "p").exists()
 
 
