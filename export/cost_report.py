@@ -20,7 +20,7 @@ from letkd_keras.functional.graph import flatten
 from letkd_keras.functional.insertion import kd_layers_of
 from letkd_keras.layers import KDLayer
 
-log = logging.getLogger("letkd_keras")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

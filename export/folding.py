@@ -14,7 +14,7 @@ from letkd_keras.export.verification import compare, images_for, logits_of
 from letkd_keras.functional.graph import flatten
 from letkd_keras.layers import KDLayer
 
-log = logging.getLogger("letkd_keras")
+log = logging.getLogger(__name__)
 
 
 def fold(model, *, images=None, tolerance=1e-4):

@@ -16,7 +16,7 @@ from letkd_keras.export.verification import images_for, logits_of
 from letkd_keras.functional.graph import flatten, output_of
 from letkd_keras.functional.insertion import kd_layers_of
 
-log = logging.getLogger("letkd_keras")
+log = logging.getLogger(__name__)
 
 _BATCH = 64
 _CANDIDATES = 4  # candidates for each template to keep

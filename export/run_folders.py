@@ -8,7 +8,7 @@ from letkd_keras.data import DataSpec
 from letkd_keras.files import read_json
 from letkd_keras.run_folder import CONFIG, is_run_folder, read_config
 
-log = logging.getLogger("letkd_keras")
+log = logging.getLogger(__name__)
 
 SWEEP = "sweep.json"
 REDUCED = "reduced.keras"

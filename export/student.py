@@ -32,7 +32,7 @@ from letkd_keras.export.verification import (
 from letkd_keras.files import atomic_path, check_writable, remove_leftovers, size_on_disk
 from letkd_keras.progress import bar
 
-log = logging.getLogger("letkd_keras")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

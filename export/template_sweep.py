@@ -26,7 +26,7 @@ from letkd_keras.files import save_model, write_json, write_text
 from letkd_keras.functional.insertion import kd_layers_of
 from letkd_keras.progress import bar
 
-log = logging.getLogger("letkd_keras")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

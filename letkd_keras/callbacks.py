@@ -9,7 +9,7 @@ import numpy as np
 
 from letkd_keras import progress
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
@@ -110,7 +110,7 @@ class ShowProgress(keras.callbacks.Callback):
         level = logging.INFO if is_line and not progress.is_shown() else logging.DEBUG
         names = {"accuracy": "accuracy", "val_accuracy": f"{self.evaluated} accuracy"}
         figures = _figures(logs, names, 4)
-        _log.log(level, "epoch %d/%d, %s%s", epoch + 1, epochs, ", ".join(figures), left)
+        log.log(level, "epoch %d/%d, %s%s", epoch + 1, epochs, ", ".join(figures), left)
 
     def on_train_end(self, logs=None):
         self._open.close()

@@ -12,7 +12,7 @@ from letkd_keras.functional import cost_of
 from letkd_keras.progress import bar
 from letkd_keras.recipes.trainings import results
 
-log = logging.getLogger("letkd_keras")
+log = logging.getLogger(__name__)
 
 _IMAGES = 1000
 _MEASURED = "tflite"

@@ -26,7 +26,7 @@ from letkd_keras.recipes.trainings.shared_training import train
 from letkd_keras.recipes.trainings.training import finish
 from letkd_keras.run_folder import OtherSettings, RunFolder
 
-log = logging.getLogger("letkd_keras")
+log = logging.getLogger(__name__)
 
 
 def run(experiment, out, verbose=True, measures=None):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-log = logging.getLogger("letkd_keras")
+log = logging.getLogger(__name__)
 
 _SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),

@@ -13,7 +13,7 @@ import numpy as np
 from letkd_keras import memory_mapped
 from letkd_keras.files import atomic_path, open_atomic
 
-log = logging.getLogger("letkd_keras")
+log = logging.getLogger(__name__)
 
 # What Pillow raises for damaged files; it depends on the format and on the kind of damage.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)

@@ -18,7 +18,7 @@ from letkd_keras.data.label_file import labelled_images
 
 _ADVICE = "Remove this file, or leave such files out with `skip_corrupt` (--skip-corrupt)"
 
-log = logging.getLogger("letkd_keras")
+log = logging.getLogger(__name__)
 
 
 def load_image_folder(

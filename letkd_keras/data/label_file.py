@@ -10,7 +10,7 @@ import numpy as np
 
 from letkd_keras.data.class_folders import ImageFiles, without_test_folder
 
-log = logging.getLogger("letkd_keras")
+log = logging.getLogger(__name__)
 
 _COLUMNS = ("file", "label")
 

@@ -4,7 +4,7 @@ import logging
 
 from letkd_keras.functional.layer_suggestions import suggest_layers, suggest_stage_ends
 
-_logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def stage_ends(teacher, student, teacher_layers, student_layers, which):
@@ -76,5 +76,5 @@ def _filled(chosen, teacher_layers, student_layers):
         tuple(suggested if given is None else given)
         for suggested, given in zip(chosen, (teacher_layers, student_layers), strict=True)
     ]
-    _logger.info("Layers compared: teacher's %s, student's %s", *map(", ".join, layers))
+    log.info("Layers compared: teacher's %s, student's %s", *map(", ".join, layers))
     return layers

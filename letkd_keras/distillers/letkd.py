@@ -28,7 +28,7 @@ from letkd_keras.prototypes import Prototypes
 from letkd_keras.ranges import positive_integer, positive_number
 
 _LEVELS = ("penultimate", "intermediate")
-_logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def _kd_name(level):
@@ -152,7 +152,7 @@ class LetKD(Distiller):
                 "synchronized": synchronized,
             }
             student = _with_kd_layers(student, fitted, layers, alphas, options)
-            _logger.info("KD layers after %s", ", ".join(layers[level] for level in levels))
+            log.info("KD layers after %s", ", ".join(layers[level] for level in levels))
             # A subclass may have named further layers.
             student_layers, teacher_layers = (
                 kwargs.pop(f"{role}_layers", ()) for role in ("student", "teacher")
@@ -178,7 +178,7 @@ class LetKD(Distiller):
         kd_layers = {level: self.student.get_layer(_kd_name(level)) for level in levels}
         self._in_blocks = block_size is not None
         if self._in_blocks and not all(layer.supports_blocks for layer in kd_layers.values()):
-            _logger.info("`block_size` does not apply to a student of `quantization_aware`")
+            log.info("`block_size` does not apply to a student of `quantization_aware`")
             self._in_blocks = False
         self.training_graph = TrainingGraph(
             self.student,
@@ -322,7 +322,7 @@ def _log_grids(grids, prototypes):
     for level, grid in grids.items():
         if grid is not None:
             whose = "scores" if grid == tuple(prototypes[level].grid) else "targets"
-            _logger.info(
+            log.info(
                 "The %s of the %s level are averaged to a grid of %dx%d", whose, level, *grid
             )
 

@@ -35,7 +35,7 @@ from letkd_keras.prototypes.subclasses import (
 from letkd_keras.prototypes.teacher_features import TeacherFeatures, at_size
 from letkd_keras.ranges import positive_integer, shown
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def fit_prototypes(
@@ -232,7 +232,7 @@ def fit_prototypes(
             if not steps.has(step):
                 start = time.monotonic()
                 steps.save(step, compute[step]())
-                _log.info("%s: %.1f s", step, time.monotonic() - start)
+                log.info("%s: %.1f s", step, time.monotonic() - start)
             _remove_used(steps, step)
         return _prototypes(passes, manifest)
 
@@ -373,20 +373,20 @@ def _layers(teacher, levels, penultimate_layer, intermediate_layer):
                 "`intermediate_layer` must name a layer of the teacher: none can be suggested. "
                 'letKD-1 needs none: levels=("penultimate",).'
             )
-        _log.warning(
+        log.warning(
             "No intermediate layer of %r can be suggested: the prototypes are those of letKD-1.",
             teacher.name,
         )
         del layers["intermediate"]
     shown = ", ".join(f"{level} {layer!r}" for level, layer in layers.items())
-    _log.info("The teacher's layers: %s", shown)
+    log.info("The teacher's layers: %s", shown)
     return layers
 
 
 def _tell_sample(points, total, centers):
     if points < total:
         level = logging.INFO if points >= POINTS_PER_CENTER * centers else logging.WARNING
-        _log.log(
+        log.log(
             level,
             "k-means takes a sample of %d of the %d feature vectors, %d for each of %d centers "
             "(at least %d are advised): more `memory` or a `feature_cache` makes room for more.",
@@ -397,7 +397,7 @@ def _tell_sample(points, total, centers):
             POINTS_PER_CENTER,
         )
     elif points < POINTS_PER_CENTER * centers:
-        _log.info(
+        log.info(
             "k-means has only %d feature vectors for each of %d centers (at least %d are "
             "advised): fewer centers may serve as well.",
             points // centers,

@@ -16,7 +16,7 @@ from letkd_keras.prototypes.lda import LinearDiscriminantAnalysis, Projection, l
 from letkd_keras.prototypes.points import PointCache, PointSample, cache_bytes
 from letkd_keras.prototypes.subclasses import SubclassScores
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 # Fewer points than this for each center leave a k-means with poor centers.
 POINTS_PER_CENTER = 256
@@ -123,7 +123,7 @@ class Passes:
         projection = Projection(lda, self.wanted_components)
         solved = projection.scalings.shape[1]
         if solved < self.wanted_components:
-            _log.warning(
+            log.warning(
                 "The LDA has %d components of %d wanted: the features of a class vary in too few "
                 "directions (constant channels, or fewer points than channels).",
                 solved,
@@ -140,7 +140,7 @@ class Passes:
         if self.feature_cache is not None:
             folder = self.steps.folder(step)
             size = cache_bytes(total, channels, self.feature_cache)
-            _log.info("Writing a feature cache of %s bytes into %s", f"{size:,}", folder)
+            log.info("Writing a feature cache of %s bytes into %s", f"{size:,}", folder)
             return PointCache(folder, sizes, channels, self.feature_cache)
         capacity = sample_size(self.memory, channels, centers)
         # Points that are known not to come need no room.

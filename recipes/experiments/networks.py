@@ -29,7 +29,7 @@ from letkd_keras.models.network_names import (
 )
 from letkd_keras.models.networks import OpenedNetwork, open_network
 
-log = logging.getLogger("letkd_keras")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from letkd_keras.recipes.trainings.training_data import (
     few_for_students,
 )
 
-log = logging.getLogger("letkd_keras")
+log = logging.getLogger(__name__)
 
 
 def prepare(experiment):

@@ -11,7 +11,7 @@ from letkd_keras.functional.graph import find_layer, flatten, output_of
 from letkd_keras.layers import KDLayer
 from letkd_keras.recipes.experiments import methods
 
-log = logging.getLogger("letkd_keras")
+log = logging.getLogger(__name__)
 
 _LEVELS = ("penultimate", "intermediate")
 # Fewer penultimate templates than this cannot describe the features of a data set.

@@ -14,7 +14,7 @@ from letkd_keras.functional import load_model
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.trainings import results
 
-log = logging.getLogger("letkd_keras")
+log = logging.getLogger(__name__)
 
 _BATCH = 256
 _MISTAKES = 24

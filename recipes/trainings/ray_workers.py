@@ -30,7 +30,7 @@ from letkd_keras.recipes.trainings import (
 from letkd_keras.recipes.trainings.training_data import few_for_students
 from letkd_keras.run_folder import differences
 
-log = logging.getLogger("letkd_keras")
+log = logging.getLogger(__name__)
 
 # So often Ray starts the workers of one training again.
 _RESTARTS = 3

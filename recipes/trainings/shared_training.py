@@ -21,7 +21,7 @@ from letkd_keras.recipes.trainings import training, worker_environment, workers
 from letkd_keras.recipes.trainings.fit_on_workers import fit
 from letkd_keras.run_folder import differences
 
-log = logging.getLogger("letkd_keras")
+log = logging.getLogger(__name__)
 
 _MODEL = "model.keras"
 

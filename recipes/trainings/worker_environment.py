@@ -11,7 +11,7 @@ import os
 from letkd_keras.recipes.trainings.jax_workers import JaxWorkers
 from letkd_keras.recipes.trainings.tensorflow_workers import TensorFlowWorkers
 
-log = logging.getLogger("letkd_keras")
+log = logging.getLogger(__name__)
 
 _TF_CONFIG = (
     '`TF_CONFIG` must be JSON such as {"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
