@@ -322,9 +322,7 @@ def _log_grids(grids, prototypes):
     for level, grid in grids.items():
         if grid is not None:
             whose = "scores" if grid == tuple(prototypes[level].grid) else "targets"
-            log.info(
-                "The %s of the %s level are averaged to a grid of %dx%d", whose, level, *grid
-            )
+            log.info("The %s of the %s level are averaged to a grid of %dx%d", whose, level, *grid)
 
 
 def _check_levels(levels):
