@@ -32,7 +32,7 @@ SETTINGS = Settings(
     image_size=32,
     pair="resnet56-resnet20",
     # The learning rate is 0.01 where the student is a MobileNet or a ShuffleNet. Alphas are 1
-    # except for the smallest student.
+    # except for the last pair.
     pairs=(
         Pair("wrn40_2", "wrn16_2"),
         Pair("wrn40_2", "wrn40_1"),

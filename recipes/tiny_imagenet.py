@@ -39,6 +39,8 @@ SETTINGS = Settings(
     epochs=240,
     batch_size=64,
     learning_rate=0.05,
+    # The other ShuffleNet, which is in no pair of the paper here.
+    learning_rates={"snv2": 0.01},
     milestones=(150, 180, 210),
     weight_decay=5e-4,
     # Rotation by up to 20 degrees and horizontal flip, no crop.

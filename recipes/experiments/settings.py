@@ -53,6 +53,7 @@ class Settings:
         batch_size: Images in a step, over all devices.
         learning_rate: Learning rate of the first epochs; a pair can have another one for its
             student.
+        learning_rates: The same of students that are in no pair of the table, by name.
         milestones: Epochs after which the learning rate is divided by 10.
         milestones_of: Epochs of the schedule that `milestones` belong to; `None`: `epochs`. A
             schedule of other epochs has them scaled.
@@ -88,6 +89,7 @@ class Settings:
     teacher_epochs: int | None = None
     batch_size: int = 64
     learning_rate: float = 0.05
+    learning_rates: dict = field(default_factory=dict)
     milestones: tuple = (150, 180, 210)
     milestones_of: int | None = None
     weight_decay: float = 5e-4
@@ -111,8 +113,8 @@ class Settings:
     def find_pair(self, name, networks):
         """The pair of a name: of the table, or any two networks.
 
-        A pair that is not in the table has the learning rate that the table has for the same
-        student, otherwise `learning_rate`, and alphas of 1.
+        A pair that is not in the table has the learning rate of `learning_rate_of`, and alphas of
+        1.
 
         Args:
             name: `TEACHER-STUDENT`.
@@ -138,6 +140,6 @@ class Settings:
         )
 
     def learning_rate_of(self, student):
-        """The learning rate that the table has for a student, otherwise `learning_rate`."""
+        """The rate that the table or `learning_rates` has for a student, else `learning_rate`."""
         rates = {pair.student: pair.learning_rate for pair in self.pairs}
-        return rates.get(student, self.learning_rate)
+        return {**rates, **self.learning_rates}.get(student, self.learning_rate)

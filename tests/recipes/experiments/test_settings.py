@@ -54,6 +54,7 @@ def test_schedules_of_the_paper():
     assert (settings.milestones, settings.weight_decay) == ((30, 60, 90), 1e-4)
     for settings in PAPER:
         assert (settings.templates, settings.subclasses, settings.components) == (4096, 8, 60)
+        assert settings.iterations == 20
         # k-means gets all feature vectors.
         assert settings.feature_cache == "float32"
 
@@ -62,6 +63,8 @@ def test_augmentation_of_the_paper():
     assert cifar100.SETTINGS.augmentation == {"crop_padding": 4, "flip": True}
     expected = {"rotation": 20.0, "crop_padding": 0, "flip": True}
     assert tiny_imagenet.SETTINGS.augmentation == expected
+    expected = {"area": (0.08, 1.0), "aspect": (0.75, 4 / 3), "flip": True}
+    assert imagenet.SETTINGS.augmentation == expected
     # The mirror image of a digit is not a digit.
     assert not digits.SETTINGS.augmentation["flip"]
 
@@ -86,6 +89,10 @@ def test_any_two_networks_of_the_zoo_are_a_pair():
     assert Pair("resnet20", "mnv2").name == "resnet20-mnv2"
     assert settings.find_pair("resnet20-mnv2", models.names()) == Pair("resnet20", "mnv2", 0.01)
     assert settings.find_pair("resnet20-resnet8", models.names()).learning_rate == 0.05
+    for settings in PAPER[:2]:
+        for student in ("snv1", "snv2", "mnv2"):
+            pair = settings.find_pair(f"resnet32x4-{student}", models.names())
+            assert pair.learning_rate == 0.01, (settings.dataset, student)
     pair = imagenet.SETTINGS.find_pair("imagenet_resnet34-imagenet_mobilenet_v2", models.names())
     assert pair.learning_rate == 0.1
 
