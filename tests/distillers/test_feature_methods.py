@@ -69,6 +69,17 @@ def test_a_step_trains_student_and_adapters_once_each_and_not_the_teacher(name, 
         np.testing.assert_array_equal(old, new)
 
 
+def test_weights_and_numbers_are_those_of_repdistillers_scripts(setting):
+    expected = {"hint": 100, "at": 1000, "sp": 3000, "vid": 1, "simkd": 1, "crd": 0.8}
+    for name, weight in expected.items():
+        model = METHODS[name](setting.teacher, setting.student(), setting.y)
+        assert model.distillation_weights == {name: weight}
+        assert model.task_weight == (0 if name == "simkd" else 1)
+    config = CRD(setting.teacher, setting.student(), setting.y, **LAST).get_config()
+    numbers = {"dimension": 128, "negatives": 16384, "temperature": 0.07, "momentum": 0.5}
+    assert {key: config[key] for key in numbers} == numbers
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_saved_and_loaded_it_trains_on(name, setting, tmp_path):
     model = _made(name, setting)

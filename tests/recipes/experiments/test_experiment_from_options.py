@@ -28,6 +28,9 @@ def test_the_papers_command():
     assert student.weight_decay == 5e-4
     assert experiment.augmentation == {"crop_padding": 4, "flip": True}
     assert (experiment.templates, experiment.subclasses, experiment.components) == (4096, 8, 60)
+    assert (experiment.temperature, experiment.initial_template_scale) == (1, 3)
+    assert (experiment.penultimate_weight, experiment.intermediate_weight) == (1, 1)
+    assert (experiment.penultimate_alpha, experiment.intermediate_alpha) == (1, 1)
     assert experiment.formats == ("savedmodel", "tflite")
     assert experiment.published("letkd2").top1 == 77.08
     assert experiment.published("letkd2").spread == 0.12

@@ -265,6 +265,23 @@ def test_the_teachers_grid_is_pooled_to_the_students(teacher, student, window):
     assert networks.pool_size(*networks_and_layers, "penultimate") == window
 
 
+@pytest.mark.parametrize(
+    ("pair", "grid", "window"),
+    [
+        ("resnet32x4-resnet8x4", 8, 1),
+        ("wrn40_2-snv1", 4, 2),
+        ("resnet32x4-snv2", 4, 2),
+        ("resnet50-mnv2", 2, 2),
+    ],
+)
+def test_grids_and_windows_of_the_papers_pairs(pair, grid, window):
+    with keras.StatelessScope(initialize_variables=False):  # shapes are enough
+        teacher, student = (models.build(name, num_classes=100) for name in pair.split("-"))
+    for level in ("penultimate", "intermediate"):
+        assert networks.grid(student, level) == (grid, grid)
+        assert networks.pool_size(teacher, level, student, level, level) == window
+
+
 def test_the_tokens_of_a_teacher_are_a_grid(saved):
     """A ViT of 16 patches and a class token."""
     network = Network.of(saved(small_vit(size=16, classes=10)))
