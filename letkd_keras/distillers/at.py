@@ -20,7 +20,7 @@ class AttentionError(Loss):
         power: Exponent p of the activations, more than 0.
         reduction: Keras' reduction over the images.
         name: Name of the loss.
-        dtype: Dtype of the computation.
+        dtype: Dtype of the value, computed in at least float32; the default is Keras' `floatx`.
     """
 
     def __init__(

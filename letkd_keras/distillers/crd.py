@@ -25,7 +25,7 @@ class NoiseContrastiveLoss(Loss):
         images: M.
         reduction: Keras' reduction over the images.
         name: Name of the loss.
-        dtype: Dtype of the computation.
+        dtype: Dtype of the value, computed in at least float32; the default is Keras' `floatx`.
 
     Call arguments:
         y_true: Shape [B], not read: column 0 of `y_pred` is the positive.

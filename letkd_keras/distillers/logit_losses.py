@@ -24,7 +24,7 @@ class LogitsDistillationLoss(Loss):
         loss: Inner loss: a `keras.losses.Loss`, a function or a name.
         reduction: Keras' reduction over the samples.
         name: Name of the loss.
-        dtype: Dtype of the computation.
+        dtype: Dtype of the value, computed in at least float32; the default is Keras' `floatx`.
 
     Call arguments:
         y_true: `(teacher's logits [B, classes], labels)`; the labels are not used.
