@@ -5,7 +5,7 @@ from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import stage_ends
 from letkd_keras.distillers.feature_maps import check_feature_maps, on_one_grid
 from letkd_keras.losses.loss import Loss
-from letkd_keras.ranges import positive_number
+from letkd_keras.ranges import non_negative_number, positive_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -85,7 +85,7 @@ class AT(Distiller):
             student,
             student_layers=student_layers,
             teacher_layers=teacher_layers,
-            loss_weights={"at": weight},
+            loss_weights={"at": non_negative_number.check(weight, "weight")},
             **kwargs,
         )
         check_feature_maps(self)

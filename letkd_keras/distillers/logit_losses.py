@@ -135,8 +135,9 @@ def with_own(name, loss, weight, logit_losses):
     """`logit_losses` with a method's own loss first.
 
     Raises:
-        ValueError: If the name is in use.
+        ValueError: If the name is in use, or the method's `weight` is negative or not finite.
     """
+    weight = non_negative_number.check(weight, "weight")
     check_logit_losses(logit_losses)
     if name in (logit_losses or {}):
         raise ValueError(f"The names in `logit_losses` must not be {name}. Received: {name!r}")

@@ -109,6 +109,8 @@ def test_what_cannot_be_distilled_is_refused(setting):
         ValueError, match=r"`temperature` must be a finite number greater than 0.*temperature=0"
     ):
         KD(setting.teacher, setting.student(), temperature=0)
+    with pytest.raises(ValueError, match=r"^`weight` must be .* of at least 0.* weight=-1$"):
+        KD(setting.teacher, setting.student(), weight=-1)
     with pytest.raises(ValueError, match="`teacher` must be a functional"):
         KD(keras.Sequential([keras.layers.Dense(3)]), setting.student())
     with pytest.raises(ValueError, match="has no teacher"):
