@@ -345,14 +345,14 @@ class Distiller(TrainStep, keras.Model):
         if path.exists():
             try:
                 self._set_teacher(load_model(path, "teacher"))
-            except ValueError as error:
-                error.add_note(
-                    "For layers of your own, load the distiller within "
+            except (ImportError, ValueError) as error:
+                # Not as a note: Keras passes on the text alone.
+                raise ValueError(
+                    f"{str(error).rstrip('.')}. For layers of your own, load the distiller within "
                     "keras.saving.custom_object_scope({...}); for a Lambda layer, call "
                     "keras.config.enable_unsafe_deserialization() before. Keras applies the "
                     "arguments of load_model to the student alone."
-                )
-                raise
+                ) from error
 
 
 def _channels_last_shapes(outputs):
