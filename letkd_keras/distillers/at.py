@@ -5,7 +5,7 @@ from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import stage_ends
 from letkd_keras.distillers.feature_maps import check_feature_maps, on_one_grid
 from letkd_keras.losses.loss import Loss
-from letkd_keras.ranges import positive_number
+from letkd_keras.ranges import non_negative_number, positive_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -20,7 +20,7 @@ class AttentionError(Loss):
         power: Exponent p of the activations, more than 0.
         reduction: Keras' reduction over the images.
         name: Name of the loss.
-        dtype: Dtype of the computation.
+        dtype: Dtype of the value, computed in at least float32; the default is Keras' `floatx`.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class AT(Distiller):
             student,
             student_layers=student_layers,
             teacher_layers=teacher_layers,
-            loss_weights={"at": weight},
+            loss_weights={"at": non_negative_number.check(weight, "weight")},
             **kwargs,
         )
         check_feature_maps(self)

@@ -128,15 +128,97 @@ def check_takes_logits(loss):
     """
     for each in keras.tree.flatten(loss):
         found = keras.losses.get(each) if isinstance(each, str) else each
-        name = getattr(found, "__name__", type(found).__name__)
-        of_keras = getattr(keras.losses, name, None) in (found, type(found))
-        kind = name.lower().replace("_", "")
-        of_probabilities = kind.endswith("crossentropy") or kind in _OF_PROBABILITIES
-        if of_keras and of_probabilities and not getattr(found, "from_logits", False):
+        if _is_of_probabilities(found):
             raise ValueError(
                 "`loss` must take logits, since a softmax at the end of the student is removed: "
                 "keras.losses.SparseCategoricalCrossentropy(from_logits=True). "
-                f"Received: loss={each if isinstance(each, str) else name} of probabilities"
+                f"Received: loss={each if isinstance(each, str) else _name(found)} of probabilities"
+            )
+
+
+def _is_of_probabilities(loss):
+    """Whether it is a loss of Keras, an object or a function, without `from_logits=True`."""
+    name = _name(loss)
+    of_keras = getattr(keras.losses, name, None) in (loss, type(loss))
+    kind = name.lower().replace("_", "")
+    of_probabilities = kind.endswith("crossentropy") or kind in _OF_PROBABILITIES
+    return of_keras and of_probabilities and not getattr(loss, "from_logits", False)
+
+
+def _name(loss):
+    return getattr(loss, "__name__", type(loss).__name__)
+
+
+# Metrics of Keras that compare outputs with thresholds, which are probabilities.
+_WITH_THRESHOLDS = (
+    *(keras.metrics.AUC, keras.metrics.BinaryAccuracy),
+    *(keras.metrics.Precision, keras.metrics.Recall),
+    *(keras.metrics.PrecisionAtRecall, keras.metrics.RecallAtPrecision),
+    *(keras.metrics.SensitivityAtSpecificity, keras.metrics.SpecificityAtSensitivity),
+    *(keras.metrics.TruePositives, keras.metrics.TrueNegatives),
+    *(keras.metrics.FalsePositives, keras.metrics.FalseNegatives),
+)
+
+
+def check_metrics(metrics, losses):
+    """Refuse metrics whose values would be wrong, or would be replaced in the logs.
+
+    Args:
+        metrics: The compiled metrics, a list of `keras.metrics.Metric`.
+        losses: Names of the losses in the logs.
+
+    Raises:
+        ValueError: If a metric of Keras takes probabilities, or has the name of a loss.
+    """
+    for metric in metrics:
+        if _takes_probabilities(metric):
+            raise ValueError(
+                "`metrics` must take logits, which a distiller's student puts out: set "
+                "`from_logits=True`, or evaluate "
+                "keras.Sequential([distiller.student, keras.layers.Softmax()]) by the metric. "
+                f"Received: metric {metric.name!r} of probabilities"
+            )
+        if metric.name in losses:
+            raise ValueError(
+                f"`metrics` must not have the name of a loss in the logs ({', '.join(losses)}): "
+                "rename the metric, or the loss in `logit_losses`. "
+                f"Received: metric {metric.name!r}"
+            )
+
+
+def _takes_probabilities(metric):
+    if getattr(keras.metrics, type(metric).__name__, None) is not type(metric):
+        return False  # of one's own
+    # Precision and recall with `top_k` look at the order alone.
+    if type(metric) in _WITH_THRESHOLDS and getattr(metric, "top_k", None) is None:
+        of_probabilities = True
+    else:
+        of_probabilities = _is_of_probabilities(getattr(metric, "_fn", metric))
+    return of_probabilities and not metric.get_config().get("from_logits", False)
+
+
+# Largest integer up to which a type has all integers.
+_LARGEST_EXACT = {"bfloat16": 2**8, "float16": 2**11}
+
+
+def check_tells_classes(loss, classes):
+    """Refuse a loss of half precision with more classes than it tells apart.
+
+    Keras casts labels to the type of the loss.
+
+    Args:
+        loss: What `compile` was given.
+        classes: Number of classes.
+
+    Raises:
+        ValueError: If the loss would round indices of classes.
+    """
+    for each in keras.tree.flatten(loss):
+        dtype = getattr(each, "dtype", keras.config.floatx())
+        if classes - 1 > _LARGEST_EXACT.get(dtype, classes):
+            raise ValueError(
+                f"`loss` must have dtype='float32' for {classes} classes, since Keras rounds "
+                f"labels to its dtype. Received: loss={_name(each)} with dtype={dtype}"
             )
 
 

@@ -10,7 +10,7 @@ from letkd_keras.distillers.memory_bank import MemoryBank, NegativeSampler
 from letkd_keras.losses.loss import Loss
 from letkd_keras.losses.teacher_logits import class_indices
 from letkd_keras.models.initialization import torch_bias_uniform, torch_uniform
-from letkd_keras.ranges import positive_integer, positive_number
+from letkd_keras.ranges import non_negative_number, positive_integer, positive_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -25,7 +25,7 @@ class NoiseContrastiveLoss(Loss):
         images: M.
         reduction: Keras' reduction over the images.
         name: Name of the loss.
-        dtype: Dtype of the computation.
+        dtype: Dtype of the value, computed in at least float32; the default is Keras' `floatx`.
 
     Call arguments:
         y_true: Shape [B], not read: column 0 of `y_pred` is the positive.
@@ -112,7 +112,7 @@ class CRD(Distiller):
             student,
             student_layers=student_layers,
             teacher_layers=teacher_layers,
-            loss_weights={"crd": weight},
+            loss_weights={"crd": non_negative_number.check(weight, "weight")},
             **kwargs,
         )
         if labels is not None and np.size(labels):

@@ -6,8 +6,10 @@ from keras import ops
 from letkd_keras.distillers import logit_losses as logit
 from letkd_keras.distillers.compatibility import (
     check_images_and_labels,
+    check_metrics,
     check_takes_logits,
     check_teacher_stays,
+    check_tells_classes,
     matching_models,
     warn_about_augmentation,
     warn_about_softmax,
@@ -54,7 +56,7 @@ class Distiller(TrainStep, keras.Model):
     task loss, which is the mean over the images of the batch (of each replica) that have one, 0
     where there are none. A loss that uses the label takes the teacher's class. Evaluation leaves
     them out in the same way. Metrics count images with a label only if they are given to `compile`
-    as `weighted_metrics`.
+    as `weighted_metrics`. Metrics see logits.
 
     The logs of `fit` have `loss` (what is minimized), `task_loss` (the compiled loss) and every
     distillation loss under its own name, without its weight. Regularizers, of the student and of
@@ -205,13 +207,26 @@ class Distiller(TrainStep, keras.Model):
         """Train as every Keras model; the loss and NumPy arrays are checked before.
 
         Raises:
-            ValueError: If the loss is a cross-entropy of probabilities, images in an array are not
-                finite, or labels in an array are not the student's classes, or -1.
+            ValueError: If the loss is a cross-entropy of probabilities or rounds labels, images in
+                an array are not finite, labels in an array are not the student's classes, or -1, or
+                a `class_weight` meets the label -1 in a `tf.data.Dataset`.
         """
         # Not in `compile`: a model with one of its own is loaded without its optimizer and loss.
-        check_takes_logits(self.loss if self.compiled else None)
+        if self.compiled:
+            check_takes_logits(self.loss)
+            check_tells_classes(self.loss, self._classes)
         check_images_and_labels(x, y, self._classes, self.takes_unlabelled)
-        return super().fit(x, y, *args, **kwargs)
+        try:
+            return super().fit(x, y, *args, **kwargs)
+        except Exception as error:
+            # TensorFlow names neither the argument nor the labels.
+            if kwargs.get("class_weight") and "= -1 is not in [0" in str(error):
+                raise ValueError(
+                    "`class_weight` must not be given with a tf.data.Dataset that has the label "
+                    "-1, for which Keras has no weight: give weights as the third part of the data "
+                    f"set. Received: class_weight={kwargs['class_weight']}"
+                ) from error
+            raise
 
     def call(self, inputs, training=None):
         return self.student(inputs, training=training)
@@ -278,11 +293,19 @@ class Distiller(TrainStep, keras.Model):
         return total, parts
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """Update the metrics (Keras calls this); images without a label have weight 0."""
+        """Update the metrics (Keras calls this); images without a label have weight 0.
+
+        Raises:
+            ValueError: If a compiled metric takes probabilities or has the name of a loss.
+        """
         mask = labelled(y, self._classes)
-        return super().compute_metrics(
+        logs = super().compute_metrics(
             x, self._valid_labels(y), y_pred, weighted(mask, sample_weight)
         )
+        # Not earlier: in their first update Keras makes the compiled metrics from their names.
+        compiled = [each for group in self.metrics for each in getattr(group, "metrics", ())]
+        check_metrics(compiled, tuple(self.loss_trackers))
+        return logs
 
     def _valid_labels(self, y):
         """Labels with class 0 for images without one, whose weight is 0 where this is used."""
@@ -345,14 +368,14 @@ class Distiller(TrainStep, keras.Model):
         if path.exists():
             try:
                 self._set_teacher(load_model(path, "teacher"))
-            except ValueError as error:
-                error.add_note(
-                    "For layers of your own, load the distiller within "
+            except (ImportError, ValueError) as error:
+                # Not as a note: Keras passes on the text alone.
+                raise ValueError(
+                    f"{str(error).rstrip('.')}. For layers of your own, load the distiller within "
                     "keras.saving.custom_object_scope({...}); for a Lambda layer, call "
                     "keras.config.enable_unsafe_deserialization() before. Keras applies the "
                     "arguments of load_model to the student alone."
-                )
-                raise
+                ) from error
 
 
 def _channels_last_shapes(outputs):

@@ -11,6 +11,7 @@ from letkd_keras.distillers.feature_maps import (
 from letkd_keras.functional.graph import grid_ratio
 from letkd_keras.layers import TorchBatchNormalization
 from letkd_keras.models.initialization import torch_bias_uniform, torch_uniform
+from letkd_keras.ranges import non_negative_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -47,7 +48,7 @@ class FitNet(Distiller):
             student,
             student_layers=student_layers,
             teacher_layers=teacher_layers,
-            loss_weights={"hint": weight},
+            loss_weights={"hint": non_negative_number.check(weight, "weight")},
             **kwargs,
         )
         check_feature_maps(self)

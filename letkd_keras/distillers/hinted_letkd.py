@@ -9,6 +9,7 @@ from letkd_keras.distillers.feature_maps import (
 )
 from letkd_keras.distillers.fitnet import regressor_of
 from letkd_keras.distillers.letkd import LetKD
+from letkd_keras.ranges import non_negative_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -58,7 +59,7 @@ class HintedLetKD(LetKD):
             student,
             prototypes,
             levels=levels,
-            loss_weights={"hint": hint_weight},
+            loss_weights={"hint": non_negative_number.check(hint_weight, "hint_weight")},
             **kwargs,
         )
         self.student_hint_layer = self.student_layers[-1]

@@ -4,6 +4,7 @@ from pathlib import Path
 import keras
 from keras import ops
 
+from letkd_keras.argument_names import argument_renamed
 from letkd_keras.distillers.compatibility import (
     check_prototypes,
     matching_models,
@@ -25,7 +26,7 @@ from letkd_keras.layers import (
 from letkd_keras.layers.score_moments import product
 from letkd_keras.losses import TemplateKLDivergence, negentropy
 from letkd_keras.prototypes import Prototypes
-from letkd_keras.ranges import positive_integer, positive_number
+from letkd_keras.ranges import non_negative_number, positive_integer, positive_number
 
 _LEVELS = ("penultimate", "intermediate")
 log = logging.getLogger(__name__)
@@ -160,7 +161,10 @@ class LetKD(Distiller):
             kwargs["student_layers"] = (*(layers[level] for level in levels), *student_layers)
             kwargs["teacher_layers"] = (*(fitted[level].layer for level in levels), *teacher_layers)
         weights = {"penultimate": penultimate_weight, "intermediate": intermediate_weight}
-        weights = {f"kl_{level}": weights[level] for level in levels}
+        weights = {
+            f"kl_{level}": non_negative_number.check(weights[level], f"{level}_weight")
+            for level in levels
+        }
         super().__init__(
             teacher,
             student,
@@ -380,9 +384,10 @@ def _with_kd_layers(student, prototypes, layers, alphas, options):
     for level, fitted in prototypes.items():
         layer, templates = present.get(_kd_name(level)), len(fitted.centers)
         if layer is None:
-            inserted[level] = KDLayer(
-                templates, alpha=alphas[level], name=_kd_name(level), **options
-            )
+            with argument_renamed("alpha", f"{level}_alpha"):
+                inserted[level] = KDLayer(
+                    templates, alpha=alphas[level], name=_kd_name(level), **options
+                )
         elif layer.templates != templates:
             raise ValueError(
                 f"`student`'s KD layer {_kd_name(level)!r} must have as many templates as the "

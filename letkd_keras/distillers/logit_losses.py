@@ -24,7 +24,7 @@ class LogitsDistillationLoss(Loss):
         loss: Inner loss: a `keras.losses.Loss`, a function or a name.
         reduction: Keras' reduction over the samples.
         name: Name of the loss.
-        dtype: Dtype of the computation.
+        dtype: Dtype of the value, computed in at least float32; the default is Keras' `floatx`.
 
     Call arguments:
         y_true: `(teacher's logits [B, classes], labels)`; the labels are not used.
@@ -135,8 +135,9 @@ def with_own(name, loss, weight, logit_losses):
     """`logit_losses` with a method's own loss first.
 
     Raises:
-        ValueError: If the name is in use.
+        ValueError: If the name is in use, or the method's `weight` is negative or not finite.
     """
+    weight = non_negative_number.check(weight, "weight")
     check_logit_losses(logit_losses)
     if name in (logit_losses or {}):
         raise ValueError(f"The names in `logit_losses` must not be {name}. Received: {name!r}")

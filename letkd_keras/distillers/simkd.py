@@ -17,7 +17,7 @@ from letkd_keras.functional.layer_suggestions import suggest_layers
 from letkd_keras.layers import AdaptiveAveragePooling
 from letkd_keras.models import blocks
 from letkd_keras.models.initialization import PYTORCH_DEFAULT
-from letkd_keras.ranges import positive_integer
+from letkd_keras.ranges import non_negative_number, positive_integer
 
 _PROJECTED = "simkd_projected"
 
@@ -85,7 +85,7 @@ class SimKD(Distiller):
             student,
             student_layers=(_PROJECTED,),
             teacher_layers=teacher_layers,
-            loss_weights={"simkd": weight},
+            loss_weights={"simkd": non_negative_number.check(weight, "weight")},
             task_weight=task_weight,
             **kwargs,
         )

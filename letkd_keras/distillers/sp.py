@@ -4,6 +4,7 @@ from keras import ops
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import stage_ends
 from letkd_keras.losses.loss import Loss
+from letkd_keras.ranges import non_negative_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -60,7 +61,7 @@ class SP(Distiller):
             student,
             student_layers=student_layers,
             teacher_layers=teacher_layers,
-            loss_weights={"sp": weight},
+            loss_weights={"sp": non_negative_number.check(weight, "weight")},
             **kwargs,
         )
         self.similarity_error = SimilarityError(name="similarity_error")

@@ -8,6 +8,7 @@ from letkd_keras.distillers.feature_layers import stage_ends
 from letkd_keras.distillers.feature_maps import check_feature_maps, on_one_grid
 from letkd_keras.losses.loss import Loss
 from letkd_keras.models.initialization import torch_uniform
+from letkd_keras.ranges import non_negative_number
 
 _START_VARIANCE = 5.0
 _EPSILON = 1e-5
@@ -120,7 +121,7 @@ class VID(Distiller):
             student,
             student_layers=student_layers,
             teacher_layers=teacher_layers,
-            loss_weights={"vid": weight},
+            loss_weights={"vid": non_negative_number.check(weight, "weight")},
             **kwargs,
         )
         check_feature_maps(self)

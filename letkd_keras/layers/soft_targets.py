@@ -5,8 +5,8 @@ from keras import ops
 from scipy.special import xlogy
 
 from letkd_keras.data_format import data_format_or_default
-from letkd_keras.losses import inner_product, logsumexp
 from letkd_keras.losses.teacher_logits import class_indices
+from letkd_keras.losses.template_kl import inner_product, log_normalizer
 from letkd_keras.ranges import positive_integer, positive_number
 
 
@@ -139,7 +139,7 @@ class PenultimateTargets(_SoftTargets):
         if not return_negentropy:
             return targets
         # sum p log p without the logarithms of thousands of numbers that underflow.
-        return targets, inner_product(targets, logits) - logsumexp(logits, targets)
+        return targets, inner_product(targets, logits) - log_normalizer(logits, targets)
 
     def get_config(self):
         return {

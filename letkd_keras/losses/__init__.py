@@ -10,7 +10,6 @@ from letkd_keras.losses.smoothed_crossentropy import SmoothedCrossentropy
 from letkd_keras.losses.template_kl import (
     TemplateKLDivergence,
     inner_product,
-    logsumexp,
     negentropy,
 )
 from letkd_keras.losses.wttm import WTTMLoss
@@ -27,7 +26,6 @@ __all__ = [
     "WTTMLoss",
     "inner_product",
     "logit_loss",
-    "logsumexp",
     "negentropy",
     "standardize_logits",
 ]

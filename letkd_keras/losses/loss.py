@@ -8,8 +8,15 @@ class Loss(keras.losses.Loss):
     Args:
         name: Name of the loss.
         reduction: Keras' reduction over the samples.
-        dtype: Dtype of the computation; float32 unless Keras' `floatx` says otherwise.
+        dtype: Dtype of the value, computed in at least float32; the default is Keras' `floatx`.
     """
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        if self.dtype not in ("float16", "bfloat16"):
+            return super().__call__(y_true, y_pred, sample_weight)
+        # Keras casts labels too, and half precision does not have all indices of classes.
+        exact = type(self).from_config({**self.get_config(), "dtype": "float32"})
+        return ops.cast(Loss.__call__(exact, y_true, y_pred, sample_weight), self.dtype)
 
     def get_config(self):
         return {**super().get_config(), "dtype": self.dtype}

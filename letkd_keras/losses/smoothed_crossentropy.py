@@ -16,7 +16,7 @@ class SmoothedCrossentropy(Loss):
             than 1.
         reduction: Keras' reduction over the samples.
         name: Name of the loss.
-        dtype: Dtype of the computation; float32 unless Keras' `floatx` says otherwise.
+        dtype: Dtype of the value, computed in at least float32; the default is Keras' `floatx`.
 
     Call arguments:
         y_true: Integer classes [B] or [B, 1].

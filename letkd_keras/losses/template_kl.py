@@ -18,7 +18,7 @@ class TemplateKLDivergence(Loss):
     Args:
         reduction: Keras' reduction over the images; the default averages.
         name: Name of the loss.
-        dtype: Dtype of the computation; float32 unless Keras' `floatx` says otherwise.
+        dtype: Dtype of the value, computed in at least float32; the default is Keras' `floatx`.
 
     Call arguments:
         y_true: Targets p [B, H, W, K], or `(p, sum_k p log p)` with the second [B, H, W].
@@ -36,7 +36,7 @@ class TemplateKLDivergence(Loss):
         return ops.mean(plogp + _cross_entropy(targets, y_pred), axis=(1, 2))
 
 
-def logsumexp(logits, probabilities):
+def log_normalizer(logits, probabilities):
     """Log of the sum of the exponentials over the last axis, where the softmax is at hand.
 
     The largest probability is at least 1/K, so that its logarithm is always good.
@@ -67,6 +67,6 @@ def _cross_entropy(targets, scores):
         def gradient(upstream):
             return upstream[..., None] * difference
 
-        return logsumexp(scores, probabilities) - inner_product(targets, scores), gradient
+        return log_normalizer(scores, probabilities) - inner_product(targets, scores), gradient
 
     return of_scores(scores)

@@ -139,7 +139,7 @@ DISTILLERS = {
     "temperature": (lambda: lk.KD(TEACHER, STUDENT, temperature=0), "`temperature` must be"),
     "weight": (
         lambda: lk.KD(TEACHER, STUDENT, weight=NAN),
-        "`weight of kd` must be a finite number of at least 0",
+        "`weight` must be a finite number of at least 0",
     ),
     "task weight": (lambda: lk.KD(TEACHER, STUDENT, task_weight=-1), "`task_weight` must be"),
     "warm-up": (
@@ -148,7 +148,7 @@ DISTILLERS = {
     ),
     "hint weight": (
         lambda: distillers.FitNet(TEACHER, STUDENT, weight=NAN),
-        "`weight of hint` must be",
+        "`weight` must be",
     ),
     "layer": (
         lambda: distillers.FitNet(
@@ -184,11 +184,11 @@ DISTILLERS = {
     ),
     "alpha": (
         lambda: _letkd(penultimate_alpha=-1),
-        "`alpha` must be a finite number of at least 0",
+        "`penultimate_alpha` must be a finite number of at least 0",
     ),
     "letkd weight": (
         lambda: _letkd(intermediate_weight=INF),
-        "`weight of kl_intermediate` must be a finite number of at least 0",
+        "`intermediate_weight` must be a finite number of at least 0",
     ),
     "letkd temperature": (
         lambda: _letkd(temperature=0),

@@ -5,9 +5,12 @@ import pytest
 from letkd_keras.distillers import KD, FitNet
 from letkd_keras.distillers.compatibility import (
     check_images_and_labels,
+    check_metrics,
     check_takes_logits,
+    check_tells_classes,
     matching_models,
 )
+from letkd_keras.losses import DISTLoss
 
 
 def _classifier(size=8, classes=3, activation=None, channels=3):
@@ -159,6 +162,71 @@ def test_augmentation_inside_the_student_is_named_where_feature_maps_are_compare
 def test_other_losses_of_probabilities_are_refused(loss):
     with pytest.raises(ValueError, match="`loss` must take logits"):
         check_takes_logits(loss)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        "sparse_categorical_crossentropy",
+        keras.metrics.SparseCategoricalCrossentropy(),
+        keras.losses.sparse_categorical_crossentropy,
+        keras.losses.SparseCategoricalCrossentropy(),
+    ],
+)
+def test_a_metric_of_probabilities_is_refused_before_the_training(metric):
+    model = KD(_classifier(), _classifier())
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, metrics=["accuracy", metric])
+    x, y = np.zeros((2, 8, 8, 3), "float32"), np.zeros(2, "int64")
+    for use in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match=r"`metrics` must take logits.*of probabilities"):
+            use(x, y, verbose=0)
+
+
+@pytest.mark.parametrize("name", ["AUC", "BinaryAccuracy", "KLDivergence", "Poisson", "Precision"])
+def test_other_metrics_of_probabilities_are_refused(name):
+    with pytest.raises(ValueError, match="`metrics` must take logits"):
+        check_metrics([getattr(keras.metrics, name)()], ())
+
+
+class _OwnCrossentropy(keras.metrics.SparseCategoricalCrossentropy):
+    pass
+
+
+def test_metrics_of_logits_or_of_their_order_are_taken():
+    metrics = [
+        keras.metrics.SparseCategoricalCrossentropy(from_logits=True),
+        keras.metrics.AUC(from_logits=True),
+        keras.metrics.Precision(top_k=1),
+        keras.metrics.SparseCategoricalAccuracy(),
+        keras.metrics.SparseTopKCategoricalAccuracy(5),
+        keras.metrics.MeanMetricWrapper(_own_crossentropy),
+        keras.metrics.MeanMetricWrapper(keras.losses.CategoricalCrossentropy(from_logits=True)),
+        _OwnCrossentropy(),
+    ]
+    check_metrics(metrics, ("task_loss", "kd"))
+
+
+def test_a_metric_and_a_loss_of_one_name_are_refused():
+    added = {"accuracy": (DISTLoss(), 1.0)}
+    model = KD(_classifier(), _classifier(), logit_losses=added)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, metrics=["accuracy"])
+    x, y = np.zeros((2, 8, 8, 3), "float32"), np.zeros(2, "int64")
+    with pytest.raises(ValueError, match=r"name of a loss .*kd, accuracy.* metric 'accuracy'"):
+        model.fit(x, y, verbose=0)
+
+
+def test_a_loss_that_would_round_labels_is_refused():
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="bfloat16")
+    check_tells_classes(loss, 257)
+    check_tells_classes(["mse", keras.losses.MeanSquaredError(), None], 10**6)
+    with pytest.raises(ValueError, match=r"dtype='float32' for 258 classes.* dtype=bfloat16"):
+        check_tells_classes(loss, 258)
+    model = KD(_classifier(classes=258), _classifier(classes=258))
+    model.compile("sgd", loss)
+    with pytest.raises(ValueError, match=r"`loss` must have dtype='float32'"):
+        model.fit(np.zeros((2, 8, 8, 3), "float32"), np.zeros(2, "int64"), verbose=0)
 
 
 def test_a_student_with_a_softmax_keeps_its_last_layer_with_a_warning(caplog):

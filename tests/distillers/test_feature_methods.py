@@ -150,6 +150,12 @@ def test_layers_that_do_not_fit_are_refused(setting):
         AT(setting.teacher, setting.student(), student_layers=("conv9",), teacher_layers=("bn1",))
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_negative_weight_is_refused_by_the_name_of_the_argument(setting, name):
+    with pytest.raises(ValueError, match=r"^`weight` must be .* of at least 0.* weight=-1$"):
+        METHODS[name](setting.teacher, setting.student(), setting.y, weight=-1)
+
+
 def test_grids_that_do_not_divide_are_averaged(setting):
     layers = {"student_layers": ("cropped",), "teacher_layers": ("penultimate",)}
     source = setting.student()

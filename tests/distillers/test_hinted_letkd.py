@@ -61,6 +61,12 @@ def test_saved_and_loaded_it_trains_on(setting, tmp_path):
         assert float(logs[0][name]) == pytest.approx(float(logs[1][name]), rel=1e-4)
 
 
+def test_a_negative_weight_of_the_hint_is_refused(setting, staged_networks):
+    teacher, student = staged_networks
+    with pytest.raises(ValueError, match=r"^`hint_weight` must be .* hint_weight=-1$"):
+        HintedLetKD(teacher, student, setting.prototypes_of(teacher), hint_weight=-1)
+
+
 def test_by_default_the_hint_is_fitnets(setting, staged_networks):
     teacher, student = staged_networks
     prototypes = setting.prototypes_of(teacher)

@@ -102,6 +102,24 @@ def test_saved_and_loaded_it_trains_on(tmp_path, setting):
         assert float(logs[0][name]) == pytest.approx(float(logs[1][name]), rel=1e-5)
 
 
+def test_a_teacher_with_layers_of_ones_own_is_loaded_in_a_scope(tmp_path, setting):
+    class Twice(keras.layers.Layer):
+        def call(self, inputs):
+            return 2 * inputs
+
+    logits = Twice()(setting.teacher.output)
+    teacher = keras.Model(setting.teacher.inputs, logits)
+    KD(teacher, setting.student()).save(tmp_path / "kd.keras")
+    own = {"Twice": Twice}
+    with pytest.raises(
+        ValueError, match=r"the distiller within keras\.saving\.custom_object_scope"
+    ):
+        keras.models.load_model(tmp_path / "kd.keras", custom_objects=own)
+    with keras.saving.custom_object_scope(own):
+        loaded = keras.models.load_model(tmp_path / "kd.keras")
+    assert type(loaded.teacher_graph.model.layers[-1]) is Twice
+
+
 def test_what_cannot_be_distilled_is_refused(setting):
     with pytest.raises(ValueError, match=r"same number of classes.* 3 and student's 4"):
         KD(setting.teacher, setting.student(classes=4))
@@ -109,6 +127,8 @@ def test_what_cannot_be_distilled_is_refused(setting):
         ValueError, match=r"`temperature` must be a finite number greater than 0.*temperature=0"
     ):
         KD(setting.teacher, setting.student(), temperature=0)
+    with pytest.raises(ValueError, match=r"^`weight` must be .* of at least 0.* weight=-1$"):
+        KD(setting.teacher, setting.student(), weight=-1)
     with pytest.raises(ValueError, match="`teacher` must be a functional"):
         KD(keras.Sequential([keras.layers.Dense(3)]), setting.student())
     with pytest.raises(ValueError, match="has no teacher"):

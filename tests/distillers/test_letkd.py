@@ -164,6 +164,14 @@ def test_images_of_weight_zero_are_absent_from_all_losses(setting, state_of):
         assert doubled[name] == pytest.approx(2 * plain[name], rel=1e-5)
 
 
+@pytest.mark.parametrize("level", ["penultimate", "intermediate"])
+@pytest.mark.parametrize("option", ["weight", "alpha"])
+def test_a_negative_number_is_refused_by_the_name_of_the_argument(setting, level, option):
+    name = f"{level}_{option}"
+    with pytest.raises(ValueError, match=rf"^`{name}` must be .* of at least 0.* {name}=-1$"):
+        letkd(setting, **{name: -1})
+
+
 def test_regularizers_and_metrics_count(setting):
     student = setting.student(l2=0.1)
     model = compiled(

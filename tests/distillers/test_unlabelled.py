@@ -125,7 +125,7 @@ def test_weighted_metrics_count_images_with_a_label(problem, caplog):
     # Seven images in a batch: one, two and two with a label, and none of the last one.
     has_label = some >= 0
     predicted = _numpy(student(x)).argmax(-1)
-    metrics = ["accuracy", "sparse_categorical_crossentropy"]
+    metrics = ["accuracy", keras.metrics.SparseCategoricalCrossentropy(from_logits=True)]
     model = _compiled(KD(teacher, student), weighted_metrics=metrics)
     model.optimizer.learning_rate = 0.0
     with caplog.at_level(logging.INFO, logger="letkd_keras"):
@@ -164,6 +164,16 @@ def test_a_batch_without_any_label_has_no_task_loss(problem):
         x, np.full_like(some, -1), return_dict=True
     )
     assert logs["task_loss"] == 0 and np.isfinite(logs["kd"]) and logs["kd"] > 0
+
+
+def test_weights_of_classes_in_a_data_set_are_refused_where_images_have_no_label(problem):
+    tf = pytest.importorskip("tensorflow")
+    x, y, some, teacher = problem
+    weights = {"class_weight": dict.fromkeys(range(CLASSES), 2.0), "verbose": 0}
+    model = _compiled(KD(teacher, _student()))
+    model.fit(tf.data.Dataset.from_tensor_slices((x, y)).batch(10), **weights)
+    with pytest.raises(ValueError, match=r"`class_weight` must not .* label -1, .*=\{0: 2\.0"):
+        model.fit(tf.data.Dataset.from_tensor_slices((x, some)).batch(10), **weights)
 
 
 def test_methods_that_need_labels_and_wrong_labels_are_refused(problem):

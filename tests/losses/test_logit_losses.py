@@ -100,6 +100,18 @@ def test_a_loss_of_half_precision_is_computed_in_float32(name):
 
 
 @every_loss
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_loss_of_half_precision_does_not_round_labels(name, dtype):
+    r = np.random.default_rng(0)
+    teacher, student = r.normal(size=(2, 2, 2100)).astype("float32")
+    labels, weights = np.array([999, 2099]), np.array([1.0, 0.5], "float32")
+    for arguments in (((teacher, labels), student), ((teacher, labels), student, weights)):
+        exact = logit_loss(name)(*arguments)
+        value = logit_loss(name, dtype=dtype)(*arguments)
+        assert float(value) == float(keras.ops.cast(exact, dtype))
+
+
+@every_loss
 def test_it_serialises_with_every_option(name):
     row = LOGIT_LOSSES[name]
     # Another value for each option than the default.
