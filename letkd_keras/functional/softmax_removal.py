@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from letkd_keras.functional.classifier import check_classifier
-from letkd_keras.functional.graph import as_functional, flatten, nodes, retrace
+from letkd_keras.functional.graph import as_functional, calls_from_output, flatten, retrace
 
 
 def remove_softmax(model, argument="model"):
@@ -92,11 +92,8 @@ def _activation_of(operation):
 
 def _end(model):
     """The last operation of a model that changes its input."""
-    makers = {id(tensor): node for node in nodes(model) for tensor in node.output_tensors}
-    node = makers[id(model.outputs[0])]
-    while _is_identity(node.operation):
-        node = makers[id(node.input_tensors[0])]
-    return node.operation
+    operations = (node.operation for node in calls_from_output(model))
+    return next(operation for operation in operations if not _is_identity(operation))
 
 
 def _is_identity(operation):
