@@ -134,6 +134,11 @@ def output_of(model, layer):
     return next(node.output_tensors[0] for node in nodes(model) if node.operation is layer)
 
 
+def is_called_once(model, layer):
+    """Whether a functional model calls a layer once, so that the layer stands for one output."""
+    return sum(node.operation is layer for node in nodes(model)) == 1
+
+
 def readers(model, layer):
     """The operations that read a layer's output, and the model itself if it returns that output."""
     produced = {
