@@ -84,27 +84,17 @@ def operations():
     """The lines of `--operations`."""
     import tensorflow as tf
 
-    from letkd_keras.data.streamed_images import StreamedImages
+    from letkd_keras.data.streamed_images import StreamedImages, draw_crop
 
     area, aspect, size = (0.08, 1.0), (3 / 4, 4 / 3), (224, 224)
     data = StreamedImages("", None, None, size[0], (0.5,) * 3, (0.5,) * 3, ("a", "b"))
 
-    def draw(encoded, seed, shape=None):
-        begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-            tf.io.extract_jpeg_shape(encoded) if shape is None else shape,
-            tf.zeros((1, 0, 4)),
-            seed,
-            min_object_covered=0.0,
-            aspect_ratio_range=aspect,
-            area_range=area,
-            max_attempts=10,
-            use_image_if_no_bounding_boxes=True,
-        )
-        return begin, size
+    def draw(encoded, seed):
+        return draw_crop(tf.io.extract_jpeg_shape(encoded), seed, area, aspect)
 
     def decode_in_full(encoded, seed):
         image = tf.io.decode_jpeg(encoded, channels=3)
-        begin, size = draw(encoded, seed, tf.shape(image))
+        begin, size = draw_crop(tf.shape(image), seed, area, aspect)
         return tf.slice(image, begin, [size[0], size[1], 3])
 
     def decode_crop(encoded, seed):

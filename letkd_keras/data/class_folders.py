@@ -12,10 +12,9 @@ import numpy as np
 
 log = logging.getLogger(__name__)
 
-_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
-    *(".ppm", ".avif"),
-)
+# Suffixes of the image files that TensorFlow decodes, and of all that Pillow does.
+OF_TENSORFLOW = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif"})
+_OF_PILLOW = OF_TENSORFLOW | {".webp", ".tif", ".tiff", ".ppm", ".avif"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def image_suffixes():
     from PIL import Image
 
     readable = Image.registered_extensions()
-    return frozenset(suffix for suffix in _SUFFIXES if suffix in readable)
+    return frozenset(suffix for suffix in _OF_PILLOW if suffix in readable)
 
 
 def find_images(path, suffixes=None):

@@ -2,6 +2,7 @@ from pathlib import Path
 
 from letkd_keras import ranges
 from letkd_keras.data.class_folders import (
+    OF_TENSORFLOW,
     check_same_classes,
     check_utf8,
     find_images,
@@ -13,8 +14,6 @@ from letkd_keras.data.streamed_images import StreamedImages
 
 # Mean and standard deviation of the training pixels, as in torchvision's recipes.
 _MEAN, _STD = PIXELS["imagenet"]
-# Suffixes of the files that TensorFlow decodes. ImageNet's end in .JPEG.
-_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".gif"})
 
 
 def load_imagenet(data_dir=None, image_size=224):
@@ -59,7 +58,7 @@ def load_imagenet(data_dir=None, image_size=224):
 
 
 def _of_folders(train_folder, test_folder, name, image_size):
-    train, test = (find_images(folder, _SUFFIXES) for folder in (train_folder, test_folder))
+    train, test = (find_images(folder, OF_TENSORFLOW) for folder in (train_folder, test_folder))
     check_same_classes(train, test)
     return StreamedImages(
         name=name,

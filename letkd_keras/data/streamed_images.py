@@ -324,16 +324,7 @@ class StreamedImages:
             lambda: tf.io.extract_jpeg_shape(encoded),
             lambda: tf.shape(decode(encoded)),
         )
-        begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-            shape,
-            tf.zeros((1, 0, 4)),
-            seed,
-            min_object_covered=0.0,
-            aspect_ratio_range=aspect,
-            area_range=area,
-            max_attempts=10,
-            use_image_if_no_bounding_boxes=True,
-        )
+        begin, size = draw_crop(shape, seed, area, aspect)
         window = tf.concat([begin[:2], size[:2]], axis=0)
         image = tf.cond(
             jpeg,
@@ -341,7 +332,8 @@ class StreamedImages:
             lambda: tf.io.decode_and_crop_jpeg(encoded, window, channels=3),
             lambda: tf.slice(decode(encoded), begin, [size[0], size[1], 3]),
         )
-        image = self._resize(image, (self.image_size, self.image_size))
+        size = (self.image_size, self.image_size)
+        image = self._rounded(tf.image.resize(image, size, antialias=True))
         if flip:
             mirrored = tf.random.stateless_uniform((), tf.add(seed, [0, 2**32])) < 0.5
             image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
@@ -355,14 +347,48 @@ class StreamedImages:
         shorter = round(self.image_size * _RESIZED)
         scale = shorter / tf.minimum(height, width)
         sides = [tf.cast(tf.round(side * scale), "int32") for side in (height, width)]
-        image = self._resize(image, sides, shape=(None, None, 3))
-        top, left = ((side - self.image_size) // 2 for side in sides)
-        return tf.image.crop_to_bounding_box(image, top, left, self.image_size, self.image_size)
+        corner = tf.stack([(side - self.image_size) // 2 for side in sides])
+        # What `tf.image.resize` does, but of the crop alone: a very oblong image could need
+        # gigabytes as a whole.
+        image = tf.raw_ops.ScaleAndTranslate(
+            images=image[tf.newaxis],
+            size=(self.image_size, self.image_size),
+            scale=tf.cast(tf.stack(sides), "float32") / tf.stack([height, width]),
+            translation=-tf.cast(corner, "float32"),
+            kernel_type="triangle",
+            antialias=True,
+        )
+        return self._rounded(image[0])
 
-    def _resize(self, image, sides, shape=None):
-        """Resize (bilinear, antialiased) and round to integers."""
+    def _rounded(self, image):
         import tensorflow as tf
 
-        image = tf.image.resize(image, sides, antialias=True)
         image = tf.cast(tf.round(tf.clip_by_value(image, 0, 255)), "uint8")
-        return tf.ensure_shape(image, shape or self.image_shape)
+        return tf.ensure_shape(image, self.image_shape)
+
+
+def draw_crop(shape, seed, area, aspect):
+    """Draw the place of a random crop.
+
+    Args:
+        shape: Shape of the image, integer tensor [3].
+        seed: Two integers, on which the crop depends alone.
+        area: Smallest and largest share of the image that a crop covers.
+        aspect: Smallest and largest width-to-height ratio.
+
+    Returns:
+        `(begin, size)` for `tf.slice`, whose `size` has -1 for the channels.
+    """
+    import tensorflow as tf
+
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        shape,
+        tf.zeros((1, 0, 4)),
+        seed,
+        min_object_covered=0.0,
+        aspect_ratio_range=aspect,
+        area_range=area,
+        max_attempts=10,
+        use_image_if_no_bounding_boxes=True,
+    )
+    return begin, size

@@ -93,18 +93,6 @@ def warn_about_augmentation(student):
         )
 
 
-def warn_about_softmax(given, student):
-    """Say that the student given keeps its last layer as it was, where a softmax was removed."""
-    trained = {id(variable) for variable in student.trainable_variables}
-    apart = [each for each in given.trainable_variables if id(each) not in trained]
-    if apart:
-        log.warning(
-            "The student ends in a softmax, which `student` of the distiller is without. Save and "
-            "evaluate that model: the last layer of the one given is not trained (%s).",
-            apart[0].path,
-        )
-
-
 # Layers of Keras that move the pixels of an image.
 _MOVING = {
     *("RandomCrop", "RandomElasticTransform", "RandomFlip", "RandomPerspective"),

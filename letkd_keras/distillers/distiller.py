@@ -12,7 +12,6 @@ from letkd_keras.distillers.compatibility import (
     check_tells_classes,
     matching_models,
     warn_about_augmentation,
-    warn_about_softmax,
 )
 from letkd_keras.distillers.feature_maps import channels_last, channels_last_shape
 from letkd_keras.distillers.layer_outputs import LayerOutputs
@@ -70,8 +69,8 @@ class Distiller(TrainStep, keras.Model):
             distiller is rebuilt from its configuration: it can then not be trained.
         student: Functional or sequential `keras.Model` from the same images to logits, or softmax
             probabilities, of the same classes. It is trained in place. A softmax at its end is
-            removed: `student` of the distiller is then a model without it, which shares all layers
-            but the one with the softmax.
+            removed: `student` of the distiller is then a model without it, which shares the weights
+            (`letkd_keras.remove_softmax`).
         student_layers: Names of layers of the student whose outputs are compared, in order.
         teacher_layers: As many of the teacher.
         teacher_shapes: Shapes of the outputs of `teacher_layers`, channels last, without the batch
@@ -111,7 +110,6 @@ class Distiller(TrainStep, keras.Model):
     ):
         super().__init__(**kwargs)
         teacher, self.student = matching_models(teacher, student)
-        warn_about_softmax(student, self.student)
         self.student_layers, self.teacher_layers = tuple(student_layers), tuple(teacher_layers)
         if len(self.student_layers) != len(self.teacher_layers):
             raise ValueError(

@@ -2,7 +2,7 @@
 
 import keras
 
-from letkd_keras.functional.graph import as_functional, flatten, nodes
+from letkd_keras.functional.graph import as_functional, calls_from_output, flatten
 
 # Batch normalization is missing: some classifiers of convolutions alone end in it.
 _NORMALIZATIONS = (keras.layers.GroupNormalization, keras.layers.LayerNormalization)
@@ -43,9 +43,7 @@ def _head(shape):
 
 def _ends_in_features(model):
     """Whether only layers without weights follow a layer normalization or a residual addition."""
-    makers = {id(tensor): node for node in nodes(model) for tensor in node.output_tensors}
-    node = makers[id(model.outputs[0])]
-    while True:
+    for node in calls_from_output(model):
         operation = node.operation
         if isinstance(operation, _NORMALIZATIONS):
             return True
@@ -54,4 +52,3 @@ def _ends_in_features(model):
             return len(node.output_tensors[0].shape) > 2
         if getattr(operation, "weights", ()) or len(node.input_tensors) != 1:
             return False
-        node = makers[id(node.input_tensors[0])]

@@ -94,6 +94,22 @@ def nodes(model):
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
 
 
+def calls_from_output(model):
+    """Calls of a functional model from that of its output back to its input.
+
+    Of a call with several inputs, the first one is followed.
+
+    Yields:
+        Keras' nodes, see `nodes`.
+    """
+    makers = {id(tensor): node for node in nodes(model) for tensor in node.output_tensors}
+    tensors = model.outputs
+    while tensors:
+        node = makers[id(tensors[0])]
+        yield node
+        tensors = node.input_tensors
+
+
 def maker(tensor):
     """The layer or operation whose output a symbolic tensor is."""
     return tensor._keras_history.operation
@@ -116,6 +132,11 @@ def output_of(model, layer):
     share layers.
     """
     return next(node.output_tensors[0] for node in nodes(model) if node.operation is layer)
+
+
+def is_called_once(model, layer):
+    """Whether a functional model calls a layer once, so that the layer stands for one output."""
+    return sum(node.operation is layer for node in nodes(model)) == 1
 
 
 def readers(model, layer):

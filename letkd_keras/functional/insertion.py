@@ -7,7 +7,7 @@ from letkd_keras.functional.graph import (
     copy_with,
     find_layer,
     flatten,
-    nodes,
+    is_called_once,
     readers,
 )
 from letkd_keras.layers import KDLayer
@@ -97,7 +97,7 @@ def is_only_pooled(student, layer):
         and reading[0].data_format == layer.data_format
         and not reading[0].keepdims
         # A pooling that is called again also reads another feature map.
-        and sum(node.operation is reading[0] for node in nodes(student)) == 1
+        and is_called_once(student, reading[0])
     )
 
 

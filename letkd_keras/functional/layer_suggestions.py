@@ -9,6 +9,7 @@ from letkd_keras.functional.classifier import check_classifier
 from letkd_keras.functional.graph import (
     as_functional,
     flatten,
+    is_called_once,
     layers_directly_inside,
     layers_inside,
     maker,
@@ -42,7 +43,8 @@ def suggest_layers(model):
     addition or a concatenation is computed or read, or is a layer that consists of several
     convolutions; all later layers depend on it alone. An activation that alone reads the block
     belongs to it. In a network without blocks, the first activation of a convolution over all
-    channels is taken.
+    channels is taken. An activation layer that is called several times has one name for several
+    outputs: what it is called on is taken instead.
 
     In a transformer whose tokens [B, N, C] are patches, the penultimate layer outputs the last
     tokens before the class token is selected or the tokens are pooled. The paper has no
@@ -116,7 +118,8 @@ class _FeatureMaps:
         self.shapes = output_shapes(self.model)
         self.token_grids = TokenGrids(self.model, lambda tensor: self.shapes[id(tensor)])
         calls = [node for node in nodes(self.model) if not node.is_input]
-        self.calls = calls[: self._index_of_last(calls) + 1]
+        last = self._with_a_name(calls[self._index_of_last(calls)])
+        self.calls = calls[: calls.index(last) + 1]
 
     @property
     def last(self):
@@ -143,11 +146,11 @@ class _FeatureMaps:
             if _merges(operation) or own_convolutions > 1:
                 return self._with_activation(operation)
             # A convolution that only changes the grid before the first block is no block.
-            reading = readers(self.model, operation)
-            if convolutions > 1 and any(_merges(reader) for reader in reading):
+            is_place = convolutions > 1 and is_called_once(self.model, operation)
+            if is_place and any(_merges(reader) for reader in readers(self.model, operation)):
                 return self._with_activation(operation)
             if plain is None and _activates(operation) and _follows_convolution(node):
-                plain = operation
+                plain = self._with_a_name(node).operation
         return plain
 
     def token_block(self):
@@ -174,7 +177,7 @@ class _FeatureMaps:
                 # Without padding, a convolution makes the grid a little smaller: the same stage.
                 if ends and self._any_grid(ends[-1])[0] < 1.5 * self._any_grid(node)[0]:
                     ends.pop()
-                ends.append(node)
+                ends.append(self._with_a_name(node))
         return [node.operation.name for node in ends]
 
     def _merges_patches(self):
@@ -252,7 +255,16 @@ class _FeatureMaps:
     def _with_activation(self, operation):
         reading = readers(self.model, operation)
         alone = len(reading) == 1 and _activates(reading[0])
-        return reading[0] if alone else operation
+        return reading[0] if alone and is_called_once(self.model, reading[0]) else operation
+
+    def _with_a_name(self, node):
+        """The call, or the one that its activation follows if the activation is called again."""
+        while _activates(node.operation) and not is_called_once(self.model, node.operation):
+            (source,) = node.input_tensors
+            node = next(
+                call for call in nodes(self.model) if any(t is source for t in call.output_tensors)
+            )
+        return node
 
 
 def _cuts(calls):

@@ -4,7 +4,13 @@ import keras
 import numpy as np
 
 from letkd_keras.functional.classifier import check_classifier
-from letkd_keras.functional.graph import as_functional, flatten, nodes, retrace
+from letkd_keras.functional.graph import (
+    as_functional,
+    calls_from_output,
+    flatten,
+    layers_inside,
+    retrace,
+)
 
 
 def remove_softmax(model, argument="model"):
@@ -21,7 +27,9 @@ def remove_softmax(model, argument="model"):
 
     Returns:
         The model itself, as a functional one, if it does not end in an activation. Otherwise a
-        functional model without models inside, which shares all layers but that of the softmax.
+        functional model without models inside, which shares all layers but that of the softmax, and
+        the weights of that one. Training one model trains the other. Only the weights of a softmax
+        layer that has layers inside are copied.
 
     Raises:
         ValueError: If the model is no classifier, ends in an activation that is not a softmax, or
@@ -50,12 +58,31 @@ def remove_softmax(model, argument="model"):
             # A softmax in float32 ends a network of half precision: its logits are float32 too.
             dtype = getattr(last, "compute_dtype", args[0].dtype)
             return args[0] if dtype == args[0].dtype else keras.ops.cast(args[0], dtype)
-        config = {**last.get_config(), "activation": "linear"}
-        outputs = (linear := last.__class__.from_config(config))(*args, **kwargs)
-        linear.set_weights(last.get_weights())
-        return outputs
+        return _call_without_activation(last, *args, **kwargs)
 
     return keras.Model(*retrace(flat, call_fn=call), name=model.name)
+
+
+def _call_without_activation(layer, *args, **kwargs):
+    """Call a layer with the weights of another one, but without its activation."""
+    is_frozen = not layer.trainable
+    if is_frozen:  # Keras would count weights that are frozen now as never trainable.
+        layer.trainable = True
+    linear = layer.__class__.from_config({**layer.get_config(), "activation": "linear"})
+    # Weights of layers inside are copied.
+    own = {} if layers_inside(layer) else {weight.name: weight for weight in layer.weights}
+    add_weight = linear.add_weight
+
+    def shared(*args, name=None, **kwargs):
+        return own[name] if name in own else add_weight(*args, name=name, **kwargs)
+
+    linear.add_weight = shared
+    outputs = linear(*args, **kwargs)
+    del linear.add_weight
+    linear.set_weights(layer.get_weights())
+    if is_frozen:
+        layer.trainable = linear.trainable = False
+    return outputs
 
 
 def _check_no_probabilities(model, last, argument):
@@ -92,11 +119,8 @@ def _activation_of(operation):
 
 def _end(model):
     """The last operation of a model that changes its input."""
-    makers = {id(tensor): node for node in nodes(model) for tensor in node.output_tensors}
-    node = makers[id(model.outputs[0])]
-    while _is_identity(node.operation):
-        node = makers[id(node.input_tensors[0])]
-    return node.operation
+    operations = (node.operation for node in calls_from_output(model))
+    return next(operation for operation in operations if not _is_identity(operation))
 
 
 def _is_identity(operation):

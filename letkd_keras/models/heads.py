@@ -6,9 +6,9 @@ import keras
 
 from letkd_keras.functional.graph import (
     as_functional,
+    calls_from_output,
     flatten,
     flatten_if_savable,
-    nodes,
     spatial_shape,
 )
 from letkd_keras.ranges import class_count
@@ -135,8 +135,8 @@ def _last_with_weights(model):
 
     What follows may read one tensor only: the softmax of logits does, a residual addition does not.
     """
-    makers = {id(tensor): node for node in nodes(model) for tensor in node.output_tensors}
-    node = makers[id(model.outputs[0])]
-    while len(node.input_tensors) == 1 and not getattr(node.operation, "weights", ()):
-        node = makers[id(node.input_tensors[0])]
-    return node if getattr(node.operation, "weights", ()) else None
+    for node in calls_from_output(model):
+        if getattr(node.operation, "weights", ()):
+            return node
+        if len(node.input_tensors) != 1:
+            return None

@@ -51,8 +51,13 @@ def fit(model, batches, validation_data, *, steps_per_epoch, initial_epoch, epoc
     """
     import jax
 
-    # Makes the variables of optimizer and metrics.
-    model._symbolic_build(data_batch=tuple(map(jax.numpy.asarray, batches[0])))
+    # Makes the variables of loss, metrics and optimizer.
+    images, labels = map(jax.numpy.asarray, batches[0])
+    outputs = jax.numpy.zeros(model.compute_output_shape(images.shape))
+    model.compute_loss(images, labels, outputs)
+    model.compute_metrics(images, labels, outputs)
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
     train, evaluate = _loop(model.train_step, batches), _loop(model.test_step, validation_data)
     numbers = iter(batches.numbers)
     callbacks = keras.callbacks.CallbackList(

@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from image_trees import COLOURS, picture, write_tree
 from PIL import Image
 
@@ -203,6 +204,31 @@ def test_other_formats_and_channels(tmp_path):
         images, _ = arrays(batches, data)
         grey = np.abs(images - 100).max(axis=(1, 2, 3)) < 5
         assert grey.sum() == 4
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe"])
+def test_all_suffixes_of_jpeg_are_read(suffix, tmp_path):
+    for split in ("train", "val"):
+        for file in write_tree(tmp_path / split, images=2, suffix=".jpg").rglob("*.jpg"):
+            file.rename(file.with_suffix(suffix))
+    data = load_imagenet(tmp_path, 16)
+    assert (data.train_examples, data.test_examples) == (6, 6)
+    assert_colours_match(*arrays(data.evaluation_batches(6), data))
+
+
+@pytest.mark.parametrize("size", [(50, 37), (30, 44), (9, 700)])
+def test_the_whole_of_an_image_is_not_enlarged_in_evaluation(size, tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), "uint8")
+    for name in ("train/a", "train/b", "val/a", "val/b"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / name / "0.png")
+    sides = [round(side * 48 / min(size)) for side in size]
+    whole = tf.image.resize(pixels, sides, antialias=True)
+    expected = tf.image.resize_with_crop_or_pad(whole, 42, 42)
+    monkeypatch.setattr(tf.image, "resize", None)
+    data = load_imagenet(tmp_path, 42)
+    images, _ = arrays(data.evaluation_batches(2), data)
+    np.testing.assert_allclose(images[0], expected, atol=0.51)
 
 
 def test_subset_keeps_the_classes_in_proportion(tree):

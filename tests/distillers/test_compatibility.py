@@ -229,13 +229,18 @@ def test_a_loss_that_would_round_labels_is_refused():
         model.fit(np.zeros((2, 8, 8, 3), "float32"), np.zeros(2, "int64"), verbose=0)
 
 
-def test_a_student_with_a_softmax_keeps_its_last_layer_with_a_warning(caplog):
+def test_a_student_with_a_softmax_is_trained_with_the_distiller():
     student = _classifier(activation="softmax")
-    KD(_classifier(), _classifier())
-    assert "softmax" not in caplog.text
     model = KD(_classifier(), student)
-    assert "The student ends in a softmax" in caplog.text
-    assert model.student.get_layer("fc") is not student.get_layer("fc")
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = student.get_layer("fc").get_weights()
+    images = np.ones((4, 8, 8, 3), "float32")
+    model.fit(images, np.arange(4) % 2, verbose=0)
+    assert not np.array_equal(student.get_layer("fc").get_weights()[1], before[1])
+    logits = model.predict(images, verbose=0)
+    np.testing.assert_allclose(
+        student.predict(images, verbose=0), keras.ops.softmax(logits), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("labels", [None, {"a": np.zeros(4, int)}], ids=["none", "dictionary"])

@@ -9,6 +9,7 @@ import letkd_keras
 from letkd_keras.functional.graph import (
     TESTED_KERAS,
     as_functional,
+    calls_from_output,
     copy_with,
     find_layer,
     flatten,
@@ -50,6 +51,15 @@ def test_flattened_it_is_the_same_function_with_the_same_layers():
     assert flat.get_layer("bn") is model.get_layer("inner").get_layer("bn")
     np.testing.assert_array_equal(flat(_x()), model(_x()))
     assert flatten(flat) is flat
+
+
+def test_the_calls_from_the_output_follow_first_inputs():
+    inputs = keras.Input((4,), name="input")
+    x = keras.layers.Dense(4, name="first")(inputs)
+    x = keras.layers.Add(name="sum")([x, keras.layers.Dense(4, name="other")(inputs)])
+    model = keras.Model(inputs, keras.layers.ReLU(name="relu")(x))
+    names = [node.operation.name for node in calls_from_output(model)]
+    assert names == ["relu", "sum", "first", "input"]
 
 
 def test_a_model_stays_nested_if_a_layer_inside_cannot_be_made_again():

@@ -355,6 +355,35 @@ def test_stages_end_with_the_last_map_of_a_grid():
     }
 
 
+def _with_one_activation(blocks):
+    """A network of two stages that calls one ReLU layer again and again."""
+    relu = layers.ReLU(name="relu")
+    inputs = keras.Input((16, 16, 3))
+    x = relu(layers.Conv2D(4, 3, padding="same", name="stem")(inputs))
+    for stage, strides in ((1, 1), (2, 2)):
+        x = layers.Conv2D(4, 3, strides, padding="same", name=f"conv{stage}")(x)
+        x = relu(layers.BatchNormalization(name=f"bn{stage}")(x))
+        for block in range(blocks):
+            y = layers.Conv2D(4, 3, padding="same")(x)
+            x = relu(layers.Add(name=f"add{stage}{block}")([x, y]))
+    return _classifier(x, inputs)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "penultimate", "intermediate", "end"),
+    [(2, "add21", "add20", "add11"), (0, "bn2", None, "bn1")],
+    ids=["residual", "plain"],
+)
+def test_an_activation_that_is_called_again_is_not_suggested(
+    blocks, penultimate, intermediate, end
+):
+    model = _with_one_activation(blocks)
+    suggested = suggest_layers(model)
+    assert suggested == {"penultimate": penultimate, "intermediate": intermediate}
+    assert suggest_stage_ends(model) == [end, penultimate]
+    insert_kd_layers(model, KDLayer(4), penultimate_layer=penultimate)
+
+
 def test_a_model_without_maps_before_its_classifier_is_refused():
     inputs = keras.Input((8,))
     with pytest.raises(ValueError, match=r"must have a feature map .* pools or flattens"):

@@ -91,6 +91,35 @@ def test_the_result_can_be_saved(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        layers.Dense(5, activation="softmax"),
+        layers.EinsumDense("bc,cd->bd", 5, bias_axes="d", activation="softmax"),
+    ],
+    ids=["dense", "einsum"],
+)
+def test_the_weights_are_those_of_the_model(head, tmp_path):
+    model = _classifier(head)
+    logits = remove_softmax(model)
+    assert list(map(id, logits.weights)) == list(map(id, model.weights))
+    logits.layers[-1].set_weights([weight + 1 for weight in logits.layers[-1].get_weights()])
+    for each in (logits, model):
+        each.save(tmp_path / "each.keras")
+        loaded = keras.models.load_model(tmp_path / "each.keras")
+        np.testing.assert_array_equal(loaded(IMAGES), each(IMAGES))
+
+
+def test_a_frozen_last_layer_is_frozen_and_can_be_unfrozen():
+    model = _classifier(_dense_softmax)
+    model.get_layer("head").trainable = False
+    head = remove_softmax(model).get_layer("head")
+    assert (model.get_layer("head").trainable, head.trainable) == (False, False)
+    assert len(head.trainable_variables) == 0
+    head.trainable = True
+    assert len(head.trainable_variables) == 2
+
+
 def test_other_ends_are_refused():
     model = _classifier(layers.Dense(5, activation="sigmoid", name="scores"))
     with pytest.raises(ValueError, match=r"`teacher` must end in logits.*'scores'.*'sigmoid'"):
