@@ -29,14 +29,13 @@ from letkd_keras.run_folder import OtherSettings, RunFolder
 log = logging.getLogger(__name__)
 
 
-def run(experiment, out, verbose=True, measures=None):
+def run(experiment, out, measures=None):
     """Run an experiment, or what is missing of it, in a folder.
 
     Args:
         experiment: `Experiment`.
         out: Run folder: new, or that of an earlier run with the same settings. Methods and trials
             can be added.
-        verbose: Whether progress is shown.
         measures: Function from logits [N, classes] and labels [N] of the test images to a
             dictionary of numbers by name, which the report adds for every network; or `None`.
 
@@ -54,18 +53,18 @@ def run(experiment, out, verbose=True, measures=None):
     with folder.locked(), logged_to(folder / "log.txt", messages), devices():
         log.info("run folder %s", folder.path)
         try:
-            return _run(experiment, folder.path, verbose, measures)
+            return _run(experiment, folder.path, measures)
         except Exception as error:
             _look_for_broken_images(experiment.data, error)
             raise
 
 
-def _run(experiment, folder, verbose, measures):
-    teacher, teacher_result = train_teacher(experiment, folder, verbose)
-    prototypes = prototypes_of(experiment, teacher, folder, experiment.levels, verbose)
+def _run(experiment, folder, measures):
+    teacher, teacher_result = train_teacher(experiment, folder)
+    prototypes = prototypes_of(experiment, teacher, folder, experiment.levels)
     for method in experiment.methods:
         for seed in experiment.seeds:
-            result = train_student(experiment, method, seed, teacher, prototypes, folder, verbose)
+            result = train_student(experiment, method, seed, teacher, prototypes, folder)
             accuracy = results.accuracy_of(result)
             log.info("%s, seed %d: %.2f%% top-1", methods.title(method), seed, accuracy)
     refused = None
@@ -107,13 +106,12 @@ def devices():
     return tf.distribute.get_strategy().scope()
 
 
-def train_teacher(experiment, folder, verbose=True):
+def train_teacher(experiment, folder):
     """The trained teacher: that of its file, or trained or fine-tuned once in the folder.
 
     Args:
         experiment: `Experiment`, prepared.
         folder: Path of the run folder.
-        verbose: Whether progress is shown.
 
     Returns:
         `(model, result)`.
@@ -124,7 +122,7 @@ def train_teacher(experiment, folder, verbose=True):
     network, data = experiment.teacher, experiment.data.labelled()
     phases = experiment.teacher_phases
     if phases:
-        teacher, result = _train_phases(experiment, folder / "teacher", verbose)
+        teacher, result = _train_phases(experiment, folder / "teacher")
     else:
         teacher = network.build(data, "teacher")
         # Keras evaluates nothing without a loss.
@@ -161,7 +159,7 @@ _PHASES = {
 }
 
 
-def _train_phases(experiment, folder, verbose):
+def _train_phases(experiment, folder):
     """Train a teacher phase by phase; all but the last one have a folder of their own below."""
     phases = list(experiment.teacher_phases.items())
     before = None
@@ -188,7 +186,6 @@ def _train_phases(experiment, folder, verbose):
                         augmentation=experiment.augmentation,
                         callbacks=experiment.callbacks,
                         class_weights=experiment.class_weights,
-                        verbose=verbose,
                     )
             result["parameters"] = teacher.count_params()
             # Without the optimizer, whose variables may be those of the head only.
@@ -201,7 +198,7 @@ def _train_phases(experiment, folder, verbose):
     return load_model(before, "teacher"), result
 
 
-def prototypes_of(experiment, teacher, folder, levels, verbose=True):
+def prototypes_of(experiment, teacher, folder, levels):
     """The teacher's prototypes, fitted once in the folder.
 
     Args:
@@ -209,7 +206,6 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=True):
         teacher: Trained teacher.
         folder: Path of the run folder.
         levels: Levels that are needed.
-        verbose: Whether progress is shown.
 
     Returns:
         `Prototypes`, or `None` if no level is needed.
@@ -258,7 +254,6 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=True):
             class_names=data.class_names,
             workdir=work,
             **_engine(),
-            verbose="auto" if verbose else False,
         )
     except OtherSettings as error:
         raise ValueError(
@@ -311,7 +306,7 @@ def _engine():
     return {"engine": "ray", "workers": group.devices} if isinstance(group, RayWorkers) else {}
 
 
-def train_student(experiment, method, seed, teacher, prototypes, folder, verbose=True):
+def train_student(experiment, method, seed, teacher, prototypes, folder):
     """Train a student by a method, or continue where that was interrupted.
 
     With a `quantization_aware_schedule` the student of its folder's folder `float` is trained
@@ -325,7 +320,6 @@ def train_student(experiment, method, seed, teacher, prototypes, folder, verbose
         teacher: Trained teacher.
         prototypes: Its `Prototypes`, or `None` if the method needs none.
         folder: Path of the run folder.
-        verbose: Whether progress is shown.
 
     Returns:
         The result of the training.
@@ -336,15 +330,15 @@ def train_student(experiment, method, seed, teacher, prototypes, folder, verbose
     training = results.student_folder(folder, method, seed)
     arguments = (experiment, method, seed, teacher, prototypes)
     if experiment.quantization_aware_schedule is None:
-        result = _train_student(*arguments, training, verbose)
+        result = _train_student(*arguments, training)
     else:
-        before = _train_student(*arguments, training / "float", verbose)
-        result = _train_student(*arguments, training, verbose, before)
+        before = _train_student(*arguments, training / "float")
+        result = _train_student(*arguments, training, before)
     results.check_training(training, "student.keras", result)
     return result
 
 
-def _train_student(experiment, method, seed, teacher, prototypes, training, verbose, before=None):
+def _train_student(experiment, method, seed, teacher, prototypes, training, before=None):
     """Train a student in a folder, or further under fake quantization after a result `before`."""
     result = results.finished(training)
     if result is None:
@@ -380,7 +374,6 @@ def _train_student(experiment, method, seed, teacher, prototypes, training, verb
                 with_rows=methods.parse(method)[0].needs_rows,
                 callbacks=experiment.callbacks,
                 class_weights=experiment.class_weights,
-                verbose=verbose,
             )
         trained = without_fake_quantization(getattr(model, "student", model))
         result["parameters"] = trained.count_params()

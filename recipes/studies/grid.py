@@ -39,7 +39,7 @@ log = logging.getLogger("letkd_keras")
 _ENDED = (0, -signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
-def run(experiment, out, verbose=True, jobs=1):
+def run(experiment, out, jobs=1):
     """Train what is missing of a grid of methods and seeds, trial by trial, and write its table.
 
     Trainings are in `METHOD/seedN`, as in a run folder. One that fails leaves its traceback in
@@ -49,7 +49,6 @@ def run(experiment, out, verbose=True, jobs=1):
     Args:
         experiment: `Experiment`; nothing is exported.
         out: Folder of the grid: new, or an earlier one's with the same settings.
-        verbose: Whether progress is shown.
         jobs: Number of processes that train cells at the same time. Each imports the backend for
             itself, and several GPUs are assigned to them in turn. With 1, cells are trained in this
             process.
@@ -69,11 +68,11 @@ def run(experiment, out, verbose=True, jobs=1):
     folder = RunFolder(out, experiment.config(), open_keys=experiment.open_keys)
     with folder.locked(), logged_to(folder / "log.txt", messages), devices():
         log.info("folder of results %s", folder.path)
-        teacher, teacher_result = train_teacher(experiment, folder.path, verbose)
+        teacher, teacher_result = train_teacher(experiment, folder.path)
         # The prototypes belong to the teacher: they are fitted once, also for methods that are
         # added later.
         levels = tuple(experiment.pool_sizes) if experiment.levels else ()
-        prototypes = prototypes_of(experiment, teacher, folder.path, levels, verbose)
+        prototypes = prototypes_of(experiment, teacher, folder.path, levels)
         cells = [
             (method, seed)
             for seed in experiment.seeds
@@ -85,7 +84,7 @@ def run(experiment, out, verbose=True, jobs=1):
             done = _in_processes(cells, folder.path, jobs)
         else:
             done = (
-                _in_this_process(experiment, cell, teacher, prototypes, folder.path, verbose)
+                _in_this_process(experiment, cell, teacher, prototypes, folder.path)
                 for cell in cells
             )
         for number, (method, seed) in enumerate(done, 1):
@@ -117,12 +116,12 @@ def _outcome(training):
     return "interrupted" if result is None else f"{results.accuracy_of(result):.2f}% top-1"
 
 
-def _in_this_process(experiment, cell, teacher, prototypes, folder, verbose):
+def _in_this_process(experiment, cell, teacher, prototypes, folder):
     method, seed = cell
     training = results.student_folder(folder, method, seed)
     try:
         with _locked(training):
-            train_student(experiment, method, seed, teacher, prototypes, folder, verbose)
+            train_student(experiment, method, seed, teacher, prototypes, folder)
     except ConnectionError:  # no other cell could be trained
         raise
     except Exception as error:  # whatever it is, the other cells can be trained

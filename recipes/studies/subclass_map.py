@@ -18,13 +18,12 @@ _OTHER_CLASS = (0.6, 0.6, 0.6, 1)
 _MOST_NAMES = 120
 
 
-def write(experiment, out, verbose=True):
+def write(experiment, out):
     """Fit the teacher's prototypes and draw `subclass_map.png`.
 
     Args:
         experiment: `Experiment`.
         out: Run folder: new, or an earlier one's with the same settings.
-        verbose: Whether progress is shown.
 
     Returns:
         Path of the picture.
@@ -41,9 +40,9 @@ def write(experiment, out, verbose=True):
         )
     folder = RunFolder(Path(out), experiment.config(), open_keys=experiment.open_keys)
     with folder.locked(), logged_to(folder / "log.txt", messages), devices():
-        teacher, _ = train_teacher(experiment, folder.path, verbose)
+        teacher, _ = train_teacher(experiment, folder.path)
         levels = tuple(experiment.pool_sizes)
-        prototypes = prototypes_of(experiment, teacher, folder.path, levels, verbose)
+        prototypes = prototypes_of(experiment, teacher, folder.path, levels)
         data = experiment.data
         batches = NumberedBatches(data, 256, "test")
         images, labels = pictures.one_of_each_class(batches, data.num_classes, _IMAGES)

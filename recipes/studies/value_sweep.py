@@ -18,7 +18,7 @@ from letkd_keras.run_folder import RunFolder
 _OPEN_LAYERS = ("student.penultimate_layer", "student.intermediate_layer", "pool_sizes")
 
 
-def run(experiment, value, values, out, verbose=True, jobs=1):
+def run(experiment, value, values, out, jobs=1):
     """Train a grid for each value of a setting and compare them.
 
     Args:
@@ -26,7 +26,6 @@ def run(experiment, value, values, out, verbose=True, jobs=1):
         value: `Value`, the setting.
         values: Its values.
         out: Folder for the teacher's training and a folder of results for each value.
-        verbose: Whether progress is shown.
         jobs: See `grid.run`.
 
     Returns:
@@ -44,7 +43,7 @@ def run(experiment, value, values, out, verbose=True, jobs=1):
     folder = RunFolder(out, {**prepared[0].config(), "compared": value.name}, open_keys=open_keys)
     if prepared[0].teacher_phases:
         with folder.locked(), logged_to(out / "log.txt", messages), devices():
-            train_teacher(prepared[0], out, verbose)
+            train_teacher(prepared[0], out)
         layers = experiment.teacher.penultimate_layer, experiment.teacher.intermediate_layer
         teacher = Network.of(str(out / "teacher" / "teacher.keras"), *layers)
         experiments = {
@@ -56,7 +55,7 @@ def run(experiment, value, values, out, verbose=True, jobs=1):
         own = out / f"{value.name}-{_text(tried)}"
         if not value.changes_prototypes:
             _share_prototypes(candidate, own, fitted)
-        table = grid.run(candidate, own, verbose, jobs)
+        table = grid.run(candidate, own, jobs)
         rows += [{value.name: tried, **row} for row in table]
         _write(value.name, rows, experiment, out)
     return rows

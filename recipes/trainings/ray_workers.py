@@ -156,14 +156,12 @@ def _epochs_shown(folder, data, order):
                             shown.on_epoch_begin(done)
 
     watcher = threading.Thread(target=watch, daemon=True)
-    if order["verbose"]:
-        watcher.start()
+    watcher.start()
     try:
         yield
     finally:
         ended.set()
-        if order["verbose"]:
-            watcher.join()
+        watcher.join()
 
 
 def _environment():

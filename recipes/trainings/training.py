@@ -157,7 +157,6 @@ def train(
     with_rows=False,
     callbacks=(),
     class_weights=None,
-    verbose=True,
 ):
     """Compile and fit a model, continuing where an earlier call was interrupted.
 
@@ -177,7 +176,6 @@ def train(
         callbacks: Names of further callbacks, `MODULE:CLASS`.
         class_weights: `"balanced"` for weights of the images that give every class the same sum of
             weights, or `None`.
-        verbose: Whether progress is shown.
 
     Returns:
         Dictionary of the result, accuracies in percent, epochs counted from 1: `accuracy_last` and
@@ -226,7 +224,7 @@ def train(
                 *([] if schedule.ema is None else [keras.callbacks.SwapEMAWeights()]),
                 *tensorboard(folder / "tensorboard"),
                 save_state,
-                *([shown] if verbose else []),
+                shown,
                 *(make_callback(name) for name in callbacks),
             ]
             if on_device:

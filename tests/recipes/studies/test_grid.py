@@ -36,7 +36,7 @@ def cells(monkeypatch):
     """Cells as they are trained; those in `failing` fail."""
     trained, failing = [], set()
 
-    def student(experiment, method, seed, teacher, prototypes, folder, verbose):
+    def student(experiment, method, seed, teacher, prototypes, folder):
         trained.append((method, seed))
         training = results.student_folder(folder, method, seed)
         if (method, seed) in failing:
