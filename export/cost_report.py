@@ -19,6 +19,7 @@ from letkd_keras.functional.cost import cost_of
 from letkd_keras.functional.graph import flatten
 from letkd_keras.functional.insertion import kd_layers_of
 from letkd_keras.layers import KDLayer
+from letkd_keras.markdown_table import markdown_table
 
 log = logging.getLogger(__name__)
 
@@ -185,23 +186,25 @@ def table(rows):
         *("form", "format", "parameters", "multiply-adds", "bytes"),
         *("1 thread", "2 threads", "batch of 32", *accuracies, "bytes, time over plain"),
     ]
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    cells = []
     for row in rows:
-        top1 = _percent(row.top1)
-        if has_selection:
-            top1 = f"{_percent(row.selection_top1)} | {top1}"
         over = "-"
         if row.form != "plain" and row.format in plain:
             other = plain[row.format]
             over = f"{row.bytes / other.bytes - 1:+.0%}, "
             over += f"{row.latency_ms_1 / other.latency_ms_1 - 1:+.0%}"
-        lines.append(
-            f"{'' if one_model else f'| {row.model} '}| {form_title(row.form)} | {row.format} "
-            f"| {row.params:,} | {row.macs:,} | {row.bytes:,} "
-            f"| {row.latency_ms_1:.2f} ms | {row.latency_ms_2:.2f} ms "
-            f"| {row.latency_ms_batch32:.1f} ms | {top1} | {over} |"
+        cells.append(
+            [
+                *([] if one_model else [row.model]),
+                *(form_title(row.form), row.format),
+                *(f"{row.params:,}", f"{row.macs:,}", f"{row.bytes:,}"),
+                *(f"{row.latency_ms_1:.2f} ms", f"{row.latency_ms_2:.2f} ms"),
+                f"{row.latency_ms_batch32:.1f} ms",
+                *([_percent(row.selection_top1)] if has_selection else []),
+                *(_percent(row.top1), over),
+            ]
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(markdown_table(header, cells)) + "\n"
 
 
 def _percent(accuracy):

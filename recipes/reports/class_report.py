@@ -11,6 +11,7 @@ from scipy.special import softmax
 
 from letkd_keras.files import save_figure, write_text
 from letkd_keras.functional import load_model
+from letkd_keras.markdown_table import markdown_table
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.trainings import results
 
@@ -193,10 +194,7 @@ def markdown(rows, title, has_mistakes):
             f"The {_MOST_ROWS} classes that the student knows least; all are in `classes.csv`."
         ]
         lines += [""]
-    lines += [
-        "| class | test images | student's accuracy | teacher's accuracy |",
-        "|---|---|---|---|",
-    ]
+    heads, table = ["class", "test images", "student's accuracy", "teacher's accuracy"], []
     for row in shown:
         # A name may have a line break, which would end the table.
         name = " ".join(row["class"].split()).replace("|", r"\|")
@@ -204,8 +202,13 @@ def markdown(rows, title, has_mistakes):
         cells += [
             "-" if row[role] is None else f"{row[role]:.1f}" for role in ("student", "teacher")
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "Accuracies in percent, of the weights that were saved.", ""]
+        table.append(cells)
+    lines += [
+        *markdown_table(heads, table),
+        "",
+        "Accuracies in percent, of the weights that were saved.",
+        "",
+    ]
     lines += ["![Confusion matrix of the student](confusion.png)", ""]
     if has_mistakes:
         lines += [

@@ -14,6 +14,7 @@ import keras
 
 from letkd_keras import palette
 from letkd_keras.files import save_figure, write_text
+from letkd_keras.markdown_table import markdown_table
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.reports import method_style
 from letkd_keras.recipes.trainings import results
@@ -113,9 +114,7 @@ def markdown(experiment, teacher, table, picture):
     heads += ["published"] if has_published else []
     heads += ["parameters", "without KD layers or adapters", "time"]
     lines += [
-        f"| {' | '.join(heads)} |",
-        f"|{'---|' * len(heads)}",
-        *(_line(row, columns, has_published) for row in table),
+        *markdown_table(heads, [_cells(row, columns, has_published) for row in table]),
         "",
         "Accuracy in percent, mean ± standard deviation over the trials; mean time of a training. "
         + results.selection(data.has_validation),
@@ -195,7 +194,7 @@ def made_with():
     return f"Made with {versions} on {os.cpu_count()} CPU cores ({platform.machine()})."
 
 
-def _line(row, columns, has_published):
+def _cells(row, columns, has_published):
     trials = f"{row['trials']}" + (f" ({row['failed']} failed)" if row["failed"] else "")
     cells = [row["title"], trials]
     cells += [results.spread(row[f"{name}_mean"], row[f"{name}_std"]) for name in columns]
@@ -205,7 +204,7 @@ def _line(row, columns, has_published):
         cells += [f"{row['seconds']:.0f} s"]
     else:
         cells += ["-"] * 3
-    return f"| {' | '.join(cells)} |"
+    return cells
 
 
 def published_text(accuracy):

@@ -9,6 +9,7 @@ import keras
 
 from letkd_keras.export import cost_report
 from letkd_keras.files import save_figure, write_json, write_text
+from letkd_keras.markdown_table import markdown_table
 from letkd_keras.recipes.experiments import sizes
 from letkd_keras.recipes.reports import measures as measures_section
 from letkd_keras.recipes.reports import method_style, method_table
@@ -84,15 +85,18 @@ def write(experiment, folder, teacher, exported=None, costs=((), 0), measures=No
 def _exported(exported):
     if not exported:
         return ""
-    lines = ["## Exported student", "", "| format | file | bytes | compared with Keras |"]
-    lines += ["|---|---|---|---|"]
-    lines += [
-        f"| {name} | `{result['path']}` | {result['bytes']:,} "
-        f"| max difference {result['max_difference']:.1e}, "
-        f"top-1 agreement {100 * result['agreement']:.1f}% |"
+    rows = [
+        [
+            name,
+            f"`{result['path']}`",
+            f"{result['bytes']:,}",
+            f"max difference {result['max_difference']:.1e}, "
+            f"top-1 agreement {100 * result['agreement']:.1f}%",
+        ]
         for name, result in exported.items()
     ]
-    return "\n".join(["", *lines, ""])
+    table = markdown_table(["format", "file", "bytes", "compared with Keras"], rows)
+    return "\n".join(["", "## Exported student", "", *table, ""])
 
 
 def _costs(rows, images, test_examples):

@@ -6,6 +6,7 @@ from pathlib import Path
 from letkd_keras.command_line import hidden_messages
 from letkd_keras.files import open_atomic, save_figure, write_text
 from letkd_keras.log_file import logged_to, recorded
+from letkd_keras.markdown_table import markdown_table
 from letkd_keras.recipes.experiments.networks import Network
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import method_style, method_table
@@ -94,12 +95,15 @@ def _write(name, rows, experiment, out):
     heads = [name, "method", "trials", *columns.values(), "parameters"]
     lines = [f"# {name}: {experiment.pair} on {experiment.data.name}", ""]
     lines += [f"{experiment.data.split}. The folder of each value has its whole table.", ""]
-    lines += [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for row in rows:
-        cells = [_text(row[name]), row["title"], str(row["trials"])]
-        cells += [results.spread(row[f"{key}_mean"], row[f"{key}_std"]) for key in columns]
-        cells += ["-" if row["parameters"] is None else f"{row['parameters']:,}"]
-        lines.append(f"| {' | '.join(cells)} |")
+    cells = [
+        [
+            *(_text(row[name]), row["title"], str(row["trials"])),
+            *(results.spread(row[f"{key}_mean"], row[f"{key}_std"]) for key in columns),
+            "-" if row["parameters"] is None else f"{row['parameters']:,}",
+        ]
+        for row in rows
+    ]
+    lines += markdown_table(heads, cells)
     lines += ["", results.selection(experiment.data.has_validation), ""]
     lines += ["![Accuracy by value](values.png)", "", method_table.made_with(), ""]
     write_text(out / "values.md", "\n".join(lines))
