@@ -208,37 +208,6 @@ def within_budget(experiment, student):
     return replace(experiment, templates=templates, subclasses=subclasses)
 
 
-def markdown(experiment, sizes):
-    """The sizes as a section in Markdown.
-
-    Args:
-        experiment: `Experiment`.
-        sizes: What `measure` returned.
-
-    Returns:
-        A text.
-    """
-    if not sizes:
-        return ""
-    lines = ["", "## Sizes of the networks", ""]
-    lines += [
-        "The running statistics of batch normalization are not counted here. The numbers of "
-        "parameters above count them.",
-        "",
-    ]
-    lines += ["| network | parameters | bytes in float32 | multiply-adds |", "|---|---|---|---|"]
-    for role, size in sizes.items():
-        if role == "student_with_kd_layers":
-            title = f"student with KD layers ({size['method']})"
-        else:
-            title = f"{role} {getattr(experiment, role).label}"
-        adds = "-" if size["multiply_adds"] is None else f"{size['multiply_adds']:,}"
-        lines.append(f"| {title} | {size['parameters']:,} | {size['bytes']:,} | {adds} |")
-    if experiment.growth is not None:
-        lines += ["", f"Budget of the KD layers: {100 * experiment.growth:g}% of the student."]
-    return "\n".join([*lines, ""])
-
-
 def _templates(experiment, level):
     if level == "penultimate":
         return experiment.templates

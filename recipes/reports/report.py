@@ -10,7 +10,6 @@ import keras
 from letkd_keras.export import cost_report
 from letkd_keras.files import save_figure, write_json, write_text
 from letkd_keras.markdown_table import markdown_table
-from letkd_keras.recipes.experiments import sizes
 from letkd_keras.recipes.reports import measures as measures_section
 from letkd_keras.recipes.reports import method_style, method_table
 from letkd_keras.recipes.trainings import results
@@ -64,7 +63,7 @@ def write(experiment, folder, teacher, exported=None, costs=((), 0), measures=No
     text = method_table.markdown(
         experiment, teacher, table, "![Accuracy and loss by epoch](curves.png)"
     )
-    text += sizes.markdown(experiment, experiment.sizes)
+    text += _sizes(experiment)
     text += _exported(report["exported"])
     text += _costs(costs, cost_images, experiment.data.test_examples)
     if classes is not None:
@@ -80,6 +79,32 @@ def write(experiment, folder, teacher, exported=None, costs=((), 0), measures=No
     write_text(folder / "report.md", f"{text}\n{method_table.made_with()}\n")
     # Through JSON, so that what is returned is what can be read again.
     return json.loads(json.dumps(report))
+
+
+def _sizes(experiment):
+    """The sizes of the networks, and the budget of the KD layers."""
+    if not experiment.sizes:
+        return ""
+    rows = []
+    for role, size in experiment.sizes.items():
+        if role == "student_with_kd_layers":
+            title = f"student with KD layers ({size['method']})"
+        else:
+            title = f"{role} {getattr(experiment, role).label}"
+        adds = "-" if size["multiply_adds"] is None else f"{size['multiply_adds']:,}"
+        rows.append([title, f"{size['parameters']:,}", f"{size['bytes']:,}", adds])
+    lines = [
+        "",
+        "## Sizes of the networks",
+        "",
+        "The running statistics of batch normalization are not counted here. The numbers of "
+        "parameters above count them.",
+        "",
+        *markdown_table(["network", "parameters", "bytes in float32", "multiply-adds"], rows),
+    ]
+    if experiment.growth is not None:
+        lines += ["", f"Budget of the KD layers: {100 * experiment.growth:g}% of the student."]
+    return "\n".join([*lines, ""])
 
 
 def _exported(exported):
