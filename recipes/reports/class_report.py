@@ -1,7 +1,5 @@
 """Where a student is right and wrong: accuracy by class, confusion matrix, worst mistakes."""
 
-import csv
-import io
 import logging
 import math
 from dataclasses import dataclass
@@ -9,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
-from letkd_keras.files import save_figure, write_text
+from letkd_keras.files import save_figure, write_csv
 from letkd_keras.functional import load_model
 from letkd_keras.markdown_table import markdown_table
 from letkd_keras.recipes.experiments import methods
@@ -161,11 +159,7 @@ def write(student, teacher, data, folder, title):
     log.info("classifying the test images class by class")
     predictions = predict(student, teacher, data)
     rows = by_class(predictions, data.class_names)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / "classes.csv", text.getvalue())
+    write_csv(folder / "classes.csv", list(rows[0]), rows)
     _plot_confusion(confusion(predictions, data.num_classes), data, folder, title)
     if predictions.mistakes:
         _plot_mistakes(predictions.mistakes, data, folder, title)

@@ -107,7 +107,7 @@ def _write(name, rows, experiment, out):
     lines += ["", results.selection(experiment.data.has_validation), ""]
     lines += ["![Accuracy by value](values.png)", "", method_table.made_with(), ""]
     write_text(out / "values.md", "\n".join(lines))
-    method_table.write_csv(out / "values.csv", rows)
+    method_table.write_table_csv(out / "values.csv", rows)
     _plot(name, [row for row in rows if row["trials"]], columns, out)
 
 

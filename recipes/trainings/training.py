@@ -1,9 +1,7 @@
 """Training by a schedule that continues where it was interrupted."""
 
-import csv
 import importlib
 import importlib.util
-import io
 import time
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from letkd_keras import memory_mapped
 from letkd_keras.callbacks import ReseedEachEpoch, ShowProgress, StopOnNonFiniteLoss
 from letkd_keras.data import steps_per_epoch
 from letkd_keras.data.keras_cv_policies import mixes_labels
-from letkd_keras.files import atomic_path, checksum, write_text
+from letkd_keras.files import atomic_path, checksum, write_csv
 from letkd_keras.recipes.trainings import epochs_on_device, results
 from letkd_keras.recipes.trainings.training_data import balanced_class_weights
 
@@ -75,7 +73,7 @@ class SaveState(keras.callbacks.Callback):
         last = self._save_weights(f"state-{epochs}.weights.h5")
         self.state = {"epochs": epochs, "last": last, "best": self.best, "rows": self.rows}
         results.write_checked_json(self.folder / _STATE, self.state)
-        write_text(self.folder / "metrics.csv", _as_csv(self.rows))
+        write_csv(self.folder / "metrics.csv", list(self.rows[0]), self.rows)
         kept = {file["name"] for file in (last, self.best) if file}
         for file in self.folder.glob("*.weights.h5"):
             if file.name not in kept:
@@ -103,14 +101,6 @@ _SET_LEARNING_RATE = (
     keras.callbacks.LearningRateScheduler,
     keras.callbacks.ReduceLROnPlateau,
 )
-
-
-def _as_csv(rows):
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def read_state(folder):
