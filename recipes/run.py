@@ -20,7 +20,7 @@ from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.experiments.model_of_method import Inputs, build
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import class_report, report
-from letkd_keras.recipes.trainings import results, workers
+from letkd_keras.recipes.trainings import gpus, results, workers
 from letkd_keras.recipes.trainings.ray_workers import RayWorkers
 from letkd_keras.recipes.trainings.shared_training import train
 from letkd_keras.recipes.trainings.training import finish
@@ -50,7 +50,7 @@ def run(experiment, out, measures=None):
     with recorded() as messages:
         experiment = prepare(experiment)
     folder = RunFolder(out, experiment.config(), open_keys=experiment.open_keys)
-    with folder.locked(), logged_to(folder / "log.txt", messages), devices():
+    with folder.locked(), logged_to(folder / "log.txt", messages), gpus.scope():
         log.info("run folder %s", folder.path)
         try:
             return _run(experiment, folder.path, measures)
@@ -89,21 +89,6 @@ def _look_for_broken_images(data, error):
     if type(error).__name__ == "InvalidArgumentError" and hasattr(data, "check"):
         log.warning("The training stopped. Looking for images that cannot be read.")
         data.check()
-
-
-def devices():
-    """The scope of a run's devices: `MirroredStrategy` where TensorFlow has several GPUs.
-
-    Elsewhere the backend chooses, on JAX its first device. Trainings that several workers share
-    have a scope of their own.
-    """
-    if keras.backend.backend() != "tensorflow" or workers.current() is not None:
-        return nullcontext()
-    import tensorflow as tf
-
-    if len(tf.config.list_logical_devices("GPU")) > 1:
-        return tf.distribute.MirroredStrategy().scope()
-    return tf.distribute.get_strategy().scope()
 
 
 def train_teacher(experiment, folder):

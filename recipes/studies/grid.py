@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
-import keras
 from filelock import FileLock, Timeout
 
 from letkd_keras import command_line
@@ -25,12 +24,11 @@ from letkd_keras.recipes.experiments.experiment import Experiment
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import method_table
 from letkd_keras.recipes.run import (
-    devices,
     prototypes_of,
     train_student,
     train_teacher,
 )
-from letkd_keras.recipes.trainings import results, workers
+from letkd_keras.recipes.trainings import gpus, results, workers
 from letkd_keras.run_folder import RunFolder, read_config
 
 log = logging.getLogger("letkd_keras")
@@ -66,7 +64,7 @@ def run(experiment, out, jobs=1):
     with recorded() as messages:
         experiment = prepare(experiment)
     folder = RunFolder(out, experiment.config(), open_keys=experiment.open_keys)
-    with folder.locked(), logged_to(folder / "log.txt", messages), devices():
+    with folder.locked(), logged_to(folder / "log.txt", messages), gpus.scope():
         log.info("folder of results %s", folder.path)
         teacher, teacher_result = train_teacher(experiment, folder.path)
         # The prototypes belong to the teacher: they are fitted once, also for methods that are
@@ -199,23 +197,12 @@ def _environment(slot, jobs):
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "TF_NUM_INTRAOP_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)),
     }
-    gpus = _gpus()
-    if gpus:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+    seen = gpus.seen()
+    if seen:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(seen)))
         visible = visible.split(",")
         environment["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]
     return environment
-
-
-def _gpus():
-    """Number of GPUs that this process sees."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return len(tf.config.list_physical_devices("GPU"))
-    import jax
-
-    return sum(device.platform == "gpu" for device in jax.local_devices())
 
 
 def train_cell(folder, method, seed):
@@ -236,7 +223,7 @@ def train_cell(folder, method, seed):
             experiment = Experiment.from_config(config, methods=(method,))
             if experiment.data.digest != config["data"]["digest"]:
                 raise ValueError(f"The images of {experiment.data.name} have changed meanwhile.")
-            with devices():
+            with gpus.scope():
                 teacher, _ = train_teacher(experiment, folder)
                 levels = methods.levels_of([method])
                 prototypes = prototypes_of(experiment, teacher, folder, levels)

@@ -10,7 +10,8 @@ from letkd_keras.log_file import logged_to, recorded
 from letkd_keras.palette import category_colors
 from letkd_keras.prototypes import pictures
 from letkd_keras.recipes.experiments.preparation import prepare
-from letkd_keras.recipes.run import devices, prototypes_of, train_teacher
+from letkd_keras.recipes.run import prototypes_of, train_teacher
+from letkd_keras.recipes.trainings import gpus
 from letkd_keras.run_folder import RunFolder
 
 _IMAGES = 6
@@ -39,7 +40,7 @@ def write(experiment, out):
             "`teacher_intermediate_layer` and `intermediate_layer`."
         )
     folder = RunFolder(Path(out), experiment.config(), open_keys=experiment.open_keys)
-    with folder.locked(), logged_to(folder / "log.txt", messages), devices():
+    with folder.locked(), logged_to(folder / "log.txt", messages), gpus.scope():
         teacher, _ = train_teacher(experiment, folder.path)
         levels = tuple(experiment.pool_sizes)
         prototypes = prototypes_of(experiment, teacher, folder.path, levels)

@@ -10,9 +10,9 @@ from letkd_keras.markdown_table import markdown_table
 from letkd_keras.recipes.experiments.networks import Network
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import method_style, method_table
-from letkd_keras.recipes.run import devices, train_teacher
+from letkd_keras.recipes.run import train_teacher
 from letkd_keras.recipes.studies import grid
-from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.trainings import gpus, results
 from letkd_keras.run_folder import RunFolder
 
 # The layers of the student are resolved by each value's own grid.
@@ -43,7 +43,7 @@ def run(experiment, value, values, out, jobs=1):
     open_keys = (*prepared[0].open_keys, *_OPEN_LAYERS, value.field)
     folder = RunFolder(out, {**prepared[0].config(), "compared": value.name}, open_keys=open_keys)
     if prepared[0].teacher_phases:
-        with folder.locked(), logged_to(out / "log.txt", messages), devices():
+        with folder.locked(), logged_to(out / "log.txt", messages), gpus.scope():
             train_teacher(prepared[0], out)
         layers = experiment.teacher.penultimate_layer, experiment.teacher.intermediate_layer
         teacher = Network.of(str(out / "teacher" / "teacher.keras"), *layers)
