@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -108,7 +109,7 @@ def kd_layers(student):
 
 
 def _artifact(result, job, data):
-    options = job.options
+    options, noise = job.options, result.layer_noise
     is_integer = result.format == "tflite-int8" and options.integer_io
     is_nchw = result.format == "onnx" and options.channels_first
     integer_input = "uint8" if options.input == "pixels" else "int8"
@@ -130,17 +131,13 @@ def _artifact(result, job, data):
         "tolerance": result.tolerance,
         "min_agreement": result.min_agreement,
         **({"precision": options.precision} if _is_mixed(result, options) else {}),
-        **({"layer_snr_db": _noise(result)} if result.layer_noise is not None else {}),
+        **({} if noise is None else {"layer_snr_db": [asdict(layer) for layer in noise]}),
     }
 
 
 def _is_mixed(result, options):
     """Whether single layers of an artifact have another precision than the rest."""
     return result.format == "tflite-int4" and bool(options.precision)
-
-
-def _noise(result):
-    return [noise.as_json() for noise in result.layer_noise]
 
 
 def _earlier_card(path):

@@ -1,6 +1,7 @@
 """The report of a run: `report.md` and `curves.png` for a reader, `report.json` for a program."""
 
 import json
+from dataclasses import asdict
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -58,7 +59,7 @@ def write(experiment, folder, teacher, exported=None, costs=((), 0), measures=No
             name: {**vars(result), "path": str(Path(result.path).relative_to(folder))}
             for name, result in (exported or {}).items()
         },
-        "costs": [cost_report.as_json(row) for row in costs],
+        "costs": [asdict(row) for row in costs],
     }
     text = method_table.markdown(
         experiment, teacher, table, "![Accuracy and loss by epoch](curves.png)"
