@@ -16,6 +16,15 @@ from letkd_keras.files import atomic_path, checksum, write_csv
 from letkd_keras.recipes.trainings import epochs_on_device, results
 from letkd_keras.recipes.trainings.training_data import balanced_class_weights
 
+_STATE = "state.json"
+# An epoch in one call of a GPU may take less time than its state on disk.
+_SECONDS = 30
+_ADVICE = "Free some space and run the same command again."
+_SET_LEARNING_RATE = (
+    keras.callbacks.LearningRateScheduler,
+    keras.callbacks.ReduceLROnPlateau,
+)
+
 
 class SaveState(keras.callbacks.Callback):
     """Saves what an interrupted training needs to continue, after every epoch.
@@ -91,16 +100,6 @@ class SaveState(keras.callbacks.Callback):
         variables = [*self.model.variables, *self.model.optimizer.variables]
         values = sum(int(np.prod(v.shape)) * (8 if "64" in v.dtype else 4) for v in variables)
         return values + (len(variables) << 13) + (1 << 16)  # and HDF5's groups
-
-
-_STATE = "state.json"
-# An epoch in one call of a GPU may take less time than its state on disk.
-_SECONDS = 30
-_ADVICE = "Free some space and run the same command again."
-_SET_LEARNING_RATE = (
-    keras.callbacks.LearningRateScheduler,
-    keras.callbacks.ReduceLROnPlateau,
-)
 
 
 def read_state(folder):
