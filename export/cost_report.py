@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -162,11 +162,6 @@ def form_title(form):
     return "as trained" if form == "trained" else form
 
 
-def as_json(row):
-    """Convert a row to a JSON-like dictionary."""
-    return asdict(row)
-
-
 def table(rows):
     """Make a Markdown table of rows.
 
@@ -228,13 +223,13 @@ def plot(rows, path):
         ("macs", 1e6, "multiply-adds (millions)"),
         ("latency_ms_1", 1, "latency of one image, one thread (ms)"),
     )
-    forms = _form_styles([row.form for row in rows])
-    formats = dict(zip(dict.fromkeys(row.format for row in rows), "osD^vPX*<>hd", strict=False))
+    colors = _form_colors([row.form for row in rows])
+    markers = dict(zip(dict.fromkeys(row.format for row in rows), "osD^vPX*<>hd", strict=False))
     for axis, (field, unit, label) in zip(axes, quantities, strict=True):
         for row in rows:
             y = row.selection_top1 if row.top1 is None else row.top1
             if y is not None:
-                style = {"color": forms[row.form], "marker": formats[row.format]}
+                style = {"color": colors[row.form], "marker": markers[row.format]}
                 axis.plot(getattr(row, field) / unit, y, markersize=9, alpha=0.85, **style)
         axis.margins(y=0.15)
         largest = max((getattr(row, field) / unit for row in rows), default=1)
@@ -242,18 +237,18 @@ def plot(rows, path):
         axis.locator_params(axis="x", nbins=6)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("top-1 accuracy (%)")
-    legend = [(form_title(form), color, "o") for form, color in forms.items()]
-    if len(formats) > 1:
-        legend += [(name, palette.GRAY, marker) for name, marker in formats.items()]
+    legend = [(form_title(form), color, "o") for form, color in colors.items()]
+    if len(markers) > 1:
+        legend += [(name, palette.GRAY, marker) for name, marker in markers.items()]
     else:
-        figure.suptitle(f"Student exported to {', '.join(formats)}")
+        figure.suptitle(f"Student exported to {', '.join(markers)}")
     for title, color, marker in legend:
         axes[0].plot([], [], linestyle="", color=color, marker=marker, label=title)
     figure.legend(loc="outside lower center", ncols=6)
     save_figure(figure, path, dpi=110)
 
 
-def _form_styles(forms):
+def _form_colors(forms):
     """Color of each form: the fewer templates, the lighter."""
     from matplotlib import colormaps
 
