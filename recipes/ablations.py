@@ -38,7 +38,7 @@ from letkd_keras.recipes.recipe_command import (
     run_on_workers,
 )
 from letkd_keras.recipes.recipe_of_data import settings_of
-from letkd_keras.recipes.studies.value_names import VALUES, parse_values
+from letkd_keras.recipes.studies.swept_settings import SWEPT_SETTINGS, parse_values
 
 # Tables of the supplement: the methods of their rows.
 TABLES = {
@@ -56,7 +56,7 @@ TIMED = (64, 128, 256, 512, 1024, 2048, 4096)
 def parse(arguments=None):
     """Parse the command line."""
     parser = Parser("letkd_keras.recipes.ablations", __doc__)
-    names = [*TABLES, *VALUES, "probe", "tsne", "time", "subclass-map"]
+    names = [*TABLES, *SWEPT_SETTINGS, "probe", "tsne", "time", "subclass-map"]
     parser.add_argument("ablation", choices=names, metavar="ABLATION", help=", ".join(names))
     parser.add_argument(
         "--values",
@@ -74,11 +74,11 @@ def parse(arguments=None):
     )
     add_jobs_option(parser)
     options = parser.parse_args(arguments)
-    if options.ablation in VALUES and not options.values:
+    if options.ablation in SWEPT_SETTINGS and not options.values:
         parser.error(f"--values must be given: {options.ablation} to try")
     if options.values:
         name = "templates" if options.ablation == "time" else options.ablation
-        if name not in VALUES:
+        if name not in SWEPT_SETTINGS:
             parser.error(f"--values does not apply to {options.ablation}")
         options.values = parse_values(parser, name, options.values)
     if options.growth is not None and options.ablation in ("templates", "subclasses"):
@@ -91,7 +91,7 @@ def main(arguments=None):
     options = parse(arguments)
     leave_gpu_memory(options.jobs)
     name = options.ablation
-    methods = VALUES[name].methods if name in VALUES else _METHODS[name]
+    methods = SWEPT_SETTINGS[name].methods if name in SWEPT_SETTINGS else _METHODS[name]
 
     def run(experiment):
         out = options.out or default_out(experiment, f"{name}-")
@@ -128,8 +128,8 @@ def _run_table(options, experiment, out):
 def _run_values(options, experiment, out):
     from letkd_keras.recipes.studies import value_sweep
 
-    value = VALUES[options.ablation]
-    rows = value_sweep.run(experiment, value, options.values, out, jobs=options.jobs)
+    setting = SWEPT_SETTINGS[options.ablation]
+    rows = value_sweep.run(experiment, setting, options.values, out, jobs=options.jobs)
     print_results(out / "values.md")
     return rows
 

@@ -19,12 +19,12 @@ from letkd_keras.run_folder import RunFolder
 _OPEN_LAYERS = ("student.penultimate_layer", "student.intermediate_layer", "pool_sizes")
 
 
-def run(experiment, value, values, out, jobs=1):
+def run(experiment, setting, values, out, jobs=1):
     """Train a grid for each value of a setting and compare them.
 
     Args:
         experiment: `Experiment`; its own value of the setting is not used.
-        value: `Value`, the setting.
+        setting: `SweptSetting`.
         values: Its values.
         out: Folder for the teacher's training and a folder of results for each value.
         jobs: See `grid.run`.
@@ -36,12 +36,12 @@ def run(experiment, value, values, out, jobs=1):
         ValueError: If an experiment does not fit; before any training.
     """
     out = Path(out)
-    experiments = {tried: with_value(experiment, value.field, tried) for tried in values}
+    experiments = {tried: with_value(experiment, setting.field, tried) for tried in values}
     # Each value's own run says it again.
     with recorded() as messages, hidden_messages():
         prepared = [prepare(candidate) for candidate in experiments.values()]
-    open_keys = (*prepared[0].open_keys, *_OPEN_LAYERS, value.field)
-    folder = RunFolder(out, {**prepared[0].config(), "compared": value.name}, open_keys=open_keys)
+    open_keys = (*prepared[0].open_keys, *_OPEN_LAYERS, setting.field)
+    folder = RunFolder(out, {**prepared[0].config(), "compared": setting.name}, open_keys=open_keys)
     if prepared[0].teacher_phases:
         with folder.locked(), logged_to(out / "log.txt", messages), gpus.scope():
             train_teacher(prepared[0], out)
@@ -53,12 +53,12 @@ def run(experiment, value, values, out, jobs=1):
         }
     rows, fitted = [], {}
     for tried, candidate in experiments.items():
-        own = out / f"{value.name}-{_text(tried)}"
-        if not value.changes_prototypes:
+        own = out / f"{setting.name}-{_text(tried)}"
+        if not setting.changes_prototypes:
             _share_prototypes(candidate, own, fitted)
         table = grid.run(candidate, own, jobs)
-        rows += [{value.name: tried, **row} for row in table]
-        _write(value.name, rows, experiment, out)
+        rows += [{setting.name: tried, **row} for row in table]
+        _write(setting.name, rows, experiment, out)
     return rows
 
 
