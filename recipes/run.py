@@ -120,7 +120,11 @@ def train_teacher(experiment, folder):
         }
     accuracy = results.accuracy_of(result)
     log.info("teacher %s: %.2f%% top-1", network.label, accuracy)
-    if not phases and accuracy < 200 / data.num_classes and not _had(network.file, accuracy):
+    if (
+        not phases
+        and accuracy < 200 / data.num_classes
+        and not _was_trained_by_recipe(network.file, accuracy)
+    ):
         log.warning(
             "The teacher is hardly better than chance on the test images. Was it trained on pixels "
             "of the same scale?"
@@ -128,7 +132,7 @@ def train_teacher(experiment, folder):
     return teacher, result
 
 
-def _had(file, accuracy):
+def _was_trained_by_recipe(file, accuracy):
     """Whether a recipe trained the network of a file, to this accuracy."""
     try:
         result = None if file is None else results.finished(Path(file).parent)
