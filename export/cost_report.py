@@ -88,17 +88,17 @@ def measure(
         ImportError: If the format needs a package that is not installed.
     """
     formats.check_installed([format])
-
-    def accuracy(images, labels):
-        logits = reload_outputs(kind.runtime, file, images)
-        return 100 * float(np.mean(logits.argmax(-1) == labels))
-
+    file_format = formats.find(format)
     job = prepare(model, images=images[:8], calibration=calibration, fold=False)
-    kind = formats.find(format)
     batch = np.resize(images, (32, *images.shape[1:])).astype("float32")
     cost = cost_of(job.student, images.shape[1:])
     with tempfile.TemporaryDirectory() as folder, atomic_path(f"{folder}/artifact") as file:
-        kind.write(job.written, file, job.options)
+        file_format.write(job.written, file, job.options)
+
+        def accuracy(images, labels):
+            logits = reload_outputs(file_format.runtime, file, images)
+            return 100 * float(np.mean(logits.argmax(-1) == labels))
+
         row = CostRow(
             model=name or model.name,
             form=form,
@@ -106,9 +106,11 @@ def measure(
             params=cost.parameters,
             macs=cost.multiply_adds,
             bytes=size_on_disk(file),
-            latency_ms_1=latency_ms(kind.runtime, file, batch[:1], 1, repeats),
-            latency_ms_2=latency_ms(kind.runtime, file, batch[:1], 2, repeats),
-            latency_ms_batch32=latency_ms(kind.runtime, file, batch, 2, max(repeats // 5, 1)),
+            latency_ms_1=latency_ms(file_format.runtime, file, batch[:1], 1, repeats),
+            latency_ms_2=latency_ms(file_format.runtime, file, batch[:1], 2, repeats),
+            latency_ms_batch32=latency_ms(
+                file_format.runtime, file, batch, 2, max(repeats // 5, 1)
+            ),
             top1=None if labels is None else accuracy(images, labels),
             selection_top1=None if selection is None else accuracy(*selection),
         )

@@ -74,7 +74,7 @@ class Format:
         """One sentence in place of the many lines of a converter."""
         from letkd_keras.export.verification import ExportMismatch
 
-        name = next(name for name, form in _FORMATS.items() if form is self)
+        name = next(name for name, row in _FORMATS.items() if row is self)
         # MLIR writes the place in the graph before the reason, and the graph after it.
         line = str(error).strip().partition("\n")[0]
         reason = re.sub(r".*error: (loc\(.*\): )?", "", line)
@@ -132,7 +132,7 @@ _TRAINED = ("tflite-qat", "tflite-pruned", "tflite-clustered")
 # `ExportOptions` that only some formats use, and these formats.
 OPTIONS = {
     "integer_io": ("tflite-int8",),
-    "snr": tuple(name for name, form in _FORMATS.items() if form.is_quantized),
+    "snr": tuple(name for name, row in _FORMATS.items() if row.is_quantized),
     "precision": ("tflite-int4",),
     "channels_first": ("onnx",),
     "opset": ("onnx",),
@@ -215,6 +215,6 @@ def check_installed(names, to_write=True):
 
 
 def _missing_packages(name, to_write=True):
-    form = find(name)
-    needed = (*(form.converters if to_write else ()), *_RUNTIMES[form.runtime])
+    row = find(name)
+    needed = (*(row.converters if to_write else ()), *_RUNTIMES[row.runtime])
     return [package for package in needed if importlib.util.find_spec(package) is None]
