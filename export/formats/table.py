@@ -168,7 +168,7 @@ def find(name, argument="format"):
     return _FORMATS[name]
 
 
-def expand(names_or_all, argument="formats"):
+def expand(names_or_all):
     """List the names of formats, each once.
 
     `["all"]` becomes all names, except those of formats that need a package which is not installed,
@@ -179,8 +179,7 @@ def expand(names_or_all, argument="formats"):
     """
     if isinstance(names_or_all, str) or not len(names_or_all):
         raise ValueError(
-            f"`{argument}` must be a list of names of formats. Received: "
-            f"{argument}={names_or_all!r}"
+            f"`formats` must be a list of names of formats. Received: formats={names_or_all!r}"
         )
     if list(names_or_all) == ["all"]:
         return [
@@ -189,7 +188,7 @@ def expand(names_or_all, argument="formats"):
             if all(_EXTRAS[package] == "export" for package in _missing_packages(name))
         ]
     for name in names_or_all:
-        find(name, argument)
+        find(name, "formats")
     return list(dict.fromkeys(names_or_all))
 
 
