@@ -75,9 +75,7 @@ def _run(experiment, folder, measures):
         exported, refused = getattr(error, "exported", {}), error
     costs = exporting.costs(experiment, folder)
     classes = class_report.of_run(experiment, folder, teacher)
-    written = report.write(
-        experiment, folder, teacher_result, exported, costs, measures=measures, classes=classes
-    )
+    written = report.write(experiment, folder, teacher_result, exported, costs, measures, classes)
     if refused is not None:
         raise refused
     return written

@@ -16,7 +16,7 @@ from letkd_keras.recipes.reports import method_style, method_table
 from letkd_keras.recipes.trainings import results
 
 
-def write(experiment, folder, teacher, exported=None, costs=((), 0), measures=None, classes=None):
+def write(experiment, folder, teacher, exported, costs, measures, classes):
     """Write the report of an experiment into its folder.
 
     Args:
@@ -26,13 +26,13 @@ def write(experiment, folder, teacher, exported=None, costs=((), 0), measures=No
         exported: `Exported` by format.
         costs: `CostRow`s of the exported student, and the number of test images of their top-1.
         measures: See `run`.
-        classes: What `class_report.of_run` returned, or `None`.
+        classes: What `class_report.of_run` returned.
 
     Returns:
         The report as a dictionary.
     """
     table = method_table.rows(experiment, folder)
-    costs, cost_images = costs
+    (costs, cost_images), (class_rows, class_section) = costs, classes
     packages = ("keras", keras.backend.backend(), "numpy")
     report = {
         "pair": experiment.pair,
@@ -57,9 +57,10 @@ def write(experiment, folder, teacher, exported=None, costs=((), 0), measures=No
         "methods": {row["method"]: method_table.as_json(row) for row in table},
         "exported": {
             name: {**vars(result), "path": str(Path(result.path).relative_to(folder))}
-            for name, result in (exported or {}).items()
+            for name, result in exported.items()
         },
         "costs": [asdict(row) for row in costs],
+        "classes": class_rows,
     }
     text = method_table.markdown(
         experiment, teacher, table, "![Accuracy and loss by epoch](curves.png)"
@@ -67,9 +68,7 @@ def write(experiment, folder, teacher, exported=None, costs=((), 0), measures=No
     text += _sizes(experiment)
     text += _exported(report["exported"])
     text += _costs(costs, cost_images, experiment.data.test_examples)
-    if classes is not None:
-        report["classes"], section = classes
-        text += section
+    text += class_section
     if measures is not None:
         report["measures"] = measures_section.of_networks(experiment, folder, table, measures)
         text += "\n" + measures_section.markdown(experiment, report["measures"])
