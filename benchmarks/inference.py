@@ -15,6 +15,7 @@ Each line has `model`, `form` (plain, trained, folded, reduced-N), `format`, `pa
 
 import json
 import sys
+from dataclasses import asdict
 
 from letkd_keras.command_line import Parser
 from letkd_keras.common_options import add_data_options, add_seed_option
@@ -115,7 +116,7 @@ def forms(student, plain, data, options):
 def main(arguments=None):
     options = parse(arguments)
     # TensorFlow is imported only after the options are parsed.
-    from letkd_keras.export.cost_report import as_json, measure, plot, table
+    from letkd_keras.export.cost_report import measure, plot, table
 
     if options.run is not None:
         students = [trained_student(options)]
@@ -136,7 +137,7 @@ def main(arguments=None):
                     name=student.name,
                 )
                 rows.append(row)
-                print(json.dumps(as_json(row)), flush=True)
+                print(json.dumps(asdict(row)), flush=True)
     if options.out is not None:
         write_text(options.out / "inference.md", table(rows))
         known = [row for row in rows if row.top1 is not None]

@@ -259,14 +259,14 @@ def _subclasses_peer(options, clock):
 
 
 def _scores(options, clock):
-    from letkd_keras.prototypes.subclasses import SubclassScores
+    from letkd_keras.prototypes.subclasses import SubclassScores, normalized_scores
 
     scores = SubclassScores(_subclass_centers(options), options.classes)
     for _, points, labels in _stream(options, COMPONENTS):
         with clock:
             scores.update(points, labels)
     with clock:
-        scores.result()
+        normalized_scores(scores.counts)
 
 
 def _scores_peer(options, clock):

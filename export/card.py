@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +15,7 @@ from letkd_keras.functional.cost import cost_of
 from letkd_keras.functional.fingerprint import fingerprint
 from letkd_keras.functional.graph import maker, nodes
 from letkd_keras.layers import KDLayer
+from letkd_keras.markdown_table import markdown_table
 
 # What a row of the table needs. A card of another version may lack it.
 _OF_AN_ARTIFACT = {
@@ -21,6 +23,11 @@ _OF_AN_ARTIFACT = {
     *("parameters", "multiply_adds", "images", "data"),
     *("max_difference", "agreement", "accuracy_of_student", "accuracy"),
 }
+# Columns of the table of artifacts.
+_HEADS = (
+    *("format", "file", "bytes", "parameters", "multiply-adds", "images", "max difference"),
+    *("top-1 agreement", "accuracy in Keras", "accuracy", "SHA-256"),
+)
 # Folder of a run in which its teacher lies.
 _TEACHER = "teacher"
 
@@ -102,7 +109,7 @@ def kd_layers(student):
 
 
 def _artifact(result, job, data):
-    options = job.options
+    options, noise = job.options, result.layer_noise
     is_integer = result.format == "tflite-int8" and options.integer_io
     is_nchw = result.format == "onnx" and options.channels_first
     integer_input = "uint8" if options.input == "pixels" else "int8"
@@ -124,17 +131,13 @@ def _artifact(result, job, data):
         "tolerance": result.tolerance,
         "min_agreement": result.min_agreement,
         **({"precision": options.precision} if _is_mixed(result, options) else {}),
-        **({"layer_snr_db": _noise(result)} if result.layer_noise is not None else {}),
+        **({} if noise is None else {"layer_snr_db": [asdict(layer) for layer in noise]}),
     }
 
 
 def _is_mixed(result, options):
     """Whether single layers of an artifact have another precision than the rest."""
     return result.format == "tflite-int4" and bool(options.precision)
-
-
-def _noise(result):
-    return [noise.as_json() for noise in result.layer_noise]
 
 
 def _earlier_card(path):
@@ -233,11 +236,8 @@ def _markdown(card):
         "Each artifact was loaded in a new process and compared with the student in Keras on the "
         "images of its row.",
         "",
-        "| format | file | bytes | parameters | multiply-adds | images | max difference "
-        "| top-1 agreement | accuracy in Keras | accuracy | SHA-256 |",
-        "|---" * 11 + "|",
+        *markdown_table(_HEADS, [_row(*entry) for entry in card["artifacts"].items()]),
     ]
-    lines += [_row(name, artifact) for name, artifact in card["artifacts"].items()]
     versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
     lines += ["", f"Written with {versions}.", *_noise_lines(card["artifacts"])]
     runnable = [name for name in card["artifacts"] if has_snippets(card, name)]
@@ -267,12 +267,15 @@ def _noise_lines(artifacts):
     for name, artifact in artifacts.items():
         if artifact.get("layer_snr_db"):
             lines += ["", f"Signal-to-noise ratio of each layer of `{artifact['file']}` ({name}):"]
-            lines += ["", "| layer | operation | dB |", "|---|---|---|"]
-            lines += [
-                f"| `{row['layer']}` | {row['operation']} | "
-                f"{'-' if row['snr_db'] is None else format(row['snr_db'], '.1f')} |"
+            rows = [
+                [
+                    f"`{row['layer']}`",
+                    row["operation"],
+                    "-" if row["snr_db"] is None else f"{row['snr_db']:.1f}",
+                ]
                 for row in artifact["layer_snr_db"]
             ]
+            lines += ["", *markdown_table(["layer", "operation", "dB"], rows)]
     return lines
 
 
@@ -404,10 +407,11 @@ def _kept(reduced, layer):
 def _row(name, artifact):
     macs = artifact["multiply_adds"]
     accuracies = (artifact["accuracy_of_student"], artifact["accuracy"])
-    return (
-        f"| {name} | `{artifact['file']}` | {artifact['bytes']:,} | {artifact['parameters']:,} "
-        f"| {'-' if macs is None else f'{macs:,}'} | {artifact['images']} ({artifact['data']}) "
-        f"| {artifact['max_difference']:.1e} | {100 * artifact['agreement']:.2f}% "
-        f"| {' | '.join('-' if a is None else f'{100 * a:.2f}%' for a in accuracies)} "
-        f"| `{artifact['sha256'][:12]}` |"
-    )
+    return [
+        *(name, f"`{artifact['file']}`", f"{artifact['bytes']:,}", f"{artifact['parameters']:,}"),
+        "-" if macs is None else f"{macs:,}",
+        f"{artifact['images']} ({artifact['data']})",
+        *(f"{artifact['max_difference']:.1e}", f"{100 * artifact['agreement']:.2f}%"),
+        *("-" if a is None else f"{100 * a:.2f}%" for a in accuracies),
+        f"`{artifact['sha256'][:12]}`",
+    ]

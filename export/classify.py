@@ -16,7 +16,8 @@ from letkd_keras.log_file import stderr_to_log
 from letkd_keras.option_types import path
 from letkd_keras.ranges import positive_integer
 
-_RUNTIMES = {"tflite": "ai-edge-litert", "onnx": "onnxruntime", "savedmodel": "tensorflow"}
+# What runs each kind of artifact, as pip installs it.
+_PACKAGES = {"tflite": "ai-edge-litert", "onnx": "onnxruntime", "savedmodel": "tensorflow"}
 
 
 def parse(arguments=None):
@@ -136,7 +137,7 @@ def _run(runtime, file, images):
             run = RUNTIMES[runtime](str(file), None)
         except ImportError as error:
             raise ImportError(
-                f"{file} needs {_RUNTIMES[runtime]}: pip install {_RUNTIMES[runtime]}"
+                f"{file} needs {_PACKAGES[runtime]}: pip install {_PACKAGES[runtime]}"
             ) from error
         return np.concatenate([run(image[None]) for image in images])
 

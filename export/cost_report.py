@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from letkd_keras.functional.cost import cost_of
 from letkd_keras.functional.graph import flatten
 from letkd_keras.functional.insertion import kd_layers_of
 from letkd_keras.layers import KDLayer
+from letkd_keras.markdown_table import markdown_table
 
 log = logging.getLogger(__name__)
 
@@ -87,17 +88,17 @@ def measure(
         ImportError: If the format needs a package that is not installed.
     """
     formats.check_installed([format])
-
-    def accuracy(images, labels):
-        logits = reload_outputs(kind.runtime, file, images)
-        return 100 * float(np.mean(logits.argmax(-1) == labels))
-
+    file_format = formats.find(format)
     job = prepare(model, images=images[:8], calibration=calibration, fold=False)
-    kind = formats.find(format)
     batch = np.resize(images, (32, *images.shape[1:])).astype("float32")
     cost = cost_of(job.student, images.shape[1:])
     with tempfile.TemporaryDirectory() as folder, atomic_path(f"{folder}/artifact") as file:
-        kind.write(job.written, file, job.options)
+        file_format.write(job.written, file, job.options)
+
+        def accuracy(images, labels):
+            logits = reload_outputs(file_format.runtime, file, images)
+            return 100 * float(np.mean(logits.argmax(-1) == labels))
+
         row = CostRow(
             model=name or model.name,
             form=form,
@@ -105,9 +106,11 @@ def measure(
             params=cost.parameters,
             macs=cost.multiply_adds,
             bytes=size_on_disk(file),
-            latency_ms_1=latency_ms(kind.runtime, file, batch[:1], 1, repeats),
-            latency_ms_2=latency_ms(kind.runtime, file, batch[:1], 2, repeats),
-            latency_ms_batch32=latency_ms(kind.runtime, file, batch, 2, max(repeats // 5, 1)),
+            latency_ms_1=latency_ms(file_format.runtime, file, batch[:1], 1, repeats),
+            latency_ms_2=latency_ms(file_format.runtime, file, batch[:1], 2, repeats),
+            latency_ms_batch32=latency_ms(
+                file_format.runtime, file, batch, 2, max(repeats // 5, 1)
+            ),
             top1=None if labels is None else accuracy(images, labels),
             selection_top1=None if selection is None else accuracy(*selection),
         )
@@ -161,11 +164,6 @@ def form_title(form):
     return "as trained" if form == "trained" else form
 
 
-def as_json(row):
-    """Convert a row to a JSON-like dictionary."""
-    return asdict(row)
-
-
 def table(rows):
     """Make a Markdown table of rows.
 
@@ -185,23 +183,25 @@ def table(rows):
         *("form", "format", "parameters", "multiply-adds", "bytes"),
         *("1 thread", "2 threads", "batch of 32", *accuracies, "bytes, time over plain"),
     ]
-    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    cells = []
     for row in rows:
-        top1 = _percent(row.top1)
-        if has_selection:
-            top1 = f"{_percent(row.selection_top1)} | {top1}"
         over = "-"
         if row.form != "plain" and row.format in plain:
             other = plain[row.format]
             over = f"{row.bytes / other.bytes - 1:+.0%}, "
             over += f"{row.latency_ms_1 / other.latency_ms_1 - 1:+.0%}"
-        lines.append(
-            f"{'' if one_model else f'| {row.model} '}| {form_title(row.form)} | {row.format} "
-            f"| {row.params:,} | {row.macs:,} | {row.bytes:,} "
-            f"| {row.latency_ms_1:.2f} ms | {row.latency_ms_2:.2f} ms "
-            f"| {row.latency_ms_batch32:.1f} ms | {top1} | {over} |"
+        cells.append(
+            [
+                *([] if one_model else [row.model]),
+                *(form_title(row.form), row.format),
+                *(f"{row.params:,}", f"{row.macs:,}", f"{row.bytes:,}"),
+                *(f"{row.latency_ms_1:.2f} ms", f"{row.latency_ms_2:.2f} ms"),
+                f"{row.latency_ms_batch32:.1f} ms",
+                *([_percent(row.selection_top1)] if has_selection else []),
+                *(_percent(row.top1), over),
+            ]
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(markdown_table(header, cells)) + "\n"
 
 
 def _percent(accuracy):
@@ -225,13 +225,13 @@ def plot(rows, path):
         ("macs", 1e6, "multiply-adds (millions)"),
         ("latency_ms_1", 1, "latency of one image, one thread (ms)"),
     )
-    forms = _form_styles([row.form for row in rows])
-    formats = dict(zip(dict.fromkeys(row.format for row in rows), "osD^vPX*<>hd", strict=False))
+    colors = _form_colors([row.form for row in rows])
+    markers = dict(zip(dict.fromkeys(row.format for row in rows), "osD^vPX*<>hd", strict=False))
     for axis, (field, unit, label) in zip(axes, quantities, strict=True):
         for row in rows:
             y = row.selection_top1 if row.top1 is None else row.top1
             if y is not None:
-                style = {"color": forms[row.form], "marker": formats[row.format]}
+                style = {"color": colors[row.form], "marker": markers[row.format]}
                 axis.plot(getattr(row, field) / unit, y, markersize=9, alpha=0.85, **style)
         axis.margins(y=0.15)
         largest = max((getattr(row, field) / unit for row in rows), default=1)
@@ -239,18 +239,18 @@ def plot(rows, path):
         axis.locator_params(axis="x", nbins=6)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("top-1 accuracy (%)")
-    legend = [(form_title(form), color, "o") for form, color in forms.items()]
-    if len(formats) > 1:
-        legend += [(name, palette.GRAY, marker) for name, marker in formats.items()]
+    legend = [(form_title(form), color, "o") for form, color in colors.items()]
+    if len(markers) > 1:
+        legend += [(name, palette.GRAY, marker) for name, marker in markers.items()]
     else:
-        figure.suptitle(f"Student exported to {', '.join(formats)}")
+        figure.suptitle(f"Student exported to {', '.join(markers)}")
     for title, color, marker in legend:
         axes[0].plot([], [], linestyle="", color=color, marker=marker, label=title)
     figure.legend(loc="outside lower center", ncols=6)
     save_figure(figure, path, dpi=110)
 
 
-def _form_styles(forms):
+def _form_colors(forms):
     """Color of each form: the fewer templates, the lighter."""
     from matplotlib import colormaps
 

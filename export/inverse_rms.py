@@ -6,6 +6,9 @@ from letkd_keras import ranges
 from letkd_keras.export.rewriting import rewrite
 from letkd_keras.functional.graph import output_of
 
+# Share of the locations other than zeros whose mean square may be below a calibrated floor.
+_SHARE = 0.01
+
 
 @keras.saving.register_keras_serializable("letkd_keras")
 class InverseRMS(keras.layers.Layer):
@@ -45,7 +48,7 @@ class InverseRMS(keras.layers.Layer):
         return {**super().get_config(), "axis": self.axis, "floor": self.floor}
 
 
-def with_calibrated_floors(model, images, share=0.01):
+def with_calibrated_floors(model, images):
     """Copy a folded model with floors of its `InverseRMS` layers that suit quantization.
 
     Eight bits must represent all factors that occur. A location of zeros, common after a ReLU,
@@ -55,7 +58,6 @@ def with_calibrated_floors(model, images, share=0.01):
     Args:
         model: Functional `keras.Model`.
         images: Calibration images, normalized.
-        share: Share of the locations other than zeros whose mean square may be below the floor.
 
     Returns:
         A functional model.
@@ -70,7 +72,7 @@ def with_calibrated_floors(model, images, share=0.01):
         squares = 1 / np.square(np.asarray(factors, "float64")).ravel()
         squares = squares[squares > 2 * layer.floor]
         if len(squares):
-            floors[layer.name] = float(np.quantile(squares, share))
+            floors[layer.name] = float(np.quantile(squares, _SHARE))
 
     def replace(layer, rewriter, *args, **kwargs):
         if layer.name in floors:

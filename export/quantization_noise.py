@@ -1,7 +1,7 @@
 """How much noise quantization adds to the result of each layer."""
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,10 +24,6 @@ class LayerNoise:
     layer: str
     operation: str
     snr_db: float | None
-
-    def as_json(self):
-        """Convert to a JSON-like dictionary."""
-        return asdict(self)
 
 
 def layer_noise(reference, quantized, images, layer_names=()):

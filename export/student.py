@@ -278,19 +278,21 @@ def prepare(model, *, images=None, labels=None, fold=True, **options):
 
 def write(job, path, format, *, tolerance=None, min_agreement=None):
     """Write and verify one format of an `ExportJob`; see `export_student`."""
-    form = table.find(format)
-    target = Path(path) / form.file_name
-    tolerance = form.tolerance if tolerance is None else tolerance
-    min_agreement = form.min_agreement if min_agreement is None else min_agreement
+    file_format = table.find(format)
+    target = Path(path) / file_format.file_name
+    tolerance = file_format.tolerance if tolerance is None else tolerance
+    min_agreement = file_format.min_agreement if min_agreement is None else min_agreement
     with atomic_path(target) as temporary:
-        form.write(job.written, temporary, job.options)
-        logits = reload_outputs(form.runtime, temporary, job.images)
+        file_format.write(job.written, temporary, job.options)
+        logits = reload_outputs(file_format.runtime, temporary, job.images)
         comparison = compare(job.reference, logits, job.labels)
         name = f"{format} of {job.student.name!r}"
         comparison.check(name, tolerance, min_agreement if job.real else None)
-        if form.runtime == "savedmodel" and job.options.knows_pixels:
+        if file_format.runtime == "savedmodel" and job.options.knows_pixels:
             verify_classify(job.student, temporary, job.options)
-        noise = _noise(job, form, temporary) if job.options.snr and form.is_quantized else None
+        noise = None
+        if job.options.snr and file_format.is_quantized:
+            noise = _noise(job, file_format, temporary)
     log.debug("%s: %s", target, comparison)
     return Exported(
         path=target,
@@ -308,10 +310,10 @@ def write(job, path, format, *, tolerance=None, min_agreement=None):
     )
 
 
-def _noise(job, form, artifact):
+def _noise(job, file_format, artifact):
     """`LayerNoise` of a quantized artifact, against the same model in float32."""
     model, images = job.written, job.images
-    if form.needs_calibration:
+    if file_format.needs_calibration:
         images = job.options.calibration
         model = with_calibrated_floors(model, images)
     with tempfile.TemporaryDirectory() as folder:

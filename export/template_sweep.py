@@ -1,7 +1,7 @@
 """How few templates a student needs: measured and selected."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import keras
@@ -11,7 +11,6 @@ from letkd_keras.export import formats
 from letkd_keras.export.card import kd_layers
 from letkd_keras.export.cost_report import (
     CostRow,
-    as_json,
     form_title,
     forms_of,
     measure,
@@ -196,6 +195,6 @@ def write_sweep(result, path, *, data=None, training=None):
             "data": data,
             "training": training,
             "reduced": reduced,
-            "rows": [as_json(row) for row in rows],
+            "rows": [asdict(row) for row in rows],
         },
     )

@@ -1,8 +1,10 @@
-"""Files and folders that appear whole or not at all; JSON, checksums, models on disk."""
+"""Files and folders that appear whole or not at all; JSON, CSV, checksums, models on disk."""
 
 import contextlib
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -178,6 +180,21 @@ def write_text(path, text):
 def write_json(path, value):
     """Write a JSON file whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_csv(path, columns, rows):
+    """Write a CSV file whole or not at all.
+
+    Args:
+        path: The file.
+        columns: Names of the columns.
+        rows: Dictionaries by the names of the columns. A value that is missing is an empty cell.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def read_json(path):

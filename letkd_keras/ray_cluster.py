@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import os
+import sys
+from pathlib import Path
 
 from letkd_keras.log_file import stderr_to_log
 from letkd_keras.ranges import Integer
@@ -85,6 +87,22 @@ def running_ray(workers):
     finally:
         if started:
             ray.shutdown()
+
+
+def environment_of_workers(backend):
+    """Environment of the workers: modules are found there as in this process.
+
+    Args:
+        backend: Name of Keras' backend.
+
+    Returns:
+        Dictionary of variables.
+    """
+    return {
+        "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+        "KERAS_BACKEND": backend,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
 
 
 def _start(ray):

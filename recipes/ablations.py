@@ -28,13 +28,17 @@ Other options are those of `compare`. The same command continues where it was in
 
 from letkd_keras import option_types
 from letkd_keras.command_line import Parser, run_main
-from letkd_keras.recipes.compare import add_jobs_option, leave_gpu_memory
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.options import add_experiment_options
-from letkd_keras.recipes.recipe_command import default_out, run_on_workers
+from letkd_keras.recipes.recipe_command import (
+    add_jobs_option,
+    default_out,
+    leave_gpu_memory,
+    print_results,
+    run_on_workers,
+)
 from letkd_keras.recipes.recipe_of_data import settings_of
-from letkd_keras.recipes.studies.value_names import VALUES, parse_values
-from letkd_keras.terminal import print_report
+from letkd_keras.recipes.studies.swept_settings import SWEPT_SETTINGS, parse_values
 
 # Tables of the supplement: the methods of their rows.
 TABLES = {
@@ -52,7 +56,7 @@ TIMED = (64, 128, 256, 512, 1024, 2048, 4096)
 def parse(arguments=None):
     """Parse the command line."""
     parser = Parser("letkd_keras.recipes.ablations", __doc__)
-    names = [*TABLES, *VALUES, "probe", "tsne", "time", "subclass-map"]
+    names = [*TABLES, *SWEPT_SETTINGS, "probe", "tsne", "time", "subclass-map"]
     parser.add_argument("ablation", choices=names, metavar="ABLATION", help=", ".join(names))
     parser.add_argument(
         "--values",
@@ -70,11 +74,11 @@ def parse(arguments=None):
     )
     add_jobs_option(parser)
     options = parser.parse_args(arguments)
-    if options.ablation in VALUES and not options.values:
+    if options.ablation in SWEPT_SETTINGS and not options.values:
         parser.error(f"--values must be given: {options.ablation} to try")
     if options.values:
         name = "templates" if options.ablation == "time" else options.ablation
-        if name not in VALUES:
+        if name not in SWEPT_SETTINGS:
             parser.error(f"--values does not apply to {options.ablation}")
         options.values = parse_values(parser, name, options.values)
     if options.growth is not None and options.ablation in ("templates", "subclasses"):
@@ -87,7 +91,7 @@ def main(arguments=None):
     options = parse(arguments)
     leave_gpu_memory(options.jobs)
     name = options.ablation
-    methods = VALUES[name].methods if name in VALUES else _METHODS[name]
+    methods = SWEPT_SETTINGS[name].methods if name in SWEPT_SETTINGS else _METHODS[name]
 
     def run(experiment):
         out = options.out or default_out(experiment, f"{name}-")
@@ -117,22 +121,26 @@ def _run_table(options, experiment, out):
     from letkd_keras.recipes.studies import grid
 
     table = grid.run(experiment, out, jobs=options.jobs)
-    return _show(out / "table.md", table)
+    print_results(out / "table.md")
+    return table
 
 
 def _run_values(options, experiment, out):
     from letkd_keras.recipes.studies import value_sweep
 
-    value = VALUES[options.ablation]
-    rows = value_sweep.run(experiment, value, options.values, out, jobs=options.jobs)
-    return _show(out / "values.md", rows)
+    setting = SWEPT_SETTINGS[options.ablation]
+    rows = value_sweep.run(experiment, setting, options.values, out, jobs=options.jobs)
+    print_results(out / "values.md")
+    return rows
 
 
 def _run_probe(options, experiment, out):
     from letkd_keras.recipes.studies import grid, probe
 
     grid.run(experiment, out, jobs=options.jobs)
-    return _show(out / "probe.md", probe.write(experiment, out))
+    rows = probe.write(experiment, out)
+    print_results(out / "probe.md")
+    return rows
 
 
 def _run_tsne(options, experiment, out):
@@ -140,19 +148,25 @@ def _run_tsne(options, experiment, out):
 
     table = grid.run(experiment, out, jobs=options.jobs)
     # By the method that was trained: letKD-1 where there is no intermediate layer.
-    return _show(tsne.write(experiment, out, table[0]["method"]))
+    picture = tsne.write(experiment, out, table[0]["method"])
+    print_results(picture)
+    return picture
 
 
 def _run_time(options, experiment, out):
     from letkd_keras.recipes.studies import layer_time
 
-    return _show(out / "time.md", layer_time.write(experiment, out, options.values or TIMED))
+    rows = layer_time.write(experiment, out, options.values or TIMED)
+    print_results(out / "time.md")
+    return rows
 
 
 def _run_subclass_map(options, experiment, out):
     from letkd_keras.recipes.studies import subclass_map
 
-    return _show(subclass_map.write(experiment, out))
+    picture = subclass_map.write(experiment, out)
+    print_results(picture)
+    return picture
 
 
 _METHODS = {
@@ -169,15 +183,6 @@ _RUN = {
     "time": _run_time,
     "subclass-map": _run_subclass_map,
 }
-
-
-def _show(path, result=None):
-    if path.suffix == ".md":
-        print_report(path)
-    else:
-        print(path)
-    print(f"\nEverything is in {path.parent}")
-    return path if result is None else result
 
 
 if __name__ == "__main__":

@@ -20,15 +20,17 @@ as in the papers. Reduced to a CPU:
 --epochs 20
 """
 
-import os
-
 from letkd_keras.command_line import Parser, run_main
-from letkd_keras.ranges import positive_integer
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.options import add_experiment_options
-from letkd_keras.recipes.recipe_command import default_out, run_on_workers
+from letkd_keras.recipes.recipe_command import (
+    add_jobs_option,
+    default_out,
+    leave_gpu_memory,
+    print_results,
+    run_on_workers,
+)
 from letkd_keras.recipes.recipe_of_data import settings_of
-from letkd_keras.terminal import print_report
 
 # The methods of the paper's tables of results.
 METHODS = (
@@ -51,27 +53,6 @@ def parse(arguments=None):
     return parser.parse_args(arguments)
 
 
-def add_jobs_option(parser):
-    """Add `--jobs`."""
-    parser.add_argument(
-        "--jobs",
-        type=positive_integer,
-        metavar="N",
-        default=1,
-        help="students that are trained at the same time",
-    )
-
-
-def leave_gpu_memory(jobs):
-    """Have this process take no more GPU memory than it needs, where others train beside it.
-
-    It has to be called before the backend uses a GPU.
-    """
-    if jobs > 1:
-        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-
-
 def main(arguments=None):
     """Run the recipe; returns the rows of its table."""
     options = parse(arguments)
@@ -81,8 +62,7 @@ def main(arguments=None):
     def compare(experiment):
         out = options.out or default_out(experiment, "compare-")
         table = grid.run(experiment, out, jobs=options.jobs)
-        print_report(out / "table.md")
-        print(f"\nEverything is in {out}")
+        print_results(out / "table.md")
         return table
 
     return run_on_workers(options, lambda: experiment_of(options, settings_of(options)), compare)

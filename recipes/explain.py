@@ -14,7 +14,7 @@ Nothing is trained. If the images of the run are elsewhere now, `--data` names t
 
 from letkd_keras import option_types
 from letkd_keras.command_line import Parser, run_main
-from letkd_keras.terminal import print_report
+from letkd_keras.recipes.recipe_command import print_results
 
 
 def parse(arguments=None):
@@ -52,8 +52,7 @@ def main(arguments=None):
             "changed since."
         )
     found = explanation.write(experiment, options.folder)
-    print_report(options.folder / "explain.md")
-    print(f"\nEverything is in {options.folder}")
+    print_results(options.folder / "explain.md")
     return found
 
 

@@ -1,7 +1,9 @@
-"""From the options of a recipe to its run and its report, also on several workers."""
+"""What recipes and studies have in common: their folder, their run, also on several workers."""
 
+import os
 from pathlib import Path
 
+from letkd_keras.ranges import positive_integer
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.terminal import print_report
 
@@ -10,6 +12,40 @@ def default_out(experiment, kind=""):
     """The folder of the results where `--out` is not given."""
     data = experiment.data.name.split(",")[0].replace(" ", "-").replace("/", "-")
     return Path("runs", data, f"{kind}{experiment.pair}")
+
+
+def add_jobs_option(parser):
+    """Add `--jobs`."""
+    parser.add_argument(
+        "--jobs",
+        type=positive_integer,
+        metavar="N",
+        default=1,
+        help="students that are trained at the same time",
+    )
+
+
+def leave_gpu_memory(jobs):
+    """Have this process take no more GPU memory than it needs, where others train beside it.
+
+    It has to be called before the backend uses a GPU.
+    """
+    if jobs > 1:
+        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
+def print_results(path):
+    """Print a report, or the path of a picture, and the folder that everything is in.
+
+    Args:
+        path: The file.
+    """
+    if path.suffix == ".md":
+        print_report(path)
+    else:
+        print(path)
+    print(f"\nEverything is in {path.parent}")
 
 
 def run_recipe(options, settings, measures=None):
@@ -30,8 +66,7 @@ def run_recipe(options, settings, measures=None):
 
         out = options.out or default_out(experiment)
         report = run(experiment, out, measures=measures)
-        print_report(Path(out) / "report.md")
-        print(f"\nEverything is in {out}")
+        print_results(out / "report.md")
         return report
 
     return run_on_workers(

@@ -20,7 +20,7 @@ from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.experiments.model_of_method import Inputs, build
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import class_report, report
-from letkd_keras.recipes.trainings import results, workers
+from letkd_keras.recipes.trainings import gpus, results, workers
 from letkd_keras.recipes.trainings.ray_workers import RayWorkers
 from letkd_keras.recipes.trainings.shared_training import train
 from letkd_keras.recipes.trainings.training import finish
@@ -29,14 +29,13 @@ from letkd_keras.run_folder import OtherSettings, RunFolder
 log = logging.getLogger(__name__)
 
 
-def run(experiment, out, verbose=True, measures=None):
+def run(experiment, out, measures=None):
     """Run an experiment, or what is missing of it, in a folder.
 
     Args:
         experiment: `Experiment`.
         out: Run folder: new, or that of an earlier run with the same settings. Methods and trials
             can be added.
-        verbose: Whether progress is shown.
         measures: Function from logits [N, classes] and labels [N] of the test images to a
             dictionary of numbers by name, which the report adds for every network; or `None`.
 
@@ -51,21 +50,21 @@ def run(experiment, out, verbose=True, measures=None):
     with recorded() as messages:
         experiment = prepare(experiment)
     folder = RunFolder(out, experiment.config(), open_keys=experiment.open_keys)
-    with folder.locked(), logged_to(folder / "log.txt", messages), devices():
+    with folder.locked(), logged_to(folder / "log.txt", messages), gpus.scope():
         log.info("run folder %s", folder.path)
         try:
-            return _run(experiment, folder.path, verbose, measures)
+            return _run(experiment, folder.path, measures)
         except Exception as error:
             _look_for_broken_images(experiment.data, error)
             raise
 
 
-def _run(experiment, folder, verbose, measures):
-    teacher, teacher_result = train_teacher(experiment, folder, verbose)
-    prototypes = prototypes_of(experiment, teacher, folder, experiment.levels, verbose)
+def _run(experiment, folder, measures):
+    teacher, teacher_result = train_teacher(experiment, folder)
+    prototypes = prototypes_of(experiment, teacher, folder, experiment.levels)
     for method in experiment.methods:
         for seed in experiment.seeds:
-            result = train_student(experiment, method, seed, teacher, prototypes, folder, verbose)
+            result = train_student(experiment, method, seed, teacher, prototypes, folder)
             accuracy = results.accuracy_of(result)
             log.info("%s, seed %d: %.2f%% top-1", methods.title(method), seed, accuracy)
     refused = None
@@ -76,9 +75,7 @@ def _run(experiment, folder, verbose, measures):
         exported, refused = getattr(error, "exported", {}), error
     costs = exporting.costs(experiment, folder)
     classes = class_report.of_run(experiment, folder, teacher)
-    written = report.write(
-        experiment, folder, teacher_result, exported, costs, measures=measures, classes=classes
-    )
+    written = report.write(experiment, folder, teacher_result, exported, costs, measures, classes)
     if refused is not None:
         raise refused
     return written
@@ -92,28 +89,12 @@ def _look_for_broken_images(data, error):
         data.check()
 
 
-def devices():
-    """The scope of a run's devices: `MirroredStrategy` where TensorFlow has several GPUs.
-
-    Elsewhere the backend chooses, on JAX its first device. Trainings that several workers share
-    have a scope of their own.
-    """
-    if keras.backend.backend() != "tensorflow" or workers.current() is not None:
-        return nullcontext()
-    import tensorflow as tf
-
-    if len(tf.config.list_logical_devices("GPU")) > 1:
-        return tf.distribute.MirroredStrategy().scope()
-    return tf.distribute.get_strategy().scope()
-
-
-def train_teacher(experiment, folder, verbose=True):
+def train_teacher(experiment, folder):
     """The trained teacher: that of its file, or trained or fine-tuned once in the folder.
 
     Args:
         experiment: `Experiment`, prepared.
         folder: Path of the run folder.
-        verbose: Whether progress is shown.
 
     Returns:
         `(model, result)`.
@@ -124,7 +105,7 @@ def train_teacher(experiment, folder, verbose=True):
     network, data = experiment.teacher, experiment.data.labelled()
     phases = experiment.teacher_phases
     if phases:
-        teacher, result = _train_phases(experiment, folder / "teacher", verbose)
+        teacher, result = _train_phases(experiment, folder / "teacher")
     else:
         teacher = network.build(data, "teacher")
         # Keras evaluates nothing without a loss.
@@ -137,7 +118,11 @@ def train_teacher(experiment, folder, verbose=True):
         }
     accuracy = results.accuracy_of(result)
     log.info("teacher %s: %.2f%% top-1", network.label, accuracy)
-    if not phases and accuracy < 200 / data.num_classes and not _had(network.file, accuracy):
+    if (
+        not phases
+        and accuracy < 200 / data.num_classes
+        and not _was_trained_by_recipe(network.file, accuracy)
+    ):
         log.warning(
             "The teacher is hardly better than chance on the test images. Was it trained on pixels "
             "of the same scale?"
@@ -145,7 +130,7 @@ def train_teacher(experiment, folder, verbose=True):
     return teacher, result
 
 
-def _had(file, accuracy):
+def _was_trained_by_recipe(file, accuracy):
     """Whether a recipe trained the network of a file, to this accuracy."""
     try:
         result = None if file is None else results.finished(Path(file).parent)
@@ -161,7 +146,7 @@ _PHASES = {
 }
 
 
-def _train_phases(experiment, folder, verbose):
+def _train_phases(experiment, folder):
     """Train a teacher phase by phase; all but the last one have a folder of their own below."""
     phases = list(experiment.teacher_phases.items())
     before = None
@@ -188,7 +173,6 @@ def _train_phases(experiment, folder, verbose):
                         augmentation=experiment.augmentation,
                         callbacks=experiment.callbacks,
                         class_weights=experiment.class_weights,
-                        verbose=verbose,
                     )
             result["parameters"] = teacher.count_params()
             # Without the optimizer, whose variables may be those of the head only.
@@ -201,7 +185,7 @@ def _train_phases(experiment, folder, verbose):
     return load_model(before, "teacher"), result
 
 
-def prototypes_of(experiment, teacher, folder, levels, verbose=True):
+def prototypes_of(experiment, teacher, folder, levels):
     """The teacher's prototypes, fitted once in the folder.
 
     Args:
@@ -209,7 +193,6 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=True):
         teacher: Trained teacher.
         folder: Path of the run folder.
         levels: Levels that are needed.
-        verbose: Whether progress is shown.
 
     Returns:
         `Prototypes`, or `None` if no level is needed.
@@ -258,7 +241,6 @@ def prototypes_of(experiment, teacher, folder, levels, verbose=True):
             class_names=data.class_names,
             workdir=work,
             **_engine(),
-            verbose="auto" if verbose else False,
         )
     except OtherSettings as error:
         raise ValueError(
@@ -311,7 +293,7 @@ def _engine():
     return {"engine": "ray", "workers": group.devices} if isinstance(group, RayWorkers) else {}
 
 
-def train_student(experiment, method, seed, teacher, prototypes, folder, verbose=True):
+def train_student(experiment, method, seed, teacher, prototypes, folder):
     """Train a student by a method, or continue where that was interrupted.
 
     With a `quantization_aware_schedule` the student of its folder's folder `float` is trained
@@ -325,7 +307,6 @@ def train_student(experiment, method, seed, teacher, prototypes, folder, verbose
         teacher: Trained teacher.
         prototypes: Its `Prototypes`, or `None` if the method needs none.
         folder: Path of the run folder.
-        verbose: Whether progress is shown.
 
     Returns:
         The result of the training.
@@ -336,15 +317,15 @@ def train_student(experiment, method, seed, teacher, prototypes, folder, verbose
     training = results.student_folder(folder, method, seed)
     arguments = (experiment, method, seed, teacher, prototypes)
     if experiment.quantization_aware_schedule is None:
-        result = _train_student(*arguments, training, verbose)
+        result = _train_student(*arguments, training)
     else:
-        before = _train_student(*arguments, training / "float", verbose)
-        result = _train_student(*arguments, training, verbose, before)
+        before = _train_student(*arguments, training / "float")
+        result = _train_student(*arguments, training, before)
     results.check_training(training, "student.keras", result)
     return result
 
 
-def _train_student(experiment, method, seed, teacher, prototypes, training, verbose, before=None):
+def _train_student(experiment, method, seed, teacher, prototypes, training, before=None):
     """Train a student in a folder, or further under fake quantization after a result `before`."""
     result = results.finished(training)
     if result is None:
@@ -380,7 +361,6 @@ def _train_student(experiment, method, seed, teacher, prototypes, training, verb
                 with_rows=methods.parse(method)[0].needs_rows,
                 callbacks=experiment.callbacks,
                 class_weights=experiment.class_weights,
-                verbose=verbose,
             )
         trained = without_fake_quantization(getattr(model, "student", model))
         result["parameters"] = trained.count_params()

@@ -64,6 +64,6 @@ def test_with_its_row_it_has_a_place_in_the_table(direction, tmp_path, monkeypat
         ]
     )
     experiment = experiment_of(options, settings_of(options), ["direction+kd"])
-    (row,) = grid.run(experiment, tmp_path / "grid", verbose=0)
+    (row,) = grid.run(experiment, tmp_path / "grid")
     assert (row["title"], row["trials"]) == ("Direction + KD", 1)
     assert row["parameters"] == row["parameters_plain"]

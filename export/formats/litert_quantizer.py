@@ -7,11 +7,10 @@ import tempfile
 from pathlib import Path
 
 from letkd_keras.export.formats.tflite import write_tflite
-from letkd_keras.export.options import ExportOptions
 from letkd_keras.functional.graph import maker
 
 
-def write_int4(student, path, options=None):
+def write_int4(student, path, options):
     """Write a TFLite file with int4 weights. Activations are quantized while it runs.
 
     Args:
@@ -25,7 +24,6 @@ def write_int4(student, path, options=None):
     """
     from litert_quantizer import quantizer, recipe
 
-    options = options or ExportOptions()
     chosen = layer_precisions(student, options.precision or {})
     rows_of = {
         "int4": recipe.dynamic_wi4_afp32(),

@@ -3,13 +3,12 @@ from pathlib import Path
 import keras
 
 from letkd_keras.export.formats.savedmodel import serving
-from letkd_keras.export.options import ExportOptions
 from letkd_keras.export.rewriting import rewrite
 from letkd_keras.functional.graph import flatten
 from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
 
 
-def write_onnx(student, path, options=None):
+def write_onnx(student, path, options):
     """Write an ONNX file in float32 for any batch size. It maps `image` to the outputs.
 
     Args:
@@ -24,7 +23,6 @@ def write_onnx(student, path, options=None):
     import tensorflow as tf
     import tf2onnx
 
-    options = options or ExportOptions()
     student = _with_channels_first_shuffles(student)
     image = tf.TensorSpec((None, *student.input_shape[1:]), student.inputs[0].dtype, "image")
     model, _ = tf2onnx.convert.from_function(

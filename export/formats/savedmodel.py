@@ -2,10 +2,8 @@ from pathlib import Path
 
 import keras
 
-from letkd_keras.export.options import ExportOptions
 
-
-def write_savedmodel(student, path, options=None):
+def write_savedmodel(student, path, options):
     """Write a TensorFlow SavedModel.
 
     Its default endpoint `serve` maps images to `{"logits": ...}` or `{"probabilities": ...}`. Where
@@ -20,7 +18,6 @@ def write_savedmodel(student, path, options=None):
     """
     import tensorflow as tf
 
-    options = options or ExportOptions()
     archive = _archive(student, options)
     if options.knows_pixels:
 
@@ -40,9 +37,9 @@ def write_savedmodel(student, path, options=None):
     archive.write_out(Path(path), verbose=False)
 
 
-def write_serving(student, path, options=None):
+def write_serving(student, path, options):
     """Write a SavedModel with the endpoint `serve` only, for converters."""
-    _archive(student, options or ExportOptions()).write_out(Path(path), verbose=False)
+    _archive(student, options).write_out(Path(path), verbose=False)
 
 
 def serving(model, options):

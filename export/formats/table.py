@@ -74,7 +74,7 @@ class Format:
         """One sentence in place of the many lines of a converter."""
         from letkd_keras.export.verification import ExportMismatch
 
-        name = next(name for name, form in _FORMATS.items() if form is self)
+        name = next(name for name, row in _FORMATS.items() if row is self)
         # MLIR writes the place in the graph before the reason, and the graph after it.
         line = str(error).strip().partition("\n")[0]
         reason = re.sub(r".*error: (loc\(.*\): )?", "", line)
@@ -132,7 +132,7 @@ _TRAINED = ("tflite-qat", "tflite-pruned", "tflite-clustered")
 # `ExportOptions` that only some formats use, and these formats.
 OPTIONS = {
     "integer_io": ("tflite-int8",),
-    "snr": tuple(name for name, form in _FORMATS.items() if form.is_quantized),
+    "snr": tuple(name for name, row in _FORMATS.items() if row.is_quantized),
     "precision": ("tflite-int4",),
     "channels_first": ("onnx",),
     "opset": ("onnx",),
@@ -168,7 +168,7 @@ def find(name, argument="format"):
     return _FORMATS[name]
 
 
-def expand(names_or_all, argument="formats"):
+def expand(names_or_all):
     """List the names of formats, each once.
 
     `["all"]` becomes all names, except those of formats that need a package which is not installed,
@@ -179,8 +179,7 @@ def expand(names_or_all, argument="formats"):
     """
     if isinstance(names_or_all, str) or not len(names_or_all):
         raise ValueError(
-            f"`{argument}` must be a list of names of formats. Received: "
-            f"{argument}={names_or_all!r}"
+            f"`formats` must be a list of names of formats. Received: formats={names_or_all!r}"
         )
     if list(names_or_all) == ["all"]:
         return [
@@ -189,7 +188,7 @@ def expand(names_or_all, argument="formats"):
             if all(_EXTRAS[package] == "export" for package in _missing_packages(name))
         ]
     for name in names_or_all:
-        find(name, argument)
+        find(name, "formats")
     return list(dict.fromkeys(names_or_all))
 
 
@@ -215,6 +214,6 @@ def check_installed(names, to_write=True):
 
 
 def _missing_packages(name, to_write=True):
-    form = find(name)
-    needed = (*(form.converters if to_write else ()), *_RUNTIMES[form.runtime])
+    row = find(name)
+    needed = (*(row.converters if to_write else ()), *_RUNTIMES[row.runtime])
     return [package for package in needed if importlib.util.find_spec(package) is None]

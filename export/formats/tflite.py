@@ -5,15 +5,14 @@ import numpy as np
 
 from letkd_keras.export.formats.savedmodel import write_serving
 from letkd_keras.export.inverse_rms import with_calibrated_floors
-from letkd_keras.export.options import ExportOptions
 
 
-def write_tflite(student, path, options=None):
+def write_tflite(student, path, options):
     """Write a TFLite (LiteRT) file in float32; see `write_int8` for the arguments."""
     _convert(student, path, options)
 
 
-def write_float16(student, path, options=None):
+def write_float16(student, path, options):
     """Write a TFLite file with float16 weights. It computes in float32."""
     import tensorflow as tf
 
@@ -24,7 +23,7 @@ def write_float16(student, path, options=None):
     _convert(student, path, options, configure)
 
 
-def write_dynamic_range(student, path, options=None):
+def write_dynamic_range(student, path, options):
     """Write a TFLite file with int8 weights. Activations are quantized while it runs."""
     import tensorflow as tf
 
@@ -105,7 +104,7 @@ def _convert(student, path, options, configure=lambda converter: None):
 
     with tempfile.TemporaryDirectory() as folder:
         # Conversion from a SavedModel freezes the variables; from a bare function it does not.
-        write_serving(student, folder, options or ExportOptions())
+        write_serving(student, folder, options)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         configure(converter)
         Path(path).write_bytes(converter.convert())

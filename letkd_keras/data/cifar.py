@@ -1,4 +1,4 @@
-from letkd_keras.data.tfds import in_memory, prepared_builder
+from letkd_keras.data.tfds import prepared_builder, read_into_memory
 
 # name: mean and standard deviation of the training pixels, as in the published recipes.
 _STATISTICS = {
@@ -26,4 +26,4 @@ def load_cifar(name="cifar100", data_dir=None):
     if name not in _STATISTICS:
         raise ValueError(f"`name` must be one of {', '.join(_STATISTICS)}. Received: name={name!r}")
     mean, std = _STATISTICS[name]
-    return in_memory(prepared_builder(name, data_dir), name, mean, std)
+    return read_into_memory(prepared_builder(name, data_dir), name, mean, std)

@@ -66,7 +66,7 @@ def load_tfds(name, data_dir=None, image_size=None):
             f"`image_size` does not apply to images of one size. Received: "
             f"image_size={image_size} with data='tfds:{name}' of {shape[0]}x{shape[1]}"
         )
-    return in_memory(builder, name, test=test)
+    return read_into_memory(builder, name, test=test)
 
 
 def prepared_builder(name, data_dir=None):
@@ -99,7 +99,7 @@ def prepared_builder(name, data_dir=None):
     return builder
 
 
-def in_memory(builder, name, mean=None, std=None, test="test"):
+def read_into_memory(builder, name, mean=None, std=None, test="test"):
     """Read a prepared data set into memory.
 
     Args:

@@ -33,7 +33,6 @@ from letkd_keras.prototypes.subclasses import (
     normalized_scores,
 )
 from letkd_keras.prototypes.teacher_features import TeacherFeatures, at_size
-from letkd_keras.ranges import positive_integer, shown
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +206,8 @@ def fit_prototypes(
         steps = WorkFolder(workdir, settings)
 
     # === The steps ===
-    with steps.locked(), _progress(verbose) as progress, engine:
+    is_shown = None if verbose == "auto" else bool(verbose)
+    with steps.locked(), bars(is_shown) as progress, engine:
         passes = Passes(
             features,
             images,
@@ -378,8 +378,8 @@ def _layers(teacher, levels, penultimate_layer, intermediate_layer):
             teacher.name,
         )
         del layers["intermediate"]
-    shown = ", ".join(f"{level} {layer!r}" for level, layer in layers.items())
-    log.info("The teacher's layers: %s", shown)
+    named = ", ".join(f"{level} {layer!r}" for level, layer in layers.items())
+    log.info("The teacher's layers: %s", named)
     return layers
 
 
@@ -406,14 +406,9 @@ def _tell_sample(points, total, centers):
         )
 
 
-def _progress(verbose):
-    """A bar for each step."""
-    return bars(None if verbose == "auto" else bool(verbose))
-
-
 def _check_numbers(**numbers):
     for name, value in numbers.items():
-        positive_integer.check(value, name)
+        ranges.positive_integer.check(value, name)
 
 
 def _checked_names(class_names, classes, levels):
@@ -425,7 +420,7 @@ def _checked_names(class_names, classes, levels):
     if isinstance(class_names, str) or ("intermediate" in levels and len(names) != classes):
         raise ValueError(
             f"`class_names` must be a sequence of {classes} names, one for each of the teacher's "
-            f"classes. Received: class_names={shown(class_names)}"
+            f"classes. Received: class_names={ranges.shown(class_names)}"
         )
     return names
 

@@ -28,9 +28,7 @@ _MOST_LABELS = 120
 _OTHER_CLASS = (0.75, 0.75, 0.75, 1)
 
 
-def draw(
-    prototypes, folder, teacher=None, data=None, *, preprocess=None, class_names=None, samples=6
-):
+def draw(prototypes, folder, teacher=None, data=None, *, preprocess=None, class_names=None):
     """Draw all pictures that can be drawn.
 
     - `templates.png`: the templates in two dimensions (t-SNE, or PCA where they are few), colored
@@ -46,7 +44,6 @@ def draw(
         data: Images and labels as in `fit_prototypes`, or `None`.
         preprocess: As in `fit_prototypes`; images are shown as they are before it.
         class_names: Names of the classes; `None` means those of the manifest, or numbers.
-        samples: Number of images in `subclass_maps.png`.
 
     Returns:
         Paths of the files written.
@@ -63,7 +60,7 @@ def draw(
         pictures["confusion"] = draw_confusion(prototypes.intermediate, class_names)
         if teacher is not None and data is not None:
             pictures["subclass_maps"] = draw_subclass_maps(
-                prototypes.intermediate, teacher, data, preprocess, class_names, samples
+                prototypes.intermediate, teacher, data, preprocess, class_names
             )
     paths = [Path(folder) / f"{name}.png" for name in pictures]
     for path, figure in zip(paths, pictures.values(), strict=True):

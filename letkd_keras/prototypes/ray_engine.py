@@ -8,9 +8,7 @@ order as in a single process.
 import contextlib
 import logging
 import math
-import os
 import pickle
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -21,7 +19,7 @@ import numpy as np
 from letkd_keras.files import save_model
 from letkd_keras.functional.loading import load_model
 from letkd_keras.prototypes.teacher_features import TeacherFeatures
-from letkd_keras.ray_cluster import import_ray, running_ray
+from letkd_keras.ray_cluster import environment_of_workers, import_ray, running_ray
 
 # Batches that an actor does in one piece, at most: what is done again if it is lost.
 _LARGEST_PIECE = 8
@@ -192,12 +190,9 @@ def _job(features, images, gatherer):
 
 
 def _environment(cpus):
-    """Environment of the actors: modules are found there as in this process."""
     threads = str(max(1, int(cpus)))
     return {
-        "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
-        "KERAS_BACKEND": keras.backend.backend(),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
+        **environment_of_workers(keras.backend.backend()),
         "TF_NUM_INTRAOP_THREADS": threads,
         "TF_NUM_INTEROP_THREADS": threads,
     }

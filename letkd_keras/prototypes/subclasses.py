@@ -62,10 +62,10 @@ class NearestSubclasses:
 
     Args:
         centers: Sub-class centers [K, d], class by class.
-        num_classes: Number of classes; divides K. `None` if members are always given.
+        num_classes: Number of classes; divides K.
     """
 
-    def __init__(self, centers, num_classes=None):
+    def __init__(self, centers, num_classes):
         self.centers = np.asarray(centers)
         self.num_classes = num_classes
         # Distances up to a term of the point alone, halved, are one product of the point and a 1
@@ -73,13 +73,12 @@ class NearestSubclasses:
         squares = np.sum(self.centers**2, axis=1) / 2
         self._factors = np.vstack([-self.centers.T, squares])
 
-    def __call__(self, features, labels=None, members=None):
-        """Assign points, given their classes or, if known, their sub-classes.
+    def __call__(self, features, labels):
+        """Assign points, given their classes.
 
         Args:
             features: [N, d].
             labels: Classes, integers [N].
-            members: Sub-classes, integers [N], instead of `labels`.
 
         Yields:
             `(own, nearest)`: sub-classes of a block of the points, integers.
@@ -93,10 +92,7 @@ class NearestSubclasses:
             block = extended[: len(part)]
             block[:, :-1] = part
             distances = np.matmul(block, self._factors, out=products[: len(part)])
-            if members is None:
-                own = self._own_subclass(distances, labels[start : start + rows])
-            else:
-                own = members[start : start + rows]
+            own = self._own_subclass(distances, labels[start : start + rows])
             yield own, distances.argmin(axis=1)
 
     def _own_subclass(self, distances, labels):
@@ -112,29 +108,25 @@ class SubclassScores:
 
     Args:
         centers: Sub-class centers [K, d], class by class.
-        num_classes: Number of classes; divides K. `None` if members are always given.
+        num_classes: Number of classes; divides K.
 
     Attributes:
         nearest: The `NearestSubclasses`.
         counts: int64 [K, K], rows by own sub-class, columns by nearest.
     """
 
-    def __init__(self, centers, num_classes=None):
+    def __init__(self, centers, num_classes):
         self.nearest = NearestSubclasses(centers, num_classes)
         self.counts = np.zeros((len(centers), len(centers)), dtype="int64")
 
-    def update(self, features, labels=None, members=None):
+    def update(self, features, labels):
         """Add points; arguments as for `NearestSubclasses`."""
-        for own, nearest in self.nearest(features, labels, members):
+        for own, nearest in self.nearest(features, labels):
             self.add(own, nearest)
 
     def add(self, own, nearest):
         """Add points whose own and nearest sub-classes are known, integers [N]."""
         np.add.at(self.counts, (own, nearest), 1)
-
-    def result(self):
-        """Scores [K, K]: see `normalized_scores`."""
-        return normalized_scores(self.counts)
 
 
 def normalized_scores(counts):
@@ -147,20 +139,3 @@ def normalized_scores(counts):
     empty = np.flatnonzero(sizes == 0)
     scores[empty, empty] = 1
     return scores
-
-
-def subclass_scores(features, members, centers):
-    """Sub-class scores of points whose own sub-class is known.
-
-    Args:
-        features: [N, d].
-        members: Own sub-class of each point, integers [N].
-        centers: Sub-class centers [K, d].
-
-    Returns:
-        Scores [K, K]: row s is the histogram of the nearest centers of the members of s,
-        normalized to 1.
-    """
-    scores = SubclassScores(centers)
-    scores.update(features, members=members)
-    return scores.result()

@@ -23,6 +23,10 @@ OPEN_KEYS = (
 )
 
 
+_TEACHER_SCHEDULES = ("teacher_schedule", "head_schedule", "fine_tune_schedule")
+_PUBLISHED_CLASSES = {"cifar100": 100, "tiny_imagenet": 200, "imagenet": 1000}
+
+
 @dataclass(frozen=True)
 class Experiment:
     """Everything that the results of a run depend on.
@@ -127,11 +131,6 @@ class Experiment:
         return few_for_students(self.data, self.student_examples, self.spec.seed)
 
     @property
-    def _teacher_schedules(self):
-        names = ("teacher_schedule", "head_schedule", "fine_tune_schedule")
-        return {name: getattr(self, name) for name in names}
-
-    @property
     def teacher_phases(self):
         """The schedules by which the teacher is trained, in order, by name of the field.
 
@@ -188,8 +187,8 @@ class Experiment:
             "teacher": vars(self.teacher),
             "student": vars(self.student),
             **{
-                name: schedule.config() if name in self.teacher_phases else None
-                for name, schedule in self._teacher_schedules.items()
+                name: getattr(self, name).config() if name in self.teacher_phases else None
+                for name in _TEACHER_SCHEDULES
             },
             "student_schedule": self.student_schedule.config(),
             "quantization_aware_schedule": self.quantization_aware_schedule
@@ -213,10 +212,7 @@ class Experiment:
         student_schedule = Schedule.from_config(config["student_schedule"])
         schedules = {
             name: Schedule.from_config(config[name]) if config.get(name) else None
-            for name in (
-                *("teacher_schedule", "head_schedule", "fine_tune_schedule"),
-                "quantization_aware_schedule",
-            )
+            for name in (*_TEACHER_SCHEDULES, "quantization_aware_schedule")
         }
         fields |= {
             "spec": spec,
@@ -231,9 +227,6 @@ class Experiment:
             "teacher_schedule": schedules["teacher_schedule"] or student_schedule,
         }
         return cls(**{**fields, **changes})
-
-
-_PUBLISHED_CLASSES = {"cifar100": 100, "tiny_imagenet": 200, "imagenet": 1000}
 
 
 def _floats(values):

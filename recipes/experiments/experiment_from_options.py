@@ -35,12 +35,10 @@ def experiment_of(options, settings, methods=None, export_method=None):
         FileNotFoundError: If the data or the file of a network does not exist.
         ImportError: If a format needs a package that is not installed.
     """
-    from letkd_keras.data import DataSpec, keras_cv_policies
+    from letkd_keras.data import keras_cv_policies
     from letkd_keras.recipes.experiments import logit_loss_settings
     from letkd_keras.recipes.experiments import methods as method_table
     from letkd_keras.recipes.experiments.experiment import Experiment
-    from letkd_keras.recipes.experiments.networks import Network
-    from letkd_keras.recipes.trainings.schedule import Schedule
     from letkd_keras.recipes.trainings.training import make_callback
 
     names = tuple(dict.fromkeys(methods or options.methods))
@@ -52,6 +50,52 @@ def experiment_of(options, settings, methods=None, export_method=None):
     for name in options.callback:
         make_callback(name)
     formats = _checked_formats(options)
+    teacher, student, pair = _networks(options, settings)
+    spec = _data_spec(options, settings, teacher, student)
+    schedules = _schedules(options, settings, pair)
+    data = spec.open()
+    feature_cache = _given(options, "feature_cache", settings.feature_cache)
+    return Experiment(
+        spec=spec,
+        data=data,
+        pair=pair.name,
+        methods=names,
+        teacher=teacher,
+        student=student,
+        **schedules,
+        student_examples=_given(options, "student_examples", settings.student_examples),
+        augmentation=_augmentation(options, settings, data),
+        penultimate_alpha=_given(options, "penultimate_alpha", pair.penultimate_alpha),
+        intermediate_alpha=_given(options, "intermediate_alpha", pair.intermediate_alpha),
+        penultimate_weight=options.penultimate_weight,
+        intermediate_weight=options.intermediate_weight,
+        initial_template_scale=options.template_scale,
+        temperature=options.temperature,
+        block_size=options.block_size,
+        **{name: _given(options, name, getattr(settings, name)) for name in OF_PROTOTYPES},
+        feature_cache=None if feature_cache == "none" else feature_cache,
+        logit_losses=logit_loss_settings.of_pair(settings, pair),
+        callbacks=tuple(options.callback),
+        class_weights=_given(options, "class_weights", settings.class_weights),
+        growth=options.growth,
+        typed=tuple(name for name in OF_TEACHER if getattr(options, name)),
+        seed=options.seed,
+        trials=options.trials,
+        export_method=export_method,
+        formats=formats,
+    )
+
+
+def _given(options, name, default):
+    """The value of an option, or the default where it was not given."""
+    value = getattr(options, name)
+    return default if value is None else value
+
+
+def _networks(options, settings):
+    """Teacher, student and their `Pair`, of names that are checked."""
+    from letkd_keras.recipes.experiments.networks import Network
+
     pair = _named_pair(options, settings)
     if pair is None and not (options.teacher and options.student):
         raise ValueError(
@@ -69,17 +113,15 @@ def experiment_of(options, settings, methods=None, export_method=None):
         )
         for role, prefix in (("teacher", "teacher_"), ("student", ""))
     )
-    for network, argument in ((teacher, "teacher"), (student, "student")):
-        network.check(argument)
-    pair = _pair_of(teacher, student, pair, settings, getattr(options, "pair", None) is not None)
+    teacher.check("teacher")
+    student.check("student")
+    typed = getattr(options, "pair", None) is not None
+    return teacher, student, _pair_of(teacher, student, pair, settings, typed)
 
-    def value(name):
-        given = getattr(options, name)
-        return getattr(settings, name) if given is None else given
 
-    def given_or(name, default):
-        given = getattr(options, name)
-        return default if given is None else given
+def _data_spec(options, settings, teacher, student):
+    """The `DataSpec`, with the pixels of the recipe and a size that suits the networks."""
+    from letkd_keras.data import DataSpec
 
     spec = DataSpec.from_options(options)
     # Without `out`, results are below the folder runs.
@@ -90,85 +132,68 @@ def experiment_of(options, settings, methods=None, export_method=None):
         # A network of another size resizes the images itself.
         size = student.image_size("student") or teacher.image_size("teacher") or 64
         spec = replace(spec, image_size=size)
+    return spec
+
+
+def _schedules(options, settings, pair):
+    """The `Schedule`s, by the names of their fields of `Experiment`."""
+    from letkd_keras.recipes.trainings.schedule import Schedule
+
+    def value(name):
+        return _given(options, name, getattr(settings, name))
 
     shared = {name: value(name) for name in OF_SCHEDULE}
     # The numbers of the settings are for their own optimizer.
     keeps_optimizer = shared["optimizer"] == settings.optimizer
     adjusted = {} if keeps_optimizer or shared["optimizer"] == "sgd" else ADAMW
     weight_decay = adjusted.get("weight_decay", settings.weight_decay)
-    shared["weight_decay"] = given_or("weight_decay", weight_decay)
+    shared["weight_decay"] = _given(options, "weight_decay", weight_decay)
 
     def schedule(rate_option, rate, epochs, **others):
-        rate = given_or(rate_option, adjusted.get("learning_rate", rate))
+        rate = _given(options, rate_option, adjusted.get("learning_rate", rate))
         made = Schedule.of(settings, rate, epochs, value("batch_size"), **shared, **others)
         if options.scale_learning_rate:
             made = made.scaled_from(settings.batch_size, options.warm_up_epochs)
         return made
 
-    teacher_epochs = given_or("teacher_epochs", settings.teacher_epochs or value("epochs"))
-    teacher_schedule = schedule("teacher_learning_rate", settings.learning_rate, teacher_epochs)
-    head_schedule = Schedule.of(
+    epochs = _given(options, "teacher_epochs", settings.teacher_epochs or value("epochs"))
+    teacher = schedule("teacher_learning_rate", settings.learning_rate, epochs)
+    head_epochs = _given(options, "head_epochs", HEAD_EPOCHS)
+    head = Schedule.of(
         settings,
-        *(ADAMW["learning_rate"], given_or("head_epochs", HEAD_EPOCHS), value("batch_size")),
+        *(ADAMW["learning_rate"], head_epochs, value("batch_size")),
         **{**shared, **_HEAD},
     )
-    fine_tune_schedule = None
+    fine_tune = None
     if options.fine_tune_epochs:
-        fine_tune_schedule = replace(
+        fine_tune = replace(
             schedule("teacher_learning_rate", settings.learning_rate, options.fine_tune_epochs),
-            learning_rate=teacher_schedule.learning_rate
+            learning_rate=teacher.learning_rate
             * (0.1 if options.teacher_learning_rate is None else 1.0),
         )
-    student_schedule = schedule(
+    student = schedule(
         "learning_rate",
         pair.learning_rate,
         value("epochs"),
         label_smoothing=value("label_smoothing"),
         kd_learning_rate_factor=options.kd_learning_rate_factor,
     )
-    quantization_aware_schedule = None
+    quantization_aware = None
     if options.quantization_aware_epochs:
-        quantization_aware_schedule = replace(
-            student_schedule,
+        quantization_aware = replace(
+            student,
             epochs=options.quantization_aware_epochs,
-            learning_rate=student_schedule.learning_rate / 100,
+            learning_rate=student.learning_rate / 100,
             schedule="cosine",
             warm_up_epochs=0,
         )
-    data = spec.open()
-    return Experiment(
-        spec=spec,
-        data=data,
-        pair=pair.name,
-        methods=names,
-        teacher=teacher,
-        student=student,
-        teacher_schedule=teacher_schedule,
-        student_schedule=student_schedule,
-        student_examples=value("student_examples"),
-        head_schedule=head_schedule,
-        fine_tune_schedule=fine_tune_schedule,
-        quantization_aware_schedule=quantization_aware_schedule,
-        augmentation=_augmentation(options, settings, data),
-        penultimate_alpha=given_or("penultimate_alpha", pair.penultimate_alpha),
-        intermediate_alpha=given_or("intermediate_alpha", pair.intermediate_alpha),
-        penultimate_weight=options.penultimate_weight,
-        intermediate_weight=options.intermediate_weight,
-        initial_template_scale=options.template_scale,
-        temperature=options.temperature,
-        block_size=options.block_size,
-        **{name: value(name) for name in OF_PROTOTYPES},
-        feature_cache=None if value("feature_cache") == "none" else value("feature_cache"),
-        logit_losses=logit_loss_settings.of_pair(settings, pair),
-        callbacks=tuple(options.callback),
-        class_weights=value("class_weights"),
-        growth=options.growth,
-        typed=tuple(name for name in OF_TEACHER if getattr(options, name)),
-        seed=options.seed,
-        trials=options.trials,
-        export_method=export_method,
-        formats=formats,
-    )
+    return {
+        "teacher_schedule": teacher,
+        "head_schedule": head,
+        "fine_tune_schedule": fine_tune,
+        "student_schedule": student,
+        "quantization_aware_schedule": quantization_aware,
+    }
 
 
 # Augmentations of images that are read from disk in each epoch, and of those in memory.

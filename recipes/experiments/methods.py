@@ -14,8 +14,6 @@ compares the penultimate layers.
 
 from dataclasses import dataclass, field
 
-import keras
-
 from letkd_keras.distillers import (
     AT,
     CRD,
@@ -31,7 +29,7 @@ from letkd_keras.functional import insert_kd_layers
 from letkd_keras.layers import KDLayer
 from letkd_keras.losses import LOGIT_LOSSES
 from letkd_keras.option_types import did_you_mean
-from letkd_keras.recipes.trainings import workers
+from letkd_keras.recipes.trainings import gpus, workers
 
 _PENULTIMATE, _INTERMEDIATE = ("penultimate",), ("intermediate",)
 _BOTH = ("penultimate", "intermediate")
@@ -221,10 +219,10 @@ def check(names, data):
                 f"{name} must be trained by one worker, since its memory banks are of one device. "
                 f"Received: workers with {workers.devices()} devices"
             )
-        if method.needs_rows and _gpus() > 1:
+        if method.needs_rows and gpus.used_together() > 1:
             raise ValueError(
                 f"{name} must be trained on one GPU, since its memory banks are of one device: set "
-                f"CUDA_VISIBLE_DEVICES to one of them. Received: {_gpus()} GPUs"
+                f"CUDA_VISIBLE_DEVICES to one of them. Received: {gpus.used_together()} GPUs"
             )
 
 
@@ -246,15 +244,6 @@ def check_quantization_aware(names):
                 f"{', '.join(row for row in METHODS if METHODS[row].distiller in usable)}. "
                 f"Received: methods with {name}"
             )
-
-
-def _gpus():
-    """GPUs that a recipe would train on together."""
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    import tensorflow as tf
-
-    return len(tf.config.list_logical_devices("GPU"))
 
 
 def levels_of(names):

@@ -80,11 +80,7 @@ def add_experiment_options(
         out: What the help says of the default of `--out`.
     """
     of_data = "" if settings else " (default: as in the recipe of the data set)"
-    default = _defaults(settings)
-    rate_of_pair = alpha_of_pair = "as in the paper for the pair"
-    if networks_required:
-        rate_of_pair = f"{default.learning_rate}, or {ADAMW['learning_rate']} with adamw"
-        alpha_of_pair = "1"
+    default = settings or _NoDefaults()
     add_data_options(
         parser,
         default=data,
@@ -95,6 +91,22 @@ def add_experiment_options(
     if settings:
         parser.set_defaults(pixels=settings.pixels)
 
+    _add_network_options(parser, settings, networks_required, of_data)
+    _add_training_options(parser, methods, default, networks_required, of_data)
+    add_prototype_options(
+        parser,
+        **{name: getattr(default, name) for name in (*OF_PROTOTYPES, "feature_cache")},
+    )
+    _add_kd_layer_options(parser, networks_required)
+    add_engine_options(parser, work="each training and the teacher's passes over the images")
+    group = parser.add_argument_group("results")
+    if exports:
+        add_formats_option(group, ("savedmodel", "tflite"))
+    add_out_option(group, out)
+    add_seed_option(group)
+
+
+def _add_network_options(parser, settings, networks_required, of_data):
     add = parser.add_argument_group("networks").add_argument
     if not networks_required:
         add(
@@ -153,6 +165,11 @@ def add_experiment_options(
                 help=f"the {role}'s {level} layer (default: suggested)",
             )
 
+
+def _add_training_options(parser, methods, default, networks_required, of_data):
+    rate_of_pair = "as in the paper for the pair"
+    if networks_required:
+        rate_of_pair = f"{default.learning_rate}, or {ADAMW['learning_rate']} with adamw"
     group = parser.add_argument_group("training")
     add_methods_option(group, methods)
     add = group.add_argument
@@ -226,60 +243,10 @@ def add_experiment_options(
         "(default: none)",
     )
     add("--no-flip", action="store_true", help="do not flip images (writing, left and right hands)")
-    _add_training_options(add, default, of_data)
-
-    add_prototype_options(
-        parser,
-        **{name: getattr(default, name) for name in (*OF_PROTOTYPES, "feature_cache")},
-    )
-    add = parser.add_argument_group("KD layers").add_argument
-    add(
-        "--growth",
-        type=growth,
-        metavar="SHARE",
-        help="share of the student's parameters that the KD layers of both levels may add, such as "
-        "25%%; fewer templates and sub-classes than given above are then used, the same ones for "
-        "all methods (default: no limit)",
-    )
-    weight = {"type": non_negative_number, "metavar": "X"}
-    add(
-        "--block-size",
-        type=positive_integer,
-        metavar="N",
-        help="images that KD layers and their losses compute at a time, where memory is short; the "
-        "results are the same (default: the whole batch)",
-    )
-    add("--temperature", default=1.0, help="temperature of the penultimate targets", **number)
-    add("--template-scale", default=3.0, help="initial scale of the KD layers' scores", **number)
-    add(
-        "--kd-learning-rate-factor",
-        default=1.0,
-        help="factor of the learning rate of the KD layers, of sgd",
-        **number,
-    )
-    for level in ("penultimate", "intermediate"):
-        add(
-            f"--{level}-alpha",
-            help=f"alpha of the {level} KD layer (default: {alpha_of_pair})",
-            **weight,
-        )
-    for level in ("penultimate", "intermediate"):
-        add(
-            f"--{level}-weight",
-            default=1.0,
-            help=f"weight of the {level} KL divergence",
-            **weight,
-        )
-
-    add_engine_options(parser, work="each training and the teacher's passes over the images")
-    group = parser.add_argument_group("results")
-    if exports:
-        add_formats_option(group, ("savedmodel", "tflite"))
-    add_out_option(group, out)
-    add_seed_option(group)
+    _add_practitioners_options(add, default, of_data)
 
 
-def _add_training_options(add, default, of_data):
+def _add_practitioners_options(add, default, of_data):
     """Add what practitioners choose beyond the schedule of the published results."""
     none = of_data or " (default: none)"
     add(
@@ -368,12 +335,51 @@ def _add_training_options(add, default, of_data):
     )
 
 
+def _add_kd_layer_options(parser, networks_required):
+    alpha_of_pair = "1" if networks_required else "as in the paper for the pair"
+    add = parser.add_argument_group("KD layers").add_argument
+    add(
+        "--growth",
+        type=growth,
+        metavar="SHARE",
+        help="share of the student's parameters that the KD layers of both levels may add, such as "
+        "25%%; fewer templates and sub-classes than given above are then used, the same ones for "
+        "all methods (default: no limit)",
+    )
+    number = {"type": positive_number, "metavar": "X"}
+    weight = {"type": non_negative_number, "metavar": "X"}
+    add(
+        "--block-size",
+        type=positive_integer,
+        metavar="N",
+        help="images that KD layers and their losses compute at a time, where memory is short; the "
+        "results are the same (default: the whole batch)",
+    )
+    add("--temperature", default=1.0, help="temperature of the penultimate targets", **number)
+    add("--template-scale", default=3.0, help="initial scale of the KD layers' scores", **number)
+    add(
+        "--kd-learning-rate-factor",
+        default=1.0,
+        help="factor of the learning rate of the KD layers, of sgd",
+        **number,
+    )
+    for level in ("penultimate", "intermediate"):
+        add(
+            f"--{level}-alpha",
+            help=f"alpha of the {level} KD layer (default: {alpha_of_pair})",
+            **weight,
+        )
+    for level in ("penultimate", "intermediate"):
+        add(
+            f"--{level}-weight",
+            default=1.0,
+            help=f"weight of the {level} KL divergence",
+            **weight,
+        )
+
+
 class _NoDefaults:
     """In place of `Settings` where they depend on `--data`."""
 
     def __getattr__(self, name):
         return None
-
-
-def _defaults(settings):
-    return _NoDefaults() if settings is None else settings

@@ -35,27 +35,15 @@ def prepare(experiment):
         ValueError: If something does not fit.
         FileNotFoundError: If the file of a network does not exist.
     """
-    methods.check(experiment.methods, experiment.data)
-    if experiment.quantization_aware_schedule is not None:
-        methods.check_quantization_aware(experiment.methods)
-    _check_batch_sizes(experiment)
-    if experiment.student_examples is not None:
-        few_for_students(experiment.data, experiment.student_examples, experiment.spec.seed)
-    if experiment.data.unlabelled_examples:
-        _check_unlabelled(experiment)
-        _warn_about_classifiers(experiment)
-    if experiment.class_weights is not None:
-        balanced_class_weights(experiment.data)
-    opened = {
-        role: getattr(experiment, role).open(experiment.data, role)
-        for role in ("teacher", "student")
-    }
-    teacher, student = (network.model for network in opened.values())
-    networks = {
-        role: replace(getattr(experiment, role), trained=network.trained)
-        for role, network in opened.items()
-    }
-    experiment = replace(experiment, **networks)
+    _check_without_networks(experiment)
+    opened_teacher = experiment.teacher.open(experiment.data, "teacher")
+    opened_student = experiment.student.open(experiment.data, "student")
+    teacher, student = opened_teacher.model, opened_student.model
+    experiment = replace(
+        experiment,
+        teacher=replace(experiment.teacher, trained=opened_teacher.trained),
+        student=replace(experiment.student, trained=opened_student.trained),
+    )
     _warn_about_options(experiment)
     if methods.need_stage_ends(experiment.methods):
         for model in (teacher, student):
@@ -73,15 +61,7 @@ def prepare(experiment):
             ("student", experiment.student, student),
         ):
             log.info("layers of the %s %s: %s", role, network.label, network.describe(model))
-    pool_sizes = {}
-    for level in ("penultimate", "intermediate"):
-        layers = experiment.teacher.layer(level), experiment.student.layer(level)
-        if None not in layers:
-            try:
-                pool_sizes[level] = pool_size(teacher, layers[0], student, layers[1], level)
-            except ValueError:
-                if level in experiment.levels:
-                    raise
+    pool_sizes = _pool_sizes(experiment, teacher, student)
     experiment = replace(experiment, pool_sizes=pool_sizes)
     experiment = sizes.within_budget(experiment, student)
     if experiment.levels:
@@ -92,14 +72,26 @@ def prepare(experiment):
     return replace(experiment, sizes=sizes.measure(experiment, teacher, student))
 
 
+def _check_without_networks(experiment):
+    """Check what can be checked before the networks are opened."""
+    methods.check(experiment.methods, experiment.data)
+    if experiment.quantization_aware_schedule is not None:
+        methods.check_quantization_aware(experiment.methods)
+    _check_batch_sizes(experiment)
+    if experiment.student_examples is not None:
+        few_for_students(experiment.data, experiment.student_examples, experiment.spec.seed)
+    if experiment.data.unlabelled_examples:
+        _check_unlabelled(experiment)
+        _warn_about_classifiers(experiment)
+    if experiment.class_weights is not None:
+        balanced_class_weights(experiment.data)
+
+
 def _check_batch_sizes(experiment):
     labelled = experiment.data.labelled().train_examples
-    teacher_schedules = experiment.teacher_phases.values()
-    checked = [(schedule, labelled) for schedule in teacher_schedules]
-    for schedule, examples in (
-        *checked,
-        (experiment.student_schedule, experiment.data.train_examples),
-    ):
+    trainings = [(schedule, labelled) for schedule in experiment.teacher_phases.values()]
+    trainings += [(experiment.student_schedule, experiment.data.train_examples)]
+    for schedule, examples in trainings:
         if schedule.batch_size > examples:
             what = "training images"
             if examples < experiment.data.train_examples:
@@ -190,6 +182,20 @@ def _with_possible_methods(experiment):
     if export_method is not None:
         export_method = methods.without_intermediate_level(export_method)
     return replace(experiment, methods=names, export_method=export_method)
+
+
+def _pool_sizes(experiment, teacher, student):
+    """The window of each level for which both networks have a layer, whatever the methods are."""
+    pool_sizes = {}
+    for level in ("penultimate", "intermediate"):
+        layers = experiment.teacher.layer(level), experiment.student.layer(level)
+        if None not in layers:
+            try:
+                pool_sizes[level] = pool_size(teacher, layers[0], student, layers[1], level)
+            except ValueError:
+                if level in experiment.levels:
+                    raise
+    return pool_sizes
 
 
 def _check_methods(experiment, teacher, student):

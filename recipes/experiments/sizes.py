@@ -161,12 +161,7 @@ def within_budget(experiment, student):
         level for level in experiment.pool_sizes if getattr(experiment, f"{level}_alpha") > 0
     }
     for levels in (possible | needed, needed or possible - {"intermediate"}):
-        costs = {level: _cost_of_layer(experiment, student, level) for level in levels}
-        fixed = sum(constant for constant, _ in costs.values())
-        of_template = costs["penultimate"][1] if "penultimate" in costs else 0
-        of_subclass = 0
-        if "intermediate" in costs:
-            of_subclass = costs["intermediate"][1] * experiment.data.num_classes
+        fixed, of_template, of_subclass = _costs(experiment, student, levels)
         smallest = fixed + of_subclass + fewest * of_template
         if smallest <= available:
             break
@@ -208,37 +203,6 @@ def within_budget(experiment, student):
     return replace(experiment, templates=templates, subclasses=subclasses)
 
 
-def markdown(experiment, sizes):
-    """The sizes as a section in Markdown.
-
-    Args:
-        experiment: `Experiment`.
-        sizes: What `measure` returned.
-
-    Returns:
-        A text.
-    """
-    if not sizes:
-        return ""
-    lines = ["", "## Sizes of the networks", ""]
-    lines += [
-        "The running statistics of batch normalization are not counted here. The numbers of "
-        "parameters above count them.",
-        "",
-    ]
-    lines += ["| network | parameters | bytes in float32 | multiply-adds |", "|---|---|---|---|"]
-    for role, size in sizes.items():
-        if role == "student_with_kd_layers":
-            title = f"student with KD layers ({size['method']})"
-        else:
-            title = f"{role} {getattr(experiment, role).label}"
-        adds = "-" if size["multiply_adds"] is None else f"{size['multiply_adds']:,}"
-        lines.append(f"| {title} | {size['parameters']:,} | {size['bytes']:,} | {adds} |")
-    if experiment.growth is not None:
-        lines += ["", f"Budget of the KD layers: {100 * experiment.growth:g}% of the student."]
-    return "\n".join([*lines, ""])
-
-
 def _templates(experiment, level):
     if level == "penultimate":
         return experiment.templates
@@ -257,6 +221,15 @@ def _largest_method(experiment, student):
 
     with_layers = [name for name in experiment.methods if kd_layers_of(experiment, name)]
     return max(with_layers, key=parameters, default=None)
+
+
+def _costs(experiment, student, levels):
+    """Parameters of KD layers: `(constant, of each template, of a sub-class of all classes)`."""
+    costs = {level: _cost_of_layer(experiment, student, level) for level in levels}
+    fixed = sum(constant for constant, _ in costs.values())
+    _, of_template = costs.get("penultimate", (0, 0))
+    _, of_intermediate_template = costs.get("intermediate", (0, 0))
+    return fixed, of_template, experiment.data.num_classes * of_intermediate_template
 
 
 def _cost_of_layer(experiment, student, level):

@@ -1,7 +1,5 @@
 """Where a student is right and wrong: accuracy by class, confusion matrix, worst mistakes."""
 
-import csv
-import io
 import logging
 import math
 from dataclasses import dataclass
@@ -9,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
-from letkd_keras.files import save_figure, write_text
+from letkd_keras.files import save_figure, write_csv
 from letkd_keras.functional import load_model
+from letkd_keras.markdown_table import markdown_table
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.trainings import results
 
@@ -160,11 +159,7 @@ def write(student, teacher, data, folder, title):
     log.info("classifying the test images class by class")
     predictions = predict(student, teacher, data)
     rows = by_class(predictions, data.class_names)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / "classes.csv", text.getvalue())
+    write_csv(folder / "classes.csv", list(rows[0]), rows)
     _plot_confusion(confusion(predictions, data.num_classes), data, folder, title)
     if predictions.mistakes:
         _plot_mistakes(predictions.mistakes, data, folder, title)
@@ -193,10 +188,7 @@ def markdown(rows, title, has_mistakes):
             f"The {_MOST_ROWS} classes that the student knows least; all are in `classes.csv`."
         ]
         lines += [""]
-    lines += [
-        "| class | test images | student's accuracy | teacher's accuracy |",
-        "|---|---|---|---|",
-    ]
+    heads, table = ["class", "test images", "student's accuracy", "teacher's accuracy"], []
     for row in shown:
         # A name may have a line break, which would end the table.
         name = " ".join(row["class"].split()).replace("|", r"\|")
@@ -204,8 +196,13 @@ def markdown(rows, title, has_mistakes):
         cells += [
             "-" if row[role] is None else f"{row[role]:.1f}" for role in ("student", "teacher")
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "Accuracies in percent, of the weights that were saved.", ""]
+        table.append(cells)
+    lines += [
+        *markdown_table(heads, table),
+        "",
+        "Accuracies in percent, of the weights that were saved.",
+        "",
+    ]
     lines += ["![Confusion matrix of the student](confusion.png)", ""]
     if has_mistakes:
         lines += [

@@ -3,7 +3,8 @@
 import numpy as np
 
 from letkd_keras.functional import load_model
-from letkd_keras.recipes.experiments import methods
+from letkd_keras.markdown_table import markdown_table
+from letkd_keras.recipes.reports import method_style
 from letkd_keras.recipes.trainings import results
 
 
@@ -49,12 +50,10 @@ def top_accuracy(logits, labels, k=1):
     Returns:
         A number from 0 to 100.
     """
-    # The rank of a class is the number of classes that are more likely, and of equally likely ones
-    # before it. So a network with equal logits is at chance.
-    own = logits[np.arange(len(labels)), labels][:, None]
-    before = np.arange(logits.shape[1])[None] < labels[:, None]
-    rank = np.sum((logits > own) | ((logits == own) & before), axis=1)
-    return 100 * float(np.mean(rank < k))
+    # Of equally likely classes the first ones count, so that a network with equal logits is at
+    # chance.
+    likeliest = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    return 100 * float(np.mean(np.any(likeliest == labels[:, None], axis=1)))
 
 
 def _measure(model, data, measures):
@@ -77,18 +76,16 @@ def markdown(experiment, measured):
     """
     names = list(measured["teacher"][0])
     fields = {"top-1": "top1", "top-5": "top5"}
-    heads = []
+    heads, table = ["network"], []
     for name in names:
         heads += [name, "published"] if name in fields else [name]
-    lines = ["## Test accuracies in detail", ""]
-    lines += [f"| network | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
     for network, trials in measured.items():
-        cells = ["teacher" if network == "teacher" else methods.title(network)]
+        cells = [method_style.title(network)]
         published = experiment.published(network)
         for name in names:
             cells.append(" / ".join(f"{trial[name]:.2f}" for trial in trials))
             if name in fields:
                 number = getattr(published, fields[name], None)
                 cells.append("-" if number is None else f"{number:.2f}")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
+        table.append(cells)
+    return "\n".join(["## Test accuracies in detail", "", *markdown_table(heads, table), ""])

@@ -3,8 +3,6 @@
 `report.md` of a run and `table.md` of `compare` are made from these rows.
 """
 
-import csv
-import io
 import os
 import platform
 from datetime import date
@@ -13,7 +11,8 @@ from importlib import metadata
 import keras
 
 from letkd_keras import palette
-from letkd_keras.files import save_figure, write_text
+from letkd_keras.files import save_figure, write_csv, write_text
+from letkd_keras.markdown_table import markdown_table
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.reports import method_style
 from letkd_keras.recipes.trainings import results
@@ -113,9 +112,7 @@ def markdown(experiment, teacher, table, picture):
     heads += ["published"] if has_published else []
     heads += ["parameters", "without KD layers or adapters", "time"]
     lines += [
-        f"| {' | '.join(heads)} |",
-        f"|{'---|' * len(heads)}",
-        *(_line(row, columns, has_published) for row in table),
+        *markdown_table(heads, [_cells(row, columns, has_published) for row in table]),
         "",
         "Accuracy in percent, mean ± standard deviation over the trials; mean time of a training. "
         + results.selection(data.has_validation),
@@ -195,7 +192,7 @@ def made_with():
     return f"Made with {versions} on {os.cpu_count()} CPU cores ({platform.machine()})."
 
 
-def _line(row, columns, has_published):
+def _cells(row, columns, has_published):
     trials = f"{row['trials']}" + (f" ({row['failed']} failed)" if row["failed"] else "")
     cells = [row["title"], trials]
     cells += [results.spread(row[f"{name}_mean"], row[f"{name}_std"]) for name in columns]
@@ -205,7 +202,7 @@ def _line(row, columns, has_published):
         cells += [f"{row['seconds']:.0f} s"]
     else:
         cells += ["-"] * 3
-    return f"| {' | '.join(cells)} |"
+    return cells
 
 
 def published_text(accuracy):
@@ -242,13 +239,13 @@ def write(experiment, folder, teacher):
     table = rows(experiment, folder)
     text = markdown(experiment, teacher, table, "![Accuracy by method](table.png)")
     write_text(folder / "table.md", f"{text}\n{made_with()}\n")
-    write_csv(folder / "table.csv", table)
+    write_table_csv(folder / "table.csv", table)
     write_trainings_csv(folder / "trainings.csv", experiment, table)
     _plot(experiment, teacher, table, folder / "table.png")
     return table
 
 
-def write_csv(path, table):
+def write_table_csv(path, table):
     """Write rows of a table as CSV, published numbers as `published` and `published_spread`."""
     flat = []
     for row in table:
@@ -256,11 +253,7 @@ def write_csv(path, table):
         flat.append({name: row[name] for name in row if name not in ("errors", "results")})
         flat[-1]["published"] = getattr(published, "top1", None)
         flat[-1]["published_spread"] = getattr(published, "spread", None)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(flat[0]) if flat else [])
-    writer.writeheader()
-    writer.writerows(flat)
-    write_text(path, text.getvalue())
+    write_csv(path, list(flat[0]) if flat else [], flat)
 
 
 def write_trainings_csv(path, experiment, table):
@@ -273,13 +266,9 @@ def write_trainings_csv(path, experiment, table):
     """
     accuracies = results.columns(experiment.data.has_validation)
     names = ["method", "seed", "epochs", "parameters", "parameters_plain", *accuracies]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*names, "best_epoch", "seconds"], extrasaction="ignore")
-    writer.writeheader()
-    for row in table:
-        for result in row["results"]:
-            writer.writerow({"method": row["method"], **result})
-    write_text(path, text.getvalue())
+    names += ["best_epoch", "seconds"]
+    trainings = [{"method": row["method"], **result} for row in table for result in row["results"]]
+    write_csv(path, names, [{name: row.get(name) for name in names} for row in trainings])
 
 
 def _plot(experiment, teacher, table, path):

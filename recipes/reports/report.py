@@ -1,6 +1,7 @@
 """The report of a run: `report.md` and `curves.png` for a reader, `report.json` for a program."""
 
 import json
+from dataclasses import asdict
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -9,13 +10,13 @@ import keras
 
 from letkd_keras.export import cost_report
 from letkd_keras.files import save_figure, write_json, write_text
-from letkd_keras.recipes.experiments import sizes
+from letkd_keras.markdown_table import markdown_table
 from letkd_keras.recipes.reports import measures as measures_section
 from letkd_keras.recipes.reports import method_style, method_table
 from letkd_keras.recipes.trainings import results
 
 
-def write(experiment, folder, teacher, exported=None, costs=((), 0), measures=None, classes=None):
+def write(experiment, folder, teacher, exported, costs, measures, classes):
     """Write the report of an experiment into its folder.
 
     Args:
@@ -25,13 +26,13 @@ def write(experiment, folder, teacher, exported=None, costs=((), 0), measures=No
         exported: `Exported` by format.
         costs: `CostRow`s of the exported student, and the number of test images of their top-1.
         measures: See `run`.
-        classes: What `class_report.of_run` returned, or `None`.
+        classes: What `class_report.of_run` returned.
 
     Returns:
         The report as a dictionary.
     """
     table = method_table.rows(experiment, folder)
-    costs, cost_images = costs
+    (costs, cost_images), (class_rows, class_section) = costs, classes
     packages = ("keras", keras.backend.backend(), "numpy")
     report = {
         "pair": experiment.pair,
@@ -56,19 +57,18 @@ def write(experiment, folder, teacher, exported=None, costs=((), 0), measures=No
         "methods": {row["method"]: method_table.as_json(row) for row in table},
         "exported": {
             name: {**vars(result), "path": str(Path(result.path).relative_to(folder))}
-            for name, result in (exported or {}).items()
+            for name, result in exported.items()
         },
-        "costs": [cost_report.as_json(row) for row in costs],
+        "costs": [asdict(row) for row in costs],
+        "classes": class_rows,
     }
     text = method_table.markdown(
         experiment, teacher, table, "![Accuracy and loss by epoch](curves.png)"
     )
-    text += sizes.markdown(experiment, experiment.sizes)
+    text += _sizes(experiment)
     text += _exported(report["exported"])
     text += _costs(costs, cost_images, experiment.data.test_examples)
-    if classes is not None:
-        report["classes"], section = classes
-        text += section
+    text += class_section
     if measures is not None:
         report["measures"] = measures_section.of_networks(experiment, folder, table, measures)
         text += "\n" + measures_section.markdown(experiment, report["measures"])
@@ -81,18 +81,47 @@ def write(experiment, folder, teacher, exported=None, costs=((), 0), measures=No
     return json.loads(json.dumps(report))
 
 
+def _sizes(experiment):
+    """The sizes of the networks, and the budget of the KD layers."""
+    if not experiment.sizes:
+        return ""
+    rows = []
+    for role, size in experiment.sizes.items():
+        if role == "student_with_kd_layers":
+            title = f"student with KD layers ({size['method']})"
+        else:
+            title = f"{role} {getattr(experiment, role).label}"
+        adds = "-" if size["multiply_adds"] is None else f"{size['multiply_adds']:,}"
+        rows.append([title, f"{size['parameters']:,}", f"{size['bytes']:,}", adds])
+    lines = [
+        "",
+        "## Sizes of the networks",
+        "",
+        "The running statistics of batch normalization are not counted here. The numbers of "
+        "parameters above count them.",
+        "",
+        *markdown_table(["network", "parameters", "bytes in float32", "multiply-adds"], rows),
+    ]
+    if experiment.growth is not None:
+        lines += ["", f"Budget of the KD layers: {100 * experiment.growth:g}% of the student."]
+    return "\n".join([*lines, ""])
+
+
 def _exported(exported):
     if not exported:
         return ""
-    lines = ["## Exported student", "", "| format | file | bytes | compared with Keras |"]
-    lines += ["|---|---|---|---|"]
-    lines += [
-        f"| {name} | `{result['path']}` | {result['bytes']:,} "
-        f"| max difference {result['max_difference']:.1e}, "
-        f"top-1 agreement {100 * result['agreement']:.1f}% |"
+    rows = [
+        [
+            name,
+            f"`{result['path']}`",
+            f"{result['bytes']:,}",
+            f"max difference {result['max_difference']:.1e}, "
+            f"top-1 agreement {100 * result['agreement']:.1f}%",
+        ]
         for name, result in exported.items()
     ]
-    return "\n".join(["", *lines, ""])
+    table = markdown_table(["format", "file", "bytes", "compared with Keras"], rows)
+    return "\n".join(["", "## Exported student", "", *table, ""])
 
 
 def _costs(rows, images, test_examples):

@@ -8,6 +8,7 @@ import numpy as np
 from letkd_keras.files import save_figure, write_json, write_text
 from letkd_keras.functional import load_model
 from letkd_keras.functional.insertion import kd_layers_of
+from letkd_keras.markdown_table import markdown_table
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.reports import method_style
 from letkd_keras.recipes.run import train_teacher
@@ -62,7 +63,6 @@ def _finished(folder):
 
 
 def _row(method, seed, training, teacher_classes, data):
-
     student = load_model(training / "student.keras", "student")
     last = results.read_metrics(training / "metrics.csv")[-1]
     row = {
@@ -158,7 +158,6 @@ def trailing_mean(values, window):
 
 
 def _markdown(experiment, rows, crossings):
-
     columns = {
         "accuracy": "test top-1",
         "agreement": "agreement with the teacher",
@@ -170,17 +169,17 @@ def _markdown(experiment, rows, crossings):
     lines = [
         f"# {experiment.pair} on {experiment.data.name}, explained",
         "",
-        f"| method | trials | {' | '.join(columns.values())} |",
-        f"|---|---|{'---|' * len(columns)}",
     ]
+    table = []
     for name in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == name]
         cells = [
             results.spread(*results.mean_and_std(row[key] for row in own if row[key] is not None))
             for key in columns
         ]
-        lines.append(f"| {methods.title(name)} | {len(own)} | {' | '.join(cells)} |")
+        table.append([methods.title(name), str(len(own)), *cells])
     lines += [
+        *markdown_table(["method", "trials", *columns.values()], table),
         "",
         "Mean ± standard deviation over the trials, on the test images. Agreement is the share of "
         "images for which student and teacher name the same class, in percent. The KL divergences "

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
-import keras
 from filelock import FileLock, Timeout
 
 from letkd_keras import command_line
@@ -25,12 +24,11 @@ from letkd_keras.recipes.experiments.experiment import Experiment
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import method_table
 from letkd_keras.recipes.run import (
-    devices,
     prototypes_of,
     train_student,
     train_teacher,
 )
-from letkd_keras.recipes.trainings import results, workers
+from letkd_keras.recipes.trainings import gpus, results, workers
 from letkd_keras.run_folder import RunFolder, read_config
 
 log = logging.getLogger("letkd_keras")
@@ -39,7 +37,7 @@ log = logging.getLogger("letkd_keras")
 _ENDED = (0, -signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
-def run(experiment, out, verbose=True, jobs=1):
+def run(experiment, out, jobs=1):
     """Train what is missing of a grid of methods and seeds, trial by trial, and write its table.
 
     Trainings are in `METHOD/seedN`, as in a run folder. One that fails leaves its traceback in
@@ -49,7 +47,6 @@ def run(experiment, out, verbose=True, jobs=1):
     Args:
         experiment: `Experiment`; nothing is exported.
         out: Folder of the grid: new, or an earlier one's with the same settings.
-        verbose: Whether progress is shown.
         jobs: Number of processes that train cells at the same time. Each imports the backend for
             itself, and several GPUs are assigned to them in turn. With 1, cells are trained in this
             process.
@@ -67,13 +64,13 @@ def run(experiment, out, verbose=True, jobs=1):
     with recorded() as messages:
         experiment = prepare(experiment)
     folder = RunFolder(out, experiment.config(), open_keys=experiment.open_keys)
-    with folder.locked(), logged_to(folder / "log.txt", messages), devices():
+    with folder.locked(), logged_to(folder / "log.txt", messages), gpus.scope():
         log.info("folder of results %s", folder.path)
-        teacher, teacher_result = train_teacher(experiment, folder.path, verbose)
+        teacher, teacher_result = train_teacher(experiment, folder.path)
         # The prototypes belong to the teacher: they are fitted once, also for methods that are
         # added later.
         levels = tuple(experiment.pool_sizes) if experiment.levels else ()
-        prototypes = prototypes_of(experiment, teacher, folder.path, levels, verbose)
+        prototypes = prototypes_of(experiment, teacher, folder.path, levels)
         cells = [
             (method, seed)
             for seed in experiment.seeds
@@ -85,7 +82,7 @@ def run(experiment, out, verbose=True, jobs=1):
             done = _in_processes(cells, folder.path, jobs)
         else:
             done = (
-                _in_this_process(experiment, cell, teacher, prototypes, folder.path, verbose)
+                _in_this_process(experiment, cell, teacher, prototypes, folder.path)
                 for cell in cells
             )
         for number, (method, seed) in enumerate(done, 1):
@@ -117,12 +114,12 @@ def _outcome(training):
     return "interrupted" if result is None else f"{results.accuracy_of(result):.2f}% top-1"
 
 
-def _in_this_process(experiment, cell, teacher, prototypes, folder, verbose):
+def _in_this_process(experiment, cell, teacher, prototypes, folder):
     method, seed = cell
     training = results.student_folder(folder, method, seed)
     try:
         with _locked(training):
-            train_student(experiment, method, seed, teacher, prototypes, folder, verbose)
+            train_student(experiment, method, seed, teacher, prototypes, folder)
     except ConnectionError:  # no other cell could be trained
         raise
     except Exception as error:  # whatever it is, the other cells can be trained
@@ -200,23 +197,12 @@ def _environment(slot, jobs):
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "TF_NUM_INTRAOP_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)),
     }
-    gpus = _gpus()
-    if gpus:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+    seen = gpus.seen()
+    if seen:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(seen)))
         visible = visible.split(",")
         environment["CUDA_VISIBLE_DEVICES"] = visible[slot % len(visible)]
     return environment
-
-
-def _gpus():
-    """Number of GPUs that this process sees."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return len(tf.config.list_physical_devices("GPU"))
-    import jax
-
-    return sum(device.platform == "gpu" for device in jax.local_devices())
 
 
 def train_cell(folder, method, seed):
@@ -237,7 +223,7 @@ def train_cell(folder, method, seed):
             experiment = Experiment.from_config(config, methods=(method,))
             if experiment.data.digest != config["data"]["digest"]:
                 raise ValueError(f"The images of {experiment.data.name} have changed meanwhile.")
-            with devices():
+            with gpus.scope():
                 teacher, _ = train_teacher(experiment, folder)
                 levels = methods.levels_of([method])
                 prototypes = prototypes_of(experiment, teacher, folder, levels)

@@ -10,6 +10,7 @@ from letkd_keras import palette
 from letkd_keras.files import save_figure, write_text
 from letkd_keras.functional import cost_of, insert_kd_layers
 from letkd_keras.layers import KDLayer
+from letkd_keras.markdown_table import markdown_table
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import method_table
 
@@ -94,13 +95,16 @@ def write(experiment, out, counts):
     heads += [f"ms for one image, batches of {size}" for size in BATCH_SIZES]
     title = f"{experiment.student.title}, images of {experiment.data.name}"
     lines = [f"# Time by the number of templates: {title}", ""]
-    lines += [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for row in rows:
-        cells = [str(row["templates"] or "no KD layer"), f"{row['parameters']:,}"]
-        cells += [f"{row['multiply_adds']:,}"]
-        cells += [f"{row[f'milliseconds_{size}']:.3f}" for size in BATCH_SIZES]
-        lines.append(f"| {' | '.join(cells)} |")
+    cells = [
+        [
+            str(row["templates"] or "no KD layer"),
+            *(f"{row[name]:,}" for name in ("parameters", "multiply_adds")),
+            *(f"{row[f'milliseconds_{size}']:.3f}" for size in BATCH_SIZES),
+        ]
+        for row in rows
+    ]
     lines += [
+        *markdown_table(heads, cells),
         "",
         f"One KD layer at the penultimate layer, by Keras; the shortest of {_REPEATS} steps.",
         "",

@@ -2,6 +2,7 @@
 
 from letkd_keras.files import write_json, write_text
 from letkd_keras.functional import load_model
+from letkd_keras.markdown_table import markdown_table
 from letkd_keras.recipes.experiments import methods, published
 from letkd_keras.recipes.studies.layer_features import pooled_features
 from letkd_keras.recipes.trainings import results
@@ -64,9 +65,8 @@ def _markdown(experiment, rows):
     lines = [
         f"# LDA probe at the intermediate KD layer, {experiment.pair} on {experiment.data.name}",
         "",
-        "| method | trials | x | published | x_hat | published |",
-        "|---|---|---|---|---|---|",
     ]
+    heads, table = ["method", "trials", "x", "published", "x_hat", "published"], []
     for name in experiment.methods:
         own = [row for row in rows if row["method"] == name]
         cells = [methods.title(name), str(len(own))]
@@ -74,5 +74,6 @@ def _markdown(experiment, rows):
             cells.append(results.spread(*results.mean_and_std(row[key] for row in own)))
             accuracy = known.get(name, {}).get(key)
             cells.append("-" if accuracy is None else f"{accuracy.top1:.2f}")
-        lines.append(f"| {' | '.join(cells)} |")
+        table.append(cells)
+    lines += markdown_table(heads, table)
     return "\n".join([*lines, "", "Top-1 in percent on the test images.", ""])

@@ -10,7 +10,8 @@ from letkd_keras.log_file import logged_to, recorded
 from letkd_keras.palette import category_colors
 from letkd_keras.prototypes import pictures
 from letkd_keras.recipes.experiments.preparation import prepare
-from letkd_keras.recipes.run import devices, prototypes_of, train_teacher
+from letkd_keras.recipes.run import prototypes_of, train_teacher
+from letkd_keras.recipes.trainings import gpus
 from letkd_keras.run_folder import RunFolder
 
 _IMAGES = 6
@@ -18,13 +19,12 @@ _OTHER_CLASS = (0.6, 0.6, 0.6, 1)
 _MOST_NAMES = 120
 
 
-def write(experiment, out, verbose=True):
+def write(experiment, out):
     """Fit the teacher's prototypes and draw `subclass_map.png`.
 
     Args:
         experiment: `Experiment`.
         out: Run folder: new, or an earlier one's with the same settings.
-        verbose: Whether progress is shown.
 
     Returns:
         Path of the picture.
@@ -40,10 +40,10 @@ def write(experiment, out, verbose=True):
             "`teacher_intermediate_layer` and `intermediate_layer`."
         )
     folder = RunFolder(Path(out), experiment.config(), open_keys=experiment.open_keys)
-    with folder.locked(), logged_to(folder / "log.txt", messages), devices():
-        teacher, _ = train_teacher(experiment, folder.path, verbose)
+    with folder.locked(), logged_to(folder / "log.txt", messages), gpus.scope():
+        teacher, _ = train_teacher(experiment, folder.path)
         levels = tuple(experiment.pool_sizes)
-        prototypes = prototypes_of(experiment, teacher, folder.path, levels, verbose)
+        prototypes = prototypes_of(experiment, teacher, folder.path, levels)
         data = experiment.data
         batches = NumberedBatches(data, 256, "test")
         images, labels = pictures.one_of_each_class(batches, data.num_classes, _IMAGES)

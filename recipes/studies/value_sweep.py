@@ -6,27 +6,27 @@ from pathlib import Path
 from letkd_keras.command_line import hidden_messages
 from letkd_keras.files import open_atomic, save_figure, write_text
 from letkd_keras.log_file import logged_to, recorded
+from letkd_keras.markdown_table import markdown_table
 from letkd_keras.recipes.experiments.networks import Network
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import method_style, method_table
-from letkd_keras.recipes.run import devices, train_teacher
+from letkd_keras.recipes.run import train_teacher
 from letkd_keras.recipes.studies import grid
-from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.trainings import gpus, results
 from letkd_keras.run_folder import RunFolder
 
 # The layers of the student are resolved by each value's own grid.
 _OPEN_LAYERS = ("student.penultimate_layer", "student.intermediate_layer", "pool_sizes")
 
 
-def run(experiment, value, values, out, verbose=True, jobs=1):
+def run(experiment, setting, values, out, jobs=1):
     """Train a grid for each value of a setting and compare them.
 
     Args:
         experiment: `Experiment`; its own value of the setting is not used.
-        value: `Value`, the setting.
+        setting: `SweptSetting`.
         values: Its values.
         out: Folder for the teacher's training and a folder of results for each value.
-        verbose: Whether progress is shown.
         jobs: See `grid.run`.
 
     Returns:
@@ -36,15 +36,15 @@ def run(experiment, value, values, out, verbose=True, jobs=1):
         ValueError: If an experiment does not fit; before any training.
     """
     out = Path(out)
-    experiments = {tried: with_value(experiment, value.field, tried) for tried in values}
+    experiments = {tried: with_value(experiment, setting.field, tried) for tried in values}
     # Each value's own run says it again.
     with recorded() as messages, hidden_messages():
         prepared = [prepare(candidate) for candidate in experiments.values()]
-    open_keys = (*prepared[0].open_keys, *_OPEN_LAYERS, value.field)
-    folder = RunFolder(out, {**prepared[0].config(), "compared": value.name}, open_keys=open_keys)
+    open_keys = (*prepared[0].open_keys, *_OPEN_LAYERS, setting.field)
+    folder = RunFolder(out, {**prepared[0].config(), "compared": setting.name}, open_keys=open_keys)
     if prepared[0].teacher_phases:
-        with folder.locked(), logged_to(out / "log.txt", messages), devices():
-            train_teacher(prepared[0], out, verbose)
+        with folder.locked(), logged_to(out / "log.txt", messages), gpus.scope():
+            train_teacher(prepared[0], out)
         layers = experiment.teacher.penultimate_layer, experiment.teacher.intermediate_layer
         teacher = Network.of(str(out / "teacher" / "teacher.keras"), *layers)
         experiments = {
@@ -53,12 +53,12 @@ def run(experiment, value, values, out, verbose=True, jobs=1):
         }
     rows, fitted = [], {}
     for tried, candidate in experiments.items():
-        own = out / f"{value.name}-{_text(tried)}"
-        if not value.changes_prototypes:
+        own = out / f"{setting.name}-{_text(tried)}"
+        if not setting.changes_prototypes:
             _share_prototypes(candidate, own, fitted)
-        table = grid.run(candidate, own, verbose, jobs)
-        rows += [{value.name: tried, **row} for row in table]
-        _write(value.name, rows, experiment, out)
+        table = grid.run(candidate, own, jobs)
+        rows += [{setting.name: tried, **row} for row in table]
+        _write(setting.name, rows, experiment, out)
     return rows
 
 
@@ -95,16 +95,19 @@ def _write(name, rows, experiment, out):
     heads = [name, "method", "trials", *columns.values(), "parameters"]
     lines = [f"# {name}: {experiment.pair} on {experiment.data.name}", ""]
     lines += [f"{experiment.data.split}. The folder of each value has its whole table.", ""]
-    lines += [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for row in rows:
-        cells = [_text(row[name]), row["title"], str(row["trials"])]
-        cells += [results.spread(row[f"{key}_mean"], row[f"{key}_std"]) for key in columns]
-        cells += ["-" if row["parameters"] is None else f"{row['parameters']:,}"]
-        lines.append(f"| {' | '.join(cells)} |")
+    cells = [
+        [
+            *(_text(row[name]), row["title"], str(row["trials"])),
+            *(results.spread(row[f"{key}_mean"], row[f"{key}_std"]) for key in columns),
+            "-" if row["parameters"] is None else f"{row['parameters']:,}",
+        ]
+        for row in rows
+    ]
+    lines += markdown_table(heads, cells)
     lines += ["", results.selection(experiment.data.has_validation), ""]
     lines += ["![Accuracy by value](values.png)", "", method_table.made_with(), ""]
     write_text(out / "values.md", "\n".join(lines))
-    method_table.write_csv(out / "values.csv", rows)
+    method_table.write_table_csv(out / "values.csv", rows)
     _plot(name, [row for row in rows if row["trials"]], columns, out)
 
 

@@ -114,7 +114,7 @@ def _fit(group, file, weights, data, order, folder, state):
                 # Others write to a folder that is removed: TensorFlow's workers read the metrics
                 # in the state together.
                 InScope(save_state, group),
-                *([shown] if group.is_chief and order["verbose"] else []),
+                *([shown] if group.is_chief else []),
                 *(training.make_callback(name) for name in order["callbacks"]),
             ],
             **options,

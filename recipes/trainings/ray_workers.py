@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import shutil
-import sys
 import tempfile
 import threading
 import warnings
@@ -19,7 +18,7 @@ import keras
 
 from letkd_keras.callbacks import ShowProgress
 from letkd_keras.data import DataSpec
-from letkd_keras.ray_cluster import import_ray, running_ray
+from letkd_keras.ray_cluster import environment_of_workers, import_ray, running_ray
 from letkd_keras.recipes.trainings import (
     fit_on_workers,
     shared_training,
@@ -109,7 +108,7 @@ class RayWorkers:
                 name="ray",
                 storage_path=str(folder),
                 failure_config=FailureConfig(max_failures=_RESTARTS),
-                worker_runtime_env={"env_vars": _environment()},
+                worker_runtime_env={"env_vars": environment_of_workers("tensorflow")},
             ),
         )
         log.info("training by %d workers of Ray", self.devices)
@@ -156,23 +155,12 @@ def _epochs_shown(folder, data, order):
                             shown.on_epoch_begin(done)
 
     watcher = threading.Thread(target=watch, daemon=True)
-    if order["verbose"]:
-        watcher.start()
+    watcher.start()
     try:
         yield
     finally:
         ended.set()
-        if order["verbose"]:
-            watcher.join()
-
-
-def _environment():
-    """Environment of the workers: modules are found there as in this process."""
-    return {
-        "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
-        "KERAS_BACKEND": "tensorflow",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
+        watcher.join()
 
 
 def check(backend):

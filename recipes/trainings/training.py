@@ -1,9 +1,7 @@
 """Training by a schedule that continues where it was interrupted."""
 
-import csv
 import importlib
 import importlib.util
-import io
 import time
 from pathlib import Path
 
@@ -14,9 +12,18 @@ from letkd_keras import memory_mapped
 from letkd_keras.callbacks import ReseedEachEpoch, ShowProgress, StopOnNonFiniteLoss
 from letkd_keras.data import steps_per_epoch
 from letkd_keras.data.keras_cv_policies import mixes_labels
-from letkd_keras.files import atomic_path, checksum, write_text
+from letkd_keras.files import atomic_path, checksum, write_csv
 from letkd_keras.recipes.trainings import epochs_on_device, results
 from letkd_keras.recipes.trainings.training_data import balanced_class_weights
+
+_STATE = "state.json"
+# An epoch in one call of a GPU may take less time than its state on disk.
+_SECONDS = 30
+_ADVICE = "Free some space and run the same command again."
+_SET_LEARNING_RATE = (
+    keras.callbacks.LearningRateScheduler,
+    keras.callbacks.ReduceLROnPlateau,
+)
 
 
 class SaveState(keras.callbacks.Callback):
@@ -75,7 +82,7 @@ class SaveState(keras.callbacks.Callback):
         last = self._save_weights(f"state-{epochs}.weights.h5")
         self.state = {"epochs": epochs, "last": last, "best": self.best, "rows": self.rows}
         results.write_checked_json(self.folder / _STATE, self.state)
-        write_text(self.folder / "metrics.csv", _as_csv(self.rows))
+        write_csv(self.folder / "metrics.csv", list(self.rows[0]), self.rows)
         kept = {file["name"] for file in (last, self.best) if file}
         for file in self.folder.glob("*.weights.h5"):
             if file.name not in kept:
@@ -93,24 +100,6 @@ class SaveState(keras.callbacks.Callback):
         variables = [*self.model.variables, *self.model.optimizer.variables]
         values = sum(int(np.prod(v.shape)) * (8 if "64" in v.dtype else 4) for v in variables)
         return values + (len(variables) << 13) + (1 << 16)  # and HDF5's groups
-
-
-_STATE = "state.json"
-# An epoch in one call of a GPU may take less time than its state on disk.
-_SECONDS = 30
-_ADVICE = "Free some space and run the same command again."
-_SET_LEARNING_RATE = (
-    keras.callbacks.LearningRateScheduler,
-    keras.callbacks.ReduceLROnPlateau,
-)
-
-
-def _as_csv(rows):
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def read_state(folder):
@@ -157,7 +146,6 @@ def train(
     with_rows=False,
     callbacks=(),
     class_weights=None,
-    verbose=True,
 ):
     """Compile and fit a model, continuing where an earlier call was interrupted.
 
@@ -177,7 +165,6 @@ def train(
         callbacks: Names of further callbacks, `MODULE:CLASS`.
         class_weights: `"balanced"` for weights of the images that give every class the same sum of
             weights, or `None`.
-        verbose: Whether progress is shown.
 
     Returns:
         Dictionary of the result, accuracies in percent, epochs counted from 1: `accuracy_last` and
@@ -226,7 +213,7 @@ def train(
                 *([] if schedule.ema is None else [keras.callbacks.SwapEMAWeights()]),
                 *tensorboard(folder / "tensorboard"),
                 save_state,
-                *([shown] if verbose else []),
+                shown,
                 *(make_callback(name) for name in callbacks),
             ]
             if on_device:

@@ -1,4 +1,5 @@
 import importlib.util
+from dataclasses import asdict
 
 import keras
 import numpy as np
@@ -36,7 +37,7 @@ def test_int16_activations_have_less_noise_than_int8(student, tmp_path):
     for layer in ("conv1", "avgpool", "output"):
         assert 10 < ratios["tflite-int8"][layer] < ratios["tflite-int16x8"][layer]
     listed = read_card(tmp_path)["artifacts"]["tflite-int8"]["layer_snr_db"]
-    assert listed == [noise.as_json() for noise in int8.layer_noise]
+    assert listed == [asdict(noise) for noise in int8.layer_noise]
     row = f"| `conv1` | conv_2d | {ratios['tflite-int8']['conv1']:.1f} |"
     assert row in (tmp_path / "card.md").read_text().splitlines()
 

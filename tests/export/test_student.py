@@ -74,7 +74,7 @@ def test_what_computes_something_else_is_refused_and_not_written(student, tmp_pa
     weights = student.get_weights()
     weights[0] = weights[0] * 1.01
     other.set_weights(weights)
-    set_writer(lambda _, path, options: write_tflite(other, path))
+    set_writer(lambda _, path, options: write_tflite(other, path, options))
     with pytest.raises(ExportMismatch, match="differs from the student by"):
         export_student(student, tmp_path, format="tflite")
     assert list(tmp_path.iterdir()) == []

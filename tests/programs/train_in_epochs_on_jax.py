@@ -65,7 +65,6 @@ def train(model, data, folder, schedule):
         folder,
         seed=5,
         augmentation={"crop_padding": 2, "flip": True},
-        verbose=False,
     )
     return model
 

@@ -40,9 +40,7 @@ def main(folder, step):
     training.StopOnNonFiniteLoss = Killed
     schedule = Schedule(5, 0.1, (2, 4), batch_size=16)
     data = load_digits().subset(72, 32)
-    result = training.train(
-        model, data, schedule, folder, seed=5, augmentation={"crop_padding": 2}, verbose=0
-    )
+    result = training.train(model, data, schedule, folder, seed=5, augmentation={"crop_padding": 2})
     del result["seconds"]
     np.savez(Path(folder) / "end.npz", *model.get_weights(), **result)
 

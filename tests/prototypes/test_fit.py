@@ -318,10 +318,10 @@ def test_a_work_folder_with_other_files_is_refused_before_the_teacher_runs(
 
 
 def test_every_step_has_a_bar_that_gets_to_its_end(teacher, capsys, monkeypatch):
-    bars, progress_of = {}, fit_module._progress
+    bars, bars_of = {}, fit_module.bars
 
-    def keep(verbose):
-        progress = progress_of(verbose)
+    def keep(shown):
+        progress = bars_of(shown)
         stop = progress.stop
 
         def stopped():
@@ -331,7 +331,7 @@ def test_every_step_has_a_bar_that_gets_to_its_end(teacher, capsys, monkeypatch)
         progress.stop = stopped
         return progress
 
-    monkeypatch.setattr(fit_module, "_progress", keep)
+    monkeypatch.setattr(fit_module, "bars", keep)
     fit_prototypes(teacher(), small_images(), **SIZES, verbose=True)
     assert bars == {
         "features: teacher": (60, 60),

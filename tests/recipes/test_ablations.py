@@ -29,7 +29,7 @@ def cells(monkeypatch):
     """Cells as they are trained, each the experiment, the method and the seed."""
     trained = []
 
-    def student(experiment, method, seed, teacher, prototypes, folder, verbose):
+    def student(experiment, method, seed, teacher, prototypes, folder):
         trained.append((experiment, method, seed))
         accuracy = {"accuracy_last": float(experiment.templates), "accuracy_best": 90.0}
         numbers = {"parameters": 9, "parameters_plain": 7, "seconds": 3.0, "epochs": 240}
@@ -42,7 +42,7 @@ def cells(monkeypatch):
     def prepare(experiment):
         return replace(experiment, pool_sizes={"penultimate": 1, "intermediate": 1})
 
-    def prototypes(experiment, teacher, folder, levels, verbose):
+    def prototypes(experiment, teacher, folder, levels):
         (folder / "prototypes.npz").touch()
 
     teacher = {"accuracy_last": 99.0, "parameters": 5000}
@@ -131,7 +131,7 @@ def test_every_setting_can_be_compared(name, values, field, expected, cells, tmp
 def test_prototypes_are_shared_where_they_do_not_depend_on_the_value(cells, tmp_path, monkeypatch):
     fitted = []
 
-    def prototypes(experiment, teacher, folder, levels, verbose):
+    def prototypes(experiment, teacher, folder, levels):
         if not (folder / "prototypes.npz").exists():
             fitted.append(folder.name)
             (folder / "prototypes.npz").write_bytes(b"1")
@@ -149,7 +149,7 @@ def test_prototypes_are_shared_only_where_a_budget_gives_the_same_numbers(
 ):
     fitted = []
 
-    def prototypes(experiment, teacher, folder, levels, verbose):
+    def prototypes(experiment, teacher, folder, levels):
         if not (folder / "prototypes.npz").exists():
             fitted.append(folder.name)
             (folder / "prototypes.npz").write_text(str(experiment.templates))

@@ -49,7 +49,7 @@ def test_image_that_stops_a_run_is_named(tmp_path, monkeypatch):
     broken = tmp_path / "data" / "train" / "bee" / "1.JPEG"
     broken.write_bytes(b"no image")
 
-    def train_teacher(experiment, folder, verbose):
+    def train_teacher(experiment, folder):
         list(experiment.data.training_batches(2, epochs=1))
 
     monkeypatch.setattr(run, "prepare", lambda experiment: experiment)

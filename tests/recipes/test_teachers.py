@@ -42,7 +42,7 @@ def _weights(file, *layers):
 
 def _teacher(experiment, folder):
     folder.mkdir(exist_ok=True)
-    return run_module.train_teacher(experiment, folder, verbose=0)
+    return run_module.train_teacher(experiment, folder)
 
 
 def test_a_head_is_trained_on_frozen_features(backbone, tmp_path, caplog):

@@ -27,7 +27,7 @@ def data():
 
 
 def _train(model, data, folder, schedule, **options):
-    options = {"seed": 5, "augmentation": {"flip": False}, "verbose": 0, **options}
+    options = {"seed": 5, "augmentation": {"flip": False}, **options}
     return train(model, data, schedule, folder, **options)
 
 

@@ -88,7 +88,7 @@ def test_methods_that_need_all_images_are_refused_on_streamed_ones():
 
 
 def test_crd_is_refused_on_several_gpus(monkeypatch):
-    monkeypatch.setattr(methods, "_gpus", lambda: 2)
+    monkeypatch.setattr(methods.gpus, "used_together", lambda: 2)
     data = SimpleNamespace(name="digits", in_memory=True, unlabelled_examples=0)
     with pytest.raises(ValueError, match=r"crd must be trained on one GPU.*Received: 2 GPUs"):
         methods.check(["crd"], data)

@@ -11,6 +11,7 @@ from letkd_keras.recipes import digits
 from letkd_keras.recipes.experiments import sizes
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.preparation import prepare
+from letkd_keras.recipes.reports import report
 
 SMALL = "--train-examples 40 --test-examples 20 --batch-size 20 --templates 500"
 
@@ -72,7 +73,7 @@ def test_the_config_has_sizes_and_budget(prepared):
     assert config["growth"] == 0.25
     assert config["sizes"]["teacher"]["parameters"] > config["sizes"]["student"]["parameters"]
     assert config["sizes"]["student"]["bytes"] == 4 * config["sizes"]["student"]["parameters"]
-    text = sizes.markdown(prepared, prepared.sizes)
+    text = report._sizes(prepared)
     assert "| student with KD layers (letkd2) |" in text
     assert "Budget of the KD layers: 25% of the student." in text
     assert "The running statistics of batch normalization are not counted here." in text

@@ -36,7 +36,7 @@ def cells(monkeypatch):
     """Cells as they are trained; those in `failing` fail."""
     trained, failing = [], set()
 
-    def student(experiment, method, seed, teacher, prototypes, folder, verbose):
+    def student(experiment, method, seed, teacher, prototypes, folder):
         trained.append((method, seed))
         training = results.student_folder(folder, method, seed)
         if (method, seed) in failing:
@@ -221,7 +221,7 @@ def test_cells_run_in_processes(cells, tmp_path, monkeypatch, caplog):
 
 def test_on_jax_the_processes_need_no_tensorflow(monkeypatch):
     gpu = SimpleNamespace(platform="gpu")
-    monkeypatch.setattr(grid.keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(grid.gpus.keras.backend, "backend", lambda: "jax")
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(local_devices=lambda: [gpu, gpu]))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

@@ -49,7 +49,7 @@ def test_epochs_of_the_workers_are_logged(tmp_path, caplog):
         results.write_checked_json(tmp_path / "state.json", state)
 
     write(1)
-    order = {"schedule": {"epochs": 3}, "verbose": True}
+    order = {"schedule": {"epochs": 3}}
     data = SimpleNamespace(has_validation=False)
     with caplog.at_level(logging.DEBUG), ray_workers._epochs_shown(tmp_path, data, order):
         write(3)

@@ -22,7 +22,7 @@ def data():
 
 def _train(model, data, folder, schedule=None):
     schedule = schedule or Schedule(3, 0.1, (1, 2), batch_size=16)
-    return train(model, data, schedule, folder, seed=5, augmentation={"flip": False}, verbose=0)
+    return train(model, data, schedule, folder, seed=5, augmentation={"flip": False})
 
 
 @pytest.fixture
