@@ -21,7 +21,8 @@ def as_functional(model, argument="model"):
     """A functional or sequential model as a functional one with one input and one output.
 
     Returns:
-        The model itself if it is functional, otherwise a functional model of the same layers.
+        The model itself if it is functional and takes and returns tensors. Otherwise, as where it
+        returns a dictionary of one tensor, a functional model of the same layers.
 
     Raises:
         ValueError: If it is neither, is a `keras.Sequential` that is not built, or has several
@@ -41,6 +42,8 @@ def as_functional(model, argument="model"):
             f"`{argument}` must have one input and one output. "
             f"Received: {len(model.inputs)} inputs and {len(model.outputs)} outputs"
         )
+    if any(map(keras.tree.is_nested, (model.input, model.output))):
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     return model
 
 
