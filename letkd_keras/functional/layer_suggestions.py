@@ -138,7 +138,7 @@ class _FeatureMaps:
                 continue
             own_convolutions = _convolutions(operation)
             convolutions += own_convolutions
-            if not (convolutions and is_cut):
+            if not (convolutions and is_cut) or self._is_repeated(operation):
                 continue
             if _merges(operation) or own_convolutions > 1:
                 return self._with_activation(operation)
@@ -170,7 +170,8 @@ class _FeatureMaps:
         for node, is_cut in zip(self.calls, _cuts(self.calls), strict=True):
             padded = isinstance(node.operation, layers.ZeroPadding2D)
             is_map = self._any_grid(node) and id(node.output_tensors[0]) in computed
-            if node is last or (is_map and is_cut and not padded):
+            named = is_cut and not self._is_repeated(node.operation)
+            if node is last or (is_map and named and not padded):
                 # Without padding, a convolution makes the grid a little smaller: the same stage.
                 if ends and self._any_grid(ends[-1])[0] < 1.5 * self._any_grid(node)[0]:
                     ends.pop()
@@ -252,7 +253,11 @@ class _FeatureMaps:
     def _with_activation(self, operation):
         reading = readers(self.model, operation)
         alone = len(reading) == 1 and _activates(reading[0])
-        return reading[0] if alone else operation
+        return reading[0] if alone and not self._is_repeated(reading[0]) else operation
+
+    def _is_repeated(self, operation):
+        """Whether an operation is called more than once: its name does not say which output."""
+        return sum(node.operation is operation for node in self.calls) > 1
 
 
 def _cuts(calls):
