@@ -24,7 +24,7 @@ def load_student(model):
         A functional `keras.Model`. It returns logits, even if `model` ends in a softmax, and has no
         fake quantization (`letkd_keras.quantization_aware`). If `model` has neither, it shares its
         weights with `model`, except those of the layer that had the softmax. If `model`
-        computes in less than float32, it is a copy in float32.
+        takes images of another type than float32, or computes in another, it is a copy in float32.
 
     Raises:
         FileNotFoundError: If a path does not exist or its folder contains no student.
@@ -40,8 +40,9 @@ def load_student(model):
             f"Input. Received: model={student.name!r}, which is not built"
         )
     student = without_fake_quantization(remove_softmax(student))
-    if any(layer.compute_dtype != "float32" for layer in student.layers):
-        # A student that was trained in mixed precision is exported, and compared, in float32.
+    dtypes = {student.inputs[0].dtype, *(layer.compute_dtype for layer in student.layers)}
+    if dtypes != {"float32"}:
+        # A student of uint8 images, or trained in mixed precision, is exported in float32.
         student = rewrite(flatten(student), lambda layer, rewriter, *args, **kwargs: None)
     return student
 

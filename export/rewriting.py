@@ -3,6 +3,7 @@
 import keras
 
 from letkd_keras.functional.graph import nodes, readers, retrace
+from letkd_keras.precision import dtype_policy
 
 
 def rewrite(model, replace):
@@ -14,7 +15,7 @@ def rewrite(model, replace):
             the layer's, or `None` to copy the layer. The arguments are those of its call.
 
     Returns:
-        A functional model. Layers that are copied keep their names and weights.
+        A functional model of float32 images. Layers that are copied keep their names and weights.
     """
     rewriter = _Rewriter(model)
 
@@ -22,7 +23,9 @@ def rewrite(model, replace):
         outputs = replace(operation, rewriter, *args, **kwargs)
         return rewriter.copy(operation)(*args, **kwargs) if outputs is None else outputs
 
-    inputs, outputs = retrace(model, call_fn=call)
+    # Layers that a replacement makes are in float32 too, whatever policy is set.
+    with dtype_policy("float32"):
+        inputs, outputs = retrace(model, call_fn=call, dtype="float32")
     copied = keras.Model(inputs, outputs, name=model.name)
     rewriter.copy_weights()
     return copied
@@ -48,8 +51,11 @@ class _Rewriter:
             return None
         return reading[0]
 
-    def copy(self, operation, **changes):
-        """Copy an operation, with changes to its configuration. All its calls share the copy."""
+    def copy(self, operation, kind=None, **changes):
+        """Copy an operation, perhaps as another class, with changes to its configuration.
+
+        All its calls share the copy.
+        """
         if id(operation) not in self.copies:
             if isinstance(operation, keras.layers.Lambda):
                 raise ValueError(
@@ -60,7 +66,8 @@ class _Rewriter:
             config = {**operation.get_config(), **changes}
             if isinstance(operation, keras.layers.Layer):
                 config["dtype"] = "float32"
-            self.copies[id(operation)] = operation, operation.__class__.from_config(config)
+            kind = kind or operation.__class__
+            self.copies[id(operation)] = operation, kind.from_config(config)
         return self.copies[id(operation)][1]
 
     def copy_weights(self):

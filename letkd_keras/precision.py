@@ -1,7 +1,24 @@
 """What runs in at least float32, whatever the dtype policy is."""
 
+from contextlib import contextmanager
+
 import keras
 from keras import ops
+
+
+@contextmanager
+def dtype_policy(policy):
+    """A scope in which layers are made with another dtype policy than the one set in Keras.
+
+    Args:
+        policy: Name of the policy, such as `"float32"` or `"mixed_bfloat16"`.
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def at_least_float32(x):

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from letkd_keras.precision import at_least_float32, keep_float32_weights
+from letkd_keras.precision import at_least_float32, dtype_policy, keep_float32_weights
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,11 @@ def test_half_precision_policies_become_mixed(policy, expected):
     layer = keras.layers.Dense(2, dtype=policy)
     keep_float32_weights(layer)
     assert layer.dtype_policy.name == expected
+
+
+def test_the_policy_of_a_scope_ends_with_it():
+    before = keras.config.dtype_policy().name
+    with pytest.raises(KeyError), dtype_policy("mixed_bfloat16"):
+        assert keras.layers.Dense(2).compute_dtype == "bfloat16"
+        raise KeyError
+    assert keras.config.dtype_policy().name == before

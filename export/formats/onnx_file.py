@@ -1,11 +1,13 @@
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from letkd_keras.export.formats.savedmodel import serving
 from letkd_keras.export.rewriting import rewrite
 from letkd_keras.functional.graph import flatten
 from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
+from letkd_keras.layers.grouped_convolution import GroupedConv2D
 
 
 def write_onnx(student, path, options):
@@ -23,20 +25,64 @@ def write_onnx(student, path, options):
     import tensorflow as tf
     import tf2onnx
 
-    student = _with_channels_first_shuffles(student)
+    student = _with_native_groups(_with_channels_first_shuffles(student))
     image = tf.TensorSpec((None, *student.input_shape[1:]), student.inputs[0].dtype, "image")
+    function = tf.function(serving(student, options))
     model, _ = tf2onnx.convert.from_function(
-        tf.function(serving(student, options)),
+        function,
         [image],
         opset=options.opset,
         inputs_as_nchw=["image"] if options.channels_first else None,
+        custom_op_handlers={"Erfc": (_write_erfc, [])},
     )
+    _fix_captures(model.graph, function.get_concrete_function(image))
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
     layout = model.metadata_props.add()
     layout.key, layout.value = "layout", "NCHW" if options.channels_first else "NHWC"
     onnx.checker.check_model(model, full_check=True)
     Path(path).write_bytes(model.SerializeToString())
+
+
+def _write_erfc(graph, node, name, _):
+    """Write erfc, which a GELU of TensorFlow is made of, as 1 - erf: ONNX has erf alone."""
+    shape, dtype = graph.get_shape(node.output[0]), graph.get_dtype(node.output[0])
+    graph.remove_node(name)
+    erf = graph.make_node("Erf", node.input, shapes=[shape], dtypes=[dtype])
+    one = graph.make_const(f"{name}_one", np.float32(1))
+    inputs = [one.output[0], erf.output[0]]
+    graph.make_node("Sub", inputs, outputs=node.output, name=name, shapes=[shape], dtypes=[dtype])
+
+
+def _fix_captures(graph, function):
+    """Make constants of the tensors that layers keep, such as the mean of a `Normalization`.
+
+    The converter makes inputs of them.
+    """
+    import onnx
+
+    captured = {inner.name: outer for outer, inner in function.graph.captures}
+    for tensor in list(graph.input):
+        if tensor.name in captured:
+            values = captured[tensor.name].numpy()
+            graph.initializer.append(onnx.numpy_helper.from_array(values, tensor.name))
+            graph.input.remove(tensor)
+
+
+def _with_native_groups(student):
+    """Copy a student with `GroupedConv2D` in place of Keras' grouped convolutions.
+
+    Keras compiles those with XLA, and ONNX has no calls of compiled functions.
+    """
+
+    def is_compiled(layer):
+        return type(layer) is keras.layers.Conv2D and layer.groups > 1
+
+    def replace(layer, rewriter, *args, **kwargs):
+        return rewriter.copy(layer, GroupedConv2D)(*args, **kwargs) if is_compiled(layer) else None
+
+    student = flatten(student)
+    return rewrite(student, replace) if any(map(is_compiled, student.layers)) else student
 
 
 def _with_channels_first_shuffles(student):

@@ -35,6 +35,7 @@ _ELEMENTWISE = (
     keras.layers.LayerNormalization,
     keras.layers.Normalization,
     keras.layers.PReLU,
+    keras.layers.RMSNormalization,
 )
 _KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
 # Weights that are statistics of data and not trained.

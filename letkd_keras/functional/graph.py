@@ -21,7 +21,8 @@ def as_functional(model, argument="model"):
     """A functional or sequential model as a functional one with one input and one output.
 
     Returns:
-        The model itself if it is functional, otherwise a functional model of the same layers.
+        The model itself if it is functional and takes and returns tensors. Otherwise, as where it
+        returns a dictionary of one tensor, a functional model of the same layers.
 
     Raises:
         ValueError: If it is neither, is a `keras.Sequential` that is not built, or has several
@@ -41,6 +42,8 @@ def as_functional(model, argument="model"):
             f"`{argument}` must have one input and one output. "
             f"Received: {len(model.inputs)} inputs and {len(model.outputs)} outputs"
         )
+    if any(map(keras.tree.is_nested, (model.input, model.output))):
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     return model
 
 
@@ -203,7 +206,7 @@ def run(model, inputs, call_fn, operation_fn=lambda operation: operation):
     return model._run_through_graph(inputs, operation_fn=operation_fn, call_fn=call_fn)
 
 
-def retrace(model, operation_fn=lambda operation: operation, call_fn=None):
+def retrace(model, operation_fn=lambda operation: operation, call_fn=None, dtype=None):
     """Run the graph of a functional model on a new input of the same shape.
 
     Args:
@@ -211,12 +214,14 @@ def retrace(model, operation_fn=lambda operation: operation, call_fn=None):
         operation_fn: Function from an operation to the one to call instead. By default operations
             are called themselves, so that layers and their weights are shared.
         call_fn: `call_fn(operation, *args, **kwargs)`; by default the operation is called.
+        dtype: Type of the new input; `None` for that of the model.
 
     Returns:
         `(input, output)`, symbolic tensors.
     """
     source = model.inputs[0]
-    inputs = keras.Input(batch_shape=source.shape, dtype=source.dtype, name=maker(source).name)
+    dtype = dtype or source.dtype
+    inputs = keras.Input(batch_shape=source.shape, dtype=dtype, name=maker(source).name)
     call = call_fn or (lambda operation, *args, **kwargs: operation(*args, **kwargs))
     outputs = run(model, inputs, call, operation_fn)
     return inputs, keras.tree.flatten(outputs)[0]

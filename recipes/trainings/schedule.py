@@ -1,13 +1,14 @@
 """A schedule: the optimizer of a training, its learning rates, its loss and its precision."""
 
 import math
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 
 import keras
 
 from letkd_keras import optimizers
 from letkd_keras.losses import SmoothedCrossentropy
+from letkd_keras.precision import dtype_policy
 
 
 @dataclass(frozen=True)
@@ -172,13 +173,8 @@ class Schedule:
             return SmoothedCrossentropy(self.label_smoothing)
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
-    @contextmanager
     def precision(self):
         """The scope in which networks and distillers are made for a training of this precision."""
-        before = keras.config.dtype_policy()
-        if self.mixed_precision is not None:
-            keras.config.set_dtype_policy(f"mixed_{self.mixed_precision}")
-        try:
-            yield
-        finally:
-            keras.config.set_dtype_policy(before)
+        if self.mixed_precision is None:
+            return nullcontext()
+        return dtype_policy(f"mixed_{self.mixed_precision}")

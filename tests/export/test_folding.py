@@ -9,6 +9,7 @@ from letkd_keras import KDLayer, insert_kd_layers, models
 from letkd_keras.export import folding
 from letkd_keras.export.folding import fold, kernels_of
 from letkd_keras.export.verification import ExportMismatch
+from letkd_keras.precision import dtype_policy
 
 
 def _logits(model, images):
@@ -158,13 +159,10 @@ def test_batch_norm_of_an_output_read_twice_stays():
 
 
 def test_mixed_precision_student_folds_to_float32(images):
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    # Also where the policy of the training is still set.
+    with dtype_policy("mixed_bfloat16"):
         model = with_kd_layers("resnet8")
-    finally:
-        keras.config.set_dtype_policy(policy)
-    folded = fold(model, images=images)
+        folded = fold(model, images=images)
     assert {layer.compute_dtype for layer in folded.layers} == {"float32"}
     reference = _logits(model, images).astype("float32")
     np.testing.assert_allclose(_logits(folded, images), reference, atol=0.05)

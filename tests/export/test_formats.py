@@ -123,6 +123,17 @@ def test_onnx_channels_first_has_no_transpose_at_its_borders(student, images, tm
     assert "Transpose" not in ends
 
 
+def test_onnx_has_what_the_converter_lacks(images, tmp_path):
+    # GELU is computed by erfc, a grouped convolution is compiled, a normalization keeps tensors.
+    convolution = keras.layers.Conv2D(4, 3, activation="gelu", groups=2, padding="same")
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Normalization(mean=[0.1, 0.2, 0.3], variance=[1.0, 2.0, 3.0])(inputs)
+    x = convolution(convolution(keras.layers.Conv2D(4, 3)(x)))
+    x = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
+    result = export_student(keras.Model(inputs, x), tmp_path, "onnx", images=images)
+    assert result.max_difference < 1e-5
+
+
 def test_onnx_shuffles_channels_by_one_transpose(tmp_path):
     inputs = keras.Input((8, 8, 6))
     x = keras.layers.Conv2D(12, 1, activation="relu")(inputs)

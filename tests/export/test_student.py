@@ -173,6 +173,18 @@ def test_a_built_sequential_is_a_student(tmp_path):
     assert exporting.export_student(model, tmp_path, format="tflite").agreement == 1
 
 
+@pytest.mark.parametrize("name", ["savedmodel", "tflite"])
+def test_a_student_of_bytes_has_files_of_float32(tmp_path, name):
+    inputs = keras.Input((8, 8, 3), dtype="uint8")
+    x = keras.layers.Conv2D(4, 3)(keras.layers.Rescaling(1 / 255)(inputs))
+    x = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, x)
+    pixels = np.random.default_rng(5).integers(0, 256, (4, 8, 8, 3), "uint8")
+    path = export_student(model, tmp_path, name, images=pixels).path
+    logits = reload_outputs(name, path, pixels.astype("float32"))
+    np.testing.assert_allclose(logits, model(pixels), atol=1e-5)
+
+
 def test_untrained_batch_norm_is_exported_with_a_warning(tmp_path, caplog):
     inputs = keras.Input((4, 4, 3))
     x = keras.layers.BatchNormalization(name="fresh")(keras.layers.Conv2D(3, 1)(inputs))

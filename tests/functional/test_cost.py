@@ -29,6 +29,7 @@ def sequence(*layers, shape=(8, 8, 4)):
         ([keras.layers.Dense(10)], 50, 64 * 40),
         ([keras.layers.BatchNormalization(), keras.layers.ReLU()], 8, 0),
         ([keras.layers.Normalization()], 0, 0),  # statistics, not trained
+        ([keras.layers.RMSNormalization()], 4, 0),
         ([keras.layers.PReLU(shared_axes=[1, 2]), keras.layers.AveragePooling2D(2)], 4, 0),
         # templates 5 x 4, vectors 4 x 5, two scales, gamma and beta of 5
         ([KDLayer(5)], 20 + 20 + 2 + 10, 64 * 20 + 64 * 20),

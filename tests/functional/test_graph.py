@@ -200,6 +200,16 @@ def test_a_sequential_model_becomes_a_functional_one_of_the_same_layers():
     assert as_functional(functional) is functional
 
 
+def test_a_dictionary_of_one_tensor_becomes_that_tensor():
+    inputs = keras.Input((4,), name="image")
+    model = keras.Model({"image": inputs}, {"logits": keras.layers.Dense(2)(inputs)}, name="d")
+    functional = as_functional(model)
+    assert functional.name == "d"
+    assert functional.layers[-1] is model.layers[-1]
+    x = np.ones((3, 4), "float32")
+    np.testing.assert_array_equal(functional(x), model({"image": x})["logits"])
+
+
 def test_several_outputs_are_refused():
     inputs = keras.Input((4,))
     with pytest.raises(ValueError, match="1 inputs and 2 outputs"):

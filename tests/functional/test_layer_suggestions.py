@@ -384,6 +384,20 @@ def test_an_activation_that_is_called_again_is_not_suggested(
     insert_kd_layers(model, KDLayer(4), penultimate_layer=penultimate)
 
 
+def test_a_layer_that_is_called_again_is_no_end_of_a_block_or_stage():
+    relu = layers.ReLU(name="relu")  # one for the whole network, but for its last call
+    x = inputs = keras.Input((16, 16, 3))
+    for stage in (1, 2):
+        x = relu(layers.Conv2D(4, 3, 2, padding="same")(x))
+        for block in (1, 2):
+            y = layers.Conv2D(4, 3, padding="same")(relu(layers.Conv2D(4, 3, padding="same")(x)))
+            x = layers.Add(name=f"sum{stage}{block}")([x, y])
+            x = layers.ReLU(name="last")(x) if stage == block == 2 else relu(x)
+    model = _classifier(x, inputs)
+    assert suggest_layers(model) == {"penultimate": "last", "intermediate": "sum21"}
+    assert suggest_stage_ends(model) == ["sum12", "last"]
+
+
 def test_a_model_without_maps_before_its_classifier_is_refused():
     inputs = keras.Input((8,))
     with pytest.raises(ValueError, match=r"must have a feature map .* pools or flattens"):
