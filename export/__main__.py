@@ -2,9 +2,10 @@
 
     python -m letkd_keras.export MODEL --formats savedmodel tflite --out DIR
 
-The student is written with its KD layers, without the teacher and without training code. Each file
-(the *artifact*) is checked: it is loaded in a new process without this package and compared with
-the student. card.json and card.md describe the artifacts. labels.txt has their classes.
+The student is written with its KD layers, without the teacher and without training code. Each
+exported file, an artifact, is checked: it is loaded in a new process without this package and
+compared with the student. card.json and card.md describe the artifacts. labels.txt has their
+classes.
 
 MODEL is the run folder of a recipe, the folder of one training (RUN/METHOD/seedN), the folder of a
 sweep, or a .keras file of a student. A run folder knows its images. For a .keras file, give --data:

@@ -66,9 +66,14 @@ def parse(arguments=None):
     add("--batch-size", type=positive_integer, metavar="N", default=256, help="images per batch")
     add_seed_option(parser)
     add_out_option(parser, type=output_file(".npz"), help="the .npz file to write")
-    add("--workdir", type=path, metavar="DIR", help="finished steps (default: OUT.work)")
+    add("--workdir", type=path, metavar="DIR", help="folder of finished steps (default: OUT.work)")
     add_engine_options(parser)
-    add("--inspect", type=path, metavar="FILE", help="print manifest and health of prototypes")
+    add(
+        "--inspect",
+        type=path,
+        metavar="FILE",
+        help="print how prototypes were fitted, and their health",
+    )
     add("--pictures", type=path, metavar="DIR", help="with --inspect: draw pictures into DIR")
     options = parser.parse_args(arguments)
     if options.inspect is None:
