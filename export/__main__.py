@@ -1,10 +1,15 @@
-"""Export a student in formats that ship, each verified, with a card.
+"""Export a student to SavedModel, TFLite or ONNX, and check the files.
 
     python -m letkd_keras.export MODEL --formats savedmodel tflite --out DIR
 
-The student is written with its KD layers, without teacher and training code. Each artifact is
-verified: it is loaded in a new process without this package and compared with the student.
-card.json and card.md describe the artifacts; labels.txt has their classes.
+The student is written with its KD layers, without the teacher and without training code. Each
+exported file, an artifact, is checked: it is loaded in a new process without this package and
+compared with the student. card.json and card.md describe the artifacts. labels.txt has their
+classes.
+
+MODEL is the run folder of a recipe, the folder of one training (RUN/METHOD/seedN), the folder of a
+sweep, or a .keras file of a student. A run folder knows its images. For a .keras file, give --data:
+the images are used for the check, and by some formats for calibration.
 """
 
 import argparse
@@ -64,7 +69,7 @@ def parse(arguments=None):
         "model",
         type=path,
         metavar="MODEL",
-        help="a .keras file, a recipe's run folder, or a sweep's folder",
+        help="a run folder, the folder of one training or of a sweep, or a .keras file",
     )
     add_formats_option(parser)
     add_out_option(parser, required=True, help="folder to write into")

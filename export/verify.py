@@ -1,4 +1,4 @@
-"""Check exported artifacts again.
+"""Check exported files (artifacts) again.
 
     python -m letkd_keras.export.verify FOLDER --model MODEL
 

@@ -35,19 +35,25 @@ def add_data_options(parser, default=None, *, required=False, default_text=None,
         "class folders (or train/ and val/, or train/, val/ and test/), or an .npz file that "
         f"python -m letkd_keras.data wrote{computed}",
     )
-    add("--data-dir", type=path, metavar="DIR", help="folder of tensorflow-datasets")
+    add(
+        "--data-dir",
+        type=path,
+        metavar="DIR",
+        help="folder in which tensorflow-datasets keeps its data sets",
+    )
     add(
         "--image-size",
         type=image_size,
         metavar="N",
-        help="height and width, for data whose images have no fixed size",
+        help="height and width that images are resized to, for data without a fixed size",
     )
     add(
         "--pixels",
         type=choice(*PIXELS),
         metavar="SCALE",
-        help="what the networks take: 0..255, 0..1, -1..1, or imagenet (mean and standard deviation"
-        f" of ImageNet); default: {pixels_text or 'mean and standard deviation of the data set'}",
+        help="scale of the pixels that the networks get: 0..255, 0..1, -1..1, or imagenet (mean "
+        "and standard deviation of ImageNet); default: "
+        f"{pixels_text or 'mean and standard deviation of the data set'}",
     )
     add("--classes", type=class_count, metavar="N", help="use the first N classes only")
     add(
@@ -67,7 +73,7 @@ def add_data_options(parser, default=None, *, required=False, default_text=None,
         type=share,
         metavar="F",
         default=0.0,
-        help="share of the training images that is held out to choose epochs and sizes by",
+        help="share of the training images that is held out; epochs and sizes are selected on them",
     )
     add(
         "--labels",
@@ -91,14 +97,14 @@ def add_unlabelled_options(parser):
         "--unlabelled",
         type=path,
         metavar="DIR",
-        help="folder of further training images without labels: all losses but the cross-entropy "
-        "use them",
+        help="folder of further training images without labels, which all losses but the "
+        "cross-entropy use",
     )
     add(
         "--labelled-share",
         type=positive_share,
         metavar="F",
-        help="share of the training images that keep their labels, to see what few labels do "
+        help="share of the training images that keep their labels, to measure what few labels do "
         "(default: all)",
     )
 
@@ -228,5 +234,5 @@ def add_methods_option(parser, default):
         type=list_item,
         metavar="METHOD",
         default=list(default),
-        help="methods to train students with, see python -m letkd_keras.recipes --list",
+        help="methods to train students with; python -m letkd_keras.recipes --list prints them",
     )

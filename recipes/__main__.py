@@ -1,4 +1,4 @@
-"""What there is to run: `python -m letkd_keras.recipes --list`."""
+"""List methods, networks and pairs: `python -m letkd_keras.recipes --list`."""
 
 from letkd_keras.command_line import Parser, run_main
 
@@ -8,8 +8,8 @@ _RECIPES = """recipes (python -m letkd_keras.recipes.NAME, each with its own --h
   tiny_imagenet  the paper's Tiny-ImageNet pairs
   imagenet       the paper's ImageNet pairs
   folder         your own images, teacher and student
-  compare        methods compared, many seeds, one table
-  explain        what lies behind the accuracies of compare
+  compare        several methods and seeds under one teacher, in one table
+  explain        how the methods of a folder of compare differ
   ablations      the paper's ablations and figures
 """
 

@@ -1,4 +1,4 @@
-"""The ablations and figures of the paper, each on any data set.
+"""Run the ablations and draw the figures of the paper, on any data set.
 
     python -m letkd_keras.recipes.ablations alphas --data cifar100 --pair resnet56-resnet20
     python -m letkd_keras.recipes.ablations subclasses --values 2 4 8 16

@@ -1,4 +1,4 @@
-"""Methods compared under one teacher, with as many seeds as wanted.
+"""Compare methods under one teacher, with one or several seeds.
 
     python -m letkd_keras.recipes.compare --trials 5
     python -m letkd_keras.recipes.compare --data cifar100 --pair resnet56-resnet20 \

@@ -1,4 +1,4 @@
-"""What lies behind the accuracies of a folder that `compare` has written.
+"""Show how the methods of a folder that `compare` has written differ.
 
     python -m letkd_keras.recipes.explain runs/cifar100/compare-resnet20-resnet8
 

@@ -2,33 +2,40 @@
 
     python -m letkd_keras.recipes.folder --data photos --teacher teacher.keras --student mnv2
 
-`photos` has a folder of images for each class, or `train` and `val` with such folders; an `.npz` of
-`python -m letkd_keras.data` and `tfds:NAME` work too. Teacher and student are a network of
-keras.applications (keras.applications:EfficientNetB0), a preset of keras-hub (keras_hub:PRESET,
-hf://USER/MODEL), a network of the zoo, or any functional or sequential Keras network saved as
-.keras:
+`photos` has a folder of images for each class, or `train` and `val` with such folders. Teacher and
+student are each one of these:
+
+- a .keras file of any functional or sequential Keras network
+- a network of keras.applications, such as keras.applications:EfficientNetB0
+- a preset of keras-hub, keras_hub:PRESET or hf://USER/MODEL
+- a network of the zoo, such as mnv2; `python -m letkd_keras.recipes --list` prints them
+
+An example with networks of keras.applications:
 
     python -m letkd_keras.recipes.folder --data photos --image-size 64 \
 --teacher keras.applications:EfficientNetB0 --teacher-weights imagenet \
 --student keras.applications:MobileNetV3Small --student-weights imagenet --growth 25%
 
-A teacher without trained weights is trained first. One with trained weights for other classes, or
-without a classifier, gets a new head, which is trained on its frozen features (--head-epochs);
---fine-tune-epochs then trains all of it. A student starts from its trained weights.
+A teacher without trained weights is trained first. A trained teacher with another number of
+classes, or without a classifier, gets a new head, which is trained on its frozen features
+(--head-epochs). --fine-tune-epochs then trains the whole teacher. A student starts from its trained
+weights, if it has any.
 
-Both networks get the same images, of --image-size and with pixels scaled as --pixels says, and
-resize and scale them as each was trained. For a .keras file that was trained on another scale, give
---teacher-pixels or --student-pixels. Networks of the zoo scale raw pixels (0..255) themselves.
+Both networks get the same images, of --image-size and with pixels scaled as --pixels says. Without
+--image-size, images have the size that the student was trained with, otherwise that of the teacher,
+otherwise 64. Networks of keras.applications, keras-hub and the zoo resize and scale the images as
+they need. For a .keras file that was trained on another scale, give --teacher-pixels or
+--student-pixels.
 
-KD layers are inserted after the layers that --penultimate-layer and --intermediate-layer name, or
-after the suggested ones, which are printed. A teacher may be a transformer (ViT, DeiT, Swin), whose
-tokens become a grid; a student needs feature maps. Where the grids of teacher and student differ,
-the finer one is averaged to the other: 7x7 and 4x4 work, too. A network without an intermediate
-layer is trained by letkd1 in place of letkd2.
+KD layers are inserted after suggested layers, which are printed, or after those that
+--penultimate-layer and --intermediate-layer name. A teacher may be a transformer (ViT, DeiT, Swin).
+A student needs feature maps. Where the grids of teacher and student differ, the finer one is
+averaged to the other: 7x7 and 4x4 work, too. If no intermediate layer is known, letkd1 takes the
+place of letkd2.
 
-The methods are student (alone), kd and letkd2+dkd where --methods names no others. The student of
-the last one is exported. Cost: as many epochs as --epochs for each method; the teacher's forward
-pass is added to each step.
+By default three students are trained: alone, by kd and by letkd2+dkd (--methods). The student of
+the last method is exported. Cost: each method is trained for --epochs epochs. In each step the
+teacher runs once, too.
 """
 
 from letkd_keras.command_line import Parser, run_main

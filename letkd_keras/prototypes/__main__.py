@@ -1,19 +1,19 @@
 """Fit, inspect and draw a teacher's prototypes.
 
-Fit. The same command continues an interrupted fit after its last finished step:
+Fit the prototypes. The same command continues an interrupted fit after its last finished step:
 
     python -m letkd_keras.prototypes --teacher teacher.keras --data cifar100 --out prototypes.npz
 
-The same with all feature vectors in the k-means, kept on disk meanwhile, instead of a sample:
+Use all feature vectors in the k-means instead of a sample. They are kept on disk during the fit:
 
     python -m letkd_keras.prototypes ... --feature-cache float32
 
-With the teacher in two processes of Ray (the extra `ray`), each with a GPU if there
-are any. Where RAY_ADDRESS names a Ray cluster, they run there:
+Run the teacher in two processes of Ray (the extra `ray`), each with a GPU if there are any. Where
+RAY_ADDRESS names a Ray cluster, they run there:
 
     python -m letkd_keras.prototypes ... --engine ray --workers 2
 
-Print what a file holds, and draw it:
+Print how the prototypes in a file were fitted, and draw them:
 
     python -m letkd_keras.prototypes --inspect prototypes.npz --pictures DIR
     python -m letkd_keras.prototypes --inspect prototypes.npz --pictures DIR --teacher T --data D
@@ -66,9 +66,14 @@ def parse(arguments=None):
     add("--batch-size", type=positive_integer, metavar="N", default=256, help="images per batch")
     add_seed_option(parser)
     add_out_option(parser, type=output_file(".npz"), help="the .npz file to write")
-    add("--workdir", type=path, metavar="DIR", help="finished steps (default: OUT.work)")
+    add("--workdir", type=path, metavar="DIR", help="folder of finished steps (default: OUT.work)")
     add_engine_options(parser)
-    add("--inspect", type=path, metavar="FILE", help="print manifest and health of prototypes")
+    add(
+        "--inspect",
+        type=path,
+        metavar="FILE",
+        help="print how prototypes were fitted, and their health",
+    )
     add("--pictures", type=path, metavar="DIR", help="with --inspect: draw pictures into DIR")
     options = parser.parse_args(arguments)
     if options.inspect is None:

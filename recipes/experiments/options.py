@@ -121,8 +121,8 @@ def _add_network_options(parser, settings, networks_required, of_data):
         type=option_types.text,
         required=networks_required,
         metavar="NETWORK",
-        help="a network of the zoo, keras.applications:NAME, keras_hub:PRESET or a .keras file; it "
-        "is trained first where it has no trained weights"
+        help="a .keras file, keras.applications:NAME, keras_hub:PRESET, hf://USER/MODEL or a "
+        "network of the zoo; it is trained first if it has no trained weights"
         + ("" if networks_required else " (default: of the pair)"),
     )
     add(
@@ -130,7 +130,7 @@ def _add_network_options(parser, settings, networks_required, of_data):
         type=option_types.text,
         required=networks_required,
         metavar="NETWORK",
-        help="likewise; it starts from trained weights where it has some"
+        help="as --teacher; it starts from its trained weights, if it has any"
         + ("" if networks_required else " (default: of the pair)"),
     )
     for role in ("teacher", "student"):
@@ -175,12 +175,17 @@ def _add_training_options(parser, methods, default, networks_required, of_data):
     add = group.add_argument
     integer = {"type": positive_integer, "metavar": "N"}
     number = {"type": positive_number, "metavar": "X"}
-    add("--trials", default=1, help="students of each method, of consecutive seeds", **integer)
+    add(
+        "--trials",
+        default=1,
+        help="number of students of each method, with consecutive seeds",
+        **integer,
+    )
     add(
         "--student-examples",
         default=default.student_examples,
-        help="train the students on N of the training images only, classes in the same proportion, "
-        "repeated in an epoch; the teacher has all" + (of_data or " (default: all)"),
+        help="train the students on only N of the training images, classes in the same proportion, "
+        "repeated in an epoch; the teacher is trained on all" + (of_data or " (default: all)"),
         **integer,
     )
     add(
@@ -197,8 +202,8 @@ def _add_training_options(parser, methods, default, networks_required, of_data):
     )
     add(
         "--head-epochs",
-        help="epochs of a new head of a trained teacher that has other classes or no head, on its "
-        f"frozen features (default: {HEAD_EPOCHS})",
+        help="epochs of the new head that a trained teacher with other classes or without a head "
+        f"gets, on frozen features (default: {HEAD_EPOCHS})",
         **integer,
     )
     add(
@@ -206,16 +211,16 @@ def _add_training_options(parser, methods, default, networks_required, of_data):
         type=non_negative_integer,
         metavar="N",
         default=0,
-        help="epochs of fine-tuning all of a trained teacher after that, by default at a tenth of "
-        "--teacher-learning-rate",
+        help="epochs of a trained teacher with all its weights after that, at a tenth of the "
+        "learning rate unless --teacher-learning-rate is given (default: 0)",
     )
     add(
         "--quantization-aware-epochs",
         type=non_negative_integer,
         metavar="N",
         default=0,
-        help="epochs in which every student is then trained further by its method while it "
-        "computes as its int8 file will, from a hundredth of its learning rate (default: 0)",
+        help="further epochs of every student in which it rounds as its int8 file will, from a "
+        "hundredth of its learning rate (default: 0)",
     )
     add(
         "--batch-size",
@@ -239,8 +244,8 @@ def _add_training_options(parser, methods, default, networks_required, of_data):
         nargs="+",
         metavar="POLICY",
         default=[],
-        help="randaugment, cutmix, mixup: policies of keras-cv, after those of the recipe "
-        "(default: none)",
+        help="randaugment, cutmix, mixup: policies of keras-cv, in addition to the augmentation "
+        "of the recipe (default: none)",
     )
     add("--no-flip", action="store_true", help="do not flip images (writing, left and right hands)")
     _add_practitioners_options(add, default, of_data)
@@ -254,8 +259,9 @@ def _add_practitioners_options(add, default, of_data):
         type=choice("sgd", "adamw"),
         metavar="NAME",
         default=default.optimizer,
-        help="sgd (Nesterov momentum 0.9) or adamw (unless given, with learning rates of "
-        f"{ADAMW['learning_rate']} and a weight decay of {ADAMW['weight_decay']}){of_data}",
+        help="sgd (Nesterov momentum 0.9) or adamw (its learning rates are "
+        f"{ADAMW['learning_rate']} and its weight decay is {ADAMW['weight_decay']}, unless given)"
+        f"{of_data}",
     )
     add(
         "--weight-decay",
@@ -352,15 +358,15 @@ def _add_kd_layer_options(parser, networks_required):
         "--block-size",
         type=positive_integer,
         metavar="N",
-        help="images that KD layers and their losses compute at a time, where memory is short; the "
-        "results are the same (default: the whole batch)",
+        help="number of images that KD layers and their losses compute at a time; a small number "
+        "needs less memory, with the same results (default: the whole batch)",
     )
     add("--temperature", default=1.0, help="temperature of the penultimate targets", **number)
     add("--template-scale", default=3.0, help="initial scale of the KD layers' scores", **number)
     add(
         "--kd-learning-rate-factor",
         default=1.0,
-        help="factor of the learning rate of the KD layers, of sgd",
+        help="factor of the learning rate of the KD layers, with sgd",
         **number,
     )
     for level in ("penultimate", "intermediate"):
