@@ -1,7 +1,11 @@
 import keras
 from keras import ops
 
-from letkd_keras.data_format import data_format_or_default
+from letkd_keras.data_format import (
+    data_format_or_default,
+    from_channels_last,
+    to_channels_last,
+)
 from letkd_keras.image_blocks import map_images
 from letkd_keras.layers.score_moments import product, score_moments
 from letkd_keras.layers.torch_batch_normalization import TorchBatchNormalization
@@ -203,10 +207,9 @@ class KDLayer(keras.layers.Layer):
             inverse = inverse_norm(responses, self.channel_axis)
             if pool_output:
                 features = ops.mean(inputs, axis=self.location_axes)
-                if self.data_format == "channels_first":
-                    responses, inverse = (
-                        ops.transpose(x, (0, 2, 3, 1)) for x in (responses, inverse)
-                    )
+                responses, inverse = (
+                    to_channels_last(x, self.data_format) for x in (responses, inverse)
+                )
                 outputs = features + self._value(self._mean_direction(responses, inverse))
             else:
                 # Dividing the values of a location by the norm of its responses is the same as
@@ -264,14 +267,12 @@ class KDLayer(keras.layers.Layer):
         value = map_images(values_of, [directions], shared, block_size)
         if pool_output:
             return features + self._value(value)
-        if self.data_format == "channels_first":
-            value = ops.transpose(value, (0, 3, 1, 2))
+        value = from_channels_last(value, self.data_format)
         return features + ops.cast(value, self.compute_dtype)
 
     def directions(self, inputs):
         """The l2-normalized features in at least float32, [B, H, W, C] in any data format."""
-        if self.data_format == "channels_first":
-            inputs = ops.transpose(inputs, (0, 2, 3, 1))
+        inputs = to_channels_last(inputs, self.data_format)
         return at_least_float32(inputs) * inverse_norm(inputs, -1)
 
     def score_kernel(self):
