@@ -5,16 +5,18 @@ from keras import ops
 
 from letkd_keras.distillers import logit_losses as logit
 from letkd_keras.distillers.compatibility import (
-    check_images_and_labels,
-    check_metrics,
-    check_takes_logits,
     check_teacher_stays,
-    check_tells_classes,
     matching_models,
     warn_about_augmentation,
 )
 from letkd_keras.distillers.feature_maps import channels_last, channels_last_shape
 from letkd_keras.distillers.layer_outputs import LayerOutputs
+from letkd_keras.distillers.training_arguments import (
+    check_images_and_labels,
+    check_metrics,
+    check_takes_logits,
+    check_tells_classes,
+)
 from letkd_keras.distillers.unlabelled import (
     complete_labels,
     labelled,
