@@ -23,7 +23,7 @@ from letkd_keras.layers import (
     PenultimateTargets,
     adaptive_average_pool,
 )
-from letkd_keras.layers.score_moments import product
+from letkd_keras.layers.score_moments import pointwise_conv
 from letkd_keras.losses import TemplateKLDivergence, negentropy
 from letkd_keras.prototypes import Prototypes
 from letkd_keras.ranges import non_negative_number, positive_integer, positive_number
@@ -239,7 +239,7 @@ class LetKD(Distiller):
         grid = self.grids.get(level)
 
         def loss(directions, teacher_features, labels, weights, kernel):
-            scores = product(directions, kernel, layer.compute_dtype)
+            scores = pointwise_conv(directions, kernel, layer.compute_dtype)
             if grid is not None:
                 scores = adaptive_average_pool(scores, grid)
             targets = self.targets(level, teacher_features, labels)
