@@ -182,6 +182,41 @@ def run_main(main, *, interrupted="interrupted; the same command continues where
     raise SystemExit(status if isinstance(status, int) else 0)
 
 
+def describe(error, arguments=None):
+    """Describe a refusal in one line.
+
+    Args:
+        error: The exception.
+        arguments: Command line as typed; `None` is that of the process. Where an argument of a
+            function is named in the message and its option was typed, the option is named instead.
+
+    Returns:
+        A text without line breaks.
+    """
+    message = _message_of(error)
+    typed = {word.split("=")[0] for word in (sys.argv[1:] if arguments is None else arguments)}
+    for option in sorted(word for word in typed if word.startswith("--")):
+        name = option[2:].replace("-", "_")
+        message = message.replace(f"`{name}`", option)
+        message = re.sub(rf"(Received: (?:.*, )?){re.escape(name)}=", r"\1", message)
+    return " ".join(message.split())
+
+
+def _message_of(error):
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory ({error})" if str(error) else "there is no memory left"
+    if isinstance(error, OSError) and error.strerror:
+        files = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        message = f"{error.strerror}: {' and '.join(files)}" if files else error.strerror
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message += ". Free some space and run the same command again"
+        return message
+    return str(error) or type(error).__name__
+
+
+# === What is logged ===
+
+
 def set_up_logging():
     """Show this package's messages and errors of other packages, one line each.
 
@@ -202,6 +237,12 @@ def set_up_logging():
         sys.meta_path.insert(0, _QuietImport("tensorflow"))
 
 
+def _is_shown(record):
+    if record.name.split(".")[0] == "letkd_keras":
+        return record.levelno >= logging.INFO
+    return record.levelno >= logging.ERROR
+
+
 class _TerminalHandler(logging.Handler):
     """Writes messages to `sys.stderr` as it is at that moment, wrapped in a terminal."""
 
@@ -214,6 +255,18 @@ class _TerminalHandler(logging.Handler):
             sys.stderr.flush()
         except Exception:
             self.handleError(record)
+
+
+def _wrapped(message):
+    width = shutil.get_terminal_size().columns
+    lines = (
+        # Paths and words are kept whole, so that they can be copied.
+        textwrap.wrap(
+            line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+        for line in message.splitlines()
+    )
+    return "\n".join("\n".join(line) for line in lines)
 
 
 @contextmanager
@@ -231,18 +284,6 @@ def hidden_messages():
 
 def _is_error(record):
     return record.levelno >= logging.ERROR
-
-
-def _wrapped(message):
-    width = shutil.get_terminal_size().columns
-    lines = (
-        # Paths and words are kept whole, so that they can be copied.
-        textwrap.wrap(
-            line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-        )
-        for line in message.splitlines()
-    )
-    return "\n".join("\n".join(line) for line in lines)
 
 
 def _separate_stderr():
@@ -289,41 +330,3 @@ class _QuietImport:
             # The drivers are looked for now. TensorFlow can still be configured afterwards.
             if hasattr(module, "config"):
                 module.config.list_physical_devices()
-
-
-def _is_shown(record):
-    if record.name.split(".")[0] == "letkd_keras":
-        return record.levelno >= logging.INFO
-    return record.levelno >= logging.ERROR
-
-
-def describe(error, arguments=None):
-    """Describe a refusal in one line.
-
-    Args:
-        error: The exception.
-        arguments: Command line as typed; `None` is that of the process. Where an argument of a
-            function is named in the message and its option was typed, the option is named instead.
-
-    Returns:
-        A text without line breaks.
-    """
-    message = _message_of(error)
-    typed = {word.split("=")[0] for word in (sys.argv[1:] if arguments is None else arguments)}
-    for option in sorted(word for word in typed if word.startswith("--")):
-        name = option[2:].replace("-", "_")
-        message = message.replace(f"`{name}`", option)
-        message = re.sub(rf"(Received: (?:.*, )?){re.escape(name)}=", r"\1", message)
-    return " ".join(message.split())
-
-
-def _message_of(error):
-    if isinstance(error, MemoryError):
-        return f"there is not enough memory ({error})" if str(error) else "there is no memory left"
-    if isinstance(error, OSError) and error.strerror:
-        files = [str(name) for name in (error.filename, error.filename2) if name is not None]
-        message = f"{error.strerror}: {' and '.join(files)}" if files else error.strerror
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message += ". Free some space and run the same command again"
-        return message
-    return str(error) or type(error).__name__
