@@ -96,6 +96,9 @@ class Distiller(TrainStep, keras.Model):
             numbers of layers differ, or a weight is negative or not finite.
     """
 
+    # Whether the method can be trained on images without labels.
+    takes_unlabelled = True
+
     def __init__(
         self,
         teacher,
@@ -142,9 +145,6 @@ class Distiller(TrainStep, keras.Model):
             for name in ("task_loss", *self.distillation_weights)
         }
         self.built = True
-
-    # Whether the method can be trained on images without labels.
-    takes_unlabelled = True
 
     def _set_teacher(self, teacher):
         # LayerOutputs hides the teacher from Keras. A property would not do: Keras saves the

@@ -9,7 +9,12 @@ import keras
 import numpy as np
 
 from letkd_keras.data.normalization import PIXELS, statistics_of
-from letkd_keras.functional.graph import as_functional, flatten, flatten_if_savable
+from letkd_keras.functional.graph import (
+    as_functional,
+    flatten,
+    flatten_if_savable,
+    spatial_shape,
+)
 from letkd_keras.functional.loading import load_model
 from letkd_keras.functional.softmax_removal import remove_softmax
 from letkd_keras.models import zoo
@@ -311,13 +316,12 @@ def _with_preprocessing(model, *, image_shape, input_size, given, expected):
     """
     flat = flatten(model)
     images = x = keras.Input(image_shape, name="image")
-    channels_first = keras.config.image_data_format() == "channels_first"
-    spatial = slice(2, 4) if channels_first else slice(1, 3)
+    image_size = spatial_shape(images.shape)
     size = tuple(
         own or input_size or got
-        for own, got in zip(flat.input_shape[spatial], images.shape[spatial], strict=True)
+        for own, got in zip(spatial_shape(flat.input_shape), image_size, strict=True)
     )
-    if size != images.shape[spatial]:
+    if size != image_size:
         # Without an explicit `training`, Keras' layer would take True, and all layers after it too.
         resizing = keras.layers.Resizing(*size, name=free_name(flat, "input_resizing"))
         x = resizing(x, training=False)
