@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from letkd_keras.error_reason import error_reason
 from letkd_keras.log_file import stderr_to_log
 
 # Read by Ray when it is imported or started. A user's own settings are kept.
@@ -98,8 +99,8 @@ def _start(ray):
         except Exception as error:  # Ray raises errors of many types here, some of them plain
             ray.shutdown()
             if number == tries:
-                reason = str(error).strip().splitlines() or [type(error).__name__]
-                raise ConnectionError(f"Ray could not be started: {reason[0]}") from error
+                reason = error_reason(error)
+                raise ConnectionError(f"Ray could not be started: {reason}") from error
 
 
 def _share(resources, workers):

@@ -10,6 +10,8 @@ import inspect
 
 import keras
 
+from letkd_keras.error_reason import error_reason
+
 # A test compares the installed release with this list.
 TESTED_KERAS = ("3.14.0", "3.15.1")
 
@@ -412,10 +414,9 @@ def open_layer(layer, inputs):
         outputs = keras.tree.flatten(layer.call(source, **options))
         return keras.Model(source, outputs[0], name=layer.name)
     except Exception as error:  # whatever the code of the layer raises
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
             f"The layers inside {layer.name!r} must be reachable by calling it with a symbolic "
-            f"tensor. Received: {type(layer).__name__}, which fails: {reason[0]}"
+            f"tensor. Received: {type(layer).__name__}, which fails: {error_reason(error)}"
         ) from error
 
 

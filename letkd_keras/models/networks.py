@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from letkd_keras.data.normalization import PIXELS, statistics_of
+from letkd_keras.error_reason import error_reason
 from letkd_keras.functional.graph import (
     as_functional,
     flatten,
@@ -260,21 +261,16 @@ def _hub_backbone(request, load):
     try:
         backbone = keras_hub.models.Backbone.from_preset(request.name, load_weights=load)
     except Exception as error:
-        raise _hub_error(request, error) from error
+        raise ValueError(
+            f"`{request.argument}` must be a preset of keras-hub that is on this computer or can "
+            f"be downloaded. Received: {request.name!r} ({error_reason(error)})"
+        ) from error
     if len(backbone.inputs) != 1 or len(backbone.inputs[0].shape) != 4:
         raise ValueError(
             f"`{request.argument}` must be a network of images. "
             f"Received: {request.name!r}, a {type(backbone).__name__}"
         )
     return backbone
-
-
-def _hub_error(request, error):
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return ValueError(
-        f"`{request.argument}` must be a preset of keras-hub that is on this computer or can be "
-        f"downloaded. Received: {request.name!r} ({reason})"
-    )
 
 
 def _converted(converter):
