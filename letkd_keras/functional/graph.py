@@ -295,8 +295,7 @@ def flatten(model):
 
     def call(operation, *args, training=None, **kwargs):
         if is_model(operation):
-            inner = lambda op, *a, **k: call(op, *a, **{"training": training, **k})  # noqa: E731
-            return run(operation, args[0], inner)
+            return run(operation, args[0], functools.partial(call, training=training))
         inside[id(operation)] = operation
         if training is not None and getattr(operation, "_call_has_training_arg", False):
             kwargs["training"] = training
@@ -424,12 +423,13 @@ def _copy_of(operation):
     return operation.__class__.from_config(operation.get_config())
 
 
-def copy_with(model, call_fn, copy_fn=_copy_of):
-    """Copy a functional model and call its layers in another way.
+def copy_with(model, call_fn=None, copy_fn=_copy_of):
+    """Copy a functional model, perhaps with other layers or other calls of its layers.
 
     Args:
         model: Functional `keras.Model`; it is not changed.
-        call_fn: `call_fn(layer, *args, **kwargs)`, which receives the copied layers.
+        call_fn: `call_fn(layer, *args, **kwargs)`, which receives the copied layers; by default the
+            layer is called.
         copy_fn: Function from a layer to its copy, which may be of another class. The weights that
             both have come first in each.
 
