@@ -300,14 +300,14 @@ def _separate_stderr():
             encoding=sys.stderr.encoding,
             errors="backslashreplace",
         )
-        # Where the process aborts meanwhile, the terminal shows where it was.
+        # If the process aborts, the terminal still shows at which line.
         faulthandler.enable(sys.stderr)
 
 
 class _QuietImport:
-    """Keep what TensorFlow's C++ code writes to stderr while it is imported for the log file.
+    """Sends to the log file what TensorFlow's C++ code writes to stderr during the import.
 
-    It writes some before it has read `TF_CPP_MIN_LOG_LEVEL`, and complains where there is no GPU.
+    Some of it is written before `TF_CPP_MIN_LOG_LEVEL` is read, some because there is no GPU.
     """
 
     def __init__(self, name):

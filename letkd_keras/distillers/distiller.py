@@ -211,7 +211,8 @@ class Distiller(TrainStep, keras.Model):
                 an array are not finite, labels in an array are not the student's classes, or -1, or
                 a `class_weight` meets the label -1 in a `tf.data.Dataset`.
         """
-        # Not in `compile`: a model with one of its own is loaded without its optimizer and loss.
+        # Not in `compile`: Keras loads a model that has a `compile` of its own without its
+        # optimizer and loss.
         if self.compiled:
             check_takes_logits(self.loss)
             check_tells_classes(self.loss, self._classes)

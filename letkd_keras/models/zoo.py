@@ -1,4 +1,4 @@
-"""The table of networks: one row a name.
+"""The table of networks, one row for each name.
 
 Every network names the feature maps that distillation reads by layers that change nothing:
 
