@@ -174,6 +174,7 @@ def measure(build, build_student):
     import numpy as np
 
     from letkd_keras import LetKD, export_student, fit_prototypes, suggest_layers
+    from letkd_keras.error_reason import error_reason
 
     start = time.process_time()
     keras.utils.clear_session()
@@ -206,7 +207,7 @@ def measure(build, build_student):
             exported = export_student(model, folder, "tflite", images=x[:BATCH])
         row |= {"bytes": exported.bytes, "difference": exported.max_difference}
     except Exception as error:
-        message = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        message = error_reason(error)
         row |= {"failed": step, "error": f"{type(error).__name__}: {message}"[:200]}
     return {**row, "cpu_s": round(time.process_time() - start, 1)}
 

@@ -1,8 +1,9 @@
 """letKD for Keras 3: knowledge distillation through a layer that the student keeps."""
 
-import importlib
 import itertools
 import sys
+
+from letkd_keras.lazy_names import lazy_names as _lazy_names
 
 __version__ = "0.1.0"
 
@@ -36,16 +37,7 @@ _PUBLIC = {
 
 __all__ = sorted(_PUBLIC)
 
-
-def __getattr__(name):
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_PUBLIC[name] or name}")
-    return module if _PUBLIC[name] is None else getattr(module, name)
-
-
-def __dir__():
-    return sorted([*globals(), *_PUBLIC])
+__getattr__, __dir__ = _lazy_names(__name__, _PUBLIC)
 
 
 def _runs_as_command():
@@ -61,4 +53,5 @@ def _runs_as_command():
 # saved models. A command imports what it needs after it has parsed its options: `--help` is then
 # answered without TensorFlow.
 if not _runs_as_command():
-    globals().update({name: __getattr__(name) for name in _PUBLIC})
+    for _name in _PUBLIC:
+        __getattr__(_name)

@@ -41,8 +41,8 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
 class ReseedEachEpoch(keras.callbacks.Callback):
     """Start the generators of dropout and other random layers anew, by seed and epoch.
 
-    Their states are no weights and are not saved with them. So a training that goes on at the
-    start of an epoch draws what it would have drawn without the interruption.
+    The states of these generators are not saved with the weights. With this callback, a training
+    that continues at the start of an epoch draws what it would have drawn without interruption.
 
     Args:
         seed: Seed, 0 or more.

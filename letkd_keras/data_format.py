@@ -1,6 +1,7 @@
-"""Keras' data format as an argument."""
+"""Keras' data format: as an argument, and feature maps in the other one."""
 
 import keras
+from keras import ops
 
 
 def data_format_or_default(value):
@@ -15,3 +16,13 @@ def data_format_or_default(value):
             f"Received: data_format={value!r}"
         )
     return value or keras.config.image_data_format()
+
+
+def to_channels_last(x, data_format):
+    """A feature map of a data format as [B, H, W, C]."""
+    return ops.transpose(x, (0, 2, 3, 1)) if data_format == "channels_first" else x
+
+
+def from_channels_last(x, data_format):
+    """A feature map [B, H, W, C] in a data format."""
+    return ops.transpose(x, (0, 3, 1, 2)) if data_format == "channels_first" else x

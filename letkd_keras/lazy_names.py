@@ -12,7 +12,8 @@ def lazy_names(package, modules):
 
     Args:
         package: Name of the package, `__name__` in its `__init__.py`.
-        modules: Dictionary from each public name to the submodule that defines it.
+        modules: Dictionary from each public name to the submodule that defines it; `None` for a
+            submodule of this name.
 
     Returns:
         `(__getattr__, __dir__)`.
@@ -21,7 +22,9 @@ def lazy_names(package, modules):
     def get(name):
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
+        value = importlib.import_module(f"{package}.{modules[name] or name}")
+        if modules[name] is not None:
+            value = getattr(value, name)
         setattr(sys.modules[package], name, value)
         return value
 

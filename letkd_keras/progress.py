@@ -62,19 +62,18 @@ class _Bars(Progress):
 
 
 @contextmanager
-def bar(description, total, shown=None):
+def bar(description, total):
     """A scope with one bar.
 
     Args:
         description: What is being done, in a few words.
         total: Number of parts.
-        shown: See `bars`.
 
     Yields:
         A function to call when a part is done. Its options are a `note`, such as the name of the
         next part, and the number of `parts`.
     """
-    with bars(shown) as progress:
+    with bars() as progress:
         task = progress.add_task(description, total=total)
 
         def advance(note="", parts=1):

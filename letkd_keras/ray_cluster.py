@@ -6,8 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from letkd_keras.error_reason import error_reason
 from letkd_keras.log_file import stderr_to_log
-from letkd_keras.ranges import Integer
 
 # Read by Ray when it is imported or started. A user's own settings are kept.
 _ENVIRONMENT = {
@@ -21,26 +21,6 @@ _ONLY_THIS_MACHINE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 # Ray waits 30 seconds for its processes. On a busy machine they take longer at the first start.
 _STARTS = 3
-
-ENGINES = ("local", "ray")
-
-
-def check_engine(engine, workers):
-    """Refuse an unknown engine, and workers that do not go with it.
-
-    Args:
-        engine: `"local"` or `"ray"`.
-        workers: Number of workers of Ray; `None` with the local engine.
-
-    Raises:
-        ValueError: With the argument, what is expected and the value.
-    """
-    if engine not in ENGINES:
-        raise ValueError(f'`engine` must be "local" or "ray". Received: engine={engine!r}')
-    if engine == "ray":
-        Integer(1).check(workers, "workers")
-    elif workers is not None:
-        raise ValueError(f'`workers` needs engine="ray". Received: workers={workers!r}')
 
 
 def import_ray():
@@ -119,8 +99,8 @@ def _start(ray):
         except Exception as error:  # Ray raises errors of many types here, some of them plain
             ray.shutdown()
             if number == tries:
-                reason = str(error).strip().splitlines() or [type(error).__name__]
-                raise ConnectionError(f"Ray could not be started: {reason[0]}") from error
+                reason = error_reason(error)
+                raise ConnectionError(f"Ray could not be started: {reason}") from error
 
 
 def _share(resources, workers):

@@ -3,6 +3,7 @@
 A table that is wider is printed in parts, each with its first column. A picture is its path.
 """
 
+import itertools
 import re
 import shutil
 import sys
@@ -131,20 +132,15 @@ def _table(table, columns):
 
 def _part(table, widths, shown):
     lines = []
+    align = {i: str.rjust if _is_number(table, i) else str.ljust for i in shown}
     for number, row in enumerate(table):
         cells = [
             textwrap.wrap(row[i], widths[i], break_long_words=False, break_on_hyphens=False) or [""]
             for i in shown
         ]
-        height = max(map(len, cells))
-        for y in range(height):
-            texts = [
-                (cell[y] if y < len(cell) else "").rjust(widths[i])
-                if _is_number(table, i)
-                else (cell[y] if y < len(cell) else "").ljust(widths[i])
-                for cell, i in zip(cells, shown, strict=True)
-            ]
-            lines.append(_GAP.join(texts).rstrip())
+        for texts in itertools.zip_longest(*cells, fillvalue=""):
+            aligned = (align[i](text, widths[i]) for i, text in zip(shown, texts, strict=True))
+            lines.append(_GAP.join(aligned).rstrip())
         if number == 0:
             lines.append("-" * (sum(widths[i] for i in shown) + len(_GAP) * (len(shown) - 1)))
     return lines

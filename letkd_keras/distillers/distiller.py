@@ -5,16 +5,18 @@ from keras import ops
 
 from letkd_keras.distillers import logit_losses as logit
 from letkd_keras.distillers.compatibility import (
-    check_images_and_labels,
-    check_metrics,
-    check_takes_logits,
     check_teacher_stays,
-    check_tells_classes,
     matching_models,
     warn_about_augmentation,
 )
 from letkd_keras.distillers.feature_maps import channels_last, channels_last_shape
 from letkd_keras.distillers.layer_outputs import LayerOutputs
+from letkd_keras.distillers.training_arguments import (
+    check_images_and_labels,
+    check_metrics,
+    check_takes_logits,
+    check_tells_classes,
+)
 from letkd_keras.distillers.unlabelled import (
     complete_labels,
     labelled,
@@ -94,6 +96,9 @@ class Distiller(TrainStep, keras.Model):
             numbers of layers differ, or a weight is negative or not finite.
     """
 
+    # Whether the method can be trained on images without labels.
+    takes_unlabelled = True
+
     def __init__(
         self,
         teacher,
@@ -140,9 +145,6 @@ class Distiller(TrainStep, keras.Model):
             for name in ("task_loss", *self.distillation_weights)
         }
         self.built = True
-
-    # Whether the method can be trained on images without labels.
-    takes_unlabelled = True
 
     def _set_teacher(self, teacher):
         # LayerOutputs hides the teacher from Keras. A property would not do: Keras saves the
@@ -209,7 +211,8 @@ class Distiller(TrainStep, keras.Model):
                 an array are not finite, labels in an array are not the student's classes, or -1, or
                 a `class_weight` meets the label -1 in a `tf.data.Dataset`.
         """
-        # Not in `compile`: a model with one of its own is loaded without its optimizer and loss.
+        # Not in `compile`: Keras loads a model that has a `compile` of its own without its
+        # optimizer and loss.
         if self.compiled:
             check_takes_logits(self.loss)
             check_tells_classes(self.loss, self._classes)

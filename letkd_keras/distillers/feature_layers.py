@@ -1,4 +1,4 @@
-"""Layers that the methods beside letKD compare, where the caller names none."""
+"""The layers that methods other than letKD compare where the caller names none."""
 
 import logging
 

@@ -3,15 +3,16 @@
 import keras
 from keras import ops
 
+from letkd_keras.data_format import to_channels_last
 from letkd_keras.layers import adaptive_average_pool
 from letkd_keras.losses.loss import Loss
 
 
 def channels_last(features):
     """A feature map of Keras' data format as [B, H, W, C]; other tensors as they are."""
-    if len(features.shape) == 4 and keras.config.image_data_format() == "channels_first":
-        return ops.transpose(features, (0, 2, 3, 1))
-    return features
+    if len(features.shape) != 4:
+        return features
+    return to_channels_last(features, keras.config.image_data_format())
 
 
 def channels_last_shape(shape):

@@ -48,6 +48,7 @@ class HintedLetKD(LetKD):
         hint_weight=100.0,
         **kwargs,
     ):
+        # A distiller that is rebuilt from its configuration gets the layers from there.
         if prototypes is not None:
             teacher, student = matching_models(teacher, student)
             given = (teacher_hint_layer, student_hint_layer)

@@ -7,7 +7,7 @@ class LayerOutputs:
     """A functional model that also returns the outputs of some of its layers, in one run.
 
     Not a Keras object on purpose: what is assigned to a `keras.Model` as a layer is trained,
-    counted, summarised and written into every checkpoint. A distiller keeps its teacher out of all
+    counted, summarized and written into every checkpoint. A distiller keeps its teacher out of all
     these, and its student's weights are saved once.
 
     Args:

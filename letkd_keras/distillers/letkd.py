@@ -23,7 +23,7 @@ from letkd_keras.layers import (
     PenultimateTargets,
     adaptive_average_pool,
 )
-from letkd_keras.layers.score_moments import product
+from letkd_keras.layers.score_moments import pointwise_conv
 from letkd_keras.losses import TemplateKLDivergence, negentropy
 from letkd_keras.prototypes import Prototypes
 from letkd_keras.ranges import non_negative_number, positive_integer, positive_number
@@ -80,6 +80,10 @@ class LetKD(Distiller):
             `quantization_aware`, which rounds to ranges of the whole batch.
         grids: Grids, by level, on which scores and targets are compared where the student's is not
             that of the prototypes. Needed only without prototypes.
+        student_layers: Names of further layers of the student that a subclass compares. Without
+            prototypes they come after the layers that the KD layers follow.
+        teacher_layers: Likewise of the teacher.
+        loss_weights: Names of further losses of a subclass and their weights.
         **kwargs: `task_weight`, `logit_losses`, `warm_up_steps` and Keras' model arguments; see
             `Distiller`.
 
@@ -114,6 +118,9 @@ class LetKD(Distiller):
         synchronized=None,
         block_size=None,
         grids=None,
+        student_layers=(),
+        teacher_layers=(),
+        loss_weights=None,
         **kwargs,
     ):
         if block_size is not None:
@@ -121,22 +128,11 @@ class LetKD(Distiller):
         teacher, student = matching_models(teacher, student)
         student = flatten(student)
         layers = {"penultimate": penultimate_layer, "intermediate": intermediate_layer}
+        _check_both_or_neither(teacher, prototypes)
         if prototypes is None:
-            if teacher is not None:
-                raise ValueError(
-                    "`prototypes` are needed to supervise a student by `teacher`. "
-                    "Received: prototypes=None"
-                )
             levels = _levels_of(student, levels)
             grids = dict(grids or {})
         else:
-            if teacher is None:
-                raise ValueError("`teacher` is needed with `prototypes`. Received: teacher=None")
-            if not isinstance(prototypes, Prototypes):
-                raise ValueError(
-                    "`prototypes` must be Prototypes, of `fit_prototypes` or `Prototypes.load`. "
-                    f"Received: prototypes={prototypes!r}"
-                )
             levels = _check_levels(levels) or prototypes.levels
             check_prototypes(teacher, student, prototypes, levels)
             layers = _layers(student, levels, layers)
@@ -154,12 +150,8 @@ class LetKD(Distiller):
             }
             student = _with_kd_layers(student, fitted, layers, alphas, options)
             log.info("KD layers after %s", ", ".join(layers[level] for level in levels))
-            # A subclass may have named further layers.
-            student_layers, teacher_layers = (
-                kwargs.pop(f"{role}_layers", ()) for role in ("student", "teacher")
-            )
-            kwargs["student_layers"] = (*(layers[level] for level in levels), *student_layers)
-            kwargs["teacher_layers"] = (*(fitted[level].layer for level in levels), *teacher_layers)
+            student_layers = (*(layers[level] for level in levels), *student_layers)
+            teacher_layers = (*(fitted[level].layer for level in levels), *teacher_layers)
         weights = {"penultimate": penultimate_weight, "intermediate": intermediate_weight}
         weights = {
             f"kl_{level}": non_negative_number.check(weights[level], f"{level}_weight")
@@ -168,7 +160,9 @@ class LetKD(Distiller):
         super().__init__(
             teacher,
             student,
-            loss_weights={**weights, **kwargs.pop("loss_weights", {})},
+            student_layers=student_layers,
+            teacher_layers=teacher_layers,
+            loss_weights={**weights, **(loss_weights or {})},
             **kwargs,
         )
         self.levels = levels
@@ -245,7 +239,7 @@ class LetKD(Distiller):
         grid = self.grids.get(level)
 
         def loss(directions, teacher_features, labels, weights, kernel):
-            scores = product(directions, kernel, layer.compute_dtype)
+            scores = pointwise_conv(directions, kernel, layer.compute_dtype)
             if grid is not None:
                 scores = adaptive_average_pool(scores, grid)
             targets = self.targets(level, teacher_features, labels)
@@ -327,6 +321,21 @@ def _log_grids(grids, prototypes):
         if grid is not None:
             whose = "scores" if grid == tuple(prototypes[level].grid) else "targets"
             log.info("The %s of the %s level are averaged to a grid of %dx%d", whose, level, *grid)
+
+
+def _check_both_or_neither(teacher, prototypes):
+    """Refuse a teacher without prototypes, and prototypes without a teacher or of another type."""
+    if prototypes is None and teacher is not None:
+        raise ValueError(
+            "`prototypes` are needed to supervise a student by `teacher`. Received: prototypes=None"
+        )
+    if prototypes is not None and teacher is None:
+        raise ValueError("`teacher` is needed with `prototypes`. Received: teacher=None")
+    if prototypes is not None and not isinstance(prototypes, Prototypes):
+        raise ValueError(
+            "`prototypes` must be Prototypes, of `fit_prototypes` or `Prototypes.load`. "
+            f"Received: prototypes={prototypes!r}"
+        )
 
 
 def _check_levels(levels):

@@ -50,7 +50,7 @@ class MemoryBank(keras.layers.Layer):
         self.built = True
 
     def call(self, embeddings, rows, temperature):
-        # All products, then those wanted: much less than to gather 16,385 memories an image.
+        # Computing all products costs much less than gathering 16,385 memories for each image.
         products = ops.matmul(embeddings, ops.transpose(self.memories))
         scores = ops.take_along_axis(products, rows, axis=1) / temperature
         return scores - ops.log(self._normalizer(scores))

@@ -111,7 +111,7 @@ def _reusing_classifier(teacher, student, teacher_layers, student_layers, factor
     flat_teacher = flatten(teacher)
     features = output_of(flat_teacher, find_layer(flat_teacher, teacher_layer, "teacher_layers"))
     pooling, classifier = _classifier(flat_teacher, teacher_layer)
-    copy = copy_with(flatten(student), lambda layer, *args, **kwargs: layer(*args, **kwargs))
+    copy = copy_with(flatten(student))
     x = output_of(copy, find_layer(copy, student_layer, "student_layers"))
     channels = blocks.channels(features)
     own = spatial_shape(x.shape)

@@ -3,12 +3,17 @@ import tensorflow as tf
 
 
 class StepOnWorkers:
-    """What Keras' steps on TensorFlow lack on several machines' devices, and refuse on CPUs."""
+    """Corrections of Keras' steps on TensorFlow for several workers and several CPU replicas.
+
+    Keras 3.15 fails under `tf.distribute.MultiWorkerMirroredStrategy`. These steps do not. On
+    several CPU replicas it fails with XLA and with several steps at once, which are refused here.
+    """
 
     def make_train_function(self, force=False):
-        """Keras' compiled step; what Keras 3.15 would fail at in the midst of it is refused before.
+        """Make Keras' compiled step, unless Keras 3.15 would fail in it.
 
-        Not in `compile`: a model with one of its own is loaded without its optimizer and loss.
+        This is not checked in `compile`, because Keras loads a model that has a `compile` of its
+        own without its optimizer and loss.
 
         Raises:
             ValueError: If several replicas on CPUs shall run XLA or several steps at once.
@@ -34,7 +39,7 @@ class StepOnWorkers:
         return self._gatherable(super().test_step(data))
 
     def _gatherable(self, logs):
-        """Logs as Keras 3.15 gathers them: of several workers it takes vectors only."""
+        """The logs as vectors where there are several workers: Keras 3.15 gathers no scalars."""
         if self._has_several_workers():
             return {name: tf.reshape(value, (1,)) for name, value in logs.items()}
         return logs
@@ -49,7 +54,7 @@ class StepOnWorkers:
 
 
 class TrainStep(StepOnWorkers):
-    """A distiller's steps on TensorFlow, on one device, several, or several machines' devices."""
+    """A distiller's steps on TensorFlow, on one or several devices of one or several machines."""
 
     def train_step(self, data):
         """One step: teacher outside the gradient tape, student once inside it."""

@@ -1,5 +1,6 @@
 import keras
 
+from letkd_keras.data_format import to_channels_last
 from letkd_keras.functional.graph import find_layer, readers, retrace
 from letkd_keras.functional.insertion import is_only_pooled
 from letkd_keras.layers import AdaptiveAveragePooling
@@ -37,7 +38,8 @@ class TrainingGraph:
     """
 
     def __init__(self, student, kd_layers, grids=(), layers=(), block_size=None):
-        scores, features = {}, {}
+        # Of each level, the scores of its KD layer or what the layer reads.
+        supervised, features = {}, {}
         grids = dict(grids)
         for name in layers:
             find_layer(student, name, "layers")
@@ -53,25 +55,23 @@ class TrainingGraph:
                 if layer.name in layers:
                     features[layer.name] = outputs
                 return outputs
+            level = levels[layer.name]
+            returns_scores = kwargs.get("return_scores")
             pool_output = layer.name in pooled
             if pool_output:
                 skipped.add(readers(student, layer)[0].name)
             if block_size is not None:
-                scores[levels[layer.name]] = args[0]
-                if not kwargs.get("return_scores"):
+                supervised[level] = args[0]
+                if not returns_scores:
                     return _InBlocks(layer, pool_output, block_size)(*args)
-            outputs, layer_scores = _WithScores(layer, pool_output)(*args)
-            if block_size is not None:
-                return outputs, layer_scores
-            level_scores = layer_scores
-            if layer.data_format == "channels_first":
-                level_scores = keras.ops.transpose(layer_scores, (0, 2, 3, 1))
-            level = levels[layer.name]
-            scores[level] = _resized(level_scores, grids.get(level), f"{layer.name}_grid")
-            return (outputs, layer_scores) if kwargs.get("return_scores") else outputs
+            outputs, scores = _WithScores(layer, pool_output)(*args)
+            if block_size is None:
+                maps = to_channels_last(scores, layer.data_format)
+                supervised[level] = _resized(maps, grids.get(level), f"{layer.name}_grid")
+            return (outputs, scores) if returns_scores else outputs
 
         inputs, logits = retrace(student, call_fn=call)
-        outputs = {"logits": logits, "features": [features[name] for name in layers], **scores}
+        outputs = {"logits": logits, "features": [features[name] for name in layers], **supervised}
         self._function = keras.Model(inputs, outputs, name="training_graph")
 
     def __call__(self, inputs, training):

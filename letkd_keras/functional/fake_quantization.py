@@ -106,11 +106,10 @@ def without_fake_quantization(model):
         return model
 
     def copy(layer):
-        kind = _ORIGINAL.get(type(layer), layer.__class__)
-        config = layer.get_config()
-        if type(layer) in _ORIGINAL:
-            config = {name: config[name] for name in config if name not in _OWN_OPTIONS}
-        return kind.from_config(config)
+        kind, config = _ORIGINAL.get(type(layer)), layer.get_config()
+        if kind is None:
+            return layer.__class__.from_config(config)
+        return kind.from_config({name: config[name] for name in config if name not in _OWN_OPTIONS})
 
     def call(layer, *args, **kwargs):
         return args[0] if isinstance(layer, FakeQuantization) else layer(*args, **kwargs)

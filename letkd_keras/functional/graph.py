@@ -10,6 +10,8 @@ import inspect
 
 import keras
 
+from letkd_keras.error_reason import error_reason
+
 # A test compares the installed release with this list.
 TESTED_KERAS = ("3.14.0", "3.15.1")
 
@@ -298,8 +300,7 @@ def flatten(model):
 
     def call(operation, *args, training=None, **kwargs):
         if is_model(operation):
-            inner = lambda op, *a, **k: call(op, *a, **{"training": training, **k})  # noqa: E731
-            return run(operation, args[0], inner)
+            return run(operation, args[0], functools.partial(call, training=training))
         inside[id(operation)] = operation
         if training is not None and getattr(operation, "_call_has_training_arg", False):
             kwargs["training"] = training
@@ -417,10 +418,9 @@ def open_layer(layer, inputs):
         outputs = keras.tree.flatten(layer.call(source, **options))
         return keras.Model(source, outputs[0], name=layer.name)
     except Exception as error:  # whatever the code of the layer raises
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
             f"The layers inside {layer.name!r} must be reachable by calling it with a symbolic "
-            f"tensor. Received: {type(layer).__name__}, which fails: {reason[0]}"
+            f"tensor. Received: {type(layer).__name__}, which fails: {error_reason(error)}"
         ) from error
 
 
@@ -428,12 +428,13 @@ def _copy_of(operation):
     return operation.__class__.from_config(operation.get_config())
 
 
-def copy_with(model, call_fn, copy_fn=_copy_of):
-    """Copy a functional model and call its layers in another way.
+def copy_with(model, call_fn=None, copy_fn=_copy_of):
+    """Copy a functional model, perhaps with other layers or other calls of its layers.
 
     Args:
         model: Functional `keras.Model`; it is not changed.
-        call_fn: `call_fn(layer, *args, **kwargs)`, which receives the copied layers.
+        call_fn: `call_fn(layer, *args, **kwargs)`, which receives the copied layers; by default the
+            layer is called.
         copy_fn: Function from a layer to its copy, which may be of another class. The weights that
             both have come first in each.
 

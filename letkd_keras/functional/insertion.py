@@ -72,19 +72,19 @@ def insert_kd_layers(
     student = as_functional(student, "student")
     flat = flatten(student)
     insertions = {}
-    for argument, name, layer in (
-        ("intermediate_layer", intermediate_layer, intermediate),
-        ("penultimate_layer", penultimate_layer, penultimate),
+    for level, layer, name in (
+        ("intermediate", intermediate, intermediate_layer),
+        ("penultimate", penultimate, penultimate_layer),
     ):
-        if layer is not None:
-            if not isinstance(layer, KDLayer):
-                level = argument.removesuffix("_layer")
-                raise ValueError(
-                    f"`{level}` must be a KDLayer; the name of the layer that it follows is "
-                    f"`{argument}`. Received: {level}={layer!r}"
-                )
-            find_layer(flat, name, argument)
-            insertions.setdefault(name, []).append(layer)
+        if layer is None:
+            continue
+        if not isinstance(layer, KDLayer):
+            raise ValueError(
+                f"`{level}` must be a KDLayer; the name of the layer that it follows is "
+                f"`{level}_layer`. Received: {level}={layer!r}"
+            )
+        find_layer(flat, name, f"{level}_layer")
+        insertions.setdefault(name, []).append(layer)
     return insert_after(flat, insertions)
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import keras
 
+from letkd_keras.error_reason import error_reason
+
 # Largest size of the entries of a .keras file once unpacked. Configurations are text of a few
 # megabytes at most. Keras stores weights without compression, so that they take as much space in
 # memory as in the file.
@@ -45,10 +47,9 @@ def load_model(path, argument="path"):
                 f"`{argument}` needs {' and '.join(missing)}: pip install {' '.join(missing)}. "
                 f"Received: {str(path)!r}"
             ) from error
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
             f"`{argument}` must be a .keras file with layers of Keras or of this package. "
-            f"Received: {str(path)!r}: {reason[0]}"
+            f"Received: {str(path)!r}: {error_reason(error)}"
         ) from error
 
 

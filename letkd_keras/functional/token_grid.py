@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from letkd_keras.data_format import data_format_or_default
+from letkd_keras.data_format import data_format_or_default, from_channels_last
 from letkd_keras.functional.graph import (
     check_data_format,
     layers_inside,
@@ -64,7 +64,7 @@ class TokensToGrid(keras.layers.Layer):
     def call(self, inputs):
         patches = inputs[:, self.extra_tokens :]
         maps = ops.reshape(patches, (-1, *self.grid, inputs.shape[-1]))
-        return maps if self.data_format == "channels_last" else ops.transpose(maps, (0, 3, 1, 2))
+        return from_channels_last(maps, self.data_format)
 
     def compute_output_shape(self, input_shape):
         batch, _, channels = input_shape
@@ -102,7 +102,7 @@ class TokenGrids:
         for node in nodes(model):
             if node.is_input:
                 continue
-            sources = [tensor for tensor in node.input_tensors]
+            sources = node.input_tensors
             if any(len(shape_of(t)) == 3 or id(t) in behind_tokens for t in sources):
                 behind_tokens.update(id(tensor) for tensor in node.output_tensors)
                 continue
@@ -144,12 +144,11 @@ def _embedded_grids(operation, shape):
     """Grids of the convolutions inside a layer for its input of a shape."""
     if not isinstance(operation, keras.layers.Layer):
         return []
-    grids = []
-    for layer in layers_inside(operation):
-        if isinstance(layer, keras.layers.Conv2D):
-            height, width = spatial_shape(layer.compute_output_shape(tuple(shape)))
-            grids.append((height, width))
-    return grids
+    return [
+        spatial_shape(layer.compute_output_shape(tuple(shape)))
+        for layer in layers_inside(operation)
+        if isinstance(layer, keras.layers.Conv2D)
+    ]
 
 
 def feature_maps(model, names, argument="layer"):

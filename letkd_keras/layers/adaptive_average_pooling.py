@@ -2,7 +2,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from letkd_keras.data_format import data_format_or_default
+from letkd_keras.data_format import (
+    data_format_or_default,
+    from_channels_last,
+    to_channels_last,
+)
 from letkd_keras.precision import at_least_float32
 from letkd_keras.ranges import positive_integer
 
@@ -78,10 +82,9 @@ class AdaptiveAveragePooling(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs):
-        if self.data_format == "channels_last":
-            return adaptive_average_pool(inputs, self.grid)
-        pooled = adaptive_average_pool(ops.transpose(inputs, (0, 2, 3, 1)), self.grid)
-        return ops.transpose(pooled, (0, 3, 1, 2))
+        features = to_channels_last(inputs, self.data_format)
+        pooled = adaptive_average_pool(features, self.grid)
+        return from_channels_last(pooled, self.data_format)
 
     def compute_output_shape(self, input_shape):
         if self.data_format == "channels_last":

@@ -3,6 +3,8 @@ import functools
 import keras
 from keras import ops
 
+from letkd_keras.data_format import from_channels_last, to_channels_last
+
 
 @keras.saving.register_keras_serializable("letkd_keras")
 class GroupedConv2D(keras.layers.Conv2D):
@@ -19,13 +21,9 @@ class GroupedConv2D(keras.layers.Conv2D):
     def convolution_op(self, inputs, kernel):
         if self.groups == 1 or keras.backend.backend() != "tensorflow":
             return super().convolution_op(inputs, kernel)
-        if self.data_format == "channels_first":
-            inputs = ops.transpose(inputs, (0, 2, 3, 1))
         convolve = self._convolve if _gradient_exists() else self._convolve_one_by_one
-        outputs = convolve(inputs, kernel)
-        if self.data_format == "channels_first":
-            outputs = ops.transpose(outputs, (0, 3, 1, 2))
-        return outputs
+        outputs = convolve(to_channels_last(inputs, self.data_format), kernel)
+        return from_channels_last(outputs, self.data_format)
 
     def _convolve(self, inputs, kernel):
         import tensorflow as tf

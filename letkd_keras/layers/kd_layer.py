@@ -1,9 +1,13 @@
 import keras
 from keras import ops
 
-from letkd_keras.data_format import data_format_or_default
+from letkd_keras.data_format import (
+    data_format_or_default,
+    from_channels_last,
+    to_channels_last,
+)
 from letkd_keras.image_blocks import map_images
-from letkd_keras.layers.score_moments import product, score_moments
+from letkd_keras.layers.score_moments import pointwise_conv, score_moments
 from letkd_keras.layers.torch_batch_normalization import TorchBatchNormalization
 from letkd_keras.precision import at_least_float32, keep_float32_weights
 from letkd_keras.ranges import (
@@ -203,10 +207,9 @@ class KDLayer(keras.layers.Layer):
             inverse = inverse_norm(responses, self.channel_axis)
             if pool_output:
                 features = ops.mean(inputs, axis=self.location_axes)
-                if self.data_format == "channels_first":
-                    responses, inverse = (
-                        ops.transpose(x, (0, 2, 3, 1)) for x in (responses, inverse)
-                    )
+                responses, inverse = (
+                    to_channels_last(x, self.data_format) for x in (responses, inverse)
+                )
                 outputs = features + self._value(self._mean_direction(responses, inverse))
             else:
                 # Dividing the values of a location by the norm of its responses is the same as
@@ -253,25 +256,26 @@ class KDLayer(keras.layers.Layer):
             shared.append(self._value_kernel())
 
         def values_of(directions, kernel, mean, slope, beta, value_kernel=None):
-            scores = at_least_float32(product(directions, kernel, self.compute_dtype))
+            scores = at_least_float32(pointwise_conv(directions, kernel, self.compute_dtype))
             responses = ops.relu((scores - mean) * slope + beta)
             responses = ops.cast(responses, self.compute_dtype)
             inverse = inverse_norm(responses, -1)
             if pool_output:
                 return self._mean_direction(responses, inverse)
-            return at_least_float32(product(responses, value_kernel, self.compute_dtype)) * inverse
+            return (
+                at_least_float32(pointwise_conv(responses, value_kernel, self.compute_dtype))
+                * inverse
+            )
 
         value = map_images(values_of, [directions], shared, block_size)
         if pool_output:
             return features + self._value(value)
-        if self.data_format == "channels_first":
-            value = ops.transpose(value, (0, 3, 1, 2))
+        value = from_channels_last(value, self.data_format)
         return features + ops.cast(value, self.compute_dtype)
 
     def directions(self, inputs):
         """The l2-normalized features in at least float32, [B, H, W, C] in any data format."""
-        if self.data_format == "channels_first":
-            inputs = ops.transpose(inputs, (0, 2, 3, 1))
+        inputs = to_channels_last(inputs, self.data_format)
         return at_least_float32(inputs) * inverse_norm(inputs, -1)
 
     def score_kernel(self):
@@ -279,7 +283,11 @@ class KDLayer(keras.layers.Layer):
         return self.template_kernel * inverse_norm(self.template_kernel, 0) * self.template_scale
 
     def scores(self, inputs):
-        """Scaled cosine similarity of each location with each template, [B, H, W, K]."""
+        """Scaled cosine similarity of each location with each template.
+
+        Returns:
+            [B, H, W, K], or [B, K, H, W] with channels first.
+        """
         directions = at_least_float32(inputs) * inverse_norm(inputs, self.channel_axis)
         return self._convolve(directions, self.score_kernel())
 
@@ -304,7 +312,7 @@ class KDLayer(keras.layers.Layer):
 
     def _convolve(self, inputs, kernel):
         if self.data_format == "channels_last":
-            return product(inputs, kernel, self.compute_dtype)
+            return pointwise_conv(inputs, kernel, self.compute_dtype)
         # On CPU, TensorFlow has no channels-first convolution.
         inputs, kernel = (ops.cast(x, self.compute_dtype) for x in (inputs, kernel))
         return ops.einsum("bchw,ck->bkhw", inputs, kernel)

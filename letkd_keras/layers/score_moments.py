@@ -4,7 +4,7 @@ from keras import ops
 from letkd_keras.image_blocks import reduce_images
 
 
-def product(features, kernel, dtype):
+def pointwise_conv(features, kernel, dtype):
     """1x1 convolution of features [B, H, W, C] with a kernel [C, K], computed in `dtype`."""
     features, kernel = ops.cast(features, dtype), ops.cast(kernel, dtype)
     return ops.conv(features, kernel[None, None], data_format="channels_last")
@@ -13,8 +13,8 @@ def product(features, kernel, dtype):
 def score_moments(directions, kernel, block_size, dtype, synchronized=False):
     """Mean and variance of each template's scores, without a tensor of all scores.
 
-    The scores are `product(directions, kernel, dtype)`. They are computed block by block and not
-    again for the gradient: that of sums of `s` and of `s^2` is linear in the scores, so it only
+    The scores are `pointwise_conv(directions, kernel, dtype)`. They are computed block by block and
+    not again for the gradient: that of sums of `s` and of `s^2` is linear in the scores, so it only
     takes the mean and the covariance of the directions.
 
     Args:
@@ -55,7 +55,7 @@ def _deviation_sums(directions, kernel, shift, block_size, dtype):
         constant_kernel = ops.stop_gradient(kernel)
 
         def of_block(directions):
-            scores = ops.cast(product(directions, constant_kernel, dtype), shift.dtype)
+            scores = ops.cast(pointwise_conv(directions, constant_kernel, dtype), shift.dtype)
             deviations = scores - shift
             axes = (0, 1, 2)
             sums = [ops.sum(deviations, axes), ops.sum(ops.square(deviations), axes)]

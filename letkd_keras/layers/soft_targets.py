@@ -4,7 +4,7 @@ import keras
 from keras import ops
 from scipy.special import xlogy
 
-from letkd_keras.data_format import data_format_or_default
+from letkd_keras.data_format import data_format_or_default, to_channels_last
 from letkd_keras.losses.teacher_logits import class_indices
 from letkd_keras.losses.template_kl import inner_product, log_normalizer
 from letkd_keras.ranges import positive_integer, positive_number
@@ -44,8 +44,7 @@ class _SoftTargets(keras.layers.Layer):
 
     def _locations(self, features):
         """Teacher's features as [B, H, W, C], after pooling."""
-        if self.data_format == "channels_first":
-            features = ops.transpose(features, (0, 2, 3, 1))
+        features = to_channels_last(features, self.data_format)
         if self.pool_size > 1:
             features = ops.average_pool(
                 features,

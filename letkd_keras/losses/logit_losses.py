@@ -1,6 +1,5 @@
 """The table of losses on logits, by name, with the settings of their papers."""
 
-import difflib
 import inspect
 from dataclasses import dataclass, field
 
@@ -9,6 +8,7 @@ from letkd_keras.losses.dkd import DKDLoss
 from letkd_keras.losses.kd import KDLoss
 from letkd_keras.losses.rld import RLDLoss
 from letkd_keras.losses.wttm import WTTMLoss
+from letkd_keras.option_types import did_you_mean
 
 # Epochs of the papers' trainings on CIFAR-100, which `warm_up_epochs` counts from.
 _EPOCHS = 240
@@ -62,7 +62,7 @@ class LogitLoss:
             if option not in known:
                 raise ValueError(
                     f"The options of the loss {self.name} are {', '.join(known)}. "
-                    f"Received: {option}={options[option]}.{_did_you_mean(option, known)}"
+                    f"Received: {option}={options[option]}{did_you_mean(option, known) or '.'}"
                 )
         return self.loss(**{"name": self.name.replace("-", "_"), **self.options, **options})
 
@@ -121,11 +121,6 @@ def logit_loss(name, /, **options):
     if not isinstance(name, str) or name not in LOGIT_LOSSES:
         raise ValueError(
             f"`name` must be one of {', '.join(LOGIT_LOSSES)}. "
-            f"Received: name={name}.{_did_you_mean(name, LOGIT_LOSSES)}"
+            f"Received: name={name}{did_you_mean(name, LOGIT_LOSSES) or '.'}"
         )
     return LOGIT_LOSSES[name].build(**options)
-
-
-def _did_you_mean(name, known):
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f" Did you mean {close[0]}?" if close else ""

@@ -8,9 +8,9 @@ from letkd_keras.losses.loss import Loss
 class TemplateKLDivergence(Loss):
     """KL(targets || softmax(scores)) over the templates, averaged over the locations.
 
-    In the form `sum p log p + logsumexp(s) - sum p s`: no probability is clipped or taken the
-    logarithm of but each location's largest, and the gradient is softmax(s) - p. None flows to the
-    targets.
+    It is computed as `sum p log p + logsumexp(s) - sum p s`. No probability of the student is
+    clipped, and only the largest one of each location enters a logarithm. The gradient of the
+    scores is softmax(s) - p. No gradient flows to the targets.
 
     As a Keras loss it divides by the number of replicas under a distribution strategy, and a
     `sample_weight` [B] weighs the images.

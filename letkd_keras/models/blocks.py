@@ -1,4 +1,4 @@
-"""The pieces every network of the zoo is made of, with PyTorch's meaning and initialisation."""
+"""The pieces that every network of the zoo is made of. They compute and start as in PyTorch."""
 
 import keras
 
@@ -61,7 +61,7 @@ def pad(x, width, *, name):
 
 
 def batch_norm(x, *, name):
-    """Batch normalisation over the channels with PyTorch's momentum, epsilon and variance."""
+    """Batch normalization over the channels with PyTorch's momentum, epsilon and variance."""
     return TorchBatchNormalization(axis=channel_axis(), name=name)(x)
 
 
@@ -78,9 +78,10 @@ def concatenate(tensors, *, name):
 def endpoint(x, name):
     """A layer that gives a feature map its name: KD layers follow it, distillers read it.
 
-    An identity, so that several names can follow the same tensor (in resnet8 the last stage has one
-    block) and are the same in every network whatever layer precedes them. Of several the stage end
-    comes before `penultimate`: a KD layer after the latter leaves the former as it is.
+    The layer is an identity. So one tensor can have several names (in resnet8 the last stage has
+    one block), and the names are the same in every network, whatever layer comes before. Of several
+    names, that of the stage end comes before `penultimate`, so that a KD layer after `penultimate`
+    does not change the stage end.
     """
     return keras.layers.Identity(name=name)(x)
 

@@ -29,7 +29,7 @@ def imagenet_mobilenet_v1(num_classes, input_shape, name):
 
     The student that this literature calls "MobileNetV2" on ImageNet: ReLU without upper bound,
     modules `model.0` to `model.13`. That of `keras.applications` has ReLU6, pads strided
-    convolutions at one side and normalises with epsilon 1e-3.
+    convolutions at one side and normalizes with epsilon 1e-3.
 
     Args:
         num_classes: Number of classes.

@@ -68,7 +68,7 @@ def cifar_mobilenet_v2(width, num_classes, input_shape, name):
 def imagenet_mobilenet_v2(num_classes, input_shape, name):
     """MobileNetV2 of width 1 as torchvision defines and names it (Sandler et al. 2018).
 
-    That of `keras.applications` pads strided convolutions at one side and normalises with epsilon
+    That of `keras.applications` pads strided convolutions at one side and normalizes with epsilon
     1e-3 and momentum 0.999: torchvision's weights do not fit it. Torchvision's dropout before the
     classifier, a training setting, is left out.
 

@@ -164,9 +164,10 @@ def check_network_name(name, argument="network"):
 
 def _check_application(parsed, name, argument):
     if parsed.name not in APPLICATIONS:
+        hint = zoo.network_hint(parsed.name, APPLICATIONS, _APPLICATIONS)
         raise ValueError(
             f"`{argument}` must be one of keras.applications: {', '.join(APPLICATIONS)}. "
-            f"Received: {argument}={name!r}.{_hint(parsed.name, APPLICATIONS, _APPLICATIONS)}"
+            f"Received: {argument}={name!r}.{hint}"
         )
 
 
@@ -205,7 +206,9 @@ def _check_zoo(parsed, name, argument):
     if exact:
         hint = f" Did you mean {_APPLICATIONS + exact!r}?"
     else:
-        hint = _hint(bare, zoo.names()) or _hint(bare, APPLICATIONS, _APPLICATIONS)
+        hint = zoo.network_hint(bare, zoo.names()) or zoo.network_hint(
+            bare, APPLICATIONS, _APPLICATIONS
+        )
     raise ValueError(
         f"`{argument}` must be a network of the zoo ({', '.join(zoo.names())}), "
         "keras.applications:NAME, keras_hub:PRESET, hf://USER/MODEL or a .keras file. "
@@ -219,8 +222,3 @@ _CHECKS = {
     "hub": _check_hub,
     "file": _check_file,
 }
-
-
-def _hint(name, known, prefix=""):
-    close = zoo.similar_name(name, known)
-    return f" Did you mean {prefix + close!r}?" if close else ""

@@ -9,7 +9,13 @@ import keras
 import numpy as np
 
 from letkd_keras.data.normalization import PIXELS, statistics_of
-from letkd_keras.functional.graph import as_functional, flatten, flatten_if_savable
+from letkd_keras.error_reason import error_reason
+from letkd_keras.functional.graph import (
+    as_functional,
+    flatten,
+    flatten_if_savable,
+    spatial_shape,
+)
 from letkd_keras.functional.loading import load_model
 from letkd_keras.functional.softmax_removal import remove_softmax
 from letkd_keras.models import zoo
@@ -255,21 +261,16 @@ def _hub_backbone(request, load):
     try:
         backbone = keras_hub.models.Backbone.from_preset(request.name, load_weights=load)
     except Exception as error:
-        raise _hub_error(request, error) from error
+        raise ValueError(
+            f"`{request.argument}` must be a preset of keras-hub that is on this computer or can "
+            f"be downloaded. Received: {request.name!r} ({error_reason(error)})"
+        ) from error
     if len(backbone.inputs) != 1 or len(backbone.inputs[0].shape) != 4:
         raise ValueError(
             f"`{request.argument}` must be a network of images. "
             f"Received: {request.name!r}, a {type(backbone).__name__}"
         )
     return backbone
-
-
-def _hub_error(request, error):
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return ValueError(
-        f"`{request.argument}` must be a preset of keras-hub that is on this computer or can be "
-        f"downloaded. Received: {request.name!r} ({reason})"
-    )
 
 
 def _converted(converter):
@@ -311,13 +312,12 @@ def _with_preprocessing(model, *, image_shape, input_size, given, expected):
     """
     flat = flatten(model)
     images = x = keras.Input(image_shape, name="image")
-    channels_first = keras.config.image_data_format() == "channels_first"
-    spatial = slice(2, 4) if channels_first else slice(1, 3)
+    image_size = spatial_shape(images.shape)
     size = tuple(
         own or input_size or got
-        for own, got in zip(flat.input_shape[spatial], images.shape[spatial], strict=True)
+        for own, got in zip(spatial_shape(flat.input_shape), image_size, strict=True)
     )
-    if size != images.shape[spatial]:
+    if size != image_size:
         # Without an explicit `training`, Keras' layer would take True, and all layers after it too.
         resizing = keras.layers.Resizing(*size, name=free_name(flat, "input_resizing"))
         x = resizing(x, training=False)

@@ -14,7 +14,7 @@ def cifar_resnet(depth, widths, num_classes, input_shape, name):
 
     3x3 stem, three stages of `(depth - 2) / 6` basic blocks, the second and third with stride 2,
     global average pooling, a linear classifier giving logits. Where the shape changes, the
-    shortcut is a 1x1 convolution with batch normalisation.
+    shortcut is a 1x1 convolution with batch normalization.
 
     Args:
         depth: 6n + 2 for n blocks a stage.

@@ -20,9 +20,9 @@ _PREFIXES = ("module.", "_orig_mod.")
 def load_torch_weights(model, path):
     """Load a PyTorch checkpoint into a network of the zoo, in place.
 
-    Takes what people in this field hold: RepDistiller's and mdistiller's `.pth` (a dictionary with
-    the state dict under `"model"`), checkpoints with it under `"state_dict"`, plain state dicts,
-    and `.safetensors` files; with or without the prefixes `module.` of data-parallel training and
+    It reads RepDistiller's and mdistiller's `.pth` (a dictionary with the state dict under
+    `"model"`), checkpoints with the state dict under `"state_dict"`, plain state dicts, and
+    `.safetensors` files. Names may have the prefixes `module.` of data-parallel training and
     `_orig_mod.` of `torch.compile`.
 
     Names are those of RepDistiller for the CIFAR networks, of torchvision (`resnet18`, `resnet34`,

@@ -1,4 +1,4 @@
-"""The table of networks: one row a name.
+"""The table of networks, one row for each name.
 
 Every network names the feature maps that distillation reads by layers that change nothing:
 
@@ -72,10 +72,9 @@ def build(name, num_classes=None, input_shape=None):
         ValueError: If the name is not in the table (it is listed) or a number is out of range.
     """
     if name not in _NETWORKS:
-        close = similar_name(name, _NETWORKS)
-        hint = f" Did you mean {close!r}?" if close else ""
         raise ValueError(
-            f"`name` must be one of {', '.join(_NETWORKS)}. Received: name={name!r}.{hint}"
+            f"`name` must be one of {', '.join(_NETWORKS)}. "
+            f"Received: name={name!r}.{network_hint(name, _NETWORKS)}"
         )
     default_classes, default_size = (1000, 224) if name in _IMAGENET else (100, 32)
     if num_classes is None:
@@ -93,12 +92,16 @@ def build(name, num_classes=None, input_shape=None):
     return builder(*arguments, num_classes=num_classes, input_shape=tuple(input_shape), name=name)
 
 
-def similar_name(name, known):
-    """The known name that `name` is part of ("resnet18"), else the closest, else `None`."""
+def network_hint(name, known, prefix=""):
+    """Suggest the known name that `name` is part of ("resnet18"), else the closest.
+
+    Returns:
+        `" Did you mean 'imagenet_resnet18'?"`, with the prefix before the name, or an empty text.
+    """
     name, lower = str(name).lower(), {each.lower(): each for each in known}
     whole = [each for each in lower if name and name in each]
     close = difflib.get_close_matches(name, whole or lower, n=1, cutoff=0.0 if whole else 0.6)
-    return lower[close[0]] if close else None
+    return f" Did you mean {prefix + lower[close[0]]!r}?" if close else ""
 
 
 def image_shape(size, channels=3):

@@ -1,7 +1,7 @@
 """Where the teacher's passes over the images run: in this process, or on actors of Ray."""
 
 from letkd_keras.prototypes.ray_engine import RayEngine
-from letkd_keras.ray_cluster import check_engine
+from letkd_keras.ranges import positive_integer
 
 
 def make_engine(engine, workers):
@@ -18,8 +18,13 @@ def make_engine(engine, workers):
         ImportError: If Ray is needed and not installed.
         ValueError: If the engine is unknown, or the workers do not go with it.
     """
-    check_engine(engine, workers)
-    return LocalEngine() if engine == "local" else RayEngine(workers)
+    if engine == "ray":
+        return RayEngine(positive_integer.check(workers, "workers"))
+    if engine != "local":
+        raise ValueError(f'`engine` must be "local" or "ray". Received: engine={engine!r}')
+    if workers is not None:
+        raise ValueError(f'`workers` needs engine="ray". Received: workers={workers!r}')
+    return LocalEngine()
 
 
 class LocalEngine:

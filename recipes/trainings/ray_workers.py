@@ -18,6 +18,7 @@ import keras
 
 from letkd_keras.callbacks import ShowProgress
 from letkd_keras.data import DataSpec
+from letkd_keras.error_reason import error_reason
 from letkd_keras.ray_cluster import environment_of_workers, import_ray, running_ray
 from letkd_keras.recipes.trainings import (
     fit_on_workers,
@@ -117,7 +118,7 @@ class RayWorkers:
                 metrics = trainer.fit().metrics or {}
         except TrainingFailedError as error:
             raise ConnectionError(
-                f"Workers of Ray were lost {_RESTARTS + 1} times ({_first_line(error)}). The same "
+                f"Workers of Ray were lost {_RESTARTS + 1} times ({error_reason(error)}). The same "
                 "command continues after the last finished epoch"
             ) from error
         finally:
@@ -184,10 +185,6 @@ def check(backend):
             "Received: engine=ray"
         )
     import_ray()
-
-
-def _first_line(error):
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _work(config):

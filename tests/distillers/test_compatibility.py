@@ -3,14 +3,7 @@ import numpy as np
 import pytest
 
 from letkd_keras.distillers import KD, FitNet
-from letkd_keras.distillers.compatibility import (
-    check_images_and_labels,
-    check_metrics,
-    check_takes_logits,
-    check_tells_classes,
-    matching_models,
-)
-from letkd_keras.losses import DISTLoss
+from letkd_keras.distillers.compatibility import matching_models
 
 
 def _classifier(size=8, classes=3, activation=None, channels=3):
@@ -96,58 +89,6 @@ def test_a_negative_weight_of_the_task_is_refused():
         KD(_classifier(), _classifier(), task_weight=-0.5)
 
 
-@pytest.mark.parametrize("bad", [0, 4, 299])
-def test_the_first_image_that_is_not_finite_is_named(bad):
-    images = np.zeros((300, 2, 2, 1), "float32")
-    check_images_and_labels(images, np.zeros(300, int), 3)
-    images[bad:, 1, 0] = np.inf
-    with pytest.raises(ValueError, match=rf"NaN or infinite values in image {bad}$"):
-        check_images_and_labels(images, np.zeros(300, int), 3)
-
-
-def test_distributions_are_of_two_dimensions():
-    distributions = np.full((2, 3), 1 / 3)
-    check_images_and_labels(None, distributions, 3)
-    with pytest.raises(ValueError, match=r"`y` must be integers from 0 to 2.*or distributions"):
-        check_images_and_labels(None, distributions[..., None], 3)
-
-
-@pytest.mark.parametrize(
-    "loss",
-    [
-        "sparse_categorical_crossentropy",
-        "CategoricalCrossentropy",
-        keras.losses.sparse_categorical_crossentropy,
-        keras.losses.SparseCategoricalCrossentropy(),
-        [keras.losses.BinaryCrossentropy()],
-    ],
-)
-def test_a_loss_of_probabilities_is_refused_before_the_training(loss):
-    model = KD(_classifier(), _classifier(activation="softmax"))
-    model.compile("sgd", loss)
-    x, y = np.zeros((2, 8, 8, 3), "float32"), np.zeros(2, "int64")
-    with pytest.raises(ValueError, match=r"`loss` must take logits.*of probabilities"):
-        model.fit(x, y, verbose=0)
-
-
-def _own_crossentropy(y_true, y_pred):
-    return keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
-
-
-@pytest.mark.parametrize(
-    "loss",
-    [
-        None,
-        "mse",
-        _own_crossentropy,
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        {"fc": keras.losses.CategoricalCrossentropy(from_logits=True)},
-    ],
-)
-def test_other_losses_are_taken(loss):
-    check_takes_logits(loss)
-
-
 def test_augmentation_inside_the_student_is_named_where_feature_maps_are_compared(caplog):
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.RandomFlip(name="flip")(keras.layers.Rescaling(2.0)(inputs))
@@ -156,77 +97,6 @@ def test_augmentation_inside_the_student_is_named_where_feature_maps_are_compare
     assert "moves images in training" not in caplog.text
     FitNet(_classifier(), student, student_layers=["conv"], teacher_layers=["conv"])
     assert "The student moves images in training (flip)" in caplog.text
-
-
-@pytest.mark.parametrize("loss", ["kl_divergence", keras.losses.Poisson(), keras.losses.Dice()])
-def test_other_losses_of_probabilities_are_refused(loss):
-    with pytest.raises(ValueError, match="`loss` must take logits"):
-        check_takes_logits(loss)
-
-
-@pytest.mark.parametrize(
-    "metric",
-    [
-        "sparse_categorical_crossentropy",
-        keras.metrics.SparseCategoricalCrossentropy(),
-        keras.losses.sparse_categorical_crossentropy,
-        keras.losses.SparseCategoricalCrossentropy(),
-    ],
-)
-def test_a_metric_of_probabilities_is_refused_before_the_training(metric):
-    model = KD(_classifier(), _classifier())
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("sgd", loss, metrics=["accuracy", metric])
-    x, y = np.zeros((2, 8, 8, 3), "float32"), np.zeros(2, "int64")
-    for use in (model.fit, model.evaluate):
-        with pytest.raises(ValueError, match=r"`metrics` must take logits.*of probabilities"):
-            use(x, y, verbose=0)
-
-
-@pytest.mark.parametrize("name", ["AUC", "BinaryAccuracy", "KLDivergence", "Poisson", "Precision"])
-def test_other_metrics_of_probabilities_are_refused(name):
-    with pytest.raises(ValueError, match="`metrics` must take logits"):
-        check_metrics([getattr(keras.metrics, name)()], ())
-
-
-class _OwnCrossentropy(keras.metrics.SparseCategoricalCrossentropy):
-    pass
-
-
-def test_metrics_of_logits_or_of_their_order_are_taken():
-    metrics = [
-        keras.metrics.SparseCategoricalCrossentropy(from_logits=True),
-        keras.metrics.AUC(from_logits=True),
-        keras.metrics.Precision(top_k=1),
-        keras.metrics.SparseCategoricalAccuracy(),
-        keras.metrics.SparseTopKCategoricalAccuracy(5),
-        keras.metrics.MeanMetricWrapper(_own_crossentropy),
-        keras.metrics.MeanMetricWrapper(keras.losses.CategoricalCrossentropy(from_logits=True)),
-        _OwnCrossentropy(),
-    ]
-    check_metrics(metrics, ("task_loss", "kd"))
-
-
-def test_a_metric_and_a_loss_of_one_name_are_refused():
-    added = {"accuracy": (DISTLoss(), 1.0)}
-    model = KD(_classifier(), _classifier(), logit_losses=added)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("sgd", loss, metrics=["accuracy"])
-    x, y = np.zeros((2, 8, 8, 3), "float32"), np.zeros(2, "int64")
-    with pytest.raises(ValueError, match=r"name of a loss .*kd, accuracy.* metric 'accuracy'"):
-        model.fit(x, y, verbose=0)
-
-
-def test_a_loss_that_would_round_labels_is_refused():
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="bfloat16")
-    check_tells_classes(loss, 257)
-    check_tells_classes(["mse", keras.losses.MeanSquaredError(), None], 10**6)
-    with pytest.raises(ValueError, match=r"dtype='float32' for 258 classes.* dtype=bfloat16"):
-        check_tells_classes(loss, 258)
-    model = KD(_classifier(classes=258), _classifier(classes=258))
-    model.compile("sgd", loss)
-    with pytest.raises(ValueError, match=r"`loss` must have dtype='float32'"):
-        model.fit(np.zeros((2, 8, 8, 3), "float32"), np.zeros(2, "int64"), verbose=0)
 
 
 def test_a_student_with_a_softmax_is_trained_with_the_distiller():
@@ -241,23 +111,6 @@ def test_a_student_with_a_softmax_is_trained_with_the_distiller():
     np.testing.assert_allclose(
         student.predict(images, verbose=0), keras.ops.softmax(logits), rtol=1e-5
     )
-
-
-@pytest.mark.parametrize("labels", [None, {"a": np.zeros(4, int)}], ids=["none", "dictionary"])
-def test_what_is_no_tensor_of_labels_is_refused_by_name(labels):
-    model = KD(_classifier(), _classifier())
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    with pytest.raises(ValueError, match="`y` must be one tensor of labels"):
-        model.fit(np.zeros((4, 8, 8, 3), "float32"), labels, verbose=0)
-
-
-def test_labels_of_two_classes_may_be_booleans():
-    model = KD(_classifier(classes=2), _classifier(classes=2))
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    x, y = np.zeros((4, 8, 8, 3), "float32"), np.array([True, False] * 2)
-    losses = [model.evaluate(x, labels, verbose=0) for labels in (y, y.astype(int))]
-    assert losses[0] == pytest.approx(losses[1])
-    model.fit(x, y, verbose=0)
 
 
 def test_the_student_is_what_keras_exports(tmp_path):

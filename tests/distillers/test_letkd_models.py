@@ -37,7 +37,7 @@ def test_what_does_not_fit_is_refused(setting):
         LetKD(teacher, LetKD(teacher, student, prototypes).student)
     with pytest.raises(ValueError, match="`student` must be a functional"):
         LetKD(teacher, keras.layers.Dense(3), prototypes)
-    with pytest.raises(ValueError, match="`alpha` must be"):
+    with pytest.raises(ValueError, match="`penultimate_alpha` must be"):
         LetKD(teacher, student, prototypes, penultimate_alpha=-1)
     with pytest.raises(ValueError, match="`temperature` must be"):
         LetKD(teacher, student, prototypes, temperature=0)

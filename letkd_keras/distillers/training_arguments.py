@@ -1,0 +1,162 @@
+"""Checks of the losses, metrics, images and labels that a distiller is trained with."""
+
+import logging
+
+import keras
+import numpy as np
+
+from letkd_keras.data.image_data import UNLABELLED
+
+log = logging.getLogger(__name__)
+
+# Images that are looked at together.
+_BLOCK = 256
+
+# Losses of Keras, without underscores, that have no logits.
+_OF_PROBABILITIES = {"kldivergence", "poisson", "dice", "tversky"}
+
+
+def check_takes_logits(loss):
+    """Refuse a cross-entropy of probabilities: a distiller's outputs are logits.
+
+    Args:
+        loss: What `compile` was given.
+
+    Raises:
+        ValueError: If it is a cross-entropy of Keras without `from_logits=True`, or another loss of
+            Keras on probabilities.
+    """
+    for each in keras.tree.flatten(loss):
+        found = keras.losses.get(each) if isinstance(each, str) else each
+        if _is_of_probabilities(found):
+            raise ValueError(
+                "`loss` must take logits, since a softmax at the end of the student is removed: "
+                "keras.losses.SparseCategoricalCrossentropy(from_logits=True). "
+                f"Received: loss={each if isinstance(each, str) else _name(found)} of probabilities"
+            )
+
+
+def _is_of_probabilities(loss):
+    """Whether it is a loss of Keras, an object or a function, without `from_logits=True`."""
+    name = _name(loss)
+    of_keras = getattr(keras.losses, name, None) in (loss, type(loss))
+    kind = name.lower().replace("_", "")
+    of_probabilities = kind.endswith("crossentropy") or kind in _OF_PROBABILITIES
+    return of_keras and of_probabilities and not getattr(loss, "from_logits", False)
+
+
+def _name(loss):
+    return getattr(loss, "__name__", type(loss).__name__)
+
+
+# Metrics of Keras that compare outputs with thresholds, which are probabilities.
+_WITH_THRESHOLDS = (
+    *(keras.metrics.AUC, keras.metrics.BinaryAccuracy),
+    *(keras.metrics.Precision, keras.metrics.Recall),
+    *(keras.metrics.PrecisionAtRecall, keras.metrics.RecallAtPrecision),
+    *(keras.metrics.SensitivityAtSpecificity, keras.metrics.SpecificityAtSensitivity),
+    *(keras.metrics.TruePositives, keras.metrics.TrueNegatives),
+    *(keras.metrics.FalsePositives, keras.metrics.FalseNegatives),
+)
+
+
+def check_metrics(metrics, losses):
+    """Refuse metrics whose values would be wrong, or would be replaced in the logs.
+
+    Args:
+        metrics: The compiled metrics, a list of `keras.metrics.Metric`.
+        losses: Names of the losses in the logs.
+
+    Raises:
+        ValueError: If a metric of Keras takes probabilities, or has the name of a loss.
+    """
+    for metric in metrics:
+        if _takes_probabilities(metric):
+            raise ValueError(
+                "`metrics` must take logits, which a distiller's student puts out: set "
+                "`from_logits=True`, or evaluate "
+                "keras.Sequential([distiller.student, keras.layers.Softmax()]) by the metric. "
+                f"Received: metric {metric.name!r} of probabilities"
+            )
+        if metric.name in losses:
+            raise ValueError(
+                f"`metrics` must not have the name of a loss in the logs ({', '.join(losses)}): "
+                "rename the metric, or the loss in `logit_losses`. "
+                f"Received: metric {metric.name!r}"
+            )
+
+
+def _takes_probabilities(metric):
+    if getattr(keras.metrics, type(metric).__name__, None) is not type(metric):
+        return False  # of one's own
+    # Precision and recall with `top_k` look at the order alone.
+    if type(metric) in _WITH_THRESHOLDS and getattr(metric, "top_k", None) is None:
+        of_probabilities = True
+    else:
+        of_probabilities = _is_of_probabilities(getattr(metric, "_fn", metric))
+    return of_probabilities and not metric.get_config().get("from_logits", False)
+
+
+# Largest integer up to which a type has all integers.
+_LARGEST_EXACT = {"bfloat16": 2**8, "float16": 2**11}
+
+
+def check_tells_classes(loss, classes):
+    """Refuse a loss of half precision with more classes than it tells apart.
+
+    Keras casts labels to the type of the loss.
+
+    Args:
+        loss: What `compile` was given.
+        classes: Number of classes.
+
+    Raises:
+        ValueError: If the loss would round indices of classes.
+    """
+    for each in keras.tree.flatten(loss):
+        dtype = getattr(each, "dtype", keras.config.floatx())
+        if classes - 1 > _LARGEST_EXACT.get(dtype, classes):
+            raise ValueError(
+                f"`loss` must have dtype='float32' for {classes} classes, since Keras rounds "
+                f"labels to its dtype. Received: loss={_name(each)} with dtype={dtype}"
+            )
+
+
+def check_images_and_labels(images, labels, classes, takes_unlabelled=False):
+    """Refuse NumPy arrays that would make the loss NaN; other kinds of data are not looked at.
+
+    Args:
+        images: Array [N, ...], or anything else that `fit` takes.
+        labels: Integers [N] or [N, 1], or distributions [N, classes], likewise.
+        classes: Number of classes.
+        takes_unlabelled: Whether labels may be -1, for images without a label.
+
+    Raises:
+        ValueError: If an image is not finite or a label is not one of the classes.
+    """
+    if isinstance(images, np.ndarray) and images.dtype.kind == "f":
+        # Block by block: the result of `isfinite` has an entry for each pixel.
+        for start in range(0, len(images), _BLOCK):
+            finite = np.isfinite(images[start : start + _BLOCK]).reshape(-1, images[0].size)
+            if not finite.all():
+                bad = start + int(np.argmin(finite.all(axis=1)))
+                raise ValueError(
+                    f"`x` must be finite. Received: NaN or infinite values in image {bad}"
+                )
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iufb":
+        return
+    if labels.ndim == 2 and labels.shape[1] == classes:
+        if not np.isfinite(labels).all():
+            raise ValueError("`y` must be finite. Received: labels with NaN or infinite values")
+        return
+    smallest = UNLABELLED if takes_unlabelled else 0
+    known = (labels >= smallest) & (labels < classes) & (labels % 1 == 0)
+    if not np.all(known):
+        unlabelled = f", or {UNLABELLED} for images without a label" if takes_unlabelled else ""
+        raise ValueError(
+            f"`y` must be integers from 0 to {classes - 1}, the classes of the student, or "
+            f"distributions over them{unlabelled}. "
+            f"Received: labels from {labels.min()} to {labels.max()} of type {labels.dtype}"
+        )
+    if np.any(labels < 0):
+        log.info("%d of %d images have no label", np.sum(labels < 0), len(labels))
