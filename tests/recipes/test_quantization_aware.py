@@ -66,7 +66,7 @@ def test_an_interrupted_phase_continues_from_the_trained_student(tmp_path, monke
         return train(model, data, schedule, *args, **kwargs)
 
     monkeypatch.setattr(run_module, "train", interrupted)
-    arguments = (experiment, "student", 0, None, None, tmp_path, 0)
+    arguments = (experiment, "student", 0, None, None, tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run_module.train_student(*arguments)
     run_module.train_student(*arguments)
