@@ -101,7 +101,7 @@ def markdown(experiment, teacher, table, picture):
         *_ended_early(experiment, table),
         "",
         f"Teacher: {results.accuracy_of(teacher):.2f}% top-1{_published_teacher(experiment)}, "
-        f"{teacher['parameters']:,} parameters.",
+        f"{teacher['parameters']:,} parameters.{_weak_teacher(experiment, teacher, table)}",
         "",
     ]
     layers = _layers(experiment)
@@ -133,6 +133,18 @@ def markdown(experiment, teacher, table, picture):
         lines += [f"- {title}, seed {seed}: `{text}`" for title, seed, text in failed]
         lines += [""]
     return "\n".join(lines)
+
+
+def _weak_teacher(experiment, teacher, table):
+    """That the teacher is worse than the student alone, as two sentences."""
+    name = next(iter(results.columns(experiment.data.has_validation)))
+    alone = next((row[f"{name}_mean"] for row in table if row["method"] == "student"), None)
+    if alone is None or alone <= results.accuracy_of(teacher):
+        return ""
+    return (
+        " This is less than the student alone has. Under such a teacher a method may lower the "
+        "student's accuracy: train the teacher for longer, or use a better one."
+    )
 
 
 def _few_images(experiment):

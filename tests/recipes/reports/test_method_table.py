@@ -72,6 +72,16 @@ def test_epochs_that_a_callback_left_out_are_named(experiment, folder):
     assert "callback" not in text
 
 
+def test_a_teacher_that_is_worse_than_the_student_alone_is_told(experiment, folder):
+    rows = method_table.rows(experiment, folder)  # the student alone has 50%
+    note = "less than the student alone"
+    for accuracy, is_worse in ((49.9, True), (50.0, False)):
+        text = method_table.markdown(experiment, {**TEACHER, "accuracy_last": accuracy}, rows, "")
+        assert (note in text) == is_worse
+    text = method_table.markdown(experiment, {**TEACHER, "accuracy_last": 49.9}, rows[1:], "")
+    assert note not in text
+
+
 def test_names_that_are_no_mathematics_are_drawn(experiment, folder):
     method_table.write(experiment, folder, TEACHER)
     assert Image.open(folder / "table.png").width > 400
