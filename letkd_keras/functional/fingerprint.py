@@ -1,4 +1,5 @@
 import hashlib
+import re
 
 import keras
 import numpy as np
@@ -9,8 +10,9 @@ def fingerprint(model):
 
     The hash covers name, shape and bytes of each weight in the order of `model.weights`. The name
     of the weight ("kernel") counts. The name of its layer does not, because Keras numbers layers
-    differently ("conv2d_7") when a model is built a second time. Saving, loading, freezing and
-    compiling do not change the fingerprint; training does.
+    differently ("conv2d_7") when a model is built a second time. Nor does the name of a weight that
+    was given none, which Keras numbers too. Saving, loading, freezing and compiling do not change
+    the fingerprint; training does.
 
     Args:
         model: A built `keras.Model`.
@@ -26,6 +28,7 @@ def fingerprint(model):
     digest = hashlib.sha256()
     for weight in model.weights:
         array = np.ascontiguousarray(keras.ops.convert_to_numpy(weight))
-        digest.update(f"{weight.name} {array.dtype} {array.shape}\n".encode())
+        name = re.sub(r"^variable_\d+$", "variable", weight.name)
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

@@ -1,6 +1,7 @@
 import keras
 import pytest
 from small_problem import small_teacher
+from small_vit import small_vit
 
 from letkd_keras.functional import fingerprint
 
@@ -18,6 +19,14 @@ def test_it_survives_saving_rebuilding_freezing_and_compiling(tmp_path):
     model.compile("sgd", "mse")
     model.trainable = False
     assert fingerprint(model) == expected
+
+
+def test_weights_without_names_of_their_own_do_not_change_it(tmp_path):
+    model = small_vit(size=16, classes=3)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert [weight.name for weight in loaded.weights] != [weight.name for weight in model.weights]
+    assert fingerprint(loaded) == fingerprint(model)
 
 
 def test_any_weight_changes_it():
