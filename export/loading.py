@@ -22,9 +22,9 @@ def load_student(model):
 
     Returns:
         A functional `keras.Model`. It returns logits, even if `model` ends in a softmax, and has no
-        fake quantization (`letkd_keras.quantization_aware`). If `model` has neither, it shares its
-        weights with `model`, except those of the layer that had the softmax. If `model`
-        takes images of another type than float32, or computes in another, it is a copy in float32.
+        fake quantization (`letkd_keras.quantization_aware`). It shares the weights of `model`,
+        except in these cases: without its fake quantization it is a copy; it is a copy in float32
+        if `model` takes images of another type or computes in another one.
 
     Raises:
         FileNotFoundError: If a path does not exist or its folder contains no student.

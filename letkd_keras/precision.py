@@ -1,4 +1,4 @@
-"""What runs in at least float32, whatever the dtype policy is."""
+"""The dtype policy: a scope that sets it, and what is in at least float32 under each."""
 
 from contextlib import contextmanager
 

@@ -21,6 +21,15 @@ def test_top_accuracy_by_hand():
     assert top_accuracy(logits, labels, 5) == 100
 
 
+def test_of_equally_likely_classes_the_first_ones_count():
+    assert top_accuracy(np.zeros((100, 100)), np.arange(100), 5) == 5
+    generator = np.random.default_rng(0)
+    logits, labels = generator.integers(0, 4, (500, 100)), generator.integers(0, 100, 500)
+    best = [sorted(range(100), key=lambda number: -row[number])[:30] for row in logits]
+    expected = np.mean([label in classes for label, classes in zip(labels, best, strict=True)])
+    assert top_accuracy(logits, labels, 30) == 100 * expected
+
+
 @pytest.mark.parametrize("k", [1, 5])
 def test_top_accuracy_is_that_of_keras(k):
     generator = np.random.default_rng(0)
