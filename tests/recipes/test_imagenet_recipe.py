@@ -32,7 +32,7 @@ def test_from_folders_to_an_exported_student(student, tmp_path):
     assert measured["top-1"] == pytest.approx(
         report["methods"]["letkd2"]["accuracy_selected_mean"], abs=1e-3
     )
-    assert "held out" in report["selection"]
+    assert "selected on the validation images" in report["selection"]
     config = json.loads((out / "config.json").read_text())
     assert config["student_schedule"]["weight_decay"] == 1e-4
     assert config["feature_cache"] == "float32"

@@ -63,7 +63,6 @@ def test_without_list_the_recipes_are_named(capsys):
         assert importlib.util.find_spec(f"letkd_keras.recipes.{name}"), name
 
 
-@pytest.mark.slow
 def test_list(capsys):
     main(["--list"])
     text = capsys.readouterr().out
@@ -84,9 +83,9 @@ def test_list(capsys):
     assert numbers > 250
     assert "72.44 ± 0.24" in text and "72.38/91.15" in text
     for method in ("student", "kd", "quest", "letkd1", "letkd2"):
-        assert f"│ {method} " in text
+        assert f"\n{method} " in text
     for name, loss in LOGIT_LOSSES.items():
-        assert f"│ {name} " in text
+        assert f"\n{name} " in text
         assert loss.paper.split(",")[0] in text
-    assert "278,324 │        40.8 M" in text
-    assert "914,808 (3.3x) │  80.9 M (2.0x)" in text
+    assert re.search(r"^resnet20 .* 278,324 +40.8 M ", text, re.MULTILINE)
+    assert re.search(r" 914,808 \(3.3x\) +80.9 M \(2.0x\)$", text, re.MULTILINE)
