@@ -53,7 +53,6 @@ def _network(channels):
     return keras.Model(inputs, keras.layers.Dense(2)(x))
 
 
-@pytest.mark.slow
 def test_with_its_row_it_has_a_place_in_the_table(direction, tmp_path, monkeypatch):
     monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
     exec(ROW, {**vars(methods), "Direction": direction})

@@ -127,7 +127,6 @@ def test_sweep_of_a_run_is_exported_and_verified(run, tmp_path, capsys):
     assert _run(verifying.main, out, "--model", small) == 0
 
 
-@pytest.mark.slow
 def test_sweep_selects_on_the_validation_images_of_a_run(student, data_file, tmp_path):
     spec = DataSpec(str(data_file), validation_fraction=0.25)
     run = _run_folder(tmp_path / "run", student, spec)

@@ -46,7 +46,7 @@ def test_importing_tfmot_leaves_no_trace_in_the_environment(monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    ["resnet8", *(pytest.param(n, marks=pytest.mark.slow) for n in ("snv1", "snv2", "mnv2"))],
+    ["resnet8", "snv1", "snv2", "mnv2"],
 )
 def test_tf_keras_computes_the_same(name):
     folded = fold(with_kd_layers(name, size=32))
@@ -144,14 +144,12 @@ def test_training_leaves_the_scaling_of_pixels_as_it_is(student, tmp_path, name)
     assert result.max_difference < 0.5 * scale
 
 
-@pytest.mark.slow
 def test_pruned_kernels_are_sparse(student, images, tmp_path):
     kernels = _kernels(_export(student, tmp_path, "tflite-pruned", images, sparsity=0.5).path)
     zeros = sum(np.sum(kernel == 0) for kernel in kernels) / sum(k.size for k in kernels)
     assert 0.45 < zeros < 0.55
 
 
-@pytest.mark.slow
 def test_clustered_kernels_have_few_values(student, images, tmp_path):
     kernels = _kernels(_export(student, tmp_path, "tflite-clustered", images, clusters=8).path)
     assert kernels

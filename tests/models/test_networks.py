@@ -186,7 +186,6 @@ def test_arguments_out_of_range():
         opened("keras.applications:MobileNet", classes=1)
 
 
-@pytest.mark.slow
 def test_caffe_preprocessing_of_resnet50():
     keras.utils.set_random_seed(0)
     original = keras.applications.ResNet50(
