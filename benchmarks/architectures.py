@@ -232,7 +232,7 @@ def table(rows, command):
         "need feature maps.",
         "(MiT has feature maps, but keras-hub 0.32 cannot copy its layers.) The layers were "
         "suggested, prototypes",
-        "were fitted, one letKD step was trained, and the student was exported to TFLite "
+        "were fitted, and one letKD step was trained. The student was then exported to TFLite "
         "(float32) and compared",
         "with Keras in a new process.",
         "",
