@@ -23,7 +23,7 @@ from letkd_keras.recipes.reports import class_report, report
 from letkd_keras.recipes.trainings import gpus, results, workers
 from letkd_keras.recipes.trainings.ray_workers import RayWorkers
 from letkd_keras.recipes.trainings.shared_training import train
-from letkd_keras.recipes.trainings.training import finish
+from letkd_keras.recipes.trainings.training_state import finish
 from letkd_keras.run_folder import OtherSettings, RunFolder
 
 log = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ from letkd_keras.functional.graph import layers_inside
 from letkd_keras.recipes.trainings import training
 from letkd_keras.recipes.trainings.schedule import Schedule
 from letkd_keras.recipes.trainings.training_data import balanced_class_weights
+from letkd_keras.recipes.trainings.training_state import SaveState, load_state, read_state
 
 
 def fit_alone(file, data, order, folder):
@@ -55,7 +56,7 @@ def fit(group, file, data, order, folder):
 
 def _state(folder):
     try:
-        return training.read_state(folder)
+        return read_state(folder)
     except ValueError as error:
         return {"error": str(error)}
 
@@ -78,7 +79,7 @@ def _fit(group, file, weights, data, order, folder, state):
                     layer.synchronized = True  # statistics of the whole batch, as JAX's are
         training.compile_model(model, data, schedule, augmentation, **options)
         if first_epoch:
-            training.load_state(model, weights)
+            load_state(model, weights)
     class_weights = None
     if order["class_weights"] is not None:
         class_weights = balanced_class_weights(data)
@@ -97,7 +98,7 @@ def _fit(group, file, weights, data, order, folder, state):
     split = "validation" if data.has_validation else "test"
     network = getattr(model, "student", model)
     evaluation = EvaluateParts(group, network, data, schedule, augmentation, split)
-    save_state = training.SaveState(folder, state, keeps_best=data.has_validation)
+    save_state = SaveState(folder, state, keeps_best=data.has_validation)
     with ShowProgress(split) as shown, group.fit_scope():
         model.fit(
             batches,

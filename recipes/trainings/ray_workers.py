@@ -23,11 +23,11 @@ from letkd_keras.ray_cluster import environment_of_workers, import_ray, running_
 from letkd_keras.recipes.trainings import (
     fit_on_workers,
     shared_training,
-    training,
     worker_environment,
     workers,
 )
 from letkd_keras.recipes.trainings.training_data import few_for_students
+from letkd_keras.recipes.trainings.training_state import is_over, read_state
 from letkd_keras.run_folder import differences
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class RayWorkers:
         if "error" in metrics:
             kind, message = metrics["error"]
             raise {"FloatingPointError": FloatingPointError}.get(kind, ValueError)(message)
-        if not training.is_over(training.read_state(folder), order["schedule"]["epochs"]):
+        if not is_over(read_state(folder), order["schedule"]["epochs"]):
             raise ValueError(
                 "`out` must be a folder that all machines of the Ray cluster share. "
                 f"Received: {folder}, where the first worker's files are missing"
@@ -137,7 +137,7 @@ class RayWorkers:
 def _epochs_shown(folder, data, order):
     """A scope in which the epochs are shown that the first worker finishes."""
     epochs, ended = order["schedule"]["epochs"], threading.Event()
-    before = training.read_state(folder)["epochs"]
+    before = read_state(folder)["epochs"]
 
     def watch():
         done, last = before, False
@@ -148,7 +148,7 @@ def _epochs_shown(folder, data, order):
             while not last:
                 last = ended.wait(1)
                 with contextlib.suppress(ValueError, OSError):  # a file that is being replaced
-                    rows = training.read_state(folder)["rows"]
+                    rows = read_state(folder)["rows"]
                     for row in rows[done:]:
                         shown.on_epoch_end(done, row)
                         done += 1

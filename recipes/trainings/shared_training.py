@@ -19,6 +19,7 @@ import keras
 from letkd_keras.files import checksum
 from letkd_keras.recipes.trainings import training, worker_environment, workers
 from letkd_keras.recipes.trainings.fit_on_workers import fit
+from letkd_keras.recipes.trainings.training_state import is_over, read_state
 from letkd_keras.run_folder import differences
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def train(model, data, schedule, folder, **options):
     if group is not None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if not training.is_over(training.read_state(folder), schedule.epochs):
+        if not is_over(read_state(folder), schedule.epochs):
             order = {
                 "schedule": schedule.config(),
                 "digest": data.digest,

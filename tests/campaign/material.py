@@ -335,10 +335,10 @@ def make_results(folder):
     from letkd_keras.prototypes import __main__ as prototypes
     from letkd_keras.prototypes.steps import WorkFolder
     from letkd_keras.recipes import compare
-    from letkd_keras.recipes.trainings import training
+    from letkd_keras.recipes.trainings.training_state import SaveState
 
     compare.main([*_words("SMALL", folder), "--out", str(folder / "run")])
-    with _interrupted_after(training.SaveState, "on_epoch_end"):
+    with _interrupted_after(SaveState, "on_epoch_end"):
         compare.main([*_words("UNFINISHED", folder), "--out", str(folder / "unfinished")])
     with _interrupted_after(WorkFolder, "save_checkpoint"):
         prototypes.main([*_words("WORK", folder), str(folder / "work")])

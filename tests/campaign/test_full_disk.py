@@ -16,7 +16,7 @@ from random_students import with_kd_layers
 from small_problem import small_teacher
 
 from letkd_keras import files, memory_mapped
-from letkd_keras.recipes.trainings import training
+from letkd_keras.recipes.trainings.training_state import SaveState
 from letkd_keras.run_folder import is_own_hidden
 
 _MOST_STARTS = 60
@@ -72,7 +72,7 @@ class _Filling:
             (files, "_hidden_file"),
             (files, "_hidden_folder"),
             (memory_mapped, "check_room"),
-            (training.SaveState, "on_epoch_begin"),
+            (SaveState, "on_epoch_begin"),
         ):
             patch.setattr(module, name, self._filling(getattr(module, name)))
 

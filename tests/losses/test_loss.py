@@ -6,7 +6,6 @@ from registered_name import has_registered_name
 from letkd_keras.distillers.at import AttentionError
 from letkd_keras.distillers.crd import NoiseContrastiveLoss
 from letkd_keras.distillers.feature_maps import FeatureMeanSquaredError
-from letkd_keras.distillers.logit_losses import LogitsDistillationLoss
 from letkd_keras.distillers.sp import SimilarityError
 from letkd_keras.distillers.vid import GaussianNegativeLogLikelihood
 from letkd_keras.losses import (
@@ -18,6 +17,7 @@ from letkd_keras.losses import (
     TemplateKLDivergence,
     WTTMLoss,
 )
+from letkd_keras.losses.logits_distillation import LogitsDistillationLoss
 from letkd_keras.losses.loss import Loss, ScalarLoss
 
 LOSSES = [

@@ -27,6 +27,7 @@ from letkd_keras.distillers import Distiller
 from letkd_keras.losses import logit_loss
 from letkd_keras.recipes.trainings import training
 from letkd_keras.recipes.trainings.schedule import Schedule
+from letkd_keras.recipes.trainings.training_state import SaveState, read_state
 
 SCHEDULE = Schedule(3, 0.02, (2,), batch_size=16)
 AVERAGED = replace(SCHEDULE, ema=0.9)
@@ -71,8 +72,8 @@ def train(model, data, folder, schedule):
 
 def compare(make, data, folder, schedule=SCHEDULE):
     saved = []
-    save = training.SaveState._save_weights
-    training.SaveState._save_weights = lambda self, name: saved.append(name) or save(self, name)
+    save = SaveState._save_weights
+    SaveState._save_weights = lambda self, name: saved.append(name) or save(self, name)
     found = {"saved": {}}
     backend = jax.default_backend
     for way in ("fit", "loop"):
@@ -88,11 +89,11 @@ def compare(make, data, folder, schedule=SCHEDULE):
     try:
         train(make(), data, folder / "resumed", schedule)
     except Interrupted:
-        found["interrupted_after"] = training.read_state(folder / "resumed")["epochs"]
+        found["interrupted_after"] = read_state(folder / "resumed")["epochs"]
     training.StopOnNonFiniteLoss = stop
     resumed = train(make(), data, folder / "resumed", schedule)
     training._SECONDS, jax.default_backend = 30, backend
-    training.SaveState._save_weights = save
+    SaveState._save_weights = save
     pairs = zip(resumed.get_weights(), model.get_weights(), strict=True)
     found["resumed"] = max(float(np.abs(a - b).max()) for a, b in pairs)
     return found

@@ -19,7 +19,7 @@ from letkd_keras.recipes.experiments.networks import Network
 from letkd_keras.recipes.reports import method_table
 from letkd_keras.recipes.studies import grid, layer_features, layer_time, probe, tsne, value_sweep
 from letkd_keras.recipes.trainings import results
-from letkd_keras.recipes.trainings.training import finish
+from letkd_keras.recipes.trainings.training_state import finish
 
 SMALL = "--train-examples 40 --batch-size 20"
 

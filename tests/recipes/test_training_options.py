@@ -11,10 +11,11 @@ from small_training import small_model, small_schedule
 from letkd_keras.data import load_digits
 from letkd_keras.recipes import cifar100, digits
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
-from letkd_keras.recipes.trainings import training
+from letkd_keras.recipes.trainings import results, training
 from letkd_keras.recipes.trainings.schedule import Schedule
 from letkd_keras.recipes.trainings.training import train
 from letkd_keras.recipes.trainings.training_data import balanced_class_weights
+from letkd_keras.recipes.trainings.training_state import is_over, read_state
 
 
 class Interrupted(Exception):
@@ -138,7 +139,7 @@ def test_class_weights_weight_the_loss(data, tmp_path):
         class_weights="balanced",
         augmentation={"flip": False, "crop_padding": 0},
     )
-    (row,) = training.results.read_metrics(tmp_path / "metrics.csv")
+    (row,) = results.read_metrics(tmp_path / "metrics.csv")
     batch = next(iter(unbalanced.evaluation_batches(66, "train")))
     log_p = keras.ops.log_softmax(small_model()(batch[0], training=True))
     losses = -np.asarray(log_p)[np.arange(66), labels]
@@ -227,12 +228,12 @@ def test_a_training_that_a_callback_ended_is_over(module, data, tmp_path):
     options = {"callbacks": [f"{module}:StopAfterTwo"]}
     result = _train(small_model(), data, tmp_path / "run", small_schedule(), **options)
     assert result["epochs"] == 2
-    state = training.read_state(tmp_path / "run")
-    assert training.is_over(state, 3) and not training.is_over({**state, "stopped": False}, 3)
+    state = read_state(tmp_path / "run")
+    assert is_over(state, 3) and not is_over({**state, "stopped": False}, 3)
     # As the chief of several workers, which trains nothing itself.
     again = small_model()
     assert _train(again, data, tmp_path / "run", small_schedule())["epochs"] == 2
-    assert training.read_state(tmp_path / "run") == state
+    assert read_state(tmp_path / "run") == state
 
 
 # === From options to the experiment ===

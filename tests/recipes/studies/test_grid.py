@@ -21,7 +21,7 @@ from letkd_keras.recipes.recipe_of_data import settings_of
 from letkd_keras.recipes.reports import method_table
 from letkd_keras.recipes.studies import grid
 from letkd_keras.recipes.trainings import results, workers
-from letkd_keras.recipes.trainings.training import finish
+from letkd_keras.recipes.trainings.training_state import finish
 
 SMALL = "--epochs 1 --train-examples 40 --batch-size 20"
 

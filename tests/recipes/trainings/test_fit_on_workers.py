@@ -7,6 +7,7 @@ from small_training import small_model
 
 from letkd_keras.recipes.trainings import fit_on_workers, training
 from letkd_keras.recipes.trainings.schedule import Schedule
+from letkd_keras.recipes.trainings.training_state import SaveState, read_state
 
 
 def test_one_worker_trains_by_the_order_of_the_chief(monkeypatch):
@@ -21,11 +22,11 @@ def test_one_worker_trains_by_the_order_of_the_chief(monkeypatch):
 
 def test_what_is_saved_in_scope_sees_the_end_of_the_training(tmp_path):
     state = {"epochs": 1, "last": None, "best": None, "rows": []}
-    save_state = training.SaveState(tmp_path, state, keeps_best=False)
+    save_state = SaveState(tmp_path, state, keeps_best=False)
     in_scope = fit_on_workers.InScope(save_state, group=None)
     in_scope.set_model(SimpleNamespace(stop_training=True))
     in_scope.on_train_end()
-    assert training.read_state(tmp_path)["stopped"]
+    assert read_state(tmp_path)["stopped"]
 
 
 def test_the_state_of_every_epoch_is_saved_in_scope(tmp_path):
@@ -33,10 +34,10 @@ def test_the_state_of_every_epoch_is_saved_in_scope(tmp_path):
     model = small_model()
     model.compile("sgd", "mse")
     in_scope = fit_on_workers.InScope(
-        training.SaveState(tmp_path, state, keeps_best=False), SimpleNamespace(scope=nullcontext)
+        SaveState(tmp_path, state, keeps_best=False), SimpleNamespace(scope=nullcontext)
     )
     in_scope.set_model(model)
     for epoch in range(2):
         in_scope.on_epoch_begin(epoch)
         in_scope.on_epoch_end(epoch, {"loss": 1.0, "val_accuracy": 0.5})
-        assert training.read_state(tmp_path)["epochs"] == epoch + 1
+        assert read_state(tmp_path)["epochs"] == epoch + 1

@@ -1,6 +1,5 @@
 import csv
 
-import keras
 import numpy as np
 import pytest
 from small_training import small_model
@@ -8,7 +7,8 @@ from small_training import small_model
 from letkd_keras.data import load_digits
 from letkd_keras.recipes.trainings import results, training
 from letkd_keras.recipes.trainings.schedule import Schedule
-from letkd_keras.recipes.trainings.training import finish, read_state, train
+from letkd_keras.recipes.trainings.training import train
+from letkd_keras.recipes.trainings.training_state import finish, read_state
 
 
 class Interrupted(Exception):
@@ -55,58 +55,6 @@ def test_an_interrupted_training_ends_with_the_same_weights(data, interrupted, t
     assert [file.name for file in interrupted.glob("*.h5")] == ["state-3.weights.h5"]
 
 
-class _StopAfterTwo(keras.callbacks.Callback):
-    def on_epoch_end(self, epoch, logs=None):
-        self.model.stop_training = epoch == 1
-
-
-def test_states_with_a_time_between_them_lose_no_epoch(tmp_path):
-    """The last epoch is saved although the time is not over, also where a callback ends `fit`."""
-
-    def fit(folder, *callbacks):
-        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-        model.compile("sgd", "mse")
-        folder.mkdir()
-        save = training.SaveState(folder, read_state(folder), keeps_best=False, seconds=1000)
-        model.fit(*np.ones((2, 4, 2)), epochs=3, verbose=0, callbacks=[save, *callbacks])
-        return read_state(folder)
-
-    for name, epochs, callbacks in (("whole", 3, ()), ("stopped", 2, (_StopAfterTwo(),))):
-        state = fit(tmp_path / name, *callbacks)
-        assert state["epochs"] == len(state["rows"]) == epochs
-        assert state.get("stopped", False) == bool(callbacks)
-        assert training.is_over(state, 3)
-        assert [file.name for file in (tmp_path / name).glob("*.h5")] == [state["last"]["name"]]
-
-
-def _flip_a_byte(file):
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-
-
-def _truncate(file):
-    file.write_bytes(file.read_bytes()[:-100])
-
-
-@pytest.mark.parametrize(
-    ("name", "damage"),
-    [
-        ("state-1.weights.h5", _flip_a_byte),
-        ("state-1.weights.h5", _truncate),
-        ("state-1.weights.h5", lambda file: file.unlink()),
-        ("state.json", _flip_a_byte),
-        ("state.json", _truncate),
-    ],
-)
-def test_a_damaged_state_is_refused(name, damage, data, interrupted):
-    damage(interrupted / name)
-    before = sorted(interrupted.iterdir())
-    with pytest.raises(ValueError, match=rf"{name} is damaged or missing. Delete the folder .*run"):
-        _train(small_model(), data, interrupted)
-    assert sorted(interrupted.iterdir()) == before
-
-
 def test_metrics_have_a_row_for_each_epoch_with_its_learning_rate(data, tmp_path):
     _train(small_model(), data, tmp_path)
     with (tmp_path / "metrics.csv").open(newline="") as file:
@@ -135,18 +83,6 @@ def test_best_and_last_epoch():
 def test_a_loss_that_is_not_finite_stops_the_training(data, tmp_path):
     with pytest.raises(FloatingPointError, match="loss is not finite"):
         _train(small_model(), data, tmp_path, Schedule(3, 1e30, (), batch_size=16))
-
-
-def test_a_finished_training_needs_no_state(data, tmp_path):
-    assert results.finished(tmp_path) is None
-    result = _train(small_model(), data, tmp_path)
-    assert results.finished(tmp_path) is None
-    # Of a second start while this one trained.
-    (tmp_path / "error.txt").write_text("ValueError: it is being trained by another process")
-    finish(tmp_path, result)
-    assert results.finished(tmp_path) == result
-    assert results.failure(tmp_path) is None
-    assert not list(tmp_path.glob("state*"))
 
 
 def test_an_epoch_is_selected_on_validation_images_and_tested_once(data, tmp_path, monkeypatch):

@@ -1,0 +1,83 @@
+import keras
+import numpy as np
+import pytest
+from small_training import small_model, small_schedule
+
+from letkd_keras.data import load_digits
+from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.trainings.training import train
+from letkd_keras.recipes.trainings.training_state import SaveState, finish, is_over, read_state
+
+
+def _train(folder):
+    data = load_digits().subset(64, 32)
+    return train(
+        small_model(), data, small_schedule(), folder, seed=5, augmentation={"flip": False}
+    )
+
+
+def _fit(folder, *callbacks):
+    """Three epochs, whose states would be saved a long time after each other."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    folder.mkdir()
+    save = SaveState(folder, read_state(folder), keeps_best=False, seconds=1000)
+    model.fit(*np.ones((2, 4, 2)), epochs=3, verbose=0, callbacks=[save, *callbacks])
+    return read_state(folder)
+
+
+class _StopAfterTwo(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = epoch == 1
+
+
+def test_states_with_a_time_between_them_lose_no_epoch(tmp_path):
+    """The last epoch is saved although the time is not over, also where a callback ends `fit`."""
+    for name, epochs, callbacks in (("whole", 3, ()), ("stopped", 2, (_StopAfterTwo(),))):
+        state = _fit(tmp_path / name, *callbacks)
+        assert state["epochs"] == len(state["rows"]) == epochs
+        assert state.get("stopped", False) == bool(callbacks)
+        assert is_over(state, 3)
+        assert [file.name for file in (tmp_path / name).glob("*.h5")] == [state["last"]["name"]]
+
+
+def _flip_a_byte(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def _truncate(file):
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("state-2.weights.h5", _flip_a_byte),
+        ("state-2.weights.h5", _truncate),
+        ("state-2.weights.h5", lambda file: file.unlink()),
+        ("state.json", _flip_a_byte),
+        ("state.json", _truncate),
+    ],
+)
+def test_a_damaged_state_is_refused(name, damage, tmp_path):
+    folder = tmp_path / "run"
+    _fit(folder, _StopAfterTwo())
+    damage(folder / name)
+    before = sorted(folder.iterdir())
+    with pytest.raises(ValueError, match=rf"{name} is damaged or missing. Delete the folder .*run"):
+        _train(folder)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_finished_training_needs_no_state(tmp_path):
+    assert results.finished(tmp_path) is None
+    result = _train(tmp_path)
+    assert results.finished(tmp_path) is None
+    # Of a second start while this one trained.
+    (tmp_path / "error.txt").write_text("ValueError: it is being trained by another process")
+    finish(tmp_path, result)
+    assert results.finished(tmp_path) == result
+    assert results.failure(tmp_path) is None
+    assert not list(tmp_path.glob("state*"))
