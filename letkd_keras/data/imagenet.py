@@ -8,9 +8,10 @@ from letkd_keras.data.class_folders import (
     find_images,
     split_folders,
 )
-from letkd_keras.data.image_sources import FileSource, RecordSource
+from letkd_keras.data.image_sources import FileSource
 from letkd_keras.data.normalization import PIXELS
 from letkd_keras.data.streamed_images import StreamedImages
+from letkd_keras.data.tfds import streamed
 
 # Mean and standard deviation of the training pixels, as in torchvision's recipes.
 _MEAN, _STD = PIXELS["imagenet"]
@@ -44,17 +45,7 @@ def load_imagenet(data_dir=None, image_size=224):
         check_utf8(name, "`data_dir`")
         return _of_folders(folders["train"], test_folder, name, image_size)
     builder = _prepared("imagenet2012", data_dir)
-    train, test = (RecordSource.from_builder(builder, split) for split in ("train", "validation"))
-    return StreamedImages(
-        name="imagenet2012",
-        train=train,
-        test=test,
-        image_size=image_size,
-        mean=_MEAN,
-        std=_STD,
-        class_names=tuple(builder.info.features["label"].names),
-        split=f"{len(train)} training and {len(test)} validation images of the tfds folder",
-    )
+    return streamed(builder, "imagenet2012", "validation", image_size)
 
 
 def _of_folders(train_folder, test_folder, name, image_size):

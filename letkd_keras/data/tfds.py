@@ -60,7 +60,7 @@ def load_tfds(name, data_dir=None, image_size=None):
     shape = features["image"].shape
     images = splits["train"].num_examples + splits[test].num_examples
     if None in shape or images * np.prod(shape) > _MEMORY:
-        return _streamed(builder, name, test, image_size or 224)
+        return streamed(builder, name, test, image_size or 224)
     if image_size is not None:
         raise ValueError(
             f"`image_size` does not apply to images of one size. Received: "
@@ -135,7 +135,18 @@ def read_into_memory(builder, name, mean=None, std=None, test="test"):
     )
 
 
-def _streamed(builder, name, test, image_size):
+def streamed(builder, name, test, image_size):
+    """Read a prepared data set from disk image by image, with ImageNet's mean and deviation.
+
+    Args:
+        builder: `tfds` builder.
+        name: Name that the data set gets.
+        test: Name of the split of the test images.
+        image_size: Height and width of the crops.
+
+    Returns:
+        `StreamedImages`.
+    """
     mean, std = PIXELS["imagenet"]
     train, test = (RecordSource.from_builder(builder, split) for split in ("train", test))
     return StreamedImages(
