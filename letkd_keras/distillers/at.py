@@ -5,7 +5,7 @@ from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import stage_ends
 from letkd_keras.distillers.feature_maps import check_feature_maps, on_one_grid
 from letkd_keras.losses.loss import Loss
-from letkd_keras.ranges import non_negative_number, positive_number
+from letkd_keras.ranges import Number, non_negative_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -17,7 +17,8 @@ class AttentionError(Loss):
     normalization removes.
 
     Args:
-        power: Exponent p of the activations, more than 0.
+        power: Exponent p of the activations, at least 1. Below 1 the gradient of an activation of 0
+            would be infinite.
         reduction: Keras' reduction over the images.
         name: Name of the loss.
         dtype: Dtype of the value, computed in at least float32; the default is Keras' `floatx`.
@@ -27,7 +28,7 @@ class AttentionError(Loss):
         self, power=2, reduction="sum_over_batch_size", name="attention_error", dtype=None
     ):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
-        self.power = positive_number.check(power, "power")
+        self.power = Number(1, includes_smallest=True).check(power, "power")
 
     def call(self, y_true, y_pred):
         difference = self.attention(y_true) - self.attention(y_pred)
@@ -59,11 +60,11 @@ class AT(Distiller):
             RepDistiller.
         teacher_layers: As many of the teacher, likewise.
         weight: Weight of the loss; 1000 in RepDistiller.
-        power: Exponent p; 2 there.
+        power: Exponent p, at least 1; 2 there.
         **kwargs: Further options of `Distiller`.
 
     Raises:
-        ValueError: As `Distiller`.
+        ValueError: If `power` is less than 1, a layer has no feature map, or as `Distiller`.
     """
 
     def __init__(

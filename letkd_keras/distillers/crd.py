@@ -6,6 +6,7 @@ from keras import ops
 
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import penultimate_layers
+from letkd_keras.distillers.feature_maps import check_feature_maps
 from letkd_keras.distillers.memory_bank import MemoryBank, NegativeSampler
 from letkd_keras.losses.loss import Loss
 from letkd_keras.losses.teacher_logits import class_indices
@@ -81,8 +82,8 @@ class CRD(Distiller):
         **kwargs: Further options of `Distiller`.
 
     Raises:
-        ValueError: If the labels are missing, of one class or out of range, a number is out of its
-            range, or as `Distiller`.
+        ValueError: If the labels are missing, of one class or out of range, a layer has no feature
+            map, a number is out of its range, or as `Distiller`.
     """
 
     # Negatives are images of other classes.
@@ -115,6 +116,7 @@ class CRD(Distiller):
             loss_weights={"crd": non_negative_number.check(weight, "weight")},
             **kwargs,
         )
+        check_feature_maps(self)
         if labels is not None and np.size(labels):
             images = np.atleast_1d(labels).shape[0]
         elif images is None:

@@ -32,11 +32,25 @@ def check_feature_maps(distiller):
         layers = getattr(distiller, f"{role}_layers")
         shapes = getattr(distiller, f"{role}_shapes")
         for layer, shape in zip(layers, shapes, strict=False):  # no shapes without a teacher
-            if len(shape) != 3:
-                raise ValueError(
-                    f"`{role}_layers` must name layers with a feature map [B, H, W, C]. "
-                    f"Received: {layer!r} of shape {(None, *shape)}"
-                )
+            check_feature_map(shape, layer, f"{role}_layers")
+
+
+def check_feature_map(shape, layer, argument):
+    """Check that a layer has a feature map.
+
+    Args:
+        shape: Shape of the layer's output, without the batch dimension.
+        layer: Name of the layer.
+        argument: Name of the argument in the error.
+
+    Raises:
+        ValueError: If it has not, naming it.
+    """
+    if len(shape) != 3:
+        raise ValueError(
+            f"`{argument}` must name a layer with a feature map [B, H, W, C]. "
+            f"Received: {layer!r} of shape {(None, *shape)}"
+        )
 
 
 def common_grid(student, teacher):

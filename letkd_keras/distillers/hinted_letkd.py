@@ -5,6 +5,7 @@ from letkd_keras.distillers.feature_layers import stage_ends
 from letkd_keras.distillers.feature_maps import (
     FeatureMeanSquaredError,
     channels_last,
+    check_feature_map,
     on_one_grid,
 )
 from letkd_keras.distillers.fitnet import regressor_of
@@ -65,7 +66,10 @@ class HintedLetKD(LetKD):
         )
         self.student_hint_layer = self.student_layers[-1]
         self.teacher_hint_layer = self.teacher_layers[-1]
-        self.regressor = regressor_of(self.student_shapes[-1], self.teacher_shapes[-1])
+        student_shape, teacher_shape = self.student_shapes[-1], self.teacher_shapes[-1]
+        check_feature_map(student_shape, self.student_hint_layer, "student_hint_layer")
+        check_feature_map(teacher_shape, self.teacher_hint_layer, "teacher_hint_layer")
+        self.regressor = regressor_of(student_shape, teacher_shape)
         self.hint_error = FeatureMeanSquaredError(name="hint_error")
 
     def compute_distillation_losses(self, student_outputs, teacher_outputs, sample_weight=None):

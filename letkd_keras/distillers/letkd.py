@@ -18,6 +18,7 @@ from letkd_keras.functional.insertion import insert_kd_layers, kd_layers_of
 from letkd_keras.functional.layer_suggestions import suggest_layers
 from letkd_keras.image_blocks import sum_images
 from letkd_keras.layers import (
+    FakeQuantization,
     IntermediateTargets,
     KDLayer,
     PenultimateTargets,
@@ -58,12 +59,13 @@ class LetKD(Distiller):
             probabilities, of the same classes. It is left as it was: `student` of the distiller is
             a copy with KD layers named `kd_penultimate` and `kd_intermediate`, which starts from
             the same weights and gives logits. A student that has layers of these names keeps them.
+            If it has those of all `levels`, it is not copied: it is trained in place.
         prototypes: `Prototypes` of the teacher (`fit_prototypes`). `None` only where a distiller is
             rebuilt from its configuration, without a teacher.
         levels: What is supervised, of `"penultimate"` and `"intermediate"`. `None` for all levels
             that the prototypes have.
         penultimate_layer: Student's layer that the penultimate KD layer follows. `None` for the one
-            that `suggest_layers` names.
+            that it follows already, or else the one that `suggest_layers` names.
         intermediate_layer: Likewise for the intermediate KD layer.
         penultimate_alpha: How much of its KD layer's value is added to the features, 0 or more.
         intermediate_alpha: Likewise.
@@ -234,7 +236,8 @@ class LetKD(Distiller):
         images = ops.shape(features)[0]
         if sample_weight is None:
             sample_weight = ops.ones((images,))
-        dtype = self.template_kl.dtype
+        # As precise as the targets: `template_kl` itself computes in at least float32.
+        dtype = keras.backend.result_type(self.template_kl.dtype, "float32")
         weights = ops.cast(ops.reshape(sample_weight, (-1,)), dtype) / ops.cast(images, dtype)
         grid = self.grids.get(level)
 
@@ -366,14 +369,17 @@ def _layers(student, levels, named):
     present = kd_layers_of(student)
     layers, suggested = {}, None
     for level in levels:
+        if _kd_name(level) in present:
+            layers[level] = _followed(student, present[_kd_name(level)]).name
+            if named[level] not in (None, layers[level]):
+                raise ValueError(
+                    f"`{level}_layer` must be {layers[level]!r} or None, since the student's "
+                    f"{_kd_name(level)!r} follows that layer. "
+                    f"Received: {level}_layer={named[level]!r}"
+                )
+            continue
         if named[level] is not None:
             layers[level] = named[level]
-            continue
-        if _kd_name(level) in present:
-            kd_layer = present[_kd_name(level)]
-            layers[level] = next(
-                x.name for x in student.operations if kd_layer in readers(student, x)
-            )
             continue
         suggested = suggested or suggest_layers(student)
         if suggested[level] is None:
@@ -384,6 +390,13 @@ def _layers(student, levels, named):
             )
         layers[level] = suggested[level]
     return layers
+
+
+def _followed(student, layer):
+    """The layer that a KD layer was inserted after."""
+    while isinstance(layer, (KDLayer, FakeQuantization)):
+        layer = next(x for x in student.operations if layer in readers(student, x))
+    return layer
 
 
 def _with_kd_layers(student, prototypes, layers, alphas, options):

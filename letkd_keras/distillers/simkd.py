@@ -3,7 +3,12 @@ import keras
 from letkd_keras.distillers.compatibility import matching_models
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import stage_ends
-from letkd_keras.distillers.feature_maps import FeatureMeanSquaredError, common_grid, on_one_grid
+from letkd_keras.distillers.feature_maps import (
+    FeatureMeanSquaredError,
+    check_feature_map,
+    common_grid,
+    on_one_grid,
+)
 from letkd_keras.functional.graph import (
     copy_with,
     find_layer,
@@ -39,21 +44,22 @@ class SimKD(Distiller):
             last feature map goes through global average pooling and a `Dense` layer.
         student: Functional or sequential `keras.Model` from the same images to logits. It is left
             as it was: `student` of the distiller is a copy with another classifier. A student that
-            has P keeps it.
+            has P keeps it and is not copied: it is trained in place.
         student_layers: The student's feature map, in a tuple of one. `None` for the end of its last
             stage, the last one that RepDistiller's networks list.
         teacher_layers: The teacher's, likewise, which its classifier must read. `None` for its
             penultimate layer. In a wide ResNet that is not the listed one, a raw sum: batch
             normalization and ReLU lie between it and the classifier, so that features regressed to
             it could not be classified.
-        factor: How many times thinner the projector is inside; 2 in the paper.
+        factor: How many times thinner the projector is inside, at most the teacher's channels; 2 in
+            the paper.
         weight: Weight of the loss.
         task_weight: Weight of the cross-entropy; 0 in the paper.
         **kwargs: Further options of `Distiller`.
 
     Raises:
-        ValueError: If the teacher's classifier is another, the image size is open, `factor` is not
-            an integer of at least 1, or as `Distiller`.
+        ValueError: If the teacher's classifier is another, the student's layer has no feature map,
+            the image size is open, `factor` is out of its range, or as `Distiller`.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class SimKD(Distiller):
         **kwargs,
     ):
         teacher, student = matching_models(teacher, student)
+        student = flatten(student)
         factor = positive_integer.check(factor, "factor")
         projects = _PROJECTED in {operation.name for operation in student.operations}
         if teacher is None and (teacher_layers is None or not projects):
@@ -111,9 +118,14 @@ def _reusing_classifier(teacher, student, teacher_layers, student_layers, factor
     flat_teacher = flatten(teacher)
     features = output_of(flat_teacher, find_layer(flat_teacher, teacher_layer, "teacher_layers"))
     pooling, classifier = _classifier(flat_teacher, teacher_layer)
-    copy = copy_with(flatten(student))
+    copy = copy_with(student)
     x = output_of(copy, find_layer(copy, student_layer, "student_layers"))
+    check_feature_map(x.shape[1:], student_layer, "student_layers")
     channels = blocks.channels(features)
+    if factor > channels:
+        raise ValueError(
+            f"`factor` must be at most the teacher's {channels} channels. Received: factor={factor}"
+        )
     own = spatial_shape(x.shape)
     grid = common_grid(own, spatial_shape(features.shape))
     if grid != own:

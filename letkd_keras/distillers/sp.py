@@ -30,7 +30,7 @@ def _similarities(features):
 class SP(Distiller):
     """Similarity-preserving distillation (Tung and Mori, ICCV 2019, equation 5).
 
-        loss = CE + weight * ||G_T - G_S||_F^2 / B^2, summed over the layers
+        loss = CE + weight * ||G_T - G_S||_F^2 / B^2
 
     G says which images of a batch activate alike, so that neither channels nor grids need agree.
     The matrices are those of one replica: under a distribution strategy each replica compares the
@@ -40,9 +40,9 @@ class SP(Distiller):
         teacher: Functional or sequential `keras.Model` from images to logits; see `Distiller`.
         student: Functional or sequential `keras.Model` from the same images to logits; trained in
             place.
-        student_layers: Layers of the student. `None` for the end of its last stage, as in
-            RepDistiller.
-        teacher_layers: As many of the teacher, likewise.
+        student_layers: The student's layer, in a tuple of one. `None` for the end of its last
+            stage, as in RepDistiller.
+        teacher_layers: The teacher's, likewise.
         weight: Weight of the loss; 3000 in the paper and in RepDistiller.
         **kwargs: Further options of `Distiller`.
 
@@ -67,11 +67,8 @@ class SP(Distiller):
         self.similarity_error = SimilarityError(name="similarity_error")
 
     def compute_distillation_losses(self, student_outputs, teacher_outputs, sample_weight=None):
-        errors = [
-            self.similarity_error(teacher, student, sample_weight)
-            for student, teacher in self.feature_pairs(student_outputs, teacher_outputs)
-        ]
-        return {"sp": sum(errors)}
+        ((student, teacher),) = self.feature_pairs(student_outputs, teacher_outputs)
+        return {"sp": self.similarity_error(teacher, student, sample_weight)}
 
     def get_config(self):
         return {**super().get_config(), "weight": self.distillation_weights["sp"]}

@@ -57,6 +57,7 @@ _WITH_THRESHOLDS = (
     *(keras.metrics.SensitivityAtSpecificity, keras.metrics.SpecificityAtSensitivity),
     *(keras.metrics.TruePositives, keras.metrics.TrueNegatives),
     *(keras.metrics.FalsePositives, keras.metrics.FalseNegatives),
+    *(keras.metrics.F1Score, keras.metrics.FBetaScore),
 )
 
 
@@ -89,9 +90,10 @@ def check_metrics(metrics, losses):
 def _takes_probabilities(metric):
     if getattr(keras.metrics, type(metric).__name__, None) is not type(metric):
         return False  # of one's own
-    # Precision and recall with `top_k` look at the order alone.
-    if type(metric) in _WITH_THRESHOLDS and getattr(metric, "top_k", None) is None:
-        of_probabilities = True
+    if type(metric) in _WITH_THRESHOLDS:
+        # Precision and recall with `top_k`, and F1 without a threshold, look at the order alone.
+        of_order = getattr(metric, "top_k", None) or getattr(metric, "threshold", 0) is None
+        of_probabilities = not of_order
     else:
         of_probabilities = _is_of_probabilities(getattr(metric, "_fn", metric))
     return of_probabilities and not metric.get_config().get("from_logits", False)

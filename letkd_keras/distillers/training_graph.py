@@ -43,18 +43,26 @@ class TrainingGraph:
         grids = dict(grids)
         for name in layers:
             find_layer(student, name, "layers")
-        pooled = {layer.name for layer in kd_layers.values() if is_only_pooled(student, layer)}
+        # The output of a KD layer that pools first is no feature map.
+        pooled = {
+            layer.name
+            for layer in kd_layers.values()
+            if layer.name not in layers and is_only_pooled(student, layer)
+        }
         skipped = set()
         levels = {layer.name: level for level, layer in kd_layers.items()}
 
         def call(layer, *args, **kwargs):
+            outputs = compute(layer, *args, **kwargs)
+            if layer.name in layers:
+                features[layer.name] = keras.tree.flatten(outputs)[0]
+            return outputs
+
+        def compute(layer, *args, **kwargs):
             if layer.name in skipped:
                 return args[0]
             if layer.name not in levels:
-                outputs = layer(*args, **kwargs)
-                if layer.name in layers:
-                    features[layer.name] = outputs
-                return outputs
+                return layer(*args, **kwargs)
             level = levels[layer.name]
             returns_scores = kwargs.get("return_scores")
             pool_output = layer.name in pooled

@@ -9,7 +9,7 @@ def complete_labels(labels, teacher_logits):
 
     Args:
         labels: Integers [B] or [B, 1], -1 for no label; or distributions [B, classes], which are
-            returned as they are.
+            returned as they are. Where a data set declares no width, their type tells which.
         teacher_logits: Teacher's logits [B, classes].
 
     Returns:
@@ -73,4 +73,6 @@ def _are_integers(labels, classes):
         return False
     if keras.backend.standardize_dtype(labels.dtype) == "bool":
         return False  # both classes are labels
+    if len(labels.shape) > 1 and labels.shape[-1] is None:
+        return keras.backend.is_int_dtype(labels.dtype)
     return len(labels.shape) == 1 or labels.shape[-1] != classes

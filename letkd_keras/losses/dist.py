@@ -36,8 +36,8 @@ class DISTLoss(Loss):
     sum.
 
     Args:
-        beta: Weight of the inter-class part.
-        gamma: Weight of the intra-class part.
+        beta: Weight of the inter-class part, 0 or more.
+        gamma: Weight of the intra-class part, 0 or more.
         temperature: T, more than 0; 1 in the authors' program for ImageNet, 4 usual on CIFAR-100.
         reduction: Keras' reduction over the samples.
         name: Name of the loss.
@@ -49,7 +49,7 @@ class DISTLoss(Loss):
         sample_weight: Weights [B] or [B, 1] of the samples, 0 or more, or `None`.
 
     Raises:
-        ValueError: If `temperature` is not more than 0.
+        ValueError: If `beta`, `gamma` or `temperature` is out of its range.
     """
 
     def __init__(

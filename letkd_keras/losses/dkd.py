@@ -17,9 +17,10 @@ class DKDLoss(Loss):
     (equation 4).
 
     Args:
-        alpha: Weight of the target-class part (TCKD).
-        beta: Weight of the non-target-class part (NCKD). The authors choose it by the teacher: 2
-            for the narrow ResNets, 6 for a wide ResNet under a wide ResNet, 8 for the others.
+        alpha: Weight of the target-class part (TCKD), 0 or more.
+        beta: Weight of the non-target-class part (NCKD), 0 or more. The authors choose it by the
+            teacher: 2 for the narrow ResNets, 6 for a wide ResNet under a wide ResNet, 8 for the
+            others.
         temperature: T, more than 0.
         standardize_logits: Whether both networks' logits are standardized first (Sun et al., CVPR
             2024, see `letkd_keras.losses.standardize_logits`). T is 2 there.
@@ -34,7 +35,7 @@ class DKDLoss(Loss):
         sample_weight: Weights [B] of the samples, or `None`.
 
     Raises:
-        ValueError: If `temperature` is not more than 0.
+        ValueError: If `alpha`, `beta` or `temperature` is out of its range.
     """
 
     def __init__(

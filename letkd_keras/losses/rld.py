@@ -20,8 +20,8 @@ class RLDLoss(Loss):
     "Knowledge Distillation with Refined Logits", ICCV 2025; the form is the authors' program's.
 
     Args:
-        alpha: Weight of the first part.
-        beta: Weight of the second part.
+        alpha: Weight of the first part, 0 or more.
+        beta: Weight of the second part, 0 or more.
         temperature: T, more than 0.
         confidence_temperature: T_s, more than 0; `None` for `temperature`, as in the example of the
             authors' program.
@@ -36,7 +36,7 @@ class RLDLoss(Loss):
         sample_weight: Weights [B] of the samples, or `None`.
 
     Raises:
-        ValueError: If a temperature is not more than 0.
+        ValueError: If `alpha`, `beta` or a temperature is out of its range.
     """
 
     def __init__(

@@ -86,3 +86,12 @@ def test_layers_without_a_feature_map_are_refused(setting, method):
         method(
             setting.teacher, setting.student(), student_layers=("pool",), teacher_layers=("bn2",)
         )
+
+
+def test_crd_and_simkd_refuse_layers_without_a_feature_map(setting):
+    expected = r"`student_layers` must .*feature map.*'pool' of shape"
+    pooled = {"student_layers": ("pool",), "teacher_layers": ("penultimate",)}
+    with pytest.raises(ValueError, match=expected):
+        CRD(setting.teacher, setting.student(), setting.y, **pooled)
+    with pytest.raises(ValueError, match=expected):
+        SimKD(setting.teacher, setting.student(), **pooled)

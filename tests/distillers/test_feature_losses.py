@@ -31,8 +31,8 @@ def test_attention_is_compared_after_normalization():
     assert float(AttentionError()(a, b)) == pytest.approx(((qa - qb) ** 2).mean(), rel=1e-5)
     assert float(AttentionError()(a, 7 * a)) == pytest.approx(0, abs=1e-12)
     # Exponents tell maps apart: |f| weighs the locations otherwise than f^2.
-    with pytest.raises(ValueError, match="`power` must be a finite number greater than 0"):
-        AttentionError("a")
+    with pytest.raises(ValueError, match="`power` must be a finite number of at least 1"):
+        AttentionError(0.5)
     assert float(AttentionError(1)(a, b)) != pytest.approx(float(AttentionError()(a, b)), rel=1e-3)
 
 
@@ -213,6 +213,19 @@ def test_simkd_keeps_a_student_that_has_the_projector(setting):
 def test_simkd_refuses_a_factor_that_divides_nothing(setting, factor):
     with pytest.raises(ValueError, match=r"`factor` must be an integer of at least 1.*factor="):
         SimKD(setting.teacher, setting.student(), factor=factor, **LAST)
+
+
+def test_simkd_refuses_a_factor_that_leaves_no_channels(setting):
+    with pytest.raises(ValueError, match=r"`factor` must be at most .* 8 channels.*factor=9"):
+        SimKD(setting.teacher, setting.student(), factor=9, **LAST)
+
+
+def test_simkd_keeps_a_projector_in_a_model_inside(setting):
+    inner = SimKD(setting.teacher, setting.student(), **LAST).student
+    inputs = keras.Input(inner.input_shape[1:])
+    outer = keras.Model(inputs, inner(keras.layers.Rescaling(1.0)(inputs)))
+    model = SimKD(setting.teacher, outer)
+    assert model.student.get_layer("simkd_conv1") is inner.get_layer("simkd_conv1")
 
 
 def test_simkd_refuses_a_classifier_it_cannot_reuse(setting):

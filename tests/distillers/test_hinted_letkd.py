@@ -67,6 +67,15 @@ def test_a_negative_weight_of_the_hint_is_refused(setting, staged_networks):
         HintedLetKD(teacher, student, setting.prototypes_of(teacher), hint_weight=-1)
 
 
+@pytest.mark.parametrize("layer", ["pool", "fc"])
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_a_hint_without_a_feature_map_is_refused(setting, role, layer):
+    hint = {**HINT, f"{role}_hint_layer": layer}
+    expected = rf"`{role}_hint_layer` must .*feature map.*'{layer}' of shape"
+    with pytest.raises(ValueError, match=expected):
+        HintedLetKD(setting.teacher, setting.student(), setting.prototypes, **hint)
+
+
 def test_by_default_the_hint_is_fitnets(setting, staged_networks):
     teacher, student = staged_networks
     prototypes = setting.prototypes_of(teacher)

@@ -352,3 +352,10 @@ def test_kd_layers_of_ones_own_are_kept(setting):
     wrong = insert_kd_layers(setting.student(), KDLayer(6, name="kd_penultimate"))
     with pytest.raises(ValueError, match=r"'kd_penultimate' must have .* 5. Received: 6"):
         LetKD(setting.teacher, wrong, setting.prototypes)
+
+
+def test_a_student_is_copied_only_for_a_kd_layer_that_it_lacks(setting):
+    one = letkd(setting, levels=("penultimate",)).student
+    both = letkd(setting, one).student
+    assert not {id(w) for w in one.weights} & {id(w) for w in both.weights}
+    assert letkd(setting, both).student is both

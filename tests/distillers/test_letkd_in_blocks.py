@@ -50,6 +50,17 @@ def test_in_blocks_losses_and_gradients_are_the_same(setting, case):
         keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_blocks_it_trains_where_losses_are_of_half_precision(setting, dtype):
+    keras.config.set_floatx(dtype)
+    try:
+        logs = [step(compiled(letkd(setting, block_size=size)), setting) for size in (5, None)]
+    finally:
+        keras.config.set_floatx("float32")
+    for name in LOSSES:
+        assert logs[0][name] == pytest.approx(logs[1][name], rel=0.02)
+
+
 def test_a_quantization_aware_student_computes_without_blocks(setting):
     student = quantization_aware(letkd(setting).student)
     losses = [

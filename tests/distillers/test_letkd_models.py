@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from letkd_steps import LOSSES, coarse_student, compiled, letkd, step
 
-from letkd_keras import KDLayer, LetKD, suggest_layers
+from letkd_keras import KDLayer, LetKD, quantization_aware, suggest_layers
 from letkd_keras.distillers import FitNet
 
 
@@ -96,6 +96,19 @@ def test_layers_are_suggested_for_any_student(setting):
         model.penultimate_layer,
         model.intermediate_layer,
     )
+
+
+def test_a_layer_that_a_kd_layer_does_not_follow_is_refused(setting):
+    student = letkd(setting).student
+    expected = r"^`penultimate_layer` must be 'penultimate' or None.*penultimate_layer='conv1'$"
+    with pytest.raises(ValueError, match=expected):
+        letkd(setting, student, penultimate_layer="conv1")
+    # Neither fake quantization nor another KD layer hides the layer that was named.
+    named = {"penultimate_layer": "penultimate", "intermediate_layer": "penultimate"}
+    student = letkd(setting, **named).student
+    for copy in (student, quantization_aware(student)):
+        model = letkd(setting, copy, **named)
+        assert (model.penultimate_layer, model.intermediate_layer) == ("penultimate",) * 2
 
 
 def test_a_student_of_any_image_size_is_checked_for_the_teachers(setting):

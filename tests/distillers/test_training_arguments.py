@@ -101,6 +101,12 @@ def test_other_metrics_of_probabilities_are_refused(name):
         check_metrics([getattr(keras.metrics, name)()], ())
 
 
+def test_a_threshold_of_f1_is_refused():
+    check_metrics([keras.metrics.F1Score()], ())
+    with pytest.raises(ValueError, match="`metrics` must take logits"):
+        check_metrics([keras.metrics.F1Score(threshold=0.5)], ())
+
+
 class _OwnCrossentropy(keras.metrics.SparseCategoricalCrossentropy):
     pass
 

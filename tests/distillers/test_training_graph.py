@@ -22,5 +22,14 @@ def test_it_computes_the_students_logits_the_scores_and_further_layers():
     averaged = TrainingGraph(student, kd, {"penultimate": (4, 4)})(x, training=False)["penultimate"]
     pooled = np.asarray(expected).reshape(2, 4, 2, 4, 2, 5).mean((2, 4))
     np.testing.assert_allclose(averaged, pooled, rtol=1e-4, atol=1e-5)
+    # A KD layer that pools first elsewhere, and the pooling that it replaces there.
+    pooling = next(
+        x.name for x in student.layers if isinstance(x, keras.layers.GlobalAveragePooling2D)
+    )
+    for layers in (("p", pooling), (pooling,)):
+        features = TrainingGraph(student, kd, layers=layers)(x, training=False)["features"]
+        for name, actual in zip(layers, features, strict=True):
+            wanted = keras.Model(student.inputs, student.get_layer(name).output)(x)
+            np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="`layers` must name a layer"):
         TrainingGraph(student, kd, layers=("stage9",))

@@ -30,6 +30,12 @@ def test_the_teachers_class_completes_the_labels():
     assert labelled(mixed, 3) is None
 
 
+def test_the_type_tells_labels_of_an_undeclared_width():
+    y = {dtype: keras.KerasTensor((None, None), dtype) for dtype in ("float32", "int64")}
+    assert labelled(y["float32"], 3) is None
+    assert labelled(y["int64"], 3) is not None
+
+
 def test_weights_by_hand():
     labels = keras.ops.convert_to_tensor([2, -1, 0, -1])
     assert _numpy(labelled(labels, 3)).tolist() == [1, 0, 1, 0]
