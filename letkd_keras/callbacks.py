@@ -97,7 +97,8 @@ class ShowProgress(keras.callbacks.Callback):
         self._show(0)
 
     def on_train_batch_end(self, batch, logs=None):
-        self._show(batch + 1, logs)
+        # Where the number of steps is unknown, an epoch is one step of the bar.
+        self._show(batch + 1 if self.params["steps"] else 0, logs)
 
     def on_epoch_end(self, epoch, logs=None):
         logs = logs or {}

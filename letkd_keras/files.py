@@ -18,6 +18,9 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+# The end of the names of temporary files and folders, so that no file of a user is taken for one.
+_TEMPORARY = ".letkd"
+
 
 @contextlib.contextmanager
 def open_atomic(path):
@@ -95,6 +98,22 @@ def _raise_if_full(error, path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
+def temporary_path(path):
+    """A hidden path beside `path` that does not exist, for a moment's use."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{_TEMPORARY}")
+
+
+def is_temporary(name, of=None):
+    """Whether a name is that of a temporary file or folder of this package.
+
+    Args:
+        name: The name.
+        of: Name of the file or folder that was written; `None` for any.
+    """
+    written = ".+" if of is None else re.escape(of)
+    return re.fullmatch(rf"\.{written}\.[a-z0-9_]{{8}}{re.escape(_TEMPORARY)}", name) is not None
+
+
 def remove_leftovers(path):
     """Remove the hidden folders that killed processes left when they wrote `path`.
 
@@ -108,9 +127,8 @@ def remove_leftovers(path):
     path = Path(path)
     if not path.parent.is_dir():
         return
-    name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")
     for folder in path.parent.iterdir():
-        if name.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
+        if is_temporary(folder.name, path.name) and folder.is_dir() and not folder.is_symlink():
             lock = _lock(folder, wait=False)
             if lock is not None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -119,9 +137,8 @@ def remove_leftovers(path):
 
 def _remove_leftover_files(path):
     """Remove the hidden files that killed processes left when they wrote `path`."""
-    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}")
     for file in path.parent.iterdir():
-        if name.fullmatch(file.name) and file.is_file() and not file.is_symlink():
+        if is_temporary(file.name, path.name) and file.is_file() and not file.is_symlink():
             lock = _lock(file, wait=False)
             if lock is not None:
                 file.unlink(missing_ok=True)
@@ -131,7 +148,7 @@ def _remove_leftover_files(path):
 def _hidden_file(path):
     """A new hidden file beside `path`, open for writing, and its lock or `None`."""
     while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        temporary = temporary_path(path)
         # "x" applies the permissions that the user's umask allows, as for any new file.
         file = temporary.open("xb")
         lock = _lock(temporary, wait=True)
@@ -146,7 +163,7 @@ def _hidden_file(path):
 def _hidden_folder(path):
     """A new hidden folder beside `path`, and its lock or `None`."""
     while True:
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        folder = Path(tempfile.mkdtemp(_TEMPORARY, f".{path.name}.", path.parent))
         lock = _lock(folder, wait=True)
         if folder.exists():
             return folder, lock
@@ -254,7 +271,7 @@ def check_writable(path, argument="path"):
     try:
         created = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".{secrets.token_hex(4)}"
+        probe = temporary_path(path / "probe")
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:

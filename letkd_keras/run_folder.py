@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import socket
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,15 +9,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from letkd_keras import __version__
-from letkd_keras.files import check_writable, read_json, write_json
+from letkd_keras.files import check_writable, is_temporary, read_json, write_json
 
 CONFIG = "config.json"
 # The key of config.json that marks a folder as one of this package.
 _MARK = "letkd_keras"
 _LOCK = ".lock"
 _OWNER = ".lock.json"
-# What a killed process leaves of `open_atomic`, `atomic_path` and `check_writable`.
-_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}|\.[0-9a-f]{8}")
 _ABSENT = object()
 
 
@@ -216,7 +213,7 @@ def differences(old, new, ignore=(), names=("before", "now")):
 
 def is_own_hidden(name):
     """Whether a file name is that of a lock or a temporary file of this package."""
-    return name in (_LOCK, _OWNER) or _TEMPORARY.fullmatch(name) is not None
+    return name in (_LOCK, _OWNER) or is_temporary(name)
 
 
 def _flat(config, prefix=""):

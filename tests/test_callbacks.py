@@ -83,3 +83,18 @@ def test_the_bar_has_the_whole_training_and_is_removed_where_it_fails():
         assert task.fields["note"] == "loss 2.000  train 25.0%"
         raise ValueError("x")
     assert callback._open.pop_all()._exit_callbacks == type(callback._open._exit_callbacks)()
+
+
+def test_the_bar_of_a_training_of_unknown_length_counts_epochs():
+    callback = ShowProgress()
+    callback.set_params({"epochs": 2, "steps": None})
+    with callback:
+        callback.on_train_begin()
+        for epoch in range(2):
+            callback.on_epoch_begin(epoch)
+            for batch in range(5):
+                callback.on_train_batch_end(batch, {"loss": 2.0})
+                (task,) = callback._bars.tasks
+                assert (task.completed, task.total) == (epoch, 2)
+            callback.on_epoch_end(epoch, {"loss": 1.0})
+        assert task.finished

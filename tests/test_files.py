@@ -39,11 +39,11 @@ def test_leftovers_are_removed_when_the_path_is_written_again(tmp_path):
 
 
 def test_what_is_being_written_and_what_others_wrote_stays(tmp_path):
-    others = [".artifact.abc", ".artifact.notes", ".artifact.12345678.txt", "artifact"]
+    others = [".artifact.abc.letkd", ".artifact.template", ".artifact.12345678.txt", "artifact"]
     for name in others:
         (tmp_path / name).mkdir()
-    (tmp_path / ".artifact.87654321").write_text("a file")
-    (tmp_path / ".artifact.00000000").symlink_to(tmp_path / "artifact")
+    (tmp_path / ".artifact.87654321.letkd").write_text("a file")
+    (tmp_path / ".artifact.00000000.letkd").symlink_to(tmp_path / "artifact")
     before = set(tmp_path.iterdir())
     with atomic_path(tmp_path / "artifact") as path:
         remove_leftovers(tmp_path / "artifact")

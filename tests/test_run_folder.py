@@ -89,14 +89,14 @@ def test_damaged_config_is_named_with_the_remedy(content, tmp_path):
 
 def test_interrupted_first_write_does_not_block_the_folder(tmp_path):
     """What a kill leaves: hidden files of the lock and of a file that was not yet renamed."""
-    (tmp_path / ".config.json.0a1b2c3d").write_text('{"se')
+    (tmp_path / ".config.json.0a1b2c3d.letkd").write_text('{"se')
     (tmp_path / ".lock").write_text("")
     (tmp_path / ".lock.json").write_text('{"pid": 1, "ho')
-    (tmp_path / ".student.keras.k2_9xa1b").mkdir()
-    (tmp_path / ".0a1b2c3d").write_text("")
+    (tmp_path / ".student.keras.k2_9xa1b.letkd").mkdir()
+    (tmp_path / ".probe.0a1b2c3d.letkd").write_text("")
     RunFolder(tmp_path, {"seed": 1})
     assert read_config(tmp_path) == {"seed": 1}
-    for name in (".DS_Store", ".bashrc", "data.0a1b2c3d"):
+    for name in (".DS_Store", ".bashrc", ".env.template", "data.0a1b2c3d.letkd"):
         other = tmp_path / name.strip(".")
         other.mkdir()
         (other / name).write_text("")

@@ -4,7 +4,7 @@ import logging
 
 import keras
 
-from letkd_keras.functional.graph import as_functional, copy_with, flatten, readers
+from letkd_keras.functional.graph import as_functional, copy_of, copy_with, flatten, readers
 from letkd_keras.layers import ChannelShuffle, ChannelSplit, KDLayer
 from letkd_keras.layers.fake_quantization import FAKE_QUANTIZED, FakeQuantization
 
@@ -67,7 +67,7 @@ def quantization_aware(model, *, weight_bits=8, bits=8, momentum=0.99):
     def copy(layer):
         kind = FAKE_QUANTIZED.get(type(layer))
         if kind is None:
-            return layer.__class__.from_config(layer.get_config())
+            return copy_of(layer)
         options = {"weight_bits": weight_bits}
         if isinstance(layer, KDLayer):
             options |= {"bits": bits, "momentum_of_ranges": momentum}
@@ -108,7 +108,7 @@ def without_fake_quantization(model):
     def copy(layer):
         kind, config = _ORIGINAL.get(type(layer)), layer.get_config()
         if kind is None:
-            return layer.__class__.from_config(config)
+            return copy_of(layer)
         return kind.from_config({name: config[name] for name in config if name not in _OWN_OPTIONS})
 
     def call(layer, *args, **kwargs):
@@ -140,6 +140,10 @@ def _is_rounded(model, layer, outputs):
 
 
 def _is_relu(operation):
+    """Whether an operation is a ReLU that a converter merges with what is before it."""
     if isinstance(operation, keras.layers.Activation):
         return operation.activation in (keras.activations.relu, keras.activations.relu6)
-    return isinstance(operation, keras.layers.ReLU)
+    # Keras has no public names for the classes of `keras.ops.relu` and `keras.activations.relu`.
+    return type(operation).__name__ in ("ReLU", "Relu", "Relu6") and not (
+        getattr(operation, "negative_slope", 0) or getattr(operation, "threshold", 0)
+    )

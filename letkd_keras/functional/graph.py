@@ -424,11 +424,12 @@ def open_layer(layer, inputs):
         ) from error
 
 
-def _copy_of(operation):
+def copy_of(operation):
+    """A new layer or operation of the same configuration."""
     return operation.__class__.from_config(operation.get_config())
 
 
-def copy_with(model, call_fn=None, copy_fn=_copy_of):
+def copy_with(model, call_fn=None, copy_fn=copy_of):
     """Copy a functional model, perhaps with other layers or other calls of its layers.
 
     Args:

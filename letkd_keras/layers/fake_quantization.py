@@ -170,6 +170,12 @@ class FakeQuantizedKDLayer(KDLayer):
     Its two kernels, the normalized features, the responses and the values are rounded. The scores
     that a distiller supervises are those of the rounded kernel and features.
 
+    With `pool_output` the mean of the normalized responses and the values of an image are rounded,
+    as in the folded layer. Without it the values and the output of each location are rounded. Both
+    calls have ranges of their own. A distiller trains a layer before a global average pooling with
+    `pool_output`. Then there are no ranges for the values and the output of single locations, and a
+    call without `pool_output` does not round these.
+
     Args:
         *args: Arguments of `KDLayer`.
         weight_bits: Number of bits of the kernels.
@@ -195,8 +201,9 @@ class FakeQuantizedKDLayer(KDLayer):
         self._directions = self._range("directions")
         if self.alpha > 0:
             self._responses = self._range("responses")
-            self._means, self._values = self._range("means"), self._range("values")
-            self._outputs = self._range("outputs")
+            # With and without pooling: the values of single locations are larger than their means.
+            self._means, self._mean_values = self._range("means"), self._range("mean_values")
+            self._values, self._outputs = self._range("values"), self._range("outputs")
 
     def _range(self, name):
         layer = FakeQuantization(
@@ -226,7 +233,7 @@ class FakeQuantizedKDLayer(KDLayer):
             # As in the folded layer, the second convolution runs once for each image.
             means = ops.mean(directions, axis=self.location_axes)
             means = self._means(means, training=training)
-            values = self._values(ops.matmul(means, kernel), training=training)
+            values = self._mean_values(ops.matmul(means, kernel), training=training)
             outputs = at_least_float32(ops.mean(inputs, axis=self.location_axes)) + values
         else:
             values = at_least_float32(self._convolve(directions, kernel))

@@ -55,7 +55,7 @@ class TorchSGD(keras.optimizers.SGD):
     ):
         if isinstance(learning_rate, numbers.Number):
             learning_rate = positive_number.check(learning_rate, "learning_rate")
-        non_negative_number.check(momentum, "momentum")
+        momentum = non_negative_number.check(momentum, "momentum")
         weight_decay = non_negative_number.check(weight_decay or 0.0, "weight_decay")
         super().__init__(
             learning_rate=learning_rate, momentum=momentum, nesterov=nesterov, name=name, **kwargs

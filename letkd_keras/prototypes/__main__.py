@@ -88,6 +88,8 @@ def parse(arguments=None):
         parser.error(
             "--inspect takes --teacher and --data together: --pictures draws maps with both"
         )
+    elif options.teacher is not None and options.pictures is None:
+        parser.error("--inspect takes --teacher and --data only with --pictures DIR")
     return options
 
 

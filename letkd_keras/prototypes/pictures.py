@@ -239,6 +239,7 @@ def _strongest_pairs(axis, by_class, class_names):
     np.fill_diagonal(others, 0)
     strongest = np.argsort(others, axis=None)[::-1][:_PAIRS]
     strongest = [np.unravel_index(index, others.shape) for index in strongest]
+    strongest = [pair for pair in strongest if others[pair] > 0]
     labels = [f"{class_name(a, class_names)} → {class_name(b, class_names)}" for a, b in strongest]
     positions = np.arange(len(strongest))
     axis.barh(positions, [others[pair] for pair in strongest], color=VERMILION)

@@ -1,14 +1,20 @@
 """Where finished steps of the fit are kept: a folder that survives the process, or memory."""
 
 import contextlib
-import secrets
 import shutil
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from letkd_keras.files import checksum, open_atomic, read_json, write_json
+from letkd_keras.files import (
+    checksum,
+    is_temporary,
+    open_atomic,
+    read_json,
+    temporary_path,
+    write_json,
+)
 from letkd_keras.run_folder import CONFIG, RunFolder, is_own_hidden, is_run_folder
 
 # In the order of the fit.
@@ -176,9 +182,10 @@ def remove_workdir(path):
         return
     if (path / _FOLDER).exists():
         # Under another name first: a fit must not continue from steps that are half removed.
-        (path / _FOLDER).rename(path / f".{_FOLDER}.{secrets.token_hex(4)}")
-    for left in path.glob(f".{_FOLDER}.*"):  # also by a removal that was interrupted
-        shutil.rmtree(left)
+        (path / _FOLDER).rename(temporary_path(path / _FOLDER))
+    for left in list(path.iterdir()):  # also by a removal that was interrupted
+        if is_temporary(left.name, _FOLDER):
+            shutil.rmtree(left)
     (path / CONFIG).unlink()
     for file in list(path.iterdir()):
         if is_own_hidden(file.name) and file.is_file():

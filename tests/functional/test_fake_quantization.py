@@ -41,6 +41,29 @@ def test_what_a_converter_merges_is_rounded_once():
     assert _rounded(model) == ["relu", "activated", "sum_relu", "mean"]
 
 
+@pytest.mark.parametrize(
+    "relu",
+    [keras.ops.relu, keras.ops.relu6, keras.activations.relu, keras.layers.ReLU(6)],
+    ids=["ops.relu", "ops.relu6", "activations.relu", "layer"],
+)
+def test_a_sum_and_its_relu_are_rounded_once_in_every_notation(relu):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 1, name="first")(inputs)
+    x = relu(x + keras.layers.Conv2D(4, 1, name="second")(inputs))
+    name = maker(x).name
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D(name="mean")(x))
+    assert _rounded(quantization_aware(model)) == ["first", "second", name]
+
+
+@pytest.mark.parametrize("options", [{"negative_slope": 0.1}, {"threshold": 1.0}])
+def test_what_is_before_an_activation_that_is_not_merged_is_rounded(options):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 1, name="conv")(inputs)
+    x = keras.layers.ReLU(**options, name="relu")(x)
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D(name="mean")(x))
+    assert _rounded(quantization_aware(model)) == ["conv", "relu"]
+
+
 def test_copies_have_the_weights_and_are_plain_students_again(student, images):
     expected = _outputs(student, images)
     exact = quantization_aware(student, weight_bits=16)

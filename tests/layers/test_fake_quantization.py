@@ -129,6 +129,19 @@ def test_kd_layer_of_many_bits_computes_as_the_plain_one(pool_output, alpha):
     assert np.abs(np.asarray(coarse(x, **options)[1]) - np.asarray(expected[1])).max() > 0.05
 
 
+def test_a_layer_trained_with_pooling_computes_the_same_without():
+    x = _values(8, 4, 4, 6)
+    layer = FakeQuantizedKDLayer(10, initial_value_scale=5.0)
+    for _ in range(30):  # until the moving averages are those of the batch
+        layer(x, training=True, pool_output=True)
+    plain = KDLayer(10)
+    plain.build(x.shape)
+    plain.set_weights(layer.get_weights()[: len(plain.weights)])
+    expected = plain(x, pool_output=True)
+    np.testing.assert_allclose(layer(x, pool_output=True), expected, atol=0.05)
+    np.testing.assert_allclose(np.mean(layer(x), axis=(1, 2)), expected, atol=0.05)
+
+
 @pytest.mark.parametrize("policy", ["float16", "bfloat16", "mixed_float16", "float64"])
 @pytest.mark.parametrize("pool_output", [False, True])
 def test_every_policy_trains_with_ranges_of_at_least_float32(policy, pool_output):

@@ -231,3 +231,8 @@ def test_a_reloaded_model_continues_as_without_interruption(tmp_path):
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         TorchSGD(**arguments)
+
+
+@pytest.mark.parametrize("momentum", [0, 1, np.float32(0.5)])
+def test_momentum_may_be_any_kind_of_number(momentum):
+    assert TorchSGD(0.1, momentum=momentum).get_config()["momentum"] == float(momentum)

@@ -1,3 +1,4 @@
+import dataclasses
 import struct
 
 import numpy as np
@@ -95,6 +96,17 @@ def test_confusion_shows_the_scores_and_names_the_strongest(fitted):
     first, second = np.unravel_index(by_class.argmax(), by_class.shape)
     strongest = figure.axes[2].get_yticklabels()[0].get_text()
     assert strongest == f"{NAMES[first]} → {NAMES[second]}"
+
+
+def test_only_classes_that_are_confused_are_listed_as_pairs(fitted):
+    _, prototypes, _ = fitted
+    scores = np.eye(15, dtype="float32")
+    intermediate = dataclasses.replace(prototypes.intermediate, subclass_scores=scores)
+    assert not draw_confusion(intermediate, NAMES).axes[2].get_yticklabels()
+    scores[3:6] = 0
+    scores[3:6, 0] = 1  # class 1 is taken for class 0
+    labels = draw_confusion(intermediate, NAMES).axes[2].get_yticklabels()
+    assert [label.get_text() for label in labels] == [f"{NAMES[1]} → {NAMES[0]}"]
 
 
 def test_maps_and_histograms_are_those_of_the_method(fitted):

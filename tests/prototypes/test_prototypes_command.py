@@ -141,6 +141,8 @@ def test_pictures_of_maps_need_the_teacher_and_the_data(tmp_path, files, capsys)
     assert status_of("--inspect", out, "--pictures", tmp_path / "p", "--teacher", teacher) == 2
     assert "--inspect takes --teacher and --data together" in capsys.readouterr().err
     assert not (tmp_path / "p").exists()
+    assert status_of(*files[0], "--inspect", out) == 2
+    assert "takes --teacher and --data only with --pictures DIR" in capsys.readouterr().err
 
 
 def test_names_with_brackets_are_printed_as_they_are(tmp_path, files, capsys):
@@ -168,7 +170,7 @@ def test_names_with_brackets_are_printed_as_they_are(tmp_path, files, capsys):
         (["--workers", "2"], "--workers needs --engine ray"),
         (["--levels", "last"], "--levels must be one of penultimate, intermediate"),
         (["--pictures", "x"], "--pictures needs --inspect"),
-        (["--inspect", "nowhere.npz"], "No prototypes at nowhere.npz"),
+        (["--inspect", "nowhere.npz", "--pictures", "x"], "No prototypes at nowhere.npz"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(tmp_path, files, changes, message, capsys):

@@ -94,13 +94,16 @@ def test_files_of_others_are_never_removed(tmp_path):
     work = tmp_path / "work"
     WorkFolder(work, {}).save("features", _arrays())
     (work / "notes.txt").write_text("mine")
-    (work / "features").mkdir()
+    (work / ".env.template").write_text("mine")
+    for folder in ("features", ".steps.backup"):
+        (work / folder).mkdir()
+    others = [".env.template", ".steps.backup", "features", "notes.txt"]
     remove_workdir(work)
-    assert sorted(path.name for path in work.iterdir()) == ["features", "notes.txt"]
+    assert sorted(path.name for path in work.iterdir()) == others
     # Nor is anything in a folder that no fit has marked.
     (work / "steps").mkdir()
     remove_workdir(work)
-    assert sorted(path.name for path in work.iterdir()) == ["features", "notes.txt", "steps"]
+    assert sorted(path.name for path in work.iterdir()) == [*others, "steps"]
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
