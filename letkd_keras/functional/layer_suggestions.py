@@ -32,7 +32,16 @@ _ACTIVATIONS = (
 # Operations on tensors (`x + shortcut`, `keras.ops.relu(x)`) are identified by the names of their
 # classes, because Keras has no public names for these classes.
 _MERGING_OPERATIONS = ("Add", "Concatenate")
-_ACTIVATING_OPERATIONS = ("Relu", "Relu6", "Silu", "Gelu", "HardSwish", "HardSilu", "LeakyRelu")
+_ACTIVATING_OPERATIONS = (
+    "Relu",
+    "ReLU",
+    "Relu6",
+    "Silu",
+    "Gelu",
+    "HardSwish",
+    "HardSilu",
+    "LeakyRelu",
+)
 
 
 def suggest_layers(model):

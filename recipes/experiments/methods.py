@@ -116,7 +116,7 @@ METHODS = {
     "sp": Method("SP", SP, stage_ends=True),
     "vid": Method("VID", VID, stage_ends=True),
     "crd": Method("CRD", CRD, needs_rows=True),
-    "simkd": Method("SimKD", SimKD, stage_ends=True),
+    "simkd": Method("SimKD", SimKD, stage_ends=True, task_weight=0.0),
     "quest": Method("QUEST (letKD-1, alpha 0)", LetKD, _PENULTIMATE, alphas={"penultimate": 0}),
     "letkd1": Method("letKD-1", LetKD, _PENULTIMATE),
     "letkd2": Method("letKD-2", LetKD, _BOTH),

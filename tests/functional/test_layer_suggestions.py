@@ -285,12 +285,13 @@ def test_layers_of_a_nested_backbone_are_suggested():
     )
 
 
-def test_operations_on_tensors_count_like_layers():
+@pytest.mark.parametrize("relu", [keras.ops.relu, keras.activations.relu])
+def test_operations_on_tensors_count_like_layers(relu):
     inputs = keras.Input((8, 8, 3))
     x = layers.Conv2D(4, 3, strides=2, padding="same")(inputs)
     x = layers.Conv2D(4, 3, padding="same")(x) + layers.Conv2D(4, 1)(x)
-    first = keras.ops.relu(x)
-    last = keras.ops.relu(first + layers.Conv2D(4, 3, padding="same")(first))
+    first = relu(x)
+    last = relu(first + layers.Conv2D(4, 3, padding="same")(first))
     model = keras.Model(inputs, layers.Dense(3)(keras.ops.mean(last, axis=(1, 2))))
     expected = {"penultimate": maker(last).name, "intermediate": maker(first).name}
     assert suggest_layers(model) == expected

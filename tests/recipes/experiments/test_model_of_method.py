@@ -38,6 +38,10 @@ def test_kd_has_the_weights_of_repdistiller():
     assert model.logit_losses["kd"].temperature == 4
 
 
+def test_simkd_has_no_cross_entropy():
+    assert build("simkd", _inputs()).task_weight == 0
+
+
 def test_an_added_loss_leaves_the_cross_entropy_as_it_is():
     model = build("sp+kd", _inputs())
     assert model.task_weight == 1
