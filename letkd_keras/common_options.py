@@ -151,7 +151,7 @@ def add_prototype_options(
         metavar="TYPE",
         default=feature_cache,
         help="float32 or float16: keep all feature vectors on disk, so that the k-means uses all "
-        "of them rather than those that fit into --memory",
+        "of them rather than those that fit into --memory; none: no file",
     )
 
 
