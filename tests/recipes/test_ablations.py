@@ -134,7 +134,7 @@ def test_the_schedule_of_fake_quantization_follows_the_value(cells, tmp_path):
         # Another first value continues the same folder.
         for text in (given, " ".join(given.split()[::-1])):
             _main(
-                f"{name} --values {text} --quantization-aware-epochs 3 --formats tflite-int8",
+                f"{name} --values {text} --quantization-aware-epochs 3",
                 tmp_path / name,
             )
     assert len(cells) == 4
