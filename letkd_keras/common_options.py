@@ -60,13 +60,14 @@ def add_data_options(parser, default=None, *, required=False, default_text=None,
         "--train-examples",
         type=positive_integer,
         metavar="N",
-        help="use N training images only, classes in the same proportion",
+        help="use N training images only, classes in the same proportion (the first N of records "
+        "of tensorflow-datasets that are streamed)",
     )
     add(
         "--test-examples",
         type=positive_integer,
         metavar="N",
-        help="use N test images only, classes in the same proportion",
+        help="use N test images only, likewise",
     )
     add(
         "--validation-fraction",
@@ -193,7 +194,11 @@ def _check_engine(options):
 def add_seed_option(parser):
     """Add `--seed`."""
     parser.add_argument(
-        "--seed", type=seed, metavar="N", default=0, help="seed of everything that is random"
+        "--seed",
+        type=seed,
+        metavar="N",
+        default=0,
+        help="seed of everything that is random (the split of the digits is not)",
     )
 
 

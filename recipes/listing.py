@@ -8,6 +8,7 @@ from letkd_keras import models
 from letkd_keras.functional import Cost, cost_of
 from letkd_keras.layers import KDLayer
 from letkd_keras.losses import LOGIT_LOSSES
+from letkd_keras.models.zoo import image_shape
 from letkd_keras.recipes import cifar100, imagenet, tiny_imagenet
 from letkd_keras.recipes.experiments import logit_loss_settings, methods, published
 from letkd_keras.recipes.reports.method_table import published_text
@@ -85,9 +86,8 @@ def network_row(name, settings):
         `NetworkRow`.
     """
     size = settings.image_size
-    shape = (3, size, size) if _channels_first() else (size, size, 3)
     with _without_values():
-        model = models.build(name, num_classes=settings.num_classes, input_shape=shape)
+        model = models.build(name, num_classes=settings.num_classes, input_shape=image_shape(size))
         cost = cost_of(model)
     shapes = [
         tuple(model.get_layer(level).output.shape[1:]) for level in ("penultimate", "intermediate")

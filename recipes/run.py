@@ -203,7 +203,7 @@ def prototypes_of(experiment, teacher, folder, levels):
     """
     if not levels:
         return None
-    file = folder / "prototypes.npz"
+    file, work = folder / "prototypes.npz", folder / "prototypes.work"
     if file.exists():
         try:
             prototypes = Prototypes.load(file)
@@ -216,10 +216,12 @@ def prototypes_of(experiment, teacher, folder, levels):
             ) from error
         if set(levels) <= set(prototypes.levels):
             log.info("reusing %s", file.name)
+            if "intermediate" in prototypes.levels:
+                # All levels are fitted: what is there is the rest of an interrupted removal.
+                remove_workdir(work)
             return prototypes
     log.info("fitting prototypes")
     data = with_teachers_classes(experiment.data, teacher)
-    work = folder / "prototypes.work"
     try:
         prototypes = fit_prototypes(
             teacher,

@@ -403,11 +403,11 @@ def _check_memory(images, count, argument):
 
 def _check_images(images, name, image_shape):
     if getattr(images, "dtype", None) != np.uint8 or images.ndim != 4:
-        raise ValueError(f"`{name}` must be uint8 [N, H, W, C]. Received: {_shape_of(images)}")
+        raise ValueError(f"`{name}` must be uint8 [N, H, W, C]. Received: {shape_of(images)}")
     if 0 in images.shape or images.shape[1:] != image_shape:
         raise ValueError(
             f"`{name}` must have at least one image of shape {image_shape}, without empty "
-            f"dimensions. Received: {_shape_of(images)}"
+            f"dimensions. Received: {shape_of(images)}"
         )
 
 
@@ -416,7 +416,7 @@ def _check_labels(labels, name, images, classes, unlabelled):
     if labels.dtype.kind not in "iu" or labels.shape != (images,):
         raise ValueError(
             f"`{name}` must be integers, one for each of the {images} images. "
-            f"Received: {_shape_of(labels)}"
+            f"Received: {shape_of(labels)}"
         )
     smallest = UNLABELLED if unlabelled else 0
     if labels.min() < smallest or labels.max() >= classes:
@@ -447,7 +447,8 @@ def _check_statistics(values, name, channels):
         )
 
 
-def _shape_of(array):
+def shape_of(array):
+    """Type and shape of an array, for errors."""
     if not hasattr(array, "dtype"):
         return type(array).__name__
     return f"{array.dtype} of shape {tuple(array.shape)}"

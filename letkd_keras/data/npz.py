@@ -10,7 +10,7 @@ from tokenize import TokenError
 import numpy as np
 
 from letkd_keras import memory_mapped
-from letkd_keras.data.image_data import ImageData
+from letkd_keras.data.image_data import ImageData, shape_of
 from letkd_keras.files import open_atomic
 
 # What reading a file raises that is no whole archive.
@@ -39,6 +39,7 @@ def save_npz(data, path, dataset=None):
             f"Received: {type(data).__name__} {data.name!r}"
         )
     values = {name: getattr(data, name) for name in _NAMES}
+    values["class_names"] = tuple(map(str, data.class_names))
     arrays = {name: value for name, value in values.items() if value is not None}
     if dataset is not None:
         arrays["dataset"] = dataset
@@ -70,14 +71,14 @@ def load_npz(path):
         values = _read(path)
         for name in _TEXTS:
             if values[name].dtype.kind != "U" or values[name].ndim:
-                raise ValueError(f"`{name}` must be a text. Received: {_describe(values[name])}")
+                raise ValueError(f"`{name}` must be a text. Received: {shape_of(values[name])}")
             values[name] = str(values[name])
         for name in _LISTS:
             kinds = "U" if name == "class_names" else "fiu"
             if values[name].dtype.kind not in kinds or values[name].ndim != 1:
                 kind = "texts" if name == "class_names" else "numbers"
                 raise ValueError(
-                    f"`{name}` must be a list of {kind}. Received: {_describe(values[name])}"
+                    f"`{name}` must be a list of {kind}. Received: {shape_of(values[name])}"
                 )
             values[name] = tuple(values[name].tolist())
         if len(_OPTIONAL & set(values)) == 1:
@@ -155,7 +156,3 @@ def _read_header(file, name):
     if any(side < 0 for side in shape):
         raise ValueError(f"`{name}` must not have negative dimensions. Received: shape {shape}")
     return shape, dtype
-
-
-def _describe(array):
-    return f"{array.dtype} of shape {array.shape}"

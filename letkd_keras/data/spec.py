@@ -52,6 +52,7 @@ class DataSpec:
             for mean and standard deviation of the data set.
         classes: Number of classes, the first ones; `None` for all.
         train_examples: Number of training images, classes in the same proportion; `None` for all.
+            Of `tfds:NAME` that is streamed, the first ones.
         test_examples: Number of test images likewise.
         validation_fraction: Share of the training images that is held out as the validation split.
         skip_corrupt: Whether image files that cannot be read are left out.
@@ -62,7 +63,8 @@ class DataSpec:
             images of the data must be in memory.
         labelled_share: Share of the training images that keep their labels, classes in the same
             proportion; `None` for all. Likewise.
-        seed: Seed of every choice of images.
+        seed: Seed of every choice of images. Training and test images of the digits are always the
+            same.
 
     Raises:
         FileNotFoundError: If the folder or file of the source does not exist.

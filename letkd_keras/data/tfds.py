@@ -31,6 +31,7 @@ def load_tfds(name, data_dir=None, image_size=None):
 
     Returns:
         `ImageData` or `StreamedImages`. The test images are the split `test`, or else `validation`.
+        A split `test` without labels (-1), such as ImageNet's, does not count.
 
     Raises:
         FileNotFoundError: If the data set is not prepared and cannot be downloaded.
@@ -51,10 +52,13 @@ def load_tfds(name, data_dir=None, image_size=None):
             "`data` must be an image classification data set with the features image and label. "
             f"Received: data='tfds:{name}' with {', '.join(features or ['none'])}"
         )
-    test = next((split for split in ("test", "validation") if split in splits), None)
+    candidates = [split for split in ("test", "validation") if split in splits]
+    if "test" in candidates and not _has_labels(builder, "test"):
+        candidates.remove("test")
+    test = next(iter(candidates), None)
     if "train" not in splits or test is None:
         raise ValueError(
-            "`data` must have the splits train and test or validation. "
+            "`data` must have the splits train and test or validation, with labels. "
             f"Received: data='tfds:{name}' with {', '.join(splits)}"
         )
     shape = features["image"].shape
@@ -160,6 +164,19 @@ def streamed(builder, name, test, image_size):
         split=f"as prepared by tensorflow-datasets, {len(train)} training and {len(test)} test "
         "images",
     )
+
+
+def _has_labels(builder, split):
+    """Whether the first images of a split have labels; the images are not decoded."""
+    import tensorflow_datasets as tfds
+
+    records = builder.as_dataset(
+        split=split,
+        decoders={"image": tfds.decode.SkipDecoding()},
+        read_config=tfds.ReadConfig(try_autocache=False),
+        shuffle_files=False,
+    )
+    return all(record["label"] >= 0 for record in tfds.as_numpy(records.take(8)))
 
 
 def _check_network(host):

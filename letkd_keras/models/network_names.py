@@ -201,7 +201,7 @@ def _check_zoo(parsed, name, argument):
     if parsed.name in zoo.names():
         return
     # keras.applications.ResNet50 and ResNet50 mean keras.applications:ResNet50.
-    bare = parsed.name.removeprefix("keras.applications.").removeprefix("keras.applications/")
+    bare = parsed.name.removeprefix("keras.applications.")
     exact = {each.lower(): each for each in APPLICATIONS}.get(bare.lower())
     if exact:
         hint = f" Did you mean {_APPLICATIONS + exact!r}?"

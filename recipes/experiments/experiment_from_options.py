@@ -180,13 +180,7 @@ def _schedules(options, settings, pair):
     )
     quantization_aware = None
     if options.quantization_aware_epochs:
-        quantization_aware = replace(
-            student,
-            epochs=options.quantization_aware_epochs,
-            learning_rate=student.learning_rate / 100,
-            schedule="cosine",
-            warm_up_epochs=0,
-        )
+        quantization_aware = student.quantization_aware(options.quantization_aware_epochs)
     return {
         "teacher_schedule": teacher,
         "head_schedule": head,

@@ -216,8 +216,8 @@ def check(names, data):
             )
         if method.needs_rows and workers.current() is not None:
             raise ValueError(
-                f"{name} must be trained by one worker, since its memory banks are of one device. "
-                f"Received: workers with {workers.devices()} devices"
+                f"{name} must be trained without workers, since its memory banks are of one "
+                f"process. Received: workers, devices={workers.devices()}"
             )
         if method.needs_rows and gpus.used_together() > 1:
             raise ValueError(

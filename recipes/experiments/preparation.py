@@ -10,7 +10,7 @@ from letkd_keras.functional import suggest_stage_ends
 from letkd_keras.recipes.experiments import methods, sizes
 from letkd_keras.recipes.experiments.model_of_method import Inputs, build
 from letkd_keras.recipes.experiments.networks import grid, pool_size
-from letkd_keras.recipes.trainings import workers
+from letkd_keras.recipes.trainings import gpus, workers
 from letkd_keras.recipes.trainings.training_data import (
     balanced_class_weights,
     few_for_students,
@@ -105,10 +105,16 @@ def _check_batch_sizes(experiment):
                 f"`batch_size` must be a multiple of the {workers.devices()} devices of all "
                 f"workers. Received: batch_size={schedule.batch_size}"
             )
-        if schedule.clip_norm is not None and workers.current() is not None:
+        if schedule.clip_norm is not None and workers.devices() > 1:
             raise ValueError(
                 "`clip_norm` cannot be used by several workers, each of which would clip its own "
                 f"part of the gradient. Received: clip_norm={schedule.clip_norm}"
+            )
+        if schedule.clip_norm is not None and gpus.used_together() > 1:
+            raise ValueError(
+                "`clip_norm` cannot be used on several GPUs, each of which would clip its own part "
+                "of the gradient: set CUDA_VISIBLE_DEVICES to one of them. "
+                f"Received: clip_norm={schedule.clip_norm} with {gpus.used_together()} GPUs"
             )
 
 

@@ -8,9 +8,6 @@ and, for losses on the logits, of their authors' own tables. A cell is `top-1`, 
 import re
 from dataclasses import dataclass, replace
 
-# Runs behind the letKD paper's means and spreads; it states none for ImageNet.
-RUNS = {"cifar100": 5, "tiny_imagenet": 3}
-
 _CELL = re.compile(r"(\d+\.\d\d)(?:/(\d+\.\d\d))?(?:±(\d+\.\d\d))?")
 
 # Titles of what the tables have and the table of methods has not.

@@ -94,8 +94,7 @@ def markdown(experiment, teacher, table, picture):
         "",
         f"{data.train_examples:,} training and {data.test_examples:,} test images ({data.split}). "
         f"Students: {schedule.epochs} epochs of batches of {schedule.batch_size}, seeds from "
-        f"{experiment.seed}; {experiment.templates} penultimate templates, "
-        f"{experiment.subclasses} sub-classes of each class. {date.today().isoformat()}."
+        f"{experiment.seed}{_prototypes(experiment)}. {date.today().isoformat()}."
         f"{_quantization(experiment)}",
         *_few_images(experiment),
         *_ended_early(experiment, table),
@@ -185,6 +184,16 @@ def _quantization(experiment):
 def _published_teacher(experiment):
     accuracy = experiment.published("teacher")
     return "" if accuracy is None else f" (published: {published_text(accuracy)})"
+
+
+def _prototypes(experiment):
+    """The numbers of templates at the levels that one of the methods uses."""
+    numbers = {
+        "penultimate": f"{experiment.templates} penultimate templates",
+        "intermediate": f"{experiment.subclasses} sub-classes of each class",
+    }
+    parts = [numbers[level] for level in methods.layers_of(experiment.methods)]
+    return f"; {', '.join(parts)}" if parts else ""
 
 
 def _layers(experiment):

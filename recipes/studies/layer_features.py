@@ -10,7 +10,7 @@ from letkd_keras.functional.insertion import kd_layers_of
 _BATCH_SIZE = 256
 
 
-def pooled_features(student, layer_name, data, split, images=None):
+def pooled_features(student, layer_name, data, split):
     """Features before and after a KD layer, averaged over the grid of each image.
 
     Args:
@@ -18,7 +18,6 @@ def pooled_features(student, layer_name, data, split, images=None):
         layer_name: `"kd_penultimate"` or `"kd_intermediate"`.
         data: The data set.
         split: `"train"`, `"test"` or `"validation"`.
-        images: Number of images, the first ones; `None` for all.
 
     Returns:
         Dictionary of `x` and `x_hat`, float32 [N, C], and `labels` [N].
@@ -38,12 +37,8 @@ def pooled_features(student, layer_name, data, split, images=None):
     )
     axes = (2, 3) if layer.data_format == "channels_first" else (1, 2)
     features = {"x": [], "x_hat": [], "labels": []}
-    count = 0
     for batch, labels in data.evaluation_batches(_BATCH_SIZE, split):
         for name, maps in model.predict_on_batch(batch).items():
             features[name].append(np.asarray(maps).mean(axes))
         features["labels"].append(np.asarray(labels))
-        count += len(features["labels"][-1])
-        if images is not None and count >= images:
-            break
-    return {name: np.concatenate(values)[:images] for name, values in features.items()}
+    return {name: np.concatenate(values) for name, values in features.items()}

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from letkd_keras import palette
-from letkd_keras.files import save_figure, write_text
+from letkd_keras.files import save_figure, write_csv, write_text
 from letkd_keras.functional import cost_of, insert_kd_layers
 from letkd_keras.layers import KDLayer
 from letkd_keras.markdown_table import markdown_table
@@ -114,8 +114,7 @@ def write(experiment, out, counts):
         "",
     ]
     write_text(out / "time.md", "\n".join(lines))
-    table = "\n".join([",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows), ""])
-    write_text(out / "time.csv", table)
+    write_csv(out / "time.csv", list(rows[0]), rows)
     _plot(rows, title, out / "time.png")
     return rows
 

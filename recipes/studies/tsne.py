@@ -52,9 +52,12 @@ def write(experiment, out, method):
     layers = kd_layers_of(student)
     if not layers:
         raise ValueError(f"A student by {method} has no KD layer to draw.")
+    # At least one image of each class.
+    images = min(max(_IMAGES, experiment.data.num_classes), experiment.data.test_examples)
+    data = experiment.data.subset(test_examples=images, seed=experiment.seed)
     positions = {}
     for name in layers:
-        features = pooled_features(student, name, experiment.data, "test", _IMAGES)
+        features = pooled_features(student, name, data, "test")
         chosen = features["labels"] < _CLASSES
         x, x_hat = features["x"][chosen], features["x_hat"][chosen]
         panels = {"value": x_hat - x, "x": x, "x_hat": x_hat}

@@ -40,7 +40,8 @@ def run(experiment, setting, values, out, jobs=1):
     # Each value's own run says it again.
     with recorded() as messages, hidden_messages():
         prepared = [prepare(candidate) for candidate in experiments.values()]
-    open_keys = (*prepared[0].open_keys, *_OPEN_LAYERS, setting.field)
+    derived = setting.field.replace("student_schedule.", "quantization_aware_schedule.")
+    open_keys = (*prepared[0].open_keys, *_OPEN_LAYERS, setting.field, derived)
     folder = RunFolder(out, {**prepared[0].config(), "compared": setting.name}, open_keys=open_keys)
     if prepared[0].teacher_phases:
         with folder.locked(), logged_to(out / "log.txt", messages), gpus.scope():
@@ -63,11 +64,18 @@ def run(experiment, setting, values, out, jobs=1):
 
 
 def with_value(experiment, field, value):
-    """The experiment with another value of a field, `"name"` or `"name.name"`."""
+    """The experiment with another value of a field, `"name"` or `"name.name"`.
+
+    What was derived from the field is derived again.
+    """
     outer, dot, inner = field.partition(".")
     if dot:
         value = replace(getattr(experiment, outer), **{inner: value})
-    return replace(experiment, **{outer: value})
+    changed = {outer: value}
+    if outer == "student_schedule" and experiment.quantization_aware_schedule is not None:
+        epochs = experiment.quantization_aware_schedule.epochs
+        changed["quantization_aware_schedule"] = value.quantization_aware(epochs)
+    return replace(experiment, **changed)
 
 
 def _share_prototypes(experiment, own, fitted):

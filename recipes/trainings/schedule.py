@@ -113,6 +113,23 @@ class Schedule:
             self, learning_rate=scale * self.learning_rate, warm_up_epochs=warm_up_epochs
         )
 
+    def quantization_aware(self, epochs):
+        """The schedule by which a network is trained further under fake quantization.
+
+        Args:
+            epochs: Number of epochs.
+
+        Returns:
+            `Schedule`: a cosine from a hundredth of this learning rate, without warm-up.
+        """
+        return replace(
+            self,
+            epochs=epochs,
+            learning_rate=self.learning_rate / 100,
+            schedule="cosine",
+            warm_up_epochs=0,
+        )
+
     def config(self):
         """The schedule as a JSON-like dictionary."""
         return {**asdict(self), "milestones": list(self.milestones)}

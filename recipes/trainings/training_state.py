@@ -69,8 +69,10 @@ class SaveState(keras.callbacks.Callback):
         epochs = len(self.rows)
         last = self._save_weights(f"state-{epochs}.weights.h5")
         self.state = {"epochs": epochs, "last": last, "best": self.best, "rows": self.rows}
-        results.write_checked_json(self.folder / _STATE, self.state)
+        # Before the state: nothing would write it again after the last epoch. It is written as a
+        # whole, so an epoch that is trained again has one row.
         write_csv(self.folder / "metrics.csv", list(self.rows[0]), self.rows)
+        results.write_checked_json(self.folder / _STATE, self.state)
         kept = {file["name"] for file in (last, self.best) if file}
         for file in self.folder.glob("*.weights.h5"):
             if file.name not in kept:

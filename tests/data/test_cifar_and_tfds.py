@@ -40,7 +40,7 @@ def test_without_tensorflow_datasets_the_extra_is_named(monkeypatch):
 def prepare(tfds, tmp_path, monkeypatch):
     """A function that prepares six training and four other images under any name."""
 
-    def prepare(name, features=None, test="test"):
+    def prepare(name, features=None, test="test", unlabelled=None):
         features = features or {
             "image": tfds.features.Image(shape=(32, 32, 3)),
             "label": tfds.features.ClassLabel(names=["apple", "bee"]),
@@ -60,11 +60,13 @@ def prepare(tfds, tmp_path, monkeypatch):
                     return {
                         "train": self._generate_examples(0, 6),
                         test: self._generate_examples(6, 10),
+                        **({unlabelled: self._generate_examples(6, 8, -1)} if unlabelled else {}),
                     }
 
-                def _generate_examples(self, start, stop):
+                def _generate_examples(self, start, stop, label=None):
                     for number in range(start, stop):
-                        example = {"image": IMAGES[number], "label": number % 2}
+                        own = number % 2 if label is None else label
+                        example = {"image": IMAGES[number], "label": own}
                         yield number, {name: example.get(name, 0) for name in features}
 
         Made(data_dir=tmp_path).download_and_prepare()
@@ -138,6 +140,17 @@ def test_data_sets_that_are_no_image_classification_are_refused(tfds, prepare):
 def test_data_set_without_test_images_is_refused(prepare):
     with pytest.raises(ValueError, match=r"splits train and test or validation.*train, extra"):
         DataSpec("tfds:made", data_dir=prepare("made", test="extra")).open()
+
+
+def test_test_images_without_labels_are_not_used(prepare):
+    folder = prepare("made", test="validation", unlabelled="test")
+    assert_same_images(DataSpec("tfds:made", data_dir=folder).open())
+
+
+def test_data_set_whose_test_images_have_no_labels_is_refused(prepare):
+    folder = prepare("made", test="extra", unlabelled="test")
+    with pytest.raises(ValueError, match=r"test or validation, with labels.*train, extra, test"):
+        DataSpec("tfds:made", data_dir=folder).open()
 
 
 @pytest.mark.slow

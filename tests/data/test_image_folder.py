@@ -1,6 +1,7 @@
 import logging
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -323,6 +324,13 @@ def test_cache_is_written_once_and_gives_the_same(skip_corrupt, tmp_path):
     if skip_corrupt:  # a cache that was made with skip_corrupt does not hide damaged files
         with pytest.raises(ValueError, match=r"7\.png"):
             load_image_folder(tree, 8, image_cache=cache)
+
+
+def test_cache_of_files_whose_names_are_not_utf_8(tmp_path):
+    file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    Image.new("RGB", (8, 8)).save(tmp_path / "cafe.png")
+    (tmp_path / "cafe.png").rename(file)
+    assert decode_all([file], 8, cache=tmp_path / "cache")[0].shape == (1, 8, 8, 3)
 
 
 def test_cache_of_changed_files_is_made_anew(tmp_path):

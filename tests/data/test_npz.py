@@ -1,6 +1,6 @@
 import struct
 import zipfile
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -150,6 +150,12 @@ def test_more_than_the_memory_is_refused(data, tmp_path, monkeypatch):
     monkeypatch.setattr(memory_mapped, "physical_memory", lambda: 1000)
     with pytest.raises(ValueError, match="must fit into the memory of 1,000 bytes"):
         load_npz(tmp_path / "x.npz")
+
+
+def test_class_names_that_are_numbers_become_texts(data, tmp_path):
+    numbers = tuple(range(data.num_classes))
+    save_npz(replace(data, class_names=numbers), tmp_path / "x.npz")
+    assert load_npz(tmp_path / "x.npz").class_names == tuple(map(str, numbers))
 
 
 def test_streamed_data_cannot_be_written(tmp_path):

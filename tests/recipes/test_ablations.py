@@ -128,6 +128,23 @@ def test_every_setting_can_be_compared(name, values, field, expected, cells, tmp
     assert found == expected
 
 
+def test_the_schedule_of_fake_quantization_follows_the_value(cells, tmp_path):
+    for name, values in (("learning-rate", (0.01, 1)), ("kd-learning-rate-factor", (0.1, 10))):
+        given = " ".join(map(str, values))
+        # Another first value continues the same folder.
+        for text in (given, " ".join(given.split()[::-1])):
+            _main(
+                f"{name} --values {text} --quantization-aware-epochs 3",
+                tmp_path / name,
+            )
+    assert len(cells) == 4
+    for experiment, _, _ in cells:
+        schedule, student = experiment.quantization_aware_schedule, experiment.student_schedule
+        assert schedule.epochs == 3
+        assert schedule.learning_rate == student.learning_rate / 100
+        assert schedule.kd_learning_rate_factor == student.kd_learning_rate_factor
+
+
 def test_prototypes_are_shared_where_they_do_not_depend_on_the_value(cells, tmp_path, monkeypatch):
     fitted = []
 
@@ -240,11 +257,11 @@ def test_the_probe_reads_before_and_behind_the_layer(data):
     assert accuracies["x"] < 100  # sizes over six decades hide the sign
 
 
-def test_features_are_those_of_the_first_images(data):
-    features = layer_features.pooled_features(_student(), "kd_intermediate", data, "test", 7)
+def test_features_are_those_of_the_images(data):
+    features = layer_features.pooled_features(_student(), "kd_intermediate", data, "test")
     ((images, labels),) = data.evaluation_batches(256, "test")
-    np.testing.assert_allclose(features["x"], images[:7].mean((1, 2)), rtol=1e-6)
-    np.testing.assert_array_equal(features["labels"], labels[:7])
+    np.testing.assert_allclose(features["x"], images.mean((1, 2)), rtol=1e-6)
+    np.testing.assert_array_equal(features["labels"], labels)
     with pytest.raises(ValueError, match="KD layer 'kd_penultimate'"):
         layer_features.pooled_features(_student(), "kd_penultimate", data, "test")
 
@@ -281,6 +298,7 @@ def test_tsne_keeps_groups_apart():
 
 def test_tsne_of_a_trained_student(cells, tmp_path, monkeypatch):
     monkeypatch.setattr(tsne, "embed", lambda features, seed: features[:, :2])
+    monkeypatch.setattr(tsne, "_IMAGES", 15)
     student = keras.Sequential([keras.Input((32, 32, 3)), KDLayer(4, name="kd_intermediate")])
     x = KDLayer(4, alpha=0, name="kd_penultimate")(student.outputs[0])
     model = keras.Model(student.inputs, keras.layers.GlobalAveragePooling2D()(x))
@@ -290,6 +308,9 @@ def test_tsne_of_a_trained_student(cells, tmp_path, monkeypatch):
     assert Image.open(out / "tsne.png").width > 500
     with np.load(out / "tsne.npz") as file:
         positions = dict(file)
+    # Not the first images, which may be of few classes.
+    assert len(positions["labels"]) == 15
+    assert set(positions["labels"]) == set(range(10))
     # With alpha 0 there is no value.
     assert set(positions) == {
         *("kd_intermediate:value", "kd_intermediate:x", "kd_intermediate:x_hat"),

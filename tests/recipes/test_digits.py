@@ -79,6 +79,13 @@ def test_teacher_and_prototypes_belong_together(out):
     assert not (out / "prototypes.work").exists()
 
 
+def test_the_rest_of_an_interrupted_removal_is_removed(out, tmp_path, unexported):
+    copy = shutil.copytree(out, tmp_path / "copy")
+    (RunFolder(copy / "prototypes.work", {}).path / ".steps.0123abcd").mkdir()
+    digits.main([*SMALL, "--methods", METHOD, "--out", str(copy)])
+    assert not (copy / "prototypes.work").exists()
+
+
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [

@@ -8,7 +8,7 @@ from letkd_keras.recipes import tiny_imagenet
 
 @pytest.mark.slow
 def test_from_the_archive_to_an_exported_student(tmp_path):
-    root = write_tiny_imagenet(tmp_path, train=8, val=4)
+    root = write_tiny_imagenet(tmp_path, train=8, val=50)
     out = tmp_path / "run"
     arguments = [
         *("--data", f"tiny-imagenet:{root}", "--image-cache", str(tmp_path / "cache")),

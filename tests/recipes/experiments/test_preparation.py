@@ -9,7 +9,7 @@ from digit_classifiers import classifier, one_block
 from letkd_keras.recipes import digits
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.preparation import prepare
-from letkd_keras.recipes.trainings import workers
+from letkd_keras.recipes.trainings import gpus, workers
 
 SMALL = "--train-examples 40 --test-examples 20 --batch-size 20 --templates 16"
 
@@ -76,7 +76,8 @@ def test_what_does_not_fit_is_refused(text, message):
 
 
 class _Workers:
-    devices = 8
+    def __init__(self, devices=8):
+        self.devices = devices
 
 
 @pytest.mark.parametrize(
@@ -84,13 +85,22 @@ class _Workers:
     [
         ("", "`batch_size` must be a multiple of the 8 devices of all workers.*batch_size=20"),
         ("--batch-size 16 --clip-norm 1", "`clip_norm` cannot be used by several workers"),
-        ("--batch-size 16 --methods crd", "crd must be trained by one worker"),
+        ("--batch-size 16 --methods crd", "crd must be trained without workers.*devices=8"),
     ],
 )
 def test_what_several_workers_cannot_train_is_refused(text, message):
     with workers.sharing(_Workers()), pytest.raises(ValueError, match=message):
         prepare(_experiment(text))
     assert workers.current() is None
+
+
+def test_one_device_may_clip_the_gradient_and_several_gpus_may_not(monkeypatch):
+    experiment = _experiment("--clip-norm 1")
+    with workers.sharing(_Workers(devices=1)):
+        prepare(experiment)
+    monkeypatch.setattr(gpus, "used_together", lambda: 2)
+    with pytest.raises(ValueError, match=r"`clip_norm` .* on several GPUs.*clip_norm=1.0 with 2"):
+        prepare(experiment)
 
 
 @pytest.mark.parametrize("number", [9, 41])

@@ -46,14 +46,20 @@ def test_a_network_with_equal_logits_is_at_chance():
 
 
 def test_halves_of_tiny_imagenet():
-    labels = np.array([0, 1, 0, 1, 0, 1, 0, 1])
-    logits = np.eye(2)[[0, 1, 0, 0, 1, 0, 1, 1]]
-    # 3 of 4 are right in the first half, 1 in the second.
+    labels = np.tile([0, 1], 50)
+    right = np.repeat([True, True, True, False, True, False, False, False, False, False], 10)
+    logits = np.eye(2)[np.where(right, labels, 1 - labels)]
+    # 40 of 50 are right in the first half, none in the second.
     assert halves(logits, labels) == {
-        "top-1, both halves": 50,
-        "first half": 75,
-        "second half": 25,
+        "top-1, both halves": 40,
+        "first half": 80,
+        "second half": 0,
     }
+
+
+def test_fewer_images_of_tiny_imagenet_have_no_halves():
+    labels = np.array([0, 1])
+    assert halves(np.eye(2), labels) == {"top-1": 100}
 
 
 def test_measures_of_the_networks_of_a_run(tmp_path):

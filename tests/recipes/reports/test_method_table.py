@@ -72,6 +72,17 @@ def test_epochs_that_a_callback_left_out_are_named(experiment, folder):
     assert "callback" not in text
 
 
+def test_numbers_of_templates_are_named_where_methods_use_them(experiment, folder):
+    for method, expected in (
+        ("kd", "seeds from 0. "),
+        ("letkd1", "seeds from 0; 8 penultimate templates. "),
+        ("letkd2", "seeds from 0; 8 penultimate templates, 2 sub-classes of each class. "),
+    ):
+        experiment.methods = (method,)
+        rows = method_table.rows(experiment, folder)
+        assert expected in method_table.markdown(experiment, TEACHER, rows, "")
+
+
 def test_a_teacher_that_is_worse_than_the_student_alone_is_told(experiment, folder):
     rows = method_table.rows(experiment, folder)  # the student alone has 50%
     note = "less than the student alone"

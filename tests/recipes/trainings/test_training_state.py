@@ -41,6 +41,20 @@ def test_states_with_a_time_between_them_lose_no_epoch(tmp_path):
         assert [file.name for file in (tmp_path / name).glob("*.h5")] == [state["last"]["name"]]
 
 
+def test_a_kill_before_the_last_state_loses_no_row(tmp_path, monkeypatch):
+    def killed(file, content):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(results, "write_checked_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _train(tmp_path)
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["epoch", "0.0"]
+    epochs = _train(tmp_path)["epochs"]
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 1 + epochs
+
+
 def _flip_a_byte(file):
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
