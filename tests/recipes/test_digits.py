@@ -81,7 +81,7 @@ def test_teacher_and_prototypes_belong_together(out):
 
 def test_the_rest_of_an_interrupted_removal_is_removed(out, tmp_path, unexported):
     copy = shutil.copytree(out, tmp_path / "copy")
-    (RunFolder(copy / "prototypes.work", {}).path / ".steps.0123abcd").mkdir()
+    (RunFolder(copy / "prototypes.work", {}).path / ".steps.0123abcd.letkd").mkdir()
     digits.main([*SMALL, "--methods", METHOD, "--out", str(copy)])
     assert not (copy / "prototypes.work").exists()
 
