@@ -46,8 +46,9 @@ def test_a_network_with_equal_logits_is_at_chance():
 
 
 def test_halves_of_tiny_imagenet():
-    labels = np.tile([0, 1], 50)
-    right = np.repeat([True, True, True, False, True, False, False, False, False, False], 10)
+    # In the order of the classes: the halves are of each class, not of the data set.
+    labels = np.repeat([0, 1], 50)
+    right = np.concatenate([np.arange(50) < 25, np.arange(50) < 15])
     logits = np.eye(2)[np.where(right, labels, 1 - labels)]
     # 40 of 50 are right in the first half, none in the second.
     assert halves(logits, labels) == {
