@@ -174,7 +174,7 @@ def measure(build, build_student):
     import numpy as np
 
     from letkd_keras import LetKD, export_student, fit_prototypes, suggest_layers
-    from letkd_keras.error_reason import error_reason
+    from letkd_keras.errors import error_reason
 
     start = time.process_time()
     keras.utils.clear_session()

@@ -17,8 +17,9 @@ import json
 import sys
 from dataclasses import asdict
 
-from letkd_keras.command_line import Parser
-from letkd_keras.common_options import add_data_options, add_seed_option
+from letkd_keras.commands.command_line import Parser
+from letkd_keras.commands.common_options import add_data_options, add_seed_option
+from letkd_keras.commands.option_types import list_item, path
 from letkd_keras.export import formats as known_formats
 from letkd_keras.export.evaluation_images import (
     EvaluationImages,
@@ -27,7 +28,6 @@ from letkd_keras.export.evaluation_images import (
 )
 from letkd_keras.export.run_folders import open_data
 from letkd_keras.files import write_text
-from letkd_keras.option_types import list_item, path
 from letkd_keras.ranges import class_count, positive_integer
 
 _FORMATS = ("tflite", "tflite-float16", "tflite-dynamic", "tflite-int8", "onnx")
@@ -87,8 +87,8 @@ def zoo_student(name, options):
 
 def trained_student(options):
     """The student of a run, the student trained without KD layers or `None`, and images."""
+    from letkd_keras.commands.run_folder import read_config
     from letkd_keras.export.loading import load_student
-    from letkd_keras.run_folder import read_config
 
     opened = open_data(options.run, options)
     data = evaluation_images(

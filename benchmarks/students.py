@@ -11,8 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from letkd_keras.command_line import Parser
-from letkd_keras.option_types import list_item
+from letkd_keras.commands.command_line import Parser
+from letkd_keras.commands.option_types import list_item
 from letkd_keras.ranges import class_count, image_size, positive_integer
 
 _STUDENTS = (

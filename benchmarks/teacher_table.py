@@ -32,7 +32,7 @@ import numpy as np
 import tensorflow as tf
 
 from letkd_keras import memory_mapped
-from letkd_keras.command_line import run_main
+from letkd_keras.commands.command_line import run_main
 from letkd_keras.data.normalization import scale_and_shift
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.layer_outputs import LayerOutputs

@@ -15,21 +15,21 @@ the images are used for the check, and by some formats for calibration.
 import argparse
 from functools import partial
 
-from letkd_keras.command_line import Parser, run_main
-from letkd_keras.common_options import (
+from letkd_keras.commands.command_line import Parser, run_main
+from letkd_keras.commands.common_options import (
     add_data_options,
     add_formats_option,
     add_out_option,
     add_seed_option,
 )
+from letkd_keras.commands.log_file import logged_to
+from letkd_keras.commands.option_types import choice, list_item, path
+from letkd_keras.commands.terminal import print_table, print_text
 from letkd_keras.export import formats
 from letkd_keras.export.evaluation_images import add_image_options, evaluation_images
 from letkd_keras.export.options import INPUTS, OUTPUTS, PRECISIONS, RANGES, ExportOptions
 from letkd_keras.export.run_folders import open_data
 from letkd_keras.files import check_writable
-from letkd_keras.log_file import logged_to
-from letkd_keras.option_types import choice, list_item, path
-from letkd_keras.terminal import print_table, print_text
 
 
 def layer_precision(text):

@@ -7,6 +7,7 @@ from datetime import date
 from importlib import metadata
 from pathlib import Path
 
+from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.export.batch_norm_folding import untrained_batch_norms
 from letkd_keras.export.card_file import LABELS, options_of, read_card, write_labels
 from letkd_keras.export.card_snippets import has_snippets, kotlin_snippet, python_snippet
@@ -15,7 +16,6 @@ from letkd_keras.functional.cost import cost_of
 from letkd_keras.functional.fingerprint import fingerprint
 from letkd_keras.functional.graph import maker, nodes
 from letkd_keras.layers import KDLayer
-from letkd_keras.markdown_table import markdown_table
 
 # What a row of the table needs. A card of another version may lack it.
 _OF_AN_ARTIFACT = {

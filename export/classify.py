@@ -8,12 +8,12 @@ runtime are used: ai-edge-litert for TFLite, onnxruntime for ONNX, TensorFlow fo
 Loading a SavedModel can run code that it contains. Use only artifacts of a source that you trust.
 """
 
-from letkd_keras.command_line import Parser, run_main
+from letkd_keras.commands.command_line import Parser, run_main
+from letkd_keras.commands.log_file import stderr_to_log
+from letkd_keras.commands.option_types import path
 from letkd_keras.export import formats
 from letkd_keras.export.card_file import options_of, read_card
 from letkd_keras.files import checksum
-from letkd_keras.log_file import stderr_to_log
-from letkd_keras.option_types import path
 from letkd_keras.ranges import positive_integer
 
 # What runs each kind of artifact, as pip installs it.

@@ -6,20 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from letkd_keras import palette
-from letkd_keras.command_line import hidden_messages
+from letkd_keras.commands import palette
+from letkd_keras.commands.command_line import hidden_messages
+from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.export import formats
+from letkd_keras.export.comparison import latency_ms, reload_outputs
 from letkd_keras.export.folding import fold
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.rewriting import rewrite
 from letkd_keras.export.student import prepare
-from letkd_keras.export.verification import latency_ms, reload_outputs
 from letkd_keras.files import atomic_path, save_figure, size_on_disk
 from letkd_keras.functional.cost import cost_of
 from letkd_keras.functional.graph import flatten
 from letkd_keras.functional.insertion import kd_layers_of
 from letkd_keras.layers import KDLayer
-from letkd_keras.markdown_table import markdown_table
 
 log = logging.getLogger(__name__)
 

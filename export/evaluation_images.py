@@ -62,7 +62,7 @@ def add_image_options(parser, calibration=None):
     """Add `--test-images` and, if it has a default, `--calibration-images`.
 
     Args:
-        parser: `letkd_keras.command_line.Parser`.
+        parser: `letkd_keras.commands.command_line.Parser`.
         calibration: Default of `--calibration-images`; `None` for no such option.
     """
     counts = {"type": positive_integer, "metavar": "N"}

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 
 from letkd_keras.export.batch_norm_folding import affine_of, fold_batch_norms
+from letkd_keras.export.comparison import compare, images_for, logits_of
 from letkd_keras.export.inverse_rms import InverseRMS
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.rewriting import rewrite, with_weights
-from letkd_keras.export.verification import compare, images_for, logits_of
 from letkd_keras.functional.graph import flatten
 from letkd_keras.layers import KDLayer
 

@@ -4,9 +4,9 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from letkd_keras.commands.run_folder import CONFIG, is_run_folder, read_config
 from letkd_keras.data import DataSpec
 from letkd_keras.files import read_json
-from letkd_keras.run_folder import CONFIG, is_run_folder, read_config
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def open_data(model, options, student=None):
 
     Args:
         model: What the command was given as the student: a file or a folder.
-        options: Parsed options of `letkd_keras.common_options.add_data_options`.
+        options: Parsed options of `letkd_keras.commands.common_options.add_data_options`.
         student: Functional `keras.Model` that was loaded from `model`. `None`: it is not known
             which images it takes.
 

@@ -8,19 +8,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from letkd_keras.commands.progress import bar
 from letkd_keras.export import formats as table
 from letkd_keras.export.batch_norm_folding import untrained_batch_norms
 from letkd_keras.export.card import listed_files, write_card
 from letkd_keras.export.card_file import write_labels
-from letkd_keras.export.folding import fold as fold_model
-from letkd_keras.export.formats.litert_quantizer import layer_precisions
-from letkd_keras.export.input_scaling import takes_pixels, with_pixel_input
-from letkd_keras.export.inverse_rms import with_calibrated_floors
-from letkd_keras.export.loading import load_student
-from letkd_keras.export.options import ExportOptions
-from letkd_keras.export.quantization_noise import layer_noise
-from letkd_keras.export.run_folders import provenance_of
-from letkd_keras.export.verification import (
+from letkd_keras.export.comparison import (
     ExportMismatch,
     check_labels,
     compare,
@@ -29,8 +22,15 @@ from letkd_keras.export.verification import (
     reload_outputs,
     verify_classify,
 )
+from letkd_keras.export.folding import fold as fold_model
+from letkd_keras.export.formats.litert_quantizer import layer_precisions
+from letkd_keras.export.input_scaling import takes_pixels, with_pixel_input
+from letkd_keras.export.inverse_rms import with_calibrated_floors
+from letkd_keras.export.loading import load_student
+from letkd_keras.export.options import ExportOptions
+from letkd_keras.export.quantization_noise import layer_noise
+from letkd_keras.export.run_folders import provenance_of
 from letkd_keras.files import atomic_path, check_writable, remove_leftovers, size_on_disk
-from letkd_keras.progress import bar
 
 log = logging.getLogger(__name__)
 

@@ -9,16 +9,16 @@ reported only. The folder, with the selected model in reduced.keras, can be expo
 folder.
 """
 
-from letkd_keras.command_line import Parser, run_main
-from letkd_keras.common_options import add_data_options, add_out_option, add_seed_option
+from letkd_keras.commands.command_line import Parser, run_main
+from letkd_keras.commands.common_options import add_data_options, add_out_option, add_seed_option
+from letkd_keras.commands.log_file import logged_to
+from letkd_keras.commands.option_types import choice, path
+from letkd_keras.commands.terminal import print_report
 from letkd_keras.export import formats
 from letkd_keras.export.evaluation_images import add_image_options, selection_images, take
 from letkd_keras.export.run_folders import open_data, provenance_of
 from letkd_keras.files import check_writable
-from letkd_keras.log_file import logged_to
-from letkd_keras.option_types import choice, path
 from letkd_keras.ranges import non_negative_integer, non_negative_number, positive_integer
-from letkd_keras.terminal import print_report
 
 
 def parse(arguments=None):

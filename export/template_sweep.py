@@ -7,8 +7,10 @@ from pathlib import Path
 import keras
 
 from letkd_keras import ranges
+from letkd_keras.commands.progress import bar
 from letkd_keras.export import formats
 from letkd_keras.export.card import kd_layers
+from letkd_keras.export.comparison import check_labels, images_for
 from letkd_keras.export.cost_report import (
     CostRow,
     form_title,
@@ -20,10 +22,8 @@ from letkd_keras.export.cost_report import (
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.reduction import fine_tune, reduce_templates
 from letkd_keras.export.run_folders import REDUCED, SWEEP
-from letkd_keras.export.verification import check_labels, images_for
 from letkd_keras.files import save_model, write_json, write_text
 from letkd_keras.functional.insertion import kd_layers_of
-from letkd_keras.progress import bar
 
 log = logging.getLogger(__name__)
 

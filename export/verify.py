@@ -10,11 +10,11 @@ Loading a SavedModel can run code that it contains. Verify only artifacts of a s
 trust.
 """
 
-from letkd_keras.command_line import Parser, run_main
-from letkd_keras.common_options import add_data_options, add_seed_option
+from letkd_keras.commands.command_line import Parser, run_main
+from letkd_keras.commands.common_options import add_data_options, add_seed_option
+from letkd_keras.commands.option_types import path
 from letkd_keras.export.evaluation_images import add_image_options, evaluation_images
 from letkd_keras.export.run_folders import open_data
-from letkd_keras.option_types import path
 
 
 def parse(arguments=None):
@@ -42,8 +42,8 @@ def main(arguments=None):
     """
     options = parse(arguments)
     # TensorFlow is imported only after the options are parsed.
+    from letkd_keras.export.comparison import ExportMismatch, verify_artifacts
     from letkd_keras.export.loading import load_student
-    from letkd_keras.export.verification import ExportMismatch, verify_artifacts
 
     student = load_student(options.model)
     opened = open_data(options.model, options, student)

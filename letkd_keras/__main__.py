@@ -4,7 +4,7 @@ import ast
 import importlib.util
 from pathlib import Path
 
-from letkd_keras.command_line import Parser, run_main
+from letkd_keras.commands.command_line import Parser, run_main
 
 _PACKAGES = ("recipes", "prototypes", "export", "models", "data")
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 import keras
 import numpy as np
 
-from letkd_keras import progress
+from letkd_keras.commands import progress
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """List methods, networks and pairs: `python -m letkd_keras.recipes --list`."""
 
-from letkd_keras.command_line import Parser, run_main
+from letkd_keras.commands.command_line import Parser, run_main
 
 _RECIPES = """recipes (python -m letkd_keras.recipes.NAME, each with its own --help):
   digits         letKD in minutes: real digits, no download
@@ -34,8 +34,8 @@ def main(arguments=None):
     """Run the command."""
     if not parse(arguments).list:
         return
+    from letkd_keras.commands.terminal import print_table, print_text
     from letkd_keras.recipes.listing import tables
-    from letkd_keras.terminal import print_table, print_text
 
     for table in tables():
         print_text(f"\n{table.title}\n")

@@ -26,8 +26,8 @@ sub-classes (figure 2).
 Other options are those of `compare`. The same command continues where it was interrupted.
 """
 
-from letkd_keras import option_types
-from letkd_keras.command_line import Parser, run_main
+from letkd_keras.commands import option_types
+from letkd_keras.commands.command_line import Parser, run_main
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.options import add_experiment_options
 from letkd_keras.recipes.recipe_command import (

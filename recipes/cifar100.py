@@ -21,7 +21,7 @@ KD 70.66, letKD-1 72.44 ± 0.24, letKD-2 73.27 ± 0.16. `python -m letkd_keras.r
 numbers of all pairs and methods.
 """
 
-from letkd_keras.command_line import Parser, run_main
+from letkd_keras.commands.command_line import Parser, run_main
 from letkd_keras.recipes.experiments.options import add_experiment_options
 from letkd_keras.recipes.experiments.settings import Pair, Settings
 from letkd_keras.recipes.recipe_command import run_recipe

@@ -20,7 +20,7 @@ as in the papers. Reduced to a CPU:
 --epochs 20
 """
 
-from letkd_keras.command_line import Parser, run_main
+from letkd_keras.commands.command_line import Parser, run_main
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.options import add_experiment_options
 from letkd_keras.recipes.recipe_command import (

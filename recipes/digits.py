@@ -11,7 +11,7 @@ student has only 108 steps, which are too few to rank methods. In our trainings 
 below the teacher.
 """
 
-from letkd_keras.command_line import Parser, run_main
+from letkd_keras.commands.command_line import Parser, run_main
 from letkd_keras.recipes.experiments.options import add_experiment_options
 from letkd_keras.recipes.experiments.settings import Pair, Settings
 from letkd_keras.recipes.recipe_command import run_recipe

@@ -12,8 +12,8 @@ This reads the finished trainings and writes
 Nothing is trained. If the images of the run are elsewhere now, `--data` names their new place.
 """
 
-from letkd_keras import option_types
-from letkd_keras.command_line import Parser, run_main
+from letkd_keras.commands import option_types
+from letkd_keras.commands.command_line import Parser, run_main
 from letkd_keras.recipes.recipe_command import print_results
 
 
@@ -39,9 +39,9 @@ def parse(arguments=None):
 def main(arguments=None):
     """Run the command; returns what `explain.json` contains."""
     options = parse(arguments)
+    from letkd_keras.commands.run_folder import read_config
     from letkd_keras.recipes.experiments.experiment import Experiment
     from letkd_keras.recipes.studies import explanation
-    from letkd_keras.run_folder import read_config
 
     config = read_config(options.folder, "folder")
     _move_data(config["data"], options)

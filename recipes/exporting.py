@@ -4,12 +4,12 @@ import logging
 
 import keras
 
+from letkd_keras.commands.progress import bar
 from letkd_keras.export import export_bundle, formats
 from letkd_keras.export.cost_report import form_title, forms_of, measure
 from letkd_keras.export.evaluation_images import evaluation_images, take
 from letkd_keras.export.loading import load_student
 from letkd_keras.functional import cost_of
-from letkd_keras.progress import bar
 from letkd_keras.recipes.trainings import results
 
 log = logging.getLogger(__name__)

@@ -38,7 +38,7 @@ the last method is exported. Cost: each method is trained for --epochs epochs. I
 teacher runs once, too.
 """
 
-from letkd_keras.command_line import Parser, run_main
+from letkd_keras.commands.command_line import Parser, run_main
 from letkd_keras.recipes.experiments.options import add_experiment_options
 from letkd_keras.recipes.experiments.settings import Settings
 from letkd_keras.recipes.recipe_command import run_recipe

@@ -18,7 +18,7 @@ alone 69.75/89.07, KD 70.66/89.88, letKD-1 72.33/91.06, letKD-2 72.38/91.15. The
 "RN50-MNV2" is imagenet_resnet50-imagenet_mobilenet_v1: letKD-2 73.98/92.00.
 """
 
-from letkd_keras.command_line import Parser, run_main
+from letkd_keras.commands.command_line import Parser, run_main
 from letkd_keras.recipes.experiments.options import add_experiment_options
 from letkd_keras.recipes.experiments.settings import Pair, Settings
 from letkd_keras.recipes.recipe_command import run_recipe

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
+from letkd_keras.commands.terminal import print_report
 from letkd_keras.ranges import positive_integer
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
-from letkd_keras.terminal import print_report
 
 
 def default_out(experiment, kind=""):

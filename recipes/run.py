@@ -8,11 +8,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from letkd_keras.commands.log_file import logged_to, recorded
+from letkd_keras.commands.run_folder import OtherSettings, RunFolder
 from letkd_keras.data import NumberedBatches
 from letkd_keras.distillers import Distiller
 from letkd_keras.files import checksum, save_model
 from letkd_keras.functional import load_model, quantization_aware, without_fake_quantization
-from letkd_keras.log_file import logged_to, recorded
 from letkd_keras.models import frozen_backbone
 from letkd_keras.prototypes import Prototypes, fit_prototypes, remove_workdir
 from letkd_keras.recipes import exporting
@@ -24,7 +25,6 @@ from letkd_keras.recipes.trainings import gpus, results, workers
 from letkd_keras.recipes.trainings.ray_workers import RayWorkers
 from letkd_keras.recipes.trainings.shared_training import train
 from letkd_keras.recipes.trainings.training_state import finish
-from letkd_keras.run_folder import OtherSettings, RunFolder
 
 log = logging.getLogger(__name__)
 

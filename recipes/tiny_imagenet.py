@@ -21,7 +21,7 @@ resnet50-mnv2 60.69 / 61.15.
 
 import numpy as np
 
-from letkd_keras.command_line import Parser, run_main
+from letkd_keras.commands.command_line import Parser, run_main
 from letkd_keras.recipes.experiments.options import add_experiment_options
 from letkd_keras.recipes.experiments.settings import Pair, Settings
 from letkd_keras.recipes.recipe_command import run_recipe

@@ -13,7 +13,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from letkd_keras.palette import BLUE, GRAY, GREEN, ORANGE
+from letkd_keras.commands.palette import BLUE, GRAY, GREEN, ORANGE
 
 _PALE = {BLUE: "#DCEAF5", GRAY: "#EEEEEE", GREEN: "#DDF1EA", ORANGE: "#FBEBCB"}
 _INK, _GREEN_INK = "#444444", "#00694C"

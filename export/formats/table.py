@@ -5,7 +5,7 @@ import importlib.util
 import re
 from dataclasses import dataclass
 
-from letkd_keras.log_file import stderr_to_log
+from letkd_keras.commands.log_file import stderr_to_log
 
 # Extra of this package that installs a package.
 _EXTRAS = {
@@ -72,7 +72,7 @@ class Format:
 
     def _refusal(self, student, error):
         """One sentence in place of the many lines of a converter."""
-        from letkd_keras.export.verification import ExportMismatch
+        from letkd_keras.export.comparison import ExportMismatch
 
         name = next(name for name, row in _FORMATS.items() if row is self)
         # MLIR writes the place in the graph before the reason, and the graph after it.

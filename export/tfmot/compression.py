@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from scipy.special import softmax
 
+from letkd_keras.export.comparison import logits_of
 from letkd_keras.export.formats.savedmodel import serving
 from letkd_keras.export.inverse_rms import with_calibrated_floors
 from letkd_keras.export.tfmot.bridge import import_tfmot, to_tf_keras
-from letkd_keras.export.verification import logits_of
 
 _BATCH = 32
 

@@ -7,9 +7,9 @@ Reading such a file needs neither TensorFlow nor tensorflow-datasets. Images of 
 data sets that do not fit into memory, cannot be written.
 """
 
-from letkd_keras.command_line import Parser, run_main
-from letkd_keras.common_options import add_data_options, add_out_option, add_seed_option
-from letkd_keras.option_types import output_file
+from letkd_keras.commands.command_line import Parser, run_main
+from letkd_keras.commands.common_options import add_data_options, add_out_option, add_seed_option
+from letkd_keras.commands.option_types import output_file
 
 
 def parse(arguments=None):

@@ -7,7 +7,6 @@ import keras
 import numpy as np
 
 from letkd_keras import memory_mapped
-from letkd_keras.argument_names import argument_renamed
 from letkd_keras.data import jax_batches, pipeline
 from letkd_keras.data.selection import (
     check_classes,
@@ -16,6 +15,7 @@ from letkd_keras.data.selection import (
     held_out,
     stratified,
 )
+from letkd_keras.errors import argument_renamed
 
 # Label of an image that has none, here and in the batches of a training.
 UNLABELLED = -1

@@ -2,7 +2,7 @@
 
 import keras
 
-from letkd_keras.option_types import did_you_mean
+from letkd_keras.errors import did_you_mean
 
 POLICIES = ("randaugment", "cutmix", "mixup")
 

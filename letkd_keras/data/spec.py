@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
-from letkd_keras import option_types, ranges
-from letkd_keras.argument_names import argument_renamed
+from letkd_keras import ranges
+from letkd_keras.commands import option_types
+from letkd_keras.errors import argument_renamed, did_you_mean
 
 _NAMES = ("digits", "cifar10", "cifar100")
 # Sources written as NAME:DIR, or tfds:NAME.
@@ -110,7 +111,7 @@ class DataSpec:
 
     @classmethod
     def from_options(cls, options):
-        """Read the options of `letkd_keras.common_options.add_data_options`.
+        """Read the options of `letkd_keras.commands.common_options.add_data_options`.
 
         Args:
             options: Result of `parse_args`.
@@ -172,8 +173,8 @@ class DataSpec:
             ImportError: If tensorflow-datasets is needed and not installed.
             ValueError: If the data are damaged, or an option is out of range for them.
         """
+        from letkd_keras.data.loaders import load
         from letkd_keras.data.normalization import statistics_of
-        from letkd_keras.data.sources import load
 
         data = load(self)
         if self.pixels is not None:
@@ -257,7 +258,7 @@ class DataSpec:
         raise ValueError(
             "`data` must be digits, cifar10, cifar100, tiny-imagenet:DIR, imagenet:DIR, tfds:NAME, "
             f"an existing folder or an .npz file. Received: data={self.source!r}"
-            f"{option_types.did_you_mean(self.source, known)}"
+            f"{did_you_mean(self.source, known)}"
         )
 
     def _check_exists(self):

@@ -3,7 +3,7 @@ from pathlib import Path
 import keras
 from keras import ops
 
-from letkd_keras.distillers import logit_losses as logit
+from letkd_keras.distillers import logit_losses_argument
 from letkd_keras.distillers.compatibility import (
     check_teacher_stays,
     matching_models,
@@ -135,7 +135,7 @@ class Distiller(TrainStep, keras.Model):
             name: non_negative_number.check(weight, f"weight of {name}")
             for name, weight in (loss_weights or {}).items()
         }
-        self.logit_losses, weights = logit.check_logit_losses(logit_losses, tuple(loss_weights))
+        self.logit_losses, weights = logit_losses_argument.check(logit_losses, tuple(loss_weights))
         self.warm_up_steps = non_negative_integer.check(warm_up_steps, "warm_up_steps")
         self.task_weight = non_negative_number.check(task_weight, "task_weight")
         self.scalar_loss = ScalarLoss(name="scalar_loss")
@@ -344,7 +344,9 @@ class Distiller(TrainStep, keras.Model):
             "teacher_layers": self.teacher_layers,
             "teacher_shapes": self.teacher_shapes,
             "task_weight": self.task_weight,
-            "logit_losses": logit.serialize(self.logit_losses, self.distillation_weights),
+            "logit_losses": logit_losses_argument.serialize(
+                self.logit_losses, self.distillation_weights
+            ),
             "warm_up_steps": self.warm_up_steps,
         }
 
@@ -355,7 +357,9 @@ class Distiller(TrainStep, keras.Model):
             config["student"], custom_objects=custom_objects
         )
         if "logit_losses" in config:
-            config["logit_losses"] = logit.deserialize(config["logit_losses"], custom_objects)
+            config["logit_losses"] = logit_losses_argument.deserialize(
+                config["logit_losses"], custom_objects
+            )
         return cls(teacher=None, **config)
 
     def save_assets(self, directory):

@@ -1,7 +1,7 @@
 import keras
 
 from letkd_keras.distillers.distiller import Distiller
-from letkd_keras.distillers.logit_losses import with_own
+from letkd_keras.distillers.logit_losses_argument import with_own
 from letkd_keras.losses import KDLoss
 
 

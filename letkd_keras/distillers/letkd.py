@@ -4,7 +4,6 @@ from pathlib import Path
 import keras
 from keras import ops
 
-from letkd_keras.argument_names import argument_renamed
 from letkd_keras.distillers.compatibility import (
     check_prototypes,
     matching_models,
@@ -13,10 +12,10 @@ from letkd_keras.distillers.compatibility import (
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.training_graph import TrainingGraph
 from letkd_keras.distillers.unlabelled import complete_labels
+from letkd_keras.errors import argument_renamed
 from letkd_keras.functional.graph import flatten, readers
 from letkd_keras.functional.insertion import insert_kd_layers, kd_layers_of
 from letkd_keras.functional.layer_suggestions import suggest_layers
-from letkd_keras.image_blocks import sum_images
 from letkd_keras.layers import (
     FakeQuantization,
     IntermediateTargets,
@@ -24,6 +23,7 @@ from letkd_keras.layers import (
     PenultimateTargets,
     adaptive_average_pool,
 )
+from letkd_keras.layers.image_blocks import sum_images
 from letkd_keras.layers.score_moments import pointwise_conv
 from letkd_keras.losses import TemplateKLDivergence, negentropy
 from letkd_keras.prototypes import Prototypes

@@ -11,11 +11,10 @@ from letkd_keras.functional.insertion import insert_after, insert_kd_layers
 from letkd_keras.functional.layer_suggestions import suggest_layers, suggest_stage_ends
 from letkd_keras.functional.loading import load_model
 from letkd_keras.functional.softmax_removal import remove_softmax
-from letkd_keras.functional.token_grid import TokensToGrid, feature_maps
+from letkd_keras.functional.token_grid import feature_maps
 
 __all__ = [
     "Cost",
-    "TokensToGrid",
     "check_classifier",
     "cost_of",
     "feature_maps",

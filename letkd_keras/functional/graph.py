@@ -10,7 +10,7 @@ import inspect
 
 import keras
 
-from letkd_keras.error_reason import error_reason
+from letkd_keras.errors import error_reason
 
 # A test compares the installed release with this list.
 TESTED_KERAS = ("3.14.0", "3.15.1")

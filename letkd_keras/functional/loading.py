@@ -5,7 +5,7 @@ from pathlib import Path
 
 import keras
 
-from letkd_keras.error_reason import error_reason
+from letkd_keras.errors import error_reason
 
 # Largest size of the entries of a .keras file once unpacked. Configurations are text of a few
 # megabytes at most. Keras stores weights without compression, so that they take as much space in

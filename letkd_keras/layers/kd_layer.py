@@ -6,7 +6,7 @@ from letkd_keras.data_format import (
     from_channels_last,
     to_channels_last,
 )
-from letkd_keras.image_blocks import map_images
+from letkd_keras.layers.image_blocks import map_images
 from letkd_keras.layers.score_moments import pointwise_conv, score_moments
 from letkd_keras.layers.torch_batch_normalization import TorchBatchNormalization
 from letkd_keras.precision import at_least_float32, keep_float32_weights

@@ -1,7 +1,7 @@
 import keras
 from keras import ops
 
-from letkd_keras.image_blocks import reduce_images
+from letkd_keras.layers.image_blocks import reduce_images
 
 
 def pointwise_conv(features, kernel, dtype):

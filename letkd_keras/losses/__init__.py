@@ -3,7 +3,7 @@
 from letkd_keras.losses.dist import DISTLoss
 from letkd_keras.losses.dkd import DKDLoss
 from letkd_keras.losses.kd import KDLoss
-from letkd_keras.losses.logit_losses import LOGIT_LOSSES, LogitLoss, logit_loss
+from letkd_keras.losses.logit_loss_table import LOGIT_LOSSES, LogitLossRow, logit_loss
 from letkd_keras.losses.logit_standardization import standardize_logits
 from letkd_keras.losses.rld import RLDLoss
 from letkd_keras.losses.smoothed_crossentropy import SmoothedCrossentropy
@@ -19,7 +19,7 @@ __all__ = [
     "DISTLoss",
     "DKDLoss",
     "KDLoss",
-    "LogitLoss",
+    "LogitLossRow",
     "RLDLoss",
     "SmoothedCrossentropy",
     "TemplateKLDivergence",

@@ -5,9 +5,9 @@
 Checkpoints of RepDistiller, mdistiller and torchvision are read; nothing of them is executed.
 """
 
-from letkd_keras.command_line import Parser, run_main
-from letkd_keras.common_options import add_out_option
-from letkd_keras.option_types import output_file, path, text
+from letkd_keras.commands.command_line import Parser, run_main
+from letkd_keras.commands.common_options import add_out_option
+from letkd_keras.commands.option_types import output_file, path, text
 from letkd_keras.ranges import class_count, image_size
 
 
@@ -38,7 +38,7 @@ def parse(arguments=None):
 def main(arguments=None):
     """Build the network, load the weights and save it."""
     options = parse(arguments)
-    from letkd_keras.argument_names import argument_renamed
+    from letkd_keras.errors import argument_renamed
     from letkd_keras.files import check_writable, save_model
     from letkd_keras.models import build, load_torch_weights
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from letkd_keras.data.normalization import PIXELS, statistics_of
-from letkd_keras.error_reason import error_reason
+from letkd_keras.errors import error_reason
 from letkd_keras.functional.graph import (
     as_functional,
     flatten,

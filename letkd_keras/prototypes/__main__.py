@@ -22,15 +22,15 @@ Print how the prototypes in a file were fitted, and draw them:
 import functools
 from pathlib import Path
 
-from letkd_keras.command_line import Parser, run_main
-from letkd_keras.common_options import (
+from letkd_keras.commands.command_line import Parser, run_main
+from letkd_keras.commands.common_options import (
     add_data_options,
     add_engine_options,
     add_out_option,
     add_prototype_options,
     add_seed_option,
 )
-from letkd_keras.option_types import choice, output_file, path, text
+from letkd_keras.commands.option_types import choice, output_file, path, text
 from letkd_keras.ranges import positive_integer
 
 

@@ -7,11 +7,11 @@ import keras
 import numpy as np
 
 from letkd_keras import ranges
+from letkd_keras.commands.progress import bars
 from letkd_keras.functional.fingerprint import fingerprint
 from letkd_keras.functional.layer_suggestions import suggest_layers
 from letkd_keras.functional.softmax_removal import remove_softmax
 from letkd_keras.memory_mapped import check_room
-from letkd_keras.progress import bars
 from letkd_keras.prototypes.engines import make_engine
 from letkd_keras.prototypes.health import intermediate_health, penultimate_health
 from letkd_keras.prototypes.kmeans import blocks, kmeans

@@ -9,8 +9,8 @@ from matplotlib.patheffects import withStroke
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
+from letkd_keras.commands.palette import VERMILION, category_colors
 from letkd_keras.files import save_figure
-from letkd_keras.palette import VERMILION, category_colors
 from letkd_keras.prototypes.kmeans import one_thread
 from letkd_keras.prototypes.labeled_images import LabeledImages
 from letkd_keras.prototypes.teacher_features import TeacherFeatures

@@ -16,10 +16,10 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from letkd_keras.commands.ray_cluster import environment_of_workers, import_ray, running_ray
 from letkd_keras.files import save_model
 from letkd_keras.functional.loading import load_model
 from letkd_keras.prototypes.teacher_features import TeacherFeatures
-from letkd_keras.ray_cluster import environment_of_workers, import_ray, running_ray
 
 # Batches that an actor does in one piece, at most: what is done again if it is lost.
 _LARGEST_PIECE = 8

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from letkd_keras.commands.run_folder import CONFIG, RunFolder, is_own_hidden, is_run_folder
 from letkd_keras.files import (
     checksum,
     is_temporary,
@@ -15,7 +16,6 @@ from letkd_keras.files import (
     temporary_path,
     write_json,
 )
-from letkd_keras.run_folder import CONFIG, RunFolder, is_own_hidden, is_run_folder
 
 # In the order of the fit.
 STEPS = ("features", "penultimate", "projected", "subclasses", "scores")

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from letkd_keras.argument_names import argument_renamed
+from letkd_keras.errors import argument_renamed
 from letkd_keras.recipes.experiments.options import (
     ADAMW,
     HEAD_EPOCHS,

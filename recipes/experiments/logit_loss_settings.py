@@ -1,7 +1,7 @@
 """Settings and weights of the losses on the logits, by experiment and method.
 
 A loss on the logits alone has its paper's weight and its paper's weight of the cross-entropy
-(`LogitLoss.task_weight`; KD: 0.9 and 0.1). Added to another method, it leaves that method's
+(`LogitLossRow.task_weight`; KD: 0.9 and 0.1). Added to another method, it leaves that method's
 cross-entropy as it is, with weight 1, and has its paper's weight. KD has weight 1 there, as in
 RepDistiller (`-r 1 -a 1`).
 """

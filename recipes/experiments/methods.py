@@ -25,10 +25,10 @@ from letkd_keras.distillers import (
     LetKD,
     SimKD,
 )
+from letkd_keras.errors import did_you_mean
 from letkd_keras.functional import insert_kd_layers
 from letkd_keras.layers import KDLayer
 from letkd_keras.losses import LOGIT_LOSSES
-from letkd_keras.option_types import did_you_mean
 from letkd_keras.recipes.trainings import gpus, workers
 
 _PENULTIMATE, _INTERMEDIATE = ("penultimate",), ("intermediate",)

@@ -10,8 +10,8 @@ from pathlib import Path
 import keras
 
 from letkd_keras import models, ranges
-from letkd_keras.argument_names import argument_renamed
 from letkd_keras.data.normalization import statistics_of
+from letkd_keras.errors import argument_renamed
 from letkd_keras.functional import fingerprint, load_model, remove_softmax, suggest_layers
 from letkd_keras.functional.graph import (
     as_functional,

@@ -5,8 +5,8 @@ Only the standard library is imported before the options are parsed.
 
 import argparse
 
-from letkd_keras import option_types
-from letkd_keras.common_options import (
+from letkd_keras.commands import option_types
+from letkd_keras.commands.common_options import (
     add_data_options,
     add_engine_options,
     add_formats_option,
@@ -16,7 +16,7 @@ from letkd_keras.common_options import (
     add_seed_option,
     add_unlabelled_options,
 )
-from letkd_keras.option_types import PIXELS, choice, list_item
+from letkd_keras.commands.option_types import PIXELS, choice, list_item
 from letkd_keras.ranges import (
     image_size,
     non_negative_integer,

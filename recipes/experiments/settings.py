@@ -5,7 +5,7 @@ Every recipe has one `Settings`, which states all of them on one page.
 
 from dataclasses import dataclass, field
 
-from letkd_keras.option_types import did_you_mean
+from letkd_keras.errors import did_you_mean
 
 
 @dataclass(frozen=True)

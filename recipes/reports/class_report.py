@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
+from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.files import save_figure, write_csv
 from letkd_keras.functional import load_model
-from letkd_keras.markdown_table import markdown_table
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.trainings import results
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.functional import load_model
-from letkd_keras.markdown_table import markdown_table
 from letkd_keras.recipes.reports import method_style
 from letkd_keras.recipes.trainings import results
 

@@ -1,6 +1,6 @@
 """How each method is drawn: the same color in all pictures."""
 
-from letkd_keras import palette
+from letkd_keras.commands import palette
 from letkd_keras.losses import LOGIT_LOSSES
 from letkd_keras.recipes.experiments import methods
 

@@ -10,9 +10,9 @@ from importlib import metadata
 
 import keras
 
-from letkd_keras import palette
+from letkd_keras.commands import palette
+from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.files import save_figure, write_csv, write_text
-from letkd_keras.markdown_table import markdown_table
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.reports import method_style
 from letkd_keras.recipes.trainings import results

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import keras
 
+from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.export import cost_report
 from letkd_keras.files import save_figure, write_json, write_text
-from letkd_keras.markdown_table import markdown_table
 from letkd_keras.recipes.reports import measures as measures_section
 from letkd_keras.recipes.reports import method_style, method_table
 from letkd_keras.recipes.trainings import results

@@ -5,10 +5,10 @@ from collections import defaultdict
 
 import numpy as np
 
+from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.files import save_figure, write_json, write_text
 from letkd_keras.functional import load_model
 from letkd_keras.functional.insertion import kd_layers_of
-from letkd_keras.markdown_table import markdown_table
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.reports import method_style
 from letkd_keras.recipes.run import train_teacher

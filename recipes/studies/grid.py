@@ -16,9 +16,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from letkd_keras import command_line
+from letkd_keras.commands import command_line
+from letkd_keras.commands.log_file import logged_to, recorded
+from letkd_keras.commands.run_folder import RunFolder, read_config
 from letkd_keras.files import write_text
-from letkd_keras.log_file import logged_to, recorded
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.experiments.experiment import Experiment
 from letkd_keras.recipes.experiments.preparation import prepare
@@ -29,7 +30,6 @@ from letkd_keras.recipes.run import (
     train_teacher,
 )
 from letkd_keras.recipes.trainings import gpus, results, workers
-from letkd_keras.run_folder import RunFolder, read_config
 
 log = logging.getLogger("letkd_keras")
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from letkd_keras import palette
+from letkd_keras.commands import palette
+from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.files import save_figure, write_csv, write_text
 from letkd_keras.functional import cost_of, insert_kd_layers
 from letkd_keras.layers import KDLayer
-from letkd_keras.markdown_table import markdown_table
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import method_table
 

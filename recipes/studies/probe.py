@@ -1,8 +1,8 @@
 """How well a linear classifier separates the classes before and behind an intermediate KD layer."""
 
+from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.files import write_json, write_text
 from letkd_keras.functional import load_model
-from letkd_keras.markdown_table import markdown_table
 from letkd_keras.recipes.experiments import methods, published
 from letkd_keras.recipes.studies.layer_features import pooled_features
 from letkd_keras.recipes.trainings import results

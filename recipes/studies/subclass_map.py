@@ -4,15 +4,15 @@ from pathlib import Path
 
 import numpy as np
 
+from letkd_keras.commands.log_file import logged_to, recorded
+from letkd_keras.commands.palette import category_colors
+from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.data import NumberedBatches
 from letkd_keras.files import save_figure
-from letkd_keras.log_file import logged_to, recorded
-from letkd_keras.palette import category_colors
 from letkd_keras.prototypes import pictures
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.run import prototypes_of, train_teacher
 from letkd_keras.recipes.trainings import gpus
-from letkd_keras.run_folder import RunFolder
 
 _IMAGES = 6
 _OTHER_CLASS = (0.6, 0.6, 0.6, 1)

@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import dataclass
 
-from letkd_keras.option_types import text
+from letkd_keras.commands.option_types import text
 from letkd_keras.ranges import non_negative_number, positive_integer, positive_number
 
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from letkd_keras.commands.palette import category_colors
 from letkd_keras.files import open_atomic, save_figure
 from letkd_keras.functional import load_model
 from letkd_keras.functional.insertion import kd_layers_of
-from letkd_keras.palette import category_colors
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.studies.layer_features import pooled_features
 from letkd_keras.recipes.trainings import results

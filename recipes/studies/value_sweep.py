@@ -3,17 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
-from letkd_keras.command_line import hidden_messages
+from letkd_keras.commands.command_line import hidden_messages
+from letkd_keras.commands.log_file import logged_to, recorded
+from letkd_keras.commands.markdown_table import markdown_table
+from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.files import open_atomic, save_figure, write_text
-from letkd_keras.log_file import logged_to, recorded
-from letkd_keras.markdown_table import markdown_table
 from letkd_keras.recipes.experiments.networks import Network
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import method_style, method_table
 from letkd_keras.recipes.run import train_teacher
 from letkd_keras.recipes.studies import grid
 from letkd_keras.recipes.trainings import gpus, results
-from letkd_keras.run_folder import RunFolder
 
 # The layers of the student are resolved by each value's own grid.
 _OPEN_LAYERS = ("student.penultimate_layer", "student.intermediate_layer", "pool_sizes")

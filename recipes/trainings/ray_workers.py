@@ -17,9 +17,10 @@ from pathlib import Path
 import keras
 
 from letkd_keras.callbacks import ShowProgress
+from letkd_keras.commands.ray_cluster import environment_of_workers, import_ray, running_ray
+from letkd_keras.commands.run_folder import differences
 from letkd_keras.data import DataSpec
-from letkd_keras.error_reason import error_reason
-from letkd_keras.ray_cluster import environment_of_workers, import_ray, running_ray
+from letkd_keras.errors import error_reason
 from letkd_keras.recipes.trainings import (
     fit_on_workers,
     shared_training,
@@ -28,7 +29,6 @@ from letkd_keras.recipes.trainings import (
 )
 from letkd_keras.recipes.trainings.training_data import few_for_students
 from letkd_keras.recipes.trainings.training_state import is_over, read_state
-from letkd_keras.run_folder import differences
 
 log = logging.getLogger(__name__)
 

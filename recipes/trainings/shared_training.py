@@ -16,11 +16,11 @@ from pathlib import Path
 
 import keras
 
+from letkd_keras.commands.run_folder import differences
 from letkd_keras.files import checksum
 from letkd_keras.recipes.trainings import training, worker_environment, workers
 from letkd_keras.recipes.trainings.fit_on_workers import fit
 from letkd_keras.recipes.trainings.training_state import is_over, read_state
-from letkd_keras.run_folder import differences
 
 log = logging.getLogger(__name__)
 

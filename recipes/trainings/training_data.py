@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from letkd_keras.argument_names import argument_renamed
+from letkd_keras.errors import argument_renamed
 
 
 def few_for_students(data, examples, seed):

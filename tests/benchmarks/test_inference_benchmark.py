@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from letkd_keras import KDLayer, insert_kd_layers, models
+from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.data import DataSpec
-from letkd_keras.run_folder import RunFolder
 
 _FEW = ["--formats", "tflite", "--repeats", "2"]
 

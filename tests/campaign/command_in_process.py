@@ -11,7 +11,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from letkd_keras.command_line import run_main
+from letkd_keras.commands.command_line import run_main
 
 
 @dataclass(frozen=True)

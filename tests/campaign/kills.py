@@ -100,7 +100,7 @@ def start(module, words, log):
 def _run(module, words):
     import tensorflow as tf
 
-    from letkd_keras.command_line import run_main
+    from letkd_keras.commands.command_line import run_main
 
     tf.config.experimental.enable_op_determinism()
     sys.argv = [module, *words]

@@ -16,8 +16,8 @@ from random_students import with_kd_layers
 from small_problem import small_teacher
 
 from letkd_keras import files, memory_mapped
+from letkd_keras.commands.run_folder import is_own_hidden
 from letkd_keras.recipes.trainings.training_state import SaveState
-from letkd_keras.run_folder import is_own_hidden
 
 _MOST_STARTS = 60
 _SIZE = 24 << 20

@@ -7,11 +7,11 @@ import pytest
 from image_trees import write_tree
 from tiny_imagenet_tree import write_tiny_imagenet
 
-from letkd_keras.command_line import Parser
-from letkd_keras.common_options import add_data_options, add_seed_option
+from letkd_keras.commands.command_line import Parser
+from letkd_keras.commands.common_options import add_data_options, add_seed_option
+from letkd_keras.commands.option_types import PIXELS as NAMES
 from letkd_keras.data import DataSpec, StreamedImages, load_digits
 from letkd_keras.data.normalization import PIXELS, normalize, statistics_of
-from letkd_keras.option_types import PIXELS as NAMES
 
 
 def test_digits_with_every_option():

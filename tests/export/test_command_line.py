@@ -10,6 +10,7 @@ import pytest
 from image_trees import write_tree
 from random_students import with_kd_layers
 
+from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.data import DataSpec
 from letkd_keras.distillers import KD
 from letkd_keras.export import __main__ as command
@@ -18,7 +19,6 @@ from letkd_keras.export import sweep as sweeping
 from letkd_keras.export import verify as verifying
 from letkd_keras.export.card import read_card
 from letkd_keras.export.evaluation_images import take
-from letkd_keras.run_folder import RunFolder
 
 _QUIET = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
 

@@ -7,8 +7,8 @@ from random_students import trained_looking, with_kd_layers
 
 from letkd_keras import KDLayer, insert_kd_layers, models
 from letkd_keras.export import folding
+from letkd_keras.export.comparison import ExportMismatch
 from letkd_keras.export.folding import fold, kernels_of
-from letkd_keras.export.verification import ExportMismatch
 from letkd_keras.precision import dtype_policy
 
 

@@ -8,12 +8,12 @@ import pytest
 from image_trees import write_tree
 from small_image_data import image_data
 
-from letkd_keras.command_line import Parser
-from letkd_keras.common_options import add_data_options
+from letkd_keras.commands.command_line import Parser
+from letkd_keras.commands.common_options import add_data_options
+from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.data import DataSpec
 from letkd_keras.data.npz import save_npz
 from letkd_keras.export.run_folders import find_student, open_data, provenance_of
-from letkd_keras.run_folder import RunFolder
 
 
 def _options(*arguments):

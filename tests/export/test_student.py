@@ -3,15 +3,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.distillers import KD
 from letkd_keras.export import export_student, fold, formats
 from letkd_keras.export import student as exporting
+from letkd_keras.export.comparison import ExportMismatch, reload_outputs
 from letkd_keras.export.cost_report import without_kd_layers
 from letkd_keras.export.formats import tflite
 from letkd_keras.export.formats.tflite import write_tflite
 from letkd_keras.export.loading import load_student
-from letkd_keras.export.verification import ExportMismatch, reload_outputs
-from letkd_keras.run_folder import RunFolder
 
 
 @pytest.fixture

@@ -2,10 +2,9 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from registered_name import has_registered_name
 from small_vit import small_vit
 
-from letkd_keras.functional import TokensToGrid, feature_maps, suggest_layers, suggest_stage_ends
+from letkd_keras.functional import feature_maps, suggest_layers, suggest_stage_ends
 from letkd_keras.functional.graph import open_layer, outputs_at
 from letkd_keras.functional.token_grid import TokenGrids
 
@@ -14,25 +13,6 @@ NAMES = {"penultimate": "norm", "intermediate": "block3"}
 
 def _images(*shape, count=2):
     return np.random.default_rng(0).random((count, *shape), "float32")
-
-
-def test_tokens_go_row_by_row():
-    x = np.arange(2 * 8 * 1, dtype="float32").reshape(2, 8, 1)
-    maps = TokensToGrid((2, 3), 2)(x)
-    np.testing.assert_array_equal(maps[1, ..., 0], [[10, 11, 12], [13, 14, 15]])
-    first = TokensToGrid((2, 3), 2, data_format="channels_first")
-    np.testing.assert_array_equal(first(x), np.moveaxis(np.array(maps), 3, 1))
-    assert first.compute_output_shape((None, 8, 1)) == (None, 1, 2, 3)
-    copy = TokensToGrid.from_config(first.get_config())
-    assert copy.get_config() == first.get_config()
-    assert has_registered_name(copy)
-    with pytest.raises(ValueError, match=r"shape \[B, 2 \+ 2 \* 3, C\].*\(2, 7, 1\)"):
-        TokensToGrid((2, 3), 2)(x[:, :7])
-    for grid in (7, (2.5, 3), (0, 3), (1, 2, 3)):
-        with pytest.raises(ValueError, match="`grid` must be"):
-            TokensToGrid(grid)
-    with pytest.raises(ValueError, match="`extra_tokens` must be"):
-        TokensToGrid((2, 3), -1)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from letkd_keras.command_line import run_main
+from letkd_keras.commands.command_line import run_main
 from letkd_keras.recipes.trainings.jax_workers import JaxWorkers
 
 

@@ -7,8 +7,8 @@ import sys
 # As a command does it, so that nothing heavy is imported.
 sys.orig_argv = ["python", "-m", "letkd_keras.recipes"]
 
-from letkd_keras.command_line import run_main  # noqa: E402
-from letkd_keras.run_folder import RunFolder  # noqa: E402
+from letkd_keras.commands.command_line import run_main  # noqa: E402
+from letkd_keras.commands.run_folder import RunFolder  # noqa: E402
 
 
 def main():

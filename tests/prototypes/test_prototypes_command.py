@@ -3,7 +3,7 @@ import pytest
 from in_a_process import in_a_process
 from small_problem import small_images
 
-from letkd_keras.command_line import run_main
+from letkd_keras.commands.command_line import run_main
 from letkd_keras.data.image_data import ImageData
 from letkd_keras.data.normalization import normalize
 from letkd_keras.data.npz import save_npz

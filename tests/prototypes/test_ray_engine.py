@@ -13,9 +13,9 @@ import pytest
 from batches_that_kill import BatchesThatKill
 from small_problem import SIZES, small_images
 
+from letkd_keras.commands.ray_cluster import import_ray
 from letkd_keras.data.normalization import normalize
 from letkd_keras.prototypes import fit, fit_prototypes, ray_engine
-from letkd_keras.ray_cluster import import_ray
 
 try:
     ray = import_ray()

@@ -16,5 +16,5 @@ def cifar100_noise(monkeypatch):
         *(pixels[:200], labels[:200], pixels[200:], labels[200:]),
         *((0.5,) * 3, (0.25,) * 3, names),
     )
-    monkeypatch.setattr("letkd_keras.data.sources.load_cifar", lambda name, folder=None: noise)
+    monkeypatch.setattr("letkd_keras.data.loaders.load_cifar", lambda name, folder=None: noise)
     return noise

@@ -18,7 +18,7 @@ def images(monkeypatch):
     """CIFAR-100 where `LETKD_DATA_DIR` says it is, otherwise noise of its shape."""
     folder = os.environ.get("LETKD_DATA_DIR")
     data = load_cifar("cifar100", folder) if folder else _noise(600, 200)
-    monkeypatch.setattr("letkd_keras.data.sources.load_cifar", lambda name, folder=None: data)
+    monkeypatch.setattr("letkd_keras.data.loaders.load_cifar", lambda name, folder=None: data)
 
 
 def _noise(train, test):

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from letkd_keras.commands.run_folder import RunFolder
+from letkd_keras.commands.terminal import plain_text
 from letkd_keras.export import ExportMismatch
 from letkd_keras.export.run_folders import find_student
 from letkd_keras.prototypes import Prototypes
 from letkd_keras.recipes import digits, run
-from letkd_keras.run_folder import RunFolder
-from letkd_keras.terminal import plain_text
 
 SMALL = [
     *("--train-examples", "40", "--batch-size", "20", "--methods", "letkd2+dkd"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from letkd_keras.commands.run_folder import read_config
 from letkd_keras.data.npz import save_npz
 from letkd_keras.files import write_json
 from letkd_keras.functional import load_model
@@ -13,7 +14,6 @@ from letkd_keras.recipes import compare, explain
 from letkd_keras.recipes.experiments.experiment import Experiment
 from letkd_keras.recipes.studies.explanation import all_crossings, crossing, trailing_mean
 from letkd_keras.recipes.trainings import results
-from letkd_keras.run_folder import read_config
 
 
 def test_trailing_mean_by_hand():

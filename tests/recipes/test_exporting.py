@@ -5,8 +5,8 @@ import keras
 import pytest
 from small_image_data import image_data
 
+from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.recipes import exporting
-from letkd_keras.run_folder import RunFolder
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import pytest
 from digit_classifiers import one_block
 from PIL import Image
 
+from letkd_keras.commands.run_folder import differences
 from letkd_keras.data import DataSpec
 from letkd_keras.functional import fingerprint
 from letkd_keras.recipes import digits
@@ -12,7 +13,6 @@ from letkd_keras.recipes import folder as folder_recipe
 from letkd_keras.recipes.experiments.experiment import OPEN_KEYS, Experiment
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.preparation import prepare
-from letkd_keras.run_folder import differences
 
 SMALL = "--train-examples 40 --test-examples 20 --batch-size 20 --templates 16"
 

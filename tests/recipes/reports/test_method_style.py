@@ -1,4 +1,4 @@
-from letkd_keras import palette
+from letkd_keras.commands import palette
 from letkd_keras.losses import LOGIT_LOSSES
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.reports import method_style

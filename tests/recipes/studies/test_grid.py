@@ -136,7 +136,7 @@ def test_published_numbers_with_spreads_and_sources(cells, tmp_path, monkeypatch
     pixels = np.zeros((200, 32, 32, 3), "uint8")
     labels, names = np.arange(200) % 100, tuple(map(str, range(100)))
     data = ImageData("cifar100", pixels, labels, pixels, labels, (0.5,) * 3, (0.2,) * 3, names)
-    monkeypatch.setattr("letkd_keras.data.sources.load_cifar", lambda name, folder: data)
+    monkeypatch.setattr("letkd_keras.data.loaders.load_cifar", lambda name, folder: data)
     options = "--data cifar100 --pair resnet56-resnet20 --templates 64 --train-examples 200"
     grid.run(_experiment(["letkd_i1p0", "letkd1"], options), tmp_path / "whole")
     text = (tmp_path / "whole" / "table.md").read_text()

@@ -1,6 +1,6 @@
 import sys
 
-from letkd_keras import progress
+from letkd_keras.commands import progress
 
 
 def test_nothing_is_shown_without_a_terminal(capsys):

@@ -1,6 +1,6 @@
 import pytest
 
-from letkd_keras import terminal
+from letkd_keras.commands import terminal
 
 REPORT = """# resnet20-resnet8 on digits
 

@@ -1,5 +1,6 @@
-"""Names of arguments in errors."""
+"""Sentences of errors: names of arguments, and reasons that other packages give."""
 
+import difflib
 import re
 from contextlib import contextmanager
 
@@ -25,3 +26,18 @@ def argument_renamed(name, of_caller):
             raise
         message = str(error).replace(f"`{name}`", f"`{of_caller}`")
         raise type(error)(re.sub(rf"\b{name}=", f"{of_caller}=", message)) from error
+
+
+def error_reason(error):
+    """The first line of an error's message, or the name of its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def did_you_mean(value, names):
+    """Suggest the name that a wrong one resembles.
+
+    Returns:
+        `". Did you mean NAME?"`, to be put after another sentence, or an empty text.
+    """
+    close = difflib.get_close_matches(str(value), [str(name) for name in names], n=1)
+    return f". Did you mean {close[0]}?" if close else ""

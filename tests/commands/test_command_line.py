@@ -6,9 +6,10 @@ import sys
 import pytest
 from in_a_process import in_a_process
 
-from letkd_keras import command_line, option_types, ranges, terminal
-from letkd_keras.command_line import Parser, describe, run_main
-from letkd_keras.common_options import (
+from letkd_keras import ranges
+from letkd_keras.commands import command_line, option_types, terminal
+from letkd_keras.commands.command_line import Parser, describe, run_main
+from letkd_keras.commands.common_options import (
     add_data_options,
     add_formats_option,
     add_methods_option,
@@ -16,9 +17,9 @@ from letkd_keras.common_options import (
     add_prototype_options,
     add_seed_option,
 )
+from letkd_keras.commands.log_file import logged_to
+from letkd_keras.commands.option_types import byte_count, output_file
 from letkd_keras.data import __main__ as data_command
-from letkd_keras.log_file import logged_to
-from letkd_keras.option_types import byte_count, output_file
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from letkd_keras.ranges import non_negative_number
 _RESERVED = ("loss", "task_loss")
 
 
-def check_logit_losses(logit_losses, other_names=()):
+def check(logit_losses, other_names=()):
     """The losses and their weights, each by name.
 
     Args:
@@ -82,7 +82,7 @@ def with_own(name, loss, weight, logit_losses):
         ValueError: If the name is in use, or the method's `weight` is negative or not finite.
     """
     weight = non_negative_number.check(weight, "weight")
-    check_logit_losses(logit_losses)
+    check(logit_losses)
     if name in (logit_losses or {}):
         raise ValueError(f"The names in `logit_losses` must not be {name}. Received: {name!r}")
     return {name: (loss, weight), **(logit_losses or {})}

@@ -7,8 +7,8 @@ import socket
 import pytest
 from in_a_process import in_a_process
 
-from letkd_keras import run_folder
-from letkd_keras.run_folder import RunFolder, differences, is_run_folder, read_config
+from letkd_keras.commands import run_folder
+from letkd_keras.commands.run_folder import RunFolder, differences, is_run_folder, read_config
 
 
 def files_of(folder):

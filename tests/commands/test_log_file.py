@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from in_a_process import in_a_process
 
-from letkd_keras import log_file
-from letkd_keras.log_file import logged_to, recorded, stderr_to_log
+from letkd_keras.commands import log_file
+from letkd_keras.commands.log_file import logged_to, recorded, stderr_to_log
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@ import argparse
 
 import pytest
 
-from letkd_keras.option_types import byte_count, byte_text
+from letkd_keras.commands.option_types import byte_count, byte_text
 
 
 @pytest.mark.parametrize(

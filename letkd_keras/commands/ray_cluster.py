@@ -6,8 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from letkd_keras.error_reason import error_reason
-from letkd_keras.log_file import stderr_to_log
+from letkd_keras.commands.log_file import stderr_to_log
+from letkd_keras.errors import error_reason
 
 # Read by Ray when it is imported or started. A user's own settings are kept.
 _ENVIRONMENT = {

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from letkd_keras.image_blocks import map_images, reduce_images, sum_images
+from letkd_keras.layers.image_blocks import map_images, reduce_images, sum_images
 
 
 def _values(*shape, seed):

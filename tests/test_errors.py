@@ -1,6 +1,6 @@
 import pytest
 
-from letkd_keras.argument_names import argument_renamed
+from letkd_keras.errors import argument_renamed, error_reason
 
 
 @pytest.mark.parametrize("kind", [ValueError, FileNotFoundError])
@@ -18,3 +18,15 @@ def test_other_errors_are_passed_on():
     with pytest.raises(UnicodeDecodeError) as caught, argument_renamed("share", "part"):
         raise error
     assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("\nno such file\nin line 3"), "no such file"),
+        (MemoryError(), "MemoryError"),
+        (RuntimeError(" \n"), "RuntimeError"),
+    ],
+)
+def test_it_is_one_line(error, reason):
+    assert error_reason(error) == reason

@@ -1,6 +1,5 @@
 """The loader of each kind of `DataSpec`."""
 
-from letkd_keras.argument_names import argument_renamed
 from letkd_keras.data.cifar import load_cifar
 from letkd_keras.data.digits import load_digits
 from letkd_keras.data.image_folder import load_image_folder
@@ -8,6 +7,7 @@ from letkd_keras.data.imagenet import load_imagenet
 from letkd_keras.data.npz import load_npz
 from letkd_keras.data.tfds import load_tfds
 from letkd_keras.data.tiny_imagenet import load_tiny_imagenet
+from letkd_keras.errors import argument_renamed
 
 # What the loaders call the folder or file that follows the prefix of `data`.
 _ARGUMENTS = {"tiny_imagenet": "data_dir", "imagenet": "data_dir", "folder": "path"}

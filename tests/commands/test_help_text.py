@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from letkd_keras import help_text
 from letkd_keras.__main__ import list_commands
-from letkd_keras.command_line import Parser
+from letkd_keras.commands import help_text
+from letkd_keras.commands.command_line import Parser
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # Options that programs add by functions of `command_line`.
 SHARED = {"--formats", "--out", "--seed"}
 DESCRIPTION = """What it does.

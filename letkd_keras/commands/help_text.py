@@ -4,7 +4,7 @@ import argparse
 import re
 import textwrap
 
-from letkd_keras.option_types import byte_count, byte_text
+from letkd_keras.commands.option_types import byte_count, byte_text
 
 # A usage with more lines names only what must be given.
 _USAGE_LINES = 4

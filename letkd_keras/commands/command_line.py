@@ -3,8 +3,8 @@
 Only the standard library is imported, so that `--help` and a wrong option are answered at once. A
 command's module looks like this:
 
-    from letkd_keras.command_line import Parser, run_main
-    from letkd_keras.common_options import add_data_options
+    from letkd_keras.commands.command_line import Parser, run_main
+    from letkd_keras.commands.common_options import add_data_options
 
     def parse(arguments=None):
         parser = Parser("letkd_keras.recipes.digits", __doc__)
@@ -34,9 +34,10 @@ import textwrap
 from contextlib import contextmanager
 from pathlib import Path
 
-from letkd_keras.help_text import HelpFormatter, usage
-from letkd_keras.log_file import stderr_to_log
-from letkd_keras.option_types import PIXELS, did_you_mean
+from letkd_keras.commands.help_text import HelpFormatter, usage
+from letkd_keras.commands.log_file import stderr_to_log
+from letkd_keras.commands.option_types import PIXELS
+from letkd_keras.errors import did_you_mean
 
 # === The parser ===
 
@@ -221,7 +222,7 @@ def set_up_logging():
     """Show this package's messages and errors of other packages, one line each.
 
     What TensorFlow writes while it is imported and looks for devices goes to the log file (see
-    `letkd_keras.log_file`). It has to be called before TensorFlow is imported.
+    `letkd_keras.commands.log_file`). It has to be called before TensorFlow is imported.
     """
     # Errors of TensorFlow's C++ code are shown.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

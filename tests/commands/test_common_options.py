@@ -1,7 +1,7 @@
 import pytest
 
-from letkd_keras.command_line import Parser
-from letkd_keras.common_options import add_engine_options
+from letkd_keras.commands.command_line import Parser
+from letkd_keras.commands.common_options import add_engine_options
 
 
 def _parser():

@@ -4,9 +4,9 @@ Only the standard library is imported, so that a wrong option is answered at onc
 """
 
 import argparse
-import difflib
 from pathlib import Path
 
+from letkd_keras.errors import did_you_mean
 from letkd_keras.ranges import refusal, shown
 
 # Names of `--pixels`; `letkd_keras.data.normalization` has their numbers.
@@ -119,13 +119,3 @@ def choice(*names):
         return value
 
     return convert
-
-
-def did_you_mean(value, names):
-    """Suggest the name that a wrong one resembles.
-
-    Returns:
-        `". Did you mean NAME?"`, to be put after another sentence, or an empty text.
-    """
-    close = difflib.get_close_matches(str(value), [str(name) for name in names], n=1)
-    return f". Did you mean {close[0]}?" if close else ""

@@ -1,4 +1,4 @@
-from letkd_keras.markdown_table import markdown_table
+from letkd_keras.commands.markdown_table import markdown_table
 
 
 def test_a_table_has_its_headings_a_rule_and_its_rows():

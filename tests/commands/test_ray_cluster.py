@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from letkd_keras import ray_cluster
+from letkd_keras.commands import ray_cluster
 
 
 @pytest.mark.parametrize(

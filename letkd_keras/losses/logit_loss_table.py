@@ -3,19 +3,19 @@
 import inspect
 from dataclasses import dataclass, field
 
+from letkd_keras.errors import did_you_mean
 from letkd_keras.losses.dist import DISTLoss
 from letkd_keras.losses.dkd import DKDLoss
 from letkd_keras.losses.kd import KDLoss
 from letkd_keras.losses.rld import RLDLoss
 from letkd_keras.losses.wttm import WTTMLoss
-from letkd_keras.option_types import did_you_mean
 
 # Epochs of the papers' trainings on CIFAR-100, which `warm_up_epochs` counts from.
 _EPOCHS = 240
 
 
 @dataclass(frozen=True)
-class LogitLoss:
+class LogitLossRow:
     """A row of the table.
 
     Attributes:
@@ -82,16 +82,16 @@ _STANDARDIZED = {"standardize_logits": True, "temperature": 2.0}
 
 _ROWS = (
     # RepDistiller's weights.
-    LogitLoss("kd", "KD", _KD, KDLoss, weight=0.9, task_weight=0.1),
+    LogitLossRow("kd", "KD", _KD, KDLoss, weight=0.9, task_weight=0.1),
     # With logit standardization each loss counts nine times and the cross-entropy as before.
-    LogitLoss("kd-ls", "KD + LS", _LS, KDLoss, _STANDARDIZED, weight=9.0, task_weight=0.1),
-    LogitLoss("dkd", "DKD", _DKD, DKDLoss, warm_up_epochs=20),
-    LogitLoss("dkd-ls", "DKD + LS", _LS, DKDLoss, _STANDARDIZED, weight=9.0, warm_up_epochs=20),
+    LogitLossRow("kd-ls", "KD + LS", _LS, KDLoss, _STANDARDIZED, weight=9.0, task_weight=0.1),
+    LogitLossRow("dkd", "DKD", _DKD, DKDLoss, warm_up_epochs=20),
+    LogitLossRow("dkd-ls", "DKD + LS", _LS, DKDLoss, _STANDARDIZED, weight=9.0, warm_up_epochs=20),
     # The settings of PCKA's program, which compares with DIST on CIFAR-100.
-    LogitLoss("dist", "DIST", _DIST, DISTLoss, {"beta": 2.0, "gamma": 2.0, "temperature": 4.0}),
+    LogitLossRow("dist", "DIST", _DIST, DISTLoss, {"beta": 2.0, "gamma": 2.0, "temperature": 4.0}),
     # The paper sets power and weight by the pair. These are those of the authors' example of WTTM.
-    LogitLoss("wttm", "WTTM", _WTTM, WTTMLoss, {"power": 0.2}, weight=4.0),
-    LogitLoss("rld", "RLD", _RLD, RLDLoss, warm_up_epochs=20),
+    LogitLossRow("wttm", "WTTM", _WTTM, WTTMLoss, {"power": 0.2}, weight=4.0),
+    LogitLossRow("rld", "RLD", _RLD, RLDLoss, warm_up_epochs=20),
 )
 LOGIT_LOSSES = {row.name: row for row in _ROWS}
 

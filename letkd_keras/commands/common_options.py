@@ -1,6 +1,6 @@
 """Options that several commands have. Only the standard library is imported."""
 
-from letkd_keras.option_types import PIXELS, byte_count, choice, list_item, path, text
+from letkd_keras.commands.option_types import PIXELS, byte_count, choice, list_item, path, text
 from letkd_keras.ranges import (
     class_count,
     image_size,

@@ -1,0 +1,1 @@
+"""What the commands share: options, messages, logs, progress, folders of results."""
