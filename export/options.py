@@ -12,7 +12,7 @@ RANGES = {
     "opset": ranges.Integer(13, 18),
     "epochs": ranges.positive_integer,
     "learning_rate": ranges.positive_number,
-    "sparsity": ranges.positive_share,
+    "sparsity": ranges.positive_fraction,
     "clusters": ranges.Integer(2),
     "seed": ranges.seed,
 }

@@ -116,8 +116,8 @@ image_size = Integer(8, 4096)
 finite_number = Number()
 positive_number = Number(0)
 non_negative_number = Number(0, includes_smallest=True)
-positive_share = Number(0, 1)
-share = Number(0, 1, includes_smallest=True)
+positive_fraction = Number(0, 1)
+fraction = Number(0, 1, includes_smallest=True)
 
 
 def refusal(expected, received):

@@ -13,8 +13,8 @@ with and without a KD layer (Table 6).
 
 `templates`, `subclasses` (supplement, figure 1), `components`, `iterations`, `temperature`,
 `penultimate-alpha`, `intermediate-alpha`, `penultimate-weight`, `intermediate-weight`,
-`learning-rate`, `template-scale`, `kd-learning-rate-factor`, `penultimate-layer` and
-`intermediate-layer` (the student's) train students for each of `--values` under one teacher and
+`learning-rate`, `template-scale`, `kd-learning-rate-factor`, `student-penultimate-layer` and
+`student-intermediate-layer` train students for each of `--values` under one teacher and
 write values.md, values.csv and values.png (accuracy by value).
 
 `probe` classifies the pooled features before and after the intermediate KD layer, x and x_hat, by

@@ -28,7 +28,8 @@ keras.applications, keras-hub and the zoo resize and scale the images as they ne
 file that was trained on another scale, give --teacher-pixels or --student-pixels.
 
 KD layers are inserted after suggested layers, which are printed, or after those that
---penultimate-layer and --intermediate-layer name. A teacher may be a transformer (ViT, DeiT, Swin).
+--student-penultimate-layer and
+--student-intermediate-layer name. A teacher may be a transformer (ViT, DeiT, Swin).
 A student needs feature maps. Where the grids of teacher and student differ, the finer one is
 averaged to the other: 7x7 and 4x4 work, too. If no intermediate layer is known, letkd1 takes the
 place of letkd2.

@@ -15,7 +15,7 @@ _RANGES = [
     (ranges.non_negative_number, (0, 1e9), (-0.1, math.nan, math.inf)),
     (ranges.positive_number, (1, 1e-9), (0, math.inf, 10**400)),
     (ranges.share, (0, 0.5), (1, -0.1, math.nan)),
-    (ranges.positive_share, (1e-9, 0.5), (0, 1)),
+    (ranges.positive_fraction, (1e-9, 0.5), (0, 1)),
 ]
 
 

@@ -3,11 +3,11 @@
 from letkd_keras.commands.option_types import PIXELS, byte_count, choice, list_item, path, text
 from letkd_keras.ranges import (
     class_count,
+    fraction,
     image_size,
+    positive_fraction,
     positive_integer,
-    positive_share,
     seed,
-    share,
 )
 
 
@@ -71,10 +71,11 @@ def add_data_options(parser, default=None, *, required=False, default_text=None,
     )
     add(
         "--validation-fraction",
-        type=share,
+        type=fraction,
         metavar="F",
         default=0.0,
-        help="share of the training images that is held out; epochs and sizes are selected on them",
+        help="fraction of the training images that is held out; epochs and sizes are selected on "
+        "them",
     )
     add(
         "--labels",
@@ -102,11 +103,11 @@ def add_unlabelled_options(parser):
         "cross-entropy use",
     )
     add(
-        "--labelled-share",
-        type=positive_share,
+        "--labelled-fraction",
+        type=positive_fraction,
         metavar="F",
-        help="share of the training images that keep their labels, to measure what few labels do "
-        "(default: all)",
+        help="fraction of the training images that keep their labels, to measure what few labels "
+        "do (default: all)",
     )
 
 

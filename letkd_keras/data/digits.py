@@ -26,7 +26,7 @@ def load_digits(image_size=32, test_fraction=1 / 3, seed=0):
     from sklearn.model_selection import train_test_split
 
     ranges.image_size.check(image_size, "image_size")
-    ranges.positive_share.check(test_fraction, "test_fraction")
+    ranges.positive_fraction.check(test_fraction, "test_fraction")
     bunch = load()
     images, factor = bunch.images / 16.0, image_size / 8
     images = zoom(images, (1, factor, factor), order=3, mode="nearest", grid_mode=True)

@@ -15,7 +15,6 @@ from letkd_keras.data.selection import (
     held_out,
     stratified,
 )
-from letkd_keras.errors import argument_renamed
 
 # Label of an image that has none, here and in the batches of a training.
 UNLABELLED = -1
@@ -310,11 +309,11 @@ class ImageData:
             split=f"{self.split}; {len(images)} training images of {name} without labels",
         )
 
-    def keep_labels(self, share, seed=0):
-        """The same data with the labels of only a share of the training images.
+    def keep_labels(self, fraction, seed=0):
+        """The same data with the labels of only a fraction of the training images.
 
         Args:
-            share: Share of the training images that keep their labels, classes in the same
+            fraction: Fraction of the training images that keep their labels, classes in the same
                 proportion, greater than 0 and less than 1.
             seed: Seed of the choice.
 
@@ -322,10 +321,9 @@ class ImageData:
             An `ImageData` of the same images, whose `split` says so.
 
         Raises:
-            ValueError: If the share is out of range, or would leave fewer labels than classes.
+            ValueError: If the fraction is out of range, or would leave fewer labels than classes.
         """
-        with argument_renamed("fraction", "share"):
-            kept, others = held_out(self.y_train, share, seed)
+        kept, others = held_out(self.y_train, fraction, seed)
         labels = np.array(self.y_train)
         labels[others] = UNLABELLED
         return replace(
@@ -350,7 +348,7 @@ class ImageData:
         rows = np.flatnonzero(np.asarray(self.y_train) != UNLABELLED)
         if repeat:
             rows = np.resize(rows, len(self.x_train))
-        images = _take(self.x_train, rows, "labelled_share")
+        images = _take(self.x_train, rows, "labelled_fraction")
         return replace(self, x_train=images, y_train=self.y_train[rows])
 
     def with_labels(self, labels):

@@ -67,7 +67,7 @@ def load_image_folder(
             named.
     """
     ranges.image_size.check(image_size, "image_size")
-    ranges.positive_share.check(test_fraction, "test_fraction")
+    ranges.positive_fraction.check(test_fraction, "test_fraction")
     path = Path(path)
     name = path.resolve().name
     check_utf8(name, "`path`")

@@ -42,7 +42,7 @@ def held_out(labels, fraction, seed):
 
     Args:
         labels: Integers [N].
-        fraction: Share of the first part, greater than 0 and less than 1.
+        fraction: Fraction of the examples in the first part, greater than 0 and less than 1.
         seed: Seed of the choice.
 
     Returns:

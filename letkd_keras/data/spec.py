@@ -62,7 +62,7 @@ class DataSpec:
             (`letkd_keras.data.label_file`); `None` for class folders.
         unlabelled: Folder of further training images, which have no label; `None` for none. The
             images of the data must be in memory.
-        labelled_share: Share of the training images that keep their labels, classes in the same
+        labelled_fraction: Fraction of the training images that keep their labels, classes in the same
             proportion; `None` for all. Likewise.
         seed: Seed of every choice of images. Training and test images of the digits are always the
             same.
@@ -85,7 +85,7 @@ class DataSpec:
     image_cache: str | None = None
     labels: str | None = None
     unlabelled: str | None = None
-    labelled_share: float | None = None
+    labelled_fraction: float | None = None
     seed: int = 0
 
     def __post_init__(self):
@@ -141,7 +141,7 @@ class DataSpec:
     def config(self):
         """Describe the data set as a dictionary of JSON types."""
         # Left out where they are not used: run folders made before them can be continued.
-        optional = ("labels", "unlabelled", "labelled_share")
+        optional = ("labels", "unlabelled", "labelled_fraction")
         return {
             name: value
             for name, value in asdict(self).items()
@@ -212,18 +212,18 @@ class DataSpec:
 
     def _with_unlabelled(self, data):
         """The data without some of the labels, and with images that have none."""
-        if self.labelled_share is None and self.unlabelled is None:
+        if self.labelled_fraction is None and self.unlabelled is None:
             return data
-        option = "unlabelled" if self.labelled_share is None else "labelled_share"
+        option = "unlabelled" if self.labelled_fraction is None else "labelled_fraction"
         if not data.in_memory:
             raise ValueError(
                 f"`{option}` applies to data in memory. "
                 f"Received: {option}={getattr(self, option)!r} with {data.name}, which is read "
                 "from disk"
             )
-        if self.labelled_share is not None:
-            with argument_renamed("share", "labelled_share"):
-                data = data.keep_labels(self.labelled_share, self.seed)
+        if self.labelled_fraction is not None:
+            with argument_renamed("fraction", "labelled_fraction"):
+                data = data.keep_labels(self.labelled_fraction, self.seed)
         if self.unlabelled is not None:
             from letkd_keras.data.image_folder import load_unlabelled
 
@@ -302,9 +302,9 @@ class DataSpec:
         for name, range_ in optional.items():
             if getattr(self, name) is not None:
                 range_.check(getattr(self, name), name)
-        ranges.share.check(self.validation_fraction, "validation_fraction")
-        if self.labelled_share is not None:
-            ranges.positive_share.check(self.labelled_share, "labelled_share")
+        ranges.fraction.check(self.validation_fraction, "validation_fraction")
+        if self.labelled_fraction is not None:
+            ranges.positive_fraction.check(self.labelled_fraction, "labelled_fraction")
         ranges.seed.check(self.seed, "seed")
         if self.pixels is not None and self.pixels not in option_types.PIXELS:
             raise ValueError(

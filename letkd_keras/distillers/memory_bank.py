@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from letkd_keras.ranges import positive_integer, share
+from letkd_keras.ranges import fraction, positive_integer
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -36,7 +36,7 @@ class MemoryBank(keras.layers.Layer):
         super().__init__(**{"trainable": False, "dtype": "float32", **kwargs})
         self.images = positive_integer.check(images, "images")
         self.dimension = positive_integer.check(dimension, "dimension")
-        self.momentum = share.check(momentum, "momentum")
+        self.momentum = fraction.check(momentum, "momentum")
         bound = math.sqrt(3 / self.dimension)  # of length 1 on average
         self.memories = self.add_weight(
             name="memories",

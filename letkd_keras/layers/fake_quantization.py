@@ -6,7 +6,7 @@ from keras import ops
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
 from letkd_keras.layers.kd_layer import KDLayer, inverse_norm
 from letkd_keras.precision import at_least_float32, keep_float32_weights
-from letkd_keras.ranges import Integer, share
+from letkd_keras.ranges import Integer, fraction
 
 _SMALLEST_RANGE = 1e-6
 _LARGEST_INVERSE = 1e9  # of a norm: a larger one belongs to zeros
@@ -45,7 +45,7 @@ class FakeQuantization(keras.layers.Layer):
         super().__init__(**kwargs)
         keep_float32_weights(self)
         self.bits = _BITS.check(bits, "bits")
-        self.momentum = share.check(momentum, "momentum")
+        self.momentum = fraction.check(momentum, "momentum")
 
     def build(self, input_shape):
         for name in ("minimum", "maximum", "batches"):
@@ -193,7 +193,7 @@ class FakeQuantizedKDLayer(KDLayer):
         super().__init__(*args, **kwargs)
         self.weight_bits = _BITS.check(weight_bits, "weight_bits")
         self.bits = _BITS.check(bits, "bits")
-        self.momentum_of_ranges = share.check(momentum_of_ranges, "momentum_of_ranges")
+        self.momentum_of_ranges = fraction.check(momentum_of_ranges, "momentum_of_ranges")
 
     def build(self, input_shape):
         super().build(input_shape)

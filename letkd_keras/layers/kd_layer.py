@@ -12,10 +12,10 @@ from letkd_keras.layers.torch_batch_normalization import TorchBatchNormalization
 from letkd_keras.precision import at_least_float32, keep_float32_weights
 from letkd_keras.ranges import (
     finite_number,
+    fraction,
     non_negative_number,
     positive_integer,
     positive_number,
-    share,
 )
 
 # No vector is divided by a smaller norm. The square, 1e-24, needs float32, so normalization runs
@@ -137,7 +137,7 @@ class KDLayer(keras.layers.Layer):
             initial_template_scale, "initial_template_scale"
         )
         self.initial_value_scale = finite_number.check(initial_value_scale, "initial_value_scale")
-        self.momentum = share.check(momentum, "momentum")
+        self.momentum = fraction.check(momentum, "momentum")
         self.epsilon = positive_number.check(epsilon, "epsilon")
         if kernel_initializer is None:
             kernel_initializer = keras.initializers.VarianceScaling(

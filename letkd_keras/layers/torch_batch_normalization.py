@@ -3,7 +3,7 @@ import math
 import keras
 from keras import ops
 
-from letkd_keras.ranges import positive_number, share
+from letkd_keras.ranges import fraction, positive_number
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -36,7 +36,7 @@ class TorchBatchNormalization(keras.layers.BatchNormalization):
     def __init__(self, momentum=0.9, epsilon=1e-5, synchronized=None, **kwargs):
         if synchronized is None:
             synchronized = _replicas() > 1
-        momentum = share.check(momentum, "momentum")
+        momentum = fraction.check(momentum, "momentum")
         epsilon = positive_number.check(epsilon, "epsilon")
         super().__init__(momentum=momentum, epsilon=epsilon, synchronized=synchronized, **kwargs)
 

@@ -2,7 +2,7 @@ import keras
 from keras import ops
 
 from letkd_keras.losses.loss import Loss
-from letkd_keras.ranges import share
+from letkd_keras.ranges import fraction
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -35,7 +35,7 @@ class SmoothedCrossentropy(Loss):
         dtype=None,
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        self.label_smoothing = share.check(label_smoothing, "label_smoothing")
+        self.label_smoothing = fraction.check(label_smoothing, "label_smoothing")
 
     def call(self, y_true, y_pred):
         labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")

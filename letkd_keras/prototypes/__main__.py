@@ -51,7 +51,7 @@ def parse(arguments=None):
     )
     for level in ("penultimate", "intermediate"):
         add(
-            f"--{level}-layer",
+            f"--teacher-{level}-layer",
             type=text,
             metavar="NAME",
             help=f"the teacher's {level} layer (default: a suggested one)",
@@ -104,6 +104,7 @@ def main(arguments=None):
 
 def _fit(options):
     from letkd_keras.data import DataSpec
+    from letkd_keras.errors import argument_renamed
     from letkd_keras.files import check_writable
     from letkd_keras.functional import load_model
     from letkd_keras.prototypes import fit_prototypes, remove_workdir
@@ -113,28 +114,32 @@ def _fit(options):
     teacher = load_model(options.teacher, "teacher")
     data = spec.open()
     images, preprocess = _training_images(data, options.batch_size)
-    prototypes = fit_prototypes(
-        teacher,
-        images,
-        templates=options.templates,
-        subclasses=options.subclasses,
-        components=options.components,
-        levels=options.levels,
-        penultimate_layer=options.penultimate_layer,
-        intermediate_layer=options.intermediate_layer,
-        pool_size=options.pool_size,
-        iterations=options.iterations,
-        seed=options.seed,
-        memory=options.memory,
-        feature_cache=None if options.feature_cache == "none" else options.feature_cache,
-        workdir=options.workdir,
-        preprocess=preprocess,
-        batch_size=options.batch_size,
-        data_name=f"{data.name} ({data.split})" if data.split else data.name,
-        class_names=data.class_names,
-        engine=options.engine,
-        workers=options.workers,
-    )
+    with (
+        argument_renamed("penultimate_layer", "teacher_penultimate_layer"),
+        argument_renamed("intermediate_layer", "teacher_intermediate_layer"),
+    ):
+        prototypes = fit_prototypes(
+            teacher,
+            images,
+            templates=options.templates,
+            subclasses=options.subclasses,
+            components=options.components,
+            levels=options.levels,
+            penultimate_layer=options.teacher_penultimate_layer,
+            intermediate_layer=options.teacher_intermediate_layer,
+            pool_size=options.pool_size,
+            iterations=options.iterations,
+            seed=options.seed,
+            memory=options.memory,
+            feature_cache=None if options.feature_cache == "none" else options.feature_cache,
+            workdir=options.workdir,
+            preprocess=preprocess,
+            batch_size=options.batch_size,
+            data_name=f"{data.name} ({data.split})" if data.split else data.name,
+            class_names=data.class_names,
+            engine=options.engine,
+            workers=options.workers,
+        )
     prototypes.save(options.out)
     remove_workdir(options.workdir)
     print(f"{options.out}: {_summary(prototypes)}")

@@ -105,13 +105,13 @@ def _networks(options, settings):
     teacher, student = (
         Network.of(
             getattr(options, role) or getattr(pair, role),
-            getattr(options, f"{prefix}penultimate_layer"),
-            getattr(options, f"{prefix}intermediate_layer"),
+            getattr(options, f"{role}_penultimate_layer"),
+            getattr(options, f"{role}_intermediate_layer"),
             weights=getattr(options, f"{role}_weights"),
             input_size=getattr(options, f"{role}_image_size"),
             pixels=getattr(options, f"{role}_pixels"),
         )
-        for role, prefix in (("teacher", "teacher_"), ("student", ""))
+        for role in ("teacher", "student")
     )
     teacher.check("teacher")
     student.check("student")

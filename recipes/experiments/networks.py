@@ -237,8 +237,7 @@ class Network:
         }
         for name, layer in given.items():
             if layer is not None:
-                option = name if argument == "student" else f"{argument}_{name}"
-                feature_maps(model, [layer], option)
+                feature_maps(model, [layer], f"{argument}_{name}")
         if None in given.values():
             try:
                 suggested = suggest_layers(model)
@@ -375,9 +374,9 @@ def check_student_layer(model, layer, level):
     _, (output,) = outputs_at(model, [layer], f"{level}_layer")
     if len(output.shape) != 4:
         raise ValueError(
-            f"`{level}_layer` must name a layer of the student with a feature map [B, H, W, C], "
-            "which KD layers need: only a teacher may have tokens. "
-            f"Received: {level}_layer={layer!r} of {model.name!r}, whose output is "
+            f"`student_{level}_layer` must name a layer of the student with a feature map "
+            "[B, H, W, C], which KD layers need: only a teacher may have tokens. "
+            f"Received: student_{level}_layer={layer!r} of {model.name!r}, whose output is "
             f"{tuple(output.shape)}"
         )
 

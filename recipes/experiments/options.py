@@ -18,13 +18,13 @@ from letkd_keras.commands.common_options import (
 )
 from letkd_keras.commands.option_types import PIXELS, choice, list_item
 from letkd_keras.ranges import (
+    fraction,
     image_size,
     non_negative_integer,
     non_negative_number,
+    positive_fraction,
     positive_integer,
     positive_number,
-    positive_share,
-    share,
 )
 
 # Options whose default is a field of the same name of `Settings`: of the prototypes, ...
@@ -157,9 +157,9 @@ def _add_network_options(parser, settings, networks_required, of_data):
             "the images",
         )
     for level in ("penultimate", "intermediate"):
-        for role, prefix in (("student", ""), ("teacher", "teacher-")):
+        for role in ("student", "teacher"):
             add(
-                f"--{prefix}{level}-layer",
+                f"--{role}-{level}-layer",
                 type=option_types.text,
                 metavar="LAYER",
                 help=f"the {role}'s {level} layer (default: suggested)",
@@ -295,7 +295,7 @@ def _add_practitioners_options(add, default, of_data):
     )
     add(
         "--label-smoothing",
-        type=share,
+        type=fraction,
         metavar="X",
         default=default.label_smoothing,
         help="share of the labels that is spread over all classes, in the students' cross-entropy "
@@ -303,7 +303,7 @@ def _add_practitioners_options(add, default, of_data):
     )
     add(
         "--ema",
-        type=positive_share,
+        type=positive_fraction,
         metavar="X",
         default=default.ema,
         help="momentum of a moving average of the weights, such as 0.999, which is evaluated and "

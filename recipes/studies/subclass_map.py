@@ -37,7 +37,7 @@ def write(experiment, out):
     if "intermediate" not in experiment.levels:
         raise ValueError(
             "A map of sub-classes needs an intermediate layer: name one with "
-            "`teacher_intermediate_layer` and `intermediate_layer`."
+            "`teacher_intermediate_layer` and `student_intermediate_layer`."
         )
     folder = RunFolder(Path(out), experiment.config(), open_keys=experiment.open_keys)
     with folder.locked(), logged_to(folder / "log.txt", messages), gpus.scope():

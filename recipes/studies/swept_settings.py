@@ -47,8 +47,10 @@ _ROWS = (
     SweptSetting("learning-rate", positive_number, other_field="student_schedule.learning_rate"),
     SweptSetting("template-scale", positive_number, other_field="initial_template_scale"),
     SweptSetting("kd-learning-rate-factor", positive_number, other_field=_FACTOR),
-    SweptSetting("penultimate-layer", text, _ONE, True, "student.penultimate_layer"),
-    SweptSetting("intermediate-layer", text, ("letkd2",), True, "student.intermediate_layer"),
+    SweptSetting("student-penultimate-layer", text, _ONE, True, "student.penultimate_layer"),
+    SweptSetting(
+        "student-intermediate-layer", text, ("letkd2",), True, "student.intermediate_layer"
+    ),
 )
 SWEPT_SETTINGS = {setting.name: setting for setting in _ROWS}
 

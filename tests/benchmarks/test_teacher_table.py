@@ -26,7 +26,7 @@ def test_trainings_are_those_under_the_teacher_itself(tmp_path, monkeypatch):
     compare.main([*small, *first, "--out", str(tmp_path / "teacher")])
     teacher = str(tmp_path / "teacher" / "teacher" / "teacher.keras")
     options = [*small, "--teacher", teacher, "--methods", "kd", "letkd2+dkd"]
-    few = [*options, "--labelled-share", "0.5"]  # with the same table
+    few = [*options, "--labelled-fraction", "0.5"]  # with the same table
     compare.main([*options, "--out", str(tmp_path / "plain")])
     compare.main([*few, "--out", str(tmp_path / "few_plain")])
     table = str(tmp_path / "table")

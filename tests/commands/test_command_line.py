@@ -33,7 +33,7 @@ def parser():
     add_methods_option(parser, ["student", "letkd2"])
     parser.add_argument("--learning-rate", type=ranges.positive_number, default=0.05, help="rate")
     parser.add_argument("--task-weight", type=ranges.non_negative_number, default=1.0)
-    parser.add_argument("--sparsity", type=ranges.positive_share, default=0.5)
+    parser.add_argument("--sparsity", type=ranges.positive_fraction, default=0.5)
     parser.add_argument("--teacher-epochs", type=ranges.positive_integer)
     parser.add_argument("--warm-up-steps", type=ranges.non_negative_integer, default=0)
     parser.add_argument("--teacher", type=option_types.text)

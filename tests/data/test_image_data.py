@@ -162,7 +162,7 @@ def test_selected_images_of_a_file_are_copied_only_where_they_are_spread(mapped)
     [
         ("train_examples", lambda data: data.subset(30)),
         ("fraction", lambda data: data.hold_out(0.25)),
-        ("labelled_share", lambda data: data.keep_labels(0.5).labelled()),
+        ("labelled_fraction", lambda data: data.keep_labels(0.5).labelled()),
         ("unlabelled", lambda data: data.with_unlabelled(data.x_test, "more")),
     ],
 )

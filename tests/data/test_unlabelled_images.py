@@ -23,7 +23,7 @@ def test_a_share_of_the_labels_is_kept():
     assert "15 training images have labels, 45 have none, seed 1" in few.split
     assert few.digest != data.digest
     np.testing.assert_array_equal(data.keep_labels(0.25, seed=1).y_train, few.y_train)
-    with pytest.raises(ValueError, match=r"`share` must be greater than 0.*share=0.01 of 60"):
+    with pytest.raises(ValueError, match=r"`fraction` must be greater than 0.*fraction=0.01 of 60"):
         data.keep_labels(0.01)
 
 
@@ -75,7 +75,7 @@ def photos(tmp_path):
 
 
 def test_the_options_select_both(photos, caplog):
-    spec = DataSpec("digits", train_examples=100, labelled_share=0.2, unlabelled=str(photos))
+    spec = DataSpec("digits", train_examples=100, labelled_fraction=0.2, unlabelled=str(photos))
     data = spec.open()
     assert (data.train_examples, data.unlabelled_examples) == (106, 86)
     assert data.x_train[-6:, 0, 0, 0].tolist() == [0, 80, 160, 40, 120, 200]
@@ -100,10 +100,10 @@ def test_what_does_not_fit_is_refused(tmp_path):
         DataSpec("digits", unlabelled=str(tmp_path / "absent"))
     with pytest.raises(ValueError, match="`unlabelled` must be a folder with images"):
         DataSpec("digits", unlabelled=str(tmp_path / "empty")).open()
-    with pytest.raises(ValueError, match="`labelled_share` must be a finite number greater than 0"):
-        DataSpec("digits", labelled_share=1.5)
-    with pytest.raises(ValueError, match=r"`labelled_share` must be .*labelled_share=0.001"):
-        DataSpec("digits", labelled_share=0.001).open()
+    with pytest.raises(ValueError, match="`labelled_fraction` must be a finite number"):
+        DataSpec("digits", labelled_fraction=1.5)
+    with pytest.raises(ValueError, match=r"`labelled_fraction` must be .*labelled_fraction=0.001"):
+        DataSpec("digits", labelled_fraction=0.001).open()
 
 
 def test_images_of_the_data_are_no_images_without_labels(tmp_path, caplog):

@@ -69,7 +69,7 @@ def test_it_writes_what_the_function_returns_and_removes_its_work_folder(tmp_pat
 def test_options_reach_the_fit(tmp_path, files):
     out = tmp_path / "prototypes.npz"
     options = ["--pool-size", 2, "--levels", "penultimate", "--memory", "0.5K", "--batch-size", 7]
-    layer = ["--penultimate-layer", "intermediate"]
+    layer = ["--teacher-penultimate-layer", "intermediate"]
     assert status_of(*files[0], "--out", out, *options, *layer, "--templates", 5) == 0
     fitted = Prototypes.load(out)
     assert fitted.intermediate is None
@@ -165,7 +165,7 @@ def test_names_with_brackets_are_printed_as_they_are(tmp_path, files, capsys):
         (["--templates", "0"], "--templates must be an integer of at least 1. Received: '0'"),
         (["--templates", "961"], "templates=961 for 960 feature vectors"),
         (["--memory", "1e400"], "--memory must be a number of bytes"),
-        (["--penultimate-layer", "penultimte"], "penultimte"),
+        (["--teacher-penultimate-layer", "penultimte"], "penultimte"),
         (["--engine", "ray"], "--engine ray needs --workers N"),
         (["--workers", "2"], "--workers needs --engine ray"),
         (["--levels", "last"], "--levels must be one of penultimate, intermediate"),
@@ -215,4 +215,4 @@ def test_ctrl_c_is_one_line_and_status_130(tmp_path, files, capsys, monkeypatch)
 def test_help_is_answered_without_keras(monkeypatch):
     done = in_a_process("help_without_keras.py", "letkd_keras.prototypes")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "--penultimate-layer NAME" in done.stdout
+    assert "--teacher-penultimate-layer NAME" in done.stdout

@@ -114,7 +114,12 @@ def test_values_are_put_side_by_side(cells, tmp_path):
             *("kd-learning-rate-factor", "0.1 10"),
             *("student_schedule.kd_learning_rate_factor", [0.1, 10]),
         ),
-        ("intermediate-layer", "block2 block3", "student.intermediate_layer", ["block2", "block3"]),
+        (
+            "student-intermediate-layer",
+            "block2 block3",
+            "student.intermediate_layer",
+            ["block2", "block3"],
+        ),
     ],
 )
 def test_every_setting_can_be_compared(name, values, field, expected, cells, tmp_path):

@@ -14,7 +14,7 @@ from letkd_keras.recipes.experiments.experiment_from_options import experiment_o
 from letkd_keras.recipes.experiments.preparation import prepare
 
 SMALL = [
-    *("--train-examples", "80", "--test-examples", "20", "--labelled-share", "0.25"),
+    *("--train-examples", "80", "--test-examples", "20", "--labelled-fraction", "0.25"),
     *("--teacher", "resnet8", "--student", "resnet8", "--epochs", "1", "--batch-size", "20"),
     *("--templates", "8", "--subclasses", "2", "--formats", "tflite"),
 ]
@@ -49,7 +49,7 @@ def test_teacher_and_student_alone_see_labelled_images_only(tmp_path, monkeypatc
     # The student alone takes as many steps as the others.
     assert seen == {"teacher": (20, 0), "student": (80, 0), "letkd2+dkd": (80, 60)}
     config = json.loads((run / "config.json").read_text())["data"]
-    assert config["labelled_share"] == 0.25
+    assert config["labelled_fraction"] == 0.25
     assert "20 training images have labels, 60 have none" in config["split"]
     log = (run / "log.txt").read_text()
     assert "the teacher classifies 60 images without a label" in log

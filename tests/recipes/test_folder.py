@@ -83,7 +83,10 @@ def test_a_student_from_a_file_starts_from_its_weights(photos, teacher, tmp_path
     ("options", "message"),
     [
         (["--student", "resnet9"], "`student` must be a network .*Did you mean 'resnet"),
-        (["--penultimate-layer", "penultimat"], "`penultimate_layer` must name a layer"),
+        (
+            ["--student-penultimate-layer", "penultimat"],
+            "`student_penultimate_layer` must name a layer",
+        ),
         (
             ["--teacher-penultimate-layer", "out_rel"],
             "`teacher_penultimate_layer` must name a layer.*out_relu",
@@ -224,7 +227,7 @@ def test_a_transformer_teaches_on_a_grid_that_does_not_divide(photos, tmp_path, 
     x = keras.layers.GlobalAveragePooling2D()(x)
     keras.Model(inputs, keras.layers.Dense(10)(x)).save(tmp_path / "s.keras")
     options = _options(photos, str(tmp_path / "vit.keras"), tmp_path, "--methods", "letkd2")
-    options += ["--intermediate-layer", "first"]
+    options += ["--student-intermediate-layer", "first"]
     options[options.index("resnet8")] = str(tmp_path / "s.keras")
     with caplog.at_level("INFO", logger="letkd_keras"):
         report = folder.main([*options, "--fine-tune-epochs", "1", "--formats", "tflite"])

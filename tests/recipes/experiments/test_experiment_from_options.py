@@ -61,9 +61,9 @@ def test_every_setting_of_the_supplement_can_be_given():
         "--templates 16 --subclasses 3 --components 7 --iterations 5 --temperature 0.5 "
         "--penultimate-alpha 0.3 --penultimate-weight 2 --intermediate-weight 0 "
         "--learning-rate 0.02 --teacher-learning-rate 0.03 --epochs 24 --teacher-epochs 48 "
-        "--memory 1M --feature-cache none --intermediate-layer x --teacher-penultimate-layer y "
-        "--no-flip --seed 7 --trials 3 --block-size 8 --template-scale 5 "
-        "--kd-learning-rate-factor 4",
+        "--memory 1M --feature-cache none --student-intermediate-layer x "
+        "--teacher-penultimate-layer y --no-flip --seed 7 --trials 3 --block-size 8 "
+        "--template-scale 5 --kd-learning-rate-factor 4",
     )
     assert (experiment.templates, experiment.subclasses, experiment.components) == (16, 3, 7)
     assert (experiment.iterations, experiment.temperature, experiment.memory) == (5, 0.5, 2**20)

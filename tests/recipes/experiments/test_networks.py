@@ -237,7 +237,7 @@ def test_what_does_not_fit_is_refused(saved, tmp_path):
         Network.of(path).build(wide, "student")
     network = Network.of("resnet8", penultimate_layer="penultimat")
     model = network.build(CIFAR, "student")
-    with pytest.raises(ValueError, match=r"`penultimate_layer` must name a layer"):
+    with pytest.raises(ValueError, match=r"`student_penultimate_layer` must name a layer"):
         network.with_layers(model, "student")
     with pytest.raises(ValueError, match=r"`teacher_penultimate_layer` must name a layer"):
         network.with_layers(model, "teacher")
@@ -299,7 +299,9 @@ def test_the_tokens_of_a_teacher_are_a_grid(saved):
 
 
 def test_a_student_with_tokens_is_refused():
-    message = r"`penultimate_layer` must name a layer of the student with a feature map.*17, 12"
+    message = (
+        r"`student_penultimate_layer` must name a layer of the student with a feature map.*17, 12"
+    )
     with pytest.raises(ValueError, match=message):
         networks.pool_size(_network(4), "maps", small_vit(size=16), "norm", "penultimate")
 

@@ -67,7 +67,7 @@ def test_a_method_that_does_not_fit_the_teacher_is_refused(tmp_path):
     [
         ("--batch-size 41", "`batch_size` must be at most the 40 training images"),
         ("--templates 2561", "`templates` must be at most the 2560 feature vectors"),
-        ("--penultimate-layer penultimat", "`penultimate_layer` must name a layer"),
+        ("--student-penultimate-layer penultimat", "`student_penultimate_layer` must name a layer"),
     ],
 )
 def test_what_does_not_fit_is_refused(text, message):

@@ -30,7 +30,7 @@ def test_ray_must_be_installed(monkeypatch):
 
 def test_a_worker_opens_the_data_that_are_trained_on():
     """All of them, the labelled ones, or the few of the students."""
-    spec = DataSpec("digits", train_examples=60, test_examples=20, labelled_share=0.5, seed=3)
+    spec = DataSpec("digits", train_examples=60, test_examples=20, labelled_fraction=0.5, seed=3)
     data = spec.open()
     config = {"data": spec.config(), "student_examples": 20}
     labelled, few = data.labelled(), few_for_students(data, 20, spec.seed)
