@@ -62,8 +62,8 @@ class DataSpec:
             (`letkd_keras.data.label_file`); `None` for class folders.
         unlabelled: Folder of further training images, which have no label; `None` for none. The
             images of the data must be in memory.
-        labelled_fraction: Fraction of the training images that keep their labels, classes in the same
-            proportion; `None` for all. Likewise.
+        labelled_fraction: Fraction of the training images that keep their labels, classes in the
+            same proportion; `None` for all. Likewise.
         seed: Seed of every choice of images. Training and test images of the digits are always the
             same.
 
