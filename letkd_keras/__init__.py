@@ -7,9 +7,9 @@ from letkd_keras.lazy_names import lazy_names as _lazy_names
 
 __version__ = "0.1.0"
 
-# Name -> module it comes from. Names without a module are sub-packages.
+# Name -> module it comes from. These are what README uses, the parts of letKD, what prepares a
+# model, and every sub-package, which has the rest. A sub-package has no module.
 _PUBLIC = {
-    "CRD": "distillers",
     "Distiller": "distillers",
     "IntermediateTargets": "layers",
     "KD": "distillers",
@@ -21,14 +21,18 @@ _PUBLIC = {
     "TorchBatchNormalization": "layers",
     "TorchSGD": "optimizers",
     "cost_of": "functional",
+    "data": None,
     "distillers": None,
+    "export": None,
     "export_student": "export",
     "fit_prototypes": "prototypes",
+    "functional": None,
     "insert_kd_layers": "functional",
     "layers": None,
     "losses": None,
     "models": None,
     "optimizers": None,
+    "prototypes": None,
     "quantization_aware": "functional",
     "remove_softmax": "functional",
     "suggest_layers": "functional",
