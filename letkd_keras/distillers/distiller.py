@@ -67,8 +67,9 @@ class Distiller(TrainStep, keras.Model):
     Args:
         teacher: Functional or sequential `keras.Model` from images to logits or softmax
             probabilities. It stays frozen, in inference mode, and outside the distiller's weights
-            and checkpoints; a whole `.keras` file of the distiller has it. `None` only where a
-            distiller is rebuilt from its configuration: it can then not be trained.
+            and checkpoints; a whole `.keras` file of the distiller has it. Layers that it shares
+            with the student must stay frozen. `None` only where a distiller is rebuilt from its
+            configuration: it can then not be trained.
         student: Functional or sequential `keras.Model` from the same images to logits, or softmax
             probabilities, of the same classes. It is trained in place. A softmax at its end is
             removed: `student` of the distiller is then a model without it, which shares the weights
@@ -163,12 +164,16 @@ class Distiller(TrainStep, keras.Model):
 
         Returns:
             Dictionary of `"logits"` and `"features"`, the outputs of `teacher_layers`.
+
+        Raises:
+            ValueError: If there is no teacher, or the student would train weights of it.
         """
         if self.teacher_graph is None:
             raise ValueError(
                 f"This {type(self).__name__} has no teacher, since it was rebuilt from its "
                 "configuration. Load it from a whole `.keras` file, or make one with a teacher."
             )
+        check_teacher_stays(self.teacher_graph.model, self.student)
         return self.teacher_graph(x, training=False)
 
     def compute_student_outputs(self, x):
