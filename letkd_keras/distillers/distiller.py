@@ -16,6 +16,8 @@ from letkd_keras.distillers.training_arguments import (
     check_metrics,
     check_takes_logits,
     check_tells_classes,
+    expected_labels,
+    label_out_of_range,
 )
 from letkd_keras.distillers.unlabelled import (
     complete_labels,
@@ -209,18 +211,13 @@ class Distiller(TrainStep, keras.Model):
     # What Keras asks of a model
 
     def fit(self, x=None, y=None, *args, **kwargs):
-        """Train as every Keras model; the loss and NumPy arrays are checked before.
+        """Train as every Keras model; NumPy arrays are checked before.
 
         Raises:
-            ValueError: If the loss is a cross-entropy of probabilities or rounds labels, images in
-                an array are not finite, labels in an array are not the student's classes, or -1, or
-                a `class_weight` meets the label -1 in a `tf.data.Dataset`.
+            ValueError: If images in an array are not finite, labels in an array are not the
+                student's classes, or -1, TensorFlow finds another label in a batch, a
+                `class_weight` meets the label -1 in a `tf.data.Dataset`, or as `compute_loss`.
         """
-        # Not in `compile`: Keras loads a model that has a `compile` of its own without its
-        # optimizer and loss.
-        if self.compiled:
-            check_takes_logits(self.loss)
-            check_tells_classes(self.loss, self._classes)
         check_images_and_labels(x, y, self._classes, self.takes_unlabelled)
         try:
             return super().fit(x, y, *args, **kwargs)
@@ -232,6 +229,10 @@ class Distiller(TrainStep, keras.Model):
                     "-1, for which Keras has no weight: give weights as the third part of the data "
                     f"set. Received: class_weight={kwargs['class_weight']}"
                 ) from error
+            label = label_out_of_range(error, self._classes)
+            if label is not None:
+                expected = expected_labels(self._classes, self.takes_unlabelled)
+                raise ValueError(f"{expected}. Received: a batch with the label {label}") from error
             raise
 
     def call(self, inputs, training=None):
@@ -260,7 +261,15 @@ class Distiller(TrainStep, keras.Model):
         """The compiled loss, over the images with a label, plus the regularizers.
 
         Keras calls this in evaluation, and `compute_total_loss` in training.
+
+        Raises:
+            ValueError: If the compiled loss is a cross-entropy of probabilities or rounds labels.
         """
+        # Not in `compile`: Keras loads a model that has a `compile` of its own without its
+        # optimizer and loss.
+        if self.compiled:
+            check_takes_logits(self.loss)
+            check_tells_classes(self.loss, self._classes)
         return super().compute_loss(
             x=x,
             y=self._valid_labels(y),
