@@ -87,7 +87,8 @@ class Distiller(TrainStep, keras.Model):
             `loss((teacher_logits, labels), student_logits, sample_weight)`, such as
             `letkd_keras.losses.logit_loss("dkd")`, or a `keras.distillation.LogitsDistillation`.
         warm_up_steps: Number of steps in which the weights of `logit_losses` grow linearly to their
-            full values; 0 for none.
+            full values; 0 for none. The optimizer counts the steps, so that a `compile` with a new
+            optimizer starts the growth again.
         **kwargs: Keras' model arguments.
 
     Attributes:

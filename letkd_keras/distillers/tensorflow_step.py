@@ -92,7 +92,8 @@ def _check_ranks(data):
     x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
     for name, values in (("x", x), ("y", y)):
         for tensor in tf.nest.flatten(values):
-            if tensor is not None and tensor.shape.rank is None:
+            # NumPy arrays reach a step without Keras' loop; their shape is a tuple.
+            if tensor is not None and getattr(tensor.shape, "rank", 0) is None:
                 raise ValueError(
                     f"`{name}` must have a known number of dimensions: give `output_signature` to "
                     "`tf.data.Dataset.from_generator`, or use `tf.ensure_shape`. "
