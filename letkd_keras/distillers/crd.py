@@ -23,7 +23,7 @@ class NoiseContrastiveLoss(Loss):
     (Tian et al. 2020, equations 17 and 18.) Computed from log e, so that nothing overflows.
 
     Args:
-        images: M.
+        train_examples: M.
         reduction: Keras' reduction over the images.
         name: Name of the loss.
         dtype: Dtype of the value, computed in at least float32; the default is Keras' `floatx`.
@@ -33,18 +33,20 @@ class NoiseContrastiveLoss(Loss):
         y_pred: log e [B, 1 + N].
     """
 
-    def __init__(self, images, reduction="sum_over_batch_size", name="contrastive", dtype=None):
+    def __init__(
+        self, train_examples, reduction="sum_over_batch_size", name="contrastive", dtype=None
+    ):
         super().__init__(reduction=reduction, name=name, dtype=dtype)
-        self.images = images
+        self.train_examples = train_examples
 
     def call(self, y_true, y_pred):
         negatives = y_pred.shape[1] - 1
-        odds = y_pred - math.log(negatives / self.images)
+        odds = y_pred - math.log(negatives / self.train_examples)
         # log h = -softplus(-odds), log(1 - h) = -softplus(odds)
         return ops.softplus(-odds[:, 0]) + ops.sum(ops.softplus(odds[:, 1:]), axis=1)
 
     def get_config(self):
-        return {**super().get_config(), "images": self.images}
+        return {**super().get_config(), "train_examples": self.train_examples}
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -78,7 +80,7 @@ class CRD(Distiller):
         negatives: N, at least 1; 16384 there.
         temperature: Of the similarities, more than 0; 0.07 there.
         momentum: Of the memories, at least 0 and less than 1; 0.5 there.
-        images: M; needed only without `labels`.
+        train_examples: M; needed only without `labels`.
         **kwargs: Further options of `Distiller`.
 
     Raises:
@@ -102,7 +104,7 @@ class CRD(Distiller):
         negatives=16384,
         temperature=0.07,
         momentum=0.5,
-        images=None,
+        train_examples=None,
         **kwargs,
     ):
         teacher_layers, student_layers = penultimate_layers(
@@ -118,8 +120,8 @@ class CRD(Distiller):
         )
         check_feature_maps(self)
         if labels is not None and np.size(labels):
-            images = np.atleast_1d(labels).shape[0]
-        elif images is None:
+            train_examples = np.atleast_1d(labels).shape[0]
+        elif train_examples is None:
             raise ValueError(
                 "`labels` must be the classes of all training images, integers [M]. "
                 f"Received: labels={labels!r}"
@@ -128,14 +130,18 @@ class CRD(Distiller):
         (student_shape,), (teacher_shape,) = self.student_shapes, self.teacher_shapes
         self.student_embedding = _embedding(student_shape[-1], dimension, "student_embedding")
         self.teacher_embedding = _embedding(teacher_shape[-1], dimension, "teacher_embedding")
-        self.student_memories = MemoryBank(images, dimension, momentum, name="student_memories")
-        self.teacher_memories = MemoryBank(images, dimension, momentum, name="teacher_memories")
+        self.student_memories = MemoryBank(
+            train_examples, dimension, momentum, name="student_memories"
+        )
+        self.teacher_memories = MemoryBank(
+            train_examples, dimension, momentum, name="teacher_memories"
+        )
         self.classes = self.student.output_shape[-1]
-        self.sampler = NegativeSampler(images, self.classes, negatives, name="sampler")
+        self.sampler = NegativeSampler(train_examples, self.classes, negatives, name="sampler")
         if labels is not None:
             self.sampler.adapt(labels)
         self.temperature = positive_number.check(temperature, "temperature")
-        self.contrastive = NoiseContrastiveLoss(images)
+        self.contrastive = NoiseContrastiveLoss(train_examples)
 
     def call(self, inputs, training=None):
         images = inputs["image"] if isinstance(inputs, dict) else inputs
@@ -205,7 +211,7 @@ class CRD(Distiller):
             "negatives": self.sampler.negatives,
             "temperature": self.temperature,
             "momentum": self.student_memories.momentum,
-            "images": self.student_memories.images,
+            "train_examples": self.student_memories.train_examples,
         }
 
 

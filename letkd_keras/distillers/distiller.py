@@ -16,6 +16,8 @@ from letkd_keras.distillers.training_arguments import (
     check_metrics,
     check_takes_logits,
     check_tells_classes,
+    expected_labels,
+    label_out_of_range,
 )
 from letkd_keras.distillers.unlabelled import (
     complete_labels,
@@ -67,8 +69,9 @@ class Distiller(TrainStep, keras.Model):
     Args:
         teacher: Functional or sequential `keras.Model` from images to logits or softmax
             probabilities. It stays frozen, in inference mode, and outside the distiller's weights
-            and checkpoints; a whole `.keras` file of the distiller has it. `None` only where a
-            distiller is rebuilt from its configuration: it can then not be trained.
+            and checkpoints; a whole `.keras` file of the distiller has it. Layers that it shares
+            with the student must stay frozen. `None` only where a distiller is rebuilt from its
+            configuration: it can then not be trained.
         student: Functional or sequential `keras.Model` from the same images to logits, or softmax
             probabilities, of the same classes. It is trained in place. A softmax at its end is
             removed: `student` of the distiller is then a model without it, which shares the weights
@@ -84,7 +87,8 @@ class Distiller(TrainStep, keras.Model):
             `loss((teacher_logits, labels), student_logits, sample_weight)`, such as
             `letkd_keras.losses.logit_loss("dkd")`, or a `keras.distillation.LogitsDistillation`.
         warm_up_steps: Number of steps in which the weights of `logit_losses` grow linearly to their
-            full values; 0 for none.
+            full values; 0 for none. The optimizer counts the steps, so that a `compile` with a new
+            optimizer starts the growth again.
         **kwargs: Keras' model arguments.
 
     Attributes:
@@ -163,12 +167,16 @@ class Distiller(TrainStep, keras.Model):
 
         Returns:
             Dictionary of `"logits"` and `"features"`, the outputs of `teacher_layers`.
+
+        Raises:
+            ValueError: If there is no teacher, or the student would train weights of it.
         """
         if self.teacher_graph is None:
             raise ValueError(
                 f"This {type(self).__name__} has no teacher, since it was rebuilt from its "
                 "configuration. Load it from a whole `.keras` file, or make one with a teacher."
             )
+        check_teacher_stays(self.teacher_graph.model, self.student)
         return self.teacher_graph(x, training=False)
 
     def compute_student_outputs(self, x):
@@ -204,18 +212,13 @@ class Distiller(TrainStep, keras.Model):
     # What Keras asks of a model
 
     def fit(self, x=None, y=None, *args, **kwargs):
-        """Train as every Keras model; the loss and NumPy arrays are checked before.
+        """Train as every Keras model; NumPy arrays are checked before.
 
         Raises:
-            ValueError: If the loss is a cross-entropy of probabilities or rounds labels, images in
-                an array are not finite, labels in an array are not the student's classes, or -1, or
-                a `class_weight` meets the label -1 in a `tf.data.Dataset`.
+            ValueError: If images in an array are not finite, labels in an array are not the
+                student's classes, or -1, TensorFlow finds another label in a batch, a
+                `class_weight` meets the label -1 in a `tf.data.Dataset`, or as `compute_loss`.
         """
-        # Not in `compile`: Keras loads a model that has a `compile` of its own without its
-        # optimizer and loss.
-        if self.compiled:
-            check_takes_logits(self.loss)
-            check_tells_classes(self.loss, self._classes)
         check_images_and_labels(x, y, self._classes, self.takes_unlabelled)
         try:
             return super().fit(x, y, *args, **kwargs)
@@ -227,6 +230,10 @@ class Distiller(TrainStep, keras.Model):
                     "-1, for which Keras has no weight: give weights as the third part of the data "
                     f"set. Received: class_weight={kwargs['class_weight']}"
                 ) from error
+            label = label_out_of_range(error, self._classes)
+            if label is not None:
+                expected = expected_labels(self._classes, self.takes_unlabelled)
+                raise ValueError(f"{expected}. Received: a batch with the label {label}") from error
             raise
 
     def call(self, inputs, training=None):
@@ -255,7 +262,15 @@ class Distiller(TrainStep, keras.Model):
         """The compiled loss, over the images with a label, plus the regularizers.
 
         Keras calls this in evaluation, and `compute_total_loss` in training.
+
+        Raises:
+            ValueError: If the compiled loss is a cross-entropy of probabilities or rounds labels.
         """
+        # Not in `compile`: Keras loads a model that has a `compile` of its own without its
+        # optimizer and loss.
+        if self.compiled:
+            check_takes_logits(self.loss)
+            check_tells_classes(self.loss, self._classes)
         return super().compute_loss(
             x=x,
             y=self._valid_labels(y),

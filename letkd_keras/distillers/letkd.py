@@ -196,6 +196,16 @@ class LetKD(Distiller):
         """The teacher's `Prototypes`, or `None`."""
         return None if self.targets is None else self.targets.prototypes
 
+    def fit(self, *args, **kwargs):
+        """See `Distiller`; the teacher must still be the one that the prototypes were fitted on.
+
+        Raises:
+            ValueError: If its weights have changed, or as `Distiller.fit`.
+        """
+        if self.prototypes is not None:
+            self.prototypes.check_teacher(self.teacher_graph.model)
+        return super().fit(*args, **kwargs)
+
     def compute_teacher_outputs(self, x, y):
         """See `Distiller`; also, by level, `(targets [B, H, W, K], sum_k p log p [B, H, W])`.
 

@@ -14,7 +14,7 @@ class MemoryBank(keras.layers.Layer):
     Its memories and the normalizer Z are weights, though not trained: they are saved and resumed.
 
     Args:
-        images: Number M of training images.
+        train_examples: Number M of training images.
         dimension: Channels of an embedding.
         momentum: Share of the old memory that an update keeps, at least 0 and less than 1; 0.5 in
             Wu et al. and RepDistiller.
@@ -32,15 +32,15 @@ class MemoryBank(keras.layers.Layer):
         ValueError: If an argument is out of its range.
     """
 
-    def __init__(self, images, dimension, momentum=0.5, **kwargs):
+    def __init__(self, train_examples, dimension, momentum=0.5, **kwargs):
         super().__init__(**{"trainable": False, "dtype": "float32", **kwargs})
-        self.images = positive_integer.check(images, "images")
+        self.train_examples = positive_integer.check(train_examples, "train_examples")
         self.dimension = positive_integer.check(dimension, "dimension")
         self.momentum = fraction.check(momentum, "momentum")
         bound = math.sqrt(3 / self.dimension)  # of length 1 on average
         self.memories = self.add_weight(
             name="memories",
-            shape=(self.images, self.dimension),
+            shape=(self.train_examples, self.dimension),
             initializer=keras.initializers.RandomUniform(-bound, bound),
             trainable=False,
         )
@@ -57,7 +57,7 @@ class MemoryBank(keras.layers.Layer):
 
     def _normalizer(self, scores):
         """Z, a constant: M times the mean of the first batch (Wu et al. 2018, equation 8)."""
-        estimate = self.images * ops.mean(ops.exp(ops.stop_gradient(scores)))
+        estimate = self.train_examples * ops.mean(ops.exp(ops.stop_gradient(scores)))
         before = ops.convert_to_tensor(self.normalizer)  # JAX selects from no variable
         z = ops.where(before > 0, before, estimate)
         self.normalizer.assign(z)
@@ -74,7 +74,7 @@ class MemoryBank(keras.layers.Layer):
     def get_config(self):
         return {
             **super().get_config(),
-            "images": self.images,
+            "train_examples": self.train_examples,
             "dimension": self.dimension,
             "momentum": self.momentum,
         }
@@ -85,7 +85,7 @@ class NegativeSampler(keras.layers.Layer):
     """Draws training images of other classes than an image's own, each as likely.
 
     Args:
-        images: Number M of training images.
+        train_examples: Number M of training images.
         classes: Number of classes.
         negatives: Number N drawn for an image, with replacement.
         seed: Seed of the draws.
@@ -101,15 +101,15 @@ class NegativeSampler(keras.layers.Layer):
         ValueError: If an argument is out of its range.
     """
 
-    def __init__(self, images, classes, negatives, seed=None, **kwargs):
+    def __init__(self, train_examples, classes, negatives, seed=None, **kwargs):
         super().__init__(**{"trainable": False, **kwargs})
-        self.images = positive_integer.check(images, "images")
+        self.train_examples = positive_integer.check(train_examples, "train_examples")
         self.classes = positive_integer.check(classes, "classes")
         self.negatives = positive_integer.check(negatives, "negatives")
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         integers = {"initializer": "zeros", "dtype": "int32", "trainable": False}
-        self.order = self.add_weight(name="order", shape=(self.images,), **integers)
+        self.order = self.add_weight(name="order", shape=(self.train_examples,), **integers)
         self.starts = self.add_weight(name="starts", shape=(self.classes,), **integers)
         self.counts = self.add_weight(name="counts", shape=(self.classes,), **integers)
         self.built = True
@@ -124,8 +124,10 @@ class NegativeSampler(keras.layers.Layer):
             ValueError: If labels are not such integers, out of range or all the same.
         """
         labels = np.asarray(labels)
-        expected = f"`labels` must be {self.images} integers below {self.classes}, the classes"
-        if labels.shape != (self.images,) or labels.dtype.kind not in "iu":
+        expected = (
+            f"`labels` must be {self.train_examples} integers below {self.classes}, the classes"
+        )
+        if labels.shape != (self.train_examples,) or labels.dtype.kind not in "iu":
             raise ValueError(
                 f"{expected}. Received: an array of shape {labels.shape} and type {labels.dtype}"
             )
@@ -144,14 +146,14 @@ class NegativeSampler(keras.layers.Layer):
         draws = keras.random.uniform(
             (ops.shape(labels)[0], self.negatives), seed=self.seed_generator, dtype="float32"
         )
-        others = ops.cast(self.images - count, "float32")
-        position = ops.minimum(ops.cast(draws * others, "int32"), self.images - count - 1)
+        others = ops.cast(self.train_examples - count, "float32")
+        position = ops.minimum(ops.cast(draws * others, "int32"), self.train_examples - count - 1)
         return ops.take(self.order, ops.where(position < start, position, position + count))
 
     def get_config(self):
         return {
             **super().get_config(),
-            "images": self.images,
+            "train_examples": self.train_examples,
             "classes": self.classes,
             "negatives": self.negatives,
             "seed": self.seed,

@@ -58,6 +58,7 @@ class TrainStep(StepOnWorkers):
 
     def train_step(self, data):
         """One step: teacher outside the gradient tape, student once inside it."""
+        _check_ranks(data)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self.check_labels(y)
         teacher_outputs = self.compute_teacher_outputs(x, y)
@@ -78,7 +79,26 @@ class TrainStep(StepOnWorkers):
         return self._gatherable(logs)
 
     def test_step(self, data):
+        _check_ranks(data)
         return self.without_training_losses(super().test_step(data))
+
+
+def _check_ranks(data):
+    """Refuse a batch of which TensorFlow knows no number of dimensions.
+
+    Raises:
+        ValueError: If there is such a tensor, as where a generator declares types alone.
+    """
+    x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+    for name, values in (("x", x), ("y", y)):
+        for tensor in tf.nest.flatten(values):
+            # NumPy arrays reach a step without Keras' loop; their shape is a tuple.
+            if tensor is not None and getattr(tensor.shape, "rank", 0) is None:
+                raise ValueError(
+                    f"`{name}` must have a known number of dimensions: give `output_signature` to "
+                    "`tf.data.Dataset.from_generator`, or use `tf.ensure_shape`. "
+                    f"Received: a tensor of shape {tensor.shape}"
+                )
 
 
 def _has_replicas_on_cpus(strategy):

@@ -1,6 +1,7 @@
 """Checks of the losses, metrics, images and labels that a distiller is trained with."""
 
 import logging
+import re
 
 import keras
 import numpy as np
@@ -134,7 +135,8 @@ def check_images_and_labels(images, labels, classes, takes_unlabelled=False):
         takes_unlabelled: Whether labels may be -1, for images without a label.
 
     Raises:
-        ValueError: If an image is not finite or a label is not one of the classes.
+        ValueError: If an image is not finite, a label is not one of the classes, or a distribution
+            has negative numbers or does not add up to 1, as with several labels for an image.
     """
     if isinstance(images, np.ndarray) and images.dtype.kind == "f":
         # Block by block: the result of `isfinite` has an entry for each pixel.
@@ -148,17 +150,43 @@ def check_images_and_labels(images, labels, classes, takes_unlabelled=False):
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iufb":
         return
     if labels.ndim == 2 and labels.shape[1] == classes:
-        if not np.isfinite(labels).all():
-            raise ValueError("`y` must be finite. Received: labels with NaN or infinite values")
+        smallest, sums = labels.min(initial=0), labels.sum(axis=1, dtype="float64")
+        # Half precision, mixing and smoothing of labels leave them within 0.01 of 1.
+        if not (smallest >= 0 and np.all(abs(sums - 1) <= 0.01)):
+            raise ValueError(
+                f"{expected_labels(classes, takes_unlabelled)}; a distribution adds up to 1, and "
+                "several labels for an image are not supported. Received: numbers from "
+                f"{labels.min():g} that add up to {sums.min():g} to {sums.max():g} for an image"
+            )
         return
     smallest = UNLABELLED if takes_unlabelled else 0
     known = (labels >= smallest) & (labels < classes) & (labels % 1 == 0)
     if not np.all(known):
-        unlabelled = f", or {UNLABELLED} for images without a label" if takes_unlabelled else ""
         raise ValueError(
-            f"`y` must be integers from 0 to {classes - 1}, the classes of the student, or "
-            f"distributions over them{unlabelled}. "
+            f"{expected_labels(classes, takes_unlabelled)}. "
             f"Received: labels from {labels.min()} to {labels.max()} of type {labels.dtype}"
         )
     if np.any(labels < 0):
         log.info("%d of %d images have no label", np.sum(labels < 0), len(labels))
+
+
+def expected_labels(classes, takes_unlabelled):
+    """The first half of an error: what labels must be, without a full stop at the end."""
+    unlabelled = f", or {UNLABELLED} for images without a label" if takes_unlabelled else ""
+    return (
+        f"`y` must be integers from 0 to {classes - 1}, the classes of the student, or "
+        f"distributions over them{unlabelled}"
+    )
+
+
+def label_out_of_range(error, classes):
+    """The label that TensorFlow refused because there is no such class, or `None`.
+
+    Args:
+        error: The exception that a step raised.
+        classes: Number of classes.
+    """
+    found = re.search(
+        rf"label value of (-?\d+) which is outside|= (-?\d+) is not in \[0, {classes}\)", str(error)
+    )
+    return found and int(found[1] or found[2])

@@ -68,8 +68,7 @@ def weighted(mask, sample_weight):
 
 def _are_integers(labels, classes):
     """Whether labels are [B] or [B, 1] rather than [B, classes]."""
-    # TensorFlow may not know the rank.
-    if labels is None or getattr(labels.shape, "rank", 1) is None:
+    if labels is None:
         return False
     if keras.backend.standardize_dtype(labels.dtype) == "bool":
         return False  # both classes are labels

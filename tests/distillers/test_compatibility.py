@@ -35,7 +35,16 @@ def test_a_student_that_would_train_the_teacher_is_refused():
     with pytest.raises(ValueError, match=r"weights of `teacher`.* 2 weights of both, .*kernel"):
         KD(teacher, student)
     teacher.get_layer("conv").trainable = False
-    KD(teacher, student)
+    model = KD(teacher, student)
+    x, y = np.zeros((4, 8, 8, 3), "float32"), np.arange(4) % 3
+    for use in (lambda: model.fit(x, y, verbose=0), lambda: model.train_on_batch(x, y)):
+        model.student.get_layer("conv").trainable = True
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        with pytest.raises(ValueError, match=r"weights of `teacher`.* 2 weights of both"):
+            use()
+        model.student.get_layer("conv").trainable = False
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        use()
 
 
 def test_sequential_models_can_be_distilled():

@@ -43,6 +43,15 @@ def test_what_does_not_fit_is_refused(setting):
         LetKD(teacher, student, prototypes, temperature=0)
 
 
+def test_a_teacher_that_was_trained_since_is_refused_before_the_training(setting):
+    teacher = setting.student(width=6, seed=9)
+    model = compiled(LetKD(teacher, setting.student(), setting.prototypes_of(teacher)))
+    model.fit(setting.x, setting.y, verbose=0)
+    teacher.get_layer("fc").bias.assign([1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match="same one before its weights changed"):
+        model.fit(setting.x, setting.y, verbose=0)
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_swapped_models_are_noticed(setting, known):
     """By the teacher's fingerprint, or without one by what only one of the models fits."""

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from letkd_keras import KD, LetKD, fit_prototypes, models
 
@@ -34,6 +35,19 @@ def test_what_keras_fails_at_on_cpu_replicas_is_refused(two_cpu_replicas, name, 
 
 def test_one_device_takes_both():
     _compiled(steps_per_execution=4, jit_compile=True).make_train_function()
+
+
+def test_batches_without_a_number_of_dimensions_are_refused():
+    x, y = np.zeros((2, 8, 8, 3), "float32"), np.zeros(2, "int64")
+    types = (tf.float32, tf.int64)
+    batches = tf.data.Dataset.from_generator(lambda: [(x, y)], output_types=types)
+    model = _compiled()
+    for use in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match=r"`x` must have a known .* `output_signature`"):
+            use(batches, verbose=0)
+        images_known = batches.map(lambda x, y: (tf.ensure_shape(x, (None, 8, 8, 3)), y))
+        with pytest.raises(ValueError, match=r"`y` must have a known number of dimensions"):
+            use(images_known, verbose=0)
 
 
 def test_a_step_under_xla_is_the_step_of_the_graph():

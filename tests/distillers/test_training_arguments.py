@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from letkd_keras.distillers import KD
 from letkd_keras.distillers.training_arguments import (
@@ -34,6 +35,33 @@ def test_distributions_are_of_two_dimensions():
         check_images_and_labels(None, distributions[..., None], 3)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int64", "bool"])
+def test_distributions_add_up_to_one(dtype):
+    r = np.random.default_rng(0)
+    mixed = r.dirichlet(np.full(1000, 0.01), 8) if "float" in dtype else np.eye(8, 1000)
+    check_images_and_labels(None, mixed.astype(dtype), 1000)
+    check_images_and_labels(None, mixed[:0].astype(dtype), 1000)
+    several = mixed + np.roll(mixed, 1, axis=0)
+    with pytest.raises(ValueError, match=r"several labels for an .* from 0 that add up to .* to 2"):
+        check_images_and_labels(None, several.astype(dtype), 1000)
+
+
+@pytest.mark.parametrize("wrong", [[0, 0, 0], [-1, 1, 1], [np.nan, 0.5, 0.5]])
+def test_a_row_that_is_no_distribution_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"`y` must be integers from 0 to 2, .*adds up to 1"):
+        check_images_and_labels(None, np.array([[1, 0, 0], wrong]), 3)
+
+
+def test_a_label_out_of_range_in_a_data_set_is_named():
+    model = KD(_classifier(), _classifier())
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    batches = tf.data.Dataset.from_tensors((np.zeros((2, 8, 8, 3), "float32"), [0, 3]))
+    weights = dict.fromkeys(range(3), 1.0)
+    for options in ({}, {"class_weight": weights}):
+        with pytest.raises(ValueError, match=r"`y` must be .* from 0 to 2, .* with the label 3$"):
+            model.fit(batches, verbose=0, **options)
+
+
 @pytest.mark.parametrize(
     "loss",
     [
@@ -48,8 +76,9 @@ def test_a_loss_of_probabilities_is_refused_before_the_training(loss):
     model = KD(_classifier(), _classifier(activation="softmax"))
     model.compile("sgd", loss)
     x, y = np.zeros((2, 8, 8, 3), "float32"), np.zeros(2, "int64")
-    with pytest.raises(ValueError, match=r"`loss` must take logits.*of probabilities"):
-        model.fit(x, y, verbose=0)
+    for use in (model.fit, model.evaluate, model.train_on_batch, model.test_on_batch):
+        with pytest.raises(ValueError, match=r"`loss` must take logits.*of probabilities"):
+            use(x, y)
 
 
 def _own_crossentropy(y_true, y_pred):
