@@ -238,8 +238,8 @@ class ImageData:
         """The same data with a validation split that is held out of the training images.
 
         Args:
-            fraction: Share of the training images, classes in the same proportion, greater than 0
-                and less than 1.
+            fraction: Share of the training images with a label, classes in the same proportion,
+                greater than 0 and less than 1. Images without one stay training images.
             seed: Seed of the choice.
 
         Returns:
@@ -250,7 +250,8 @@ class ImageData:
                 either side, or there is a validation split already.
         """
         check_nothing_held_out(self.has_validation, fraction)
-        validation, train = held_out(self.y_train, fraction, seed)
+        validation, _ = self._held_out(fraction, seed)
+        train = np.setdiff1d(np.arange(self.train_examples), validation)
         return replace(
             self,
             x_train=_take(self.x_train, train, "fraction"),
@@ -313,7 +314,7 @@ class ImageData:
         """The same data with the labels of only a fraction of the training images.
 
         Args:
-            fraction: Fraction of the training images that keep their labels, classes in the same
+            fraction: Fraction of the training images with a label that keep it, classes in the same
                 proportion, greater than 0 and less than 1.
             seed: Seed of the choice.
 
@@ -323,14 +324,14 @@ class ImageData:
         Raises:
             ValueError: If the fraction is out of range, or would leave fewer labels than classes.
         """
-        kept, others = held_out(self.y_train, fraction, seed)
+        kept, others = self._held_out(fraction, seed)
         labels = np.array(self.y_train)
         labels[others] = UNLABELLED
         return replace(
             self,
             y_train=labels,
-            split=f"{self.split}; {len(kept)} training images have labels, {len(others)} have none,"
-            f" seed {seed}",
+            split=f"{self.split}; {len(kept)} training images have labels, "
+            f"{len(labels) - len(kept)} have none, seed {seed}",
         )
 
     def labelled(self, repeat=False):
@@ -364,6 +365,11 @@ class ImageData:
             ValueError: If they are out of range.
         """
         return replace(self, y_train=np.asarray(labels, "int64"))
+
+    def _held_out(self, fraction, seed):
+        """`held_out` of the training images that have a label."""
+        rows = np.flatnonzero(np.asarray(self.y_train) != UNLABELLED)
+        return (rows[part] for part in held_out(self.y_train[rows], fraction, seed))
 
     def _splits(self):
         splits = {"train": (self.x_train, self.y_train), "test": (self.x_test, self.y_test)}
