@@ -212,7 +212,8 @@ def warn_of_other_folders(path, folders):
         path: The tree.
         folders: Folders by split (`split_folders`).
     """
-    if folders["train"] == Path(path):
+    path = Path(path)
+    if folders["train"] == path:
         return
     others = [folder.name for folder in _visible_folders(path) if folder not in folders.values()]
     if others:
