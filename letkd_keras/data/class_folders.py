@@ -131,6 +131,7 @@ def find_images(path, suffixes=None):
         labels += [label] * len(images)
     _warn_of_ignored(path, ignored)
     names = tuple(folder.name for folder in classes)
+    warn_of_case(path, names)
     return ImageFiles(tuple(files), np.array(labels, "int64"), names, len(ignored), path)
 
 
@@ -254,6 +255,20 @@ def check_same_classes(train, test):
             f"The folders {names[0]} and {names[1]} must have the same classes. Received: "
             f"only in {names[0]} {_some(only_train)}; only in {names[1]} {_some(only_test)}"
         )
+
+
+def warn_of_case(path, class_names):
+    """Warn of classes whose names differ only in upper and lower case, which may be one class.
+
+    Args:
+        path: Where the names come from.
+        class_names: Names of the classes.
+    """
+    first = {}
+    for name in class_names:
+        other = first.setdefault(name.casefold(), name)
+        if other != name:
+            log.warning("%s: the classes %s and %s differ only in case", path, other, name)
 
 
 def check_utf8(name, what):

@@ -105,6 +105,11 @@ def test_splits_are_no_classes(names, tmp_path):
         load_image_folder(tmp_path, 8)
 
 
+def test_classes_that_differ_only_in_case_are_named(tmp_path, caplog):
+    find_images(write_tree(tmp_path, colours={"cat": (1, 1, 1), "Cat": (2, 2, 2)}, images=1))
+    assert "the classes Cat and cat differ only in case" in caplog.text
+
+
 def test_batches_are_those_of_any_data_set(tmp_path):
     data = load_image_folder(write_tree(tmp_path), 8)
     images, _ = next(iter(data.training_batches(12, seed=0, epochs=1, crop_padding=1)))
