@@ -80,7 +80,7 @@ def evaluation_images(data, test_images=1000, calibration_images=200, seed=0):
     """Take test images and calibration images of a data set.
 
     Args:
-        data: `ImageData` or `StreamedImages`.
+        data: `Dataset`.
         test_images: Number of test images at most. Large images are limited to 256 MB.
         calibration_images: Number of training images at most, limited likewise; 0 for none.
         seed: Seed of the choice.
@@ -99,7 +99,7 @@ def evaluation_images(data, test_images=1000, calibration_images=200, seed=0):
         calibration=calibration,
         mean=tuple(data.mean),
         std=tuple(data.std),
-        crop=getattr(data, "evaluation_crop", 1.0),
+        crop=data.evaluation_crop,
         class_names=tuple(data.class_names),
     )
 
@@ -111,7 +111,7 @@ def selection_images(data, selection=1000, calibration=1000, seed=0):
     images drawn are divided between selection and calibration.
 
     Args:
-        data: `ImageData` or `StreamedImages`.
+        data: `Dataset`.
         selection: Number of images to select on, at most.
         calibration: Number of calibration images, at most.
         seed: Seed of the choice.
@@ -139,7 +139,7 @@ def take(data, split, count, seed=0):
     """Take images of a split, with the classes in the same proportion.
 
     Args:
-        data: `ImageData` or `StreamedImages`.
+        data: `Dataset`.
         split: `"train"`, `"test"` or `"validation"`.
         count: Number of images at most. Large images are limited to 256 MB.
         seed: Seed of the choice.

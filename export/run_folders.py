@@ -97,7 +97,7 @@ class OpenedData:
     """A data set and the settings that open it again.
 
     Attributes:
-        data: `ImageData` or `StreamedImages`.
+        data: `Dataset`.
         config: JSON-like dictionary for `DataSpec.from_config`, with `name` and `digest` besides.
     """
 

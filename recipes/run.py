@@ -84,7 +84,7 @@ def _run(experiment, folder, measures):
 def _look_for_broken_images(data, error):
     """Name the image files that stopped a training, where images are read from disk."""
     # TensorFlow's class, by its name: it may not be installed.
-    if type(error).__name__ == "InvalidArgumentError" and hasattr(data, "check"):
+    if type(error).__name__ == "InvalidArgumentError" and not data.in_memory:
         log.warning("The training stopped. Looking for images that cannot be read.")
         data.check()
 
@@ -272,7 +272,7 @@ def with_teachers_classes(data, teacher):
     """The data with the teacher's class for each training image that has no label.
 
     Args:
-        data: `ImageData`, or an object with its methods.
+        data: `Dataset`.
         teacher: Trained teacher.
 
     Returns:

@@ -5,6 +5,7 @@ from letkd_keras.lazy_names import lazy_names
 # Name -> module that defines it.
 _PUBLIC = {
     "DataSpec": "spec",
+    "Dataset": "dataset",
     "ImageData": "image_data",
     "NumberedBatches": "numbered_batches",
     "StreamedImages": "streamed_images",

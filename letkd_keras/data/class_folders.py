@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,16 @@ log = logging.getLogger(__name__)
 # Suffixes of the image files that TensorFlow decodes, and of all that Pillow does.
 OF_TENSORFLOW = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif"})
 _OF_PILLOW = OF_TENSORFLOW | {".webp", ".tif", ".tiff", ".ppm", ".avif"}
+# Names of the folders of a tree that is already split, in lower case: name -> split.
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
 
 
 @dataclass(frozen=True)
@@ -88,8 +99,8 @@ def find_images(path, suffixes=None):
     Raises:
         FileNotFoundError: If there is no such folder.
         ValueError: If it has fewer than two class folders, the name of one is not valid UTF-8 or
-            has other white space than single spaces, two of them are the same folder, or one has
-            no image.
+            has other white space than single spaces, all have names of splits, two of them are the
+            same folder, or one has no image.
     """
     path, suffixes = Path(path), image_suffixes() if suffixes is None else suffixes
     if not path.is_dir():
@@ -105,6 +116,7 @@ def find_images(path, suffixes=None):
         )
     for folder in classes:
         _check_class_name(folder.name)
+    _check_no_splits(path, [folder.name for folder in classes])
     visited = _identities(path, classes)
     files, labels, ignored = [], [], [entry for entry in entries if not entry.is_dir()]
     for label, folder in enumerate(classes):
@@ -119,16 +131,16 @@ def find_images(path, suffixes=None):
         labels += [label] * len(images)
     _warn_of_ignored(path, ignored)
     names = tuple(folder.name for folder in classes)
+    warn_of_case(path, names)
     return ImageFiles(tuple(files), np.array(labels, "int64"), names, len(ignored), path)
 
 
-def find_unlabelled(path, suffixes=None, known=()):
+def find_unlabelled(path, known=()):
     """Find all images of a tree, whatever their folders are.
 
     Args:
         path: Folder of images, at any depth. As in `find_images`, other files are ignored with a
             warning and hidden ones without.
-        suffixes: Suffixes of images, in lower case; `None` for `image_suffixes()`.
         known: Image files that are left out with a warning, such as test images, whatever link
             leads to them.
 
@@ -139,7 +151,7 @@ def find_unlabelled(path, suffixes=None, known=()):
         FileNotFoundError: If there is no such folder.
         ValueError: If it has no other image, or its name is not valid UTF-8.
     """
-    path, suffixes = Path(path), image_suffixes() if suffixes is None else suffixes
+    path, suffixes = Path(path), image_suffixes()
     if not path.is_dir():
         raise FileNotFoundError(f"`unlabelled` must be an existing folder. Received: {str(path)!r}")
     check_utf8(path.name, "`unlabelled`")
@@ -173,24 +185,42 @@ def split_folders(path):
     """The folders of a tree that is already split.
 
     Args:
-        path: Folder that may have `train` and, beside it, `val` (or `valid`, `validation`), `test`
-            or both.
+        path: Folder that may have `train` (or `training`) and, beside it, `val` (or `valid`,
+            `validation`), `test` (or `testing`) or both, in any case.
 
     Returns:
         Dictionary of folders by split. `test` is the folder beside `train`, whatever its name;
         where there are both, `val` is `validation`. It has only `train` if there is no folder
-        beside it, and that is `path` if there is no folder `train`.
+        beside it, and that is `path` if there is no folder `train`, or only one that is a class:
+        without folders in it, beside no other split.
+    """
+    path, found = Path(path), {}
+    for folder in _visible_folders(path):
+        if split := _SPLITS.get(folder.name.lower()):
+            found.setdefault(split, folder)
+    train = found.pop("train", None)
+    if train is None or not (found or _visible_folders(train)):
+        return {"train": path}
+    if len(found) == 2:
+        return {"train": train, "validation": found["validation"], "test": found["test"]}
+    return {"train": train, **({"test": found.popitem()[1]} if found else {})}
+
+
+def warn_of_other_folders(path, folders):
+    """Warn of folders beside those of the splits, whose images are not used.
+
+    Args:
+        path: The tree.
+        folders: Folders by split (`split_folders`).
     """
     path = Path(path)
-    if not (path / "train").is_dir():
-        return {"train": path}
-    names = ("val", "valid", "validation", "test")
-    others = [path / name for name in names if (path / name).is_dir()]
-    if not others:
-        return {"train": path / "train"}
-    if len(others) > 1 and others[-1].name == "test":
-        return {"train": path / "train", "validation": others[0], "test": others[-1]}
-    return {"train": path / "train", "test": others[0]}
+    if folders["train"] == path:
+        return
+    others = [folder.name for folder in _visible_folders(path) if folder not in folders.values()]
+    if others:
+        log.warning(
+            "%s: folders beside %s are not used: %s", path, folders["train"].name, _some(others)
+        )
 
 
 def without_test_folder(folders, reason):
@@ -227,6 +257,20 @@ def check_same_classes(train, test):
         )
 
 
+def warn_of_case(path, class_names):
+    """Warn of classes whose names differ only in upper and lower case, which may be one class.
+
+    Args:
+        path: Where the names come from.
+        class_names: Names of the classes.
+    """
+    first = {}
+    for name in class_names:
+        other = first.setdefault(name.casefold(), name)
+        if other != name:
+            log.warning("%s: the classes %s and %s differ only in case", path, other, name)
+
+
 def check_utf8(name, what):
     """Refuse the name of a folder that could not be written to reports and exported files.
 
@@ -239,6 +283,27 @@ def check_utf8(name, what):
         raise ValueError(
             f"{what} must have a name that is valid UTF-8. Received: {name!a}"
         ) from error
+
+
+def _visible_folders(path):
+    """Folders in `path` that are not hidden, sorted by name, lower case first."""
+    if not path.is_dir():
+        return []
+    entries = sorted(path.iterdir(), key=lambda entry: entry.name.swapcase())
+    return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+
+
+def _check_no_splits(path, names):
+    """Refuse folders that all seem to be splits, of at least two kinds, as classes."""
+    kinds = [
+        {_SPLITS[word] for word in re.split(r"[\W\d_]+", name.lower()) if word in _SPLITS}
+        for name in names
+    ]
+    if all(kinds) and len(set.union(*kinds)) > 1:
+        raise ValueError(
+            "`path` must have class folders, or a folder named train with class folders beside one "
+            f"named val or test. Received: {str(path)!r} with {_some(names)}"
+        )
 
 
 def _check_class_name(name):

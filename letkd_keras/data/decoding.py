@@ -45,6 +45,7 @@ def decode(file, size):
     try:
         with Image.open(file) as image:
             image.draft("RGB", (size, size))  # decode a JPEG at a smaller scale where it is enough
+            _check_mode(image)
             image = _rgb(ImageOps.exif_transpose(image))
             scale = size / min(image.size)
             width, height = (max(size, round(side * scale)) for side in image.size)
@@ -61,11 +62,17 @@ def decode(file, size):
         raise ValueError(f"{str(file)!r} is damaged or not an image: {error}") from error
 
 
+def _check_mode(image):
+    if image.mode == "F":
+        raise ValueError("floating-point images are not supported")
+    # Where 16 bits have a mode of their own, other integers have this one.
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):
+        raise ValueError("32-bit integer images are not supported")
+
+
 def _rgb(image):
     from PIL import Image
 
-    if image.mode == "F":
-        raise ValueError("floating-point images are not supported")
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion clips most values
         image = Image.fromarray((np.asarray(image).astype("uint32") >> 8).astype("uint8"))
     if image.has_transparency_data:

@@ -8,28 +8,23 @@ import numpy as np
 
 from letkd_keras import memory_mapped
 from letkd_keras.data import jax_batches, pipeline
-from letkd_keras.data.selection import (
-    check_classes,
-    check_nothing_held_out,
-    find_split,
-    held_out,
-    stratified,
-)
+from letkd_keras.data.dataset import Dataset
+from letkd_keras.data.selection import find_split, held_out, stratified
 
 # Label of an image that has none, here and in the batches of a training.
 UNLABELLED = -1
 
 
 @dataclass(frozen=True)
-class ImageData:
+class ImageData(Dataset):
     """A classification data set in memory, without augmentation and normalization.
 
     Attributes:
         name: Name of the data set, for manifests and reports.
         x_train: Training images, uint8 [N, H, W, C].
-        y_train: Their classes, int64 [N]; -1 for images without a label.
+        y_train: Their classes, integers [N] that become int64; -1 for images without a label.
         x_test: Test images, uint8 [M, H, W, C].
-        y_test: Their classes, int64 [M].
+        y_test: Their classes, likewise [M].
         mean: Mean of each channel, of pixels in [0, 1].
         std: Standard deviation of each channel, of pixels in [0, 1].
         class_names: Name of each class, in the order of the labels.
@@ -44,7 +39,7 @@ class ImageData:
             images refuse to copy memory-mapped ones that do not fit into the memory.
     """
 
-    # No annotation: it is the same for all, and no field.
+    # No annotation: it is no field.
     in_memory = True
 
     name: str
@@ -66,17 +61,12 @@ class ImageData:
             raise ValueError(
                 f"`class_names` must name at least two classes. Received: {classes} names"
             )
-        for part in ("train", "test", *(["validation"] if self.has_validation else [])):
-            images, labels = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
+        for part, (images, labels) in self._splits().items():
             _check_images(images, f"x_{part}", self.image_shape)
             _check_labels(labels, f"y_{part}", len(images), classes, unlabelled=part == "train")
+            object.__setattr__(self, f"y_{part}", np.asarray(labels, "int64"))
         for name in ("mean", "std"):
             _check_statistics(getattr(self, name), name, self.image_shape[-1])
-
-    @property
-    def num_classes(self):
-        """Number of classes."""
-        return len(self.class_names)
 
     @property
     def image_shape(self):
@@ -84,24 +74,9 @@ class ImageData:
         return tuple(np.shape(self.x_train)[1:])
 
     @property
-    def train_examples(self):
-        """Number of training images."""
-        return len(self.x_train)
-
-    @property
     def unlabelled_examples(self):
         """Number of training images without a label."""
-        return int(np.sum(np.asarray(self.y_train) == UNLABELLED))
-
-    @property
-    def test_examples(self):
-        """Number of test images."""
-        return len(self.x_test)
-
-    @property
-    def has_validation(self):
-        """Whether there is a validation split."""
-        return self.x_validation is not None
+        return int(np.sum(self.y_train == UNLABELLED))
 
     @cached_property
     def digest(self):
@@ -234,57 +209,6 @@ class ImageData:
         images = _take(self.x_train, rows, "examples")
         return replace(self, x_train=images, y_train=self.y_train[rows])
 
-    def hold_out(self, fraction, seed=0):
-        """The same data with a validation split that is held out of the training images.
-
-        Args:
-            fraction: Share of the training images, classes in the same proportion, greater than 0
-                and less than 1.
-            seed: Seed of the choice.
-
-        Returns:
-            An `ImageData` with fewer training images, whose `split` says so.
-
-        Raises:
-            ValueError: If the fraction is out of range, would leave fewer images than classes on
-                either side, or there is a validation split already.
-        """
-        check_nothing_held_out(self.has_validation, fraction)
-        validation, train = held_out(self.y_train, fraction, seed)
-        return replace(
-            self,
-            x_train=_take(self.x_train, train, "fraction"),
-            y_train=self.y_train[train],
-            x_validation=_take(self.x_train, validation, "fraction"),
-            y_validation=self.y_train[validation],
-            split=f"{self.split}; {len(validation)} training images held out for validation, "
-            f"seed {seed}",
-        )
-
-    def first_classes(self, classes):
-        """The images of the first classes only.
-
-        Args:
-            classes: Number of classes, at least 2.
-
-        Returns:
-            An `ImageData` whose name says so.
-
-        Raises:
-            ValueError: If the number is out of range.
-        """
-        check_classes(classes, self.num_classes)
-        chosen = {}
-        for part, (images, labels) in self._splits().items():
-            rows = np.asarray(labels) < classes
-            chosen |= {f"x_{part}": _take(images, rows, "classes"), f"y_{part}": labels[rows]}
-        return replace(
-            self,
-            name=f"{self.name}, first {classes} classes",
-            class_names=self.class_names[:classes],
-            **chosen,
-        )
-
     def with_unlabelled(self, images, name):
         """The same data with further training images, which have no label.
 
@@ -303,9 +227,7 @@ class ImageData:
         return replace(
             self,
             x_train=np.concatenate([self.x_train, images]),
-            y_train=np.concatenate(
-                [self.y_train, np.full(len(images), UNLABELLED, self.y_train.dtype)]
-            ),
+            y_train=np.concatenate([self.y_train, np.full(len(images), UNLABELLED)]),
             split=f"{self.split}; {len(images)} training images of {name} without labels",
         )
 
@@ -313,7 +235,7 @@ class ImageData:
         """The same data with the labels of only a fraction of the training images.
 
         Args:
-            fraction: Fraction of the training images that keep their labels, classes in the same
+            fraction: Fraction of the training images with a label that keep it, classes in the same
                 proportion, greater than 0 and less than 1.
             seed: Seed of the choice.
 
@@ -323,29 +245,21 @@ class ImageData:
         Raises:
             ValueError: If the fraction is out of range, or would leave fewer labels than classes.
         """
-        kept, others = held_out(self.y_train, fraction, seed)
+        kept, others = self._held_out(fraction, seed)
         labels = np.array(self.y_train)
         labels[others] = UNLABELLED
         return replace(
             self,
             y_train=labels,
-            split=f"{self.split}; {len(kept)} training images have labels, {len(others)} have none,"
-            f" seed {seed}",
+            split=f"{self.split}; {len(kept)} training images have labels, "
+            f"{len(labels) - len(kept)} have none, seed {seed}",
         )
 
     def labelled(self, repeat=False):
-        """The same data without the training images that have no label.
-
-        Args:
-            repeat: Whether the others are repeated until there are as many training images as
-                before, so that an epoch has as many steps.
-
-        Returns:
-            An `ImageData`; this one if all training images have a label.
-        """
+        """The same data without the training images that have no label (`Dataset.labelled`)."""
         if not self.unlabelled_examples:
             return self
-        rows = np.flatnonzero(np.asarray(self.y_train) != UNLABELLED)
+        rows = np.flatnonzero(self.y_train != UNLABELLED)
         if repeat:
             rows = np.resize(rows, len(self.x_train))
         images = _take(self.x_train, rows, "labelled_fraction")
@@ -361,13 +275,35 @@ class ImageData:
             An `ImageData`.
 
         Raises:
-            ValueError: If they are out of range.
+            ValueError: If they are no integers or out of range.
         """
-        return replace(self, y_train=np.asarray(labels, "int64"))
+        return replace(self, y_train=labels)
+
+    def _hold_out(self, fraction, seed):
+        validation, _ = self._held_out(fraction, seed)
+        train = np.setdiff1d(np.arange(self.train_examples), validation)
+        return {
+            "x_train": _take(self.x_train, train, "fraction"),
+            "y_train": self.y_train[train],
+            "x_validation": _take(self.x_train, validation, "fraction"),
+            "y_validation": self.y_train[validation],
+        }
+
+    def _first_classes(self, classes):
+        chosen = {}
+        for part, (images, labels) in self._splits().items():
+            rows = labels < classes
+            chosen |= {f"x_{part}": _take(images, rows, "classes"), f"y_{part}": labels[rows]}
+        return chosen
+
+    def _held_out(self, fraction, seed):
+        """`held_out` of the training images that have a label."""
+        rows = np.flatnonzero(self.y_train != UNLABELLED)
+        return (rows[part] for part in held_out(self.y_train[rows], fraction, seed))
 
     def _splits(self):
         splits = {"train": (self.x_train, self.y_train), "test": (self.x_test, self.y_test)}
-        if self.has_validation:
+        if self.x_validation is not None:
             splits["validation"] = (self.x_validation, self.y_validation)
         return splits
 

@@ -10,6 +10,7 @@ from letkd_keras.data.class_folders import (
     find_images,
     find_unlabelled,
     split_folders,
+    warn_of_other_folders,
     without_test_folder,
 )
 from letkd_keras.data.decoding import decode_all
@@ -36,8 +37,9 @@ def load_image_folder(
     """Any tree of images with a folder for each class, or with labels in a CSV file.
 
     The class folders are in `path`, or in `train` and `val` (or `valid`, `validation`, `test`)
-    below it. In the first case a share of the images of each class becomes the test images. With
-    `train`, `val` and `test`, those of `val` are a validation split.
+    below it, in any case (`letkd_keras.data.class_folders.split_folders`). In the first case a
+    share of the images of each class becomes the test images. With `train`, `val` and `test`, those
+    of `val` are a validation split.
     `letkd_keras.data.decoding.decode` describes what is done with grayscale, transparent or oblong
     images, `letkd_keras.data.class_folders.find_images` which files are images.
 
@@ -73,6 +75,7 @@ def load_image_folder(
     check_utf8(name, "`path`")
     folders = split_folders(path)
     if labels is None:
+        warn_of_other_folders(path, folders)
         if "validation" in folders and not _has_folders(folders["test"]):
             folders = without_test_folder(folders, f"{folders['test']} has no class folders")
         files = {split: find_images(folder) for split, folder in folders.items()}

@@ -7,6 +7,7 @@ from letkd_keras.data.class_folders import (
     check_utf8,
     find_images,
     split_folders,
+    warn_of_other_folders,
 )
 from letkd_keras.data.image_sources import FileSource
 from letkd_keras.data.normalization import PIXELS
@@ -40,6 +41,7 @@ def load_imagenet(data_dir=None, image_size=224):
     folders = split_folders(data_dir) if data_dir else {}
     if "test" in folders:
         # ImageNet's own test images have no labels.
+        warn_of_other_folders(data_dir, folders)
         test_folder = folders.get("validation", folders["test"])
         name = Path(data_dir).resolve().name
         check_utf8(name, "`data_dir`")

@@ -69,7 +69,8 @@ def check(name):
     """Refuse an unknown policy, and any of them where keras-cv cannot be used.
 
     Raises:
-        ValueError: With the names of `POLICIES`; or on another backend than TensorFlow.
+        ValueError: With the names of `POLICIES`; or on another backend than TensorFlow, or in its
+            deterministic mode.
         ImportError: As `keras_cv_policies`.
     """
     if name not in POLICIES:
@@ -81,6 +82,15 @@ def check(name):
         raise ValueError(
             "`policies` need the TensorFlow backend (KERAS_BACKEND=tensorflow). "
             f"Received: {name!r} with KERAS_BACKEND={keras.backend.backend()}"
+        )
+    # As Keras asks for it. RandAugment differs from run to run even with a generator that is set.
+    from tensorflow.python.framework.config import is_op_determinism_enabled
+
+    if is_op_determinism_enabled():
+        raise ValueError(
+            "`policies` must be left out in TensorFlow's deterministic mode "
+            f"(TF_DETERMINISTIC_OPS). Received: {name!r}, which keras-cv draws from random states "
+            "of its own"
         )
     _import_keras_cv()
 

@@ -8,7 +8,7 @@ class NumberedBatches:
     Data that are read from files must be in the same folder on all machines.
 
     Args:
-        data: `ImageData` or `StreamedImages`.
+        data: `Dataset`.
         batch_size: Images of a batch; the last one may be smaller.
         split: `"test"`, `"train"` or, if there is one, `"validation"`.
 

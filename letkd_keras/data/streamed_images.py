@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from letkd_keras.data.dataset import Dataset
 from letkd_keras.data.image_sources import decode
 from letkd_keras.data.pipeline import (
     check_batch_size,
@@ -14,18 +15,18 @@ from letkd_keras.data.pipeline import (
     steps_per_epoch,
     without_auto_shard,
 )
-from letkd_keras.data.selection import check_classes, check_nothing_held_out, find_split
+from letkd_keras.data.selection import find_split
 
 # In evaluation the shorter side is resized to 256 pixels for a crop of 224, as usual.
 _RESIZED = 256 / 224
 
 
 @dataclass(frozen=True)
-class StreamedImages:
+class StreamedImages(Dataset):
     """A classification data set whose images are decoded as they are needed.
 
-    It has the methods and the descriptive attributes of `ImageData`. Only the current batches are
-    in memory, and for records a buffer of encoded images that are shuffled.
+    Only the current batches are in memory, and for records a buffer of encoded images that are
+    shuffled.
 
     Attributes:
         name: Name of the data set, for manifests and reports.
@@ -39,9 +40,8 @@ class StreamedImages:
         validation: Source of images held out of the training images, or `None`.
     """
 
-    # No annotations: they are the same for all, and no fields.
-    in_memory = False
-    unlabelled_examples = 0
+    # No annotation: it is no field.
+    evaluation_crop = 1 / _RESIZED
 
     name: str
     train: object = field(repr=False)
@@ -54,34 +54,9 @@ class StreamedImages:
     validation: object = field(default=None, repr=False)
 
     @property
-    def num_classes(self):
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
-    def evaluation_crop(self):
-        """Share of an image's shorter side that `evaluation_batches` has."""
-        return 1 / _RESIZED
-
-    @property
     def image_shape(self):
         """Shape of one image."""
         return (self.image_size, self.image_size, 3)
-
-    @property
-    def train_examples(self):
-        """Number of training images."""
-        return len(self.train)
-
-    @property
-    def test_examples(self):
-        """Number of test images."""
-        return len(self.test)
-
-    @property
-    def has_validation(self):
-        """Whether there is a validation split."""
-        return self.validation is not None
 
     @cached_property
     def digest(self):
@@ -90,7 +65,7 @@ class StreamedImages:
         The contents of the files are not read.
         """
         digest = hashlib.sha256("\0".join(self.class_names).encode())
-        for source in self._sources().values():
+        for source in self._splits().values():
             digest.update(f"\n{source.digest()}".encode())
         return digest.hexdigest()
 
@@ -113,54 +88,6 @@ class StreamedImages:
             train=self.train.subset(train_examples, seed, "train_examples"),
             test=self.test.subset(test_examples, seed, "test_examples"),
         )
-
-    def hold_out(self, fraction, seed=0):
-        """The same data with a validation split that is held out of the training images.
-
-        Args:
-            fraction: Share of the training images, greater than 0 and less than 1.
-            seed: Seed of the choice.
-
-        Returns:
-            `StreamedImages` with fewer training images, whose `split` says so.
-
-        Raises:
-            ValueError: If the fraction is out of range, or there is a validation split already.
-        """
-        check_nothing_held_out(self.has_validation, fraction)
-        validation, train = self.train.hold_out(fraction, seed)
-        return replace(
-            self,
-            train=train,
-            validation=validation,
-            split=f"{self.split}; {len(validation)} training images held out for validation, "
-            f"seed {seed}",
-        )
-
-    def first_classes(self, classes):
-        """The images of the first classes only.
-
-        Args:
-            classes: Number of classes, at least 2.
-
-        Returns:
-            `StreamedImages` whose name says so.
-
-        Raises:
-            ValueError: If the number is out of range, or the images are records of
-                tensorflow-datasets.
-        """
-        check_classes(classes, self.num_classes)
-        return replace(
-            self,
-            name=f"{self.name}, first {classes} classes",
-            class_names=self.class_names[:classes],
-            **{name: source.first_classes(classes) for name, source in self._sources().items()},
-        )
-
-    def labelled(self, repeat=False):
-        """The same data: all images have labels (`ImageData.labelled`)."""
-        return self
 
     def training_batches(
         self,
@@ -245,7 +172,7 @@ class StreamedImages:
         import tensorflow as tf
 
         check_batch_size(batch_size)
-        source = find_split(self._sources(), split)
+        source = find_split(self._splits(), split)
         index, parts = part or (0, 1)
         images = (
             source.in_order()
@@ -278,7 +205,7 @@ class StreamedImages:
             ValueError: If there is no such split.
         """
         first, last = number * batch_size, min((number + 1) * batch_size, self.examples(split))
-        source = find_split(self._sources(), split).between(first, last)
+        source = find_split(self._splits(), split).between(first, last)
         return next(iter(replace(self, test=source).evaluation_batches(batch_size, "test")))
 
     def examples(self, split):
@@ -287,7 +214,7 @@ class StreamedImages:
         Raises:
             ValueError: If there is no such split.
         """
-        return len(find_split(self._sources(), split))
+        return len(find_split(self._splits(), split))
 
     def check(self):
         """Read every image once.
@@ -295,7 +222,7 @@ class StreamedImages:
         Raises:
             ValueError: Naming files that cannot be decoded.
         """
-        files = [str(file) for source in self._sources().values() for file in source.unreadable()]
+        files = [str(file) for source in self._splits().values() for file in source.unreadable()]
         if files:
             more = f" and {len(files) - 5} more" if len(files) > 5 else ""
             raise ValueError(
@@ -303,9 +230,16 @@ class StreamedImages:
                 "files"
             )
 
-    def _sources(self):
-        sources = {"train": self.train, "test": self.test}
-        return {**sources, "validation": self.validation} if self.has_validation else sources
+    def _splits(self):
+        splits = {"train": self.train, "test": self.test}
+        return splits if self.validation is None else {**splits, "validation": self.validation}
+
+    def _hold_out(self, fraction, seed):
+        validation, train = self.train.hold_out(fraction, seed)
+        return {"train": train, "validation": validation}
+
+    def _first_classes(self, classes):
+        return {name: source.first_classes(classes) for name, source in self._splits().items()}
 
     def _batches(self, images, batch_size, drop_remainder=False):
         import tensorflow as tf

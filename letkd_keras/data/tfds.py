@@ -3,6 +3,7 @@
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from letkd_keras.data.image_folder import pixel_statistics
 from letkd_keras.data.image_sources import RecordSource
 from letkd_keras.data.normalization import PIXELS
 from letkd_keras.data.streamed_images import StreamedImages
+from letkd_keras.errors import did_you_mean
 
 # Larger data sets are streamed from disk.
 _MEMORY = 2**31
@@ -77,7 +79,8 @@ def prepared_builder(name, data_dir=None):
     """The `tfds` builder of a data set, prepared.
 
     Raises:
-        FileNotFoundError: If the data set is not prepared and cannot be downloaded.
+        FileNotFoundError: If there is no such data set, or it is not prepared and cannot be
+            downloaded.
         ImportError: If tensorflow-datasets is not installed.
     """
     try:
@@ -91,8 +94,14 @@ def prepared_builder(name, data_dir=None):
     try:
         builder = tfds.builder(name, data_dir=None if data_dir is None else str(data_dir))
         if not builder.is_prepared():
-            _check_network(urlsplit(builder.info.homepage).hostname)
+            _check_network(builder.info.homepage or "")
             builder.download_and_prepare()
+    except tfds.core.DatasetNotFoundError as error:
+        names = tfds.list_builders(with_community_datasets=False)
+        raise FileNotFoundError(
+            "`data` must name a data set of tensorflow-datasets, or one that is prepared in "
+            f"`data_dir`. Received: data='tfds:{name}'{did_you_mean(name, names)}"
+        ) from error
     except Exception as error:  # tfds raises whatever happened in its download
         folder = Path(data_dir or "~/tensorflow_datasets").expanduser()
         raise FileNotFoundError(
@@ -179,6 +188,9 @@ def _has_labels(builder, split):
     return all(record["label"] >= 0 for record in tfds.as_numpy(records.take(8)))
 
 
-def _check_network(host):
-    """Fail soon without a network; tfds would try for minutes."""
-    socket.create_connection((host, 443), timeout=20).close()
+def _check_network(homepage):
+    """Fail soon without a network; tfds would try for minutes. A proxy is left to tfds."""
+    address = urlsplit(homepage)
+    if address.hostname and not getproxies():
+        port = 80 if address.scheme == "http" else 443
+        socket.create_connection((address.hostname, port), timeout=20).close()

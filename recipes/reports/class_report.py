@@ -66,7 +66,7 @@ def predict(student, teacher, data, mistakes=_MISTAKES):
     Args:
         student: Student, from the images of `data` to logits.
         teacher: Teacher, likewise.
-        data: `ImageData`, or an object with its methods.
+        data: `Dataset`.
         mistakes: Number of worst mistakes to keep.
 
     Returns:
@@ -149,7 +149,7 @@ def write(student, teacher, data, folder, title):
     Args:
         student: Student, from the images of `data` to logits.
         teacher: Teacher, likewise.
-        data: `ImageData`, or an object with its methods.
+        data: `Dataset`.
         folder: Path of the run folder.
         title: What the student is called in the pictures.
 

@@ -47,7 +47,7 @@ def train(
 
     Args:
         model: Model with logits as outputs, built and not compiled; trained in place.
-        data: `ImageData`, or an object with its methods.
+        data: `Dataset`.
         schedule: `Schedule`.
         folder: Folder for `metrics.csv`, TensorBoard's logs and the state.
         seed: Seed of order and augmentation.
@@ -141,7 +141,7 @@ def compile_model(model, data, schedule, augmentation, **options):
 
     Args:
         model: Model with logits as outputs, built.
-        data: `ImageData`, or an object with its methods.
+        data: `Dataset`.
         schedule: `Schedule`.
         augmentation: Options of the data's `training_batches`.
         **options: Further arguments of `compile`.
@@ -158,7 +158,7 @@ def evaluation_batches(data, augmentation, split, part=None):
     """Batches to evaluate a model on that was trained with an augmentation.
 
     Args:
-        data: `ImageData`, or an object with its methods.
+        data: `Dataset`.
         augmentation: Options of the data's `training_batches`.
         split: `"test"` or `"validation"`.
         part: See `ImageData.evaluation_batches`.

@@ -7,6 +7,7 @@ import pytest
 
 from letkd_keras.data import DataSpec, StreamedImages, load_cifar
 from letkd_keras.data import tfds as tfds_module
+from letkd_keras.data.tfds import _check_network
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), "uint8")
 
@@ -22,12 +23,23 @@ def tfds():
 
 
 def test_neither_data_nor_network_is_one_clear_sentence(tfds, tmp_path, monkeypatch):
-    def no_network(*arguments, **kwargs):
-        raise OSError("no network")
+    def no_network(address, **kwargs):
+        raise OSError(f"no network to {address}")
 
     monkeypatch.setattr(socket, "create_connection", no_network)
+    monkeypatch.setattr("letkd_keras.data.tfds.getproxies", dict)
     with pytest.raises(FileNotFoundError, match=r"cifar100 is not prepared in `data_dir`.*network"):
         load_cifar("cifar100", data_dir=tmp_path)
+    with pytest.raises(OSError, match=r"to \('a.org', 80\)"):
+        _check_network("http://a.org/b")
+    _check_network("")
+    monkeypatch.setattr("letkd_keras.data.tfds.getproxies", lambda: {"https": "proxy"})
+    _check_network("https://a.org")
+
+
+def test_an_unknown_name_is_no_missing_download(tfds, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"must name a.*:mnst'\. Did you mean mnist\?"):
+        DataSpec("tfds:mnst", data_dir=tmp_path).open()
 
 
 def test_without_tensorflow_datasets_the_extra_is_named(monkeypatch):

@@ -130,6 +130,15 @@ def test_padding_that_reflection_cannot_fill_is_refused(crop_padding, data):
         data.training_batches(7, crop_padding=crop_padding)
 
 
+@pytest.mark.parametrize("kind", ["uint8", "list"])
+def test_labels_become_int64(kind, data):
+    labels = data.y_train.tolist() if kind == "list" else data.y_train.astype(kind)
+    few = replace(data, y_train=labels).keep_labels(0.5).subset(20)
+    assert few.y_train.dtype == "int64" and few.y_train.min() == -1
+    with pytest.raises(ValueError, match=r"`y_train` must be integers, .*: float64"):
+        data.with_labels(data.y_train + 0.5)
+
+
 def test_labels_out_of_range_are_refused(data):
     with pytest.raises(ValueError, match=r"`y_test` must be from 0 to 5.*from 6 to 6"):
         replace(data, y_test=np.full(12, 6))

@@ -9,7 +9,7 @@ from image_trees import COLOURS, picture, write_tree
 from PIL import Image
 
 from letkd_keras.data import load_image_folder
-from letkd_keras.data.class_folders import find_images, image_suffixes
+from letkd_keras.data.class_folders import find_images, image_suffixes, split_folders
 from letkd_keras.data.decoding import decode, decode_all
 from letkd_keras.data.image_folder import pixel_statistics
 
@@ -40,9 +40,12 @@ def test_split_depends_on_the_seed_alone(tmp_path):
     assert (first != other).any()
 
 
-@pytest.mark.parametrize("name", ["val", "validation", "test"])
-def test_tree_that_comes_split(name, tmp_path):
-    write_tree(tmp_path / "train", images=4, suffix=".jpg")
+@pytest.mark.parametrize(
+    "train, name",
+    [("train", "val"), ("train", "validation"), ("Train", "TEST"), ("training", "testing")],
+)
+def test_tree_that_comes_split(train, name, tmp_path):
+    write_tree(tmp_path / train, images=4, suffix=".jpg")
     write_tree(tmp_path / name, images=2)
     data = load_image_folder(tmp_path, 8)
     assert (data.train_examples, data.test_examples) == (12, 6)
@@ -76,6 +79,35 @@ def test_a_test_folder_without_class_folders_is_named(tmp_path, caplog):
     assert not data.has_validation
     assert (data.train_examples, data.test_examples) == (12, 6)
     assert "/test has no class folders; it is not used" in caplog.text
+
+
+def test_folders_beside_the_splits_are_named(tmp_path, caplog):
+    for name in ("train", "val", "extra", "Train", ".hidden"):
+        write_tree(tmp_path / name, images=2)
+    assert split_folders(tmp_path) == {"train": tmp_path / "train", "test": tmp_path / "val"}
+    assert load_image_folder(tmp_path, 8).split == "as in the folders train and val"
+    assert ": folders beside train are not used: extra, Train" in caplog.text
+
+
+def test_a_class_may_have_the_name_of_a_split(tmp_path, caplog):
+    tree = write_tree(tmp_path / "tree", colours={"bus": (1, 1, 1), "train": (2, 2, 2)})
+    assert load_image_folder(tree, 8).class_names == ("bus", "train")
+    assert "not used" not in caplog.text
+    (tree / "bus").rename(tree / "freight train")
+    assert find_images(tree).class_names == ("freight train", "train")
+
+
+@pytest.mark.parametrize("names", [("Test", "val"), ("my_test_set", "train2017")])
+def test_splits_are_no_classes(names, tmp_path):
+    for name in names:
+        write_tree(tmp_path / name, images=1)
+    with pytest.raises(ValueError, match=f"beside one named val or test.* with {', '.join(names)}"):
+        load_image_folder(tmp_path, 8)
+
+
+def test_classes_that_differ_only_in_case_are_named(tmp_path, caplog):
+    find_images(write_tree(tmp_path, colours={"cat": (1, 1, 1), "Cat": (2, 2, 2)}, images=1))
+    assert "the classes Cat and cat differ only in case" in caplog.text
 
 
 def test_batches_are_those_of_any_data_set(tmp_path):
@@ -404,7 +436,6 @@ def test_damaged_cache_is_named(tmp_path):
 MODES = {
     "grey": (Image.new("L", (8, 8), 100), (100, 100, 100)),
     "black and white": (Image.new("1", (8, 8), 1), (255, 255, 255)),
-    "grey, 16 bit": (Image.fromarray(np.full((8, 8), 100 * 256 + 200, "uint16")), (100,) * 3),
     "grey, half transparent": (Image.new("LA", (8, 8), (0, 127)), (128, 128, 128)),
     "opaque": (Image.new("RGBA", (8, 8), (10, 20, 30, 255)), (10, 20, 30)),
     # what is hidden below full transparency does not show: the page is white
@@ -428,10 +459,18 @@ def test_cmyk_jpeg_becomes_rgb(tmp_path):
     np.testing.assert_allclose(decode(tmp_path / "x.jpg", 8)[4, 4], (0, 255, 255), atol=6)
 
 
-def test_floating_point_images_are_refused(tmp_path):
-    Image.fromarray(np.ones((8, 8), "float32")).save(tmp_path / "x.tif")
-    with pytest.raises(ValueError, match=r"x\.tif.*floating-point"):
+@pytest.mark.parametrize("kind, match", [("float32", "floating-point"), ("int32", "32-bit")])
+def test_images_of_other_numbers_are_refused(kind, match, tmp_path):
+    Image.fromarray(np.full((8, 8), 200, kind)).save(tmp_path / "x.tif")
+    with pytest.raises(ValueError, match=rf"x\.tif.*: {match}.* images are not supported"):
         decode(tmp_path / "x.tif", 8)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".ppm", ".png"])
+def test_the_upper_half_of_16_bits_is_kept(suffix, tmp_path):
+    image = Image.fromarray(np.full((8, 8), 100 * 256 + 200, "uint16"))
+    image.save(tmp_path / f"x{suffix}")
+    np.testing.assert_array_equal(decode(tmp_path / f"x{suffix}", 8), np.full((8, 8, 3), 100))
 
 
 def test_centre_of_the_resized_image(tmp_path):

@@ -30,8 +30,11 @@ def assert_colours_match(images, labels):
     np.testing.assert_allclose(means, np.array(list(COLOURS.values()))[labels], atol=8)
 
 
-def test_folders_as_a_data_set(tree):
-    data = load_imagenet(tree, 32)
+def test_folders_as_a_data_set(tree, caplog):
+    for name in ("test", "extra"):
+        (tree / name).mkdir()
+    data = load_imagenet(str(tree), 32)
+    assert ": folders beside train are not used: extra" in caplog.text
     assert (data.train_examples, data.test_examples) == (21, 9)
     assert data.class_names == ("ant", "bee", "cat") and data.num_classes == 3
     assert data.image_shape == (32, 32, 3) and data.name == "made"

@@ -1,3 +1,4 @@
+import importlib
 import sys
 
 import keras
@@ -99,3 +100,10 @@ def test_policies_are_refused_on_another_backend(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ValueError, match=r"need the TensorFlow backend.*KERAS_BACKEND=jax"):
         check("cutmix")
+
+
+def test_policies_are_refused_in_deterministic_mode(monkeypatch):
+    config = importlib.import_module("tensorflow.python.framework.config")
+    monkeypatch.setattr(config, "is_op_determinism_enabled", lambda: True)
+    with pytest.raises(ValueError, match=r"left out in .* mode .*Received: 'randaugment'"):
+        check("randaugment")

@@ -27,6 +27,16 @@ def test_a_share_of_the_labels_is_kept():
         data.keep_labels(0.01)
 
 
+def test_labels_are_drawn_from_images_that_have_one():
+    data = image_data().keep_labels(0.5)
+    few = data.keep_labels(0.5, seed=1)
+    assert (few.train_examples, few.unlabelled_examples) == (60, 45)
+    assert few.split.endswith("15 training images have labels, 45 have none, seed 1")
+    held = data.hold_out(1 / 3)
+    assert np.bincount(held.y_validation).tolist() == [2] * 5
+    assert (held.train_examples, held.unlabelled_examples) == (50, 30)
+
+
 def test_images_with_labels_alone():
     data = image_data().keep_labels(0.25)
     alone = data.labelled()
