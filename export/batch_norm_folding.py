@@ -1,8 +1,9 @@
-"""Batch normalizations folded into the convolutions before them."""
+"""Batch normalizations folded into the convolutions and dense layers next to them."""
 
 import keras
 import numpy as np
 
+from letkd_keras.export.input_scaling import is_augmentation
 from letkd_keras.export.rewriting import rewrite, with_weights
 from letkd_keras.functional.graph import layers_inside
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
@@ -13,7 +14,7 @@ _CONVOLUTIONS = (
     keras.layers.DepthwiseConv2D,
     keras.layers.Dense,
 )
-# Layers that do nothing at inference.
+# Layers that do nothing at inference, besides random augmentations.
 _IDLE = (
     keras.layers.Identity,
     keras.layers.Dropout,
@@ -28,8 +29,9 @@ def fold_batch_norms(model):
     """Copy a model with its batch normalizations folded, and without layers idle at inference.
 
     A batch normalization is folded into the convolution or dense layer before it if that has a
-    linear activation and nothing else reads its output. Others, such as those after the sums of
-    pre-activation networks, are kept.
+    linear activation and nothing else reads its output, or into the dense layer after it if nothing
+    else reads the normalized features. Others, such as those after the sums of pre-activation
+    networks, are kept.
 
     Args:
         model: Functional `keras.Model` without models inside.
@@ -37,24 +39,42 @@ def fold_batch_norms(model):
     Returns:
         A functional model in float32 that computes the same at inference.
     """
-    folded = set()
+    folded, before = set(), {}  # before: dense layer -> batch normalization to fold into it
 
     def replace(layer, rewriter, *args, **kwargs):
-        if type(layer) in _IDLE or layer in folded:
+        if layer in folded:
             return args[0]
         following = rewriter.only_reader(layer)
-        if not _folds_into(following, layer):
+        if type(following) is keras.layers.Dense and _normalizes_last_axis(layer):
+            before[following] = layer
+            return args[0]
+        folds_next = _folds_into(following, layer)
+        if not folds_next and layer not in before:
             return None
-        folded.add(following)
         config = {**layer.get_config(), "use_bias": True, "dtype": "float32"}
         kernel, *bias = (np.asarray(weight, "float64") for weight in layer.get_weights())
-        factor, offset = affine_of(following)
-        # A depthwise kernel [kh, kw, C, m] has its outputs on the last two axes.
-        shape = kernel.shape[-2:] if isinstance(layer, keras.layers.DepthwiseConv2D) else (-1,)
-        weights = [kernel * factor.reshape(shape), (bias[0] if bias else 0) * factor + offset]
-        return with_weights(type(layer).from_config(config), weights, *args)
+        bias = bias[0] if bias else 0
+        if layer in before:
+            factor, offset = affine_of(before[layer])
+            kernel, bias = kernel * factor[:, None], bias + offset @ kernel
+        if folds_next:
+            folded.add(following)
+            factor, offset = affine_of(following)
+            # A depthwise kernel [kh, kw, C, m] has its outputs on the last two axes.
+            shape = kernel.shape[-2:] if isinstance(layer, keras.layers.DepthwiseConv2D) else (-1,)
+            kernel, bias = kernel * factor.reshape(shape), bias * factor + offset
+        return with_weights(type(layer).from_config(config), [kernel, bias], *args)
 
-    return rewrite(model, replace)
+    return rewrite(_without_idle_layers(model), replace)
+
+
+def _without_idle_layers(model):
+    def is_idle(layer):
+        return type(layer) in _IDLE or is_augmentation(layer)
+
+    if not any(map(is_idle, model.layers)):
+        return model
+    return rewrite(model, lambda layer, rewriter, *args, **_: args[0] if is_idle(layer) else None)
 
 
 def affine_of(batch_norm):
@@ -90,11 +110,18 @@ def _folds_into(batch_norm, layer):
     if layer.activation is not keras.activations.linear:
         return False
     # A dense layer has its outputs last whatever the data format.
-    data_format = getattr(layer, "data_format", "channels_last")
-    rank = len(batch_norm.input.shape)
-    channel_axis = rank - 1 if data_format == "channels_last" else 1
+    if getattr(layer, "data_format", "channels_last") == "channels_last":
+        return _normalizes_last_axis(batch_norm)
+    return _axis_of(batch_norm) == 1
+
+
+def _normalizes_last_axis(layer):
+    return _is_batch_norm(layer) and _axis_of(layer) == len(layer.input.shape) - 1
+
+
+def _axis_of(batch_norm):
     axis = batch_norm.axis if isinstance(batch_norm.axis, int) else batch_norm.axis[0]
-    return axis % rank == channel_axis
+    return axis % len(batch_norm.input.shape)
 
 
 def _is_batch_norm(layer):

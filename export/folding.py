@@ -16,8 +16,10 @@ from letkd_keras.layers import KDLayer
 
 log = logging.getLogger(__name__)
 
+_TOLERANCE = 1e-4  # of a logit, relative to the largest logit
 
-def fold(model, *, images=None, tolerance=1e-4):
+
+def fold(model, *, images=None):
     """Copy a student for inference, with fewer parameters and operations and the same logits.
 
     - In a KD layer, the normalization and scale of the templates and the batch normalization become
@@ -27,8 +29,8 @@ def fold(model, *, images=None, tolerance=1e-4):
       first. If the classifier after it has fewer classes than there are channels, classifier and
       value kernel become one kernel [templates, classes].
     - Normalizations divide by the root mean square (`InverseRMS`), which can be quantized well.
-    - Other batch normalizations are folded into the convolutions before them. Identity layers and
-      dropout are removed.
+    - Other batch normalizations are folded into the convolutions before them, or the classifier
+      after them. Identity layers, dropout and random augmentations are removed.
 
     Folding a folded model again copies it.
 
@@ -36,7 +38,6 @@ def fold(model, *, images=None, tolerance=1e-4):
         model: What `export_student` accepts. It is not changed.
         images: Images [N, H, W, C], normalized, to compare the logits on; `None`: eight images of
             noise.
-        tolerance: Largest difference of a logit allowed, relative to the largest logit.
 
     Returns:
         A functional `keras.Model` in float32 for inference, of Keras' layers, `InverseRMS` and the
@@ -45,13 +46,14 @@ def fold(model, *, images=None, tolerance=1e-4):
     Raises:
         ValueError: If it is not a functional model, or calls a KD layer more than once, or the
             images do not fit.
-        ExportMismatch: If the folded model does not compute the same (a `ValueError`).
+        ExportMismatch: If a logit of the folded model differs by more than 1e-4 of the largest
+            logit (a `ValueError`).
     """
     student = load_student(model)
     folded = fold_kd_layers(fold_batch_norms(flatten(student)))
     images = images_for(student, images)
     comparison = compare(logits_of(student, images), logits_of(folded, images))
-    comparison.check(f"{student.name!r}, folded,", tolerance)
+    comparison.check(f"{student.name!r}, folded,", _TOLERANCE)
     log.info(
         "folded %s: %s parameters of %s, %s",
         student.name,

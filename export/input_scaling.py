@@ -7,42 +7,55 @@ from letkd_keras.data.normalization import scale_and_shift
 from letkd_keras.export.rewriting import with_weights
 from letkd_keras.functional.graph import flatten, readers, run
 
-# A smaller scale in a `Rescaling` layer can only be meant for pixels from 0 to 255.
+# A smaller scale in a `Rescaling` layer can only be meant for pixels from 0 to 255, and so can a
+# larger mean or standard deviation in a `Normalization` layer.
 _LARGEST_SCALE = 1 / 64
+_LARGEST_STATISTIC = 16
+# Layers that change the size of images, not the scale of their pixels.
+_RESIZING = (keras.layers.Resizing, keras.layers.CenterCrop, keras.layers.RandomCrop)
 
 
 def takes_pixels(student):
-    """Whether a student rescales pixels from 0 to 255 itself, as networks of Keras do.
+    """Whether a student scales pixels from 0 to 255 itself, as networks of Keras do.
 
     Args:
         student: Functional `keras.Model`.
 
     Returns:
-        `True` if its first layer is a `Rescaling` by a small factor. Random augmentations before it
-        do not count.
+        `True` if its first layer is a `Rescaling` by a small factor, or a `Normalization` with a
+        large mean or standard deviation. Random augmentations, resizing and crops before it do not
+        count.
     """
     student = flatten(student)
     source = next(layer for layer in student.layers if isinstance(layer, keras.layers.InputLayer))
     first = list(_first_layers(student, source))
-    return bool(first) and all(
-        isinstance(layer, keras.layers.Rescaling) and np.max(layer.scale) <= _LARGEST_SCALE
-        for layer in first
+    return bool(first) and all(map(_scales_pixels, first))
+
+
+def _scales_pixels(layer):
+    if isinstance(layer, keras.layers.Normalization) and not layer.invert:
+        mean, variance = np.asarray(layer.mean), np.asarray(layer.variance)
+        return max(np.max(np.abs(mean)), np.sqrt(np.max(variance))) > _LARGEST_STATISTIC
+    return (
+        isinstance(layer, keras.layers.Rescaling) and np.max(np.abs(layer.scale)) <= _LARGEST_SCALE
     )
 
 
 def _first_layers(student, source):
-    """The layers that read an output of `source`, perhaps through augmentations."""
+    """The layers that read an output of `source`, perhaps through layers that keep its scale."""
     for layer in readers(student, source):
-        if _is_augmentation(layer):
+        if is_augmentation(layer) or isinstance(layer, _RESIZING):
             yield from _first_layers(student, layer)
         elif layer is not student:
             yield layer
 
 
-def _is_augmentation(layer):
-    """Whether a layer is a random augmentation of Keras, which leaves pixels alone at inference."""
+def is_augmentation(layer):
+    """Whether a layer is a random augmentation of Keras, which does nothing at inference."""
     is_from_keras = type(layer).__module__.split(".")[0] == "keras"
-    return is_from_keras and type(layer).__name__.startswith("Rand")
+    is_random = type(layer).__name__.startswith("Rand")
+    # At inference a random crop is a crop of the center.
+    return is_from_keras and is_random and not isinstance(layer, keras.layers.RandomCrop)
 
 
 def with_pixel_input(student, mean, std):

@@ -39,7 +39,8 @@ def layer_noise(reference, quantized, images, layer_names=()):
         A list of `LayerNoise` in the order of the operations. Operations that exist in one file
         only are left out.
     """
-    expected, received = _Results(reference), _Results(quantized)
+    shape = images.shape[1:]
+    expected, received = _Results(reference, shape), _Results(quantized, shape)
     signal, noise = {}, {}
     for image in images[:_IMAGES]:
         floats, values = expected.run(image), received.run(image)
@@ -62,9 +63,9 @@ def layer_noise(reference, quantized, images, layer_names=()):
 
 
 class _Results:
-    """Runs a file and keeps the results of its operations."""
+    """Runs a file on single images of a shape and keeps the results of its operations."""
 
-    def __init__(self, path):
+    def __init__(self, path, shape):
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         self.interpreter = Interpreter(
@@ -72,6 +73,8 @@ class _Results:
             experimental_preserve_all_tensors=True,
             experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
         )
+        (source,) = self.interpreter.get_input_details()
+        self.interpreter.resize_tensor_input(source["index"], (1, *shape))
         self.interpreter.allocate_tensors()
         details = {entry["index"]: entry for entry in self.interpreter.get_tensor_details()}
         self.results, self.operations = {}, {}

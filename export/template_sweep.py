@@ -133,7 +133,8 @@ def sweep(
                 )
             row = measure(reduced.model, f"reduced-{count}", format, labels=labels, **measured)
             rows.append(row)
-            if row.selection_top1 >= folded.selection_top1 - max_loss:
+            # Percentages are rounded in binary.
+            if row.selection_top1 >= folded.selection_top1 - max_loss - 1e-9:
                 selected, best, kept = row, reduced.model, reduced.templates
             advance()
     return Sweep(rows, selected, best, selection.description, kd_layers(student), kept)

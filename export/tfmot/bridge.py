@@ -10,6 +10,7 @@ import os
 import sys
 
 import keras
+import numpy as np
 
 from letkd_keras.export.inverse_rms import InverseRMS
 from letkd_keras.functional.graph import run
@@ -109,6 +110,8 @@ def to_tf_keras(model):
                 scale=layer.scale,
                 name=layer.name,
             )
+        if isinstance(layer, keras.layers.Normalization):
+            return tf_keras.layers.Rescaling(**_normalization(layer), name=layer.name)
         if isinstance(layer, InverseRMS):
             return layers.InverseRMS(layer.axis, layer.floor, name=layer.name)
         if isinstance(layer, ChannelShuffle | ChannelSplit):
@@ -141,7 +144,7 @@ def to_tf_keras(model):
         if layer.name not in rebuilt:
             rebuilt[layer.name] = rebuild(layer, args)
         outputs = rebuilt[layer.name](*(arg for arg in args if not isinstance(arg, int | float)))
-        if getattr(layer, "weights", ()):
+        if rebuilt[layer.name].weights:
             rebuilt[layer.name].set_weights(layer.get_weights())
         return outputs
 
@@ -157,6 +160,14 @@ def _constant_operation(operation, args):
         return None
     options = {"Add": {"scale": 1.0, "offset": numbers[0]}, "Multiply": {"scale": numbers[0]}}
     return options.get(type(operation).__name__)
+
+
+def _normalization(layer):
+    """Options of the `Rescaling` that a `Normalization` is."""
+    mean = np.asarray(layer.mean, "float64")
+    std = np.maximum(np.sqrt(np.asarray(layer.variance, "float64")), keras.config.epsilon())
+    scale, offset = (std, mean) if layer.invert else (1 / std, -mean / std)
+    return {"scale": scale.tolist(), "offset": offset.tolist()}
 
 
 def _activation(layer, name):

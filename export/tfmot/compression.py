@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 from scipy.special import softmax
 
+from letkd_keras.export.batch_norm_folding import fold_batch_norms
 from letkd_keras.export.comparison import logits_of
 from letkd_keras.export.formats.savedmodel import serving
 from letkd_keras.export.inverse_rms import with_calibrated_floors
 from letkd_keras.export.tfmot.bridge import import_tfmot, to_tf_keras
+from letkd_keras.functional.graph import flatten
 
 _BATCH = 32
 
@@ -117,10 +119,10 @@ def write_pruned(student, path, options):
 
 
 def write_clustered(student, path, options):
-    """Write a float32 TFLite file whose kernels have `clusters` different values each.
+    """Write a float32 TFLite file whose kernels have at most `clusters` different values each.
 
-    The file has the same size as before, but is small once compressed. The arguments are those of
-    `write_quantization_aware`.
+    The file has the same size as before, but is small once compressed. Depthwise kernels keep their
+    values. The arguments are those of `write_quantization_aware`.
     """
     tf_keras, tfmot = import_tfmot()
     from letkd_keras.export.tfmot.layers import CUSTOM
@@ -128,9 +130,12 @@ def write_clustered(student, path, options):
     options.check_calibration()
     clustering = tfmot.clustering.keras
     initialization = clustering.CentroidInitialization.KMEANS_PLUS_PLUS
+    # The converter would fold them into kernels that are clustered already.
+    student = fold_batch_norms(flatten(student))
 
     def cluster(layer):
-        if _has_kernel(layer, tf_keras):
+        # A smaller kernel has so few values without clustering.
+        if _has_kernel(layer, tf_keras) and layer.kernel.shape.num_elements() > options.clusters:
             return clustering.cluster_weights(
                 layer,
                 number_of_clusters=options.clusters,

@@ -40,7 +40,7 @@ def parse(arguments=None):
     add = parser.add_argument
     add("--teacher", type=path, metavar="FILE", help="the teacher, a .keras file")
     add_data_options(parser)
-    add_prototype_options(parser, memory=None)
+    add_prototype_options(parser)
     add(
         "--levels",
         nargs="+",

@@ -82,6 +82,16 @@ def test_tf_keras_has_the_activations_of_mobilenet_v3():
     np.testing.assert_allclose(rebuilt, np.asarray(model(images)), atol=1e-5)
 
 
+@pytest.mark.parametrize("invert", [False, True])
+def test_tf_keras_normalizes_as_an_adapted_layer(invert):
+    images = np.random.default_rng(0).uniform(0, 255, (5, 4, 4, 3)).astype("float32")
+    layer = keras.layers.Normalization(invert=invert)
+    layer.adapt(images * np.array([1, 0.5, 0]) + 3)  # the last channel is constant
+    inputs = keras.Input((4, 4, 3))
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(layer(inputs)))
+    np.testing.assert_allclose(to_tf_keras(model)(images), model(images), rtol=1e-5)
+
+
 @pytest.mark.parametrize("layer", ["Activation", "Conv2D"])
 def test_activation_without_a_counterpart_is_named(layer):
     inputs = keras.Input((4, 4, 3))
@@ -154,6 +164,20 @@ def test_clustered_kernels_have_few_values(student, images, tmp_path):
     kernels = _kernels(_export(student, tmp_path, "tflite-clustered", images, clusters=8).path)
     assert kernels
     assert max(len(np.unique(kernel)) for kernel in kernels) <= 8
+
+
+def test_clusters_of_an_unfolded_student_and_of_a_small_kernel(tmp_path):
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(16, 3, name="large")(inputs))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
+    x = keras.layers.BatchNormalization()(x)
+    model = trained_looking(keras.Model(inputs, keras.layers.Dense(3, name="small")(x)))
+    images = np.zeros((4, 16, 16, 3), "float32")
+    kernels = _kernels(
+        _export(model, tmp_path, "tflite-clustered", images, clusters=60, fold=False).path
+    )
+    # The kernel [16, 3] has fewer values than that.
+    assert [len(np.unique(kernel)) for kernel in kernels] == [60]
 
 
 @pytest.mark.parametrize("name", ["tflite-qat", "tflite-pruned", "tflite-clustered"])

@@ -151,6 +151,27 @@ def test_batch_norm_of_an_output_read_twice_stays():
     assert "norm" in [layer.name for layer in folded.layers]
 
 
+def test_batch_norms_next_to_idle_layers_and_before_a_classifier(images):
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.RandomContrast(0.2)(keras.layers.RandomFlip()(inputs))
+    x = keras.layers.SpatialDropout2D(0.1)(keras.layers.Conv2D(6, 3)(x))
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    x = keras.layers.GlobalAveragePooling2D()(KDLayer(12, name="kd")(x))
+    x = keras.layers.Dropout(0.1)(keras.layers.BatchNormalization()(x))
+    x = keras.layers.BatchNormalization()(keras.layers.Dense(4, name="classifier")(x))
+    folded = _check(trained_looking(keras.Model(inputs, x)), images)
+    kinds = {type(layer).__name__ for layer in folded.layers}
+    assert not any("Random" in kind or "Dropout" in kind for kind in kinds)
+    assert "kd_logits" in [layer.name for layer in folded.layers]  # merged with the classifier
+
+
+def test_a_random_crop_is_a_crop_of_the_center():
+    inputs = keras.Input((12, 12, 3))
+    x = keras.layers.Conv2D(4, 3)(keras.layers.RandomCrop(8, 8)(inputs))
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    _check(model, np.random.default_rng(2).standard_normal((2, 12, 12, 3)).astype("float32"))
+
+
 def test_mixed_precision_student_folds_to_float32(images):
     # Also where the policy of the training is still set.
     with dtype_policy("mixed_bfloat16"):

@@ -103,10 +103,13 @@ def test_normalization_in_front_is_exact(student, pixels, expected):
 
 
 def _with_rescaling(scale, *augmentations):
+    return _beginning_with(*augmentations, keras.layers.Rescaling(scale, offset=-1))
+
+
+def _beginning_with(*layers):
     inputs = x = keras.Input((8, 8, 3))
-    for layer in augmentations:
+    for layer in layers:
         x = layer(x)
-    x = keras.layers.Rescaling(scale, offset=-1)(x)
     x = keras.layers.Conv2D(4, 3)(x)
     return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
 
@@ -115,6 +118,8 @@ def test_a_student_that_rescales_pixels_is_left_as_it_is(tmp_path):
     student = _with_rescaling(1 / 127.5)
     assert takes_pixels(student)
     assert not takes_pixels(_with_rescaling(2.0))
+    assert not takes_pixels(_with_rescaling(-2.0))
+    assert takes_pixels(_with_rescaling(1 / 255, keras.layers.Resizing(6, 6)))
     pixels = _RNG.integers(0, 256, (4, 8, 8, 3), "uint8")
     result = export_student(student, tmp_path, images=pixels)
     assert result.parameters == student.count_params()
@@ -135,6 +140,22 @@ def test_augmentations_before_the_rescaling_do_not_count(tmp_path):
     pixels = pixels.astype("float32")
     logits = reload_outputs("tflite", result.path, pixels)
     np.testing.assert_allclose(logits, student(pixels, training=False), atol=1e-4)
+
+
+def test_a_student_that_normalizes_pixels_is_left_as_it_is(tmp_path):
+    pixels = _RNG.integers(0, 256, (4, 8, 8, 3), "uint8")
+    adapted = keras.layers.Normalization()
+    adapted.adapt(pixels.astype("float32"))
+    student = _beginning_with(keras.layers.RandomFlip(), adapted)
+    result = export_student(student, tmp_path, "tflite", images=pixels)
+    pixels = pixels.astype("float32")
+    logits = reload_outputs("tflite", result.path, pixels)
+    np.testing.assert_allclose(logits, student(pixels, training=False), atol=1e-4)
+    for mean, std, expected in ((33, 79, True), (5, 35, True), (0.5, 0.2, False), (4.9, 6, False)):
+        layer = keras.layers.Normalization(mean=[mean] * 3, variance=[std**2] * 3)
+        assert takes_pixels(_beginning_with(layer)) == expected
+    inverse = keras.layers.Normalization(mean=[123] * 3, variance=[58**2] * 3, invert=True)
+    assert not takes_pixels(_beginning_with(inverse))
 
 
 @pytest.mark.parametrize("argument", ["images", "calibration"])

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from random_students import with_kd_layers
+from random_students import trained_looking, with_kd_layers
 
 from letkd_keras.export import export_bundle, export_student, formats
 from letkd_keras.export.card import read_card
@@ -59,6 +59,17 @@ def test_ratio_of_the_output_by_hand(student, tmp_path):
     assert last.layer == "output"
     assert last.snr_db == pytest.approx(expected, abs=1.0)
     assert all(row.snr_db is None for row in layer_noise(exact.path, exact.path, images[:2]))
+
+
+def test_ratios_of_a_student_with_an_open_image_size(tmp_path):
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(8, 3, activation="relu", name="first")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = trained_looking(keras.Model(inputs, keras.layers.Dense(200)(x)))
+    given = {"images": _PIXELS / 255, "min_agreement": 0, "snr": True}
+    ratios = export_student(model, tmp_path, "tflite-dynamic", **given).layer_noise
+    assert [ratios[0].layer, ratios[-1].layer] == ["first", "output"]
+    assert ratios[-1].snr_db > 10
 
 
 @pytest.mark.skipif(

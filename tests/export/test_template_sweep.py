@@ -39,6 +39,9 @@ def test_smallest_number_within_the_loss_is_selected(student, selection, monkeyp
     assert result.selected.form == "reduced-4"
     assert result.model.get_layer("kd_penultimate_templates").filters == 4
     assert sweep(student, selection, templates=(2,), max_loss=0.1).selected.form == "folded"
+    # In binary, 32.1 - 0.2 is more than 31.9.
+    _measured(monkeypatch, {}, {"folded": 32.1, "reduced-4": 31.9})
+    assert sweep(student, selection, templates=(4,), max_loss=0.2).selected.form == "reduced-4"
 
 
 def test_numbers_that_leave_the_student_as_it_is_are_not_tried(
