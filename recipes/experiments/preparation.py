@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from letkd_keras.data.keras_cv_policies import mixes_labels
+from letkd_keras.distillers import Distiller, LetKD
 from letkd_keras.functional import suggest_stage_ends
 from letkd_keras.recipes.experiments import methods, sizes
 from letkd_keras.recipes.experiments.model_of_method import Inputs, build
@@ -74,9 +75,9 @@ def prepare(experiment):
 
 def _check_without_networks(experiment):
     """Check what can be checked before the networks are opened."""
-    methods.check(experiment.methods, experiment.data)
+    _check_methods_that_need_rows(experiment.methods, experiment.data)
     if experiment.quantization_aware_schedule is not None:
-        methods.check_quantization_aware(experiment.methods)
+        _check_quantization_aware(experiment.methods)
     _check_batch_sizes(experiment)
     if experiment.student_examples is not None:
         few_for_students(experiment.data, experiment.student_examples, experiment.spec.seed)
@@ -85,6 +86,49 @@ def _check_without_networks(experiment):
         _warn_about_classifiers(experiment)
     if experiment.class_weights is not None:
         balanced_class_weights(experiment.data)
+
+
+def _check_methods_that_need_rows(names, data):
+    """Refuse methods that compare each image with all others where that cannot be done."""
+    for name in names:
+        method, _ = methods.parse(name)
+        if not method.needs_rows:
+            continue
+        if not data.in_memory:
+            raise ValueError(
+                f"{name} compares each image with all others: its data must be in memory. "
+                f"Received: {data.name}, which is read from disk"
+            )
+        if data.unlabelled_examples:
+            raise ValueError(
+                f"{name} compares images of different classes: all training images must have "
+                f"labels. Received: {data.unlabelled_examples} images without a label"
+            )
+        if workers.current() is not None:
+            raise ValueError(
+                f"{name} must be trained without workers, since its memory banks are of one "
+                f"process. Received: workers, devices={workers.devices()}"
+            )
+        if gpus.used_together() > 1:
+            raise ValueError(
+                f"{name} must be trained on one GPU, since its memory banks are of one device: set "
+                f"CUDA_VISIBLE_DEVICES to one of them. Received: {gpus.used_together()} GPUs"
+            )
+
+
+def _check_quantization_aware(names):
+    """Refuse methods that train something beside the student or change it.
+
+    Under fake quantization they would have to start that again.
+    """
+    usable = (None, Distiller, LetKD)
+    for name in names:
+        if methods.parse(name)[0].distiller not in usable:
+            rows = [row for row, method in methods.METHODS.items() if method.distiller in usable]
+            raise ValueError(
+                "`quantization_aware_epochs` is for the student alone, losses on logits and letKD: "
+                f"{', '.join(rows)}. Received: methods with {name}"
+            )
 
 
 def _check_batch_sizes(experiment):

@@ -6,6 +6,7 @@ import keras
 import pytest
 from digit_classifiers import classifier, one_block
 
+from letkd_keras.data import ImageData
 from letkd_keras.recipes import digits
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.preparation import prepare
@@ -101,6 +102,19 @@ def test_one_device_may_clip_the_gradient_and_several_gpus_may_not(monkeypatch):
     monkeypatch.setattr(gpus, "used_together", lambda: 2)
     with pytest.raises(ValueError, match=r"`clip_norm` .* on several GPUs.*clip_norm=1.0 with 2"):
         prepare(experiment)
+
+
+def test_crd_is_refused_on_streamed_images_and_on_several_gpus(monkeypatch):
+    experiment = _experiment("--methods kd crd")
+    monkeypatch.setattr(ImageData, "in_memory", False)
+    with pytest.raises(ValueError, match=r"must be in memory. Received: digits"):
+        prepare(experiment)
+    prepare(replace(experiment, methods=("kd",)))
+    monkeypatch.setattr(ImageData, "in_memory", True)
+    monkeypatch.setattr(gpus, "used_together", lambda: 2)
+    with pytest.raises(ValueError, match=r"crd must be trained on one GPU.*Received: 2 GPUs"):
+        prepare(experiment)
+    prepare(replace(experiment, methods=("sp",)))
 
 
 @pytest.mark.parametrize("number", [9, 41])
