@@ -118,9 +118,10 @@ def train_teacher(experiment, folder):
         }
     accuracy = results.accuracy_of(result)
     log.info("teacher %s: %.2f%% top-1", network.label, accuracy)
+    chance = 100 / data.num_classes
     if (
         not phases
-        and accuracy < 200 / data.num_classes
+        and accuracy < chance + min(chance, (100 - chance) / 10)
         and not _was_trained_by_recipe(network.file, accuracy)
     ):
         log.warning(
