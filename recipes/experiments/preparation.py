@@ -11,6 +11,7 @@ from letkd_keras.functional import suggest_stage_ends
 from letkd_keras.recipes.experiments import methods, sizes
 from letkd_keras.recipes.experiments.model_of_method import Inputs, build
 from letkd_keras.recipes.experiments.networks import grid, pool_size
+from letkd_keras.recipes.experiments.options import OF_KD_LAYERS, OF_PROTOTYPES
 from letkd_keras.recipes.trainings import gpus, workers
 from letkd_keras.recipes.trainings.training_data import (
     balanced_class_weights,
@@ -45,6 +46,7 @@ def prepare(experiment):
         teacher=replace(experiment.teacher, trained=opened_teacher.trained),
         student=replace(experiment.student, trained=opened_student.trained),
     )
+    _check_warm_up(experiment)
     _warn_about_options(experiment)
     if methods.need_stage_ends(experiment.methods):
         for model in (teacher, student):
@@ -162,8 +164,21 @@ def _check_batch_sizes(experiment):
             )
 
 
+def _check_warm_up(experiment):
+    """Refuse a warm-up that is as long as the training, of the trainings that there will be."""
+    for whose, schedule in (
+        ("teacher", experiment.teacher_phases.get("teacher_schedule")),
+        ("student", experiment.student_schedule),
+    ):
+        if schedule and schedule.warm_up_epochs >= schedule.epochs:
+            raise ValueError(
+                f"`warm_up_epochs` must be less than the {schedule.epochs} epochs of the {whose}. "
+                f"Received: warm_up_epochs={schedule.warm_up_epochs}"
+            )
+
+
 def _warn_about_options(experiment):
-    """Warn about options of the teacher's training that have no effect on this teacher."""
+    """Warn about options that have no effect on this teacher, or without KD layers."""
     phases = experiment.teacher_phases
     if "teacher_schedule" in phases:
         why = dict.fromkeys(("head_epochs", "fine_tune_epochs"), "has no trained weights")
@@ -177,6 +192,11 @@ def _warn_about_options(experiment):
         if name in why:
             option, teacher = f"--{name.replace('_', '-')}", experiment.teacher.label
             log.warning("%s has no effect: the teacher %s %s.", option, teacher, why[name])
+    if not methods.layers_of(experiment.methods):
+        for name in experiment.typed:
+            if name in (*OF_PROTOTYPES, *OF_KD_LAYERS):
+                option, names = f"--{name.replace('_', '-')}", ", ".join(experiment.methods)
+                log.warning("%s has no effect: students by %s have no KD layers.", option, names)
 
 
 def _check_unlabelled(experiment):
