@@ -26,6 +26,8 @@ sub-classes (figure 2).
 Other options are those of `compare`. The same command continues where it was interrupted.
 """
 
+import logging
+
 from letkd_keras.commands import option_types
 from letkd_keras.commands.command_line import Parser, run_main
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
@@ -33,12 +35,15 @@ from letkd_keras.recipes.experiments.options import add_experiment_options
 from letkd_keras.recipes.recipe_command import (
     add_jobs_option,
     default_out,
+    exit_status,
     leave_gpu_memory,
     print_results,
     run_on_workers,
 )
 from letkd_keras.recipes.recipe_of_data import settings_of
 from letkd_keras.recipes.studies.swept_settings import SWEPT_SETTINGS, parse_values
+
+log = logging.getLogger("letkd_keras")
 
 # Tables of the supplement: the methods of their rows.
 TABLES = {
@@ -93,6 +98,10 @@ def main(arguments=None):
     name = options.ablation
     methods = SWEPT_SETTINGS[name].methods if name in SWEPT_SETTINGS else _METHODS[name]
 
+    for option in ("trials", "jobs") if name in ("time", "subclass-map") else ():
+        if getattr(options, option) > 1:
+            log.warning("--%s has no effect: %s trains no students.", option, name)
+
     def run(experiment):
         out = options.out or default_out(experiment, f"{name}-")
         return _RUN.get(name, _run_values)(options, experiment, out)
@@ -137,10 +146,10 @@ def _run_values(options, experiment, out):
 def _run_probe(options, experiment, out):
     from letkd_keras.recipes.studies import grid, probe
 
-    grid.run(experiment, out, jobs=options.jobs)
-    rows = probe.write(experiment, out)
+    table = grid.run(experiment, out, jobs=options.jobs)
+    probe.write(experiment, out)
     print_results(out / "probe.md")
-    return rows
+    return table
 
 
 def _run_tsne(options, experiment, out):
@@ -186,4 +195,4 @@ _RUN = {
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(lambda: exit_status(main()))

@@ -26,6 +26,7 @@ from letkd_keras.recipes.experiments.options import add_experiment_options
 from letkd_keras.recipes.recipe_command import (
     add_jobs_option,
     default_out,
+    exit_status,
     leave_gpu_memory,
     print_results,
     run_on_workers,
@@ -69,4 +70,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(lambda: exit_status(main()))

@@ -18,6 +18,32 @@ _IMAGES = 1000
 _MEASURED = "tflite"
 
 
+def warn_about_another(experiment, earlier, folder):
+    """Warn that the exported student of an earlier start will be replaced.
+
+    Args:
+        experiment: `Experiment`.
+        earlier: Method whose student the earlier start exported, or `None`.
+        folder: Path of the run folder.
+    """
+    replaced = earlier not in (None, experiment.export_method) and (folder / "exported").exists()
+    if _exports(experiment) and replaced:
+        log.warning(
+            "%s will have the student by %s, the last of the methods, in place of that by %s. "
+            "python -m letkd_keras.export %s --out DIR exports the earlier one to another folder.",
+            folder / "exported",
+            experiment.export_method,
+            earlier,
+            results.student_folder(folder, earlier, experiment.seed),
+        )
+
+
+def _exports(experiment):
+    """Whether a run exports a student with this backend."""
+    exports = experiment.formats and experiment.export_method in experiment.methods
+    return bool(exports) and keras.backend.backend() == "tensorflow"
+
+
 def export(experiment, folder):
     """Export the first student of the method to export, with its card.
 
@@ -66,8 +92,7 @@ def costs(experiment, folder):
         rows if nothing is exported, multiply-adds cannot be counted, or nothing runs TFLite. Forms
         that cannot be measured are left out with a warning.
     """
-    exports = keras.backend.backend() == "tensorflow" and experiment.formats
-    if not exports or experiment.export_method not in experiment.methods:
+    if not _exports(experiment):
         return [], 0
     try:
         formats.check_installed([_MEASURED])
@@ -77,10 +102,10 @@ def costs(experiment, folder):
     student = load_student(folder)
     images, labels = take(experiment.data, "test", _IMAGES, experiment.seed)
     log.info("measuring size and latency of the student")
+    alone = results.student_folder(folder, "student", experiment.seed)
     plain = None
-    if "student" in experiment.methods:
-        training = results.student_folder(folder, "student", experiment.seed)
-        plain = load_student(training / "student.keras")
+    if results.finished(alone) is not None:
+        plain = load_student(alone / "student.keras")
     try:
         # A user's network that cannot be counted or folded is no reason to lose a run.
         cost_of(student, images.shape[1:])

@@ -1,6 +1,7 @@
 """letKD on your own images, with your own teacher and student.
 
-    python -m letkd_keras.recipes.folder --data photos --teacher teacher.keras --student mnv2
+    python -m letkd_keras.recipes.folder --data photos --teacher teacher.keras \
+--student keras.applications:MobileNetV3Small --student-weights imagenet --growth 25%
 
 `photos` has a folder of images for each class, or `train` and `val` with such folders. Teacher and
 student are each one of these:
@@ -12,7 +13,7 @@ student are each one of these:
 
 An example with networks of keras.applications:
 
-    python -m letkd_keras.recipes.folder --data photos --image-size 64 \
+    python -m letkd_keras.recipes.folder --data photos --image-size 224 \
 --teacher keras.applications:EfficientNetB0 --teacher-weights imagenet \
 --student keras.applications:MobileNetV3Small --student-weights imagenet --growth 25%
 

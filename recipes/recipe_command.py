@@ -48,6 +48,16 @@ def print_results(path):
     print(f"\nEverything is in {path.parent}")
 
 
+def exit_status(result):
+    """The exit status of a command that trains many students: 1 if a training failed.
+
+    Args:
+        result: What its `main` returned; only rows of a table of methods name failed trainings.
+    """
+    rows = result if isinstance(result, list) else []
+    return int(any(row.get("failed") for row in rows))
+
+
 def run_recipe(options, settings, measures=None):
     """Run the experiment of a recipe's options and print its report.
 

@@ -9,7 +9,12 @@ import keras
 import numpy as np
 
 from letkd_keras.commands.log_file import logged_to, recorded
-from letkd_keras.commands.run_folder import OtherSettings, RunFolder
+from letkd_keras.commands.run_folder import (
+    OtherSettings,
+    RunFolder,
+    is_run_folder,
+    read_config,
+)
 from letkd_keras.data import NumberedBatches
 from letkd_keras.distillers import Distiller
 from letkd_keras.files import checksum, save_model
@@ -49,14 +54,27 @@ def run(experiment, out, measures=None):
     """
     with recorded() as messages:
         experiment = prepare(experiment)
+    earlier = read_config(out) if is_run_folder(out) else {}
+    sizes = _sizes_of_all_starts(experiment.sizes, earlier.get("sizes", {}))
+    experiment = replace(experiment, sizes=sizes)
     folder = RunFolder(out, experiment.config(), open_keys=experiment.open_keys)
     with folder.locked(), logged_to(folder / "log.txt", messages), gpus.scope():
         log.info("run folder %s", folder.path)
+        exporting.warn_about_another(experiment, earlier.get("export_method"), folder.path)
         try:
             return _run(experiment, folder.path, measures)
         except Exception as error:
             _look_for_broken_images(experiment.data, error)
             raise
+
+
+def _sizes_of_all_starts(sizes, earlier):
+    """The sizes of an experiment, with the larger KD layers that an earlier start had."""
+    role = "student_with_kd_layers"
+    kept = earlier.get(role)
+    if kept is None or kept["parameters"] <= sizes.get(role, sizes["student"])["parameters"]:
+        return sizes
+    return {**sizes, role: kept}
 
 
 def _run(experiment, folder, measures):
@@ -118,9 +136,10 @@ def train_teacher(experiment, folder):
         }
     accuracy = results.accuracy_of(result)
     log.info("teacher %s: %.2f%% top-1", network.label, accuracy)
+    chance = 100 / data.num_classes
     if (
         not phases
-        and accuracy < 200 / data.num_classes
+        and accuracy < chance + min(chance, (100 - chance) / 10)
         and not _was_trained_by_recipe(network.file, accuracy)
     ):
         log.warning(

@@ -50,11 +50,16 @@ def test_workflows_run_nothing_but_make_targets(workflow):
         assert named <= targets
 
 
-def test_pythons_of_the_workflow_are_the_lowest_and_the_newest():
+def test_a_release_is_tested_before_it_is_packaged():
+    runs = [step["run"] for _, step in _steps(WORKFLOWS[0].parent / "release.yml") if "run" in step]
+    assert runs == ['make tag TAG="$GITHUB_REF_NAME"', "make test", "make package"]
+
+
+def test_pythons_of_the_workflow_are_those_of_the_classifiers():
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())["jobs"]
     prefix = "Programming Language :: Python :: 3."
     minors = [int(c.removeprefix(prefix)) for c in PROJECT["classifiers"] if c.startswith(prefix)]
-    wanted = [f"3.{min(minors)}", f"3.{max(minors)}"]
+    wanted = [f"3.{minor}" for minor in sorted(minors)]
     assert jobs["fast"]["strategy"]["matrix"]["python"] == wanted
     assert PROJECT["requires-python"] == f">={wanted[0]}"
 

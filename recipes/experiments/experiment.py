@@ -72,7 +72,7 @@ class Experiment:
         growth: Share of the student's parameters that its KD layers may add, or `None`. `prepare`
             then lowers `templates` and `subclasses`.
         sizes: Sizes of the networks (`sizes.measure`); known after `prepare`.
-        typed: Options of the teacher's training that were given, by the names of `OF_TEACHER`.
+        typed: Options that were given, of `OF_TEACHER`, `OF_PROTOTYPES` and `OF_KD_LAYERS`.
             `prepare` warns about those that have no effect. They are not in `config`.
     """
 

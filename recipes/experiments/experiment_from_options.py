@@ -6,6 +6,7 @@ from letkd_keras.errors import argument_renamed
 from letkd_keras.recipes.experiments.options import (
     ADAMW,
     HEAD_EPOCHS,
+    OF_KD_LAYERS,
     OF_PROTOTYPES,
     OF_SCHEDULE,
     OF_TEACHER,
@@ -78,7 +79,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
         callbacks=tuple(options.callback),
         class_weights=_given(options, "class_weights", settings.class_weights),
         growth=options.growth,
-        typed=tuple(name for name in OF_TEACHER if getattr(options, name)),
+        typed=_typed(options, settings),
         seed=options.seed,
         trials=options.trials,
         export_method=export_method,
@@ -90,6 +91,14 @@ def _given(options, name, default):
     """The value of an option, or the default where it was not given."""
     value = getattr(options, name)
     return default if value is None else value
+
+
+def _typed(options, settings):
+    """Names of the options with another value than their default, of those that may be useless."""
+    defaults = {name: getattr(settings, name) for name in OF_PROTOTYPES} | OF_KD_LAYERS
+    names = [name for name in OF_TEACHER if getattr(options, name)]
+    names += [name for name in defaults if getattr(options, name) not in (None, defaults[name])]
+    return tuple(names)
 
 
 def _networks(options, settings):
@@ -170,6 +179,7 @@ def _schedules(options, settings, pair):
             schedule("teacher_learning_rate", settings.learning_rate, options.fine_tune_epochs),
             learning_rate=teacher.learning_rate
             * (0.1 if options.teacher_learning_rate is None else 1.0),
+            warm_up_epochs=0,
         )
     student = schedule(
         "learning_rate",

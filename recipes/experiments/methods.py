@@ -29,7 +29,6 @@ from letkd_keras.errors import did_you_mean
 from letkd_keras.functional import insert_kd_layers
 from letkd_keras.layers import KDLayer
 from letkd_keras.losses import LOGIT_LOSSES
-from letkd_keras.recipes.trainings import gpus, workers
 
 _PENULTIMATE, _INTERMEDIATE = ("penultimate",), ("intermediate",)
 _BOTH = ("penultimate", "intermediate")
@@ -190,60 +189,6 @@ def only_labels_train_classifier(name):
     """
     method, added = parse(name)
     return not (method.logit_losses or added or method.distiller in (None, SimKD))
-
-
-def check(names, data):
-    """Refuse methods that cannot be used with a data set.
-
-    Args:
-        names: Names of methods.
-        data: The data set.
-
-    Raises:
-        ValueError: If a method is unknown, or needs all training images in memory.
-    """
-    for name in names:
-        method, _ = parse(name)
-        if method.needs_rows and not data.in_memory:
-            raise ValueError(
-                f"{name} compares each image with all others: its data must be in memory. "
-                f"Received: {data.name}, which is read from disk"
-            )
-        if method.needs_rows and data.unlabelled_examples:
-            raise ValueError(
-                f"{name} compares images of different classes: all training images must have "
-                f"labels. Received: {data.unlabelled_examples} images without a label"
-            )
-        if method.needs_rows and workers.current() is not None:
-            raise ValueError(
-                f"{name} must be trained without workers, since its memory banks are of one "
-                f"process. Received: workers, devices={workers.devices()}"
-            )
-        if method.needs_rows and gpus.used_together() > 1:
-            raise ValueError(
-                f"{name} must be trained on one GPU, since its memory banks are of one device: set "
-                f"CUDA_VISIBLE_DEVICES to one of them. Received: {gpus.used_together()} GPUs"
-            )
-
-
-def check_quantization_aware(names):
-    """Refuse methods whose students cannot be trained further under fake quantization.
-
-    Args:
-        names: Names of methods.
-
-    Raises:
-        ValueError: If a method trains something beside the student or changes it, and would have to
-            start that again.
-    """
-    usable = (None, Distiller, LetKD)
-    for name in names:
-        if parse(name)[0].distiller not in usable:
-            raise ValueError(
-                "`quantization_aware_epochs` is for the student alone, losses on logits and letKD: "
-                f"{', '.join(row for row in METHODS if METHODS[row].distiller in usable)}. "
-                f"Received: methods with {name}"
-            )
 
 
 def levels_of(names):

@@ -36,6 +36,17 @@ ADAMW = {"learning_rate": 1e-3, "weight_decay": 0.05}
 HEAD_EPOCHS = 10
 # Options of the teacher's training, which have no effect on some teachers.
 OF_TEACHER = ("teacher_epochs", "teacher_learning_rate", "head_epochs", "fine_tune_epochs")
+# Options of the KD layers, with their defaults; alphas are those of the pair.
+OF_KD_LAYERS = {
+    "block_size": None,
+    "temperature": 1.0,
+    "template_scale": 3.0,
+    "kd_learning_rate_factor": 1.0,
+    "penultimate_alpha": None,
+    "intermediate_alpha": None,
+    "penultimate_weight": 1.0,
+    "intermediate_weight": 1.0,
+}
 
 
 def growth(text):
@@ -282,7 +293,8 @@ def _add_practitioners_options(add, default, of_data):
         "--warm-up-epochs",
         type=non_negative_integer,
         metavar="N",
-        help="first epochs, in which the learning rate grows linearly (default: "
+        help="first epochs of students, and of a teacher without trained weights, in which the "
+        "learning rate grows linearly (default: "
         + ("as in the recipe of the data set" if of_data else f"{default.warm_up_epochs}")
         + ", or those of --scale-learning-rate)",
     )
@@ -361,11 +373,15 @@ def _add_kd_layer_options(parser, networks_required):
         help="number of images that KD layers and their losses compute at a time; a small number "
         "needs less memory, with the same results (default: the whole batch)",
     )
-    add("--temperature", default=1.0, help="temperature of the penultimate targets", **number)
-    add("--template-scale", default=3.0, help="initial scale of the KD layers' scores", **number)
+    add(
+        "--temperature",
+        help="letKD: factor of the squared distances in the penultimate targets; larger is "
+        "sharper. It is not the temperature of kd or dkd",
+        **number,
+    )
+    add("--template-scale", help="initial scale of the KD layers' scores", **number)
     add(
         "--kd-learning-rate-factor",
-        default=1.0,
         help="factor of the learning rate of the KD layers, with sgd",
         **number,
     )
@@ -378,10 +394,10 @@ def _add_kd_layer_options(parser, networks_required):
     for level in ("penultimate", "intermediate"):
         add(
             f"--{level}-weight",
-            default=1.0,
             help=f"weight of the {level} KL divergence",
             **weight,
         )
+    parser.set_defaults(**OF_KD_LAYERS)
 
 
 class _NoDefaults:

@@ -6,10 +6,12 @@ from dataclasses import replace
 import numpy as np
 
 from letkd_keras.data.keras_cv_policies import mixes_labels
+from letkd_keras.distillers import Distiller, LetKD
 from letkd_keras.functional import suggest_stage_ends
 from letkd_keras.recipes.experiments import methods, sizes
 from letkd_keras.recipes.experiments.model_of_method import Inputs, build
 from letkd_keras.recipes.experiments.networks import grid, pool_size
+from letkd_keras.recipes.experiments.options import OF_KD_LAYERS, OF_PROTOTYPES
 from letkd_keras.recipes.trainings import gpus, workers
 from letkd_keras.recipes.trainings.training_data import (
     balanced_class_weights,
@@ -44,6 +46,7 @@ def prepare(experiment):
         teacher=replace(experiment.teacher, trained=opened_teacher.trained),
         student=replace(experiment.student, trained=opened_student.trained),
     )
+    _check_warm_up(experiment)
     _warn_about_options(experiment)
     if methods.need_stage_ends(experiment.methods):
         for model in (teacher, student):
@@ -74,9 +77,9 @@ def prepare(experiment):
 
 def _check_without_networks(experiment):
     """Check what can be checked before the networks are opened."""
-    methods.check(experiment.methods, experiment.data)
+    _check_methods_that_need_rows(experiment.methods, experiment.data)
     if experiment.quantization_aware_schedule is not None:
-        methods.check_quantization_aware(experiment.methods)
+        _check_quantization_aware(experiment.methods)
     _check_batch_sizes(experiment)
     if experiment.student_examples is not None:
         few_for_students(experiment.data, experiment.student_examples, experiment.spec.seed)
@@ -85,6 +88,49 @@ def _check_without_networks(experiment):
         _warn_about_classifiers(experiment)
     if experiment.class_weights is not None:
         balanced_class_weights(experiment.data)
+
+
+def _check_methods_that_need_rows(names, data):
+    """Refuse methods that compare each image with all others where that cannot be done."""
+    for name in names:
+        method, _ = methods.parse(name)
+        if not method.needs_rows:
+            continue
+        if not data.in_memory:
+            raise ValueError(
+                f"{name} compares each image with all others: its data must be in memory. "
+                f"Received: {data.name}, which is read from disk"
+            )
+        if data.unlabelled_examples:
+            raise ValueError(
+                f"{name} compares images of different classes: all training images must have "
+                f"labels. Received: {data.unlabelled_examples} images without a label"
+            )
+        if workers.current() is not None:
+            raise ValueError(
+                f"{name} must be trained without workers, since its memory banks are of one "
+                f"process. Received: workers, devices={workers.devices()}"
+            )
+        if gpus.used_together() > 1:
+            raise ValueError(
+                f"{name} must be trained on one GPU, since its memory banks are of one device: set "
+                f"CUDA_VISIBLE_DEVICES to one of them. Received: {gpus.used_together()} GPUs"
+            )
+
+
+def _check_quantization_aware(names):
+    """Refuse methods that train something beside the student or change it.
+
+    Under fake quantization they would have to start that again.
+    """
+    usable = (None, Distiller, LetKD)
+    for name in names:
+        if methods.parse(name)[0].distiller not in usable:
+            rows = [row for row, method in methods.METHODS.items() if method.distiller in usable]
+            raise ValueError(
+                "`quantization_aware_epochs` is for the student alone, losses on logits and letKD: "
+                f"{', '.join(rows)}. Received: methods with {name}"
+            )
 
 
 def _check_batch_sizes(experiment):
@@ -118,8 +164,21 @@ def _check_batch_sizes(experiment):
             )
 
 
+def _check_warm_up(experiment):
+    """Refuse a warm-up that is as long as the training, of the trainings that there will be."""
+    for whose, schedule in (
+        ("teacher", experiment.teacher_phases.get("teacher_schedule")),
+        ("student", experiment.student_schedule),
+    ):
+        if schedule and schedule.warm_up_epochs >= schedule.epochs:
+            raise ValueError(
+                f"`warm_up_epochs` must be less than the {schedule.epochs} epochs of the {whose}. "
+                f"Received: warm_up_epochs={schedule.warm_up_epochs}"
+            )
+
+
 def _warn_about_options(experiment):
-    """Warn about options of the teacher's training that have no effect on this teacher."""
+    """Warn about options that have no effect on this teacher, or without KD layers."""
     phases = experiment.teacher_phases
     if "teacher_schedule" in phases:
         why = dict.fromkeys(("head_epochs", "fine_tune_epochs"), "has no trained weights")
@@ -133,6 +192,11 @@ def _warn_about_options(experiment):
         if name in why:
             option, teacher = f"--{name.replace('_', '-')}", experiment.teacher.label
             log.warning("%s has no effect: the teacher %s %s.", option, teacher, why[name])
+    if not methods.layers_of(experiment.methods):
+        for name in experiment.typed:
+            if name in (*OF_PROTOTYPES, *OF_KD_LAYERS):
+                option, names = f"--{name.replace('_', '-')}", ", ".join(experiment.methods)
+                log.warning("%s has no effect: students by %s have no KD layers.", option, names)
 
 
 def _check_unlabelled(experiment):

@@ -85,6 +85,8 @@ def markdown(experiment, teacher, table, picture):
         A text.
     """
     data, schedule = experiment.data, experiment.student_schedule
+    # Those of this start, and those that the folder has from earlier ones.
+    names = {*experiment.methods, *(row["method"] for row in table)}
     columns = results.columns(data.has_validation)
     sources = dict.fromkeys(
         f"{row['title']}: {source_text(row['published'])}" for row in table if row["published"]
@@ -94,7 +96,7 @@ def markdown(experiment, teacher, table, picture):
         "",
         f"{data.train_examples:,} training and {data.test_examples:,} test images ({data.split}). "
         f"Students: {schedule.epochs} epochs of batches of {schedule.batch_size}, seeds from "
-        f"{experiment.seed}{_prototypes(experiment)}. {date.today().isoformat()}."
+        f"{experiment.seed}{_prototypes(experiment, names)}. {date.today().isoformat()}."
         f"{_quantization(experiment)}",
         *_few_images(experiment),
         *_ended_early(experiment, table),
@@ -103,7 +105,7 @@ def markdown(experiment, teacher, table, picture):
         f"{teacher['parameters']:,} parameters.{_weak_teacher(experiment, teacher, table)}",
         "",
     ]
-    layers = _layers(experiment)
+    layers = _layers(experiment, names)
     if layers:
         lines += [layers, ""]
     heads = ["method", "trials", *columns.values()]
@@ -177,7 +179,8 @@ def _quantization(experiment):
         return ""
     return (
         f" Then {schedule.epochs} epochs under fake quantization, which is also in force where "
-        "their accuracies are measured."
+        "their accuracies are measured. The best epoch is one of these. The folder `float` of each "
+        "training has the epochs before."
     )
 
 
@@ -186,21 +189,21 @@ def _published_teacher(experiment):
     return "" if accuracy is None else f" (published: {published_text(accuracy)})"
 
 
-def _prototypes(experiment):
+def _prototypes(experiment, names):
     """The numbers of templates at the levels that one of the methods uses."""
     numbers = {
         "penultimate": f"{experiment.templates} penultimate templates",
         "intermediate": f"{experiment.subclasses} sub-classes of each class",
     }
-    parts = [numbers[level] for level in methods.layers_of(experiment.methods)]
+    parts = [numbers[level] for level in methods.layers_of(names)]
     return f"; {', '.join(parts)}" if parts else ""
 
 
-def _layers(experiment):
+def _layers(experiment, names):
     parts = [
         f"the {role}'s {level} layer `{layer}`"
         for role, network in (("teacher", experiment.teacher), ("student", experiment.student))
-        for level in experiment.levels
+        for level in methods.levels_of(names)
         if (layer := network.layer(level)) is not None
     ]
     return f"Layers: {', '.join(parts)}." if parts else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import keras
 
+from letkd_keras.commands import palette
 from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.export import cost_report
 from letkd_keras.files import save_figure, write_json, write_text
@@ -157,6 +158,21 @@ def _forms(rows):
     return " ".join(notes)
 
 
+def _metrics_by_epoch(file, offset):
+    """Rows of a `metrics.csv` and their epochs, counted from 1.
+
+    Args:
+        file: The file. With an offset, the rows of `float/metrics.csv` beside it come first.
+        offset: Epochs before those of the file.
+    """
+    rows = results.read_metrics(file)
+    epochs = [offset + row["epoch"] + 1 for row in rows]
+    if offset:
+        before, epochs_before = _metrics_by_epoch(file.parent / "float" / file.name, 0)
+        rows, epochs = before + rows, epochs_before + epochs
+    return rows, epochs
+
+
 def _plot_curves(experiment, folder, teacher, table):
     """Accuracy and training loss of every training by epoch."""
     from matplotlib.figure import Figure
@@ -170,23 +186,27 @@ def _plot_curves(experiment, folder, teacher, table):
             results.student_folder(folder, row["method"], result["seed"]) / "metrics.csv"
             for result in row["results"]
         ]
+    quantized = experiment.quantization_aware_schedule is not None
+    offset = experiment.student_schedule.epochs if quantized else 0
     for name, trainings in files.items():
         options = method_style.style(name)
         for number, file in enumerate(trainings):
-            rows = results.read_metrics(file)
-            epochs = [row["epoch"] + 1 for row in rows]
+            rows, epochs = _metrics_by_epoch(file, offset if name != "teacher" else 0)
             label = None if number else method_style.title(name)
             # A training of one epoch is a point.
             options |= {"label": label, "alpha": 0.4 if number else 1, "marker": "."}
             accuracy.plot(epochs, [100 * row["val_accuracy"] for row in rows], **options)
             loss.plot(epochs, [row.get("task_loss", row["loss"]) for row in rows], **options)
+    split = "validation" if experiment.data.has_validation else "test"
     if not files["teacher"]:
         accuracy.axhline(
             results.accuracy_of(teacher),
             **{**method_style.style("teacher"), "linestyle": "--"},
-            label="teacher, from a file",
+            label="teacher, from a file" + (" (test images)" if split == "validation" else ""),
         )
-    split = "validation" if experiment.data.has_validation else "test"
+    if quantized:
+        for axes, label in ((accuracy, "fake quantization begins"), (loss, None)):
+            axes.axvline(offset + 0.5, color=palette.GRAY, linestyle=":", label=label)
     accuracy.set(xlabel="epoch", ylabel=f"{split} accuracy (%)")
     loss.set(xlabel="epoch", ylabel="cross-entropy in training", yscale="log")
     loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -218,8 +218,9 @@ def _plot(experiment, curves, path):
             epochs, smooth.min(0), smooth.max(0), color=options["color"], alpha=0.2, linewidth=0
         )
     split = "validation" if experiment.data.has_validation else "test"
+    quantized = experiment.quantization_aware_schedule is not None
     axes.set(
-        xlabel="epoch",
+        xlabel="epoch under fake quantization" if quantized else "epoch",
         ylabel=f"{split} accuracy (%), mean over {_SMOOTHED} epochs; range over the trials",
     )
     axes.set_title(f"{experiment.pair} on {experiment.data.name}", parse_math=False)

@@ -7,7 +7,9 @@ import keras
 import numpy as np
 
 from letkd_keras.commands import palette
+from letkd_keras.commands.log_file import logged_to, recorded
 from letkd_keras.commands.markdown_table import markdown_table
+from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.files import save_figure, write_csv, write_text
 from letkd_keras.functional import cost_of, insert_kd_layers
 from letkd_keras.layers import KDLayer
@@ -83,18 +85,30 @@ def write(experiment, out, counts):
 
     Args:
         experiment: `Experiment`.
-        out: Folder; created if needed.
+        out: Run folder: new, or an earlier one's with the same settings.
         counts: Numbers of templates.
 
     Returns:
         Rows of `measure`.
+
+    Raises:
+        ValueError: If the experiment or the folder does not fit.
     """
-    out = Path(out)
-    rows = measure(prepare(experiment), sorted(counts))
+    with recorded() as messages:
+        experiment = prepare(experiment)
+    folder = RunFolder(Path(out), experiment.config(), open_keys=experiment.open_keys)
+    with folder.locked(), logged_to(folder / "log.txt", messages):
+        rows = measure(experiment, sorted(counts))
+        title = f"{experiment.student.title}, images of {experiment.data.name}"
+        write_text(folder / "time.md", _markdown(rows, title))
+        write_csv(folder / "time.csv", list(rows[0]), rows)
+        _plot(rows, title, folder / "time.png")
+    return rows
+
+
+def _markdown(rows, title):
     heads = ["templates", "parameters", "multiply-adds"]
     heads += [f"ms for one image, batches of {size}" for size in BATCH_SIZES]
-    title = f"{experiment.student.title}, images of {experiment.data.name}"
-    lines = [f"# Time by the number of templates: {title}", ""]
     cells = [
         [
             str(row["templates"] or "no KD layer"),
@@ -103,7 +117,9 @@ def write(experiment, out, counts):
         ]
         for row in rows
     ]
-    lines += [
+    lines = [
+        f"# Time by the number of templates: {title}",
+        "",
         *markdown_table(heads, cells),
         "",
         f"One KD layer at the penultimate layer, by Keras; the shortest of {_REPEATS} steps.",
@@ -113,10 +129,7 @@ def write(experiment, out, counts):
         method_table.made_with(),
         "",
     ]
-    write_text(out / "time.md", "\n".join(lines))
-    write_csv(out / "time.csv", list(rows[0]), rows)
-    _plot(rows, title, out / "time.png")
-    return rows
+    return "\n".join(lines)
 
 
 def _plot(rows, title, path):

@@ -55,11 +55,6 @@ class Schedule:
                 "`kd_learning_rate_factor` is for the optimizer sgd. "
                 f"Received: optimizer={self.optimizer}"
             )
-        if self.warm_up_epochs and self.warm_up_epochs >= self.epochs:
-            raise ValueError(
-                f"`warm_up_epochs` must be less than the {self.epochs} epochs. "
-                f"Received: warm_up_epochs={self.warm_up_epochs}"
-            )
 
     @classmethod
     def of(cls, settings, learning_rate, epochs, batch_size, **options):

@@ -331,11 +331,12 @@ def test_tsne_of_a_trained_student(cells, tmp_path, monkeypatch):
 # === Time ===
 
 
-def test_time_by_the_number_of_templates(tmp_path, monkeypatch):
+def test_time_by_the_number_of_templates(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(layer_time, "_REPEATS", 2)
     monkeypatch.setattr(layer_time, "milliseconds", lambda model, size, repeats: 1.5 / size)
     out = tmp_path / "time"
-    rows = _main("time --values 64 16", out)
+    rows = _main("time --values 64 16 --trials 2", out)
+    assert "--trials has no effect: time trains no students." in caplog.text
     assert [row["templates"] for row in rows] == [0, 16, 64]
     plain, *with_layer = rows
     for row in with_layer:
@@ -346,6 +347,10 @@ def test_time_by_the_number_of_templates(tmp_path, monkeypatch):
     assert "| no KD layer |" in text and "| 1.500 | 0.023 |" in text
     assert Image.open(out / "time.png").width > 500
     assert ablations.TIMED[0] == 64 and ablations.TIMED[-1] == 4096
+    assert (out / "config.json").exists()
+    (out / "config.json").unlink()  # now a folder of the user
+    with pytest.raises(ValueError, match="`out` must be a new or empty folder"):
+        _main("time --values 64", out)
 
 
 def test_a_step_is_timed():

@@ -180,15 +180,24 @@ def test_a_damaged_file_is_named_with_the_remedy(name, out, tmp_path):
         digits.main([*SMALL, "--out", str(copy)])
 
 
-def test_a_method_is_added_to_the_run(out, tmp_path, unexported):
+def test_a_method_is_added_to_the_run(out, tmp_path, unexported, caplog):
     copy = shutil.copytree(out, tmp_path / "copy")
     options = [*SMALL, "--methods", METHOD, "kd", "--out", str(copy)]
     report = digits.main(options)
     assert list(report["methods"]) == ["kd", METHOD]
     assert json.loads((copy / "config.json").read_text())["export_method"] == "kd"
+    (warning,) = [record.getMessage() for record in caplog.records if "place" in record.message]
+    assert warning.startswith(f"{copy / 'exported'} will have the student by kd, the last of")
+    assert f"python -m letkd_keras.export {copy / METHOD / 'seed0'} --out DIR" in warning
+    caplog.clear()
     # A start with some of the methods reports all that the folder has.
     report = digits.main([*SMALL, "--methods", "kd", "--out", str(copy)])
     assert list(report["methods"]) == ["kd", METHOD]
+    assert report["sizes"]["student_with_kd_layers"]["method"] == METHOD
+    text = (copy / "report.md").read_text()
+    assert "seeds from 0; 64 penultimate templates, 8 sub-classes of each class." in text
+    assert "the student's intermediate layer `intermediate`" in text
+    assert "in place of" not in caplog.text
 
 
 def test_an_interrupted_fit_with_other_settings_is_named_with_the_remedy(out, tmp_path):

@@ -1,4 +1,5 @@
 import importlib.util
+import shutil
 from types import SimpleNamespace
 
 import keras
@@ -7,6 +8,7 @@ from small_image_data import image_data
 
 from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.recipes import exporting
+from letkd_keras.recipes.trainings import results
 
 
 @pytest.fixture
@@ -64,3 +66,19 @@ def test_costs_of_the_forms_that_can_be_measured(experiment, tmp_path, monkeypat
     assert exporting.costs(experiment, _run_folder(tmp_path / "run")) == (["folded"], 30)
     (warning,) = _warnings(caplog)
     assert warning == "the table of costs lacks the forms as trained: no such operation"
+
+
+def test_the_student_alone_of_an_earlier_start_is_measured_too(experiment, tmp_path, monkeypatch):
+    folder = _run_folder(tmp_path / "run")
+    alone = shutil.copytree(folder / "kd" / "seed0", folder / "student" / "seed0")
+    given = []
+
+    def stop(student, images, labels, plain):
+        given.append(plain)
+        raise ValueError("no more is needed")
+
+    monkeypatch.setattr(exporting, "forms_of", stop)
+    exporting.costs(experiment, folder)  # it was interrupted
+    results.write_checked_json(alone / "result.json", {})
+    exporting.costs(experiment, folder)
+    assert given[0] is None and given[1].name == "own"

@@ -162,3 +162,21 @@ def test_only_a_foreign_teacher_at_chance_is_warned_about(tmp_path, caplog):
     results.write_checked_json(tmp_path / "result.json", {**result, "accuracy_last": 80.0})
     _teacher(experiment, tmp_path / "run")
     assert "hardly better than chance" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("classes", "accuracy", "near_chance"),
+    [(2, 54, True), (2, 56, False), (10, 18, True), (10, 20, False)],
+)
+def test_what_is_hardly_better_than_chance(
+    classes, accuracy, near_chance, tmp_path, caplog, monkeypatch
+):
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.GlobalAveragePooling2D()(inputs)
+    file = tmp_path / "t.keras"
+    keras.Model(inputs, keras.layers.Dense(classes)(x)).save(file)
+    experiment = _prepared("--teacher", str(file), "--classes", str(classes))
+    logs = {"accuracy": accuracy / 100}
+    monkeypatch.setattr(keras.Model, "evaluate", lambda *arguments, **options: logs)
+    _teacher(experiment, tmp_path / "run")
+    assert ("hardly better than chance" in caplog.text) == near_chance

@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import pytest
 
 from letkd_keras.losses import LOGIT_LOSSES
@@ -78,18 +76,3 @@ def test_letkd1_replaces_letkd2_without_intermediate_layer():
         assert methods.without_intermediate_level(name) == name
     with pytest.raises(ValueError, match=r"letkd_i0p1 needs an intermediate layer.*letkd1"):
         methods.without_intermediate_level("letkd_i0p1")
-
-
-def test_methods_that_need_all_images_are_refused_on_streamed_ones():
-    streamed = SimpleNamespace(name="imagenet", in_memory=False, unlabelled_examples=0)
-    with pytest.raises(ValueError, match=r"must be in memory. Received: imagenet"):
-        methods.check(["kd", "crd"], streamed)
-    methods.check(["kd"], streamed)
-
-
-def test_crd_is_refused_on_several_gpus(monkeypatch):
-    monkeypatch.setattr(methods.gpus, "used_together", lambda: 2)
-    data = SimpleNamespace(name="digits", in_memory=True, unlabelled_examples=0)
-    with pytest.raises(ValueError, match=r"crd must be trained on one GPU.*Received: 2 GPUs"):
-        methods.check(["crd"], data)
-    methods.check(["sp"], data)

@@ -6,6 +6,7 @@ import keras
 import pytest
 from digit_classifiers import classifier, one_block
 
+from letkd_keras.data import ImageData
 from letkd_keras.recipes import digits
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.preparation import prepare
@@ -40,6 +41,24 @@ def test_letkd1_is_used_where_a_network_has_no_intermediate_layer(tmp_path, capl
         prepare(replace(experiment, methods=("letkd_i1",)))
 
 
+def test_options_without_effect_are_warned_about_where_there_are_no_kd_layers(caplog):
+    text = "--temperature 4 --penultimate-alpha 1 --template-scale 3 --methods"
+
+    def warnings(methods):
+        caplog.clear()
+        prepare(_experiment(f"{text} {methods}"))
+        texts = [record.message for record in caplog.records if "no effect" in record.message]
+        return [text.replace(" has no effect: students by student, kd", ":") for text in texts]
+
+    # The template scale is the default; the templates are those of SMALL.
+    assert warnings("student kd") == [
+        "--templates: have no KD layers.",
+        "--temperature: have no KD layers.",
+        "--penultimate-alpha: have no KD layers.",
+    ]
+    assert warnings("fitnet_layer kd") == []
+
+
 def test_the_layers_chosen_are_logged(caplog):
     with caplog.at_level("INFO", logger="letkd_keras"):
         prepare(_experiment("--methods letkd2"))
@@ -66,6 +85,14 @@ def test_a_method_that_does_not_fit_the_teacher_is_refused(tmp_path):
     ("text", "message"),
     [
         ("--batch-size 41", "`batch_size` must be at most the 40 training images"),
+        (
+            "--warm-up-epochs 2 --epochs 2 --teacher-epochs 3",
+            "`warm_up_epochs` must be less than the 2 epochs of the student",
+        ),
+        (
+            "--warm-up-epochs 2 --epochs 3 --teacher-epochs 2",
+            "`warm_up_epochs` must be less than the 2 epochs of the teacher",
+        ),
         ("--templates 2561", "`templates` must be at most the 2560 feature vectors"),
         ("--student-penultimate-layer penultimat", "`student_penultimate_layer` must name a layer"),
     ],
@@ -73,6 +100,15 @@ def test_a_method_that_does_not_fit_the_teacher_is_refused(tmp_path):
 def test_what_does_not_fit_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         prepare(_experiment(f"--methods letkd2 {text}"))
+
+
+def test_a_trained_teacher_has_no_warm_up(tmp_path):
+    classifier(tmp_path / "t.keras", [keras.layers.Flatten()])
+    text = "--methods kd --warm-up-epochs 2 --epochs 3 --teacher-epochs 2 --fine-tune-epochs 2"
+    prepared = prepare(_experiment(f"{text} --teacher {tmp_path}/t.keras"))
+    assert list(prepared.teacher_phases) == ["fine_tune_schedule"]
+    assert prepared.fine_tune_schedule.warm_up_epochs == 0
+    assert prepared.student_schedule.warm_up_epochs == 2
 
 
 class _Workers:
@@ -101,6 +137,19 @@ def test_one_device_may_clip_the_gradient_and_several_gpus_may_not(monkeypatch):
     monkeypatch.setattr(gpus, "used_together", lambda: 2)
     with pytest.raises(ValueError, match=r"`clip_norm` .* on several GPUs.*clip_norm=1.0 with 2"):
         prepare(experiment)
+
+
+def test_crd_is_refused_on_streamed_images_and_on_several_gpus(monkeypatch):
+    experiment = _experiment("--methods kd crd")
+    monkeypatch.setattr(ImageData, "in_memory", False)
+    with pytest.raises(ValueError, match=r"must be in memory. Received: digits"):
+        prepare(experiment)
+    prepare(replace(experiment, methods=("kd",)))
+    monkeypatch.setattr(ImageData, "in_memory", True)
+    monkeypatch.setattr(gpus, "used_together", lambda: 2)
+    with pytest.raises(ValueError, match=r"crd must be trained on one GPU.*Received: 2 GPUs"):
+        prepare(experiment)
+    prepare(replace(experiment, methods=("sp",)))
 
 
 @pytest.mark.parametrize("number", [9, 41])

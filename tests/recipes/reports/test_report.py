@@ -1,7 +1,12 @@
 """The text of a report; `test_digits` reads the report of a run."""
 
+from types import SimpleNamespace
+
+import pytest
+
 from letkd_keras.export.cost_report import CostRow
 from letkd_keras.recipes.reports import report
+from letkd_keras.recipes.trainings.schedule import Schedule
 
 
 def test_the_table_of_costs_says_on_how_many_images_its_top1_is():
@@ -27,3 +32,32 @@ def test_the_table_of_costs_explains_the_forms_that_it_has():
     assert "`plain` is the student without KD layers, which was not trained alone." in text
     assert "Its file computes the values of each KD layer at every location." in text
     assert "without KD layers, trained alone. `folded` is" in _costs(plain=80.0, folded=90.0)
+
+
+@pytest.mark.parametrize("has_validation", [False, True])
+def test_curves_have_both_phases_of_a_training(has_validation, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(report, "save_figure", lambda figure, *_, **__: figures.append(figure))
+    for name, accuracies in (("float/", (0.1, 0.2, 0.3)), ("", (0.25, 0.35))):
+        lines = [f"{epoch},{accuracy},1.0" for epoch, accuracy in enumerate(accuracies)]
+        file = tmp_path / "kd" / "seed0" / f"{name}metrics.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join(["epoch,val_accuracy,loss", *lines]))
+    schedule = Schedule(3, 0.1, (), 2)
+    experiment = SimpleNamespace(
+        data=SimpleNamespace(name="made up", has_validation=has_validation),
+        pair="t-s",
+        student_schedule=schedule,
+        quantization_aware_schedule=schedule.quantization_aware(2),
+    )
+    table = [{"method": "kd", "results": [{"seed": 0}]}]
+    report._plot_curves(experiment, tmp_path, {"accuracy_last": 50.0}, table)
+    accuracy, loss = figures[0].axes
+    lines = {line.get_label(): line for line in accuracy.lines}
+    assert list(lines["KD"].get_xdata()) == [1, 2, 3, 4, 5]
+    assert list(lines["KD"].get_ydata()) == [10, 20, 30, 25, 35]
+    assert list(lines["fake quantization begins"].get_xdata()) == [3.5, 3.5]
+    assert len(loss.lines) == 2
+    # Its accuracy is that on the test images, whatever those of the curves are.
+    suffix = " (test images)" if has_validation else ""
+    assert f"teacher, from a file{suffix}" in lines

@@ -3,9 +3,11 @@
 import csv
 import json
 import re
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -95,6 +97,25 @@ def test_a_failed_cell_is_recorded_and_tried_again(cells, tmp_path):
     assert trained[-1] == ("kd", 0) and (row["trials"], row["failed"]) == (1, 0)
     assert not (out / "kd" / "seed0" / "error.txt").exists()
     assert "failed" not in (out / "table.md").read_text()
+
+
+@pytest.mark.parametrize("command", ["compare", "ablations alphas", "ablations probe"])
+def test_a_command_with_a_failed_training_ends_with_status_1(command, cells, tmp_path, monkeypatch):
+    _, failing = cells
+    failing.add(("letkd2", 0))
+    monkeypatch.setattr("letkd_keras.recipes.studies.probe.write", lambda *args: None)
+    monkeypatch.setattr("letkd_keras.recipes.recipe_command.print_report", lambda path: None)
+    name, *words = command.split()
+    monkeypatch.chdir(tmp_path)
+    words = [*words, *SMALL.split(), "--methods", "letkd2", "--out", "grid"]
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    statuses = []
+    for _ in range(2):
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(Path(compare.__file__).with_name(f"{name}.py"), run_name="__main__")
+        statuses.append(end.value.code)
+        failing.clear()
+    assert statuses == [1, 0]
 
 
 def test_the_table_in_all_its_forms(cells, tmp_path):
