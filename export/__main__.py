@@ -183,7 +183,7 @@ def main(arguments=None):
     )
     (first, *_) = results.values()
     accuracy = first.accuracy_before
-    compared = f"\ncompared with the student in Keras on {first.images} images"
+    compared = f"\ncompared with the student in Keras on {first.num_images} images"
     known = "" if accuracy is None else f", where it has an accuracy of {100 * accuracy:.2f}%"
     print_text(f"{compared}{known}")
     print(f"written to {options.out}, described in {options.out / 'card.md'}")

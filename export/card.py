@@ -13,7 +13,7 @@ from letkd_keras.export.card_file import LABELS, options_of, read_card, write_la
 from letkd_keras.export.card_snippets import has_snippets, kotlin_snippet, python_snippet
 from letkd_keras.files import checksum, write_json, write_text
 from letkd_keras.functional.cost import cost_of
-from letkd_keras.functional.fingerprint import fingerprint
+from letkd_keras.functional.fingerprint import architecture_fingerprint, fingerprint
 from letkd_keras.functional.graph import maker, nodes
 from letkd_keras.layers import KDLayer
 
@@ -53,6 +53,7 @@ def write_card(path, job, results, *, data_name=None, training=None):
     card = {
         "name": job.student.name,
         "student": fingerprint(job.student),
+        "architecture": architecture_fingerprint(job.student),
         "date": date.today().isoformat(),
         "inputs": {
             "kind": options.input,
@@ -122,7 +123,7 @@ def _artifact(result, job, data):
         "layout": "NCHW" if is_nchw else "NHWC",
         "parameters": result.parameters,
         "multiply_adds": _multiply_adds(job.written),
-        "images": result.images,
+        "images": result.num_images,
         "data": data,
         "max_difference": result.max_difference,
         "agreement": result.agreement,
@@ -152,14 +153,21 @@ def _unchanged_artifacts(path, card, job):
     """Artifacts of the same student, inputs and outputs that an earlier card lists, unchanged."""
     if card is None or card["student"] != fingerprint(job.student):
         return {}
+    # Layers without weights may differ.
+    architecture = architecture_fingerprint(job.student)
+    if architecture is None or card.get("architecture") != architecture:
+        return {}
     earlier, options = options_of(card), job.options
     keys = ("input", "output", "mean", "std")
     if any(_list(getattr(earlier, key)) != _list(getattr(options, key)) for key in keys):
         return {}
+    # A SavedModel has the names of its classes inside.
+    is_renamed = options.knows_pixels and card.get("class_names") != _list(options.class_names)
     return {
         name: artifact
         for name, artifact in card["artifacts"].items()
         if set(artifact) >= _OF_AN_ARTIFACT
+        and not (is_renamed and name == "savedmodel")
         and (path / artifact["file"]).exists()
         and checksum(path / artifact["file"]) == artifact["sha256"]
     }
