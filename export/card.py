@@ -32,7 +32,7 @@ _HEADS = (
 _TEACHER = "teacher"
 
 
-def write_card(path, job, results, *, data_name=None, training=None):
+def write_card(path, job, results, *, data_name=None, assumed_normalization=False, training=None):
     """Write `card.json`, `card.md` and, with class names, `labels.txt` into an export's folder.
 
     Without class names, a `labels.txt` that belongs to an earlier card is removed.
@@ -43,6 +43,7 @@ def write_card(path, job, results, *, data_name=None, training=None):
         results: `Exported` by format. Artifacts of the same student in an earlier card stay in the
             card if they are unchanged, with what they were checked on.
         data_name: Name of the images.
+        assumed_normalization: Whether mean and standard deviation are assumed, not known.
         training: JSON-like dictionary of the training, or `None`.
 
     Returns:
@@ -62,6 +63,7 @@ def write_card(path, job, results, *, data_name=None, training=None):
             "crop": options.crop,
             "mean": _list(options.mean),
             "std": _list(options.std),
+            "assumed_normalization": assumed_normalization,
         },
         "outputs": {"kind": options.output, "classes": job.student.output_shape[-1]},
         "class_names": _list(options.class_names),
@@ -334,6 +336,8 @@ def _describe_input(inputs):
         parts += ["normalized: (pixel / 255 - mean) / std for each channel"]
         for name in ("mean", "std"):
             parts += [f"{name} {', '.join(f'{value:.4f}' for value in inputs[name])}"]
+    if inputs["assumed_normalization"]:
+        parts += ["mean and standard deviation of the training assumed"]
     return ", ".join(parts)
 
 

@@ -147,6 +147,7 @@ def export_bundle(
     formats=("savedmodel", "tflite", "onnx"),
     *,
     data_name=None,
+    assumed_normalization=False,
     verify=None,
     **options,
 ):
@@ -158,6 +159,7 @@ def export_bundle(
             `labels.txt`.
         formats: Names of the formats, or `("all",)`.
         data_name: Name of the images, for the card.
+        assumed_normalization: Whether `mean` and `std` are assumed, not known, for the card.
         verify: Dictionary from the name of a format to its `tolerance` and `min_agreement`, if they
             differ from the format's defaults.
         **options: `images`, `labels`, `fold` and the options of `export_student`.
@@ -181,6 +183,11 @@ def export_bundle(
     job = prepare(model, **options)
     if "tflite-int4" in wanted:
         layer_precisions(job.written, job.options.precision or {})
+    described = {
+        "data_name": data_name,
+        "assumed_normalization": assumed_normalization,
+        "training": training,
+    }
     results, refused, earlier = {}, [], listed_files(path)
     with bar("writing and checking", len(wanted)) as advance:
         for name in wanted:
@@ -193,7 +200,7 @@ def export_bundle(
                 refused.append(f"{name}: {error}")
             else:
                 # At once: an export that stops here leaves a card of the files that are there.
-                write_card(path, job, results, data_name=data_name, training=training)
+                write_card(path, job, results, **described)
             advance()
     left = [name for name in sorted(earlier - listed_files(path)) if (Path(path) / name).exists()]
     if left:

@@ -223,12 +223,12 @@ def test_other_data_are_normalized_as_in_training(run, tmp_path):
     assert opened.data.mean == (0,) * 3
 
 
-def _student(*first):
+def _student(*first, classes=5):
     inputs = keras.Input((16, 16, 3))
     x = inputs
-    for layer in first:
+    for layer in (*first, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(classes)):
         x = layer(x)
-    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, x)
 
 
 def test_a_student_that_rescales_pixels_gets_pixels(tmp_path, data_file, caplog):
@@ -248,6 +248,7 @@ def test_the_normalization_of_another_file_is_assumed_with_a_warning(tmp_path, d
     opened = open_data(tmp_path / "student.keras", options, _student())
     assert opened.data.mean == image_data().mean
     assert "assumed to take images with the mean and standard deviation of blocks" in caplog.text
+    assert opened.is_assumed
     caplog.clear()
     open_data(tmp_path / "student.keras", _options("--data", data_file, "--pixels=0..1"))
     assert caplog.text == ""
@@ -256,13 +257,19 @@ def test_the_normalization_of_another_file_is_assumed_with_a_warning(tmp_path, d
 def test_images_of_a_folder_get_the_size_of_the_student(tmp_path):
     tree = write_tree(tmp_path / "tree", size=(40, 40))
     file, options = tmp_path / "student.keras", _options("--data", tree)
-    opened = open_data(file, options, _student())
+    opened = open_data(file, options, _student(classes=3))
     assert opened.data.image_shape == (16, 16, 3)
     assert opened.config["image_size"] == 16
     options = _options("--data", tree, "--image-size", 24)
     message = r"images of --data .* takes, \(16, 16, 3\)\. --image-size .* shape \(24, 24, 3\)"
     with pytest.raises(ValueError, match=message):
-        open_data(file, options, _student())
+        open_data(file, options, _student(classes=3))
+
+
+def test_images_of_other_classes_are_refused(tmp_path, data_file):
+    message = r"images of --data must have the 3 classes of the student\. Received: 5 classes"
+    with pytest.raises(ValueError, match=message):
+        open_data(tmp_path / "student.keras", _options("--data", data_file), _student(classes=3))
 
 
 def test_photos_in_color_are_refused_for_a_student_of_gray_ones(tmp_path):
