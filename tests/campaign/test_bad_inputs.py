@@ -8,7 +8,7 @@ import pytest
 from bad_inputs import read_table
 from material import make_material, make_results
 
-from letkd_keras.data import sources
+from letkd_keras.data import loaders
 
 TABLE = read_table()
 
@@ -17,7 +17,7 @@ TABLE = read_table()
 def digits_read_once():
     """Most commands read them, which takes longer than the rest."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "load_digits", functools.cache(sources.load_digits))
+        patch.setattr(loaders, "load_digits", functools.cache(loaders.load_digits))
         yield
 
 
