@@ -259,16 +259,17 @@ def _markdown(card):
 
 
 def _tensor_lines(card):
-    """Shape and order of the axes of the input, one line for all artifacts where they are NHWC."""
-    inputs, lines = card["inputs"], {}
+    """Type, shape and order of the axes of the input, a line for each that artifacts have."""
+    inputs, files = card["inputs"], {}
     *sides, channels = inputs["shape"]
     for artifact in card["artifacts"].values():
         is_nchw = artifact["layout"] == "NCHW"
         shape = _shape({"shape": [channels, *sides]} if is_nchw else inputs, ", ")
-        of_file = f" of `{artifact['file']}`" if is_nchw else ""
-        line = f"- Tensor{of_file}: {inputs['dtype']} [batch, {shape}], {artifact['layout']}"
-        lines[line] = None
-    return list(lines)
+        tensor = f"{artifact['input_dtype']} [batch, {shape}], {artifact['layout']}"
+        files.setdefault(tensor, []).append(f"`{artifact['file']}`")
+    if len(files) == 1:
+        return [f"- Tensor: {tensor}" for tensor in files]
+    return [f"- Tensor of {', '.join(names)}: {tensor}" for tensor, names in files.items()]
 
 
 def _noise_lines(artifacts):

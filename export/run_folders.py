@@ -61,6 +61,22 @@ def find_student(folder):
     )
 
 
+def check_sweep_folder(path):
+    """Refuse a folder that stands for another student, which a sweep would replace.
+
+    Args:
+        path: Folder that a sweep is to write.
+
+    Raises:
+        ValueError: If it is a run folder, or contains `student.keras`.
+    """
+    if is_run_folder(path) or (Path(path) / _STUDENT).is_file():
+        raise ValueError(
+            f"`out` must not be a run folder or a folder with {_STUDENT}, since the folder of a "
+            f"sweep stands for its own student. Received: out={str(path)!r}"
+        )
+
+
 def provenance_of(model):
     """Describe how a student was made.
 
@@ -346,7 +362,8 @@ def _run_of(path):
 def _sweep_of(path):
     """What a sweep wrote about the model of its folder, or `None` for other models."""
     folder = path.parent if path.name == REDUCED else path
-    if not (folder / SWEEP).is_file():
+    # A folder with a student stands for it, see `find_student`.
+    if not (folder / SWEEP).is_file() or (path / _STUDENT).is_file():
         return None
     sweep = read_json(folder / SWEEP)
     if not isinstance(sweep, dict):

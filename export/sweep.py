@@ -16,7 +16,7 @@ from letkd_keras.commands.option_types import choice, path
 from letkd_keras.commands.terminal import print_report
 from letkd_keras.export import formats
 from letkd_keras.export.evaluation_images import add_image_options, selection_images, take
-from letkd_keras.export.run_folders import open_data, provenance_of
+from letkd_keras.export.run_folders import check_sweep_folder, open_data, provenance_of
 from letkd_keras.files import check_writable
 from letkd_keras.ranges import non_negative_integer, non_negative_number, positive_integer
 
@@ -73,6 +73,7 @@ def main(arguments=None):
     """Sweep, write and print."""
     options = parse(arguments)
     formats.check_installed([options.format])
+    check_sweep_folder(options.out)
     # TensorFlow is imported only after the options are parsed.
     from letkd_keras.export.loading import load_student
     from letkd_keras.export.template_sweep import sweep, write_sweep

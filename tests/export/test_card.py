@@ -327,7 +327,7 @@ def test_artifacts_of_an_earlier_export_keep_what_was_said_of_them(student, imag
     later = card["artifacts"]["tflite"]
     assert (later["layout"], later["images"], later["data"]) == ("NHWC", 5, "test set")
     lines = (tmp_path / "card.md").read_text().splitlines()
-    assert "- Tensor: float32 [batch, 16, 16, 3], NHWC" in lines
+    assert "- Tensor of `student.tflite`: float32 [batch, 16, 16, 3], NHWC" in lines
     assert "- Tensor of `student.onnx`: float32 [batch, 3, 16, 16], NCHW" in lines
     rows = {line.split(" | ")[0]: line for line in lines if line.startswith("| ")}
     assert f"| {earlier['parameters']:,} |" in rows["| onnx"]
@@ -387,6 +387,20 @@ def test_files_with_other_class_names_or_layers_are_not_described(tmp_path):
     other = _rescaled(1 / 127.5, -1)
     assert fingerprint(other) == fingerprint(student)
     assert files_after(other, **names) == []
+
+
+def test_tensor_has_the_type_of_the_files(tmp_path):
+    def tensors(*names):
+        job = prepare(_rescaled(1 / 255, 0), integer_io=True)
+        write_card(tmp_path, job, _written(tmp_path, *names))
+        lines = (tmp_path / "card.md").read_text().splitlines()
+        return [line for line in lines if line.startswith("- Tensor")]
+
+    assert tensors("tflite-int8") == ["- Tensor: uint8 [batch, 8, 8, 3], NHWC"]
+    assert tensors("tflite", "savedmodel") == [
+        "- Tensor of `student_int8.tflite`: uint8 [batch, 8, 8, 3], NHWC",
+        "- Tensor of `student.tflite`, `savedmodel`: float32 [batch, 8, 8, 3], NHWC",
+    ]
 
 
 def test_an_artifact_of_an_earlier_version_is_not_described(student, copy):

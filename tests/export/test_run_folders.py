@@ -13,7 +13,12 @@ from letkd_keras.commands.common_options import add_data_options
 from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.data import DataSpec
 from letkd_keras.data.npz import save_npz
-from letkd_keras.export.run_folders import find_student, open_data, provenance_of
+from letkd_keras.export.run_folders import (
+    check_sweep_folder,
+    find_student,
+    open_data,
+    provenance_of,
+)
 
 
 def _options(*arguments):
@@ -49,6 +54,14 @@ def test_student_of_a_run(run):
     (run / "kd" / "seed4" / "student.keras").write_text("")
     with pytest.raises(ValueError, match=r"one student of this run folder.*kd/seed3, kd/seed4"):
         find_student(run)
+
+
+def test_a_sweep_does_not_write_where_a_student_lies(run, tmp_path):
+    for folder in (run, run / "letkd2" / "seed3"):
+        with pytest.raises(ValueError, match=r"`out` must not be a run folder or a folder with st"):
+            check_sweep_folder(folder)
+    for folder in (tmp_path / "new", tmp_path, run / "sweep"):
+        check_sweep_folder(folder)
 
 
 def test_folder_without_a_student(tmp_path):
@@ -309,6 +322,12 @@ def test_data_of_a_sweep(tmp_path, data_file):
     assert open_data(tmp_path / "reduced.keras", _options()).data.name == "blocks"
     assert provenance_of(tmp_path / "reduced.keras") == provenance_of(tmp_path)
     assert provenance_of(tmp_path / "other.keras") is None
+    # A student beside it is that of the folder, which the sweep does not describe.
+    (tmp_path / "student.keras").write_text("")
+    assert find_student(tmp_path) == tmp_path / "student.keras"
+    assert provenance_of(tmp_path) is open_data(tmp_path, _options()) is None
+    assert provenance_of(tmp_path / "reduced.keras")["run"] == "a"
+    (tmp_path / "student.keras").unlink()
     (tmp_path / "sweep.json").write_text("[]")
     with pytest.raises(ValueError, match=r"sweep.json is damaged"):
         open_data(tmp_path, Namespace(data=None))
