@@ -92,7 +92,7 @@ def trained_student(options):
 
     opened = open_data(options.run, options)
     data = evaluation_images(
-        opened.data, options.test_images, options.calibration_images, options.seed
+        opened.data, options.check_images, options.calibration_images, options.seed
     )
     seed = read_config(options.run, "run")["seed"]
     file = options.plain or options.run / "student" / f"seed{seed}" / "student.keras"

@@ -22,11 +22,15 @@ from letkd_keras.commands.common_options import (
     add_out_option,
     add_seed_option,
 )
-from letkd_keras.commands.log_file import logged_to
+from letkd_keras.commands.log_file import logged_to, recorded
 from letkd_keras.commands.option_types import choice, list_item, path
 from letkd_keras.commands.terminal import print_table, print_text
 from letkd_keras.export import formats
-from letkd_keras.export.evaluation_images import add_image_options, evaluation_images
+from letkd_keras.export.evaluation_images import (
+    add_image_options,
+    check_image_options,
+    evaluation_images,
+)
 from letkd_keras.export.options import INPUTS, OUTPUTS, PRECISIONS, RANGES, ExportOptions
 from letkd_keras.export.run_folders import open_data
 from letkd_keras.files import check_writable
@@ -52,13 +56,36 @@ def layer_precision(text):
 def _check_use(parser, options):
     """Refuse an option that none of the formats uses."""
     wanted = formats.expand(options.formats)
-    for name, users in formats.OPTIONS.items():
+    calibrated = tuple(name for name in formats.names() if formats.find(name).needs_calibration)
+    for name, users in {**formats.OPTIONS, "calibration_images": calibrated}.items():
         is_given = getattr(options, name) != parser.get_default(name)
         if is_given and not set(users) & set(wanted):
             option = f"--{name.replace('_', '-')}"
             received = " ".join(options.formats)
             return f"{option} is for {', '.join(users)}. Received: --formats {received}"
     return None
+
+
+def _check_without_images(options, wanted, student):
+    """Refuse what needs the images of `--data`, if there are none.
+
+    Raises:
+        ValueError: If so.
+    """
+    # Imports Keras, for which `--help` does not wait.
+    from letkd_keras.export.input_scaling import takes_pixels
+
+    calibrated = [name for name in wanted if formats.find(name).needs_calibration]
+    if calibrated:
+        raise ValueError(
+            "--data must be given, since these formats need training images: "
+            f"{', '.join(calibrated)}. Received: none"
+        )
+    if options.input == "pixels" and not takes_pixels(student):
+        raise ValueError(
+            "--data must be given for --input pixels, since the student does not rescale pixels "
+            "itself. Received: none"
+        )
 
 
 def parse(arguments=None):
@@ -130,6 +157,7 @@ def parse(arguments=None):
     add_image_options(parser, calibration=200)
     add_data_options(parser, default_text="the data set of a run folder, otherwise noise")
     parser.add_check(partial(_check_use, parser))
+    parser.add_check(partial(check_image_options, parser))
     return parser.parse_args(arguments)
 
 
@@ -143,18 +171,22 @@ def main(arguments=None):
     from letkd_keras.export.student import export_bundle
 
     check_writable(options.out, "out")
-    student = load_student(options.model)
-    images, opened = None, open_data(options.model, options, student)
-    if opened is not None:
+    with recorded() as messages:
+        student = load_student(options.model)
+        images, opened = None, open_data(options.model, options, student)
+    if opened is None:
+        _check_without_images(options, wanted, student)
+    else:
         images = evaluation_images(
-            opened.data, options.test_images, options.calibration_images, options.seed
+            opened.data, options.check_images, options.calibration_images, options.seed
         )
-    with logged_to(options.out / "log.txt"):
+    with logged_to(options.out / "log.txt", messages):
         results = export_bundle(
             options.model,
             options.out,
             wanted,
             data_name=None if images is None else images.name,
+            assumed_normalization=opened is not None and opened.is_assumed,
             fold=not options.no_fold,
             integer_io=options.integer_io,
             input=options.input,
@@ -175,7 +207,7 @@ def main(arguments=None):
                 result.path.name,
                 f"{result.bytes:,}",
                 f"{result.max_difference:.1e}",
-                f"{100 * result.agreement:.2f}%",
+                "-" if images is None else f"{100 * result.agreement:.2f}%",
                 *([f"{100 * result.accuracy:.2f}%"] if has_labels else []),
             ]
             for name, result in results.items()
@@ -183,8 +215,9 @@ def main(arguments=None):
     )
     (first, *_) = results.values()
     accuracy = first.accuracy_before
-    compared = f"\ncompared with the student in Keras on {first.images} images"
-    known = "" if accuracy is None else f", where it has an accuracy of {100 * accuracy:.2f}%"
+    compared = f"\ncompared with the student in Keras on {first.num_images} images"
+    known = " of noise, since no --data was given" if images is None else ""
+    known += "" if accuracy is None else f", where it has an accuracy of {100 * accuracy:.2f}%"
     print_text(f"{compared}{known}")
     print(f"written to {options.out}, described in {options.out / 'card.md'}")
 

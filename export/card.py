@@ -13,7 +13,7 @@ from letkd_keras.export.card_file import LABELS, options_of, read_card, write_la
 from letkd_keras.export.card_snippets import has_snippets, kotlin_snippet, python_snippet
 from letkd_keras.files import checksum, write_json, write_text
 from letkd_keras.functional.cost import cost_of
-from letkd_keras.functional.fingerprint import fingerprint
+from letkd_keras.functional.fingerprint import architecture_fingerprint, fingerprint
 from letkd_keras.functional.graph import maker, nodes
 from letkd_keras.layers import KDLayer
 
@@ -32,7 +32,7 @@ _HEADS = (
 _TEACHER = "teacher"
 
 
-def write_card(path, job, results, *, data_name=None, training=None):
+def write_card(path, job, results, *, data_name=None, assumed_normalization=False, training=None):
     """Write `card.json`, `card.md` and, with class names, `labels.txt` into an export's folder.
 
     Without class names, a `labels.txt` that belongs to an earlier card is removed.
@@ -43,6 +43,7 @@ def write_card(path, job, results, *, data_name=None, training=None):
         results: `Exported` by format. Artifacts of the same student in an earlier card stay in the
             card if they are unchanged, with what they were checked on.
         data_name: Name of the images.
+        assumed_normalization: Whether mean and standard deviation are assumed, not known.
         training: JSON-like dictionary of the training, or `None`.
 
     Returns:
@@ -53,6 +54,7 @@ def write_card(path, job, results, *, data_name=None, training=None):
     card = {
         "name": job.student.name,
         "student": fingerprint(job.student),
+        "architecture": architecture_fingerprint(job.student),
         "date": date.today().isoformat(),
         "inputs": {
             "kind": options.input,
@@ -61,6 +63,7 @@ def write_card(path, job, results, *, data_name=None, training=None):
             "crop": options.crop,
             "mean": _list(options.mean),
             "std": _list(options.std),
+            "assumed_normalization": assumed_normalization,
         },
         "outputs": {"kind": options.output, "classes": job.student.output_shape[-1]},
         "class_names": _list(options.class_names),
@@ -122,7 +125,7 @@ def _artifact(result, job, data):
         "layout": "NCHW" if is_nchw else "NHWC",
         "parameters": result.parameters,
         "multiply_adds": _multiply_adds(job.written),
-        "images": result.images,
+        "images": result.num_images,
         "data": data,
         "max_difference": result.max_difference,
         "agreement": result.agreement,
@@ -152,14 +155,21 @@ def _unchanged_artifacts(path, card, job):
     """Artifacts of the same student, inputs and outputs that an earlier card lists, unchanged."""
     if card is None or card["student"] != fingerprint(job.student):
         return {}
+    # Layers without weights may differ.
+    architecture = architecture_fingerprint(job.student)
+    if architecture is None or card.get("architecture") != architecture:
+        return {}
     earlier, options = options_of(card), job.options
     keys = ("input", "output", "mean", "std")
     if any(_list(getattr(earlier, key)) != _list(getattr(options, key)) for key in keys):
         return {}
+    # A SavedModel has the names of its classes inside.
+    is_renamed = options.knows_pixels and card.get("class_names") != _list(options.class_names)
     return {
         name: artifact
         for name, artifact in card["artifacts"].items()
         if set(artifact) >= _OF_AN_ARTIFACT
+        and not (is_renamed and name == "savedmodel")
         and (path / artifact["file"]).exists()
         and checksum(path / artifact["file"]) == artifact["sha256"]
     }
@@ -249,16 +259,17 @@ def _markdown(card):
 
 
 def _tensor_lines(card):
-    """Shape and order of the axes of the input, one line for all artifacts where they are NHWC."""
-    inputs, lines = card["inputs"], {}
+    """Type, shape and order of the axes of the input, a line for each that artifacts have."""
+    inputs, files = card["inputs"], {}
     *sides, channels = inputs["shape"]
     for artifact in card["artifacts"].values():
         is_nchw = artifact["layout"] == "NCHW"
         shape = _shape({"shape": [channels, *sides]} if is_nchw else inputs, ", ")
-        of_file = f" of `{artifact['file']}`" if is_nchw else ""
-        line = f"- Tensor{of_file}: {inputs['dtype']} [batch, {shape}], {artifact['layout']}"
-        lines[line] = None
-    return list(lines)
+        tensor = f"{artifact['input_dtype']} [batch, {shape}], {artifact['layout']}"
+        files.setdefault(tensor, []).append(f"`{artifact['file']}`")
+    if len(files) == 1:
+        return [f"- Tensor: {tensor}" for tensor in files]
+    return [f"- Tensor of {', '.join(names)}: {tensor}" for tensor, names in files.items()]
 
 
 def _noise_lines(artifacts):
@@ -326,6 +337,8 @@ def _describe_input(inputs):
         parts += ["normalized: (pixel / 255 - mean) / std for each channel"]
         for name in ("mean", "std"):
             parts += [f"{name} {', '.join(f'{value:.4f}' for value in inputs[name])}"]
+    if inputs["assumed_normalization"]:
+        parts += ["mean and standard deviation of the training assumed"]
     return ", ".join(parts)
 
 

@@ -41,7 +41,7 @@ class Comparison:
         max_difference: Largest absolute difference of a logit.
         scale: Largest absolute logit of the student.
         agreement: Share of the images with the same top-1 class, in [0, 1].
-        images: Number of images compared.
+        num_images: Number of images compared.
         accuracy_before: Accuracy of the student, in [0, 1]; `None` without labels.
         accuracy: Accuracy of the artifact likewise.
     """
@@ -49,14 +49,14 @@ class Comparison:
     max_difference: float
     scale: float
     agreement: float
-    images: int
+    num_images: int
     accuracy_before: float | None = None
     accuracy: float | None = None
 
     def __str__(self):
         text = (
             f"max difference {self.max_difference:.1e}, top-1 agreement "
-            f"{100 * self.agreement:.2f}% of {self.images} images"
+            f"{100 * self.agreement:.2f}% of {self.num_images} images"
         )
         if self.accuracy is not None:
             text += f", accuracy {100 * self.accuracy_before:.2f}% -> {100 * self.accuracy:.2f}%"
@@ -110,7 +110,7 @@ def compare(reference, logits, labels=None):
         max_difference=float(np.max(np.abs(logits - reference))),
         scale=float(np.max(np.abs(reference))),
         agreement=float(np.mean(classes == expected)),
-        images=len(reference),
+        num_images=len(reference),
         accuracy_before=None if labels is None else float(np.mean(expected == labels)),
         accuracy=None if labels is None else float(np.mean(classes == labels)),
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from letkd_keras.export.run_folders import knows_data
 from letkd_keras.ranges import positive_integer
 
 _BATCH = 64
@@ -59,14 +60,19 @@ class SelectionImages:
 
 
 def add_image_options(parser, calibration=None):
-    """Add `--test-images` and, if it has a default, `--calibration-images`.
+    """Add `--check-images` and, if it has a default, `--calibration-images`.
 
     Args:
         parser: `letkd_keras.commands.command_line.Parser`.
         calibration: Default of `--calibration-images`; `None` for no such option.
     """
     counts = {"type": positive_integer, "metavar": "N"}
-    parser.add_argument("--test-images", default=1000, help="test images, at most", **counts)
+    parser.add_argument(
+        "--check-images",
+        default=1000,
+        help="test images to check files and report accuracies on, at most",
+        **counts,
+    )
     if calibration is not None:
         parser.add_argument(
             "--calibration-images",
@@ -74,6 +80,28 @@ def add_image_options(parser, calibration=None):
             help="training images for int8 and to fit and train on, at most",
             **counts,
         )
+
+
+def check_image_options(parser, options):
+    """Refuse numbers of images where there are none, a check for `Parser.add_check`.
+
+    Args:
+        parser: The parser of `add_image_options`, first argument of the check.
+        options: Parsed options with `model` and `data`.
+
+    Returns:
+        What is wrong, a sentence, or `None`.
+    """
+    for name in ("check_images", "calibration_images"):
+        value = getattr(options, name, None)
+        is_given = value != parser.get_default(name)
+        if is_given and not options.data and not knows_data(options.model):
+            option = f"--{name.replace('_', '-')}"
+            return (
+                f"{option} needs --data, since {str(options.model)!r} is no run folder, which "
+                f"knows its data. Received: {option} {value}"
+            )
+    return None
 
 
 def evaluation_images(data, test_images=1000, calibration_images=200, seed=0):

@@ -61,6 +61,22 @@ def find_student(folder):
     )
 
 
+def check_sweep_folder(path):
+    """Refuse a folder that stands for another student, which a sweep would replace.
+
+    Args:
+        path: Folder that a sweep is to write.
+
+    Raises:
+        ValueError: If it is a run folder, or contains `student.keras`.
+    """
+    if is_run_folder(path) or (Path(path) / _STUDENT).is_file():
+        raise ValueError(
+            f"`out` must not be a run folder or a folder with {_STUDENT}, since the folder of a "
+            f"sweep stands for its own student. Received: out={str(path)!r}"
+        )
+
+
 def provenance_of(model):
     """Describe how a student was made.
 
@@ -99,10 +115,21 @@ class OpenedData:
     Attributes:
         data: `Dataset`.
         config: JSON-like dictionary for `DataSpec.from_config`, with `name` and `digest` besides.
+        is_assumed: Whether it is assumed only that the student takes images normalized like these.
     """
 
     data: object
     config: dict
+    is_assumed: bool = False
+
+
+def knows_data(model):
+    """Whether a file or folder belongs to a run or a sweep that has recorded its data set.
+
+    Raises:
+        ValueError: If what was recorded is damaged.
+    """
+    return _data_config_of(model) is not None
 
 
 def open_data(model, options, student=None):
@@ -130,7 +157,7 @@ def open_data(model, options, student=None):
     Raises:
         ValueError: If the data set of a run has changed since, an option is given that needs
             `--data`, the data cannot be opened, or their images have another shape than the student
-            takes.
+            takes, or other classes.
         FileNotFoundError: If the data do not exist there.
     """
     trained = _data_config_of(model)
@@ -148,7 +175,7 @@ def open_data(model, options, student=None):
         if is_assumed and student is not None and _takes_pixels(student):
             spec, is_assumed = replace(spec, pixels="0..255"), False
         data = _open_others(trained, spec)
-        _check_shape(student, data)
+        _check_fit(student, data)
         data = _normalized_as_in(trained, spec, data)
         if is_assumed:
             log.warning(
@@ -162,7 +189,7 @@ def open_data(model, options, student=None):
                 "among those that the student was trained on.",
                 options.data,
             )
-        return _opened(spec, data)
+        return replace(_opened(spec, data), is_assumed=is_assumed)
     for name, value in given.items():
         raise ValueError(
             f"`{name}` needs `data`; without it, the data set of a run folder is opened as in "
@@ -226,7 +253,7 @@ def _open_moved(trained, moved, given, student):
     if given:
         spec = replace(spec, **given)
         data = spec.open()
-        _check_shape(student, data)
+        _check_fit(student, data)
     return _opened(spec, _normalized_as_in(trained, spec, data))
 
 
@@ -275,9 +302,11 @@ def _sized_for(student, spec):
     return replace(spec, image_size=height) if [height] == width else spec
 
 
-def _check_shape(student, data):
-    """Refuse images of another size or other channels than the student takes."""
-    shape = data.image_shape if student is None else student.input_shape[1:]
+def _check_fit(student, data):
+    """Refuse images of another size, other channels or other classes than the student has."""
+    if student is None:
+        return
+    shape, classes = student.input_shape[1:], student.output_shape[-1]
     fits = len(shape) == len(data.image_shape) and all(
         size in (None, given) for size, given in zip(shape, data.image_shape, strict=True)
     )
@@ -286,6 +315,11 @@ def _check_shape(student, data):
             f"The images of --data must have the shape that the student takes, {shape}. "
             "--image-size sets height and width where images have no fixed size. "
             f"Received: images of shape {data.image_shape}"
+        )
+    if data.num_classes != classes:
+        raise ValueError(
+            f"The images of --data must have the {classes} classes of the student. "
+            f"Received: {data.num_classes} classes"
         )
 
 
@@ -328,7 +362,8 @@ def _run_of(path):
 def _sweep_of(path):
     """What a sweep wrote about the model of its folder, or `None` for other models."""
     folder = path.parent if path.name == REDUCED else path
-    if not (folder / SWEEP).is_file():
+    # A folder with a student stands for it, see `find_student`.
+    if not (folder / SWEEP).is_file() or (path / _STUDENT).is_file():
         return None
     sweep = read_json(folder / SWEEP)
     if not isinstance(sweep, dict):

@@ -12,8 +12,9 @@ from letkd_keras.commands.progress import bar
 from letkd_keras.export import formats as table
 from letkd_keras.export.batch_norm_folding import untrained_batch_norms
 from letkd_keras.export.card import listed_files, write_card
-from letkd_keras.export.card_file import write_labels
+from letkd_keras.export.card_file import LABELS, write_labels
 from letkd_keras.export.comparison import (
+    Comparison,
     ExportMismatch,
     check_labels,
     compare,
@@ -35,21 +36,17 @@ from letkd_keras.files import atomic_path, check_writable, remove_leftovers, siz
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Exported:
+@dataclass(frozen=True, kw_only=True)
+class Exported(Comparison):
     """An artifact that was written and verified.
 
     Attributes:
+        max_difference, scale, agreement, num_images, accuracy_before, accuracy: Those of its
+            `letkd_keras.export.comparison.Comparison` with the student in Keras.
         path: The file or folder.
         format: Name of the format.
         bytes: Size of all its files.
         parameters: Number of parameters of the model that was written.
-        max_difference: Largest absolute difference of an output from the student in Keras.
-        agreement: Share of the test images with the same top-1 class, in [0, 1].
-        images: Number of test images.
-        accuracy_before: Accuracy of the student in Keras on the test images, in [0, 1]; `None`
-            without labels.
-        accuracy: Accuracy of the artifact likewise.
         tolerance: Largest relative difference of a logit that was allowed; `None` for any.
         min_agreement: Smallest agreement that was allowed.
         layer_noise: List of `LayerNoise`, if it was asked for and the format is quantized.
@@ -59,23 +56,12 @@ class Exported:
     format: str
     bytes: int
     parameters: int
-    max_difference: float
-    agreement: float
-    images: int
-    accuracy_before: float | None = None
-    accuracy: float | None = None
     tolerance: float | None = None
     min_agreement: float | None = None
     layer_noise: list | None = None
 
     def __str__(self):
-        text = (
-            f"{self.path}, {self.bytes:,} bytes, max difference {self.max_difference:.1e}, "
-            f"top-1 agreement {100 * self.agreement:.2f}% of {self.images} images"
-        )
-        if self.accuracy is not None:
-            text += f", accuracy {100 * self.accuracy_before:.2f}% -> {100 * self.accuracy:.2f}%"
-        return text
+        return f"{self.path}, {self.bytes:,} bytes, {super().__str__()}"
 
 
 def export_student(
@@ -151,6 +137,7 @@ def export_student(
     job = prepare(model, images=images, labels=labels, fold=fold, **options)
     result = write(job, path, format, tolerance=tolerance, min_agreement=min_agreement)
     write_labels(path, job.options.class_names)
+    _check_labels_file(path, job.options)
     return result
 
 
@@ -160,6 +147,7 @@ def export_bundle(
     formats=("savedmodel", "tflite", "onnx"),
     *,
     data_name=None,
+    assumed_normalization=False,
     verify=None,
     **options,
 ):
@@ -171,6 +159,7 @@ def export_bundle(
             `labels.txt`.
         formats: Names of the formats, or `("all",)`.
         data_name: Name of the images, for the card.
+        assumed_normalization: Whether `mean` and `std` are assumed, not known, for the card.
         verify: Dictionary from the name of a format to its `tolerance` and `min_agreement`, if they
             differ from the format's defaults.
         **options: `images`, `labels`, `fold` and the options of `export_student`.
@@ -194,6 +183,11 @@ def export_bundle(
     job = prepare(model, **options)
     if "tflite-int4" in wanted:
         layer_precisions(job.written, job.options.precision or {})
+    described = {
+        "data_name": data_name,
+        "assumed_normalization": assumed_normalization,
+        "training": training,
+    }
     results, refused, earlier = {}, [], listed_files(path)
     with bar("writing and checking", len(wanted)) as advance:
         for name in wanted:
@@ -206,7 +200,7 @@ def export_bundle(
                 refused.append(f"{name}: {error}")
             else:
                 # At once: an export that stops here leaves a card of the files that are there.
-                write_card(path, job, results, data_name=data_name, training=training)
+                write_card(path, job, results, **described)
             advance()
     left = [name for name in sorted(earlier - listed_files(path)) if (Path(path) / name).exists()]
     if left:
@@ -215,6 +209,7 @@ def export_bundle(
             path,
             ", ".join(left),
         )
+    _check_labels_file(path, job.options)
     if refused:
         raise ExportMismatch("\n".join(refused), results)
     return results
@@ -299,14 +294,10 @@ def write(job, path, format, *, tolerance=None, min_agreement=None):
         format=format,
         bytes=size_on_disk(target),
         parameters=job.written.count_params(),
-        max_difference=comparison.max_difference,
-        agreement=comparison.agreement,
-        images=comparison.images,
-        accuracy_before=comparison.accuracy_before,
-        accuracy=comparison.accuracy,
         tolerance=tolerance,
         min_agreement=min_agreement,
         layer_noise=noise,
+        **vars(comparison),
     )
 
 
@@ -320,6 +311,16 @@ def _noise(job, file_format, artifact):
         reference = Path(folder) / "float32.tflite"
         table.find("tflite").write(model, reference, job.options)
         return layer_noise(reference, artifact, images, [layer.name for layer in model.layers])
+
+
+def _check_labels_file(path, options):
+    """Warn of class names beside the files that may be of another student."""
+    if options.class_names is None and (Path(path) / LABELS).exists():
+        log.warning(
+            "%s is not of this export, which has no `class_names`. If its names are those of "
+            "another student, remove it.",
+            Path(path) / LABELS,
+        )
 
 
 def _check_calibration(wanted, options):

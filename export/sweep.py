@@ -11,12 +11,12 @@ folder.
 
 from letkd_keras.commands.command_line import Parser, run_main
 from letkd_keras.commands.common_options import add_data_options, add_out_option, add_seed_option
-from letkd_keras.commands.log_file import logged_to
+from letkd_keras.commands.log_file import logged_to, recorded
 from letkd_keras.commands.option_types import choice, path
 from letkd_keras.commands.terminal import print_report
 from letkd_keras.export import formats
 from letkd_keras.export.evaluation_images import add_image_options, selection_images, take
-from letkd_keras.export.run_folders import open_data, provenance_of
+from letkd_keras.export.run_folders import check_sweep_folder, open_data, provenance_of
 from letkd_keras.files import check_writable
 from letkd_keras.ranges import non_negative_integer, non_negative_number, positive_integer
 
@@ -50,11 +50,11 @@ def parse(arguments=None):
         help=f"format to measure: {', '.join(formats.names())}",
     )
     add(
-        "--fine-tune-epochs",
+        "--student-epochs",
         type=non_negative_integer,
         metavar="N",
         default=0,
-        help="epochs of fine-tuning on the calibration images",
+        help="epochs of training of each reduced student on the calibration images",
     )
     add_seed_option(parser)
     add_image_options(parser, calibration=1000)
@@ -73,28 +73,30 @@ def main(arguments=None):
     """Sweep, write and print."""
     options = parse(arguments)
     formats.check_installed([options.format])
+    check_sweep_folder(options.out)
     # TensorFlow is imported only after the options are parsed.
     from letkd_keras.export.loading import load_student
     from letkd_keras.export.template_sweep import sweep, write_sweep
 
     check_writable(options.out, "out")
-    student = load_student(options.model)
-    opened = open_data(options.model, options, student)
+    with recorded() as messages:
+        student = load_student(options.model)
+        opened = open_data(options.model, options, student)
     if opened is None:
         raise ValueError(
             "`data` must be given, since `model` does not belong to a run folder. Received: none"
         )
-    with logged_to(options.out / "log.txt"):
+    with logged_to(options.out / "log.txt", messages):
         result = sweep(
             student,
             selection_images(
                 opened.data, options.selection_images, options.calibration_images, options.seed
             ),
-            *take(opened.data, "test", options.test_images, options.seed),
+            *take(opened.data, "test", options.check_images, options.seed),
             templates=options.templates,
             max_loss=options.max_loss,
             format=options.format,
-            fine_tune_epochs=options.fine_tune_epochs,
+            fine_tune_epochs=options.student_epochs,
             seed=options.seed,
         )
         write_sweep(result, options.out, data=opened.config, training=provenance_of(options.model))

@@ -37,14 +37,15 @@ def logged_to(path, earlier=()):
     Args:
         path: The file. Messages are appended. The file and its folder are created with the first
             message.
-        earlier: Records of `recorded`, which are written first.
+        earlier: Records of `recorded`, which are written before the first message, or at the end. A
+            command that refuses before it writes a message leaves no file.
     """
     handler = _LogFile(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    for record in earlier:
-        handler.handle(record)
+    handler.earlier = list(earlier)
     with _handled_by(handler):
         yield
+        handler.write_earlier()
 
 
 @contextmanager
@@ -73,7 +74,22 @@ class _Recorder(logging.Handler):
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that begins with what C++ code wrote before it was opened."""
+    """A log file that begins with what C++ code and commands wrote before it was opened.
+
+    Attributes:
+        earlier: Records to write before the first one.
+    """
+
+    earlier = ()
+
+    def emit(self, record):
+        self.write_earlier()
+        super().emit(record)
+
+    def write_earlier(self):
+        earlier, self.earlier = self.earlier, ()
+        for record in earlier:
+            super().emit(record)
 
     def _open(self):
         Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)

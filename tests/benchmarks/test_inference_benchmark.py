@@ -39,7 +39,7 @@ def test_a_run_has_accuracies(tmp_path):
     for method, model in (("student", plain), ("letkd1", student)):
         (run / method / "seed0").mkdir(parents=True)
         model.save(run / method / "seed0" / "student.keras")
-    options = ["--run", str(run), "--templates", "--out", str(tmp_path), "--test-images", "50"]
+    options = ["--run", str(run), "--templates", "--out", str(tmp_path), "--check-images", "50"]
     rows = inference.main([*options, *_FEW])
     assert [row.form for row in rows] == ["plain", "trained", "folded"]
     assert rows[1].top1 == rows[2].top1 == pytest.approx(round(rows[1].top1 / 2) * 2)

@@ -38,6 +38,9 @@ def test_messages_before_there_is_a_folder_are_written_first(tmp_path):
     with recorded() as earlier:
         package.info("resolved")
     package.warning("between")
+    with pytest.raises(ValueError), logged_to(tmp_path / "run" / "log.txt", earlier):
+        raise ValueError  # a refusal leaves nothing
+    assert not (tmp_path / "run").exists()
     with logged_to(tmp_path / "run" / "log.txt", earlier):
         package.info("begun")
     lines = (tmp_path / "run" / "log.txt").read_text().splitlines()

@@ -1,12 +1,13 @@
 import json
 import shutil
 
+import keras
 import numpy as np
 import pytest
 from random_students import with_kd_layers
 
 from letkd_keras import models
-from letkd_keras.export import ExportMismatch, export_bundle, fold, formats
+from letkd_keras.export import Exported, ExportMismatch, export_bundle, fold, formats
 from letkd_keras.export.card import kd_layers, read_card, write_card
 from letkd_keras.export.comparison import Comparison, verify_artifacts
 from letkd_keras.export.student import prepare
@@ -326,7 +327,7 @@ def test_artifacts_of_an_earlier_export_keep_what_was_said_of_them(student, imag
     later = card["artifacts"]["tflite"]
     assert (later["layout"], later["images"], later["data"]) == ("NHWC", 5, "test set")
     lines = (tmp_path / "card.md").read_text().splitlines()
-    assert "- Tensor: float32 [batch, 16, 16, 3], NHWC" in lines
+    assert "- Tensor of `student.tflite`: float32 [batch, 16, 16, 3], NHWC" in lines
     assert "- Tensor of `student.onnx`: float32 [batch, 3, 16, 16], NCHW" in lines
     rows = {line.split(" | ")[0]: line for line in lines if line.startswith("| ")}
     assert f"| {earlier['parameters']:,} |" in rows["| onnx"]
@@ -336,15 +337,70 @@ def test_artifacts_of_an_earlier_export_keep_what_was_said_of_them(student, imag
     assert "| 5 (test set) |" in rows["| tflite"]
 
 
-def test_labels_of_an_earlier_export_are_removed(student, copy):
+def test_labels_of_an_earlier_export_are_removed(student, copy, caplog):
     folder, _ = copy
     export_bundle(student, folder, ("tflite",))
     assert read_card(folder)["class_names"] is None
     assert not (folder / "labels.txt").exists()
+    assert "labels.txt is not of this export" not in caplog.text
     # A file of somebody else stays.
     (folder / "labels.txt").write_text("mine")
     export_bundle(student, folder, ("tflite",))
     assert (folder / "labels.txt").read_text() == "mine"
+    assert "labels.txt is not of this export" in caplog.text
+
+
+def _rescaled(scale, offset):
+    """A classifier of pixels; its weights are the same for each scale."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Rescaling(scale, offset)(inputs)
+    x = keras.layers.Conv2D(4, 3, activation="relu")(x)
+    x = keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, x, name="rescaled")
+
+
+def _written(folder, *names):
+    """What an export says of files that it wrote; here they are of a byte each."""
+    results = {}
+    for name in names:
+        path = folder / formats.find(name).file_name
+        path.write_bytes(b"0")
+        known = {"max_difference": 0.0, "scale": 1.0, "agreement": 1.0, "num_images": 8}
+        results[name] = Exported(path=path, format=name, bytes=1, parameters=9, **known)
+    return results
+
+
+def test_files_with_other_class_names_or_layers_are_not_described(tmp_path):
+    student, names = _rescaled(1 / 255, 0), {"class_names": ("a", "b")}
+
+    def files_after(student, **options):
+        write_card(tmp_path, prepare(_rescaled(1 / 255, 0), **names), written)
+        write_card(tmp_path, prepare(student, **options), {})
+        return list(read_card(tmp_path)["artifacts"])
+
+    written = _written(tmp_path, "savedmodel", "tflite")
+    assert files_after(student, **names) == ["savedmodel", "tflite"]
+    # Its endpoint `classify` returns the names.
+    assert files_after(student, class_names=("c", "d")) == ["tflite"]
+    assert files_after(student) == ["tflite"]
+    other = _rescaled(1 / 127.5, -1)
+    assert fingerprint(other) == fingerprint(student)
+    assert files_after(other, **names) == []
+
+
+def test_tensor_has_the_type_of_the_files(tmp_path):
+    def tensors(*names):
+        job = prepare(_rescaled(1 / 255, 0), integer_io=True)
+        write_card(tmp_path, job, _written(tmp_path, *names))
+        lines = (tmp_path / "card.md").read_text().splitlines()
+        return [line for line in lines if line.startswith("- Tensor")]
+
+    assert tensors("tflite-int8") == ["- Tensor: uint8 [batch, 8, 8, 3], NHWC"]
+    assert tensors("tflite", "savedmodel") == [
+        "- Tensor of `student_int8.tflite`: uint8 [batch, 8, 8, 3], NHWC",
+        "- Tensor of `student.tflite`, `savedmodel`: float32 [batch, 8, 8, 3], NHWC",
+    ]
 
 
 def test_an_artifact_of_an_earlier_version_is_not_described(student, copy):

@@ -56,7 +56,7 @@ def test_run_folder_to_verified_artifacts(tmp_path, capsys):
     assert card["inputs"]["mean"] == [0, 0, 0]
     assert card["class_names"] == [str(digit) for digit in range(10)]
     assert "- Data: " in (out / "card.md").read_text()
-    assert _run(verifying.main, out, "--model", run, "--test-images", 12) == 0
+    assert _run(verifying.main, out, "--model", run, "--check-images", 12) == 0
     assert "tflite: max difference" in (text := capsys.readouterr().out)
     assert "of 12 images" in text
 
@@ -95,8 +95,43 @@ def test_inputs_and_outputs_of_the_command(student, data_file, tmp_path):
     _run(command.main, *arguments, *options)
     card = read_card(tmp_path / "out")
     assert (card["inputs"]["kind"], card["outputs"]["kind"]) == ("normalized", "probabilities")
-    with pytest.raises(ValueError, match="`mean` and `std` must be given for `input` 'pixels'"):
+    assert card["inputs"]["description"].endswith(
+        "mean and standard deviation of the training assumed"
+    )
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert "assumed to take images with the mean and standard deviation of blocks" in log
+    with pytest.raises(ValueError, match="--data must be given for --input pixels"):
         _run(command.main, *arguments, "--input", "pixels")
+    with pytest.raises(ValueError, match=r"--data must be given, since .*: tflite-int8\. Rec"):
+        _run(command.main, *arguments[:-2], "tflite-int8", *arguments[-2:])
+
+
+def test_without_images_files_are_checked_on_noise(student, tmp_path, capsys):
+    student.save(tmp_path / "student.keras")
+    out = tmp_path / "out"
+    _run(command.main, tmp_path / "student.keras", "--formats", "tflite", "--out", out)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "compared with the student in Keras on 8 images of noise, since no --data was" in shown
+    assert "%" not in shown
+    assert _run(verifying.main, out, "--model", tmp_path / "student.keras") == 0
+    assert "compared on images of noise, since no --data was given" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("parse", "option"),
+    [
+        (command.parse, "--check-images"),
+        (command.parse, "--calibration-images"),
+        (verifying.parse, "--check-images"),
+    ],
+)
+def test_numbers_of_images_need_images(run, tmp_path, capsys, parse, option):
+    words = ["--formats", "tflite-int8", "--out", "out"]
+    words = [*(["folder", "--model"] if parse is verifying.parse else words), str(run)]
+    parse([*words, option, "5"])
+    with pytest.raises(SystemExit):
+        parse([*words[:-1], str(tmp_path / "student.keras"), option, "5"])
+    assert f"error: {option} needs --data, since" in capsys.readouterr().err
 
 
 def test_exit_status_of_verify(student, data_file, tmp_path, capsys):
@@ -235,6 +270,8 @@ def test_options_that_one_of_the_formats_uses():
         (["--sparsity", "0.3", "--formats", "tflite-qat"], "--sparsity is for tflite-pruned"),
         (["--clusters", "8", "--formats", "tflite-pruned"], "--clusters is for tflite-clustered"),
         (["--calibration-images", "0"], "--calibration-images must be an integer of at least 1"),
+        (["--calibration-images", "9"], "--calibration-images is for tflite-int8, tflite-int16x8"),
+        (["--check-images", "9"], "--check-images needs --data, since 'none.keras' is no run"),
     ],
 )
 def test_wrong_options_are_refused_before_tensorflow_is_imported(arguments, message, tmp_path):

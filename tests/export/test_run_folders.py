@@ -13,7 +13,12 @@ from letkd_keras.commands.common_options import add_data_options
 from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.data import DataSpec
 from letkd_keras.data.npz import save_npz
-from letkd_keras.export.run_folders import find_student, open_data, provenance_of
+from letkd_keras.export.run_folders import (
+    check_sweep_folder,
+    find_student,
+    open_data,
+    provenance_of,
+)
 
 
 def _options(*arguments):
@@ -49,6 +54,14 @@ def test_student_of_a_run(run):
     (run / "kd" / "seed4" / "student.keras").write_text("")
     with pytest.raises(ValueError, match=r"one student of this run folder.*kd/seed3, kd/seed4"):
         find_student(run)
+
+
+def test_a_sweep_does_not_write_where_a_student_lies(run, tmp_path):
+    for folder in (run, run / "letkd2" / "seed3"):
+        with pytest.raises(ValueError, match=r"`out` must not be a run folder or a folder with st"):
+            check_sweep_folder(folder)
+    for folder in (tmp_path / "new", tmp_path, run / "sweep"):
+        check_sweep_folder(folder)
 
 
 def test_folder_without_a_student(tmp_path):
@@ -223,12 +236,12 @@ def test_other_data_are_normalized_as_in_training(run, tmp_path):
     assert opened.data.mean == (0,) * 3
 
 
-def _student(*first):
+def _student(*first, classes=5):
     inputs = keras.Input((16, 16, 3))
     x = inputs
-    for layer in first:
+    for layer in (*first, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(classes)):
         x = layer(x)
-    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, x)
 
 
 def test_a_student_that_rescales_pixels_gets_pixels(tmp_path, data_file, caplog):
@@ -248,6 +261,7 @@ def test_the_normalization_of_another_file_is_assumed_with_a_warning(tmp_path, d
     opened = open_data(tmp_path / "student.keras", options, _student())
     assert opened.data.mean == image_data().mean
     assert "assumed to take images with the mean and standard deviation of blocks" in caplog.text
+    assert opened.is_assumed
     caplog.clear()
     open_data(tmp_path / "student.keras", _options("--data", data_file, "--pixels=0..1"))
     assert caplog.text == ""
@@ -256,13 +270,19 @@ def test_the_normalization_of_another_file_is_assumed_with_a_warning(tmp_path, d
 def test_images_of_a_folder_get_the_size_of_the_student(tmp_path):
     tree = write_tree(tmp_path / "tree", size=(40, 40))
     file, options = tmp_path / "student.keras", _options("--data", tree)
-    opened = open_data(file, options, _student())
+    opened = open_data(file, options, _student(classes=3))
     assert opened.data.image_shape == (16, 16, 3)
     assert opened.config["image_size"] == 16
     options = _options("--data", tree, "--image-size", 24)
     message = r"images of --data .* takes, \(16, 16, 3\)\. --image-size .* shape \(24, 24, 3\)"
     with pytest.raises(ValueError, match=message):
-        open_data(file, options, _student())
+        open_data(file, options, _student(classes=3))
+
+
+def test_images_of_other_classes_are_refused(tmp_path, data_file):
+    message = r"images of --data must have the 3 classes of the student\. Received: 5 classes"
+    with pytest.raises(ValueError, match=message):
+        open_data(tmp_path / "student.keras", _options("--data", data_file), _student(classes=3))
 
 
 def test_photos_in_color_are_refused_for_a_student_of_gray_ones(tmp_path):
@@ -302,6 +322,12 @@ def test_data_of_a_sweep(tmp_path, data_file):
     assert open_data(tmp_path / "reduced.keras", _options()).data.name == "blocks"
     assert provenance_of(tmp_path / "reduced.keras") == provenance_of(tmp_path)
     assert provenance_of(tmp_path / "other.keras") is None
+    # A student beside it is that of the folder, which the sweep does not describe.
+    (tmp_path / "student.keras").write_text("")
+    assert find_student(tmp_path) == tmp_path / "student.keras"
+    assert provenance_of(tmp_path) is open_data(tmp_path, _options()) is None
+    assert provenance_of(tmp_path / "reduced.keras")["run"] == "a"
+    (tmp_path / "student.keras").unlink()
     (tmp_path / "sweep.json").write_text("[]")
     with pytest.raises(ValueError, match=r"sweep.json is damaged"):
         open_data(tmp_path, Namespace(data=None))

@@ -24,7 +24,7 @@ def set_writer(monkeypatch):
 def test_artifact_gives_the_students_logits(student, images, tmp_path, name):
     result = export_student(student, tmp_path, format=name, images=images)
     assert result.path == tmp_path / formats.find(name).file_name
-    assert result.images == 6
+    assert result.num_images == 6
     assert result.agreement == 1
     assert result.max_difference < 1e-4
     assert [entry.name for entry in tmp_path.iterdir()] == [result.path.name]
@@ -191,3 +191,14 @@ def test_untrained_batch_norm_is_exported_with_a_warning(tmp_path, caplog):
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
     assert export_student(model, tmp_path, format="tflite").agreement == 1
     assert "statistics were never updated: ['fresh']" in caplog.text
+
+
+def test_labels_of_an_earlier_student_are_not_left_without_a_warning(
+    student, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(exporting, "write", lambda *args, **limits: None)
+    export_student(student, tmp_path, "tflite", class_names="abcde")
+    assert (tmp_path / "labels.txt").read_text() == "a\nb\nc\nd\ne\n"
+    assert caplog.text == ""
+    export_student(student, tmp_path, "tflite")
+    assert "labels.txt is not of this export, which has no `class_names`" in caplog.text

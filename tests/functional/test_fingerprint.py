@@ -4,6 +4,7 @@ from small_problem import small_teacher
 from small_vit import small_vit
 
 from letkd_keras.functional import fingerprint
+from letkd_keras.functional.fingerprint import architecture_fingerprint
 
 
 def test_it_survives_saving_rebuilding_freezing_and_compiling(tmp_path):
@@ -43,3 +44,40 @@ def test_any_weight_changes_it():
 def test_a_model_without_weights_is_refused():
     with pytest.raises(ValueError, match="must be built"):
         fingerprint(keras.Sequential([keras.layers.Dense(3)]))
+
+
+def _rescaled(rescale, **options):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, **options)(rescale(inputs))
+    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+
+
+def test_architecture_is_what_a_model_computes_with_its_weights(tmp_path):
+    model = _rescaled(keras.layers.Rescaling(1 / 255))
+    expected = architecture_fingerprint(model)
+    assert len(expected) == 64
+    model.save(tmp_path / "model.keras")
+    assert architecture_fingerprint(keras.models.load_model(tmp_path / "model.keras")) == expected
+    assert architecture_fingerprint(_rescaled(keras.layers.Rescaling(1 / 255))) == expected
+    model.compile("sgd", "mse")
+    model.trainable = False
+    assert architecture_fingerprint(model) == expected
+    others = [
+        _rescaled(keras.layers.Rescaling(1 / 127.5, offset=-1)),
+        _rescaled(keras.layers.Rescaling(1 / 255), activation="relu"),
+        _rescaled(lambda images: images / 255),
+        _rescaled(lambda images: images / 127.5),
+    ]
+    assert len({expected, *map(architecture_fingerprint, others)}) == 5
+
+
+def test_architecture_of_a_layer_that_cannot_be_saved():
+    class Scaled(keras.layers.Layer):
+        def __init__(self, scale):
+            super().__init__()
+            self.scale = scale
+
+        def call(self, inputs):
+            return self.scale(inputs)
+
+    assert architecture_fingerprint(_rescaled(Scaled(lambda images: images / 255))) is None
