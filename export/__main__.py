@@ -152,7 +152,7 @@ def parse(arguments=None):
         f"{trained}learning rate of Adam (default: 0.001 for tflite-pruned, 0.0001 otherwise)",
     )
     add_number("sparsity", "tflite-pruned: share of each kernel that becomes zero")
-    add_number("clusters", "tflite-clustered: number of different values in each kernel")
+    add_number("clusters", "tflite-clustered: largest number of different values in each kernel")
     add_seed_option(parser)
     add_image_options(parser, calibration=200)
     add_data_options(parser, default_text="the data set of a run folder, otherwise noise")

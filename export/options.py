@@ -56,7 +56,7 @@ class ExportOptions:
         learning_rate: Learning rate of their optimizer, Adam; `None`: 1e-3 for `tflite-pruned`,
             1e-4 for the others.
         sparsity: Share of each kernel that `tflite-pruned` sets to zero.
-        clusters: Number of different values in each kernel of `tflite-clustered`.
+        clusters: Largest number of different values in each kernel of `tflite-clustered`.
         seed: Seed of the trainings of the formats that train.
     """
 

@@ -40,8 +40,9 @@ def test_two_replicas_train_as_one_device_at_the_same_batch(tmp_path, floatx, to
     """Six steps: with batch statistics over all replicas only roundings differ.
 
     In float64 they are 6e-13. In float32 six steps of this network make 1e-5 of them on a processor
-    with AVX-512 and 6e-5 on one without, with either batch normalization that a single device has.
-    Statistics of each replica by itself would make 1e-2. One device computes without blocks of images, so they are compared too.
+    with AVX-512 and 6e-5 on one without, with either batch normalization of a single device.
+    Statistics of each replica by itself would make 1e-2. One device computes without blocks of
+    images, so they are compared too.
     """
     program = "train_on_replicas.py"
     one = _run(program, tmp_path / "1.npz", "1", floatx, "0")
