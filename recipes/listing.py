@@ -195,8 +195,8 @@ def _losses_table():
     table = Table(
         "Losses on the logits, with their settings on CIFAR-100",
         *("name", "paper", "settings", "weight", "added to a method", "warm-up epochs of 240"),
-        caption="beta of dkd and dkd-ls is chosen by the pair, as its authors did (methods."
-        "dkd_beta). On ImageNet: "
+        caption="beta of dkd and dkd-ls is chosen by the pair, as its authors did "
+        "(logit_loss_settings.dkd_beta). On ImageNet: "
         + "; ".join(
             f"{name}: " + ", ".join(_flat(row))
             for name, row in imagenet.SETTINGS.logit_losses.items()
