@@ -34,14 +34,12 @@ SETTINGS = Settings(
             "imagenet_resnet50",
             "imagenet_mobilenet_v1",
             learning_rate=0.1,
-            dkd_beta=2.0,
             note="called RN50-MNV2 in the paper; the student of its program is MobileNetV1",
         ),
         Pair(
             "imagenet_resnet50",
             "imagenet_mobilenet_v2",
             learning_rate=0.1,
-            dkd_beta=2.0,
             note="not in the paper, whose RN50-MNV2 has MobileNetV1 as the student",
         ),
     ),
@@ -58,10 +56,10 @@ SETTINGS = Settings(
     components=60,
     iterations=20,
     feature_cache="float32",
-    # KD and DKD have other settings here than on CIFAR-100 (DKD's program; beta by the pair).
+    # KD and DKD have other settings here than on CIFAR-100 (DKD's program).
     logit_losses={
         "kd": {"options": {"temperature": 1.0}, "weight": 0.5, "task_weight": 0.5},
-        "dkd": {"options": {"temperature": 1.0, "alpha": 1.0}, "warm_up_epochs": 1},
+        "dkd": {"options": {"temperature": 1.0, "alpha": 1.0, "beta": 2.0}, "warm_up_epochs": 1},
         "dist": {"options": {"temperature": 1.0}},
     },
 )

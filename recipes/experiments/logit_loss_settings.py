@@ -17,7 +17,7 @@ _ADDED_WEIGHTS = {"kd": 1.0}
 
 def dkd_beta(teacher, student):
     """DKD's beta by the networks, as its authors chose it on CIFAR-100."""
-    if re.fullmatch(r"resnet(20|32|44|56|110)", teacher):
+    if re.fullmatch(r"resnet(8|14|20|32|44|56|110)", teacher):
         return 2.0
     return 6.0 if teacher.startswith("wrn") and student.startswith("wrn") else 8.0
 
@@ -27,17 +27,20 @@ def of_pair(settings, pair):
 
     Args:
         settings: `Settings` of the data set.
-        pair: `Pair`, for DKD's beta.
+        pair: `Pair`, for DKD's beta: its own, else that of the settings, else `dkd_beta`.
 
     Returns:
         Dictionary, by name of the loss, of `options`, `weight`, `task_weight` and `warm_up_epochs`,
         all optional.
     """
-    beta = dkd_beta(pair.teacher, pair.student) if pair.dkd_beta is None else pair.dkd_beta
     result = {name: dict(row) for name, row in settings.logit_losses.items()}
+    beta = pair.dkd_beta
+    if beta is None:
+        of_settings = result.get("dkd", {}).get("options", {})
+        beta = of_settings.get("beta", dkd_beta(pair.teacher, pair.student))
     for name in ("dkd", "dkd-ls"):
         row = result.setdefault(name, {})
-        row["options"] = {"beta": beta, **row.get("options", {})}
+        row["options"] = {**row.get("options", {}), "beta": beta}
     return result
 
 

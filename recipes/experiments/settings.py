@@ -18,7 +18,8 @@ class Pair:
         learning_rate: Learning rate of the student's first epochs.
         penultimate_alpha: Alpha of the penultimate KD layer.
         intermediate_alpha: Alpha of the intermediate KD layer.
-        dkd_beta: Beta of DKD; `None` to choose it by the teacher (`logit_loss_settings.dkd_beta`).
+        dkd_beta: Beta of DKD; `None` for that of the data set's `logit_losses`, or to choose it by
+            the networks (`logit_loss_settings.dkd_beta`).
         note: What a reader of the published numbers must know.
     """
 

@@ -46,3 +46,23 @@ def test_mixed_precision_trains_and_evaluates(name, policy, setting):
     assert np.isfinite(list(logs.values())).all(), logs
     assert np.isfinite(model.evaluate(setting.x, setting.y, verbose=0))
     assert model.student.compute_dtype == policy.removeprefix("mixed_")
+
+
+def test_a_step_under_a_scaled_loss_is_that_of_float32(setting):
+    changes = []
+    before = keras.config.dtype_policy()
+    for policy in ("float32", "mixed_float16"):
+        keras.config.set_dtype_policy(policy)
+        try:
+            model = KD(setting.teacher, setting.student())
+        finally:
+            keras.config.set_dtype_policy(before)
+        kernel = model.student.get_layer("fc").kernel
+        start = kernel.numpy().copy()
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.1), loss, run_eagerly=True)
+        model.train_on_batch(setting.x, setting.y)
+        changes.append(kernel.numpy() - start)
+    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scaled and np.abs(changes[0]).max() > 1e-3
+    np.testing.assert_allclose(changes[1], changes[0], rtol=0.05, atol=1e-4)

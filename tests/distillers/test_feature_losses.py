@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from letkd_keras.distillers import AT, VID, SimKD
+from letkd_keras.distillers import AT, CRD, VID, SimKD
 from letkd_keras.distillers.at import AttentionError
 from letkd_keras.distillers.crd import NoiseContrastiveLoss
 from letkd_keras.distillers.feature_maps import FeatureMeanSquaredError, on_one_grid
@@ -173,6 +173,44 @@ def test_negatives_are_of_other_classes_and_all_of_them_as_likely():
         sampler.adapt(np.arange(11) % 3)
     with pytest.raises(ValueError, match="`labels` must be 10 integers below 3"):
         sampler.adapt(np.arange(10))
+
+
+def test_crd_contrasts_each_network_with_the_memories_of_the_other(setting):
+    r = np.random.default_rng(0)
+    model = CRD(
+        setting.teacher,
+        setting.student(),
+        setting.y,
+        dimension=4,
+        negatives=5,
+        momentum=0.0,
+        **LAST,
+    )
+    rows, negatives = np.array([7, 2, 4]), r.integers(0, 12, (3, 5))
+    model.sampler.call = lambda labels: negatives.astype("int32")
+    banks = model.student_memories, model.teacher_memories
+    memories = r.standard_normal((2, 12, 4)) / 8
+    for bank, values in zip(banks, memories, strict=True):
+        bank.memories.assign(values)
+    features = _maps(0, channels=6), _maps(1, channels=8)
+    outputs = [{"features": [f], "rows": rows, "labels": setting.y[rows]} for f in features]
+    loss = model.compute_distillation_losses(*outputs)["crd"]
+
+    embeddings, expected = [], 0
+    for own, embedding, other in zip(
+        features, (model.student_embedding, model.teacher_embedding), memories[::-1], strict=True
+    ):
+        embedded = own.mean((1, 2)) @ embedding.kernel.numpy() + embedding.bias.numpy()
+        embedded /= np.linalg.norm(embedded, axis=1, keepdims=True)
+        drawn = np.concatenate([rows[:, None], negatives], axis=1)
+        e = np.exp(np.einsum("bd,bnd->bn", embedded, other[drawn]) / 0.07)
+        e /= 12 * e.mean()
+        h = e / (e + 5 / 12)
+        expected -= np.mean(np.log(h[:, 0]) + np.log(1 - h[:, 1:]).sum(1))
+        embeddings.append(embedded)
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
+    for bank, embedded in zip(banks, embeddings, strict=True):
+        np.testing.assert_allclose(bank.memories.numpy()[rows], embedded, rtol=1e-4, atol=1e-5)
 
 
 def test_simkd_reuses_the_teachers_classifier_and_freezes_it(setting):

@@ -69,3 +69,19 @@ def test_a_step_under_xla_is_the_step_of_the_graph():
     graph, xla = losses(False), losses(True)
     for name, values in graph.items():
         np.testing.assert_allclose(xla[name], values, rtol=1e-4, err_msg=name)
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_the_images(setting):
+    distiller = KD(setting.teacher, setting.student())
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    # Nothing is trained, so that the same batch always has the same loss.
+    distiller.compile(keras.optimizers.SGD(0.0), loss, run_eagerly=True)
+
+    def loss_of(images):
+        x, y = setting.x[images], setting.y[images]
+        history = distiller.fit(x, y, batch_size=8, shuffle=False, verbose=0).history
+        return history["loss"][0]
+
+    first, last = loss_of(slice(8)), loss_of(slice(8, 12))
+    assert abs(first - last) > 0.005
+    assert loss_of(slice(12)) == pytest.approx((8 * first + 4 * last) / 12, rel=1e-4)

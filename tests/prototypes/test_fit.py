@@ -12,6 +12,7 @@ from letkd_keras.prototypes import Prototypes, fit_prototypes
 from letkd_keras.prototypes import fit as fit_module
 from letkd_keras.prototypes.kmeans import kmeans
 from letkd_keras.prototypes.lda import lda_components
+from letkd_keras.prototypes.subclasses import fit_subclasses
 
 
 def _equal(first, second):
@@ -45,8 +46,12 @@ def test_each_part_is_what_the_method_says(teacher):
         level_2.lda_scalings * signs, reference.scalings_[:, :3], rtol=1e-4, atol=1e-5
     )
 
-    # The loop of the method, point by point.
     z = level_2.project(features)
+    by_class, sizes = z[np.argsort(labels, kind="stable")], np.bincount(labels)
+    expected = fit_subclasses(by_class, sizes, 3, iterations=5, seed=4)
+    np.testing.assert_allclose(level_2.centers, expected, rtol=1e-4, atol=1e-5)
+
+    # The loop of the method, point by point.
     counts = np.zeros((15, 15))
     for point, label in zip(z, labels, strict=True):
         distances = np.sum((level_2.centers - point) ** 2, axis=1)
@@ -69,7 +74,9 @@ def test_the_seed_decides_and_the_teacher_is_left_alone(tmp_path, teacher):
     first = fit_prototypes(model, data, **SIZES, seed=4)
     _equal(first, fit_prototypes(model, data, **SIZES, seed=4))
     other = fit_prototypes(model, data, **SIZES, seed=5)
-    assert not np.array_equal(first.penultimate.centers, other.penultimate.centers)
+    for level in ("penultimate", "intermediate"):
+        centers = [getattr(prototypes, level).centers for prototypes in (first, other)]
+        assert not np.allclose(*centers), level
     assert fingerprint(model) == before
     first.save(tmp_path / "prototypes.npz")
     _equal(first, Prototypes.load(tmp_path / "prototypes.npz"))

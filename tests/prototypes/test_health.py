@@ -55,6 +55,14 @@ def test_entropy_is_a_mean_over_all_points_of_a_small_data_set():
     assert health["mean_target_entropy"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_entropy_of_many_points_is_that_of_points_spread_over_all():
+    # The first half lies on a center, the second between both.
+    points = np.repeat(np.array([[0.0], [10.0]], "float32"), 5000, axis=0)
+    centers = np.array([[0.0], [20.0]], "float32")
+    health = penultimate_health(centers, points, np.zeros(10000, int), num_classes=1)
+    assert health["mean_target_entropy"] == pytest.approx(np.log(2) / 2, rel=1e-3)
+
+
 def test_intermediate_figures_by_hand():
     counts = np.array([[6, 0, 2, 0], [0, 0, 0, 0], [1, 0, 1, 0], [0, 0, 0, 10]])
     health = intermediate_health(counts, right=15)

@@ -1,35 +1,36 @@
-from pathlib import Path
+import itertools
 
 import numpy as np
 import pytest
 
 from letkd_keras.prototypes.subclasses import SubclassScores, fit_subclasses, normalized_scores
 
-GOLDEN = Path(__file__).parent.parent / "golden"
 
-
-def _golden():
-    with np.load(GOLDEN / "method_subclass_scores.npz") as file:
+@pytest.fixture
+def golden(golden_dir):
+    with np.load(golden_dir / "method_subclass_scores.npz") as file:
         return {name: file[name] for name in file.files}
 
 
-def test_scores_are_the_authors():
-    g = _golden()
-    scores = SubclassScores(g["centers"], num_classes=5)
-    scores.update(g["features"], g["labels"])
-    np.testing.assert_allclose(normalized_scores(scores.counts), g["scores"], rtol=1e-12, atol=0)
+def test_scores_are_the_authors(golden):
+    scores = SubclassScores(golden["centers"], num_classes=5)
+    scores.update(golden["features"], golden["labels"])
+    np.testing.assert_allclose(
+        normalized_scores(scores.counts), golden["scores"], rtol=1e-12, atol=0
+    )
 
 
-def test_scores_from_labels_in_parts_are_the_authors():
-    g = _golden()
-    scores = SubclassScores(g["centers"].astype("float32"), num_classes=5)
-    features, labels = (np.array_split(g[name], 3) for name in ("features", "labels"))
+def test_scores_from_labels_in_parts_are_the_authors(golden):
+    scores = SubclassScores(golden["centers"].astype("float32"), num_classes=5)
+    features, labels = (np.array_split(golden[name], 3) for name in ("features", "labels"))
     scores.update(features[0], labels[0])
     scores.update(features[1], labels[1])
     for own, nearest in scores.nearest(features[2], labels[2]):
         scores.add(own, nearest)
     assert scores.counts.sum() == 20000
-    np.testing.assert_allclose(normalized_scores(scores.counts), g["scores"], rtol=1e-6, atol=0)
+    np.testing.assert_allclose(
+        normalized_scores(scores.counts), golden["scores"], rtol=1e-6, atol=0
+    )
 
 
 def test_a_subclass_without_points_is_confused_with_itself():
@@ -57,6 +58,14 @@ def test_a_class_has_the_same_subclasses_whatever_the_others_are():
     changed = points.copy()
     changed[:50] *= 2
     np.testing.assert_array_equal(fit_subclasses(changed, [50, 40], 3)[3:], both[3:])
+
+
+def test_each_class_has_its_own_stream_of_the_seed():
+    points = np.random.default_rng(0).standard_normal((40, 2)).astype("float32")
+    both = np.vstack([points, points])
+    centers = [fit_subclasses(both, [40, 40], 3, 1, seed).reshape(2, 3, 2) for seed in (0, 1)]
+    for one, other in itertools.combinations(np.concatenate(centers), 2):
+        assert not np.allclose(one, other)
 
 
 def test_small_classes_are_refused_by_name():

@@ -63,9 +63,19 @@ def _main(text, out):
 
 def test_the_eight_alphas_are_each_level_alone_and_both():
     names = ablations.TABLES["alphas"]
-    levels = [methods.METHODS[name].levels for name in names]
-    assert len(set(names)) == 8
-    assert levels.count(("intermediate",)) == levels.count(("penultimate",)) == 2
+    rows = [methods.METHODS[name] for name in names]
+    both = ("penultimate", "intermediate")
+    # An alpha that the method does not fix is 1.
+    assert [(row.levels, row.alphas) for row in rows] == [
+        (("intermediate",), {"intermediate": 0}),
+        (("intermediate",), {}),
+        (("penultimate",), {"penultimate": 0}),
+        (("penultimate",), {}),
+        (both, {"intermediate": 0, "penultimate": 0}),
+        (both, {"intermediate": 0}),
+        (both, {"penultimate": 0}),
+        (both, {}),
+    ]
     numbers = [published.published("cifar100", "resnet56-resnet20", name).top1 for name in names]
     assert numbers == [70.64, 70.80, 71.84, 72.44, 71.70, 72.13, 72.78, 73.27]
 

@@ -39,7 +39,12 @@ def test_costs_of_kd_layers_are_those_of_a_student_with_them():
 
 @pytest.mark.parametrize(
     "pair, parameters, multiply_adds",
-    [("wrn40_2-wrn16_2", 2.8, None), ("resnet32x4-snv2", 7.7, None), ("resnet50-mnv2", 14.1, 7.5)],
+    [
+        ("wrn40_2-wrn16_2", 2.8, None),
+        ("resnet32x4-snv2", 7.7, None),
+        ("wrn40_2-snv1", 10.9, 4.9),
+        ("resnet50-mnv2", 14.1, 7.5),
+    ],
 )
 def test_factors_of_letkd2(pair, parameters, multiply_adds):
     settings = cifar100.SETTINGS

@@ -1,20 +1,42 @@
 import functools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import keras
 import numpy as np
+import pytest
 
-from letkd_keras import models
+from letkd_keras import fit_prototypes, models
 from letkd_keras.functional.insertion import kd_layers_of
 from letkd_keras.recipes import cifar100, imagenet
-from letkd_keras.recipes.experiments import logit_loss_settings
+from letkd_keras.recipes.experiments import logit_loss_settings, methods
 from letkd_keras.recipes.experiments.model_of_method import Inputs, build
 from letkd_keras.recipes.trainings.schedule import Schedule
+
+# Alphas of the KD layers, where the experiment's are 0.3 and 0.4.
+ALPHAS = {
+    "fitnet_letkd": {"penultimate": 0.3},
+    "quest": {"penultimate": 0},
+    "letkd1": {"penultimate": 0.3},
+    "letkd2": {"penultimate": 0.3, "intermediate": 0.4},
+    "letkd_i0": {"intermediate": 0},
+    "letkd_i1": {"intermediate": 0.4},
+    "letkd_i0p0": {"penultimate": 0, "intermediate": 0},
+    "letkd_i0p1": {"penultimate": 0.3, "intermediate": 0},
+    "letkd_i1p0": {"penultimate": 0, "intermediate": 0.4},
+}
 
 
 @functools.cache
 def _network(name):
     return models.build(name, 3, (16, 16, 3))
+
+
+@functools.cache
+def _prototypes():
+    images = np.random.default_rng(0).standard_normal((6, 16, 16, 3)).astype("float32")
+    numbers = {"templates": 5, "subclasses": 2, "components": 2, "iterations": 1}
+    return fit_prototypes(_network("resnet14"), (images, np.arange(6) % 3), **numbers)
 
 
 def _inputs(settings=cifar100.SETTINGS, pair=None, epochs=240):
@@ -86,3 +108,29 @@ def test_the_student_alone_is_no_distiller():
     inputs = _inputs()
     assert build("student", inputs) is inputs.student
     assert isinstance(build("student", inputs), keras.Model)
+
+
+@pytest.mark.parametrize("name", [name for name, row in methods.METHODS.items() if row.levels])
+def test_methods_with_prototypes_have_the_settings_of_the_experiment(name):
+    inputs, alphas = replace(_inputs(), prototypes=_prototypes()), ALPHAS[name]
+    layers = {"penultimate": "stage3", "intermediate": "layer3_0_relu1"}
+    vars(inputs.experiment).update(
+        student=SimpleNamespace(**{f"{level}_layer": layer for level, layer in layers.items()}),
+        penultimate_alpha=0.3,
+        intermediate_alpha=0.4,
+        penultimate_weight=2,
+        intermediate_weight=3,
+        temperature=0.5,
+        block_size=4,
+        initial_template_scale=5,
+    )
+    model = build(name, inputs)
+    kd_layers = {level: model.student.get_layer(f"kd_{level}") for level in model.levels}
+    assert model.levels == tuple(alphas)
+    assert len(kd_layers_of(model.student)) == len(alphas)
+    assert {level: layer.alpha for level, layer in kd_layers.items()} == alphas
+    assert {layer.initial_template_scale for layer in kd_layers.values()} == {5}
+    assert model.student_layers[: len(alphas)] == tuple(layers[level] for level in alphas)
+    weights = {level: model.distillation_weights[f"kl_{level}"] for level in alphas}
+    assert weights == {level: {"penultimate": 2, "intermediate": 3}[level] for level in alphas}
+    assert (model.temperature, model.block_size) == (0.5, 4)

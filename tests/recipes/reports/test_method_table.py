@@ -52,7 +52,7 @@ def folder(tmp_path):
                 "epochs": epochs,
                 "seconds": 1.0,
                 "parameters": 100,
-                "parameters_plain": 100,
+                "parameters_plain": 90,
             },
         )
     return tmp_path
@@ -61,6 +61,14 @@ def folder(tmp_path):
 def test_all_methods_of_the_folder_have_a_row(experiment, folder):
     rows = method_table.rows(experiment, folder)
     assert [(row["method"], row["trials"]) for row in rows] == [("student", 1), ("kd", 2)]
+
+
+def test_numbers_are_in_the_columns_of_their_heads(experiment, folder):
+    rows = method_table.rows(experiment, folder)
+    text = method_table.markdown(experiment, TEACHER, rows, "")
+    head, _, first, _ = (line for line in text.splitlines() if line.startswith("|"))
+    assert head.endswith(" | parameters | without KD layers or adapters | time |")
+    assert first.endswith(" | 50.00 | 60.00 | 100 | 90 | 1 s |")
 
 
 def test_epochs_that_a_callback_left_out_are_named(experiment, folder):
