@@ -7,8 +7,8 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "2")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
-# By itself TensorFlow uses oneDNN on processors with AVX-512 only. Without it a CPU has no
-# convolution of channels-first images.
+# TensorFlow leaves oneDNN off on processors without AVX-512. Without it a CPU has no convolution of
+# channels-first images.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import pytest
