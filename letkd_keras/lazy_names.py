@@ -29,6 +29,6 @@ def lazy_names(package, modules):
         return value
 
     def names():
-        return sorted({*vars(sys.modules[package]), *modules})
+        return sorted(modules)
 
     return get, names

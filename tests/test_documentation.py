@@ -82,6 +82,7 @@ def test_the_api_pages_have_every_public_name():
         assert listed == set(importlib.import_module(f"letkd_keras.{module}").__all__), module
     assert set(re.findall(r"[`, ]letkd\.(\w+)[ `]", pages["index"])) == set(letkd_keras.__all__)
     assert set(pages) - {"index"} <= set(letkd_keras.__all__)  # every sub-package
+    assert dir(letkd_keras) == letkd_keras.__all__
 
 
 def test_labels_of_the_diagram_can_be_read_on_a_telephone():
