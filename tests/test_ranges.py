@@ -14,7 +14,7 @@ _RANGES = [
     (ranges.finite_number, (-2, 0.5), (math.nan, math.inf, 10**400)),
     (ranges.non_negative_number, (0, 1e9), (-0.1, math.nan, math.inf)),
     (ranges.positive_number, (1, 1e-9), (0, math.inf, 10**400)),
-    (ranges.share, (0, 0.5), (1, -0.1, math.nan)),
+    (ranges.fraction, (0, 0.5), (1, -0.1, math.nan)),
     (ranges.positive_fraction, (1e-9, 0.5), (0, 1)),
 ]
 
@@ -60,7 +60,7 @@ def test_other_types_are_no_numbers(value):
         (ranges.image_size, "an integer from 8 to 4096"),
         (ranges.finite_number, "a finite number"),
         (ranges.positive_number, "a finite number greater than 0"),
-        (ranges.share, "a finite number of at least 0 and less than 1"),
+        (ranges.fraction, "a finite number of at least 0 and less than 1"),
     ],
 )
 def test_an_error_says_what_is_expected(range_, message):
