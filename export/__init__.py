@@ -5,6 +5,7 @@ from letkd_keras.lazy_names import lazy_names
 # Name -> module that defines it. The names are imported when they are first used, so that a
 # command's `--help` does not wait for TensorFlow.
 _PUBLIC = {
+    "Comparison": "comparison",
     "ExportMismatch": "comparison",
     "ExportOptions": "options",
     "Exported": "student",
