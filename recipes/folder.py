@@ -29,11 +29,10 @@ keras.applications, keras-hub and the zoo resize and scale the images as they ne
 file that was trained on another scale, give --teacher-pixels or --student-pixels.
 
 KD layers are inserted after suggested layers, which are printed, or after those that
---student-penultimate-layer and
---student-intermediate-layer name. A teacher may be a transformer (ViT, DeiT, Swin).
-A student needs feature maps. Where the grids of teacher and student differ, the finer one is
-averaged to the other: 7x7 and 4x4 work, too. If no intermediate layer is known, letkd1 takes the
-place of letkd2.
+--student-penultimate-layer and --student-intermediate-layer name. A teacher may be a transformer
+(ViT, DeiT, Swin). A student needs feature maps. Where the grids of teacher and student differ, the
+finer one is averaged to the other: 7x7 and 4x4 work, too. If no intermediate layer is known,
+letkd1 takes the place of letkd2.
 
 By default three students are trained: alone, by kd and by letkd2+dkd (--methods). The student of
 the last method is exported. Cost: each method is trained for --epochs epochs. In each step the

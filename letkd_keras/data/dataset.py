@@ -55,7 +55,7 @@ class Dataset:
         """The same data with a validation split that is held out of the training images.
 
         Args:
-            fraction: Share of the training images with a label, classes in the same proportion,
+            fraction: Fraction of the training images with a label, classes in the same proportion,
                 greater than 0 and less than 1. Images without a label stay training images.
             seed: Seed of the choice.
 

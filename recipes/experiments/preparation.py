@@ -170,11 +170,8 @@ def _check_warm_up(experiment):
         ("teacher", experiment.teacher_phases.get("teacher_schedule")),
         ("student", experiment.student_schedule),
     ):
-        if schedule and schedule.warm_up_epochs >= schedule.epochs:
-            raise ValueError(
-                f"`warm_up_epochs` must be less than the {schedule.epochs} epochs of the {whose}. "
-                f"Received: warm_up_epochs={schedule.warm_up_epochs}"
-            )
+        if schedule:
+            schedule.check_warm_up(whose)
 
 
 def _warn_about_options(experiment):

@@ -134,8 +134,26 @@ class Schedule:
         """The schedule of such a dictionary."""
         return cls(**{**config, "milestones": tuple(config["milestones"])})
 
+    def check_warm_up(self, whose):
+        """Refuse a warm-up that is as long as the training.
+
+        It is not refused before there is a training: a schedule may never be used.
+
+        Args:
+            whose: `"teacher"`, `"student"` or `"training"`, for the error.
+
+        Raises:
+            ValueError: If it is so long.
+        """
+        if self.warm_up_epochs and self.warm_up_epochs >= self.epochs:
+            raise ValueError(
+                f"`warm_up_epochs` must be less than the {self.epochs} epochs of the {whose}. "
+                f"Received: warm_up_epochs={self.warm_up_epochs}"
+            )
+
     def learning_rates(self, steps):
         """The learning rate of each step, for epochs of so many steps."""
+        self.check_warm_up("training")
         if self.schedule == "cosine":
             rates = keras.optimizers.schedules.CosineDecay(self.learning_rate, self.epochs * steps)
         else:

@@ -28,6 +28,11 @@ def test_learning_rates_by_hand():
     np.testing.assert_allclose([float(constant(4)), float(constant(30))], [0.05, 0.1], rtol=1e-6)
 
 
+def test_a_warm_up_must_be_shorter_than_the_training():
+    with pytest.raises(ValueError, match="`warm_up_epochs` must be less than the 3 epochs"):
+        small_schedule(warm_up_epochs=3).make_optimizer(steps=1)
+
+
 @pytest.fixture
 def student():
     """A network with both KD layers and with normalization; every variable starts at 2."""
