@@ -2,7 +2,7 @@ import keras
 from keras import ops
 
 from letkd_keras.distillers.distiller import Distiller
-from letkd_keras.distillers.feature_layers import stage_ends
+from letkd_keras.distillers.feature_layers import compared_layers
 from letkd_keras.distillers.feature_maps import check_feature_maps, on_one_grid
 from letkd_keras.losses.loss import Loss
 from letkd_keras.ranges import Number, non_negative_number
@@ -56,8 +56,8 @@ class AT(Distiller):
         teacher: Functional or sequential `keras.Model` from images to logits; see `Distiller`.
         student: Functional or sequential `keras.Model` from the same images to logits; trained in
             place.
-        student_layers: Layers of the student. `None` for the ends of all its stages, as in
-            RepDistiller.
+        student_layers: Layers of the student. `None` for the ends of its stages, as in
+            RepDistiller: as many as the teacher has, counted from the last.
         teacher_layers: As many of the teacher, likewise.
         weight: Weight of the loss; 1000 in RepDistiller.
         power: Exponent p, at least 1; 2 there.
@@ -78,7 +78,7 @@ class AT(Distiller):
         power=2,
         **kwargs,
     ):
-        teacher_layers, student_layers = stage_ends(
+        teacher_layers, student_layers = compared_layers(
             teacher, student, teacher_layers, student_layers, "all"
         )
         super().__init__(

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from letkd_keras.distillers.distiller import Distiller
-from letkd_keras.distillers.feature_layers import penultimate_layers
+from letkd_keras.distillers.feature_layers import compared_layers
 from letkd_keras.distillers.feature_maps import check_feature_maps
 from letkd_keras.distillers.memory_bank import MemoryBank, NegativeSampler
 from letkd_keras.losses.loss import Loss
@@ -107,8 +107,8 @@ class CRD(Distiller):
         train_examples=None,
         **kwargs,
     ):
-        teacher_layers, student_layers = penultimate_layers(
-            teacher, student, teacher_layers, student_layers
+        teacher_layers, student_layers = compared_layers(
+            teacher, student, teacher_layers, student_layers, "penultimate"
         )
         super().__init__(
             teacher,

@@ -1,4 +1,4 @@
-"""The layers that methods other than letKD compare where the caller names none."""
+"""The layers that methods other than letKD compare."""
 
 import logging
 
@@ -7,74 +7,51 @@ from letkd_keras.functional.layer_suggestions import suggest_layers, suggest_sta
 log = logging.getLogger(__name__)
 
 
-def stage_ends(teacher, student, teacher_layers, student_layers, which):
-    """Stage ends of both networks (`suggest_stage_ends`), where no layers are given.
+def compared_layers(teacher, student, teacher_layers, student_layers, which):
+    """The layers that a method compares: those given, else suggested ones.
 
     Args:
-        teacher: Functional teacher, or `None` where both are given.
-        student: Functional student.
-        teacher_layers: Names of layers of the teacher, or `None` for its stage ends.
+        teacher: Functional teacher, or `None` where `teacher_layers` are given.
+        student: Functional student, likewise.
+        teacher_layers: Names of layers of the teacher, or `None` for the suggested ones.
         student_layers: Likewise of the student.
-        which: `"all"`, for as many as both networks have, counted from the last; `"second"`; or
-            `"last"`.
+        which: What is suggested: `"all"`, the ends of all stages, as many as the other network has,
+            counted from the last; `"second"` or `"last"`, the end of that stage; `"penultimate"`,
+            the last feature map before the classifier.
 
     Returns:
         `(teacher_layers, student_layers)`, two tuples of names.
 
     Raises:
-        ValueError: If what is given are no names of layers, or more than the method compares.
+        ValueError: If what is given are no names of layers, or more than the method compares, or if
+            a network whose layers are not given has no feature map before its classifier.
     """
-    _check_names(teacher_layers, student_layers, one=which != "all")
-    if teacher_layers is not None and student_layers is not None:
-        return tuple(teacher_layers), tuple(student_layers)
-    ends = [suggest_stage_ends(model) for model in (teacher, student)]
-    if which == "all":
-        count = min(len(names) for names in ends)
-        chosen = [names[-count:] for names in ends]
-    elif which == "second":
-        chosen = [names[:2][-1:] for names in ends]
-    else:
-        chosen = [names[-1:] for names in ends]
-    return _filled(chosen, teacher_layers, student_layers)
-
-
-def penultimate_layers(teacher, student, teacher_layers, student_layers):
-    """The last feature maps before the classifiers, where no layers are given.
-
-    Args:
-        teacher: Functional teacher, or `None` where both are given.
-        student: Functional student.
-        teacher_layers: Names of layers of the teacher, or `None`.
-        student_layers: Likewise of the student.
-
-    Returns:
-        `(teacher_layers, student_layers)`, two tuples of names.
-
-    Raises:
-        ValueError: If what is given is not the name of one layer, in a tuple.
-    """
-    _check_names(teacher_layers, student_layers, one=True)
-    if teacher_layers is not None and student_layers is not None:
-        return tuple(teacher_layers), tuple(student_layers)
-    chosen = [[suggest_layers(model)["penultimate"]] for model in (teacher, student)]
-    return _filled(chosen, teacher_layers, student_layers)
-
-
-def _check_names(teacher_layers, student_layers, one):
-    for role, names in (("teacher", teacher_layers), ("student", student_layers)):
-        if names is None:
-            continue
-        if isinstance(names, str) or (one and len(names) != 1):
-            expected = "the name of one layer, in a tuple" if one else "a tuple of names of layers"
+    given = {"teacher": teacher_layers, "student": student_layers}
+    for role, names in given.items():
+        several = names is not None and which != "all" and len(names) != 1
+        if isinstance(names, str) or several:
+            expected = "a tuple of names of layers"
+            if which != "all":
+                expected = "the name of one layer, in a tuple"
             raise ValueError(
                 f"`{role}_layers` must be {expected}. Received: {role}_layers={names!r}"
             )
-
-
-def _filled(chosen, teacher_layers, student_layers):
     layers = [
-        tuple(suggested if given is None else given)
-        for suggested, given in zip(chosen, (teacher_layers, student_layers), strict=True)
+        _suggested(model, which) if names is None else tuple(names)
+        for model, names in zip((teacher, student), given.values(), strict=True)
     ]
-    log.info("Layers compared: teacher's %s, student's %s", *map(", ".join, layers))
-    return layers
+    if None in given.values():
+        count = min(map(len, layers))
+        layers = [
+            own[-count:] if names is None else own
+            for own, names in zip(layers, given.values(), strict=True)
+        ]
+        log.info("Layers compared: teacher's %s, student's %s", *map(", ".join, layers))
+    return tuple(layers)
+
+
+def _suggested(model, which):
+    if which == "penultimate":
+        return (suggest_layers(model)["penultimate"],)
+    ends = tuple(suggest_stage_ends(model))
+    return {"all": ends, "second": ends[:2][-1:], "last": ends[-1:]}[which]

@@ -1,7 +1,7 @@
 import keras
 
 from letkd_keras.distillers.distiller import Distiller
-from letkd_keras.distillers.feature_layers import stage_ends
+from letkd_keras.distillers.feature_layers import compared_layers
 from letkd_keras.distillers.feature_maps import (
     FeatureMeanSquaredError,
     check_feature_maps,
@@ -40,7 +40,7 @@ class FitNet(Distiller):
     def __init__(
         self, teacher, student, *, student_layers=None, teacher_layers=None, weight=100.0, **kwargs
     ):
-        teacher_layers, student_layers = stage_ends(
+        teacher_layers, student_layers = compared_layers(
             teacher, student, teacher_layers, student_layers, "second"
         )
         super().__init__(

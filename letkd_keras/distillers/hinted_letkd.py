@@ -1,7 +1,7 @@
 import keras
 
 from letkd_keras.distillers.compatibility import matching_models
-from letkd_keras.distillers.feature_layers import stage_ends
+from letkd_keras.distillers.feature_layers import compared_layers
 from letkd_keras.distillers.feature_maps import (
     FeatureMeanSquaredError,
     channels_last,
@@ -53,7 +53,7 @@ class HintedLetKD(LetKD):
         if prototypes is not None:
             teacher, student = matching_models(teacher, student)
             given = (teacher_hint_layer, student_hint_layer)
-            kwargs["teacher_layers"], kwargs["student_layers"] = stage_ends(
+            kwargs["teacher_layers"], kwargs["student_layers"] = compared_layers(
                 teacher, student, *(name and (name,) for name in given), "second"
             )
         super().__init__(

@@ -2,7 +2,7 @@ import keras
 
 from letkd_keras.distillers.compatibility import matching_models
 from letkd_keras.distillers.distiller import Distiller
-from letkd_keras.distillers.feature_layers import stage_ends
+from letkd_keras.distillers.feature_layers import compared_layers
 from letkd_keras.distillers.feature_maps import (
     FeatureMeanSquaredError,
     check_feature_map,
@@ -83,7 +83,7 @@ class SimKD(Distiller):
         if teacher_layers is None:
             teacher_layers = (suggest_layers(teacher)["penultimate"],)
         if not projects:
-            teacher_layers, student_layers = stage_ends(
+            teacher_layers, student_layers = compared_layers(
                 teacher, student, teacher_layers, student_layers, "last"
             )
             student = _reusing_classifier(teacher, student, teacher_layers, student_layers, factor)

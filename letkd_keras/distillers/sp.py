@@ -2,7 +2,7 @@ import keras
 from keras import ops
 
 from letkd_keras.distillers.distiller import Distiller
-from letkd_keras.distillers.feature_layers import stage_ends
+from letkd_keras.distillers.feature_layers import compared_layers
 from letkd_keras.losses.loss import Loss
 from letkd_keras.ranges import non_negative_number
 
@@ -53,7 +53,7 @@ class SP(Distiller):
     def __init__(
         self, teacher, student, *, student_layers=None, teacher_layers=None, weight=3000.0, **kwargs
     ):
-        teacher_layers, student_layers = stage_ends(
+        teacher_layers, student_layers = compared_layers(
             teacher, student, teacher_layers, student_layers, "last"
         )
         super().__init__(

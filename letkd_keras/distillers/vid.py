@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from letkd_keras.distillers.distiller import Distiller
-from letkd_keras.distillers.feature_layers import stage_ends
+from letkd_keras.distillers.feature_layers import compared_layers
 from letkd_keras.distillers.feature_maps import check_feature_maps, on_one_grid
 from letkd_keras.losses.loss import Loss
 from letkd_keras.models.initialization import torch_uniform
@@ -100,8 +100,8 @@ class VID(Distiller):
         teacher: Functional or sequential `keras.Model` from images to logits; see `Distiller`.
         student: Functional or sequential `keras.Model` from the same images to logits; trained in
             place.
-        student_layers: Layers of the student. `None` for the ends of all its stages, as in
-            RepDistiller.
+        student_layers: Layers of the student. `None` for the ends of its stages, as in
+            RepDistiller: as many as the teacher has, counted from the last.
         teacher_layers: As many of the teacher, likewise.
         weight: Weight of the loss; 1 in RepDistiller.
         **kwargs: Further options of `Distiller`.
@@ -113,7 +113,7 @@ class VID(Distiller):
     def __init__(
         self, teacher, student, *, student_layers=None, teacher_layers=None, weight=1.0, **kwargs
     ):
-        teacher_layers, student_layers = stage_ends(
+        teacher_layers, student_layers = compared_layers(
             teacher, student, teacher_layers, student_layers, "all"
         )
         super().__init__(

@@ -1,5 +1,7 @@
 """Which layers the methods compare by default: RepDistiller's."""
 
+import keras
+import numpy as np
 import pytest
 
 from letkd_keras import models
@@ -34,10 +36,7 @@ def test_layers_of_networks_of_the_zoo(pair, stages):
         assert shapes[-1][-1] == 464
 
 
-def test_raw_sums_of_a_wide_resnet_are_compared(setting):
-    import keras
-    import numpy as np
-
+def test_raw_sums_of_a_wide_resnet_are_compared():
     teacher, student = _pair("wrn16_1", "wrn16_1")
     x = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype("float32")
     features = SP(teacher, student).compute_teacher_outputs(x, None)["features"][0]
@@ -61,11 +60,22 @@ def test_a_network_with_more_stages_gives_its_last_ones(setting, staged_networks
     assert model.teacher_layers[-1] == suggest_stage_ends(three)[-1]
 
 
+def test_as_many_layers_are_compared_as_are_given(staged_networks):
+    model = AT(*staged_networks, teacher_layers=("stage1", "stage2"))
+    assert model.student_layers == ("stage2", "stage3")
+
+
 def test_layers_given_are_used(setting):
     model = AT(setting.teacher, setting.student(), student_layers=("bn1",), teacher_layers=("bn2",))
     assert (model.teacher_layers, model.student_layers) == (("bn2",), ("bn1",))
-    model = SP(setting.teacher, setting.student(), teacher_layers=("bn2",))
-    assert model.teacher_layers == ("bn2",)
+
+
+def test_nothing_is_suggested_for_a_network_whose_layers_are_given(setting):
+    inputs = keras.Input((8, 8, 3))
+    hidden = keras.layers.Dense(8, name="hidden")(keras.layers.Flatten()(inputs))
+    teacher = keras.Model(inputs, keras.layers.Dense(3)(hidden))
+    model = SP(teacher, setting.student(), teacher_layers=("hidden",))
+    assert (model.teacher_layers, model.student_layers) == (("hidden",), ("penultimate",))
 
 
 @pytest.mark.parametrize("method", [FitNet, SP, SimKD])
