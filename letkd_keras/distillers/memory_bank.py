@@ -7,7 +7,6 @@ from keras import ops
 from letkd_keras.ranges import fraction, positive_integer
 
 
-@keras.saving.register_keras_serializable("letkd_keras")
 class MemoryBank(keras.layers.Layer):
     """The embedding of every training image by one network, as it was last seen (Wu et al. 2018).
 
@@ -71,16 +70,7 @@ class MemoryBank(keras.layers.Layer):
         memories = ops.convert_to_tensor(self.memories)
         self.memories.assign(ops.scatter_update(memories, rows[:, None], new))
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "train_examples": self.train_examples,
-            "dimension": self.dimension,
-            "momentum": self.momentum,
-        }
 
-
-@keras.saving.register_keras_serializable("letkd_keras")
 class NegativeSampler(keras.layers.Layer):
     """Draws training images of other classes than an image's own, each as likely.
 
@@ -106,7 +96,6 @@ class NegativeSampler(keras.layers.Layer):
         self.train_examples = positive_integer.check(train_examples, "train_examples")
         self.classes = positive_integer.check(classes, "classes")
         self.negatives = positive_integer.check(negatives, "negatives")
-        self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         integers = {"initializer": "zeros", "dtype": "int32", "trainable": False}
         self.order = self.add_weight(name="order", shape=(self.train_examples,), **integers)
@@ -149,12 +138,3 @@ class NegativeSampler(keras.layers.Layer):
         others = ops.cast(self.train_examples - count, "float32")
         position = ops.minimum(ops.cast(draws * others, "int32"), self.train_examples - count - 1)
         return ops.take(self.order, ops.where(position < start, position, position + count))
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "train_examples": self.train_examples,
-            "classes": self.classes,
-            "negatives": self.negatives,
-            "seed": self.seed,
-        }

@@ -40,7 +40,6 @@ def _convolution(channels, **kwargs):
     )
 
 
-@keras.saving.register_keras_serializable("letkd_keras")
 class VariationalRegressor(keras.layers.Layer):
     """Mean and variance of the teacher's features given the student's (Ahn et al. 2019, eq. 5-6).
 
@@ -82,9 +81,6 @@ class VariationalRegressor(keras.layers.Layer):
 
     def call(self, features):
         return self.mean(features), ops.softplus(self.raw_variance) + _EPSILON
-
-    def get_config(self):
-        return {**super().get_config(), "channels": self.channels}
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
