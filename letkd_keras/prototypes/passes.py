@@ -8,13 +8,19 @@ batches, parts give the same arrays as `update`, to the bit.
 
 import copy
 import logging
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from rich.progress import Progress
 
+from letkd_keras.prototypes.engines import LocalEngine, RayEngine
+from letkd_keras.prototypes.labeled_images import LabeledImages
 from letkd_keras.prototypes.lda import LinearDiscriminantAnalysis, Projection, lda_components
 from letkd_keras.prototypes.points import PointCache, PointSample, cache_bytes
+from letkd_keras.prototypes.steps import MemorySteps, WorkFolder
 from letkd_keras.prototypes.subclasses import SubclassScores
+from letkd_keras.prototypes.teacher_features import TeacherFeatures
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +31,11 @@ POINTS_PER_CENTER = 256
 _DEFAULT_MEMORY = 2**28
 
 
+@dataclass(eq=False)
 class Passes:
     """The passes `features`, `projected` and `scores`.
 
-    Args:
+    Attributes:
         features: The `TeacherFeatures`.
         images: The `LabeledImages`.
         steps: Where finished steps are kept.
@@ -42,32 +49,17 @@ class Passes:
         progress: Where progress is shown.
     """
 
-    def __init__(
-        self,
-        features,
-        images,
-        steps,
-        *,
-        templates,
-        subclasses,
-        components,
-        seed,
-        memory,
-        feature_cache,
-        engine,
-        progress,
-    ):
-        self.features = features
-        self.images = images
-        self.steps = steps
-        self.templates = templates
-        self.subclasses = subclasses
-        self.components = components
-        self.seed = seed
-        self.memory = memory
-        self.feature_cache = feature_cache
-        self.engine = engine
-        self.progress = progress
+    features: TeacherFeatures
+    images: LabeledImages
+    steps: MemorySteps | WorkFolder
+    templates: int
+    subclasses: int
+    components: int
+    seed: int
+    memory: int | None
+    feature_cache: str | None
+    engine: LocalEngine | RayEngine
+    progress: Progress
 
     def run(self, step):
         """Show the teacher all images.
