@@ -213,11 +213,10 @@ class LetKD(Distiller):
         """
         outputs = super().compute_teacher_outputs(x, y)
         y = complete_labels(y, outputs["logits"])
-        features = dict(zip(self.levels, outputs["features"], strict=False))
-        if not self._in_blocks:
-            levels = {name: self.targets(name, own, y) for name, own in features.items()}
-        else:
-            levels = {name: (own, y) for name, own in features.items()}
+        levels = {
+            level: (own, y) if self._in_blocks else self.targets(level, own, y)
+            for level, own in zip(self.levels, outputs["features"], strict=False)
+        }
         return {**outputs, **levels}
 
     def compute_student_outputs(self, x):
