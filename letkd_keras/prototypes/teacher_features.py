@@ -53,7 +53,7 @@ class TeacherFeatures:
         self.grids = {level: tuple(output.shape[1:3]) for level, output in outputs.items()}
         self.channels = {level: int(output.shape[-1]) for level, output in outputs.items()}
         self.model = keras.Model(flat.inputs, list(outputs.values()))
-        self._infer = _BatchInference(self.model, teacher)
+        self._on_replicas = {}
 
     def only(self, level):
         """One level by itself, as `TeacherFeatures` that run the teacher no further."""
@@ -100,6 +100,25 @@ class TeacherFeatures:
             for level, output in zip(self.layers, self._infer(images), strict=True)
         }
 
+    def _infer(self, images):
+        """The model's outputs for a batch, NumPy arrays [B, ...], on every replica there is.
+
+        Under a `tf.distribute` strategy of several replicas the batch is dealt to them in equal
+        parts and their outputs are put together in the order of the images. (`predict_on_batch`
+        would have every replica compute the whole batch.) The strategy that counts is the one under
+        which the teacher or the model was built or, if they were built under none, the one running
+        at the call.
+        """
+        if keras.backend.backend() == "tensorflow":
+            strategies = self.model.distribute_strategy, self.teacher.distribute_strategy
+            strategy = max(strategies, key=lambda strategy: strategy.num_replicas_in_sync)
+            if strategy.num_replicas_in_sync > 1:
+                if strategy not in self._on_replicas:
+                    self._on_replicas[strategy] = _on_replicas(self.model, strategy)
+                return self._on_replicas[strategy](images)
+        outputs = self.model.predict_on_batch(images)
+        return outputs if isinstance(outputs, list) else [outputs]
+
 
 def at_size(teacher, image_shape):
     """The same teacher for images of one shape, where it takes images of any size.
@@ -141,37 +160,6 @@ def _pooled(output, level, name, window):
         return output
     pooling = keras.layers.AveragePooling2D(window, padding="same", data_format="channels_last")
     return pooling(output)
-
-
-class _BatchInference:
-    """A model's outputs for a batch of images, in inference mode, on every replica there is.
-
-    Under a `tf.distribute` strategy of several replicas the batch is dealt to them in equal parts
-    and their outputs are put together in the order of the images. (`predict_on_batch` would have
-    every replica compute the whole batch.)
-
-    Args:
-        model: A functional `keras.Model` with a list of outputs, made of the teacher's layers.
-        teacher: The teacher. The strategy that counts is the one under which it or `model` was
-            built or, if they were built under none, the one running at the call.
-    """
-
-    def __init__(self, model, teacher):
-        self.model = model
-        self.teacher = teacher
-        self._on_replicas = {}
-
-    def __call__(self, images):
-        """Images [B, ...] to a list of NumPy arrays [B, ...]."""
-        if keras.backend.backend() == "tensorflow":
-            strategies = self.model.distribute_strategy, self.teacher.distribute_strategy
-            strategy = max(strategies, key=lambda strategy: strategy.num_replicas_in_sync)
-            if strategy.num_replicas_in_sync > 1:
-                if strategy not in self._on_replicas:
-                    self._on_replicas[strategy] = _on_replicas(self.model, strategy)
-                return self._on_replicas[strategy](images)
-        outputs = self.model.predict_on_batch(images)
-        return outputs if isinstance(outputs, list) else [outputs]
 
 
 def _on_replicas(model, strategy):
