@@ -187,7 +187,7 @@ def find_layer(model, name, argument="layer"):
     return layer
 
 
-def run(model, inputs, call_fn, operation_fn=lambda operation: operation):
+def run(model, inputs, call_fn):
     """Run the graph of a model on other tensors.
 
     Args:
@@ -195,27 +195,23 @@ def run(model, inputs, call_fn, operation_fn=lambda operation: operation):
         inputs: Tensor or tensors: symbolic, eager or of another library, as `call_fn` accepts.
         call_fn: `call_fn(operation, *args, **kwargs)` computes the outputs of one operation. A
             model inside the model is one operation; `is_model` recognizes it, and `run` can run it.
-        operation_fn: Function from an operation to the one that `call_fn` receives.
 
     Returns:
         The outputs, in the structure of the model's outputs.
     """
     inputs = keras.tree.flatten(inputs)
     if isinstance(model, keras.Sequential):
-        return functools.reduce(
-            lambda x, layer: call_fn(operation_fn(layer), x), model.layers, inputs[0]
-        )
-    return model._run_through_graph(inputs, operation_fn=operation_fn, call_fn=call_fn)
+        return functools.reduce(lambda x, layer: call_fn(layer, x), model.layers, inputs[0])
+    return model._run_through_graph(inputs, operation_fn=lambda x: x, call_fn=call_fn)
 
 
-def retrace(model, operation_fn=lambda operation: operation, call_fn=None, dtype=None):
+def retrace(model, call_fn, dtype=None):
     """Run the graph of a functional model on a new input of the same shape.
 
     Args:
         model: Functional `keras.Model` with one input and one output.
-        operation_fn: Function from an operation to the one to call instead. By default operations
-            are called themselves, so that layers and their weights are shared.
-        call_fn: `call_fn(operation, *args, **kwargs)`; by default the operation is called.
+        call_fn: As in `run`. Where it calls the operation itself, layers and their weights are
+            shared.
         dtype: Type of the new input; `None` for that of the model.
 
     Returns:
@@ -224,9 +220,7 @@ def retrace(model, operation_fn=lambda operation: operation, call_fn=None, dtype
     source = model.inputs[0]
     dtype = dtype or source.dtype
     inputs = keras.Input(batch_shape=source.shape, dtype=dtype, name=maker(source).name)
-    call = call_fn or (lambda operation, *args, **kwargs: operation(*args, **kwargs))
-    outputs = run(model, inputs, call, operation_fn)
-    return inputs, keras.tree.flatten(outputs)[0]
+    return inputs, keras.tree.flatten(run(model, inputs, call_fn))[0]
 
 
 def output_shapes(model, input_shape=None):
@@ -306,7 +300,7 @@ def flatten(model):
             kwargs["training"] = training
         return operation(*args, **kwargs)
 
-    inputs, outputs = retrace(model, call_fn=call)
+    inputs, outputs = retrace(model, call)
     names = [operation.name for operation in inside.values()]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -393,7 +387,7 @@ def outputs_at(model, names, argument="layer"):
         return first
 
     if inside:
-        flat = keras.Model(*retrace(flat, call_fn=call), name=flat.name)
+        flat = keras.Model(*retrace(flat, call), name=flat.name)
     for name in names:
         if name not in found:
             found[name] = output_of(flat, find_layer(flat, name))
@@ -429,7 +423,11 @@ def copy_of(operation):
     return operation.__class__.from_config(operation.get_config())
 
 
-def copy_with(model, call_fn=None, copy_fn=copy_of):
+def _call(layer, *args, **kwargs):
+    return layer(*args, **kwargs)
+
+
+def copy_with(model, call_fn=_call, copy_fn=copy_of):
     """Copy a functional model, perhaps with other layers or other calls of its layers.
 
     Args:
@@ -447,7 +445,7 @@ def copy_with(model, call_fn=None, copy_fn=copy_of):
     """
     copies = {}
 
-    def copy(operation):
+    def call(operation, *args, **kwargs):
         if isinstance(operation, keras.layers.Lambda):
             raise ValueError(
                 f"{model.name!r} has the Lambda layer {operation.name!r}, which cannot be saved "
@@ -455,9 +453,9 @@ def copy_with(model, call_fn=None, copy_fn=copy_of):
             )
         if id(operation) not in copies:
             copies[id(operation)] = copy_fn(operation)
-        return copies[id(operation)]
+        return call_fn(copies[id(operation)], *args, **kwargs)
 
-    inputs, outputs = retrace(model, operation_fn=copy, call_fn=call_fn)
+    inputs, outputs = retrace(model, call)
     copied = keras.Model(inputs, outputs, name=model.name)
     for layer in model.layers:
         if layer.weights:
