@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import keras
 
 from letkd_keras.functional.fake_quantization import without_fake_quantization
-from letkd_keras.functional.graph import as_functional, flatten, is_model, run
+from letkd_keras.functional.graph import as_functional, flatten, run
 from letkd_keras.functional.insertion import is_only_pooled
 from letkd_keras.layers import KDLayer
 
@@ -81,9 +81,7 @@ def cost_of(model, input_shape=None, pooled=False):
     Raises:
         ValueError: If the image size is unknown, or if it is not known how to count a layer.
     """
-    model = without_fake_quantization(as_functional(model))
-    # The pooling may be outside the model that the KD layer is in.
-    flat = flatten(model) if pooled else model
+    model = flatten(without_fake_quantization(as_functional(model)))
     shape = tuple(input_shape or model.inputs[0].shape[1:])
     if None in shape:
         raise ValueError(
@@ -93,10 +91,8 @@ def cost_of(model, input_shape=None, pooled=False):
     weights, products = {}, []
 
     def call(operation, *args, **kwargs):
-        if is_model(operation):
-            return run(operation, args, call)
         outputs = operation.compute_output_spec(*args, **kwargs)
-        one_product = pooled and isinstance(operation, KDLayer) and is_only_pooled(flat, operation)
+        one_product = pooled and isinstance(operation, KDLayer) and is_only_pooled(model, operation)
         products.append(_multiply_adds(operation, args, kwargs, outputs, one_product))
         weights.update({id(weight): weight for weight in getattr(operation, "weights", ())})
         return outputs

@@ -54,6 +54,15 @@ def test_the_pooling_may_be_outside_the_model_of_the_kd_layer():
     assert cost_of(model, pooled=True).multiply_adds == 64 * 20 + 20
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_model_inside_costs_what_its_layers_cost(pooled):
+    kd_layer, pooling = KDLayer(5), keras.layers.GlobalAveragePooling2D()
+    inside = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Dropout(0.1), kd_layer])
+    x = inputs = keras.Input((8, 8, 4))
+    model = keras.Model(inputs, pooling(inside(x, training=False)))
+    assert cost_of(model, pooled=pooled) == cost_of(sequence(kd_layer, pooling), pooled=pooled)
+
+
 def test_fake_quantization_is_not_counted():
     model = sequence(keras.layers.Conv2D(6, 3), keras.layers.ReLU(), KDLayer(5))
     assert cost_of(quantization_aware(model)) == cost_of(model)
