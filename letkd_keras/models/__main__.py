@@ -41,9 +41,10 @@ def main(arguments=None):
     from letkd_keras.errors import argument_renamed
     from letkd_keras.files import check_writable, save_model
     from letkd_keras.models import build, load_torch_weights
+    from letkd_keras.models.zoo import image_shape
 
     check_writable(options.out.absolute().parent, "out")
-    shape = options.image_size and (options.image_size, options.image_size, 3)
+    shape = options.image_size and image_shape(options.image_size)
     with argument_renamed("name", "network"):
         model = build(options.network, options.num_classes, shape)
     with argument_renamed("path", "weights"):

@@ -30,6 +30,19 @@ def test_checkpoint_becomes_a_keras_file(golden_dir, tmp_path, capsys):
     assert [file.name for file in out.parent.iterdir()] == ["teacher.keras"]
 
 
+def test_the_image_size_is_of_keras_data_format(monkeypatch):
+    written = []
+    monkeypatch.setattr(models, "load_torch_weights", lambda model, path: None)
+    monkeypatch.setattr("letkd_keras.files.save_model", lambda model, path: written.append(model))
+    options = ["--network", "resnet8", "--weights", "x.pth", "--out", "t.keras"]
+    keras.config.set_image_data_format("channels_first")
+    try:
+        main([*options, "--image-size", "16"])
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    assert written[0].input_shape == (None, 3, 16, 16)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
