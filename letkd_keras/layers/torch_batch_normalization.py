@@ -79,7 +79,7 @@ class TorchBatchNormalization(keras.layers.BatchNormalization):
             and self.scale
             and self.center
             and not (self.synchronized and batch_statistics)
-            and not getattr(self, "renorm", False)  # Keras below 3.14 does not have it
+            and not self.renorm
             and keras.backend.standardize_dtype(inputs.dtype) in ("float32", "float16", "bfloat16")
         )
 

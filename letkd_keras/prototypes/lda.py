@@ -77,13 +77,8 @@ class LinearDiscriminantAnalysis:
         return {"counts": self.counts, "means": self.means, "scatter": self.scatter}
 
     def merge(self, state):
-        """Add the `state()` of another accumulator (of other points)."""
+        """Add the `state()` of another accumulator, of other points of these classes."""
         counts, means = np.asarray(state["counts"]), np.asarray(state["means"])
-        if self.means.shape != means.shape:
-            raise ValueError(
-                "Only statistics of the same classes and channels can be merged. "
-                f"Received: {self.means.shape} and {means.shape}"
-            )
         classes = np.flatnonzero(counts)
         self._merge(classes, counts[classes], means[classes], np.asarray(state["scatter"]))
 

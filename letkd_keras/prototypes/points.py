@@ -29,7 +29,7 @@ class PointSample:
     one pass.
 
     Args:
-        capacity: Largest number of points held.
+        capacity: Largest number of points held, at least 1.
         channels: Number of channels C.
         seed: Seed of the keys.
         total: Number of points that will be added, where it is known. Points that the sample will
@@ -40,8 +40,6 @@ class PointSample:
     """
 
     def __init__(self, capacity, channels, seed=0, total=None):
-        if capacity < 1:
-            raise ValueError(f"`capacity` must be at least 1. Received: capacity={capacity}")
         self.capacity = capacity
         self.seed = seed
         self.largest_key = None

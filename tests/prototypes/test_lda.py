@@ -114,8 +114,6 @@ def test_what_cannot_be_solved_says_so():
     features[7, 2] = np.inf
     with pytest.raises(ValueError, match="finite"), np.errstate(invalid="ignore"):
         _fit(features, labels).solve(5)
-    with pytest.raises(ValueError, match="same classes and channels"):
-        LinearDiscriminantAnalysis(6, 12).merge(LinearDiscriminantAnalysis(6, 11).state())
 
 
 @pytest.mark.parametrize("block_bytes", [1 << 20, 8 * 12 * 100])

@@ -76,11 +76,6 @@ def test_labels_indices_and_keys_need_memory_too():
     assert PointSample.fitting(1, 5) == 1
 
 
-def test_misuse_is_refused():
-    with pytest.raises(ValueError, match="capacity=0"):
-        PointSample(0, 2)
-
-
 # === Cache ===
 
 
