@@ -146,14 +146,16 @@ def fit_prototypes(
         Görgün, Gürbüz, Alatan. "Knowledge Distillation Layer that Lets the Student Decide", BMVC
         2023, arXiv:2309.02843, section 3, with the numbers of the authors' program.
     """
-    _check_numbers(
-        templates=templates,
-        subclasses=subclasses,
-        components=components,
-        iterations=iterations,
-        batch_size=batch_size,
+    numbers = {
+        "templates": templates,
+        "subclasses": subclasses,
+        "components": components,
+        "iterations": iterations,
+        "batch_size": batch_size,
         **({} if memory is None else {"memory": memory}),
-    )
+    }
+    for name, value in numbers.items():
+        ranges.positive_integer.check(value, name)
     seed = ranges.seed.check(seed, "seed")
     _check_feature_cache(feature_cache, workdir)
     engine = make_engine(engine, workers)
@@ -252,9 +254,9 @@ def _penultimate(passes, iterations):
     task = passes.progress.add_task("penultimate: k-means", total=iterations)
     last = steps.load_checkpoint(step)
 
-    def on_iteration(iteration):
-        steps.save_checkpoint(step, vars(iteration))
-        passes.progress.update(task, completed=iteration.number)
+    def on_iteration(number, centers):
+        steps.save_checkpoint(step, {"number": number, "centers": centers})
+        passes.progress.update(task, completed=number)
 
     centers = kmeans(
         points,
@@ -288,9 +290,9 @@ def _subclasses(passes, iterations):
 
 def _scores(passes):
     """The nearest sub-classes, counted: from the points held, or by a pass if they are a sample."""
-    if not _holds_all_points(passes.steps):
-        return passes.run("scores")
     projected = passes.steps.load("projected")
+    if int(projected["sizes"].sum()) < int(projected["seen"]):
+        return passes.run("scores")
     gatherer = passes.gatherer("scores")
     task = passes.progress.add_task("sub-classes: scores", total=len(projected["sizes"]))
     for label, (start, stop) in enumerate(class_bounds(projected["sizes"])):
@@ -298,12 +300,6 @@ def _scores(passes):
             gatherer.add(block, np.full(len(block), label))
         passes.progress.advance(task)
     return gatherer.result()
-
-
-def _holds_all_points(steps):
-    """Whether the projected points held are all there are."""
-    projected = steps.load("projected")
-    return int(projected["sizes"].sum()) == int(projected["seen"])
 
 
 def _remove_used(steps, step):
@@ -404,11 +400,6 @@ def _tell_sample(points, total, centers):
             centers,
             POINTS_PER_CENTER,
         )
-
-
-def _check_numbers(**numbers):
-    for name, value in numbers.items():
-        ranges.positive_integer.check(value, name)
 
 
 def _checked_names(class_names, classes, levels):

@@ -74,13 +74,10 @@ def _spread(sizes):
     return [int(sizes.min()), int(np.median(sizes)), int(sizes.max())]
 
 
-def _evenly(size, wanted):
-    return np.linspace(0, size - 1, min(size, wanted)).astype("int64")
-
-
 def _mean_soft_entropy(points, centers):
     """Mean entropy of the targets softmax(-||f - rho||^2)."""
-    rows = _evenly(len(points), _ENTROPY_POINTS)
+    count = min(len(points), _ENTROPY_POINTS)
+    rows = np.linspace(0, len(points) - 1, count).astype("int64")
     entropies = []
     for part in np.array_split(rows, max(1, len(rows) // 512)):
         block = take(points, part).astype("float64")

@@ -2,7 +2,6 @@ import functools
 import importlib
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
@@ -23,21 +22,6 @@ _CORE_TYPE = "OPENBLAS_CORETYPE"
 _RELATIVES = {"Cooperlake": "SkylakeX", "SapphireRapids": "SkylakeX"}
 
 
-@dataclass(frozen=True, eq=False)
-class Iteration:
-    """State of a k-means after one of its iterations.
-
-    Attributes:
-        number: Iterations done.
-        centers: Updated centers, float32 [k, C].
-        inertia: Sum of squared distances before the update.
-    """
-
-    number: int
-    centers: np.ndarray
-    inertia: float
-
-
 def kmeans(points, k, iterations=20, seed=0, on_iteration=None, resume=None):
     """Lloyd's k-means with faiss' exact search, over ALL the points.
 
@@ -52,7 +36,7 @@ def kmeans(points, k, iterations=20, seed=0, on_iteration=None, resume=None):
         k: Number of clusters, 1 to N.
         iterations: Number of passes over the points.
         seed: Seed of the draw of the first centers.
-        on_iteration: Called with an `Iteration` after each pass.
+        on_iteration: Called with `(iterations done, centers)` after each pass.
         resume: `(iterations done, centers)` of an interrupted run to go on from.
 
     Returns:
@@ -61,8 +45,6 @@ def kmeans(points, k, iterations=20, seed=0, on_iteration=None, resume=None):
     Raises:
         ValueError: If there are fewer points than clusters or a point is not finite.
     """
-    if points.ndim != 2:
-        raise ValueError(f"`points` must be [N, C]. Received: points of shape {points.shape}")
     if not 1 <= k <= len(points):
         raise ValueError(
             "`k` must be at least 1 and at most the number of points. "
@@ -74,21 +56,19 @@ def kmeans(points, k, iterations=20, seed=0, on_iteration=None, resume=None):
     for number in range(done + 1, iterations + 1):
         sums = np.zeros(centers.shape, dtype="float64")
         counts = np.zeros(k, dtype="int64")
-        inertia = 0.0
         for block in blocks(points):
-            distances, nearest = nearest_centers(block, centers)
+            _, nearest = nearest_centers(block, centers)
             one_hot = sparse.csc_array(
                 (np.ones(len(block)), nearest, np.arange(len(block) + 1)), shape=(k, len(block))
             )
             sums += one_hot @ block.astype("float64")
             counts += np.bincount(nearest, minlength=k)
-            inertia += float(distances.sum(dtype="float64"))
         centers = centers.copy()
         filled = counts > 0
         centers[filled] = sums[filled] / counts[filled, None]
         _split_largest(centers, counts)
         if on_iteration is not None:
-            on_iteration(Iteration(number, centers, inertia))
+            on_iteration(number, centers)
     return centers
 
 

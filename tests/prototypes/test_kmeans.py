@@ -33,7 +33,7 @@ def test_centers_are_the_means_of_their_points_after_convergence():
 def test_inertia_falls_and_is_as_good_as_bare_faiss():
     points = np.random.default_rng(1).standard_normal((4000, 8)).astype("float32")
     seen = []
-    centers = kmeans(points, 64, on_iteration=lambda state: seen.append(state.inertia))
+    centers = kmeans(points, 64, on_iteration=lambda _, own: seen.append(_inertia(points, own)))
     assert len(seen) == 20  # as the method says
     assert np.all(np.diff(seen) <= 1e-3 * seen[0])
     bare = faiss.Kmeans(8, 64, niter=20, seed=1, max_points_per_centroid=10**9)

@@ -62,9 +62,8 @@ def test_a_workdir_of_other_pixels_or_labels_is_refused(tmp_path, teacher):
 def test_an_interrupted_kmeans_goes_on_from_its_last_iteration():
     points = np.random.default_rng(0).standard_normal((500, 4)).astype("float32")
     seen = []
-    whole = kmeans(points, 9, iterations=8, on_iteration=seen.append)
-    state = seen[4]
-    resumed = kmeans(points, 9, iterations=8, resume=(state.number, state.centers))
+    whole = kmeans(points, 9, iterations=8, on_iteration=lambda *state: seen.append(state))
+    resumed = kmeans(points, 9, iterations=8, resume=seen[4])
     np.testing.assert_array_equal(resumed, whole)
     np.testing.assert_array_equal(kmeans(points, 9, iterations=8, resume=(8, whole)), whole)
 
