@@ -162,12 +162,10 @@ class Experiment:
 
         Numbers of the paper mean nothing for a part of the classes.
         """
-        dataset = self.spec.dataset
-        if dataset not in published.DATASETS or self.spec.classes is not None:
+        classes = _PUBLISHED_CLASSES.get(self.spec.dataset)
+        if self.spec.classes is not None or self.data.num_classes != classes:
             return None
-        if self.data.num_classes != _PUBLISHED_CLASSES[dataset]:
-            return None
-        return published.published(dataset, self.pair, method)
+        return published.published(self.spec.dataset, self.pair, method)
 
     def config(self):
         """The experiment as a dictionary of JSON types, for `config.json`."""
