@@ -104,7 +104,9 @@ def main(arguments=None):
 
     def run(experiment):
         out = options.out or default_out(experiment, f"{name}-")
-        return _RUN.get(name, _run_values)(options, experiment, out)
+        result, file = _RUN.get(name, _run_values)(options, experiment, out)
+        print_results(out / file)
+        return result
 
     def experiment():
         _check_methods(name, options.methods)
@@ -126,12 +128,13 @@ def _check_methods(name, given):
             )
 
 
+# Each of these runs an ablation and returns what `main` returns, and the file that is printed.
+
+
 def _run_table(options, experiment, out):
     from letkd_keras.recipes.studies import grid
 
-    table = grid.run(experiment, out, jobs=options.jobs)
-    print_results(out / "table.md")
-    return table
+    return grid.run(experiment, out, jobs=options.jobs), "table.md"
 
 
 def _run_values(options, experiment, out):
@@ -139,8 +142,7 @@ def _run_values(options, experiment, out):
 
     setting = SWEPT_SETTINGS[options.ablation]
     rows = value_sweep.run(experiment, setting, options.values, out, jobs=options.jobs)
-    print_results(out / "values.md")
-    return rows
+    return rows, "values.md"
 
 
 def _run_probe(options, experiment, out):
@@ -148,8 +150,7 @@ def _run_probe(options, experiment, out):
 
     table = grid.run(experiment, out, jobs=options.jobs)
     probe.write(experiment, out)
-    print_results(out / "probe.md")
-    return table
+    return table, "probe.md"
 
 
 def _run_tsne(options, experiment, out):
@@ -157,25 +158,19 @@ def _run_tsne(options, experiment, out):
 
     table = grid.run(experiment, out, jobs=options.jobs)
     # By the method that was trained: letKD-1 where there is no intermediate layer.
-    picture = tsne.write(experiment, out, table[0]["method"])
-    print_results(picture)
-    return picture
+    return tsne.write(experiment, out, table[0]["method"]), "tsne.png"
 
 
 def _run_time(options, experiment, out):
     from letkd_keras.recipes.studies import layer_time
 
-    rows = layer_time.write(experiment, out, options.values or TIMED)
-    print_results(out / "time.md")
-    return rows
+    return layer_time.write(experiment, out, options.values or TIMED), "time.md"
 
 
 def _run_subclass_map(options, experiment, out):
     from letkd_keras.recipes.studies import subclass_map
 
-    picture = subclass_map.write(experiment, out)
-    print_results(picture)
-    return picture
+    return subclass_map.write(experiment, out), "subclass_map.png"
 
 
 _METHODS = {

@@ -1,7 +1,7 @@
 """An experiment in its folder: teacher, prototypes, students, exported student, report."""
 
 import logging
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.experiments.model_of_method import Inputs, build
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import class_report, report
+from letkd_keras.recipes.reports.measures import measure_networks
 from letkd_keras.recipes.trainings import gpus, results, workers
 from letkd_keras.recipes.trainings.ray_workers import RayWorkers
 from letkd_keras.recipes.trainings.shared_training import train
@@ -57,15 +58,34 @@ def run(experiment, out, measures=None):
     earlier = read_config(out) if is_run_folder(out) else {}
     sizes = _sizes_of_all_starts(experiment.sizes, earlier.get("sizes", {}))
     experiment = replace(experiment, sizes=sizes)
-    folder = RunFolder(out, experiment.config(), open_keys=experiment.open_keys)
-    with folder.locked(), logged_to(folder / "log.txt", messages), gpus.scope():
-        log.info("run folder %s", folder.path)
-        exporting.warn_about_another(experiment, earlier.get("export_method"), folder.path)
+    with opened(experiment, out, messages) as folder:
+        log.info("run folder %s", folder)
+        exporting.warn_about_another(experiment, earlier.get("export_method"), folder)
         try:
-            return _run(experiment, folder.path, measures)
+            return _run(experiment, folder, measures)
         except Exception as error:
             _look_for_broken_images(experiment.data, error)
             raise
+
+
+@contextmanager
+def opened(experiment, out, messages):
+    """A scope in which an experiment runs in its folder, which no other process writes to.
+
+    Args:
+        experiment: `Experiment`, prepared.
+        out: Run folder: new, or that of an earlier run with the same settings.
+        messages: Records of `recorded`, for the log file of the folder.
+
+    Yields:
+        Path of the folder.
+
+    Raises:
+        ValueError: If the folder does not fit, or another process writes to it.
+    """
+    folder = RunFolder(out, experiment.config(), open_keys=experiment.open_keys)
+    with folder.locked(), logged_to(folder / "log.txt", messages), gpus.scope():
+        yield folder.path
 
 
 def _sizes_of_all_starts(sizes, earlier):
@@ -93,7 +113,8 @@ def _run(experiment, folder, measures):
         exported, refused = getattr(error, "exported", {}), error
     costs = exporting.costs(experiment, folder)
     classes = class_report.of_run(experiment, folder, teacher)
-    written = report.write(experiment, folder, teacher_result, exported, costs, measures, classes)
+    measured = measures and measure_networks(experiment, folder, teacher, measures)
+    written = report.write(experiment, folder, teacher_result, exported, costs, measured, classes)
     if refused is not None:
         raise refused
     return written
@@ -300,12 +321,17 @@ def with_teachers_classes(data, teacher):
     if not data.unlabelled_examples:
         return data
     log.info("the teacher classifies %d images without a label", data.unlabelled_examples)
-    classes = [
-        np.argmax(teacher.predict_on_batch(images), axis=-1)
-        for images, _ in data.evaluation_batches(256, "train")
-    ]
     known = np.asarray(data.y_train) >= 0
-    return data.with_labels(np.where(known, data.y_train, np.concatenate(classes)))
+    return data.with_labels(np.where(known, data.y_train, classes_of(teacher, data, "train")))
+
+
+def classes_of(model, data, split="test"):
+    """The class that a model gives each image of a split, integers [N]."""
+    classes = [
+        np.argmax(model.predict_on_batch(images), axis=-1)
+        for images, _ in data.evaluation_batches(256, split)
+    ]
+    return np.concatenate(classes)
 
 
 def _engine():
@@ -342,7 +368,7 @@ def train_student(experiment, method, seed, teacher, prototypes, folder):
     else:
         before = _train_student(*arguments, training / "float")
         result = _train_student(*arguments, training, before)
-    results.check_training(training, "student.keras", result)
+    results.check_student(training, result)
     return result
 
 

@@ -48,7 +48,6 @@ class RunFolder:
 
     Attributes:
         path: The folder, `pathlib.Path`.
-        config: The configuration, as read back from JSON.
 
     Raises:
         ValueError: If the folder holds other files or results of another configuration (the keys
@@ -57,7 +56,7 @@ class RunFolder:
 
     def __init__(self, path, config, *, argument="out", open_keys=()):
         self.path = Path(path)
-        self.config = json.loads(json.dumps(config))
+        self._config = json.loads(json.dumps(config))
         self._argument = argument
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(
@@ -75,13 +74,10 @@ class RunFolder:
             return
         with self.locked():
             if not (self.path / CONFIG).exists() or self._check_config(open_keys):
-                self._write_json(CONFIG, {_MARK: __version__, **self.config})
+                self._write_json(CONFIG, {_MARK: __version__, **self._config})
 
     def __truediv__(self, name):
         return self.path / name
-
-    def __fspath__(self):
-        return str(self.path)
 
     @contextmanager
     def locked(self):
@@ -121,7 +117,7 @@ class RunFolder:
     def _check_config(self, open_keys):
         """Refuse another configuration; whether an open key differs."""
         saved = read_config(self.path, self._argument)
-        differing = differences(saved, self.config, ignore=open_keys)
+        differing = differences(saved, self._config, ignore=open_keys)
         if differing:
             differing = "; ".join(differing)
             raise OtherSettings(
@@ -129,7 +125,7 @@ class RunFolder:
                 f"{differing}. Choose another folder, or repeat the earlier settings.",
                 differing,
             )
-        return saved != self.config
+        return saved != self._config
 
     def _write_json(self, name, value):
         try:

@@ -162,20 +162,16 @@ class Experiment:
 
         Numbers of the paper mean nothing for a part of the classes.
         """
-        dataset = self.spec.dataset
-        if dataset not in published.DATASETS or self.spec.classes is not None:
+        classes = _PUBLISHED_CLASSES.get(self.spec.dataset)
+        if self.spec.classes is not None or self.data.num_classes != classes:
             return None
-        if self.data.num_classes != _PUBLISHED_CLASSES[dataset]:
-            return None
-        return published.published(dataset, self.pair, method)
+        return published.published(self.spec.dataset, self.pair, method)
 
     def config(self):
         """The experiment as a dictionary of JSON types, for `config.json`."""
         names = [name for name in self.__dataclass_fields__ if name not in ("spec", "typed")]
-        config = {name: getattr(self, name) for name in names}
-        if self.student_examples is None:
-            del config["student_examples"]
-        config |= {
+        config = {
+            **{name: getattr(self, name) for name in names},
             "data": {
                 **self.spec.config(),
                 "name": self.data.name,
@@ -211,7 +207,7 @@ class Experiment:
         spec = DataSpec.from_config(config["data"])
         student_schedule = Schedule.from_config(config["student_schedule"])
         schedules = {
-            name: Schedule.from_config(config[name]) if config.get(name) else None
+            name: config[name] and Schedule.from_config(config[name])
             for name in (*_TEACHER_SCHEDULES, "quantization_aware_schedule")
         }
         fields |= {
@@ -219,7 +215,7 @@ class Experiment:
             "data": spec.open(),
             "methods": tuple(config["methods"]),
             "formats": tuple(config["formats"]),
-            "callbacks": tuple(config.get("callbacks", ())),
+            "callbacks": tuple(config["callbacks"]),
             "teacher": Network(**config["teacher"]),
             "student": Network(**config["student"]),
             "student_schedule": student_schedule,

@@ -76,6 +76,10 @@ class Method:
         removable = all(self.alphas.get(level) == 0 for level in levels)
         return "not needed at inference" if removable else "stay in the student"
 
+    def alpha(self, level, experiment):
+        """Alpha of the KD layer at a level: the method's if it is fixed, else the experiment's."""
+        return self.alphas.get(level, getattr(experiment, f"{level}_alpha"))
+
 
 def _with_unsupervised_layer(inputs):
     """The student with a KD layer at its penultimate layer that nothing supervises."""

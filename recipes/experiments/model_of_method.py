@@ -60,8 +60,7 @@ def _letkd_options(method, experiment):
     if method.distiller is LetKD:
         options["levels"] = method.levels
     for level in method.levels:
-        alpha = method.alphas.get(level, getattr(experiment, f"{level}_alpha"))
-        options[f"{level}_alpha"] = alpha
+        options[f"{level}_alpha"] = method.alpha(level, experiment)
         options[f"{level}_weight"] = getattr(experiment, f"{level}_weight")
         options[f"{level}_layer"] = getattr(experiment.student, f"{level}_layer")
     return options

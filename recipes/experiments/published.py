@@ -294,7 +294,6 @@ _PROBE = Table(
 
 TABLES = (*_CIFAR100, *_TINY_IMAGENET, *_IMAGENET, *_LOGIT_LOSSES)
 ABLATIONS = (_ALPHAS, _FITNET_LAYER)
-DATASETS = tuple(dict.fromkeys(table.dataset for table in TABLES))
 
 _NOTES = {
     ("cifar100", "wrn40_2-wrn40_1", "dist"): "Zheng and Yang quote 74.73 from the paper of DIST",
@@ -323,28 +322,17 @@ _ABLATION_ROWS = _by_pair(ABLATIONS)
 _PROBE_ROWS = _by_pair((_PROBE,))
 
 
-def _check(dataset):
-    if dataset not in DATASETS:
-        raise ValueError(
-            f"`dataset` must be one of {', '.join(DATASETS)}. Received: dataset={dataset!r}"
-        )
-
-
 def methods_of(dataset, pair):
     """Published accuracies of a pair by method, in the order of the tables.
 
     Args:
-        dataset: Name of the data set, one of `DATASETS`.
+        dataset: Name of the data set.
         pair: `teacher-student`, by their names in the zoo.
 
     Returns:
         Dictionary from the method's name to its `Accuracy`. `"teacher"` and `"student"` (trained
         alone) are among them, ablations are not. Empty if nothing is published for the pair.
-
-    Raises:
-        ValueError: If the data set has no published numbers.
     """
-    _check(dataset)
     return dict(_ROWS.get((dataset, pair), {}))
 
 
@@ -354,7 +342,6 @@ def ablations_of(dataset, pair):
     Table 6 has its own run of FitNet, so `"fitnet"` can be in both dictionaries, with different
     numbers.
     """
-    _check(dataset)
     return dict(_ABLATION_ROWS.get((dataset, pair), {}))
 
 
@@ -362,16 +349,13 @@ def published(dataset, pair, method):
     """Published accuracy of a method on a pair.
 
     Args:
-        dataset: Name of the data set, one of `DATASETS`.
+        dataset: Name of the data set.
         pair: `teacher-student`, by their names in the zoo.
         method: Name of the method, of an ablation, `"teacher"` or `"student"`.
 
     Returns:
         An `Accuracy`, or `None` if there is none. A method that is in the main tables and in an
         ablation has the number of the main tables.
-
-    Raises:
-        ValueError: If the data set has no published numbers.
     """
     accuracy = methods_of(dataset, pair).get(method)
     return accuracy or ablations_of(dataset, pair).get(method)
@@ -381,18 +365,14 @@ def probes_of(dataset, pair):
     """Published accuracies of the linear probe at the intermediate KD layer (Table 4).
 
     Args:
-        dataset: Name of the data set, one of `DATASETS`.
+        dataset: Name of the data set.
         pair: `teacher-student`, by their names in the zoo.
 
     Returns:
         Dictionary from the method's name to `{"x": Accuracy, "x_hat": Accuracy}`, of the features
         before and behind the layer. The two are equal where the intermediate alpha is 0. Empty if
         nothing is published for the pair.
-
-    Raises:
-        ValueError: If the data set has no published numbers.
     """
-    _check(dataset)
     probes = {}
     for name, accuracy in _PROBE_ROWS.get((dataset, pair), {}).items():
         method, features = name.split(":")

@@ -83,7 +83,7 @@ def measure(experiment, teacher, student):
     if method is not None:
         layers = {
             level: KDLayer(_templates(experiment, level), alpha=alpha, name=f"kd_{level}")
-            for level, alpha in kd_layers_of(experiment, method).items()
+            for level, alpha in remaining_alphas(experiment, method).items()
         }
         names = {f"{level}_layer": experiment.student.layer(level) for level in layers}
         largest = size_of(insert_kd_layers(student, **layers, **names))
@@ -105,19 +105,19 @@ def measure(experiment, teacher, student):
     return sizes
 
 
-def kd_layers_of(experiment, method):
-    """The KD layers that stay in the student that a method trains.
+def remaining_alphas(experiment, method):
+    """Alphas of the KD layers that stay in the student that a method trains.
 
     Args:
         experiment: `Experiment`.
         method: Name of the method.
 
     Returns:
-        Their alphas by level. A layer with alpha 0 is not needed at inference and left out.
+        The alphas by level. A layer with alpha 0 is not needed at inference and left out.
     """
     row, _ = methods.parse(method)
     alphas = {
-        level: row.alphas.get(level, getattr(experiment, f"{level}_alpha"))
+        level: row.alpha(level, experiment)
         for level in _LEVELS
         if level in {*row.levels, *row.layers}
     }
@@ -148,7 +148,7 @@ def within_budget(experiment, student):
     """
     if experiment.growth is None:
         return experiment
-    needed = {level for name in experiment.methods for level in kd_layers_of(experiment, name)}
+    needed = {level for name in experiment.methods for level in remaining_alphas(experiment, name)}
     if not needed:
         log.warning(
             "No method leaves KD layers in the student: --growth only limits the numbers of "
@@ -213,13 +213,11 @@ def _largest_method(experiment, student):
     """The method that leaves most parameters of KD layers in the student, or `None`."""
 
     def parameters(method):
-        total = 0
-        for level in kd_layers_of(experiment, method):
-            constant, of_template = _cost_of_layer(experiment, student, level)
-            total += constant + of_template * _templates(experiment, level)
-        return total
+        levels = remaining_alphas(experiment, method)
+        fixed, of_template, of_subclass = _costs(experiment, student, levels)
+        return fixed + of_template * experiment.templates + of_subclass * experiment.subclasses
 
-    with_layers = [name for name in experiment.methods if kd_layers_of(experiment, name)]
+    with_layers = [name for name in experiment.methods if remaining_alphas(experiment, name)]
     return max(with_layers, key=parameters, default=None)
 
 

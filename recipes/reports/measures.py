@@ -4,17 +4,17 @@ import numpy as np
 
 from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.functional import load_model
-from letkd_keras.recipes.reports import method_style
+from letkd_keras.recipes.reports import method_style, method_table
 from letkd_keras.recipes.trainings import results
 
 
-def of_networks(experiment, folder, table, measures):
+def measure_networks(experiment, folder, teacher, measures):
     """Evaluate the teacher and all students once more.
 
     Args:
         experiment: `Experiment`.
         folder: Path of the run folder.
-        table: Rows of `method_table.rows`.
+        teacher: Trained teacher.
         measures: Function from logits [N, classes] and labels [N] of the test images to a
             dictionary of numbers by name.
 
@@ -22,12 +22,8 @@ def of_networks(experiment, folder, table, measures):
         By network, `"teacher"` or the name of a method, a list of such dictionaries: one for each
         trial.
     """
-    if not experiment.teacher_phases:
-        teacher = experiment.teacher.build(experiment.data, "teacher")
-    else:
-        teacher = load_model(folder / "teacher" / "teacher.keras", "teacher")
     measured = {"teacher": [_measure(teacher, experiment.data, measures)]}
-    for row in table:
+    for row in method_table.rows(experiment, folder):
         folders = [
             results.student_folder(folder, row["method"], result["seed"])
             for result in row["results"]
@@ -69,7 +65,7 @@ def markdown(experiment, measured):
 
     Args:
         experiment: `Experiment`.
-        measured: What `of_networks` returned.
+        measured: What `measure_networks` returned.
 
     Returns:
         A text.

@@ -6,9 +6,6 @@
 import os
 import platform
 from datetime import date
-from importlib import metadata
-
-import keras
 
 from letkd_keras.commands import palette
 from letkd_keras.commands.markdown_table import markdown_table
@@ -211,8 +208,7 @@ def _layers(experiment, names):
 
 def made_with():
     """Versions and machine, as a sentence."""
-    packages = ("keras", keras.backend.backend(), "numpy")
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
+    versions = ", ".join(f"{name} {version}" for name, version in results.versions().items())
     return f"Made with {versions} on {os.cpu_count()} CPU cores ({platform.machine()})."
 
 

@@ -3,21 +3,17 @@
 import json
 from dataclasses import asdict
 from datetime import date
-from importlib import metadata
 from pathlib import Path
-
-import keras
 
 from letkd_keras.commands import palette
 from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.export import cost_report
 from letkd_keras.files import save_figure, write_json, write_text
-from letkd_keras.recipes.reports import measures as measures_section
-from letkd_keras.recipes.reports import method_style, method_table
+from letkd_keras.recipes.reports import measures, method_style, method_table
 from letkd_keras.recipes.trainings import results
 
 
-def write(experiment, folder, teacher, exported, costs, measures, classes):
+def write(experiment, folder, teacher, exported, costs, measured, classes):
     """Write the report of an experiment into its folder.
 
     Args:
@@ -26,7 +22,7 @@ def write(experiment, folder, teacher, exported, costs, measures, classes):
         teacher: Result of the teacher.
         exported: `Exported` by format.
         costs: `CostRow`s of the exported student, and the number of test images of their top-1.
-        measures: See `run`.
+        measured: What `measures.measure_networks` returned, or `None`.
         classes: What `class_report.of_run` returned.
 
     Returns:
@@ -34,7 +30,6 @@ def write(experiment, folder, teacher, exported, costs, measures, classes):
     """
     table = method_table.rows(experiment, folder)
     (costs, cost_images), (class_rows, class_section) = costs, classes
-    packages = ("keras", keras.backend.backend(), "numpy")
     report = {
         "pair": experiment.pair,
         "data": experiment.data.name,
@@ -44,7 +39,7 @@ def write(experiment, folder, teacher, exported, costs, measures, classes):
         "epochs": experiment.student_schedule.epochs,
         "seed": experiment.seed,
         "date": date.today().isoformat(),
-        "versions": {name: metadata.version(name) for name in packages},
+        "versions": results.versions(),
         "teacher": teacher,
         "layers": {
             role: {level: network.layer(level) for level in ("penultimate", "intermediate")}
@@ -70,9 +65,9 @@ def write(experiment, folder, teacher, exported, costs, measures, classes):
     text += _exported(report["exported"])
     text += _costs(costs, cost_images, experiment.data.test_examples)
     text += class_section
-    if measures is not None:
-        report["measures"] = measures_section.of_networks(experiment, folder, table, measures)
-        text += "\n" + measures_section.markdown(experiment, report["measures"])
+    if measured is not None:
+        report["measures"] = measured
+        text += "\n" + measures.markdown(experiment, measured)
     _plot_curves(experiment, folder, teacher, table)
     if costs:
         cost_report.plot([row for row in costs if row.top1 is not None], folder / "costs.png")

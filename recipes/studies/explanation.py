@@ -11,7 +11,7 @@ from letkd_keras.functional import load_model
 from letkd_keras.functional.insertion import kd_layers_of
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.reports import method_style
-from letkd_keras.recipes.run import train_teacher
+from letkd_keras.recipes.run import classes_of, train_teacher
 from letkd_keras.recipes.studies import probe
 from letkd_keras.recipes.trainings import results
 
@@ -37,7 +37,7 @@ def write(experiment, folder):
     if not trainings:
         raise ValueError(f"No student is finished in {folder}.")
     teacher, _ = train_teacher(experiment, folder)
-    teacher_classes = _classes_of(teacher, experiment.data)
+    teacher_classes = classes_of(teacher, experiment.data)
     rows = [
         _row(method, seed, training, teacher_classes, experiment.data)
         for method, seed, training in trainings
@@ -57,7 +57,7 @@ def _finished(folder):
     for method, seed, training in results.student_trainings(folder):
         result = results.finished(training) if methods.is_known(method) else None
         if result is not None:
-            results.check_training(training, "student.keras", result)
+            results.check_student(training, result)
             found.append((method, seed, training))
     return sorted(found, key=lambda entry: methods.position(entry[0]))
 
@@ -69,7 +69,7 @@ def _row(method, seed, training, teacher_classes, data):
         "method": method,
         "seed": seed,
         "accuracy": results.accuracy_of(results.finished(training)),
-        "agreement": 100 * float(np.mean(_classes_of(student, data) == teacher_classes)),
+        "agreement": 100 * float(np.mean(classes_of(student, data) == teacher_classes)),
         "kl_penultimate": last.get("kl_penultimate"),
         "kl_intermediate": last.get("kl_intermediate"),
         "x": None,
@@ -78,15 +78,6 @@ def _row(method, seed, training, teacher_classes, data):
     if "kd_intermediate" in kd_layers_of(student):
         row |= probe.lda_accuracies(student, data)
     return row
-
-
-def _classes_of(model, data):
-    return np.concatenate(
-        [
-            np.asarray(model.predict_on_batch(images)).argmax(-1)
-            for images, _ in data.evaluation_batches(256)
-        ]
-    )
 
 
 def _curves(trainings):

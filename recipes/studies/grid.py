@@ -17,14 +17,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from letkd_keras.commands import command_line
-from letkd_keras.commands.log_file import logged_to, recorded
-from letkd_keras.commands.run_folder import RunFolder, read_config
+from letkd_keras.commands.log_file import recorded
+from letkd_keras.commands.run_folder import read_config
 from letkd_keras.files import write_text
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.experiments.experiment import Experiment
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import method_table
 from letkd_keras.recipes.run import (
+    opened,
     prototypes_of,
     train_student,
     train_teacher,
@@ -63,30 +64,28 @@ def run(experiment, out, jobs=1):
         )
     with recorded() as messages:
         experiment = prepare(experiment)
-    folder = RunFolder(out, experiment.config(), open_keys=experiment.open_keys)
-    with folder.locked(), logged_to(folder / "log.txt", messages), gpus.scope():
-        log.info("folder of results %s", folder.path)
-        teacher, teacher_result = train_teacher(experiment, folder.path)
+    with opened(experiment, out, messages) as folder:
+        log.info("folder of results %s", folder)
+        teacher, teacher_result = train_teacher(experiment, folder)
         # The prototypes belong to the teacher: they are fitted once, also for methods that are
         # added later.
         levels = tuple(experiment.pool_sizes) if experiment.levels else ()
-        prototypes = prototypes_of(experiment, teacher, folder.path, levels)
+        prototypes = prototypes_of(experiment, teacher, folder, levels)
         cells = [
             (method, seed)
             for seed in experiment.seeds
             for method in experiment.methods
-            if not _is_finished(results.student_folder(folder.path, method, seed))
+            if not _is_finished(results.student_folder(folder, method, seed))
         ]
-        table = method_table.write(experiment, folder.path, teacher_result)
+        table = method_table.write(experiment, folder, teacher_result)
         if jobs > 1 and len(cells) > 1:
-            done = _in_processes(cells, folder.path, jobs)
+            done = _in_processes(cells, folder, jobs)
         else:
             done = (
-                _in_this_process(experiment, cell, teacher, prototypes, folder.path)
-                for cell in cells
+                _in_this_process(experiment, cell, teacher, prototypes, folder) for cell in cells
             )
         for number, (method, seed) in enumerate(done, 1):
-            outcome = _outcome(results.student_folder(folder.path, method, seed))
+            outcome = _outcome(results.student_folder(folder, method, seed))
             log.info(
                 "training %d of %d: %s, seed %d: %s",
                 number,
@@ -95,14 +94,14 @@ def run(experiment, out, jobs=1):
                 seed,
                 outcome,
             )
-            table = method_table.write(experiment, folder.path, teacher_result)
+            table = method_table.write(experiment, folder, teacher_result)
     return table
 
 
 def _is_finished(training):
     result = results.finished(training)
     if result is not None:
-        results.check_training(training, "student.keras", result)
+        results.check_student(training, result)
     return result is not None
 
 

@@ -150,7 +150,8 @@ def _plot(rows, title, path):
         axes.axhline(
             plain[key], color=color, linestyle=":", label=f"batches of {size}, no KD layer"
         )
-    axes.set(xlabel="templates", ylabel="ms for one image", title=title)
+    axes.set(xlabel="templates", ylabel="ms for one image")
+    axes.set_title(title, parse_math=False)
     axes.set_xscale("log", base=2)
     counts = [row["templates"] for row in with_layer]
     axes.set_xticks(counts, [str(count) for count in counts])

@@ -1,18 +1,14 @@
 """Each location's sub-class beside the histogram of its target over all sub-classes (figure 2)."""
 
-from pathlib import Path
-
 import numpy as np
 
-from letkd_keras.commands.log_file import logged_to, recorded
+from letkd_keras.commands.log_file import recorded
 from letkd_keras.commands.palette import category_colors
-from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.data import NumberedBatches
 from letkd_keras.files import save_figure
 from letkd_keras.prototypes import pictures
 from letkd_keras.recipes.experiments.preparation import prepare
-from letkd_keras.recipes.run import prototypes_of, train_teacher
-from letkd_keras.recipes.trainings import gpus
+from letkd_keras.recipes.run import opened, prototypes_of, train_teacher
 
 _IMAGES = 6
 _OTHER_CLASS = (0.6, 0.6, 0.6, 1)
@@ -39,11 +35,10 @@ def write(experiment, out):
             "A map of sub-classes needs an intermediate layer: name one with "
             "`teacher_intermediate_layer` and `student_intermediate_layer`."
         )
-    folder = RunFolder(Path(out), experiment.config(), open_keys=experiment.open_keys)
-    with folder.locked(), logged_to(folder / "log.txt", messages), gpus.scope():
-        teacher, _ = train_teacher(experiment, folder.path)
+    with opened(experiment, out, messages) as folder:
+        teacher, _ = train_teacher(experiment, folder)
         levels = tuple(experiment.pool_sizes)
-        prototypes = prototypes_of(experiment, teacher, folder.path, levels)
+        prototypes = prototypes_of(experiment, teacher, folder, levels)
         data = experiment.data
         batches = NumberedBatches(data, 256, "test")
         images, labels = pictures.one_of_each_class(batches, data.num_classes, _IMAGES)

@@ -129,7 +129,8 @@ def _plot(name, rows, columns, out):
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     key, label = next(iter(columns.items()))
-    numeric = all(isinstance(row[name], int | float) for row in rows)
+    tried = list(dict.fromkeys(row[name] for row in rows))
+    numeric = all(isinstance(value, int | float) for value in tried)
     for title in dict.fromkeys(row["title"] for row in rows):
         own = [row for row in rows if row["title"] == title]
         axes.errorbar(
@@ -141,10 +142,11 @@ def _plot(name, rows, columns, out):
             label=title,
             **method_style.style(own[0]["method"]),
         )
-    if numeric and rows and min(row[name] for row in rows) > 0:
+    if not numeric:
+        axes.set_xticks(tried, tried, parse_math=False)
+    elif tried and min(tried) > 0:
         axes.set_xscale("log", base=2)
-        axes.set_xticks(sorted({row[name] for row in rows}), minor=False)
-        axes.set_xticklabels([_text(x) for x in sorted({row[name] for row in rows})])
+        axes.set_xticks(tried, [_text(value) for value in tried])
         axes.minorticks_off()
     axes.set(xlabel=name.replace("-", " "), ylabel=f"{label} (%)")
     axes.grid(alpha=0.3)

@@ -9,7 +9,10 @@ import hashlib
 import json
 import re
 import statistics
+from importlib import metadata
 from pathlib import Path
+
+import keras
 
 from letkd_keras.files import checksum, read_json, write_json
 
@@ -113,19 +116,18 @@ def read_metrics(path):
     return rows
 
 
-def check_training(folder, model, result):
-    """Refuse a finished training whose model or metrics are damaged, before anything uses them.
+def check_student(training, result):
+    """Refuse a finished student whose model or metrics are damaged, before anything uses them.
 
     Args:
-        folder: Folder of the training.
-        model: Name of the file of its model.
+        training: Folder of the student's training.
         result: What `finished` returned.
 
     Raises:
         ValueError: If a file is damaged or missing; the message says what to do.
     """
-    check_file(Path(folder) / model, result["model_sha256"])
-    read_metrics(Path(folder) / "metrics.csv")
+    check_file(Path(training) / "student.keras", result["model_sha256"])
+    read_metrics(Path(training) / "metrics.csv")
 
 
 def failure(folder):
@@ -184,3 +186,11 @@ def spread(mean, std=None):
     if mean is None:
         return "-"
     return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
+
+
+# === What they were made with ===
+
+
+def versions():
+    """Versions of Keras, its backend and NumPy, by name."""
+    return {name: metadata.version(name) for name in ("keras", keras.backend.backend(), "numpy")}

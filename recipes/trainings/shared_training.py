@@ -11,14 +11,11 @@ import importlib.util
 import json
 import logging
 import tempfile
-from importlib import metadata
 from pathlib import Path
-
-import keras
 
 from letkd_keras.commands.run_folder import differences
 from letkd_keras.files import checksum
-from letkd_keras.recipes.trainings import training, worker_environment, workers
+from letkd_keras.recipes.trainings import results, training, worker_environment, workers
 from letkd_keras.recipes.trainings.fit_on_workers import fit
 from letkd_keras.recipes.trainings.training_state import is_over, read_state
 
@@ -209,6 +206,4 @@ def code():
             # Two parts of the package are elsewhere in the repository.
             if package != "letkd_keras" or not name.startswith(("recipes/", "export/")):
                 digest.update(f"{package} {name} {checksum(file)}\n".encode())
-    names = ("keras", keras.backend.backend(), "numpy")
-    versions = {name: metadata.version(name) for name in names}
-    return {"versions": versions, "code": digest.hexdigest()}
+    return {"versions": results.versions(), "code": digest.hexdigest()}

@@ -1,5 +1,3 @@
-import contextlib
-
 import numpy as np
 
 from letkd_keras.recipes.trainings.workers import Workers
@@ -43,12 +41,6 @@ class TensorFlowWorkers(Workers):
 
     def scope(self):
         return self.strategy.scope()
-
-    def fit_scope(self):
-        return contextlib.nullcontext()
-
-    def alone(self):
-        return contextlib.nullcontext()
 
     def distributed(self, batches, size, class_weights):
         import tensorflow as tf

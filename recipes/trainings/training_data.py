@@ -43,8 +43,11 @@ def balanced_class_weights(data):
     Raises:
         ValueError: If the labels are known only once all images have been read.
     """
-    labels = training_labels(data)
-    if labels is None:
+    if data.in_memory:
+        labels = data.y_train
+    elif hasattr(data.train, "files"):
+        labels = data.train.files.labels
+    else:
         raise ValueError(
             "`class_weights` need labels that are known before the images are read. "
             f"Received: {data.name}, whose images are records"
@@ -53,11 +56,3 @@ def balanced_class_weights(data):
     # A class without training images has no image to weight.
     weights = len(labels) / (data.num_classes * np.maximum(counts, 1))
     return {label: float(weight) for label, weight in enumerate(weights)}
-
-
-def training_labels(data):
-    """Classes of the training images, integers [N], or `None` if they are not known in advance."""
-    if data.in_memory:
-        return np.asarray(data.y_train)
-    files = getattr(data.train, "files", None)
-    return None if files is None else np.asarray(files.labels)

@@ -236,6 +236,19 @@ def test_methods_without_the_layer_that_is_read_are_refused(text, message, tmp_p
         _main(text, tmp_path / "out")
 
 
+def test_names_of_data_and_layers_are_drawn_as_they_are(tmp_path):
+    # Matplotlib would refuse this as an equation.
+    name = "a$x{$b"
+    setting = "student-intermediate-layer"
+    row = {setting: name, "title": "KD", "method": "kd", "top1_mean": 50.0, "top1_std": None}
+    value_sweep._plot(setting, [row, {**row, setting: "b"}], {"top1": "top-1"}, tmp_path)
+    times = {f"milliseconds_{size}": 1.0 for size in layer_time.BATCH_SIZES}
+    rows = [{"templates": count, **times} for count in (0, 8, 16)]
+    layer_time._plot(rows, f"images of {name}", tmp_path / "time.png")
+    for picture in ("values.png", "time.png"):
+        assert Image.open(tmp_path / picture).width > 500
+
+
 # === Probe ===
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from letkd_keras import models
 from letkd_keras.recipes import cifar100, digits, folder, imagenet, tiny_imagenet
-from letkd_keras.recipes.experiments.published import DATASETS, methods_of
+from letkd_keras.recipes.experiments.published import TABLES, methods_of
 from letkd_keras.recipes.experiments.settings import Pair, Settings
 
 PAPER = (cifar100.SETTINGS, tiny_imagenet.SETTINGS, imagenet.SETTINGS)
@@ -18,7 +18,7 @@ def test_pairs_of_the_paper(settings, count):
 
 
 def test_every_pair_with_published_numbers_is_in_a_recipe():
-    assert tuple(settings.dataset for settings in PAPER) == DATASETS
+    assert {settings.dataset for settings in PAPER} == {table.dataset for table in TABLES}
     for settings in PAPER:
         published = [pair for pair in settings.pairs if methods_of(settings.dataset, pair.name)]
         assert len(published) == len(settings.pairs) - (settings.dataset == "imagenet")

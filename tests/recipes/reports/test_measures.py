@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from letkd_keras.data import ImageData
-from letkd_keras.recipes.experiments.networks import Network
 from letkd_keras.recipes.experiments.published import Accuracy
 from letkd_keras.recipes.imagenet import top1_and_top5
 from letkd_keras.recipes.reports import measures
 from letkd_keras.recipes.reports.measures import top_accuracy
 from letkd_keras.recipes.tiny_imagenet import halves
+from letkd_keras.recipes.trainings.results import student_folder
+from letkd_keras.recipes.trainings.training_state import finish
 
 
 def test_top_accuracy_by_hand():
@@ -67,25 +68,26 @@ def test_measures_of_the_networks_of_a_run(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (9, 2, 2, 3), dtype="uint8")
     labels = np.arange(9) % 3
     data = ImageData("made", images, labels, images, labels, (0.0,) * 3, (1.0,) * 3, tuple("abc"))
-    for number, name in enumerate(("teacher/teacher", "kd/seed3/student", "kd/seed4/student")):
+    networks = []
+    for number in range(3):
         # Always the same class, which is right for a third of the images.
         model = keras.Sequential(
             [keras.Input((2, 2, 3)), keras.layers.Flatten(), keras.layers.Dense(3)]
         )
         model.set_weights([np.zeros((12, 3)), np.eye(3)[number]])
-        (tmp_path / name).parent.mkdir(parents=True)
-        model.save(tmp_path / f"{name}.keras")
+        networks.append(model)
+    teacher, *students = networks
+    accuracies = {"accuracy_last": 33.0, "accuracy_best": 34.0}
+    for seed, student in enumerate(students, 3):
+        training = student_folder(tmp_path, "kd", seed)
+        training.mkdir(parents=True)
+        student.save(training / "student.keras")
+        finish(training, {**accuracies, "parameters": 39, "parameters_plain": 39, "seconds": 1.0})
     known = {"teacher": Accuracy(73.31), "kd": Accuracy(70.66, top5=89.88)}
-    experiment = SimpleNamespace(
-        data=data,
-        teacher=Network.of("resnet8"),
-        teacher_phases={"teacher_schedule": None},
-        published=known.get,
-    )
-    table = [{"method": "kd", "results": [{"seed": 3}, {"seed": 4}]}]
+    experiment = SimpleNamespace(data=data, published=known.get)
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        measured = measures.of_networks(experiment, tmp_path, table, top1_and_top5)
+        measured = measures.measure_networks(experiment, tmp_path, teacher, top1_and_top5)
         # The settings of the caller stay.
         assert keras.config.dtype_policy().name == "mixed_bfloat16"
     finally:
