@@ -305,7 +305,8 @@ def with_teachers_classes(data, teacher):
         for images, _ in data.evaluation_batches(256, "train")
     ]
     known = np.asarray(data.y_train) >= 0
-    return data.with_labels(np.where(known, data.y_train, np.concatenate(classes)))
+    labels = np.where(known, data.y_train, np.concatenate(classes))
+    return replace(data, y_train=labels)
 
 
 def _engine():
