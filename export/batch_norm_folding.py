@@ -120,8 +120,7 @@ def _normalizes_last_axis(layer):
 
 
 def _axis_of(batch_norm):
-    axis = batch_norm.axis if isinstance(batch_norm.axis, int) else batch_norm.axis[0]
-    return axis % len(batch_norm.input.shape)
+    return batch_norm.axis % len(batch_norm.input.shape)
 
 
 def _is_batch_norm(layer):

@@ -115,6 +115,7 @@ def _artifact(result, job, data):
     options, noise = job.options, result.layer_noise
     is_integer = result.format == "tflite-int8" and options.integer_io
     is_nchw = result.format == "onnx" and options.channels_first
+    has_precisions = result.format == "tflite-int4" and bool(options.precision)
     integer_input = "uint8" if options.input == "pixels" else "int8"
     return {
         "file": result.path.name,
@@ -133,14 +134,9 @@ def _artifact(result, job, data):
         "accuracy": result.accuracy,
         "tolerance": result.tolerance,
         "min_agreement": result.min_agreement,
-        **({"precision": options.precision} if _is_mixed(result, options) else {}),
+        **({"precision": options.precision} if has_precisions else {}),
         **({} if noise is None else {"layer_snr_db": [asdict(layer) for layer in noise]}),
     }
-
-
-def _is_mixed(result, options):
-    """Whether single layers of an artifact have another precision than the rest."""
-    return result.format == "tflite-int4" and bool(options.precision)
 
 
 def _earlier_card(path):
@@ -221,8 +217,7 @@ def _markdown(card):
         for artifact in card["artifacts"].values()
         if artifact.get("precision")
     ]
-    pixels_known = card["inputs"]["kind"] == "pixels" or card["inputs"]["mean"] is not None
-    if "savedmodel" in card["artifacts"] and pixels_known:
+    if "savedmodel" in card["artifacts"] and options_of(card).knows_pixels:
         lines += ["- SavedModel, endpoint `classify`: uint8 images to `probabilities`"]
     if card["class_names"]:
         lines += [f"- Classes, in the order of `{LABELS}`: {', '.join(card['class_names'])}"]
@@ -295,7 +290,7 @@ def _metadata(card):
     kinds = {"savedmodel": "tf-saved-model", "onnx": "onnx"}
     runtimes = dict.fromkeys(kinds.get(name, "tflite") for name in card["artifacts"])
     libraries = {"tflite": "litert", "onnx": "onnx"}
-    metadata = {
+    values = {
         "library_name": next((libraries[name] for name in runtimes if name in libraries), "keras"),
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "knowledge-distillation", "letkd", *runtimes],
@@ -316,8 +311,8 @@ def _metadata(card):
             }
             for data, of_data in metrics.items()
         ]
-        metadata["model-index"] = [{"name": card["name"], "results": results}]
-    return metadata
+        values["model-index"] = [{"name": card["name"], "results": results}]
+    return values
 
 
 def _describe_input(inputs):

@@ -2,6 +2,8 @@
 
 import math
 
+from letkd_keras.export.card_file import options_of
+
 
 def python_snippet(card, name):
     """A program for litert in Python that prints the class of `image.jpg`.
@@ -110,10 +112,10 @@ def kotlin_snippet(card, name):
 def has_snippets(card, name):
     """Whether there are snippets for an artifact: TFLite on RGB pixels or on known ones."""
     inputs, artifact = card["inputs"], card["artifacts"][name]
-    known = inputs["kind"] == "pixels" or inputs["mean"] is not None
     integer = artifact.get("input_dtype") == "int8"  # needs the scale, which is in the file
     shape = inputs["shape"]
     is_rgb = len(shape) == 3 and shape[-1] == 3 and None not in shape
+    known = options_of(card).knows_pixels
     return artifact["file"].endswith(".tflite") and known and is_rgb and not integer
 
 

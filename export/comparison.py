@@ -188,21 +188,36 @@ def outputs_of(student, images, options):
     return softmax(logits, axis=-1) if options.output == "probabilities" else logits
 
 
-def reload_outputs(runtime, artifact, images):
+def reload_outputs(runtime, artifact, images, *timing):
     """Run an artifact in a new process without this package.
 
     Args:
         runtime: A runtime of `reload.py`: `"savedmodel"`, `"classify"`, `"tflite"` or `"onnx"`.
         artifact: Its path. Loading a SavedModel can run code that it contains.
         images: Array [N, ...], float32, or uint8 for `"classify"`.
+        *timing: Number of threads and of runs, to measure times (`latency_ms`).
 
     Returns:
-        Its outputs, float32 [N, classes].
+        Its outputs, float32 [N, classes]; with `timing` the seconds of each run.
 
     Raises:
         ExportMismatch: If it cannot be loaded or run, with the end of that process's messages.
     """
-    return _in_new_process(runtime, artifact, images)
+    with tempfile.TemporaryDirectory() as folder:
+        inputs, outputs = Path(folder, "images.npy"), Path(folder, "outputs.npy")
+        np.save(inputs, images)
+        # -I: modules are searched among the installed ones only, not in this folder or PYTHONPATH.
+        command = [sys.executable, "-I", _RELOAD, runtime, Path(artifact).resolve()]
+        done = subprocess.run(
+            [str(part) for part in (*command, inputs, outputs, *timing)],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+        )
+        if done.returncode:
+            last = "\n".join(done.stderr.strip().splitlines()[-5:])
+            raise ExportMismatch(f"{artifact} cannot be reloaded in a new process: {last}")
+        return np.load(outputs)
 
 
 def latency_ms(runtime, artifact, images, threads=1, repeats=30):
@@ -221,25 +236,7 @@ def latency_ms(runtime, artifact, images, threads=1, repeats=30):
     Raises:
         ExportMismatch: If it cannot be loaded or run.
     """
-    return 1000 * float(np.min(_in_new_process(runtime, artifact, images, threads, repeats)))
-
-
-def _in_new_process(runtime, artifact, images, *arguments):
-    with tempfile.TemporaryDirectory() as folder:
-        inputs, outputs = Path(folder, "images.npy"), Path(folder, "outputs.npy")
-        np.save(inputs, images)
-        # -I: modules are searched among the installed ones only, not in this folder or PYTHONPATH.
-        command = [sys.executable, "-I", _RELOAD, runtime, Path(artifact).resolve()]
-        done = subprocess.run(
-            [str(part) for part in (*command, inputs, outputs, *arguments)],
-            capture_output=True,
-            text=True,
-            cwd=folder,
-        )
-        if done.returncode:
-            last = "\n".join(done.stderr.strip().splitlines()[-5:])
-            raise ExportMismatch(f"{artifact} cannot be reloaded in a new process: {last}")
-        return np.load(outputs)
+    return 1000 * float(np.min(reload_outputs(runtime, artifact, images, threads, repeats)))
 
 
 def verify_classify(student, artifact, options):

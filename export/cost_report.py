@@ -3,6 +3,7 @@
 import logging
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from letkd_keras.export.folding import fold
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.rewriting import rewrite
 from letkd_keras.export.student import prepare
-from letkd_keras.files import atomic_path, save_figure, size_on_disk
+from letkd_keras.files import save_figure, size_on_disk
 from letkd_keras.functional.cost import cost_of
 from letkd_keras.functional.graph import flatten
 from letkd_keras.functional.insertion import kd_layers_of
@@ -86,13 +87,16 @@ def measure(
 
     Raises:
         ImportError: If the format needs a package that is not installed.
+        ValueError: If it needs calibration images, and there are none.
     """
     formats.check_installed([format])
+    formats.check_calibration([format], calibration)
     file_format = formats.find(format)
     job = prepare(model, images=images[:8], calibration=calibration, fold=False)
     batch = np.resize(images, (32, *images.shape[1:])).astype("float32")
     cost = cost_of(job.student, images.shape[1:])
-    with tempfile.TemporaryDirectory() as folder, atomic_path(f"{folder}/artifact") as file:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "artifact"
         file_format.write(job.written, file, job.options)
 
         def accuracy(images, labels):

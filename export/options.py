@@ -115,18 +115,6 @@ class ExportOptions:
             if getattr(self, name) is not None:
                 values.check(getattr(self, name), name)
 
-    def check_calibration(self):
-        """Refuse a format that needs calibration images if there are none.
-
-        Raises:
-            ValueError: If so.
-        """
-        if self.calibration is None or not len(self.calibration):
-            raise ValueError(
-                "`calibration` must be given for this format: a few hundred training images, "
-                "normalized as for the student. Received: calibration=None"
-            )
-
     def for_student(self, student, takes_pixels=False):
         """Check the options and decide what the artifacts of a student take.
 

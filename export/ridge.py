@@ -62,19 +62,12 @@ def select_features(equations, count):
 
     Args:
         equations: `NormalEquations` of the candidates.
-        count: Number of features to select.
+        count: Number of features to select, from 1 to all of them.
 
     Returns:
         Their indices in the order of selection, int64 [count].
-
-    Raises:
-        ValueError: If `count` is out of range.
     """
     size = len(equations.gram)
-    if not 1 <= count <= size:
-        raise ValueError(
-            f"`count` must be between 1 and the {size} features. Received: count={count}"
-        )
     power = np.diag(equations.gram)
     left, cross = power.copy(), equations.cross.copy()
     # A feature with less left is constant 0 or a combination of selected ones, up to round-off.

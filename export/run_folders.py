@@ -166,30 +166,7 @@ def open_data(model, options, student=None):
         for names in (_RELOCATIONS, _SELECTIONS)
     )
     if options.data:
-        if trained is not None:
-            opened = _open_moved(trained, {**moved, "source": options.data}, given, student)
-            if opened is not None:
-                return opened
-        spec = _sized_for(student, DataSpec.from_options(options))
-        is_assumed = trained is None and spec.pixels is None
-        if is_assumed and student is not None and _takes_pixels(student):
-            spec, is_assumed = replace(spec, pixels="0..255"), False
-        data = _open_others(trained, spec)
-        _check_fit(student, data)
-        data = _normalized_as_in(trained, spec, data)
-        if is_assumed:
-            log.warning(
-                "The student is assumed to take images with the mean and standard deviation of "
-                "%s; if it was trained on others, give --pixels.",
-                data.name,
-            )
-        if trained is not None:
-            log.warning(
-                "The images of %s are other ones than those of the run, and its test images may be "
-                "among those that the student was trained on.",
-                options.data,
-            )
-        return replace(_opened(spec, data), is_assumed=is_assumed)
+        return _open_named(options, trained, moved, given, student)
     for name, value in given.items():
         raise ValueError(
             f"`{name}` needs `data`; without it, the data set of a run folder is opened as in "
@@ -209,6 +186,34 @@ def open_data(model, options, student=None):
             "digest differs from that in config.json. Restore it, or name a data set with `data`."
         )
     return _opened(spec, data)
+
+
+def _open_named(options, trained, moved, given, student):
+    """The data set that `--data` names: the images of the run at another place, or other ones."""
+    if trained is not None:
+        opened = _open_moved(trained, {**moved, "source": options.data}, given, student)
+        if opened is not None:
+            return opened
+    spec = _sized_for(student, DataSpec.from_options(options))
+    is_assumed = trained is None and spec.pixels is None
+    if is_assumed and student is not None and _takes_pixels(student):
+        spec, is_assumed = replace(spec, pixels="0..255"), False
+    data = _open_others(trained, spec)
+    _check_fit(student, data)
+    data = _normalized_as_in(trained, spec, data)
+    if is_assumed:
+        log.warning(
+            "The student is assumed to take images with the mean and standard deviation of "
+            "%s; if it was trained on others, give --pixels.",
+            data.name,
+        )
+    if trained is not None:
+        log.warning(
+            "The images of %s are other ones than those of the run, and its test images may be "
+            "among those that the student was trained on.",
+            options.data,
+        )
+    return replace(_opened(spec, data), is_assumed=is_assumed)
 
 
 def _open_at_its_place(config):
@@ -259,14 +264,20 @@ def _open_moved(trained, moved, given, student):
 
 def _are_those_of(trained, spec, data):
     """Whether data are those of a run, as far as can be seen."""
-    expected, digest = trained.get("digest"), getattr(data, "digest", None)
     # The digest of a run covers its images with and without labels together.
     comparable = spec.unlabelled == trained.get("unlabelled")
-    return not comparable or None in (expected, digest) or digest == expected
+    return not comparable or trained.get("digest") in (None, data.digest)
 
 
 def _opened(spec, data):
-    config = _describe(spec, data)
+    config = {
+        **spec.config(),
+        "name": data.name,
+        "split": data.split,
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "digest": data.digest,
+    }
     # A calibration may train, which needs labels.
     return OpenedData(data.labelled(), config)
 
@@ -328,17 +339,6 @@ def _normalized_as_in(trained, spec, data):
     if spec.pixels is None and trained is not None and {"mean", "std"} <= set(trained):
         return replace(data, mean=tuple(trained["mean"]), std=tuple(trained["std"]))
     return data
-
-
-def _describe(spec, data):
-    return {
-        **spec.config(),
-        "name": data.name,
-        "split": data.split,
-        "mean": list(data.mean),
-        "std": list(data.std),
-        "digest": getattr(data, "digest", None),
-    }
 
 
 def _data_config_of(model):

@@ -133,7 +133,7 @@ def export_student(
     """
     table.check_installed([format])
     _check_folder(path)
-    _check_calibration([format], options)
+    table.check_calibration([format], options.get("calibration"))
     job = prepare(model, images=images, labels=labels, fold=fold, **options)
     result = write(job, path, format, tolerance=tolerance, min_agreement=min_agreement)
     write_labels(path, job.options.class_names)
@@ -178,7 +178,7 @@ def export_bundle(
     wanted = table.expand(formats)
     table.check_installed(wanted)
     _check_folder(path)
-    _check_calibration(wanted, options)
+    table.check_calibration(wanted, options.get("calibration"))
     training = provenance_of(model)
     job = prepare(model, **options)
     if "tflite-int4" in wanted:
@@ -321,12 +321,6 @@ def _check_labels_file(path, options):
             "another student, remove it.",
             Path(path) / LABELS,
         )
-
-
-def _check_calibration(wanted, options):
-    """Refuse formats without the images that they need, before anything is done."""
-    if any(table.find(name).needs_calibration for name in wanted):
-        ExportOptions(calibration=options.get("calibration")).check_calibration()
 
 
 def _check_folder(path):

@@ -23,42 +23,12 @@ _TEMPORARY = ".letkd"
 
 
 @contextlib.contextmanager
-def open_atomic(path):
-    """Open a binary file that appears at `path` whole or not at all.
-
-    Args:
-        path: File to write. Its folder is created if needed; an existing file is replaced.
-
-    Yields:
-        A file open for writing. It lies in the same folder under a hidden name. At the end it is
-        flushed to disk and renamed; on an exception it is removed. What a killed process left is
-        removed when the same file is written again.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftover_files(path)
-    temporary, file, lock = _hidden_file(path)
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        _raise_if_full(error, path)
-        raise
-    finally:
-        if lock is not None:
-            os.close(lock)
-
-
-@contextlib.contextmanager
 def atomic_path(path):
     """Offer a path for a file or folder that other code writes, and move it to `path` at the end.
 
     Args:
-        path: File or folder to write. Its folder is created if needed; what exists is replaced.
+        path: File or folder to write. Its folder is created if needed. A file replaces a file, and
+            a folder a folder.
 
     Yields:
         A path with the same name in a new hidden folder beside it. What exists there at the end is
@@ -72,10 +42,10 @@ def atomic_path(path):
     try:
         written = temporary / path.name
         yield written
-        if path.is_dir():
-            # A folder cannot be renamed over one that has files.
-            path.replace(temporary / "replaced")
-        written.replace(path)
+        if path.is_dir() and written.is_dir():
+            _replace_folder(path, written)
+        else:
+            written.replace(path)
     except Exception as error:
         _raise_if_full(error, path)
         raise
@@ -83,6 +53,37 @@ def atomic_path(path):
         shutil.rmtree(temporary, ignore_errors=True)
         if lock is not None:
             os.close(lock)
+
+
+def _replace_folder(path, written):
+    """Move a new folder to the place of another one, which a rename cannot replace if it has files.
+
+    The other one is moved beside the new one, and back if that cannot be moved.
+    """
+    replaced = written.with_name(f"{path.name}.replaced")
+    path.replace(replaced)
+    try:
+        written.replace(path)
+    except BaseException:
+        replaced.replace(path)
+        raise
+
+
+@contextlib.contextmanager
+def open_atomic(path):
+    """Open a binary file that appears at `path` whole or not at all.
+
+    Args:
+        path: File to write. Its folder is created if needed; an existing file is replaced.
+
+    Yields:
+        A file open for writing, in a hidden folder beside `path` (`atomic_path`). At the end it is
+        flushed to disk and moved.
+    """
+    with atomic_path(path) as temporary, temporary.open("xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _raise_if_full(error, path):
@@ -135,31 +136,6 @@ def remove_leftovers(path):
                 os.close(lock)
 
 
-def _remove_leftover_files(path):
-    """Remove the hidden files that killed processes left when they wrote `path`."""
-    for file in path.parent.iterdir():
-        if is_temporary(file.name, path.name) and file.is_file() and not file.is_symlink():
-            lock = _lock(file, wait=False)
-            if lock is not None:
-                file.unlink(missing_ok=True)
-                os.close(lock)
-
-
-def _hidden_file(path):
-    """A new hidden file beside `path`, open for writing, and its lock or `None`."""
-    while True:
-        temporary = temporary_path(path)
-        # "x" applies the permissions that the user's umask allows, as for any new file.
-        file = temporary.open("xb")
-        lock = _lock(temporary, wait=True)
-        if temporary.exists():
-            return temporary, file, lock
-        # Another process took it for a leftover before it was locked.
-        file.close()
-        if lock is not None:
-            os.close(lock)
-
-
 def _hidden_folder(path):
     """A new hidden folder beside `path`, and its lock or `None`."""
     while True:
@@ -173,7 +149,7 @@ def _hidden_folder(path):
 
 
 def _lock(path, wait):
-    """Lock a folder or file; a descriptor to close, or `None` if that is not possible."""
+    """Lock a folder; a descriptor to close, or `None` if that is not possible."""
     if fcntl is None:
         return None
     try:

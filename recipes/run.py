@@ -322,7 +322,8 @@ def with_teachers_classes(data, teacher):
         return data
     log.info("the teacher classifies %d images without a label", data.unlabelled_examples)
     known = np.asarray(data.y_train) >= 0
-    return data.with_labels(np.where(known, data.y_train, classes_of(teacher, data, "train")))
+    labels = np.where(known, data.y_train, classes_of(teacher, data, "train"))
+    return replace(data, y_train=labels)
 
 
 def classes_of(model, data, split="test"):

@@ -1,10 +1,12 @@
+import contextlib
 import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from letkd_keras.files import atomic_path, open_atomic, remove_leftovers
+from letkd_keras.files import atomic_path, open_atomic, remove_leftovers, write_text
 
 
 def _write_and_end(path):
@@ -39,11 +41,12 @@ def test_leftovers_are_removed_when_the_path_is_written_again(tmp_path):
 
 
 def test_what_is_being_written_and_what_others_wrote_stays(tmp_path):
-    others = [".artifact.abc.letkd", ".artifact.template", ".artifact.12345678.txt", "artifact"]
+    others = [".artifact.abc.letkd", ".artifact.template", ".artifact.12345678.txt", "other"]
     for name in others:
         (tmp_path / name).mkdir()
+    (tmp_path / "artifact").write_text("earlier")
     (tmp_path / ".artifact.87654321.letkd").write_text("a file")
-    (tmp_path / ".artifact.00000000.letkd").symlink_to(tmp_path / "artifact")
+    (tmp_path / ".artifact.00000000.letkd").symlink_to(tmp_path / "other")
     before = set(tmp_path.iterdir())
     with atomic_path(tmp_path / "artifact") as path:
         remove_leftovers(tmp_path / "artifact")
@@ -51,6 +54,60 @@ def test_what_is_being_written_and_what_others_wrote_stays(tmp_path):
         assert len(set(tmp_path.iterdir()) - before) == 1
     assert (tmp_path / "artifact").read_text() == "whole"
     assert {entry.name for entry in before} == {entry.name for entry in tmp_path.iterdir()}
+
+
+def _write_nothing(path):
+    with atomic_path(path):
+        pass
+
+
+def _write_file(path):
+    with atomic_path(path) as temporary:
+        temporary.write_text("whole")
+
+
+def _write_folder(path):
+    with atomic_path(path) as temporary:
+        temporary.mkdir()
+        (temporary / "new").write_text("whole")
+
+
+@pytest.mark.parametrize(
+    ("write", "error"),
+    [
+        (_write_nothing, FileNotFoundError),
+        (_write_file, IsADirectoryError),
+        (lambda path: write_text(path, "whole"), IsADirectoryError),
+    ],
+)
+def test_only_a_folder_replaces_a_folder(write, error, tmp_path):
+    (tmp_path / "artifact").mkdir()
+    (tmp_path / "artifact" / "old").write_text("kept")
+    with pytest.raises(error):
+        write(tmp_path / "artifact")
+    assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")] == [
+        "artifact",
+        "artifact/old",
+    ]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_folder_is_replaced_or_stays(fails, tmp_path, monkeypatch):
+    (tmp_path / "replaced").mkdir()
+    (tmp_path / "replaced" / "old").write_text("kept")
+    replace = Path.replace
+
+    def failing(source, target):
+        if source.name == target.name and (source / "new").exists():
+            raise PermissionError
+        return replace(source, target)
+
+    if fails:
+        monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(PermissionError) if fails else contextlib.nullcontext():
+        _write_folder(tmp_path / "replaced")
+    (folder,) = tmp_path.iterdir()
+    assert [file.name for file in folder.iterdir()] == ["old" if fails else "new"]
 
 
 def test_interrupted_writing_leaves_nothing(tmp_path):

@@ -213,6 +213,24 @@ def check_installed(names, to_write=True):
             )
 
 
+def check_calibration(names, images):
+    """Refuse formats that need calibration images if there are none.
+
+    Args:
+        names: Names of the formats.
+        images: The images, or `None`.
+
+    Raises:
+        ValueError: If so.
+    """
+    needed = any(find(name).needs_calibration for name in names)
+    if needed and (images is None or not len(images)):
+        raise ValueError(
+            "`calibration` must be given for this format: a few hundred training images, "
+            "normalized as for the student. Received: calibration=None"
+        )
+
+
 def _missing_packages(name, to_write=True):
     row = find(name)
     needed = (*(row.converters if to_write else ()), *_RUNTIMES[row.runtime])

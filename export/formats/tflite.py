@@ -17,20 +17,14 @@ def write_float16(student, path, options):
     import tensorflow as tf
 
     def configure(converter):
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
 
-    _convert(student, path, options, configure)
+    _convert(student, path, options, configure, quantized=True)
 
 
 def write_dynamic_range(student, path, options):
     """Write a TFLite file with int8 weights. Activations are quantized while it runs."""
-    import tensorflow as tf
-
-    def configure(converter):
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-
-    _convert(student, path, options, configure)
+    _convert(student, path, options, quantized=True)
 
 
 def write_int8(student, path, options):
@@ -41,24 +35,16 @@ def write_int8(student, path, options):
         path: File to write.
         options: `ExportOptions` with `calibration`. With `integer_io` the outputs are int8, and the
             inputs uint8 if they are pixels, otherwise int8.
-
-    Raises:
-        ValueError: If there are no calibration images.
     """
     import tensorflow as tf
 
-    student, images = _calibrated(student, options)
-
-    def configure(converter):
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ({"image": image[None]} for image in images)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        if options.integer_io:
-            takes_pixels = options.input == "pixels"
-            converter.inference_input_type = tf.uint8 if takes_pixels else tf.int8
-            converter.inference_output_type = tf.int8
-
-    _convert(student, path, options, configure)
+    ends = {}
+    if options.integer_io:
+        takes_pixels = options.input == "pixels"
+        ends["inference_input_type"] = tf.uint8 if takes_pixels else tf.int8
+        ends["inference_output_type"] = tf.int8
+    operations = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+    _convert_calibrated(student, path, options, operations, **ends)
 
 
 def write_int16x8(student, path, options):
@@ -68,23 +54,26 @@ def write_int16x8(student, path, options):
     """
     import tensorflow as tf
 
-    student, images = _calibrated(student, options)
+    operations = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+    _convert_calibrated(student, path, options, operations)
+
+
+def _convert_calibrated(student, path, options, operations, **ends):
+    """Convert to one set of operations, with ranges from the calibration images.
+
+    `ends` are the settings of the converter that say which types inputs and outputs have.
+    """
+    images = np.asarray(options.calibration, "float32")
+    student = with_calibrated_floors(student, images)
+    images = _with_full_range(images, options)
 
     def configure(converter):
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ({"image": image[None]} for image in images)
-        converter.target_spec.supported_ops = [
-            tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
-        ]
+        converter.target_spec.supported_ops = [operations]
+        for name, kind in ends.items():
+            setattr(converter, name, kind)
 
-    _convert(student, path, options, configure)
-
-
-def _calibrated(student, options):
-    """The student with calibrated floors, and the images from which the converter takes ranges."""
-    options.check_calibration()
-    images = np.asarray(options.calibration, "float32")
-    return with_calibrated_floors(student, images), _with_full_range(images, options)
+    _convert(student, path, options, configure, quantized=True)
 
 
 def _with_full_range(images, options):
@@ -99,12 +88,14 @@ def _with_full_range(images, options):
     return images
 
 
-def _convert(student, path, options, configure=lambda converter: None):
+def _convert(student, path, options, configure=lambda converter: None, quantized=False):
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory() as folder:
         # Conversion from a SavedModel freezes the variables; from a bare function it does not.
         write_serving(student, folder, options)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        if quantized:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
         configure(converter)
         Path(path).write_bytes(converter.convert())

@@ -16,10 +16,12 @@ from letkd_keras.export.inverse_rms import InverseRMS
 from letkd_keras.functional.graph import run
 from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
+from letkd_keras.layers.torch_batch_normalization import TorchBatchNormalization
 
 # Settings that both Keras versions understand. Initializers and the like are not needed here.
 _CONVOLUTION = ("strides", "padding", "data_format", "dilation_rate", "activation", "use_bias")
 _POOLING = ("pool_size", "strides", "padding", "data_format")
+_NORMALIZATION = ("axis", "momentum", "epsilon", "center", "scale")
 _COUNTERPARTS = {
     keras.layers.Conv2D: ("Conv2D", ("filters", "kernel_size", "groups", *_CONVOLUTION)),
     GroupedConv2D: ("Conv2D", ("filters", "kernel_size", "groups", *_CONVOLUTION)),
@@ -28,6 +30,8 @@ _COUNTERPARTS = {
         ("kernel_size", "depth_multiplier", *_CONVOLUTION),
     ),
     keras.layers.Dense: ("Dense", ("units", "activation", "use_bias")),
+    keras.layers.BatchNormalization: ("BatchNormalization", _NORMALIZATION),
+    TorchBatchNormalization: ("BatchNormalization", _NORMALIZATION),
     keras.layers.ReLU: ("ReLU", ("max_value", "negative_slope", "threshold")),
     keras.layers.Activation: ("Activation", ("activation",)),
     keras.layers.Add: ("Add", ()),
@@ -40,6 +44,10 @@ _COUNTERPARTS = {
     keras.layers.Flatten: ("Flatten", ("data_format",)),
     keras.layers.Reshape: ("Reshape", ("target_shape",)),
     keras.layers.Rescaling: ("Rescaling", ("scale", "offset")),
+    # Layers of this package, in `layers`.
+    InverseRMS: ("InverseRMS", ("axis", "floor")),
+    ChannelShuffle: ("ChannelShuffle", ("groups",)),
+    ChannelSplit: ("ChannelSplit", ()),
 }
 # Activations of Keras that tf_keras has, and what it calls them.
 _ACTIVATIONS = {
@@ -95,50 +103,38 @@ def to_tf_keras(model):
     """
     import tf_keras
 
-    from letkd_keras.export.tfmot import layers
+    from letkd_keras.export.tfmot.layers import CUSTOM
 
     rebuilt = {}
 
     def rebuild(layer, args):
-        if isinstance(layer, keras.layers.BatchNormalization):
-            axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
-            return tf_keras.layers.BatchNormalization(
-                axis=axis,
-                momentum=layer.momentum,
-                epsilon=layer.epsilon,
-                center=layer.center,
-                scale=layer.scale,
-                name=layer.name,
-            )
         if isinstance(layer, keras.layers.Normalization):
-            return tf_keras.layers.Rescaling(**_normalization(layer), name=layer.name)
-        if isinstance(layer, InverseRMS):
-            return layers.InverseRMS(layer.axis, layer.floor, name=layer.name)
-        if isinstance(layer, ChannelShuffle | ChannelSplit):
-            _check_channels_last(layer)
-            if isinstance(layer, ChannelSplit):
-                return layers.ChannelSplit(name=layer.name)
-            return layers.ChannelShuffle(layer.groups, name=layer.name)
-        constant = _constant_operation(layer, args)
-        if constant:
-            return tf_keras.layers.Rescaling(**constant, name=layer.name)
+            scaling = _normalization(layer)
+        else:
+            scaling = _constant_operation(layer, args)
+        if scaling:
+            return tf_keras.layers.Rescaling(**scaling, name=layer.name)
         if type(layer) not in _COUNTERPARTS:
             raise ValueError(
                 f"`model` must consist of layers that have a counterpart in tf_keras: "
                 f"{', '.join(sorted(kind.__name__ for kind in _COUNTERPARTS))}. "
                 f"Received: no counterpart of {layer.name!r}, a {type(layer).__name__}"
             )
+        if isinstance(layer, ChannelShuffle | ChannelSplit):
+            _check_channels_last(layer)
         name, keys = _COUNTERPARTS[type(layer)]
         config = layer.get_config()
-        if name == "Activation" and config["activation"] in _ACTIVATION_LAYERS:
-            kind = _ACTIVATION_LAYERS[config["activation"]]
-            return layers.CUSTOM[kind](name=layer.name)
         options = {key: config[key] for key in keys}
         if "activation" in options:
-            options["activation"] = _activation(layer, options["activation"])
+            activation = options["activation"]
+            is_layer = isinstance(activation, str) and activation in _ACTIVATION_LAYERS
+            if name == "Activation" and is_layer:
+                return CUSTOM[_ACTIVATION_LAYERS[activation]](name=layer.name)
+            options["activation"] = _activation(layer, activation)
         if layer.weights:
             options["trainable"] = layer.trainable
-        return getattr(tf_keras.layers, name)(name=layer.name, **options)
+        kind = CUSTOM.get(name) or getattr(tf_keras.layers, name)
+        return kind(name=layer.name, **options)
 
     def call(layer, *args, **kwargs):
         if layer.name not in rebuilt:

@@ -34,12 +34,11 @@ def write_quantization_aware(student, path, options):
 
     Raises:
         ImportError: If tensorflow-model-optimization or tf_keras is not installed.
-        ValueError: If there are no images, or tf_keras has no counterpart of a layer.
+        ValueError: If tf_keras has no counterpart of a layer.
     """
     tf_keras, tfmot = import_tfmot()
     from letkd_keras.export.tfmot.layers import CUSTOM
 
-    options.check_calibration()
     student = with_calibrated_floors(student, options.calibration)
     quantization = tfmot.quantization.keras
 
@@ -98,7 +97,6 @@ def write_pruned(student, path, options):
     tf_keras, tfmot = import_tfmot()
     from letkd_keras.export.tfmot.layers import CUSTOM
 
-    options.check_calibration()
     sparsity = tfmot.sparsity.keras
     epochs = options.epochs or 10
     steps = epochs * -(-len(options.calibration) // _BATCH)
@@ -127,7 +125,6 @@ def write_clustered(student, path, options):
     tf_keras, tfmot = import_tfmot()
     from letkd_keras.export.tfmot.layers import CUSTOM
 
-    options.check_calibration()
     clustering = tfmot.clustering.keras
     initialization = clustering.CentroidInitialization.KMEANS_PLUS_PLUS
     # The converter would fold them into kernels that are clustered already.

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -36,14 +36,12 @@ class ImageFiles:
         files: Paths, class by class, in the order of their names.
         labels: Class of each, int64 [N].
         class_names: Names of the class folders, sorted: the classes 0, 1, ...
-        ignored: Number of files in the tree that are not images.
         root: Folder of the class folders.
     """
 
     files: tuple
     labels: np.ndarray
     class_names: tuple
-    ignored: int
     root: Path
 
     def __len__(self):
@@ -53,14 +51,12 @@ class ImageFiles:
         """The same classes with only the files of the chosen indices or slice."""
         indices = np.arange(len(self))[chosen]
         files = tuple(self.files[index] for index in indices)
-        return ImageFiles(files, self.labels[indices], self.class_names, self.ignored, self.root)
+        return replace(self, files=files, labels=self.labels[indices])
 
     def first_classes(self, classes):
         """The files of the first classes only."""
         few = self.select(self.labels < classes)
-        return ImageFiles(
-            few.files, few.labels, self.class_names[:classes], self.ignored, self.root
-        )
+        return replace(few, class_names=self.class_names[:classes])
 
     def digest(self):
         """SHA-256 of names (below the root), sizes and labels of the files, in hexadecimal."""
@@ -132,7 +128,7 @@ def find_images(path, suffixes=None):
     _warn_of_ignored(path, ignored)
     names = tuple(folder.name for folder in classes)
     warn_of_case(path, names)
-    return ImageFiles(tuple(files), np.array(labels, "int64"), names, len(ignored), path)
+    return ImageFiles(tuple(files), np.array(labels, "int64"), names, path)
 
 
 def find_unlabelled(path, known=()):
@@ -195,11 +191,11 @@ def split_folders(path):
         without folders in it, beside no other split.
     """
     path, found = Path(path), {}
-    for folder in _visible_folders(path):
+    for folder in visible_folders(path):
         if split := _SPLITS.get(folder.name.lower()):
             found.setdefault(split, folder)
     train = found.pop("train", None)
-    if train is None or not (found or _visible_folders(train)):
+    if train is None or not (found or visible_folders(train)):
         return {"train": path}
     if len(found) == 2:
         return {"train": train, "validation": found["validation"], "test": found["test"]}
@@ -216,7 +212,7 @@ def warn_of_other_folders(path, folders):
     path = Path(path)
     if folders["train"] == path:
         return
-    others = [folder.name for folder in _visible_folders(path) if folder not in folders.values()]
+    others = [folder.name for folder in visible_folders(path) if folder not in folders.values()]
     if others:
         log.warning(
             "%s: folders beside %s are not used: %s", path, folders["train"].name, _some(others)
@@ -285,7 +281,7 @@ def check_utf8(name, what):
         ) from error
 
 
-def _visible_folders(path):
+def visible_folders(path):
     """Folders in `path` that are not hidden, sorted by name, lower case first."""
     if not path.is_dir():
         return []

@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-from letkd_keras.data.selection import check_classes, check_nothing_held_out
-
 
 class Dataset:
     """A classification data set: `ImageData` or `StreamedImages`.
@@ -66,7 +64,11 @@ class Dataset:
             ValueError: If the fraction is out of range, would leave too few images on either side,
                 or there is a validation split already.
         """
-        check_nothing_held_out(self.has_validation, fraction)
+        if self.has_validation:
+            raise ValueError(
+                "`fraction` must be left out for data that has a validation split already. "
+                f"Received: fraction={fraction}"
+            )
         data = replace(self, **self._hold_out(fraction, seed))
         return replace(
             data,
@@ -87,7 +89,10 @@ class Dataset:
             ValueError: If the number is out of range, or the images are records of
                 tensorflow-datasets.
         """
-        check_classes(classes, self.num_classes)
+        if not 2 <= classes <= self.num_classes:
+            raise ValueError(
+                f"`classes` must be between 2 and {self.num_classes}. Received: classes={classes}"
+            )
         return replace(
             self,
             name=f"{self.name}, first {classes} classes",

@@ -265,20 +265,6 @@ class ImageData(Dataset):
         images = _take(self.x_train, rows, "labelled_fraction")
         return replace(self, x_train=images, y_train=self.y_train[rows])
 
-    def with_labels(self, labels):
-        """The same data with other labels of the training images.
-
-        Args:
-            labels: Integers [N].
-
-        Returns:
-            An `ImageData`.
-
-        Raises:
-            ValueError: If they are no integers or out of range.
-        """
-        return replace(self, y_train=labels)
-
     def _hold_out(self, fraction, seed):
         validation, _ = self._held_out(fraction, seed)
         train = np.setdiff1d(np.arange(self.train_examples), validation)

@@ -10,6 +10,7 @@ from letkd_keras.data.class_folders import (
     find_images,
     find_unlabelled,
     split_folders,
+    visible_folders,
     warn_of_other_folders,
     without_test_folder,
 )
@@ -76,7 +77,7 @@ def load_image_folder(
     folders = split_folders(path)
     if labels is None:
         warn_of_other_folders(path, folders)
-        if "validation" in folders and not _has_folders(folders["test"]):
+        if "validation" in folders and not visible_folders(folders["test"]):
             folders = without_test_folder(folders, f"{folders['test']} has no class folders")
         files = {split: find_images(folder) for split, folder in folders.items()}
     else:
@@ -95,12 +96,12 @@ def load_image_folder(
         split = f"{test_fraction:g} of the images of each class are test images, seed {seed}"
     arrays = {}
     for part, chosen in files.items():
-        images, numbers = _decoded(chosen, image_size, skip_corrupt, image_cache)
+        images, kept = decode_all(chosen.files, image_size, skip_corrupt, image_cache, _ADVICE)
         if not len(images):
             raise ValueError(
                 f"There must be a readable {part} image. Received: {len(chosen)} that are damaged"
             )
-        arrays |= {f"x_{part}": images, f"y_{part}": numbers}
+        arrays |= {f"x_{part}": images, f"y_{part}": chosen.labels[kept]}
     class_names = files["train"].class_names
     _check_classes(arrays["y_train"], class_names, folders["train"], labels)
     if mean is None or std is None:
@@ -164,15 +165,6 @@ def load_unlabelled(path, image_shape, skip_corrupt=False, known=()):
         )
     files = find_unlabelled(path, known=known)
     return decode_all(files, height, skip_corrupt, None, _ADVICE)[0]
-
-
-def _has_folders(path):
-    return any(child.is_dir() and not child.name.startswith(".") for child in path.iterdir())
-
-
-def _decoded(files, image_size, skip_corrupt, cache):
-    images, kept = decode_all(files.files, image_size, skip_corrupt, cache, _ADVICE)
-    return images, files.labels[kept]
 
 
 def _check_classes(labels, class_names, folder, label_file):

@@ -111,8 +111,8 @@ def labelled_images(root, path, folders):
             f"`labels` must list files below {str(root)!r}. Received: {len(missing)} files that do "
             f"not exist, the first one {missing[0]!r}"
         )
-    listed = Counter(file for file, _ in rows)
-    twice = next((file for file, count in listed.items() if count > 1), None)
+    counts = Counter(file for file, _ in rows)
+    twice = next((file for file, count in counts.items() if count > 1), None)
     if twice is not None:
         raise ValueError(
             "`labels` must have one row with file and label for each image. "
@@ -126,7 +126,6 @@ def labelled_images(root, path, folders):
             tuple(file for file, _ in own),
             np.array([label for _, label in own], "int64"),
             tuple(classes),
-            0,
             root,
         )
 
@@ -151,6 +150,6 @@ def labelled_images(root, path, folders):
                 "`labels` must list a training image of each class. "
                 f"Received: {str(path)!r} with none of {name!r}"
             )
-    counts = ", ".join(f"{len(files)} {split}" for split, files in found.items())
-    log.info("%s: %s images", path, counts)
+    sizes = ", ".join(f"{len(files)} {split}" for split, files in found.items())
+    log.info("%s: %s images", path, sizes)
     return found

@@ -86,28 +86,3 @@ def find_split(splits, name):
             f"`split` must be {' or '.join(map(repr, splits))}. Received: split={name!r}{hint}"
         )
     return splits[name]
-
-
-def check_nothing_held_out(has_validation, fraction):
-    """Refuse to hold out images of data that have a validation split.
-
-    Raises:
-        ValueError: If they have one.
-    """
-    if has_validation:
-        raise ValueError(
-            "`fraction` must be left out for data that has a validation split already. "
-            f"Received: fraction={fraction}"
-        )
-
-
-def check_classes(classes, there_are):
-    """Refuse a number of classes that is out of range.
-
-    Raises:
-        ValueError: If it is less than two or more than there are.
-    """
-    if not 2 <= classes <= there_are:
-        raise ValueError(
-            f"`classes` must be between 2 and {there_are}. Received: classes={classes}"
-        )

@@ -187,8 +187,10 @@ def remove_workdir(path):
         if is_temporary(left.name, _FOLDER):
             shutil.rmtree(left)
     (path / CONFIG).unlink()
-    for file in list(path.iterdir()):
-        if is_own_hidden(file.name) and file.is_file():
-            file.unlink(missing_ok=True)
+    for left in list(path.iterdir()):  # also by a write that was killed
+        if left.is_dir() and is_temporary(left.name):
+            shutil.rmtree(left)
+        elif left.is_file() and is_own_hidden(left.name):
+            left.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         path.rmdir()

@@ -69,7 +69,6 @@ class _Filling:
     def __init__(self, disk, patch):
         self.disk, self.writes, self.is_full = disk, 0, False
         for module, name in (
-            (files, "_hidden_file"),
             (files, "_hidden_folder"),
             (memory_mapped, "check_room"),
             (SaveState, "on_epoch_begin"),

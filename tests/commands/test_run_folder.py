@@ -87,8 +87,9 @@ def test_damaged_config_is_named_with_the_remedy(content, tmp_path):
 
 
 def test_interrupted_first_write_does_not_block_the_folder(tmp_path):
-    """What a kill leaves: hidden files of the lock and of a file that was not yet renamed."""
-    (tmp_path / ".config.json.0a1b2c3d.letkd").write_text('{"se')
+    """What a kill leaves: hidden files of the lock, and files that were not yet renamed."""
+    (tmp_path / ".config.json.0a1b2c3d.letkd").mkdir()
+    (tmp_path / ".config.json.0a1b2c3d.letkd" / "config.json").write_text('{"se')
     (tmp_path / ".lock").write_text("")
     (tmp_path / ".lock.json").write_text('{"pid": 1, "ho')
     (tmp_path / ".student.keras.k2_9xa1b.letkd").mkdir()

@@ -136,7 +136,7 @@ def test_labels_become_int64(kind, data):
     few = replace(data, y_train=labels).keep_labels(0.5).subset(20)
     assert few.y_train.dtype == "int64" and few.y_train.min() == -1
     with pytest.raises(ValueError, match=r"`y_train` must be integers, .*: float64"):
-        data.with_labels(data.y_train + 0.5)
+        replace(data, y_train=data.y_train + 0.5)
 
 
 def test_labels_out_of_range_are_refused(data):

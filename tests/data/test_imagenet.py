@@ -49,7 +49,7 @@ def test_streamed_images_have_the_attributes_of_images_in_memory():
     public -= {"x_train", "y_train", "x_test", "y_test"}
     public -= {"x_validation", "y_validation"}
     # Images without labels are refused for streamed data, before anything calls these.
-    public -= {"with_unlabelled", "files", "with_labels", "keep_labels"}
+    public -= {"with_unlabelled", "files", "keep_labels"}
     # So are few images for students.
     public -= {"few"}
     streamed = set(dir(StreamedImages)) | set(StreamedImages.__dataclass_fields__)

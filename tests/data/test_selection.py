@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from letkd_keras.data.selection import check_classes, find_split, held_out, stratified
+from letkd_keras.data.selection import find_split, held_out, stratified
 
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 4], [60, 30, 10]))
 
@@ -44,12 +44,6 @@ def test_two_parts_have_the_classes_in_proportion():
 def test_a_fraction_that_leaves_a_class_out_is_refused(fraction):
     with pytest.raises(ValueError, match=r"`fraction` must be greater than 0 and less than 1"):
         held_out(LABELS, fraction, 0)
-
-
-@pytest.mark.parametrize("classes", [1, 7])
-def test_number_of_classes_out_of_range(classes):
-    with pytest.raises(ValueError, match=f"between 2 and 6. Received: classes={classes}"):
-        check_classes(classes, 6)
 
 
 def test_split_that_does_not_exist():

@@ -85,6 +85,9 @@ def test_a_finished_fit_leaves_no_folder(tmp_path):
     steps.save("features", _arrays())
     with steps.locked():
         pass
+    killed = tmp_path / "work" / ".config.json.0a1b2c3d.letkd"
+    killed.mkdir()
+    (killed / "config.json").write_text('{"se')
     remove_workdir(tmp_path / "work")
     assert not list(tmp_path.iterdir())
     remove_workdir(tmp_path / "work")
