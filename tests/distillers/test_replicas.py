@@ -33,6 +33,9 @@ def _check_same(one, two, rtol, atol):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed"
+)
 @pytest.mark.parametrize(
     ("floatx", "tolerance", "block"),
     [("float64", 1e-11, 0), ("float64", 1e-11, 3), ("float32", 3e-5, 0)],
