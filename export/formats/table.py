@@ -201,8 +201,14 @@ def check_installed(names, to_write=True):
 
     Raises:
         ValueError: If there is no such format.
-        ImportError: If a package is missing.
+        ImportError: If a package, or TensorFlow, which writes all formats, is missing.
     """
+    if to_write and importlib.util.find_spec("tensorflow") is None:
+        raise ImportError(
+            "Export needs TensorFlow, which is not installed: save the student "
+            '(`student.save("student.keras")`) and export it where TensorFlow is '
+            "(`python -m letkd_keras.export student.keras`)"
+        )
     for name in names:
         missing = _missing_packages(name, to_write)
         if missing:

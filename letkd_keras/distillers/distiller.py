@@ -214,6 +214,9 @@ class Distiller(TrainStep, keras.Model):
     def fit(self, x=None, y=None, *args, **kwargs):
         """Train as every Keras model; NumPy arrays are checked before.
 
+        Arrays are `x` and `y`, or the first batch of a `keras.utils.PyDataset`, which is read once
+        more. JAX finds no wrong label in other batches: the task loss of such an image is 0.
+
         Raises:
             ValueError: If images in an array are not finite, labels in an array are not the
                 student's classes, or -1, TensorFlow finds another label in a batch, a
@@ -315,13 +318,15 @@ class Distiller(TrainStep, keras.Model):
             ValueError: If a compiled metric takes probabilities or has the name of a loss.
         """
         mask = labelled(y, self._classes)
-        logs = super().compute_metrics(
-            x, self._valid_labels(y), y_pred, weighted(mask, sample_weight)
-        )
-        # Not earlier: in their first update Keras makes the compiled metrics from their names.
-        compiled = [each for group in self.metrics for each in getattr(group, "metrics", ())]
-        check_metrics(compiled, tuple(self.loss_trackers))
-        return logs
+        try:
+            return super().compute_metrics(
+                x, self._valid_labels(y), y_pred, weighted(mask, sample_weight)
+            )
+        finally:
+            # Not earlier: in their first update Keras makes the compiled metrics from their names.
+            # Also after an error: on JAX some metrics of probabilities take no integer labels.
+            compiled = [each for group in self.metrics for each in getattr(group, "metrics", ())]
+            check_metrics(compiled, tuple(self.loss_trackers))
 
     def _valid_labels(self, y):
         """Labels with class 0 for images without one, whose weight is 0 where this is used."""

@@ -1,4 +1,11 @@
+import contextlib
+
 import keras
+
+_NOTE = (
+    "Under `keras.distribution` every batch, the last of an epoch too, must be a multiple of the "
+    "number of devices: choose `batch_size` so, or drop the rest."
+)
 
 
 class TrainStep:
@@ -8,17 +15,40 @@ class TrainStep:
         # The compiled step has the teacher's weights as constants.
         if self.teacher_graph is not None and self.teacher_graph.has_new_weights():
             self.train_function = None
-        try:
+        with self._stopped_with_weights():
             return super().fit(*args, **kwargs)
-        except Exception as error:
+
+    def evaluate(self, *args, **kwargs):
+        with self._stopped_with_weights():
+            return super().evaluate(*args, **kwargs)
+
+    def predict(self, *args, **kwargs):
+        with self._stopped_with_weights():
+            return super().predict(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _stopped_with_weights(self):
+        """Leave the weights of the last step where one fails, and explain what JAX does not."""
+        try:
+            yield
+        except BaseException as error:
+            # Keras does so in `fit` alone.
+            self.jax_state_sync()
             # JAX says what cannot be divided, not what to do about it.
             # The error is an IndivisibleError, before JAX 0.6 a plain ValueError.
-            if type(error).__name__ == "IndivisibleError" or "divisible by" in str(error):
-                error.add_note(
-                    "Under `keras.distribution` every batch, the last of an epoch too, must be a "
-                    "multiple of the number of devices: choose `batch_size` so, or drop the rest."
-                )
+            name, text = type(error).__name__, str(error)
+            is_indivisible = name == "IndivisibleError" or "divisible by" in text
+            # `fit` passes on what its `evaluate` raised.
+            if is_indivisible and _NOTE not in getattr(error, "__notes__", ()):
+                error.add_note(_NOTE)
             raise
+
+    def _get_jax_state(self, *args, purge_model_variables=False, **kwargs):
+        # Keras takes the values out of the variables here and puts them back from `_jax_state`,
+        # which only a step that ends sets. Left in, they are there when the first step cannot be
+        # traced. They need no memory: the compiled step takes them over.
+        self._jax_state = None
+        return super()._get_jax_state(*args, **kwargs)
 
     def compute_loss_and_updates(
         self,

@@ -128,6 +128,8 @@ def check_tells_classes(loss, classes):
 def check_images_and_labels(images, labels, classes, takes_unlabelled=False):
     """Refuse NumPy arrays that would make the loss NaN; other kinds of data are not looked at.
 
+    Of a `keras.utils.PyDataset` the arrays of the first batch are looked at.
+
     Args:
         images: Array [N, ...], or anything else that `fit` takes.
         labels: Integers [N] or [N, 1], or distributions [N, classes], likewise.
@@ -138,6 +140,10 @@ def check_images_and_labels(images, labels, classes, takes_unlabelled=False):
         ValueError: If an image is not finite, a label is not one of the classes, or a distribution
             has negative numbers or does not add up to 1, as with several labels for an image.
     """
+    place = ""
+    if isinstance(images, keras.utils.PyDataset) and images.num_batches != 0:
+        images, labels, _ = keras.utils.unpack_x_y_sample_weight(images[0])
+        place = " in the first batch"
     if isinstance(images, np.ndarray) and images.dtype.kind == "f":
         # Block by block: the result of `isfinite` has an entry for each pixel.
         for start in range(0, len(images), _BLOCK):
@@ -145,7 +151,7 @@ def check_images_and_labels(images, labels, classes, takes_unlabelled=False):
             if not finite.all():
                 bad = start + int(np.argmin(finite.all(axis=1)))
                 raise ValueError(
-                    f"`x` must be finite. Received: NaN or infinite values in image {bad}"
+                    f"`x` must be finite. Received: NaN or infinite values in image {bad}{place}"
                 )
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iufb":
         return
@@ -157,6 +163,7 @@ def check_images_and_labels(images, labels, classes, takes_unlabelled=False):
                 f"{expected_labels(classes, takes_unlabelled)}; a distribution adds up to 1, and "
                 "several labels for an image are not supported. Received: numbers from "
                 f"{labels.min():g} that add up to {sums.min():g} to {sums.max():g} for an image"
+                f"{place}"
             )
         return
     smallest = UNLABELLED if takes_unlabelled else 0
@@ -164,10 +171,10 @@ def check_images_and_labels(images, labels, classes, takes_unlabelled=False):
     if not np.all(known):
         raise ValueError(
             f"{expected_labels(classes, takes_unlabelled)}. "
-            f"Received: labels from {labels.min()} to {labels.max()} of type {labels.dtype}"
+            f"Received: labels from {labels.min()} to {labels.max()} of type {labels.dtype}{place}"
         )
     if np.any(labels < 0):
-        log.info("%d of %d images have no label", np.sum(labels < 0), len(labels))
+        log.info("%d of %d images%s have no label", np.sum(labels < 0), len(labels), place)
 
 
 def expected_labels(classes, takes_unlabelled):

@@ -3,7 +3,6 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from letkd_keras import fit_prototypes
 
@@ -16,11 +15,11 @@ class CountRuns(keras.layers.Layer):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self._hidden = SimpleNamespace(runs=tf.Variable(0))
+        self._hidden = SimpleNamespace(runs=keras.Variable(0, dtype="int32"))
 
     @property
     def runs(self):
-        return int(self._hidden.runs)
+        return int(self._hidden.runs.numpy())
 
     def call(self, inputs):
         self._hidden.runs.assign_add(1)

@@ -41,6 +41,11 @@ def test_a_changed_teacher_on_jax():
     assert "1 passed" in _passed_on_jax("test_kd.py", "-k", "weights_were_changed")
 
 
+def test_metrics_and_labels_on_jax():
+    chosen = "refused_before_the_training or first_batch"
+    assert " passed" in _passed_on_jax("test_training_arguments.py", "-k", chosen)
+
+
 def test_memories_on_jax():
     """CRD, whose memories are variables that the step changes."""
     assert "2 passed" in _passed_on_jax("test_dtype_policies.py", "-k", "CRD")

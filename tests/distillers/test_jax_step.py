@@ -11,8 +11,13 @@ class _Trainer:
     def __init__(self, error):
         self.error = error
 
-    def fit(self):
+    def _fail(self):
         raise self.error
+
+    fit = evaluate = predict = _fail
+
+    def jax_state_sync(self):
+        self.is_synced = True
 
 
 class _Distiller(TrainStep, _Trainer):
@@ -28,9 +33,13 @@ class _Distiller(TrainStep, _Trainer):
     ],
 )
 def test_batches_that_devices_cannot_share_are_explained(error, noted):
-    with pytest.raises(type(error)) as raised:
-        _Distiller(error).fit()
-    assert raised.value is error
+    distiller = _Distiller(error)
+    for use in (distiller.fit, distiller.evaluate, distiller.predict):
+        distiller.is_synced = False
+        with pytest.raises(type(error)) as raised:
+            use()
+        assert raised.value is error
+        assert distiller.is_synced
     notes = getattr(error, "__notes__", [])
     assert len(notes) == noted
     assert all("multiple of the number of devices" in note for note in notes)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_a_process import in_a_process
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
 
@@ -32,6 +33,9 @@ def _check_same(one, two, rtol, atol):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed"
+)
 @pytest.mark.parametrize(
     ("floatx", "tolerance", "block"),
     [("float64", 1e-11, 0), ("float64", 1e-11, 3), ("float32", 3e-5, 0)],
@@ -48,6 +52,14 @@ def test_two_replicas_train_as_one_device_at_the_same_batch(tmp_path, floatx, to
     one = _run(program, tmp_path / "1.npz", "1", floatx, "0")
     two = _run(program, tmp_path / "2.npz", "2", floatx, str(block))
     _check_same(one, two, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+def test_a_step_that_fails_on_jax_leaves_the_weights():
+    """What devices cannot share is explained, and so is a batch without labels."""
+    flags = "--xla_force_host_platform_device_count=2"
+    done = in_a_process("failed_steps_on_jax.py", KERAS_BACKEND="jax", XLA_FLAGS=flags)
+    assert done.stdout.split() == ["weights", "stay"], done.stderr[-3000:]
 
 
 def _on_jax_devices(devices, batch_size, floatx, block_size, folder):

@@ -1,7 +1,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from letkd_keras.distillers import KD
 from letkd_keras.distillers.training_arguments import (
@@ -53,6 +52,7 @@ def test_a_row_that_is_no_distribution_is_refused(wrong):
 
 
 def test_a_label_out_of_range_in_a_data_set_is_named():
+    tf = pytest.importorskip("tensorflow")
     model = KD(_classifier(), _classifier())
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     batches = tf.data.Dataset.from_tensors((np.zeros((2, 8, 8, 3), "float32"), [0, 3]))
@@ -60,6 +60,32 @@ def test_a_label_out_of_range_in_a_data_set_is_named():
     for options in ({}, {"class_weight": weights}):
         with pytest.raises(ValueError, match=r"`y` must be .* from 0 to 2, .* with the label 3$"):
             model.fit(batches, verbose=0, **options)
+
+
+class _Batches(keras.utils.PyDataset):
+    def __init__(self, *batches):
+        super().__init__()
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
+def test_the_first_batch_of_a_py_dataset_is_checked(caplog):
+    x = np.zeros((2, 8, 8, 3), "float32")
+    model = KD(_classifier(), _classifier())
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises(ValueError, match=r"labels from 0 to 3 .* in the first batch"):
+        model.fit(_Batches((x, np.array([0, 3])), (x, np.array([0, 1]))), verbose=0)
+    with pytest.raises(ValueError, match="infinite values in image 0 in the first batch"):
+        model.fit(_Batches((x + np.inf, np.array([0, 1]))), verbose=0)
+    caplog.set_level("INFO")
+    check_images_and_labels(_Batches((x, np.array([0, -1]))), None, 3, takes_unlabelled=True)
+    assert caplog.messages == ["1 of 2 images in the first batch have no label"]
+    check_images_and_labels(_Batches(), None, 3)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +148,23 @@ def test_a_metric_of_probabilities_is_refused_before_the_training(metric):
     for use in (model.fit, model.evaluate):
         with pytest.raises(ValueError, match=r"`metrics` must take logits.*of probabilities"):
             use(x, y, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels"),
+    [
+        (keras.losses.SparseCategoricalCrossentropy, np.zeros(2, "int64")),
+        (keras.losses.CategoricalCrossentropy, np.eye(3)[:2]),
+    ],
+)
+def test_metrics_with_thresholds_are_refused_before_the_training(loss, labels):
+    """With integer labels F1 fails before its result is looked at, and on JAX all of these do."""
+    metrics = (keras.metrics.F1Score(threshold=0.5), keras.metrics.Precision(), keras.metrics.AUC())
+    for metric in metrics:
+        model = KD(_classifier(), _classifier())
+        model.compile("sgd", loss(from_logits=True), metrics=[metric], run_eagerly=True)
+        with pytest.raises(ValueError, match=r"`metrics` must take logits.*of probabilities"):
+            model.evaluate(np.zeros((2, 8, 8, 3), "float32"), labels, verbose=0)
 
 
 @pytest.mark.parametrize("name", ["AUC", "BinaryAccuracy", "KLDivergence", "Poisson", "Precision"])

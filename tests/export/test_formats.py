@@ -11,6 +11,7 @@ from random_students import trained_looking, with_kd_layers
 
 from letkd_keras import KDLayer, insert_kd_layers
 from letkd_keras.export import export_bundle, export_student, formats
+from letkd_keras.export.__main__ import main
 from letkd_keras.export.comparison import Comparison, ExportMismatch, verify_artifacts
 from letkd_keras.export.inverse_rms import InverseRMS, with_calibrated_floors
 from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
@@ -225,6 +226,20 @@ def test_packages_are_looked_for_before_the_model_is_loaded(
         export_bundle(tmp_path / "absent.keras", tmp_path, ("savedmodel", name))
     assert list(tmp_path.iterdir()) == []
     formats.check_installed(["savedmodel"])
+
+
+@pytest.mark.parametrize("name", ["savedmodel", "tflite", "onnx"])
+def test_tensorflow_is_looked_for_before_anything_else(without, tmp_path, name):
+    without("tensorflow", "ai_edge_litert", "tf2onnx")
+    message = r"Export needs TensorFlow.*student\.save.*python -m letkd_keras\.export"
+    model, out = tmp_path / "absent.keras", tmp_path / "out"
+    with pytest.raises(ImportError, match=message):
+        export_student(model, out, name)
+    with pytest.raises(ImportError, match=message):
+        export_bundle(model, out, (name,))
+    with pytest.raises(ImportError, match=message):
+        main([str(model), "--formats", name, "--out", str(out)])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_format_is_refused():

@@ -40,6 +40,9 @@ def test_replicas_get_parts_of_one_size(images, number, parts):
     assert [part.tolist() for part in _equal_parts(np.arange(images), number)] == parts
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed"
+)
 def test_two_replicas_share_each_batch_and_give_what_one_gives():
     done = in_a_process("replicated_teacher.py")
     assert done.stdout.split() == ["equal"], done.stderr[-3000:]
