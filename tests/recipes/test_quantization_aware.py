@@ -16,7 +16,8 @@ from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.trainings import results
 
 SMALL = [
-    *("--train-examples", "40", "--test-examples", "30", "--batch-size", "20"),
+    *("--image-size", "16", "--train-examples", "40", "--test-examples", "30"),
+    *("--batch-size", "20"),
     *("--teacher", "resnet8", "--student", "resnet8", "--teacher-epochs", "1", "--epochs", "1"),
 ]
 
@@ -25,7 +26,9 @@ def _experiment(*options):
     return experiment_of(digits.parse([*SMALL, *options]), digits.SETTINGS)
 
 
-def test_the_student_is_trained_in_float_and_then_under_fake_quantization(tmp_path):
+def test_the_student_is_trained_in_float_and_then_under_fake_quantization(tmp_path, monkeypatch):
+    # The table of costs has tests of its own, and takes seconds.
+    monkeypatch.setattr("letkd_keras.recipes.exporting.costs", lambda *args: ([], 0))
     options = ["--methods", "letkd2+kd", "--templates", "16", "--formats", "tflite-int8"]
     phase = ["--quantization-aware-epochs", "2", "--out", str(tmp_path / "run")]
     report = digits.main([*SMALL, *options, *phase])
