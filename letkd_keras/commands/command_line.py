@@ -319,6 +319,8 @@ class _QuietImport:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
+        # The import may come later: a program also asks only whether the package is installed.
+        sys.meta_path.insert(0, self)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
             spec.loader.exec_module = lambda module: self._execute(execute, module)
