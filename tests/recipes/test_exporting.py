@@ -35,7 +35,7 @@ def _warnings(caplog):
 
 
 def test_no_costs_without_what_runs_tflite(experiment, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "tensorflow" or None)
     assert exporting.costs(experiment, tmp_path) == ([], 0)
     assert "no table of costs: The format tflite needs ai-edge-litert" in caplog.text
 
