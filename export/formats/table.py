@@ -201,12 +201,12 @@ def check_installed(names, to_write=True):
 
     Raises:
         ValueError: If there is no such format.
-        ImportError: If a package, or TensorFlow, which writes all formats, is missing.
+        ImportError: If a package of a format is missing, or TensorFlow, which writes them all.
     """
     if to_write and importlib.util.find_spec("tensorflow") is None:
         raise ImportError(
             "Export needs TensorFlow, which is not installed: save the student "
-            '(`student.save("student.keras")`) and export it where TensorFlow is '
+            '(`student.save("student.keras")`), and export the file where TensorFlow is installed '
             "(`python -m letkd_keras.export student.keras`)"
         )
     for name in names:

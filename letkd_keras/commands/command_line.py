@@ -318,9 +318,11 @@ class _QuietImport:
         if name != self.name:
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        # The import may come later: a program also asks only whether the package is installed.
-        sys.meta_path.insert(0, self)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            # The import may come later: a check whether the package is installed asks here too.
+            sys.meta_path.insert(0, self)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
             spec.loader.exec_module = lambda module: self._execute(execute, module)

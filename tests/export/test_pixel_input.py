@@ -93,10 +93,10 @@ def test_probabilities(student, pixels, expected, tmp_path, format):
 
 def test_verify_reads_inputs_and_outputs_from_the_card(student, pixels, tmp_path):
     given = {"mean": _MEAN, "std": _STD, "output": "probabilities"}
-    export_bundle(student, tmp_path, ("tflite", "onnx"), images=pixels, **given)
+    export_bundle(student, tmp_path, ("savedmodel", "tflite"), images=pixels, **given)
     for images in (pixels, _normalized(pixels), None):
         results = verify_artifacts(tmp_path, student, images=images)
-        assert set(results) == {"tflite", "onnx"}
+        assert set(results) == {"savedmodel", "tflite"}
         for result in results.values():
             assert result.agreement == 1
             assert result.max_difference < 1e-4

@@ -90,7 +90,7 @@ def main(folder, cache):
     while not killed_in or not set(STEPS) <= set(killed_in):
         out = folder / "killed.npz"
         out.unlink(missing_ok=True)
-        # More moments than a step without checkpoints has, so that some runs get further.
+        # The first step has 59 moments and no checkpoint: some runs must get further.
         while not in_a_child(moments.randint(1, 75), out, cache):
             killed_in.append(step_begun(folder / f"{out.name}.work"))
             assert len(killed_in) < 100, killed_in
