@@ -68,6 +68,13 @@ def test_the_budget_is_kept_and_used(prepared):
     assert more - before > 0.25 * before
 
 
+@pytest.mark.parametrize(("templates", "largest"), [(500, "letkd1"), (20, "letkd_i1")])
+def test_the_largest_method_is_measured(templates, largest):
+    """8 sub-classes of 10 classes are 80 templates at the intermediate level."""
+    experiment = prepare(_experiment(f"--methods letkd_i1 letkd1 --templates {templates}"))
+    assert experiment.sizes["student_with_kd_layers"]["method"] == largest
+
+
 def test_the_config_has_sizes_and_budget(prepared):
     config = prepared.config()
     assert config["growth"] == 0.25
