@@ -203,21 +203,39 @@ def reload_outputs(runtime, artifact, images, *timing):
     Raises:
         ExportMismatch: If it cannot be loaded or run, with the end of that process's messages.
     """
+    return reload_in_one_process(artifact, {runtime: images}, *timing)[runtime]
+
+
+def reload_in_one_process(artifact, images, threads=1, repeats=0):
+    """Run an artifact by several runtimes in one new process, as `reload_outputs` does by one.
+
+    Args:
+        artifact: Its path.
+        images: Dictionary from the runtimes to their images.
+        threads: Number of threads.
+        repeats: Number of runs to measure, or 0 for outputs.
+
+    Returns:
+        Dictionary from the runtimes to what `reload_outputs` returns.
+
+    Raises:
+        ExportMismatch: Likewise.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        inputs, outputs = Path(folder, "images.npy"), Path(folder, "outputs.npy")
-        np.save(inputs, images)
         # -I: modules are searched among the installed ones only, not in this folder or PYTHONPATH.
-        command = [sys.executable, "-I", _RELOAD, runtime, Path(artifact).resolve()]
+        command = [sys.executable, "-I", _RELOAD, Path(artifact).resolve(), threads, repeats]
+        outputs = {runtime: Path(folder, f"{runtime}_outputs.npy") for runtime in images}
+        for runtime, file in outputs.items():
+            inputs = Path(folder, f"{runtime}_images.npy")
+            np.save(inputs, images[runtime])
+            command += [runtime, inputs, file]
         done = subprocess.run(
-            [str(part) for part in (*command, inputs, outputs, *timing)],
-            capture_output=True,
-            text=True,
-            cwd=folder,
+            [str(part) for part in command], capture_output=True, text=True, cwd=folder
         )
         if done.returncode:
             last = "\n".join(done.stderr.strip().splitlines()[-5:])
             raise ExportMismatch(f"{artifact} cannot be reloaded in a new process: {last}")
-        return np.load(outputs)
+        return {runtime: np.load(file) for runtime, file in outputs.items()}
 
 
 def latency_ms(runtime, artifact, images, threads=1, repeats=30):
@@ -239,17 +257,26 @@ def latency_ms(runtime, artifact, images, threads=1, repeats=30):
     return 1000 * float(np.min(reload_outputs(runtime, artifact, images, threads, repeats)))
 
 
-def verify_classify(student, artifact, options):
-    """Check the endpoint of a SavedModel from uint8 images to probabilities.
+def pixels_for_classify(student):
+    """Random uint8 images [N, H, W, C] for the endpoint `classify` of a SavedModel."""
+    shape = (_RANDOM_IMAGES, *student.input_shape[1:])
+    shape = tuple(32 if size is None else size for size in shape)
+    return np.random.default_rng(0).integers(0, 256, shape, "uint8")
+
+
+def check_classify(student, pixels, probabilities, options):
+    """Check what the endpoint `classify` of a SavedModel returned.
+
+    Args:
+        student: Functional `keras.Model` from normalized images to logits.
+        pixels: uint8 images.
+        probabilities: What the endpoint returned for them.
+        options: `ExportOptions`.
 
     Raises:
         ExportMismatch: If its probabilities differ by more than 1e-4 from the student's.
     """
-    shape = (_RANDOM_IMAGES, *student.input_shape[1:])
-    shape = tuple(32 if size is None else size for size in shape)
-    pixels = np.random.default_rng(0).integers(0, 256, shape, "uint8")
     logits = logits_of(student, options.normalize(pixels.astype("float32")))
-    probabilities = reload_outputs("classify", artifact, pixels)
     difference = np.max(np.abs(probabilities - softmax(logits, axis=-1)))
     if not difference <= 1e-4:
         raise ExportMismatch(

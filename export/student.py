@@ -16,12 +16,13 @@ from letkd_keras.export.card_file import LABELS, write_labels
 from letkd_keras.export.comparison import (
     Comparison,
     ExportMismatch,
+    check_classify,
     check_labels,
     compare,
     images_for,
     outputs_of,
-    reload_outputs,
-    verify_classify,
+    pixels_for_classify,
+    reload_in_one_process,
 )
 from letkd_keras.export.folding import fold as fold_model
 from letkd_keras.export.formats.litert_quantizer import layer_precisions
@@ -279,12 +280,15 @@ def write(job, path, format, *, tolerance=None, min_agreement=None):
     min_agreement = file_format.min_agreement if min_agreement is None else min_agreement
     with atomic_path(target) as temporary:
         file_format.write(job.written, temporary, job.options)
-        logits = reload_outputs(file_format.runtime, temporary, job.images)
-        comparison = compare(job.reference, logits, job.labels)
+        images = {file_format.runtime: job.images}
+        if file_format.runtime == "savedmodel" and job.options.knows_pixels:
+            images["classify"] = pixels_for_classify(job.student)
+        outputs = reload_in_one_process(temporary, images)
+        comparison = compare(job.reference, outputs[file_format.runtime], job.labels)
         name = f"{format} of {job.student.name!r}"
         comparison.check(name, tolerance, min_agreement if job.real else None)
-        if file_format.runtime == "savedmodel" and job.options.knows_pixels:
-            verify_classify(job.student, temporary, job.options)
+        if "classify" in images:
+            check_classify(job.student, images["classify"], outputs["classify"], job.options)
         noise = None
         if job.options.snr and file_format.is_quantized:
             noise = _noise(job, file_format, temporary)

@@ -1,8 +1,9 @@
 """Run an exported student on images, in a process without this package.
 
-    python -I reload.py RUNTIME ARTIFACT IMAGES.npy OUTPUTS.npy [THREADS [REPEATS]]
+    python -I reload.py ARTIFACT THREADS REPEATS RUNTIME IMAGES.npy OUTPUTS.npy [RUNTIME ...]
 
-writes the outputs or, with REPEATS, the seconds that each of so many runs on all images took.
+writes the outputs of each runtime or, if REPEATS is not 0, the seconds that each of so many runs on
+all images took.
 
 This file is run by its path and imports no module of this package. What works here works for
 everybody who has the artifact and its runtime; `letkd_keras.export.classify` uses it too. Images
@@ -72,8 +73,12 @@ def _onnx(path, threads):
 
 
 RUNTIMES = {"savedmodel": _savedmodel, "classify": _classify, "tflite": _tflite, "onnx": _onnx}
-# On a device these runtimes are used without TensorFlow.
-_UNWANTED = {"tflite": ("keras", "tensorflow"), "onnx": ("keras", "tensorflow")}
+# No artifact needs these packages. A device has no TensorFlow. TensorFlow itself imports Keras if
+# it can, which takes as long as the rest of TensorFlow.
+_BLOCKED = {
+    **dict.fromkeys(("savedmodel", "classify"), ("letkd_keras", "keras")),
+    **dict.fromkeys(("tflite", "onnx"), ("letkd_keras", "keras", "tensorflow")),
+}
 
 
 def _seconds(run, images):
@@ -82,21 +87,22 @@ def _seconds(run, images):
     return time.perf_counter() - start
 
 
-def main(runtime, artifact, images_file, outputs_file, threads=1, repeats=0):
-    """Write the outputs for all images, or how long they take."""
-    images = np.load(images_file)
-    run = RUNTIMES[runtime](artifact, int(threads))
-    if int(repeats):
-        for _ in range(3):
-            run(images)
-        outputs = np.array([_seconds(run, images) for _ in range(int(repeats))])
-    else:
-        starts = range(0, len(images), _BATCH)
-        outputs = np.concatenate([run(images[start : start + _BATCH]) for start in starts])
-    unwanted = {"letkd_keras", *_UNWANTED.get(runtime, ())} & set(sys.modules)
-    if unwanted:
-        raise SystemExit(f"the artifact needed {', '.join(sorted(unwanted))}")
-    np.save(outputs_file, outputs)
+def main(artifact, threads, repeats, *jobs):
+    """Write the outputs for all images, or how long they take, of every runtime."""
+    threads, repeats = int(threads), int(repeats)
+    for runtime, images_file, outputs_file in zip(jobs[::3], jobs[1::3], jobs[2::3], strict=True):
+        # Whoever imports one of them is told that there is no such module.
+        sys.modules.update(dict.fromkeys(_BLOCKED[runtime]))
+        images = np.load(images_file)
+        run = RUNTIMES[runtime](artifact, threads)
+        if repeats:
+            for _ in range(3):
+                run(images)
+            outputs = np.array([_seconds(run, images) for _ in range(repeats)])
+        else:
+            starts = range(0, len(images), _BATCH)
+            outputs = np.concatenate([run(images[start : start + _BATCH]) for start in starts])
+        np.save(outputs_file, outputs)
 
 
 if __name__ == "__main__":
