@@ -28,8 +28,10 @@ def load_digits(image_size=32, test_fraction=1 / 3, seed=0):
     ranges.image_size.check(image_size, "image_size")
     ranges.positive_fraction.check(test_fraction, "test_fraction")
     bunch = load()
-    images, factor = bunch.images / 16.0, image_size / 8
-    images = zoom(images, (1, factor, factor), order=3, mode="nearest", grid_mode=True)
+    # The interpolation is linear in the pixels: a matrix for rows and columns is faster than `zoom`
+    # of every image.
+    enlarge = zoom(np.eye(8), (image_size / 8, 1), order=3, mode="nearest", grid_mode=True)
+    images = enlarge @ (bunch.images / 16.0) @ enlarge.T
     images = np.round(255 * np.clip(images, 0, 1)).astype("uint8")
     images = np.repeat(images[..., None], 3, axis=-1)
     x_train, x_test, y_train, y_test = train_test_split(
