@@ -267,8 +267,10 @@ class Distiller(TrainStep, keras.Model):
         Keras calls this in evaluation, and `compute_total_loss` in training.
 
         Raises:
-            ValueError: If the compiled loss is a cross-entropy of probabilities or rounds labels.
+            ValueError: If the compiled loss is a cross-entropy of probabilities or rounds labels,
+                or `y` is not one tensor.
         """
+        self.check_labels(y)
         # Not in `compile`: Keras loads a model that has a `compile` of its own without its
         # optimizer and loss.
         if self.compiled:
@@ -315,8 +317,10 @@ class Distiller(TrainStep, keras.Model):
         """Update the metrics (Keras calls this); images without a label have weight 0.
 
         Raises:
-            ValueError: If a compiled metric takes probabilities or has the name of a loss.
+            ValueError: If a compiled metric takes probabilities or has the name of a loss, or `y`
+                is not one tensor.
         """
+        self.check_labels(y)
         mask = labelled(y, self._classes)
         try:
             return super().compute_metrics(

@@ -7,6 +7,7 @@ class StepOnWorkers:
 
     Keras 3.15 fails under `tf.distribute.MultiWorkerMirroredStrategy`. These steps do not. On
     several CPU replicas it fails with XLA and with several steps at once, which are refused here.
+    A step is traced once; Keras 3.15 traces it twice for a model that was built before.
     """
 
     def make_train_function(self, force=False):
@@ -45,9 +46,15 @@ class StepOnWorkers:
         return logs
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Keras 3.15 fails at it over several workers; these models are built when they are made.
-        if not self._has_several_workers():
-            super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+        if self._has_several_workers():
+            return  # Keras 3.15 fails at it over several workers
+        super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+        if iterator is not None:
+            # The optimizer's and the metrics' variables: TensorFlow traces a step again that made
+            # variables when it was traced. No batch is read for it.
+            batch = iterator._get_iterator().element_spec
+            _check_ranks(batch)
+            self._symbolic_build(data_batch=batch)
 
     def _has_several_workers(self):
         return isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy)

@@ -85,3 +85,15 @@ def test_the_loss_of_an_epoch_is_the_mean_over_the_images(setting):
     first, last = loss_of(slice(8)), loss_of(slice(8, 12))
     assert abs(first - last) > 0.005
     assert loss_of(slice(12)) == pytest.approx((8 * first + 4 * last) / 12, rel=1e-4)
+
+
+@pytest.mark.parametrize(("optimizer", "metrics"), [("adam", None), ("sgd", ["accuracy"])])
+def test_a_step_is_traced_once(optimizer, metrics, monkeypatch):
+    """Keras traces the step of a built model again after the trace that made variables."""
+    calls = []
+    step = KD.train_step
+    monkeypatch.setattr(KD, "train_step", lambda self, data: calls.append(data) or step(self, data))
+    model = _compiled()
+    model.compile(optimizer, "mse", metrics=metrics)
+    model.fit(np.zeros((6, 8, 8, 3), "float32"), np.eye(3)[[0, 1, 2] * 2], batch_size=2, verbose=0)
+    assert len(calls) == 1
