@@ -146,12 +146,18 @@ def compile_model(model, data, schedule, augmentation, **options):
         augmentation: Options of the data's `training_batches`.
         **options: Further arguments of `compile`.
     """
-    loss = schedule.loss(one_hot=mixes_labels(augmentation))
+    one_hot = mixes_labels(augmentation)
+    loss = schedule.loss(one_hot=one_hot)
+    accuracy = (
+        keras.metrics.CategoricalAccuracy if one_hot else keras.metrics.SparseCategoricalAccuracy
+    )
     steps = steps_per_epoch(data.train_examples, schedule.batch_size)
     # Only weighted metrics leave out images without a label.
     has_unlabelled = data.unlabelled_examples
-    metrics = {"weighted_metrics" if has_unlabelled else "metrics": ["accuracy"]}
+    metrics = {"weighted_metrics" if has_unlabelled else "metrics": [accuracy(name="accuracy")]}
     model.compile(optimizer=schedule.make_optimizer(steps), loss=loss, **metrics, **options)
+    # TensorFlow traces a step again that made variables when it was traced.
+    model.optimizer.build(model.trainable_variables)
 
 
 def evaluation_batches(data, augmentation, split, part=None):
