@@ -1,5 +1,6 @@
 """Settings of the whole test suite: quiet, frugal TensorFlow, and where the golden files lie."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -38,6 +39,11 @@ def pytest_generate_tests(metafunc):
         if f"golden_{kind}" in metafunc.fixturenames:
             files = sorted(metafunc.config.getoption("--golden").glob(f"{kind}_*.npz"))
             metafunc.parametrize(f"golden_{kind}", files, ids=[file.stem for file in files])
+
+
+def pytest_collection_finish():
+    # What has been imported stays. TensorFlow asks for a garbage collection in every conversion.
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -52,9 +52,15 @@ def test_bad_input_is_refused_by_one_sentence(row, material, tmp_path):
     [
         ("recipes.digits", "--templates 0", "error: --templates must be an integer of at least 1"),
         ("recipes.compare", "--methods kdd", "error: --methods must be of "),
-        ("prototypes", "--inspect missing.npz", "error: No prototypes at missing.npz"),
         ("export", "missing.keras --out out", "error: `model` must be a .keras file or a run fol"),
-        ("data", "--data digitz --out d.npz", "error: --data must be digits, cifar10, "),
+        pytest.param(
+            *("prototypes", "--inspect missing.npz", "error: No prototypes at missing.npz"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("data", "--data digitz --out d.npz", "error: --data must be digits, cifar10, "),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_process_of_its_own_answers_the_same(module, words, sentence, tmp_path):

@@ -46,7 +46,7 @@ def test_importing_tfmot_leaves_no_trace_in_the_environment(monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    ["resnet8", "snv1", "snv2", "mnv2"],
+    ["resnet8", "snv1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("snv2", "mnv2"))],
 )
 def test_tf_keras_computes_the_same(name):
     folded = fold(with_kd_layers(name, size=32))

@@ -42,7 +42,13 @@ def _check(model, images):
     return folded
 
 
-@pytest.mark.parametrize("name", ["resnet20", "snv1", "snv2", "mnv2", "wrn16_2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet20", "snv1", "wrn16_2"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("snv2", "mnv2")),
+    ],
+)
 def test_students_of_the_zoo(name):
     images = np.random.default_rng(2).standard_normal((4, 32, 32, 3)).astype("float32")
     _check(with_kd_layers(name, size=32), images)

@@ -34,7 +34,13 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("name", ["MobileNet", "MobileNetV3Small", "VGG16", "DenseNet121"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("MobileNet", "MobileNetV3Small", "VGG16"),
+        pytest.param("DenseNet121", marks=pytest.mark.slow),
+    ],
+)
 def test_preprocessing_is_that_of_keras_applications(name, monkeypatch):
     # Narrow networks are enough: only what comes before the first convolution matters.
     keras.utils.set_random_seed(0)

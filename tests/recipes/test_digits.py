@@ -116,9 +116,10 @@ def test_the_student_is_exported_and_verified(out):
 
 @pytest.fixture
 def unexported(monkeypatch):
-    """A run without export and table of costs, which take seconds."""
+    """A run without export, table of costs and pictures of classes, which take seconds."""
     monkeypatch.setattr("letkd_keras.recipes.exporting.costs", lambda *args: ([], 0))
     monkeypatch.setattr("letkd_keras.recipes.exporting.export", lambda experiment, folder: {})
+    monkeypatch.setattr("letkd_keras.recipes.reports.class_report.of_run", lambda *args: ([], ""))
 
 
 def test_the_same_command_again_only_reports(out, monkeypatch, unexported):
