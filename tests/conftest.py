@@ -42,8 +42,10 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_collection_finish():
-    # What has been imported stays. TensorFlow asks for a garbage collection in every conversion.
+    # What has been imported stays. Collections are long and frequent otherwise: TensorFlow asks for
+    # one in every conversion, and Keras makes many objects.
     gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
 
 
 @pytest.fixture(scope="session")
