@@ -49,9 +49,9 @@ class StepOnWorkers:
         if self._has_several_workers():
             return  # Keras 3.15 fails at it over several workers
         super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
-        if iterator is not None:
+        if iterator is not None and self.distribute_strategy.num_replicas_in_sync == 1:
             # The optimizer's and the metrics' variables: TensorFlow traces a step again that made
-            # variables when it was traced. No batch is read for it.
+            # variables when it was traced. No batch is read for it. Keras does it for replicas.
             batch = iterator._get_iterator().element_spec
             _check_ranks(batch)
             self._symbolic_build(data_batch=batch)
