@@ -97,3 +97,9 @@ def test_a_step_is_traced_once(optimizer, metrics, monkeypatch):
     model.compile(optimizer, "mse", metrics=metrics)
     model.fit(np.zeros((6, 8, 8, 3), "float32"), np.eye(3)[[0, 1, 2] * 2], batch_size=2, verbose=0)
     assert len(calls) == 1
+
+
+def test_on_several_replicas_the_variables_are_left_to_keras(two_cpu_replicas):
+    model = _compiled()
+    model._maybe_symbolic_build(iterator=object())  # whose element_spec has no shapes there
+    assert not model.optimizer.built
