@@ -52,7 +52,9 @@ class StepOnWorkers:
         if iterator is not None and self.distribute_strategy.num_replicas_in_sync == 1:
             # The optimizer's and the metrics' variables: TensorFlow traces a step again that made
             # variables when it was traced. No batch is read for it. Keras does it for replicas.
-            batch = iterator._get_iterator().element_spec
+            batch = keras.tree.map_structure(
+                _none_for_optional, iterator._get_iterator().element_spec
+            )
             _check_ranks(batch)
             self._symbolic_build(data_batch=batch)
 
@@ -88,6 +90,11 @@ class TrainStep(StepOnWorkers):
     def test_step(self, data):
         _check_ranks(data)
         return self.without_training_losses(super().test_step(data))
+
+
+def _none_for_optional(spec):
+    """`None` for what a generator gave as `None`, which Keras replaces by an empty optional."""
+    return None if isinstance(spec, tf.OptionalSpec) else spec
 
 
 def _check_ranks(data):

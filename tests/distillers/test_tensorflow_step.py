@@ -103,3 +103,11 @@ def test_on_several_replicas_the_variables_are_left_to_keras(two_cpu_replicas):
     model = _compiled()
     model._maybe_symbolic_build(iterator=object())  # whose element_spec has no shapes there
     assert not model.optimizer.built
+
+
+def test_the_weights_of_a_generator_may_be_none():
+    batch = np.zeros((2, 8, 8, 3), "float32"), np.eye(3)[:2], None
+    model = _compiled()
+    history = model.fit((batch for _ in range(2)), verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert np.isfinite(model.evaluate((batch for _ in range(2)), verbose=0))
