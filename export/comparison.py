@@ -207,7 +207,7 @@ def reload_outputs(runtime, artifact, images, *timing):
 
 
 def reload_in_one_process(artifact, images, threads=1, repeats=0):
-    """Run an artifact by several runtimes in one new process, as `reload_outputs` does by one.
+    """Do what `reload_outputs` does for several runtimes of an artifact, in one new process.
 
     Args:
         artifact: Its path.
@@ -219,7 +219,7 @@ def reload_in_one_process(artifact, images, threads=1, repeats=0):
         Dictionary from the runtimes to what `reload_outputs` returns.
 
     Raises:
-        ExportMismatch: Likewise.
+        ExportMismatch: If a runtime cannot load or run it.
     """
     with tempfile.TemporaryDirectory() as folder:
         # -I: modules are searched among the installed ones only, not in this folder or PYTHONPATH.

@@ -91,7 +91,7 @@ def main(artifact, threads, repeats, *jobs):
     """Write the outputs for all images, or how long they take, of every runtime."""
     threads, repeats = int(threads), int(repeats)
     for runtime, images_file, outputs_file in zip(jobs[::3], jobs[1::3], jobs[2::3], strict=True):
-        # Whoever imports one of them is told that there is no such module.
+        # An import of one of them now fails as if it were not installed.
         sys.modules.update(dict.fromkeys(_BLOCKED[runtime]))
         images = np.load(images_file)
         run = RUNTIMES[runtime](artifact, threads)

@@ -50,8 +50,8 @@ class StepOnWorkers:
             return  # Keras 3.15 fails at it over several workers
         super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
         if iterator is not None and self.distribute_strategy.num_replicas_in_sync == 1:
-            # The optimizer's and the metrics' variables: TensorFlow traces a step again that made
-            # variables when it was traced. No batch is read for it. Keras does it for replicas.
+            # This makes the variables of optimizer and metrics. TensorFlow traces a step twice if
+            # the first trace makes variables. On several replicas Keras has made them already.
             batch = keras.tree.map_structure(
                 _none_for_optional, iterator._get_iterator().element_spec
             )
@@ -93,7 +93,7 @@ class TrainStep(StepOnWorkers):
 
 
 def _none_for_optional(spec):
-    """`None` for what a generator gave as `None`, which Keras replaces by an empty optional."""
+    """Keras replaces a `None` that a generator gives by an empty optional; this is the inverse."""
     return None if isinstance(spec, tf.OptionalSpec) else spec
 
 

@@ -156,7 +156,7 @@ def compile_model(model, data, schedule, augmentation, **options):
     has_unlabelled = data.unlabelled_examples
     metrics = {"weighted_metrics" if has_unlabelled else "metrics": [accuracy(name="accuracy")]}
     model.compile(optimizer=schedule.make_optimizer(steps), loss=loss, **metrics, **options)
-    # TensorFlow traces a step again that made variables when it was traced.
+    # TensorFlow traces a step twice if the first trace makes variables.
     model.optimizer.build(model.trainable_variables)
 
 

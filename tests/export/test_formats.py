@@ -163,6 +163,17 @@ def test_savedmodel_classifies_raw_images(student, tmp_path):
     assert chosen == [names[i] for i in logits.argmax(-1)]
 
 
+def test_a_wrong_endpoint_for_raw_images_is_refused(student, tmp_path, monkeypatch):
+    def reload(artifact, images):
+        probabilities = np.full((len(images["classify"]), 5), 0.2, "float32")
+        return {"savedmodel": np.asarray(student(images["savedmodel"])), "classify": probabilities}
+
+    monkeypatch.setattr("letkd_keras.export.student.reload_in_one_process", reload)
+    with pytest.raises(ExportMismatch, match=r"`classify` of .* differs from the student's"):
+        export_student(student, tmp_path, mean=0.5, std=0.25, input="normalized")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [

@@ -6,8 +6,6 @@ import sys
 import numpy as np
 import pytest
 
-from letkd_keras.export import ExportMismatch
-from letkd_keras.export.comparison import reload_in_one_process
 from letkd_keras.export.formats import reload
 
 
@@ -34,10 +32,3 @@ def test_an_artifact_cannot_use_what_a_device_does_not_have(
     files = (str(tmp_path / "images.npy"), str(tmp_path / "outputs.npy"))
     with pytest.raises(ModuleNotFoundError, match=package):
         reload.main("artifact", "1", "0", runtime, *files)
-
-
-def test_what_cannot_be_loaded_is_named_with_the_reason(tmp_path):
-    (tmp_path / "student.tflite").write_bytes(b"no model")
-    with pytest.raises(ExportMismatch, match="cannot be reloaded in a new process"):
-        images = np.zeros((1, 8, 8, 3), "float32")
-        reload_in_one_process(tmp_path / "student.tflite", {"tflite": images})

@@ -1,5 +1,6 @@
 import csv
 
+import keras
 import numpy as np
 import pytest
 from small_training import small_model
@@ -64,6 +65,19 @@ def test_metrics_have_a_row_for_each_epoch_with_its_learning_rate(data, tmp_path
     np.testing.assert_allclose(rates, [0.1, 0.01, 0.001], rtol=1e-6)
     assert {"loss", "val_loss", "accuracy", "val_accuracy", "seconds"} <= set(rows[0])
     assert list((tmp_path / "tensorboard").rglob("events.*"))
+
+
+def test_the_step_of_a_plain_network_is_traced_once(data, tmp_path, monkeypatch):
+    calls = []
+    step = keras.Model.train_step
+
+    def count(self, batch):
+        calls.append(batch)
+        return step(self, batch)
+
+    monkeypatch.setattr(keras.Model, "train_step", count)
+    _train(small_model(), data, tmp_path)
+    assert len(calls) == 1
 
 
 def test_best_and_last_epoch():
