@@ -80,6 +80,18 @@ def test_the_step_of_a_plain_network_is_traced_once(data, tmp_path, monkeypatch)
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("augmentation", [{}, {"policies": ["mixup"]}], ids=["classes", "mixed"])
+def test_accuracy_is_the_share_of_images_of_which_the_class_is_named(data, augmentation):
+    """Whether labels are classes, or distributions because a policy mixes them."""
+    model = small_model()
+    training.compile_model(model, data, Schedule(1, 0.1, (), batch_size=16), augmentation)
+    batches = training.evaluation_batches(data, augmentation, "test")
+    images = np.concatenate([np.asarray(images) for images, _ in batches])
+    named = np.asarray(model(images)).argmax(-1)
+    accuracy = model.evaluate(batches, return_dict=True, verbose=0)["accuracy"]
+    assert accuracy == pytest.approx(np.mean(named == data.y_test))
+
+
 def test_best_and_last_epoch():
     rows = [
         {"epoch": epoch, "val_accuracy": accuracy, "seconds": 2.0}
