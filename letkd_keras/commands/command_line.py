@@ -26,6 +26,7 @@ import faulthandler
 import importlib.util
 import logging
 import os
+import platform
 import re
 import shutil
 import signal
@@ -145,6 +146,7 @@ def run_main(main, *, interrupted="interrupted; the same command continues where
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     set_up_logging()
+    os.environ |= tensorflow_environment()
     received = []
 
     def stop(number, frame):
@@ -213,6 +215,19 @@ def _message_of(error):
             message += ". Free some space and run the same command again"
         return message
     return str(error) or type(error).__name__
+
+
+def tensorflow_environment():
+    """Environment variables with which commands start TensorFlow.
+
+    TensorFlow leaves oneDNN off on x86 processors without AVX-512. With oneDNN it trains faster
+    there too, and it can convolve channels-first images.
+
+    Returns:
+        Dictionary. A variable that is set already keeps its value.
+    """
+    name = "TF_ENABLE_ONEDNN_OPTS"
+    return {name: os.environ.get(name, "1")} if platform.machine() == "x86_64" else {}
 
 
 # === What is logged ===

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from letkd_keras.commands.command_line import tensorflow_environment
 from letkd_keras.commands.log_file import stderr_to_log
 from letkd_keras.errors import error_reason
 
@@ -82,6 +83,7 @@ def environment_of_workers(backend):
         "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
         "KERAS_BACKEND": backend,
         "TF_CPP_MIN_LOG_LEVEL": "3",
+        **tensorflow_environment(),
     }
 
 

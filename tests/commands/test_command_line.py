@@ -1,5 +1,6 @@
 import errno
 import logging
+import os
 import signal
 import sys
 
@@ -7,7 +8,7 @@ import pytest
 from in_a_process import in_a_process
 
 from letkd_keras import ranges
-from letkd_keras.commands import command_line, option_types, terminal
+from letkd_keras.commands import command_line, option_types, ray_cluster, terminal
 from letkd_keras.commands.command_line import Parser, describe, run_main
 from letkd_keras.commands.common_options import (
     add_data_options,
@@ -279,6 +280,20 @@ def test_an_ignored_ctrl_c_stays_ignored():
 @pytest.mark.parametrize("result, status", [(None, 0), ({"top1": 1.0}, 0), (3, 3)])
 def test_status_of_a_command_that_ends(result, status):
     assert status_of(lambda: result) == status
+
+
+@pytest.mark.parametrize(
+    ("machine", "value", "expected"),
+    [("x86_64", None, "1"), ("x86_64", "0", "0"), ("aarch64", None, None)],
+)
+def test_commands_turn_onednn_on(machine, value, expected, monkeypatch):
+    monkeypatch.setattr(command_line.platform, "machine", lambda: machine)
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", value or "")
+    if value is None:
+        monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+    assert status_of(lambda: None) == 0
+    assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == expected
+    assert ray_cluster.environment_of_workers("jax").get("TF_ENABLE_ONEDNN_OPTS") == expected
 
 
 def test_errors_name_the_option_that_was_typed():
