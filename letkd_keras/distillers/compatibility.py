@@ -108,6 +108,9 @@ def check_prototypes(teacher, student, prototypes, levels):
         prototypes: `Prototypes`.
         levels: Levels that supervise the student.
 
+    Returns:
+        Dictionary of the names of the teacher's layers, by level.
+
     Raises:
         ValueError: If the prototypes belong to the student (the models are swapped) or to neither
             model, or have nothing for one of the levels.
@@ -120,7 +123,7 @@ def check_prototypes(teacher, student, prototypes, levels):
             f"Received: levels={tuple(levels)}"
         )
     try:
-        prototypes.check_teacher(teacher)
+        return prototypes.check_teacher(teacher)
     except ValueError as error:
         if _belong_to(prototypes, student):
             raise ValueError(

@@ -198,7 +198,9 @@ def fit_prototypes(
             **manifest,
             "data": {**manifest["data"], "first_batch": images.digest()},
             "images": len(images) or None,
-            "layers": layers,
+            # Without names, which Keras numbers differently in another process.
+            "teacher": {"fingerprint": manifest["teacher"]["fingerprint"]},
+            "layers": {level: features.position(level) for level in layers},
             "pool_size": features.pool_sizes,
             "templates": templates,
             "subclasses": subclasses,
@@ -321,6 +323,7 @@ def _prototypes(passes, manifest):
             "layer": features.layers[level],
             "grid": features.grids[level],
             "pool_size": features.pool_sizes[level],
+            "position": features.position(level),
         }
 
     penultimate = PenultimatePrototypes(

@@ -60,7 +60,7 @@ def draw(prototypes, folder, teacher=None, data=None, *, preprocess=None, class_
         pictures["confusion"] = draw_confusion(prototypes.intermediate, class_names)
         if teacher is not None and data is not None:
             pictures["subclass_maps"] = draw_subclass_maps(
-                prototypes.intermediate, teacher, data, preprocess, class_names
+                prototypes, teacher, data, preprocess, class_names
             )
     paths = [Path(folder) / f"{name}.png" for name in pictures]
     for path, figure in zip(paths, pictures.values(), strict=True):
@@ -276,11 +276,12 @@ def subclass_legend(figure, axis, colors, other_class):
     )
 
 
-def draw_subclass_maps(intermediate, teacher, data, preprocess=None, class_names=None, samples=6):
+def draw_subclass_maps(prototypes, teacher, data, preprocess=None, class_names=None, samples=6):
     """A `Figure` of some images, the sub-class of each location, and the rows of scores there."""
+    intermediate = prototypes.intermediate
     images, labels = one_of_each_class(data, intermediate.num_classes, samples)
     own = own_subclasses(
-        intermediate, teacher, images if preprocess is None else preprocess(images), labels
+        prototypes, teacher, images if preprocess is None else preprocess(images), labels
     )
     figure = Figure(figsize=(4.4 + 3.4 * _HISTOGRAMS, 2.3 * len(images)), layout="constrained")
     columns = 2 + _HISTOGRAMS
@@ -330,19 +331,23 @@ def one_of_each_class(data, num_classes, samples):
     return np.stack([chosen[label] for label in sorted(chosen)]), np.array(sorted(chosen))
 
 
-def own_subclasses(intermediate, teacher, images, labels):
+def own_subclasses(prototypes, teacher, images, labels):
     """The sub-class of each location within the class of its image, as in training.
 
     Args:
-        intermediate: `IntermediatePrototypes`.
+        prototypes: `Prototypes` with an intermediate level.
         teacher: Their teacher.
         images: Images as the teacher takes them [B, H, W, C].
         labels: Their classes, integers [B].
 
     Returns:
         Integers [B, h, w] from 0 to `intermediate.subclasses - 1`, on the grid of the prototypes.
+
+    Raises:
+        ValueError: If the prototypes belong to another teacher.
     """
-    layer = {"intermediate": intermediate.layer}
+    intermediate = prototypes.intermediate
+    layer = {"intermediate": prototypes.check_teacher(teacher)["intermediate"]}
     features = TeacherFeatures(teacher, layer, intermediate.pool_size, images.shape[1:])(images)
     points = intermediate.project(features["intermediate"]).reshape(
         len(images), -1, intermediate.centers.shape[1]

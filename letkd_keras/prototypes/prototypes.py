@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from letkd_keras.errors import argument_renamed
 from letkd_keras.files import open_atomic
 from letkd_keras.functional.fingerprint import fingerprint
+from letkd_keras.functional.layer_position import layer_at
 from letkd_keras.functional.softmax_removal import remove_softmax
-from letkd_keras.prototypes.teacher_features import TeacherFeatures
+from letkd_keras.prototypes.teacher_features import TeacherFeatures, at_size
 
 LEVELS = ("penultimate", "intermediate")
 
@@ -23,16 +25,20 @@ class PenultimatePrototypes:
     """Clusters of a teacher's penultimate features (method, "Penultimate supervision").
 
     Args:
-        layer: Name of the teacher's layer.
+        layer: Name of the teacher's layer when the prototypes were fitted.
         grid: `(height, width)` of the features after pooling.
         pool_size: Window and stride of the average pooling of the teacher's features.
         centers: Cluster centers, float32 [K, C].
+        position: Where the layer is in the teacher, whatever it is called now
+            (`letkd_keras.functional.layer_position`). `None`, in prototypes put together by hand,
+            means that the layer is found by its name.
     """
 
     layer: str
     grid: tuple[int, int]
     pool_size: int
     centers: np.ndarray
+    position: str | None = None
 
     @property
     def channels(self):
@@ -53,7 +59,7 @@ class IntermediatePrototypes:
     """Sub-classes by the teacher's decisions (method, "Intermediate supervision").
 
     Args:
-        layer: Name of the teacher's layer.
+        layer: Name of the teacher's layer when the prototypes were fitted.
         grid: `(height, width)` of the features after pooling.
         pool_size: Window and stride of the average pooling of the teacher's features.
         lda_mean: float32 [C].
@@ -62,6 +68,9 @@ class IntermediatePrototypes:
         subclass_scores: float32 [K, K]; row s is what the teacher confuses sub-class s with.
         num_classes: Number of classes.
         subclasses: Sub-classes of each class.
+        position: Where the layer is in the teacher, whatever it is called now
+            (`letkd_keras.functional.layer_position`). `None`, in prototypes put together by hand,
+            means that the layer is found by its name.
 
     Raises:
         ValueError: If the shapes of the arrays do not agree.
@@ -76,6 +85,7 @@ class IntermediatePrototypes:
     subclass_scores: np.ndarray
     num_classes: int
     subclasses: int
+    position: str | None = None
 
     def __post_init__(self):
         templates = self.num_classes * self.subclasses
@@ -194,22 +204,23 @@ class Prototypes:
             ) from error
 
     def check_teacher(self, teacher):
-        """Refuse a teacher these prototypes do not belong to.
+        """Refuse a teacher these prototypes do not belong to, and find their layers in it.
 
-        Prototypes put together by hand, whose manifest names no teacher, are checked for their
-        layers only.
+        The layers may have other names than when the prototypes were fitted: Keras numbers layers
+        differently when a teacher is built again. Prototypes put together by hand, whose manifest
+        names no teacher, are checked for their layers only.
 
         Args:
             teacher: A functional `keras.Model`; it may end in logits or in a softmax.
+
+        Returns:
+            Dictionary of the names of the layers in this teacher, by level.
 
         Raises:
             ValueError: If the teacher's weights are others, or a layer is missing or has another
                 grid or number of channels.
         """
         teacher = remove_softmax(teacher, "teacher")
-        for level in self.levels:
-            shape = self.manifest.get("image_shape")
-            _check_layer(teacher, level, getattr(self, level), shape)
         expected = self.manifest.get("teacher", {}).get("fingerprint")
         if expected is not None:
             received = fingerprint(teacher)
@@ -220,6 +231,10 @@ class Prototypes:
                     f"weights changed: expected {name!r} with fingerprint {expected[:12]}. "
                     f"Received: {teacher.name!r} with fingerprint {received[:12]}"
                 )
+        shape = self.manifest.get("image_shape")
+        return {
+            level: _find_layer(teacher, level, getattr(self, level), shape) for level in self.levels
+        }
 
 
 def versions():
@@ -244,14 +259,25 @@ def _short(part):
     )
 
 
-def _check_layer(teacher, level, part, image_shape):
-    features = TeacherFeatures(teacher, {level: part.layer}, part.pool_size, image_shape)
+def _find_layer(teacher, level, part, image_shape):
+    """The name of a level's layer in a teacher, if it is as in the prototypes."""
+    name = part.layer
+    if part.position is not None:
+        name = layer_at(at_size(teacher, image_shape), part.position)
+    if name is None:
+        raise ValueError(
+            "These prototypes belong to another teacher, or to the same one before its layers "
+            f"changed: expected the {level} layer {part.layer!r} at {part.position!r}. "
+            f"Received: {teacher.name!r}, which has no layer there"
+        )
+    with argument_renamed(f"{level}_layer", f"prototypes.{level}.layer"):
+        features = TeacherFeatures(teacher, {level: name}, part.pool_size, image_shape)
     grid, channels = features.grids[level], features.channels[level]
     if grid != tuple(part.grid) or channels != part.channels:
         raise ValueError(
             f"These {level} prototypes are of a grid of {part.grid[0]} x {part.grid[1]} with "
             f"{part.channels} channels (pool_size={part.pool_size}). Received: a teacher "
-            f"{teacher.name!r} whose {part.layer!r} gives {grid[0]} x {grid[1]} with {channels} "
+            f"{teacher.name!r} whose {name!r} gives {grid[0]} x {grid[1]} with {channels} "
             "channels"
         )
     classes = getattr(part, "num_classes", features.num_classes)
@@ -260,6 +286,7 @@ def _check_layer(teacher, level, part, image_shape):
             f"These {level} prototypes are of {classes} classes. "
             f"Received: a teacher {teacher.name!r} of {features.num_classes}"
         )
+    return name
 
 
 def _check_array(path, name, array, described):

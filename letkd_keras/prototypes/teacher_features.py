@@ -2,6 +2,7 @@ import keras
 import numpy as np
 
 from letkd_keras.functional.classifier import check_classifier
+from letkd_keras.functional.layer_position import layer_position
 from letkd_keras.functional.token_grid import feature_maps
 from letkd_keras.ranges import positive_integer
 
@@ -60,6 +61,10 @@ class TeacherFeatures:
         return TeacherFeatures(
             self.teacher, {level: self.layers[level]}, self.pool_sizes[level], self.image_shape
         )
+
+    def position(self, level):
+        """Where a level's layer is in the teacher, whatever it is called (`layer_position`)."""
+        return layer_position(at_size(self.teacher, self.image_shape), self.layers[level])
 
     def check_shape(self, shape):
         """Refuse images of another shape than the teacher takes.

@@ -42,7 +42,7 @@ def write(experiment, out):
         data = experiment.data
         batches = NumberedBatches(data, 256, "test")
         images, labels = pictures.one_of_each_class(batches, data.num_classes, _IMAGES)
-        subclasses = pictures.own_subclasses(prototypes.intermediate, teacher, images, labels)
+        subclasses = pictures.own_subclasses(prototypes, teacher, images, labels)
         figure = draw(images, labels, subclasses, prototypes.intermediate, data)
         save_figure(figure, folder / "subclass_map.png", dpi=110)
     return folder / "subclass_map.png"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from letkd_steps import LOSSES, coarse_student, compiled, letkd, step
 
-from letkd_keras import KDLayer, LetKD, quantization_aware, suggest_layers
+from letkd_keras import KDLayer, LetKD, fit_prototypes, quantization_aware, suggest_layers
 from letkd_keras.distillers import FitNet
 
 
@@ -50,6 +50,34 @@ def test_a_teacher_that_was_trained_since_is_refused_before_the_training(setting
     teacher.get_layer("fc").bias.assign([1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match="same one before its weights changed"):
         model.fit(setting.x, setting.y, verbose=0)
+
+
+def test_the_layers_of_a_teacher_built_again_are_found_whatever_their_names(setting):
+    def unnamed():
+        inputs = x = keras.Input((8, 8, 3))
+        for _ in range(3):
+            x = keras.layers.ReLU()(keras.layers.Conv2D(6, 3, padding="same")(x))
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        return keras.Model(inputs, keras.layers.Dense(3)(x))
+
+    # As in two processes, the second of which has built another ReLU first.
+    keras.backend.clear_session()
+    teacher = unnamed()
+    keras.backend.clear_session()
+    keras.layers.ReLU()(keras.Input((4,)))
+    again = unnamed()
+    again.set_weights(teacher.get_weights())
+    prototypes = fit_prototypes(
+        teacher, (setting.x, setting.y), templates=5, levels=("penultimate",), iterations=3
+    )
+    outputs = {}
+    for name, model in (("re_lu_2", teacher), ("re_lu_3", again)):
+        distiller = LetKD(model, setting.student(), prototypes)
+        assert distiller.teacher_layers == (name,)
+        outputs[name] = distiller.compute_teacher_outputs(setting.x, setting.y)
+    keras.tree.map_structure(
+        np.testing.assert_array_equal, *keras.tree.map_structure(np.asarray, [*outputs.values()])
+    )
 
 
 @pytest.mark.parametrize("known", [True, False])

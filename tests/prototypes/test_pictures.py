@@ -113,7 +113,7 @@ def test_maps_and_histograms_are_those_of_the_method(fitted):
     teacher, prototypes, (x, y) = fitted
     intermediate = prototypes.intermediate
     figure = draw_subclass_maps(
-        intermediate, teacher, (x / 2, y), lambda images: images * 2, NAMES, samples=2
+        prototypes, teacher, (x / 2, y), lambda images: images * 2, NAMES, samples=2
     )
     rows = np.array(figure.axes).reshape(2, 5)
     assert [row[0].get_title() for row in rows] == ["red", "brown"]

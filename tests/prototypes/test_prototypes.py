@@ -4,13 +4,16 @@ from dataclasses import fields, replace
 import keras
 import numpy as np
 import pytest
+from small_problem import SIZES, small_images
 
 from letkd_keras.functional import fingerprint
 from letkd_keras.prototypes import (
     IntermediatePrototypes,
     PenultimatePrototypes,
     Prototypes,
+    fit_prototypes,
 )
+from letkd_keras.prototypes.pictures import own_subclasses
 
 
 def _prototypes(manifest=None, intermediate=True):
@@ -134,8 +137,53 @@ def test_only_their_own_teacher_passes(teacher):
     own = teacher()
     prototypes = _prototypes({"teacher": {"name": "small", "fingerprint": fingerprint(own)}})
     prototypes.check_teacher(own)
+    # Whatever else differs, it is another teacher.
+    for other in ({"seed": 1}, {"seed": 1, "size": 12}, {"width": 7}):
+        with pytest.raises(ValueError, match=r"another teacher.*'small' with fingerprint"):
+            prototypes.check_teacher(teacher(**other))
+    elsewhere = replace(prototypes.penultimate, layer="nowhere")
     with pytest.raises(ValueError, match=r"another teacher.*'small' with fingerprint"):
-        prototypes.check_teacher(teacher(seed=1))
+        replace(prototypes, penultimate=elsewhere).check_teacher(teacher(seed=1))
+
+
+def _unnamed(relus=4, head_dropout=False):
+    """A teacher of layers that Keras numbers, with neighbours of one shape."""
+    inputs = x = keras.Input((8, 8, 3))
+    for _ in range(relus):
+        x = keras.layers.ReLU()(keras.layers.Conv2D(6, 3, padding="same")(x))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    if head_dropout:
+        x = keras.layers.Dropout(0.1)(x)
+    return keras.Model(inputs, keras.layers.Dense(5)(x), name="unnamed")
+
+
+def test_layers_are_found_again_in_a_teacher_with_other_names(tmp_path):
+    own = _unnamed()
+    relus = [layer.name for layer in own.layers if isinstance(layer, keras.layers.ReLU)]
+    layers = {"intermediate_layer": relus[1], "penultimate_layer": relus[2]}
+    data = small_images()
+    fit_prototypes(own, data, **SIZES, **layers).save(tmp_path / "prototypes.npz")
+    prototypes = Prototypes.load(tmp_path / "prototypes.npz")
+    names = {"penultimate": relus[2], "intermediate": relus[1]}
+    assert prototypes.check_teacher(own) == names
+
+    # As in another process that has built another ReLU first.
+    keras.backend.clear_session()
+    keras.layers.ReLU()(keras.Input((4,)))
+    again = _unnamed()
+    again.set_weights(own.get_weights())
+    shifted = [layer.name for layer in again.layers if isinstance(layer, keras.layers.ReLU)]
+    names = {"penultimate": shifted[2], "intermediate": shifted[1]}
+    assert prototypes.check_teacher(again) == names
+    x, y = data[0][:4], data[1][:4]
+    np.testing.assert_array_equal(
+        own_subclasses(prototypes, again, x, y), own_subclasses(prototypes, own, x, y)
+    )
+
+    changed = _unnamed(head_dropout=True)
+    changed.set_weights(own.get_weights())
+    with pytest.raises(ValueError, match=r"another teacher, or .* its layers changed: .*'unnamed'"):
+        prototypes.check_teacher(changed)
 
 
 def test_layers_are_checked_even_without_a_recorded_teacher(teacher):
@@ -148,7 +196,7 @@ def test_layers_are_checked_even_without_a_recorded_teacher(teacher):
     with pytest.raises(ValueError, match=r"of 5 classes.*Received.* of 4"):
         prototypes.check_teacher(teacher(num_classes=4))
     elsewhere = replace(prototypes.penultimate, layer="penultimat")
-    with pytest.raises(ValueError, match=r"penultimate_layer='penultimat'.*: penultimate"):
+    with pytest.raises(ValueError, match=r"`prototypes.penultimate.layer` must .*: penultimate"):
         Prototypes(elsewhere).check_teacher(teacher())
     pooled = replace(prototypes.penultimate, pool_size=2, grid=(2, 2))
     Prototypes(pooled).check_teacher(teacher())

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 from in_a_process import in_a_process
@@ -27,6 +28,22 @@ def test_finished_steps_are_not_computed_again(tmp_path, teacher, monkeypatch):
     np.testing.assert_array_equal(again.penultimate.centers, first.penultimate.centers)
 
 
+def test_a_teacher_whose_layers_have_other_names_continues(tmp_path):
+    def unnamed():
+        inputs = keras.Input((8, 8, 3))
+        x = keras.layers.ReLU()(keras.layers.Conv2D(6, 3)(inputs))
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        return keras.Model(inputs, keras.layers.Dense(5)(x))
+
+    options = {**SIZES, "levels": ("penultimate",), "workdir": tmp_path}
+    teacher, again = unnamed(), unnamed()
+    again.set_weights(teacher.get_weights())
+    first = fit_prototypes(teacher, small_images(), **options).penultimate
+    second = fit_prototypes(again, small_images(), **options).penultimate
+    assert first.layer != second.layer and first.position == second.position
+    np.testing.assert_array_equal(first.centers, second.centers)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -34,7 +51,10 @@ def test_finished_steps_are_not_computed_again(tmp_path, teacher, monkeypatch):
         ({"templates": 13}, "templates: 12 before, 13 now"),
         ({"feature_cache": "float16"}, 'feature_cache: null before, "float16" now'),
         ({"batch_size": 9}, "batch_size: 256 before, 9 now"),
-        ({"levels": ("penultimate",)}, 'layers.intermediate: "intermediate" before, absent now'),
+        (
+            {"levels": ("penultimate",)},
+            'layers.intermediate: "ReLU-5-.*" before, absent now',
+        ),
     ],
 )
 def test_a_workdir_of_other_settings_is_refused(tmp_path, teacher, changes, message):

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 from matplotlib.figure import Figure
 
-from letkd_keras.prototypes import IntermediatePrototypes, pictures
+from letkd_keras.prototypes import IntermediatePrototypes, Prototypes, pictures
 from letkd_keras.recipes.studies import subclass_map
 
 
@@ -32,7 +32,9 @@ def _teacher():
 def test_subclasses_by_hand():
     images = np.array([[[-4, -2.5], [-0.5, 9]], [[-9, 0.5], [1.5, 2.5]]], "float32")[..., None]
     # Whatever a location looks like, its sub-class is one of the image's class.
-    own = pictures.own_subclasses(_prototypes(), _teacher(), images, np.array([0, 1]))
+    own = pictures.own_subclasses(
+        Prototypes(None, _prototypes()), _teacher(), images, np.array([0, 1])
+    )
     assert own.tolist() == [[[0, 0], [1, 1]], [[0, 0], [0, 1]]]
 
 
@@ -44,7 +46,7 @@ def test_subclasses_of_tokens_are_on_the_grid_of_their_patches():
     tokens = keras.layers.ZeroPadding1D((1, 0), name="maps")(tokens)
     outputs = keras.layers.Dense(2)(keras.layers.Flatten()(tokens))
     images = np.array([[[-4, -2.5], [-0.5, 9]]], "float32")[..., None]
-    labels, prototypes = np.array([0]), _prototypes()
+    labels, prototypes = np.array([0]), Prototypes(None, _prototypes())
     own = pictures.own_subclasses(prototypes, keras.Model(inputs, outputs), images, labels)
     np.testing.assert_array_equal(
         own, pictures.own_subclasses(prototypes, _teacher(), images, labels)
