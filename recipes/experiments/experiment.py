@@ -58,7 +58,7 @@ class Experiment:
         subclasses: Sub-classes of each class.
         components: LDA components.
         iterations: Iterations of k-means.
-        memory: Bytes of feature vectors in memory during the fit of the prototypes.
+        memory: Bytes of feature vectors in memory during the fit of the prototypes, or `None`.
         feature_cache: Type of the cache of feature vectors on disk, or `None`.
         logit_losses: What differs from the table of losses (`logit_loss_settings.of_pair`).
         seed: Seed of the teacher, of the prototypes and of the first trial.
@@ -100,7 +100,7 @@ class Experiment:
     subclasses: int = 8
     components: int = 60
     iterations: int = 20
-    memory: int = 2**28
+    memory: int | None = None
     feature_cache: str | None = "float32"
     logit_losses: dict = field(default_factory=dict)
     seed: int = 0
