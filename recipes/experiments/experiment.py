@@ -38,7 +38,8 @@ class Experiment:
         methods: Names of the methods that students are trained by.
         teacher: `Network` of the teacher.
         student: `Network` of the student.
-        teacher_schedule: `Schedule` of the teacher, if it is trained.
+        teacher_schedule: `Schedule` of a teacher with fresh weights. `from_config` gives any other
+            teacher `None`.
         student_schedule: `Schedule` of every student.
         student_examples: Number of the training images that students are trained on; `None` for
             all. The teacher and its prototypes have all.
@@ -82,7 +83,7 @@ class Experiment:
     methods: tuple
     teacher: Network
     student: Network
-    teacher_schedule: Schedule
+    teacher_schedule: Schedule | None
     student_schedule: Schedule
     student_examples: int | None = None
     head_schedule: Schedule | None = None
@@ -202,25 +203,28 @@ class Experiment:
 
         Returns:
             `Experiment`.
+
+        Raises:
+            ValueError: If the images have changed since.
         """
         fields = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
         spec = DataSpec.from_config(config["data"])
-        student_schedule = Schedule.from_config(config["student_schedule"])
+        data = spec.open()
+        if data.digest != config["data"]["digest"]:
+            raise ValueError(f"The images of {data.name} have changed since the run was started.")
         schedules = {
             name: config[name] and Schedule.from_config(config[name])
-            for name in (*_TEACHER_SCHEDULES, "quantization_aware_schedule")
+            for name in (*_TEACHER_SCHEDULES, "student_schedule", "quantization_aware_schedule")
         }
         fields |= {
             "spec": spec,
-            "data": spec.open(),
+            "data": data,
             "methods": tuple(config["methods"]),
             "formats": tuple(config["formats"]),
             "callbacks": tuple(config["callbacks"]),
             "teacher": Network(**config["teacher"]),
             "student": Network(**config["student"]),
-            "student_schedule": student_schedule,
             **schedules,
-            "teacher_schedule": schedules["teacher_schedule"] or student_schedule,
         }
         return cls(**{**fields, **changes})
 

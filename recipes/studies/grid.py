@@ -230,10 +230,7 @@ def train_cell(folder, method, seed):
     training = results.student_folder(folder, method, seed)
     try:
         with _locked(training):
-            config = read_config(folder)
-            experiment = Experiment.from_config(config, methods=(method,))
-            if experiment.data.digest != config["data"]["digest"]:
-                raise ValueError(f"The images of {experiment.data.name} have changed meanwhile.")
+            experiment = Experiment.from_config(read_config(folder), methods=(method,))
             with gpus.scope():
                 teacher, _ = train_teacher(experiment, folder)
                 levels = methods.levels_of([method])
