@@ -62,7 +62,9 @@ def parse(arguments=None):
     """Parse the command line."""
     parser = Parser("letkd_keras.recipes.ablations", __doc__)
     names = [*TABLES, *SWEPT_SETTINGS, "probe", "tsne", "time", "subclass-map"]
-    parser.add_argument("ablation", choices=names, metavar="ABLATION", help=", ".join(names))
+    parser.add_argument(
+        "ablation", type=option_types.choice(*names), metavar="ABLATION", help=", ".join(names)
+    )
     parser.add_argument(
         "--values",
         nargs="+",

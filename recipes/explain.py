@@ -46,11 +46,6 @@ def main(arguments=None):
     config = read_config(options.folder, "folder")
     _move_data(config["data"], options)
     experiment = Experiment.from_config(config)
-    if experiment.data.digest != config["data"]["digest"]:
-        raise ValueError(
-            f"The images of {experiment.data.name} must be those of {options.folder}. They have "
-            "changed since."
-        )
     found = explanation.write(experiment, options.folder)
     print_results(options.folder / "explain.md")
     return found

@@ -55,7 +55,6 @@ SETTINGS = Settings(
     subclasses=8,
     components=60,
     iterations=20,
-    feature_cache="float32",
     # KD and DKD have other settings here than on CIFAR-100 (DKD's program).
     logit_losses={
         "kd": {"options": {"temperature": 1.0}, "weight": 0.5, "task_weight": 0.5},

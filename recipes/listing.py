@@ -19,25 +19,21 @@ SETTINGS = (cifar100.SETTINGS, tiny_imagenet.SETTINGS, imagenet.SETTINGS)
 _COLUMNS = 10
 
 
+@dataclass(frozen=True)
 class Table:
     """A table of texts.
 
-    Args:
-        title: Its title.
-        *heads: Headings of the columns.
-        caption: Text below it, or `None`.
-
     Attributes:
+        title: Its title.
+        heads: Headings of the columns.
         rows: List of tuples, a text for each column.
+        caption: Text below it, or the empty string.
     """
 
-    def __init__(self, title, *heads, caption=None):
-        self.title, self.heads, self.caption = title, heads, caption
-        self.rows = []
-
-    def add_row(self, *cells):
-        """Add a row."""
-        self.rows.append(cells)
+    title: str
+    heads: tuple
+    rows: list
+    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -179,90 +175,79 @@ def tables():
 
 
 def _methods_table():
-    table = Table(
+    rows = [
+        (name, row.title, " and ".join(row.levels) or "-", row.kd_layers, f"{row.task_weight:g}")
+        for name, row in methods.METHODS.items()
+    ]
+    return Table(
         "Methods (--methods)",
-        *("name", "in tables", "supervised at", "KD layers", "weight of cross-entropy"),
-        caption="Any loss of the next table can be added to a method, except to student: "
-        "letkd2+dkd, fitnet+kd. The cross-entropy then keeps its weight.",
+        ("name", "in tables", "supervised at", "KD layers", "weight of cross-entropy"),
+        rows,
+        "Any loss of the next table can be added to a method, except to student: letkd2+dkd, "
+        "fitnet+kd. The cross-entropy then keeps its weight.",
     )
-    for name, method in methods.METHODS.items():
-        levels = " and ".join(method.levels) or "-"
-        table.add_row(name, method.title, levels, method.kd_layers, f"{method.task_weight:g}")
-    return table
 
 
 def _losses_table():
-    table = Table(
-        "Losses on the logits, with their settings on CIFAR-100",
-        *("name", "paper", "settings", "weight", "added to a method", "warm-up epochs of 240"),
-        caption="beta of dkd and dkd-ls is chosen by the pair, as its authors did. On ImageNet: "
-        + "; ".join(
-            f"{name}: " + ", ".join(_flat(row))
-            for name, row in imagenet.SETTINGS.logit_losses.items()
-        ),
-    )
-    for name, loss in LOGIT_LOSSES.items():
-        settings = ", ".join(f"{key} {_short(value)}" for key, value in loss.settings().items())
-        table.add_row(
+    rows = [
+        (
             name,
             loss.paper,
-            settings,
+            _text(loss.settings()),
             f"{loss.weight:g}",
             f"{logit_loss_settings.added_weight(name):g}",
             f"{loss.warm_up_epochs}",
         )
-    return table
+        for name, loss in LOGIT_LOSSES.items()
+    ]
+    of_imagenet = "; ".join(
+        f"{name}: {_text({**row.get('options', {}), **row})}"
+        for name, row in imagenet.SETTINGS.logit_losses.items()
+    )
+    return Table(
+        "Losses on the logits, with their settings on CIFAR-100",
+        ("name", "paper", "settings", "weight", "added to a method", "warm-up epochs of 240"),
+        rows,
+        "beta of dkd and dkd-ls is chosen by the pair, as its authors did. On ImageNet: "
+        f"{of_imagenet}",
+    )
 
 
-def _flat(row):
-    settings = {**row.get("options", {}), **{key: row[key] for key in row if key != "options"}}
-    return [f"{key} {_short(value)}" for key, value in settings.items()]
-
-
-def _short(value):
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _text(settings):
+    return ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in settings.items()
+        if key != "options"
+    )
 
 
 def _networks_table(rows):
-    table = Table(
-        "Networks",
-        "name",
-        "counted for",
-        "parameters",
-        "multiply-adds",
-        "penultimate layer",
-        "intermediate layer",
-    )
-    for row in rows:
-        table.add_row(
-            row.name,
-            row.dataset,
-            f"{row.cost.parameters:,}",
+    heads = ("name", "counted for", "parameters", "multiply-adds")
+    cells = [
+        (
+            *(row.name, row.dataset, f"{row.cost.parameters:,}"),
             _millions(row.cost.multiply_adds),
-            "x".join(map(str, row.penultimate)),
-            "x".join(map(str, row.intermediate)),
+            *("x".join(map(str, shape)) for shape in (row.penultimate, row.intermediate)),
         )
-    return table
+        for row in rows
+    ]
+    return Table("Networks", (*heads, "penultimate layer", "intermediate layer"), cells)
 
 
 def _pairs_table(settings):
     size = settings.image_size
     notes = [f"* {pair.name}: {pair.note}" for pair in settings.pairs if pair.note]
-    table = Table(
-        f"Pairs of {settings.dataset}: {settings.num_classes} classes, {size}x{size}",
-        *("pair", "learning rate", "penultimate alpha", "intermediate alpha", "beta of DKD"),
-        caption="\n".join(notes) or None,
-    )
+    rows = []
     for pair in settings.pairs:
         beta = logit_loss_settings.of_pair(settings, pair)["dkd"]["options"]["beta"]
-        table.add_row(
-            pair.name + ("*" if pair.note else ""),
-            f"{pair.learning_rate:g}",
-            f"{pair.penultimate_alpha:g}",
-            f"{pair.intermediate_alpha:g}",
-            f"{beta:g}",
-        )
-    return table
+        numbers = (pair.learning_rate, pair.penultimate_alpha, pair.intermediate_alpha, beta)
+        rows.append((pair.name + ("*" if pair.note else ""), *(f"{n:g}" for n in numbers)))
+    return Table(
+        f"Pairs of {settings.dataset}: {settings.num_classes} classes, {size}x{size}",
+        ("pair", "learning rate", "penultimate alpha", "intermediate alpha", "beta of DKD"),
+        rows,
+        "\n".join(notes),
+    )
 
 
 def _published_tables(settings):
@@ -274,15 +259,15 @@ def _published_tables(settings):
     names = list(dict.fromkeys(name for row in numbers.values() for name in row))
     for start in range(0, len(names), _COLUMNS):
         columns = names[start : start + _COLUMNS]
-        table = Table(
+        yield Table(
             f"Published top-1 of {settings.dataset} in percent (top-1/top-5 where both are known)",
-            "pair",
-            *(_title(name) for name in columns),
-            caption=_sources(numbers, columns),
+            ("pair", *map(_title, columns)),
+            [
+                (pair, *(published_text(row.get(name)) for name in columns))
+                for pair, row in numbers.items()
+            ],
+            _sources(numbers, columns),
         )
-        for pair, row in numbers.items():
-            table.add_row(pair, *(published_text(row.get(name)) for name in columns))
-        yield table
     rows = [
         (pair.name, _title(method), published_text(accuracy), accuracy.source)
         for pair in settings.pairs
@@ -301,10 +286,7 @@ def _published_tables(settings):
     ]
     if rows:
         title = f"Published ablations of {settings.dataset}: top-1 in percent"
-        table = Table(title, "pair", "method", "top-1", "source")
-        for row in rows:
-            table.add_row(*row)
-        yield table
+        yield Table(title, ("pair", "method", "top-1", "source"), rows)
 
 
 def _title(name):
@@ -327,32 +309,27 @@ def _sources(numbers, names):
 
 
 def _kd_table(settings, students):
-    table = Table(
-        f"Cost of the KD layers in the students of {settings.dataset}",
-        "pair",
-        "method",
-        "parameters",
-        "multiply-adds",
-        "pooled first",
-        caption=f"{settings.templates} penultimate templates, {settings.subclasses} sub-classes of "
-        "each class\npooled first: as trained and exported, the last KD layer's values once for an "
-        "image",
-    )
+    rows = []
     for pair in settings.pairs:
         student = students[pair.student]
-        plain = student.cost
-        table.add_row(
-            pair.name, "student", f"{plain.parameters:,}", _millions(plain.multiply_adds), ""
-        )
-        for row in kd_rows(pair, student, settings):
-            table.add_row(
-                "",
-                methods.title(row.method),
-                f"{row.cost.parameters:,} ({row.cost.parameters / plain.parameters:.1f}x)",
-                _millions(row.cost.multiply_adds, plain.multiply_adds),
-                _millions(row.pooled.multiply_adds, plain.multiply_adds),
+        count, adds = student.cost.parameters, student.cost.multiply_adds
+        rows.append((pair.name, "student", f"{count:,}", _millions(adds), ""))
+        rows += [
+            (
+                *("", methods.title(row.method)),
+                f"{row.cost.parameters:,} ({row.cost.parameters / count:.1f}x)",
+                *(_millions(cost.multiply_adds, adds) for cost in (row.cost, row.pooled)),
             )
-    return table
+            for row in kd_rows(pair, student, settings)
+        ]
+    return Table(
+        f"Cost of the KD layers in the students of {settings.dataset}",
+        ("pair", "method", "parameters", "multiply-adds", "pooled first"),
+        rows,
+        f"{settings.templates} penultimate templates, {settings.subclasses} sub-classes of each "
+        "class\npooled first: as trained and exported, the last KD layer's values once for an "
+        "image",
+    )
 
 
 def _millions(count, plain=None):

@@ -23,7 +23,7 @@ from letkd_keras.models import frozen_backbone
 from letkd_keras.prototypes import Prototypes, fit_prototypes, remove_workdir
 from letkd_keras.recipes import exporting
 from letkd_keras.recipes.experiments import methods
-from letkd_keras.recipes.experiments.model_of_method import Inputs, build
+from letkd_keras.recipes.experiments.model_of_method import build
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import class_report, report
 from letkd_keras.recipes.reports.measures import measure_networks
@@ -395,7 +395,7 @@ def _train_student(experiment, method, seed, teacher, prototypes, training, befo
                 student = experiment.student.build(data, "student")
             else:
                 student = quantization_aware(load_model(file, "student"))
-            model = build(method, Inputs(teacher, student, prototypes, own))
+            model = build(method, teacher, student, prototypes, own)
             if not isinstance(model, Distiller):
                 # Without a teacher nothing can be learned of an image without a label.
                 data = data.labelled(repeat=True)

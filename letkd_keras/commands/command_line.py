@@ -97,11 +97,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         """Print one line and exit with status 2."""
         message = re.sub(r"^argument ([^:]+): ", r"\1 ", message)
-        message = re.sub(
-            r"invalid choice: (.+) \(choose from (.+)\)",
-            lambda match: f"must be one of {match[2].replace(chr(39), '')}. Received: {match[1]}",
-            message,
-        )
         message = message.replace(
             "the following arguments are required:", "these options are required:"
         )

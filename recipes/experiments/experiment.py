@@ -38,7 +38,8 @@ class Experiment:
         methods: Names of the methods that students are trained by.
         teacher: `Network` of the teacher.
         student: `Network` of the student.
-        teacher_schedule: `Schedule` of the teacher, if it is trained.
+        teacher_schedule: `Schedule` of a teacher with fresh weights. `from_config` gives any other
+            teacher `None`.
         student_schedule: `Schedule` of every student.
         student_examples: Number of the training images that students are trained on; `None` for
             all. The teacher and its prototypes have all.
@@ -58,19 +59,20 @@ class Experiment:
         subclasses: Sub-classes of each class.
         components: LDA components.
         iterations: Iterations of k-means.
-        memory: Bytes of feature vectors in memory during the fit of the prototypes.
+        memory: Bytes of feature vectors in memory during the fit of the prototypes; `None` for the
+            default of `fit_prototypes`.
         feature_cache: Type of the cache of feature vectors on disk, or `None`.
         logit_losses: What differs from the table of losses (`logit_loss_settings.of_pair`).
         seed: Seed of the teacher, of the prototypes and of the first trial.
         trials: Students of each method, with seeds `seed`, `seed + 1`, ...
         export_method: Method whose first student is exported, or `None`.
         formats: Formats that it is exported to.
-        pool_sizes: By level, the window that turns the teacher's grid into the student's; known
-            after `prepare`.
         callbacks: Names of Keras callbacks of every training, `MODULE:CLASS`.
         class_weights: `"balanced"` for weights of the training images by class, or `None`.
         growth: Share of the student's parameters that its KD layers may add, or `None`. `prepare`
             then lowers `templates` and `subclasses`.
+        pool_sizes: By level, the window that turns the teacher's grid into the student's; known
+            after `prepare`.
         sizes: Sizes of the networks (`sizes.measure`); known after `prepare`.
         typed: Options that were given, of `OF_TEACHER`, `OF_PROTOTYPES` and `OF_KD_LAYERS`.
             `prepare` warns about those that have no effect. They are not in `config`.
@@ -82,35 +84,35 @@ class Experiment:
     methods: tuple
     teacher: Network
     student: Network
-    teacher_schedule: Schedule
+    teacher_schedule: Schedule | None
     student_schedule: Schedule
-    student_examples: int | None = None
-    head_schedule: Schedule | None = None
-    fine_tune_schedule: Schedule | None = None
-    quantization_aware_schedule: Schedule | None = None
-    augmentation: dict = field(default_factory=dict)
-    penultimate_alpha: float = 1.0
-    intermediate_alpha: float = 1.0
-    penultimate_weight: float = 1.0
-    intermediate_weight: float = 1.0
-    initial_template_scale: float = 3.0
-    temperature: float = 1.0
-    block_size: int | None = None
-    templates: int = 4096
-    subclasses: int = 8
-    components: int = 60
-    iterations: int = 20
-    memory: int = 2**28
-    feature_cache: str | None = "float32"
-    logit_losses: dict = field(default_factory=dict)
-    seed: int = 0
-    trials: int = 1
-    export_method: str | None = None
-    formats: tuple = ()
+    student_examples: int | None
+    head_schedule: Schedule | None
+    fine_tune_schedule: Schedule | None
+    quantization_aware_schedule: Schedule | None
+    augmentation: dict
+    penultimate_alpha: float
+    intermediate_alpha: float
+    penultimate_weight: float
+    intermediate_weight: float
+    initial_template_scale: float
+    temperature: float
+    block_size: int | None
+    templates: int
+    subclasses: int
+    components: int
+    iterations: int
+    memory: int | None
+    feature_cache: str | None
+    logit_losses: dict
+    seed: int
+    trials: int
+    export_method: str | None
+    formats: tuple
+    callbacks: tuple
+    class_weights: str | None
+    growth: float | None
     pool_sizes: dict = field(default_factory=dict)
-    callbacks: tuple = ()
-    class_weights: str | None = None
-    growth: float | None = None
     sizes: dict = field(default_factory=dict)
     typed: tuple = ()
 
@@ -202,25 +204,28 @@ class Experiment:
 
         Returns:
             `Experiment`.
+
+        Raises:
+            ValueError: If the images have changed since.
         """
         fields = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
         spec = DataSpec.from_config(config["data"])
-        student_schedule = Schedule.from_config(config["student_schedule"])
+        data = spec.open()
+        if data.digest != config["data"]["digest"]:
+            raise ValueError(f"The images of {data.name} have changed since the run was started.")
         schedules = {
             name: config[name] and Schedule.from_config(config[name])
-            for name in (*_TEACHER_SCHEDULES, "quantization_aware_schedule")
+            for name in (*_TEACHER_SCHEDULES, "student_schedule", "quantization_aware_schedule")
         }
         fields |= {
             "spec": spec,
-            "data": spec.open(),
+            "data": data,
             "methods": tuple(config["methods"]),
             "formats": tuple(config["formats"]),
             "callbacks": tuple(config["callbacks"]),
             "teacher": Network(**config["teacher"]),
             "student": Network(**config["student"]),
-            "student_schedule": student_schedule,
             **schedules,
-            "teacher_schedule": schedules["teacher_schedule"] or student_schedule,
         }
         return cls(**{**fields, **changes})
 

@@ -8,7 +8,6 @@ from letkd_keras.recipes.experiments.options import (
     HEAD_EPOCHS,
     OF_KD_LAYERS,
     OF_PROTOTYPES,
-    OF_SCHEDULE,
     OF_TEACHER,
 )
 from letkd_keras.recipes.experiments.settings import Pair
@@ -55,7 +54,6 @@ def experiment_of(options, settings, methods=None, export_method=None):
     spec = _data_spec(options, settings, teacher, student)
     schedules = _schedules(options, settings, pair)
     data = spec.open()
-    feature_cache = _given(options, "feature_cache", settings.feature_cache)
     return Experiment(
         spec=spec,
         data=data,
@@ -64,7 +62,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
         teacher=teacher,
         student=student,
         **schedules,
-        student_examples=_given(options, "student_examples", settings.student_examples),
+        student_examples=options.student_examples,
         augmentation=_augmentation(options, settings, data),
         penultimate_alpha=_given(options, "penultimate_alpha", pair.penultimate_alpha),
         intermediate_alpha=_given(options, "intermediate_alpha", pair.intermediate_alpha),
@@ -74,10 +72,11 @@ def experiment_of(options, settings, methods=None, export_method=None):
         temperature=options.temperature,
         block_size=options.block_size,
         **{name: _given(options, name, getattr(settings, name)) for name in OF_PROTOTYPES},
-        feature_cache=None if feature_cache == "none" else feature_cache,
+        memory=options.memory,
+        feature_cache=None if options.feature_cache == "none" else options.feature_cache,
         logit_losses=logit_loss_settings.of_pair(settings, pair),
         callbacks=tuple(options.callback),
-        class_weights=_given(options, "class_weights", settings.class_weights),
+        class_weights=options.class_weights,
         growth=options.growth,
         typed=_typed(options, settings),
         seed=options.seed,
@@ -148,29 +147,31 @@ def _schedules(options, settings, pair):
     """The `Schedule`s, by the names of their fields of `Experiment`."""
     from letkd_keras.recipes.trainings.schedule import Schedule
 
-    def value(name):
-        return _given(options, name, getattr(settings, name))
-
-    shared = {name: value(name) for name in OF_SCHEDULE}
-    # The numbers of the settings are for their own optimizer.
-    keeps_optimizer = shared["optimizer"] == settings.optimizer
-    adjusted = {} if keeps_optimizer or shared["optimizer"] == "sgd" else ADAMW
+    # The numbers of the settings are for SGD.
+    adjusted = ADAMW if options.optimizer == "adamw" else {}
     weight_decay = adjusted.get("weight_decay", settings.weight_decay)
-    shared["weight_decay"] = _given(options, "weight_decay", weight_decay)
+    names = ("optimizer", "schedule", "ema", "clip_norm", "mixed_precision")
+    shared = {
+        **{name: getattr(options, name) for name in names},
+        "warm_up_epochs": options.warm_up_epochs or 0,
+        "weight_decay": _given(options, "weight_decay", weight_decay),
+    }
+    student_epochs = _given(options, "epochs", settings.epochs)
+    batch_size = _given(options, "batch_size", settings.batch_size)
 
     def schedule(rate_option, rate, epochs, **others):
         rate = _given(options, rate_option, adjusted.get("learning_rate", rate))
-        made = Schedule.of(settings, rate, epochs, value("batch_size"), **shared, **others)
+        made = Schedule.of(settings, rate, epochs, batch_size, **shared, **others)
         if options.scale_learning_rate:
             made = made.scaled_from(settings.batch_size, options.warm_up_epochs)
         return made
 
-    epochs = _given(options, "teacher_epochs", settings.teacher_epochs or value("epochs"))
+    epochs = _given(options, "teacher_epochs", settings.teacher_epochs or student_epochs)
     teacher = schedule("teacher_learning_rate", settings.learning_rate, epochs)
     head_epochs = _given(options, "head_epochs", HEAD_EPOCHS)
     head = Schedule.of(
         settings,
-        *(ADAMW["learning_rate"], head_epochs, value("batch_size")),
+        *(ADAMW["learning_rate"], head_epochs, batch_size),
         **{**shared, **_HEAD},
     )
     fine_tune = None
@@ -184,8 +185,8 @@ def _schedules(options, settings, pair):
     student = schedule(
         "learning_rate",
         pair.learning_rate,
-        value("epochs"),
-        label_smoothing=value("label_smoothing"),
+        student_epochs,
+        label_smoothing=options.label_smoothing,
         kd_learning_rate_factor=options.kd_learning_rate_factor,
     )
     quantization_aware = None

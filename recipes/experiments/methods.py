@@ -46,14 +46,13 @@ class Method:
         layers: Levels whose layer of the student it needs. It may have a KD layer there without
             supervision.
         alphas: Alphas, by level, that are fixed by the method; the others are the experiment's.
-        stage_ends: Whether it uses the ends of the networks' stages.
         needs_rows: Whether batches come with the numbers of their images in the training set, and
             the distiller gets the labels of the training set after the student. The training set
             must then be in memory.
         task_weight: Weight of the cross-entropy.
         logit_losses: Names of its losses on the logits.
-        prepare: Function from `model_of_method.Inputs` to the student that the distiller gets;
-            `None`: the student.
+        prepare: Function of the student and the `Experiment` that returns the student that the
+            distiller gets; `None`: the student.
     """
 
     title: str
@@ -61,7 +60,6 @@ class Method:
     levels: tuple = ()
     layers: tuple = ()
     alphas: dict = field(default_factory=dict)
-    stage_ends: bool = False
     needs_rows: bool = False
     task_weight: float = 1.0
     logit_losses: tuple = ()
@@ -81,20 +79,16 @@ class Method:
         return self.alphas.get(level, getattr(experiment, f"{level}_alpha"))
 
 
-def _with_unsupervised_layer(inputs):
+def _with_unsupervised_layer(student, experiment):
     """The student with a KD layer at its penultimate layer that nothing supervises."""
-    experiment = inputs.experiment
     layer = KDLayer(
         experiment.templates,
         alpha=experiment.penultimate_alpha,
         initial_template_scale=experiment.initial_template_scale,
         name="kd_penultimate",
     )
-    return insert_kd_layers(
-        inputs.student,
-        penultimate=layer,
-        penultimate_layer=experiment.student.penultimate_layer,
-    )
+    name = experiment.student.penultimate_layer
+    return insert_kd_layers(student, penultimate=layer, penultimate_layer=name)
 
 
 METHODS = {
@@ -103,23 +97,17 @@ METHODS = {
         name: Method(loss.title, Distiller, task_weight=loss.task_weight, logit_losses=(name,))
         for name, loss in LOGIT_LOSSES.items()
     },
-    "fitnet": Method("FitNet", FitNet, stage_ends=True),
+    "fitnet": Method("FitNet", FitNet),
     # The hint is FitNet's own, at the ends of the second stages (supplement, Table 6).
     "fitnet_layer": Method(
-        "FitNet + KD layer",
-        FitNet,
-        layers=_PENULTIMATE,
-        stage_ends=True,
-        prepare=_with_unsupervised_layer,
+        "FitNet + KD layer", FitNet, layers=_PENULTIMATE, prepare=_with_unsupervised_layer
     ),
-    "fitnet_letkd": Method(
-        "FitNet + KD layer, supervised", HintedLetKD, _PENULTIMATE, stage_ends=True
-    ),
-    "at": Method("AT", AT, stage_ends=True),
-    "sp": Method("SP", SP, stage_ends=True),
-    "vid": Method("VID", VID, stage_ends=True),
+    "fitnet_letkd": Method("FitNet + KD layer, supervised", HintedLetKD, _PENULTIMATE),
+    "at": Method("AT", AT),
+    "sp": Method("SP", SP),
+    "vid": Method("VID", VID),
     "crd": Method("CRD", CRD, needs_rows=True),
-    "simkd": Method("SimKD", SimKD, stage_ends=True, task_weight=0.0),
+    "simkd": Method("SimKD", SimKD, task_weight=0.0),
     "quest": Method("QUEST (letKD-1, alpha 0)", LetKD, _PENULTIMATE, alphas={"penultimate": 0}),
     "letkd1": Method("letKD-1", LetKD, _PENULTIMATE),
     "letkd2": Method("letKD-2", LetKD, _BOTH),
@@ -208,11 +196,6 @@ def layers_of(names):
     """Levels whose layers one of the methods needs, in the teacher or in the student."""
     needed = {level for name in names for level in parse(name)[0].layers}
     return tuple(level for level in _BOTH if level in needed or level in levels_of(names))
-
-
-def need_stage_ends(names):
-    """Whether one of the methods uses the ends of the networks' stages."""
-    return any(parse(name)[0].stage_ends for name in names)
 
 
 def without_intermediate_level(name):

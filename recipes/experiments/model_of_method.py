@@ -1,54 +1,38 @@
 """From the name of a method to the model that trains a student by it."""
 
-from dataclasses import dataclass
-
 from letkd_keras.distillers import LetKD
 from letkd_keras.recipes.experiments import logit_loss_settings
 from letkd_keras.recipes.experiments.methods import parse
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What the distiller of a method is built from.
-
-    Attributes:
-        teacher: Trained teacher.
-        student: Student without KD layers.
-        prototypes: `Prototypes` of the teacher with the method's levels, or `None`.
-        experiment: `Experiment`, for its settings and data.
-    """
-
-    teacher: object
-    student: object
-    prototypes: object
-    experiment: object
-
-
-def build(name, inputs):
+def build(name, teacher, student, prototypes, experiment):
     """The model of a method, to be compiled and fitted.
 
     Its `student`, or the model itself if it has none, is the network to keep.
 
     Args:
         name: Name of the method.
-        inputs: `Inputs`.
+        teacher: Trained teacher.
+        student: Student without KD layers.
+        prototypes: `Prototypes` of the teacher with the method's levels, or `None`.
+        experiment: `Experiment`, for its settings and data.
 
     Returns:
         A `keras.Model`.
     """
     method, added = parse(name)
     if method.distiller is None:
-        return inputs.student
-    experiment = inputs.experiment
-    student = method.prepare(inputs) if method.prepare else inputs.student
+        return student
+    if method.prepare is not None:
+        student = method.prepare(student, experiment)
     positional, options = [], {"task_weight": method.task_weight}
     if method.needs_rows:
         positional.append(experiment.data.y_train)
     if method.levels:
-        positional.append(inputs.prototypes)
+        positional.append(prototypes)
         options |= _letkd_options(method, experiment)
     options |= logit_loss_settings.distiller_options(method, added, experiment)
-    return method.distiller(inputs.teacher, student, *positional, **options)
+    return method.distiller(teacher, student, *positional, **options)
 
 
 def _letkd_options(method, experiment):

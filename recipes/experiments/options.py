@@ -27,17 +27,16 @@ from letkd_keras.ranges import (
     positive_number,
 )
 
-# Options whose default is a field of the same name of `Settings`: of the prototypes, ...
-OF_PROTOTYPES = ("templates", "subclasses", "components", "iterations", "memory")
-# ... and of a `Schedule`, for teacher and students.
-OF_SCHEDULE = ("optimizer", "schedule", "warm_up_epochs", "ema", "clip_norm", "mixed_precision")
+# Options of the prototypes whose default is a field of the same name of `Settings`.
+OF_PROTOTYPES = ("templates", "subclasses", "components", "iterations")
 # In place of those of `Settings`, which are for SGD, where `--optimizer adamw` is given.
 ADAMW = {"learning_rate": 1e-3, "weight_decay": 0.05}
 HEAD_EPOCHS = 10
 # Options of the teacher's training, which have no effect on some teachers.
 OF_TEACHER = ("teacher_epochs", "teacher_learning_rate", "head_epochs", "fine_tune_epochs")
-# Options of the KD layers, with their defaults; alphas are those of the pair.
+# Other options of KD layers and prototypes, with their defaults; alphas are those of the pair.
 OF_KD_LAYERS = {
+    "memory": None,
     "block_size": None,
     "temperature": 1.0,
     "template_scale": 3.0,
@@ -106,7 +105,8 @@ def add_experiment_options(
     _add_training_options(parser, methods, default, networks_required, of_data)
     add_prototype_options(
         parser,
-        **{name: getattr(default, name) for name in (*OF_PROTOTYPES, "feature_cache")},
+        **{name: getattr(default, name) for name in OF_PROTOTYPES},
+        feature_cache="float32",
     )
     _add_kd_layer_options(parser, networks_required)
     add_engine_options(parser, work="each training and the teacher's passes over the images")
@@ -194,9 +194,8 @@ def _add_training_options(parser, methods, default, networks_required, of_data):
     )
     add(
         "--student-examples",
-        default=default.student_examples,
         help="train the students on only N of the training images, classes in the same proportion, "
-        "repeated in an epoch; the teacher is trained on all" + (of_data or " (default: all)"),
+        "repeated in an epoch; the teacher is trained on all (default: all)",
         **integer,
     )
     add(
@@ -264,15 +263,13 @@ def _add_training_options(parser, methods, default, networks_required, of_data):
 
 def _add_practitioners_options(add, default, of_data):
     """Add what practitioners choose beyond the schedule of the published results."""
-    none = of_data or " (default: none)"
     add(
         "--optimizer",
         type=choice("sgd", "adamw"),
         metavar="NAME",
-        default=default.optimizer,
+        default="sgd",
         help="sgd (Nesterov momentum 0.9) or adamw (its learning rates are "
-        f"{ADAMW['learning_rate']} and its weight decay is {ADAMW['weight_decay']}, unless given)"
-        f"{of_data}",
+        f"{ADAMW['learning_rate']} and its weight decay is {ADAMW['weight_decay']}, unless given)",
     )
     add(
         "--weight-decay",
@@ -286,17 +283,15 @@ def _add_practitioners_options(add, default, of_data):
         "--schedule",
         type=choice("steps", "cosine"),
         metavar="NAME",
-        default=default.schedule,
-        help=f"steps: the learning rate drops at milestones; cosine: it decays to 0{of_data}",
+        default="steps",
+        help="steps: the learning rate drops at milestones; cosine: it decays to 0",
     )
     add(
         "--warm-up-epochs",
         type=non_negative_integer,
         metavar="N",
         help="first epochs of students, and of a teacher without trained weights, in which the "
-        "learning rate grows linearly (default: "
-        + ("as in the recipe of the data set" if of_data else f"{default.warm_up_epochs}")
-        + ", or those of --scale-learning-rate)",
+        "learning rate grows linearly (default: 0, or those of --scale-learning-rate)",
     )
     add(
         "--scale-learning-rate",
@@ -309,38 +304,35 @@ def _add_practitioners_options(add, default, of_data):
         "--label-smoothing",
         type=fraction,
         metavar="X",
-        default=default.label_smoothing,
+        default=0.0,
         help="share of the labels that is spread over all classes, in the students' cross-entropy "
-        f"(a teacher is trained without){of_data}",
+        "(a teacher is trained without)",
     )
     add(
         "--ema",
         type=positive_fraction,
         metavar="X",
-        default=default.ema,
         help="momentum of a moving average of the weights, such as 0.999, which is evaluated and "
-        f"saved{none}",
+        "saved (default: none)",
     )
     add(
         "--clip-norm",
         type=positive_number,
         metavar="X",
-        default=default.clip_norm,
-        help=f"largest norm of the gradient of all weights{none}",
+        help="largest norm of the gradient of all weights (default: none)",
     )
     add(
         "--mixed-precision",
         type=choice("float16", "bfloat16"),
         metavar="TYPE",
-        default=default.mixed_precision,
-        help=f"float16 or bfloat16: type that layers compute in; weights are float32{none}",
+        help="float16 or bfloat16: type that layers compute in; weights are float32 (default: "
+        "none)",
     )
     add(
         "--class-weights",
         type=choice("balanced"),
         metavar="KIND",
-        default=default.class_weights,
-        help=f"balanced: images of rare classes have more weight in all losses{none}",
+        help="balanced: images of rare classes have more weight in all losses (default: none)",
     )
     add(
         "--callback",

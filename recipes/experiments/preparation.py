@@ -6,10 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from letkd_keras.data.keras_cv_policies import mixes_labels
-from letkd_keras.distillers import Distiller, LetKD
-from letkd_keras.functional import suggest_stage_ends
+from letkd_keras.distillers import Distiller, HintedLetKD, LetKD
 from letkd_keras.recipes.experiments import methods, sizes
-from letkd_keras.recipes.experiments.model_of_method import Inputs, build
+from letkd_keras.recipes.experiments.model_of_method import build
 from letkd_keras.recipes.experiments.networks import grid, pool_size
 from letkd_keras.recipes.experiments.options import OF_KD_LAYERS, OF_PROTOTYPES
 from letkd_keras.recipes.trainings import gpus, workers
@@ -48,9 +47,6 @@ def prepare(experiment):
     )
     _check_warm_up(experiment)
     _warn_about_options(experiment)
-    if methods.need_stage_ends(experiment.methods):
-        for model in (teacher, student):
-            suggest_stage_ends(model)
     needed = methods.layers_of(experiment.methods)
     experiment = replace(
         experiment,
@@ -269,10 +265,13 @@ def _check_methods(experiment, teacher, student):
     """Refuse methods that do not fit the networks, by building those that need no prototypes."""
     own = replace(experiment, data=experiment.student_data)
     for name in experiment.methods:
-        if methods.parse(name)[0].levels:
+        method, _ = methods.parse(name)
+        hinted = method.distiller is HintedLetKD
+        if method.levels and not hinted:
             continue  # their layers are checked
         try:
-            build(name, Inputs(teacher, student, None, own))
+            # The hint of HintedLetKD is that of FitNet, which needs no prototypes.
+            build("fitnet" if hinted else name, teacher, student, None, own)
         except ValueError as error:
             raise ValueError(f"{name} does not fit these networks: {error}") from error
 

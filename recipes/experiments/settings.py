@@ -1,6 +1,6 @@
 """The settings of an experiment as plain values: pairs of networks, and how a data set is trained.
 
-Every recipe has one `Settings`, which states all of them on one page.
+Every recipe has one `Settings`, which states what depends on the data set on one page.
 """
 
 from dataclasses import dataclass, field
@@ -48,7 +48,6 @@ class Settings:
         num_classes: Classes of the data set, for the list of pairs; `None` if that is open.
         image_size: Height and width of its images; `None` if that is open.
         pixels: Default of `--pixels`; `None`: mean and standard deviation of the data set.
-        student_examples: Number of training images of the students; `None` for all.
         epochs: Epochs of a student.
         teacher_epochs: Epochs of a teacher; `None`: as many as the student's.
         batch_size: Images in a step, over all devices.
@@ -58,23 +57,12 @@ class Settings:
         milestones: Epochs after which the learning rate is divided by 10.
         milestones_of: Epochs of the schedule that `milestones` belong to; `None`: `epochs`. A
             schedule of other epochs has them scaled.
-        weight_decay: Weight decay of the optimizer, see `schedule.Schedule`.
-        optimizer: `"sgd"` or `"adamw"`.
-        schedule: `"steps"` or `"cosine"`, see `schedule.Schedule`.
-        warm_up_epochs: Epochs in which the learning rate grows.
-        label_smoothing: Label smoothing of the students' cross-entropy.
-        ema: Momentum of the moving average of the weights, or `None`.
-        clip_norm: Largest norm of the gradient, or `None`.
-        mixed_precision: `"float16"`, `"bfloat16"` or `None`.
-        class_weights: `"balanced"` or `None`.
+        weight_decay: Weight decay of SGD, see `schedule.Schedule`.
         augmentation: Options of the data's `training_batches`.
         templates: Number of templates of the penultimate KD layer.
         subclasses: Number of sub-classes of each class.
         components: Number of LDA components.
         iterations: Iterations of k-means.
-        memory: Bytes of feature vectors that the fit of the prototypes keeps in memory.
-        feature_cache: Type of the cache of feature vectors on disk, or `None` for none: k-means
-            then works on a sample where the vectors do not fit into `memory`.
         logit_losses: What differs from `letkd_keras.losses.LOGIT_LOSSES`, by name of the loss:
             `options` of the loss, `weight`, `task_weight`, `warm_up_epochs` (of `epochs`).
     """
@@ -85,7 +73,6 @@ class Settings:
     num_classes: int | None = None
     image_size: int | None = None
     pixels: str | None = None
-    student_examples: int | None = None
     epochs: int = 240
     teacher_epochs: int | None = None
     batch_size: int = 64
@@ -94,21 +81,11 @@ class Settings:
     milestones: tuple = (150, 180, 210)
     milestones_of: int | None = None
     weight_decay: float = 5e-4
-    optimizer: str = "sgd"
-    schedule: str = "steps"
-    warm_up_epochs: int = 0
-    label_smoothing: float = 0.0
-    ema: float | None = None
-    clip_norm: float | None = None
-    mixed_precision: str | None = None
-    class_weights: str | None = None
     augmentation: dict = field(default_factory=dict)
     templates: int = 4096
     subclasses: int = 8
     components: int = 60
     iterations: int = 20
-    memory: int = 2**28
-    feature_cache: str | None = "float32"
     logit_losses: dict = field(default_factory=dict)
 
     def find_pair(self, name, networks):

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from letkd_keras.commands import command_line
 from letkd_keras.commands.log_file import recorded
 from letkd_keras.commands.run_folder import read_config
-from letkd_keras.files import write_text
+from letkd_keras.files import open_atomic, write_text
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.experiments.experiment import Experiment
 from letkd_keras.recipes.experiments.preparation import prepare
@@ -38,7 +38,7 @@ log = logging.getLogger("letkd_keras")
 _ENDED = (0, -signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
-def run(experiment, out, jobs=1):
+def run(experiment, out, jobs=1, fitted=None):
     """Train what is missing of a grid of methods and seeds, trial by trial, and write its table.
 
     Trainings are in `METHOD/seedN`, as in a run folder. One that fails leaves its traceback in
@@ -51,6 +51,8 @@ def run(experiment, out, jobs=1):
         jobs: Number of processes that train cells at the same time. Each imports the backend for
             itself, and several GPUs are assigned to them in turn. With 1, cells are trained in this
             process.
+        fitted: Files of prototypes of earlier grids with the same teacher by their numbers of
+            templates, which are copied rather than fitted again. That of this grid is added.
 
     Returns:
         The rows of the table (`method_table.rows`), of all cells that the folder has.
@@ -70,6 +72,8 @@ def run(experiment, out, jobs=1):
         # The prototypes belong to the teacher: they are fitted once, also for methods that are
         # added later.
         levels = tuple(experiment.pool_sizes) if experiment.levels else ()
+        if fitted is not None:
+            _copy_prototypes(experiment, folder / "prototypes.npz", fitted)
         prototypes = prototypes_of(experiment, teacher, folder, levels)
         cells = [
             (method, seed)
@@ -96,6 +100,14 @@ def run(experiment, out, jobs=1):
             )
             table = method_table.write(experiment, folder, teacher_result)
     return table
+
+
+def _copy_prototypes(experiment, file, fitted):
+    # A budget (`growth`) can give each grid other numbers of templates.
+    earlier = fitted.setdefault((experiment.templates, experiment.subclasses), file)
+    if earlier.exists() and not file.exists():
+        with open_atomic(file) as copy:
+            copy.write(earlier.read_bytes())
 
 
 def _is_finished(training):
@@ -218,10 +230,7 @@ def train_cell(folder, method, seed):
     training = results.student_folder(folder, method, seed)
     try:
         with _locked(training):
-            config = read_config(folder)
-            experiment = Experiment.from_config(config, methods=(method,))
-            if experiment.data.digest != config["data"]["digest"]:
-                raise ValueError(f"The images of {experiment.data.name} have changed meanwhile.")
+            experiment = Experiment.from_config(read_config(folder), methods=(method,))
             with gpus.scope():
                 teacher, _ = train_teacher(experiment, folder)
                 levels = methods.levels_of([method])

@@ -7,7 +7,7 @@ from letkd_keras.commands.command_line import hidden_messages
 from letkd_keras.commands.log_file import logged_to, recorded
 from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.commands.run_folder import RunFolder
-from letkd_keras.files import open_atomic, save_figure, write_text
+from letkd_keras.files import save_figure, write_text
 from letkd_keras.recipes.experiments.networks import Network
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import method_style, method_table
@@ -52,12 +52,9 @@ def run(experiment, setting, values, out, jobs=1):
             tried: replace(candidate, teacher=teacher, fine_tune_schedule=None, typed=())
             for tried, candidate in experiments.items()
         }
-    rows, fitted = [], {}
+    rows, fitted = [], None if setting.changes_prototypes else {}
     for tried, candidate in experiments.items():
-        own = out / f"{setting.name}-{_text(tried)}"
-        if not setting.changes_prototypes:
-            _share_prototypes(candidate, own, fitted)
-        table = grid.run(candidate, own, jobs)
+        table = grid.run(candidate, out / f"{setting.name}-{_text(tried)}", jobs, fitted)
         rows += [{setting.name: tried, **row} for row in table]
         _write(setting.name, rows, experiment, out)
     return rows
@@ -76,26 +73,6 @@ def with_value(experiment, field, value):
         epochs = experiment.quantization_aware_schedule.epochs
         changed["quantization_aware_schedule"] = value.quantization_aware(epochs)
     return replace(experiment, **changed)
-
-
-def _share_prototypes(experiment, own, fitted):
-    """Copy the prototypes of an earlier value, which do not depend on the setting.
-
-    A budget (`growth`) can give each value other numbers of templates.
-
-    Args:
-        experiment: `Experiment` of the value.
-        own: Its folder.
-        fitted: File of the prototypes by their numbers; that of this folder is added.
-    """
-    with hidden_messages():
-        experiment = prepare(experiment)
-    folder = RunFolder(own, experiment.config(), open_keys=experiment.open_keys)
-    file = folder / "prototypes.npz"
-    shared = fitted.setdefault((experiment.templates, experiment.subclasses), file)
-    if shared.exists() and not file.exists():
-        with open_atomic(file) as copy:
-            copy.write(shared.read_bytes())
 
 
 def _write(name, rows, experiment, out):

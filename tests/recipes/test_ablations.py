@@ -207,7 +207,7 @@ def test_prototypes_are_shared_only_where_a_budget_gives_the_same_numbers(
         ("subclasses", "--values must be given"),
         ("temperature --values 0", "--values must be a finite number greater than 0"),
         ("alphas --values 1", "--values does not apply to alphas"),
-        ("alpha", "must be one of alphas"),
+        ("alpha", "Did you mean alphas?"),
         ("templates --values 8 16 --growth 5%", "--growth chooses templates itself"),
         ("subclasses --values 2 --growth 5%", "--growth chooses subclasses itself"),
     ],

@@ -4,37 +4,20 @@ import subprocess
 import sys
 
 import keras
-import numpy as np
 import pytest
 
-from letkd_keras.data import ImageData, load_cifar
+from letkd_keras.data import load_cifar
 from letkd_keras.recipes import cifar100
 
 PAIRS = cifar100.SETTINGS.pairs
 
 
 @pytest.fixture
-def images(monkeypatch):
+def images(cifar100_noise, monkeypatch):
     """CIFAR-100 where `LETKD_DATA_DIR` says it is, otherwise noise of its shape."""
-    folder = os.environ.get("LETKD_DATA_DIR")
-    data = load_cifar("cifar100", folder) if folder else _noise(600, 200)
-    monkeypatch.setattr("letkd_keras.data.loaders.load_cifar", lambda name, folder=None: data)
-
-
-def _noise(train, test):
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 256, (train + test, 32, 32, 3), dtype="uint8")
-    labels = np.arange(train + test) % 100
-    return ImageData(
-        name="cifar100",
-        x_train=images[:train],
-        y_train=labels[:train],
-        x_test=images[train:],
-        y_test=labels[train:],
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
-        class_names=tuple(map(str, range(100))),
-    )
+    if folder := os.environ.get("LETKD_DATA_DIR"):
+        data = load_cifar("cifar100", folder)
+        monkeypatch.setattr("letkd_keras.data.loaders.load_cifar", lambda *_, **__: data)
 
 
 @pytest.fixture(scope="module")

@@ -214,9 +214,7 @@ def test_an_interrupted_fit_with_other_settings_is_named_with_the_remedy(out, tm
     ("options", "message"),
     [
         (["--methods", "letkd3"], "`methods` must be of"),
-        (["--batch-size", "41"], "`batch_size` must be at most the 40"),
         (["--train-examples", "3"], "`train_examples` must be between 10"),
-        (["--templates", "2561"], "at most the 2560 feature vectors"),
     ],
 )
 def test_bad_options_are_refused_before_the_folder_is_made(options, message, tmp_path):

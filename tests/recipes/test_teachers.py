@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from digit_classifiers import classifier
 
 from letkd_keras.recipes import digits
 from letkd_keras.recipes import run as run_module
@@ -95,9 +96,7 @@ def test_fine_tuning_follows_and_continues_after_an_interruption(backbone, tmp_p
 
 
 def test_a_trained_teacher_can_be_fine_tuned(tmp_path):
-    inputs = keras.Input((32, 32, 3))
-    x = keras.layers.GlobalAveragePooling2D()(inputs)
-    keras.Model(inputs, keras.layers.Dense(10)(x)).save(tmp_path / "t.keras")
+    classifier(tmp_path / "t.keras", [keras.layers.GlobalAveragePooling2D()])
     options = ["--teacher", str(tmp_path / "t.keras")]
     assert not _prepared(*options).teacher_phases
     tuned = _prepared(*options, "--fine-tune-epochs", "3", "--teacher-learning-rate", "0.2")
@@ -107,9 +106,7 @@ def test_a_trained_teacher_can_be_fine_tuned(tmp_path):
 
 
 def test_options_without_effect_on_the_teacher_are_warned_about(tmp_path, caplog):
-    inputs = keras.Input((32, 32, 3))
-    x = keras.layers.GlobalAveragePooling2D()(inputs)
-    keras.Model(inputs, keras.layers.Dense(10)(x)).save(tmp_path / "t.keras")
+    classifier(tmp_path / "t.keras", [keras.layers.GlobalAveragePooling2D()])
     given = ["--teacher", str(tmp_path / "t.keras")]
     of_training = ["--teacher-epochs", "2", "--teacher-learning-rate", "0.1"]
     of_trained = ["--head-epochs", "3", "--fine-tune-epochs", "1"]

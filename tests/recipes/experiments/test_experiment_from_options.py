@@ -29,6 +29,8 @@ def test_the_papers_command():
     assert experiment.augmentation == {"crop_padding": 4, "flip": True}
     assert (experiment.templates, experiment.subclasses, experiment.components) == (4096, 8, 60)
     assert (experiment.temperature, experiment.initial_template_scale) == (1, 3)
+    # k-means gets all feature vectors; without the cache as many as `fit_prototypes` takes.
+    assert (experiment.feature_cache, experiment.memory) == ("float32", None)
     assert (experiment.penultimate_weight, experiment.intermediate_weight) == (1, 1)
     assert (experiment.penultimate_alpha, experiment.intermediate_alpha) == (1, 1)
     assert experiment.formats == ("savedmodel", "tflite")

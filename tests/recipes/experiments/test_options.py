@@ -7,17 +7,17 @@ from letkd_keras.recipes.experiments import options
 @pytest.mark.parametrize(
     "text",
     [
-        *("--templates 0", "--subclasses 0", "--components 0", "--iterations 0", "--epochs 0"),
-        *("--learning-rate 0", "--learning-rate -1", "--learning-rate nan", "--learning-rate inf"),
-        *("--teacher-epochs 0", "--image-size 0", "--seed 1e30", "--validation-fraction nan"),
-        *("--validation-fraction 1", "--temperature 0", "--penultimate-alpha -1", "--trials 0"),
-        *("--penultimate-weight nan", "--batch-size 0", "--memory 1e400", "--feature-cache int8"),
+        *("--epochs 0", "--teacher-epochs 0", "--batch-size 0", "--trials 0", "--learning-rate 0"),
+        *("--components 0", "--iterations 0", "--temperature 0"),
+        *("--penultimate-alpha -1", "--penultimate-weight nan"),
+        *("--optimizer adam", "--schedule linear", "--warm-up-epochs -1", "--label-smoothing 1"),
+        *("--ema 1", "--ema 0", "--clip-norm 0", "--mixed-precision float8"),
+        *("--class-weights all", "--weight-decay -1"),
     ],
 )
-@pytest.mark.parametrize("recipe", [cifar100, compare])
-def test_numbers_out_of_range_are_refused_by_the_parser(recipe, text, capsys):
+def test_values_out_of_range_are_refused(text, capsys):
     with pytest.raises(SystemExit) as exit:
-        recipe.parse(text.split())
+        digits.parse(text.split())
     assert exit.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(f"error: {text.split()[0]} must be ")

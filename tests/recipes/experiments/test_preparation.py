@@ -79,6 +79,11 @@ def test_a_method_that_does_not_fit_the_teacher_is_refused(tmp_path):
     prepare(_experiment(f"--methods student fitnet --teacher {tmp_path}/t.keras"))
     with pytest.raises(ValueError, match=r"simkd does not fit.*'flatten(_\d+)?' of Flatten"):
         prepare(_experiment(f"--methods student simkd --teacher {tmp_path}/t.keras"))
+    stages = [keras.layers.Conv2D(4, 3, strides=4, name="stage1"), keras.layers.Flatten()]
+    classifier(tmp_path / "t.keras", [*stages, keras.layers.Dense(4, name="stage2")])
+    for method in ("fitnet", "fitnet_letkd"):
+        with pytest.raises(ValueError, match=f"{method} does not fit.*'stage2' of shape"):
+            prepare(_experiment(f"--methods student {method} --teacher {tmp_path}/t.keras"))
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,6 @@ def test_schedules_of_the_paper():
     for settings in PAPER:
         assert (settings.templates, settings.subclasses, settings.components) == (4096, 8, 60)
         assert settings.iterations == 20
-        # k-means gets all feature vectors.
-        assert settings.feature_cache == "float32"
 
 
 def test_augmentation_of_the_paper():

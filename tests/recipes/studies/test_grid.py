@@ -11,11 +11,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from letkd_keras.data import ImageData
 from letkd_keras.recipes import compare
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.published import Accuracy
@@ -153,11 +151,7 @@ def test_with_a_validation_set_the_table_says_which_images_selected_the_epoch(ce
     assert "as in the papers" not in text
 
 
-def test_published_numbers_with_spreads_and_sources(cells, tmp_path, monkeypatch):
-    pixels = np.zeros((200, 32, 32, 3), "uint8")
-    labels, names = np.arange(200) % 100, tuple(map(str, range(100)))
-    data = ImageData("cifar100", pixels, labels, pixels, labels, (0.5,) * 3, (0.2,) * 3, names)
-    monkeypatch.setattr("letkd_keras.data.loaders.load_cifar", lambda name, folder: data)
+def test_published_numbers_with_spreads_and_sources(cells, cifar100_noise, tmp_path):
     options = "--data cifar100 --pair resnet56-resnet20 --templates 64 --train-examples 200"
     grid.run(_experiment(["letkd_i1p0", "letkd1"], options), tmp_path / "whole")
     text = (tmp_path / "whole" / "table.md").read_text()
@@ -171,17 +165,9 @@ def test_published_numbers_with_spreads_and_sources(cells, tmp_path, monkeypatch
     assert "first 3 classes" in text and "70.66" not in text
 
 
-@pytest.mark.parametrize(
-    ("methods", "text", "message"),
-    [
-        (["kd"], "--classes 11", "`classes` must be between 2 and 10"),
-        (["quest"], "--templates 2561", "at most the 2560 feature vectors"),
-        (["kd"], "--batch-size 41", "`batch_size` must be at most the 40"),
-    ],
-)
-def test_what_cannot_run_is_refused_before_the_folder_is_made(methods, text, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        grid.run(_experiment(methods, text), tmp_path / "grid")
+def test_what_cannot_run_is_refused_before_the_folder_is_made(tmp_path):
+    with pytest.raises(ValueError, match="at most the 2560 feature vectors"):
+        grid.run(_experiment(["quest"], "--templates 2561"), tmp_path / "grid")
     assert not (tmp_path / "grid").exists()
 
 

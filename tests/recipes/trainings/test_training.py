@@ -9,11 +9,7 @@ from letkd_keras.data import load_digits
 from letkd_keras.recipes.trainings import results, training
 from letkd_keras.recipes.trainings.schedule import Schedule
 from letkd_keras.recipes.trainings.training import train
-from letkd_keras.recipes.trainings.training_state import finish, read_state
-
-
-class Interrupted(Exception):
-    pass
+from letkd_keras.recipes.trainings.training_state import finish
 
 
 @pytest.fixture(scope="module")
@@ -24,36 +20,6 @@ def data():
 def _train(model, data, folder, schedule=None):
     schedule = schedule or Schedule(3, 0.1, (1, 2), batch_size=16)
     return train(model, data, schedule, folder, seed=5, augmentation={"flip": False})
-
-
-@pytest.fixture
-def interrupted(data, tmp_path, monkeypatch):
-    """The folder of a training that was interrupted in its second epoch."""
-    with monkeypatch.context() as patched:
-
-        class Stop(training.StopOnNonFiniteLoss):
-            def on_train_batch_end(self, batch, logs=None):
-                if (self.epoch, batch) == (1, 2):
-                    raise Interrupted
-
-        patched.setattr(training, "StopOnNonFiniteLoss", Stop)
-        with pytest.raises(Interrupted):
-            _train(small_model(), data, tmp_path / "run")
-    return tmp_path / "run"
-
-
-def test_an_interrupted_training_ends_with_the_same_weights(data, interrupted, tmp_path):
-    undisturbed = small_model()
-    expected = _train(undisturbed, data, tmp_path / "undisturbed")
-    assert read_state(interrupted)["epochs"] == 1
-    resumed = small_model()
-    result = _train(resumed, data, interrupted)
-    for weights in zip(resumed.get_weights(), undisturbed.get_weights(), strict=True):
-        np.testing.assert_array_equal(*weights)
-    for key in ("accuracy_last", "accuracy_best", "best_epoch", "epochs"):
-        assert result[key] == expected[key]
-    # The weights of earlier epochs are deleted.
-    assert [file.name for file in interrupted.glob("*.h5")] == ["state-3.weights.h5"]
 
 
 def test_metrics_have_a_row_for_each_epoch_with_its_learning_rate(data, tmp_path):
