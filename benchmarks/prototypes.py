@@ -259,14 +259,18 @@ def _subclasses_peer(options, clock):
 
 
 def _scores(options, clock):
-    from letkd_keras.prototypes.subclasses import SubclassScores, normalized_scores
+    import numpy as np
 
-    scores = SubclassScores(_subclass_centers(options), options.classes)
+    from letkd_keras.prototypes.subclasses import NearestSubclasses, normalized_scores
+
+    centers = _subclass_centers(options)
+    nearest = NearestSubclasses(centers, options.classes)
+    counts = np.zeros((len(centers), len(centers)), int)
     for _, points, labels in _stream(options, COMPONENTS):
         with clock:
-            scores.update(points, labels)
+            np.add.at(counts, nearest(points, labels), 1)
     with clock:
-        normalized_scores(scores.counts)
+        normalized_scores(counts)
 
 
 def _scores_peer(options, clock):

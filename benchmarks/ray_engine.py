@@ -78,16 +78,15 @@ def _measure_memory(channels, batch_size, kept):
     features = TeacherFeatures(teacher, {"penultimate": "end", "intermediate": "end"})
     total = 50 * batch_size * features.locations("penultimate")
     points = PointSample(int(kept * total), channels, total=total)
-    gatherer = FeatureGatherer(features, points).part()
+    gatherer = FeatureGatherer(features, points)
     features(np.zeros((2, 14, 14, 3), "float32"))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     r = np.random.default_rng(0)
     for number in range(3):
-        part = gatherer.part()
         images = r.standard_normal((batch_size, 14, 14, 3), dtype="float32")
         labels = r.integers(0, 1000, batch_size)
-        part.update(number * batch_size, labels, features(images))
-        pickle.dumps((part.state(), labels), protocol=5)
+        summary = gatherer.summarize(number * batch_size, labels, features(images))
+        pickle.dumps((summary, labels), protocol=5)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(json.dumps({"channels": channels, "kept": kept, "peak_mib": round(peak / 1024)}))
 

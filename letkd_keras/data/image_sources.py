@@ -3,7 +3,6 @@
 import hashlib
 import os
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +129,7 @@ class FileSource:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RecordSource:
     """Images of a data set that tensorflow-datasets has prepared, read record by record.
 
@@ -138,23 +137,13 @@ class RecordSource:
         paths: Files of records.
         parse: Function from a record to (encoded image, label).
         lengths: Number of records of each file.
-        take: How many records, the first ones, are used; `None` for all.
-        share: `Fraction` of the records that are held out, or `None`.
-        phase: Which records are held out: those at which `(position + phase) * share` reaches the
-            next whole number.
-        complement: Whether this source has the other records.
-        window: `(first, last)` for the records from number `first` to before `last` of all these;
-            `None` for all.
+        chosen: Numbers of the records that are used, ascending, counted through all files.
     """
 
     paths: tuple
     parse: object = field(repr=False)
     lengths: tuple
-    take: int | None = None
-    share: Fraction | None = None
-    phase: int = 0
-    complement: bool = False
-    window: tuple | None = None
+    chosen: np.ndarray = field(repr=False)
 
     @classmethod
     def from_builder(cls, builder, split):
@@ -170,14 +159,11 @@ class RecordSource:
             return example["image"], example["label"]
 
         info = builder.info.splits[split]
-        return cls(tuple(map(str, info.filepaths)), parse, tuple(info.shard_lengths))
+        lengths = tuple(info.shard_lengths)
+        return cls(tuple(map(str, info.filepaths)), parse, lengths, np.arange(sum(lengths)))
 
     def __len__(self):
-        if self.window is not None:
-            return self.window[1] - self.window[0]
-        # Of a subset the files are read as one.
-        lengths = self.lengths if self.take is None else (self.take,)
-        return sum(self._selected(length) for length in lengths)
+        return len(self.chosen)
 
     def subset(self, examples, seed, argument):
         """The first images in the order of preparation, which tensorflow-datasets has shuffled.
@@ -191,34 +177,23 @@ class RecordSource:
             raise ValueError(
                 f"`{argument}` must be between 1 and {len(self)}. Received: {argument}={examples}"
             )
-        if self.share is not None or self.window is not None:
-            # Of fewer records, others would be held out.
-            return self.between(0, examples)
-        return replace(self, take=examples)
+        return self.between(0, examples)
 
     def hold_out(self, fraction, seed):
-        """Split the records in two at regular distances, about `fraction` of them and the rest.
-
-        Classes are in about the same proportion, since tensorflow-datasets has shuffled the
-        records.
+        """Split the records in two at random: their classes are not known before they are read.
 
         Returns:
             `(held_out, rest)`, two sources.
 
         Raises:
-            ValueError: If the fraction is out of range, or images were held out before.
+            ValueError: If the fraction is out of range.
         """
-        if self.share is not None:
-            raise ValueError("Images can be held out only once")
-        share = Fraction(fraction).limit_denominator(1000) if np.isfinite(fraction) else 0
-        chosen = replace(self, share=share, phase=int(seed) % 1000)
-        rest = replace(chosen, complement=True)
-        if not 0 < share < 1 or not (len(chosen) and len(rest)):
-            raise ValueError(
-                "`fraction` must be greater than 0 and less than 1, with at least one image on "
-                f"either side. Received: fraction={fraction} of {len(self)} images"
-            )
-        return chosen, rest
+        parts = held_out(np.zeros(len(self), "int64"), fraction, seed)
+        return tuple(replace(self, chosen=self.chosen[part]) for part in parts)
+
+    def between(self, first, last):
+        """The images from number `first` to before `last`, in the order of `in_order`."""
+        return replace(self, chosen=self.chosen[first:last])
 
     def first_classes(self, classes):
         """Refused: the labels are known only once all records have been read.
@@ -232,10 +207,8 @@ class RecordSource:
         )
 
     def digest(self):
-        """SHA-256 of the names, sizes and lengths of the files of records."""
-        selection = f"{self.take} {self.share} {self.phase} {self.complement}"
-        window = "" if self.window is None else f" {self.window}"
-        digest = hashlib.sha256(f"{selection}{window}\n".encode())
+        """SHA-256 of the records chosen, and of the names, sizes and lengths of the files."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.chosen, "<i8"))
         for path, length in zip(self.paths, self.lengths, strict=True):
             size = Path(path).stat().st_size
             digest.update(f"{Path(path).name}\0{size}\0{length}\n".encode())
@@ -249,27 +222,14 @@ class RecordSource:
         """`tf.data.Dataset` of (encoded image, label), file by file."""
         import tensorflow as tf
 
-        return self._records_in_order().map(self.parse, tf.data.AUTOTUNE, deterministic=True)
-
-    def between(self, first, last):
-        """The images from number `first` to before `last`, in the order of `in_order`.
-
-        Files before the first one are not read, unless this is a subset or a part of a split.
-        """
-        paths, lengths = self.paths, self.lengths
-        if self.window is not None:
-            first, last = self.window[0] + first, self.window[0] + last
-        elif self.take is None and self.share is None:
-            while lengths[0] <= first:
-                first, last = first - lengths[0], last - lengths[0]
-                paths, lengths = paths[1:], lengths[1:]
-        return replace(self, paths=paths, lengths=lengths, window=(first, last))
+        records = tf.data.Dataset.from_tensor_slices(self._files()).flat_map(self._records)
+        return records.map(self.parse, tf.data.AUTOTUNE, deterministic=True)
 
     def shuffled(self, seed, epoch, keep=None):
         """The same in an order that depends only on the seed and the epoch (a tensor).
 
         Files in random order, sixteen read in turns, and a buffer of encoded images: the usual
-        approximation of a shuffle. A subset is shuffled by the buffer only.
+        approximation of a shuffle.
 
         Args:
             seed: Seed of the order.
@@ -282,18 +242,17 @@ class RecordSource:
         """
         import tensorflow as tf
 
-        if self.take is None and self.window is None:
-            paths, last = tf.constant(self.paths), np.int64(len(self.paths) - 1)
-            key = tf.cast(tf.stack([tf.constant(seed, "int64"), epoch]), "int32")
-            order = tf.random.experimental.index_shuffle(tf.range(last + 1), key, last)
-            records = tf.data.Dataset.from_tensor_slices(tf.gather(paths, order)).interleave(
-                self._records,
-                cycle_length=min(_INTERLEAVED, len(self.paths)),
-                num_parallel_calls=tf.data.AUTOTUNE,
-                deterministic=True,
-            )
-        else:
-            records = self._records_in_order()
+        files = self._files()
+        last = np.int64(len(files[0]) - 1)
+        key = tf.cast(tf.stack([tf.constant(seed, "int64"), epoch]), "int32")
+        order = tf.random.experimental.index_shuffle(tf.range(last + 1), key, last)
+        files = tuple(tf.gather(each, order) for each in files)
+        records = tf.data.Dataset.from_tensor_slices(files).interleave(
+            self._records,
+            cycle_length=min(_INTERLEAVED, int(last) + 1),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
         if not tf.executing_eagerly():
             # Only for the function that is being traced. TensorFlow would combine the global seed
             # with this one, and cannot compare a global seed of 0 with a tensor.
@@ -309,40 +268,23 @@ class RecordSource:
             records = kept.map(lambda _, record: record)
         return records.map(self.parse, tf.data.AUTOTUNE, deterministic=True)
 
-    def _records_in_order(self):
+    def _files(self):
+        """Of each file with chosen records: its path, records to skip, first number and count."""
+        starts = np.cumsum((0, *self.lengths[:-1]))
+        file_of = np.searchsorted(starts, self.chosen, side="right") - 1
+        used, at, counts = np.unique(file_of, return_index=True, return_counts=True)
+        first = self.chosen[at]
+        return np.array(self.paths)[used], first - starts[used], first, counts
+
+    def _records(self, path, skipped, first, count):
+        """The chosen records of a file; the arguments are a row of `_files`."""
         import tensorflow as tf
 
-        if self.take is None:
-            records = tf.data.Dataset.from_tensor_slices(list(self.paths)).flat_map(self._records)
-        else:
-            records = self._select(tf.data.TFRecordDataset(list(self.paths)).take(self.take))
-        if self.window is not None:
-            records = records.skip(self.window[0]).take(len(self))
-        return records
-
-    def _records(self, path):
-        import tensorflow as tf
-
-        return self._select(tf.data.TFRecordDataset(path))
-
-    def _select(self, records):
-        """The records that are held out, or the others."""
-        if self.share is None:
-            return records
-        numerator, denominator = self.share.numerator, self.share.denominator
-
-        def is_selected(position, _):
-            before = (position + self.phase) * numerator // denominator
-            after = (position + self.phase + 1) * numerator // denominator
-            return (after > before) != self.complement
-
-        return records.enumerate().filter(is_selected).map(lambda _, record: record)
-
-    def _selected(self, length):
-        """How many of the first `length` records of a file `_select` keeps."""
-        if self.share is None:
-            return length
-        numerator, denominator = self.share.numerator, self.share.denominator
-        before = self.phase * numerator // denominator
-        chosen = (self.phase + length) * numerator // denominator - before
-        return length - chosen if self.complement else chosen
+        records = tf.data.TFRecordDataset(path).skip(skipped)
+        if (np.diff(self.chosen) == 1).all():
+            return records.take(count)
+        is_chosen = np.zeros(sum(self.lengths), bool)
+        is_chosen[self.chosen] = True
+        is_chosen = tf.constant(is_chosen)
+        chosen = records.enumerate(first).filter(lambda number, _: is_chosen[number])
+        return chosen.map(lambda _, record: record).take(count)

@@ -140,13 +140,7 @@ class DataSpec:
 
     def config(self):
         """Describe the data set as a dictionary of JSON types."""
-        # Left out where they are not used: run folders made before them can be continued.
-        optional = ("labels", "unlabelled", "labelled_fraction")
-        return {
-            name: value
-            for name, value in asdict(self).items()
-            if name not in optional or value is not None
-        }
+        return asdict(self)
 
     @property
     def dataset(self):

@@ -71,8 +71,8 @@ class TrainingGraph:
             if block_size is not None:
                 supervised[level] = args[0]
                 if not returns_scores:
-                    return _InBlocks(layer, pool_output, block_size)(*args)
-            outputs, scores = _WithScores(layer, pool_output)(*args)
+                    return _InTraining(layer, pool_output, block_size)(*args)
+            outputs, scores = _InTraining(layer, pool_output)(*args)
             if block_size is None:
                 maps = to_channels_last(scores, layer.data_format)
                 supervised[level] = _resized(maps, grids.get(level), f"{layer.name}_grid")
@@ -96,42 +96,27 @@ def _resized(scores, grid, name):
     return pooling(scores)
 
 
-class _WithScores(keras.layers.Layer):
-    """A KD layer as the training graph calls it.
+class _InTraining(keras.layers.Layer):
+    """A KD layer as the training graph calls it: for output and scores, or in blocks of images.
 
     A layer of its own since Keras wants the same number of outputs from all calls of a layer in
     functional models, and the student calls the KD layer for its features alone.
     """
 
-    def __init__(self, kd_layer, pool_output):
-        super().__init__(name=f"{kd_layer.name}_with_scores", dtype=kd_layer.dtype_policy)
-        self.kd_layer = kd_layer
-        self.pool_output = pool_output
-        self.built = True
-
-    def call(self, inputs, training=None):
-        return self.kd_layer(
-            inputs, training=training, return_scores=True, pool_output=self.pool_output
-        )
-
-    def compute_output_spec(self, inputs, training=None):
-        return self.kd_layer.compute_output_spec(
-            inputs, return_scores=True, pool_output=self.pool_output
-        )
-
-
-class _InBlocks(keras.layers.Layer):
-    """A KD layer that computes its output in blocks of images."""
-
-    def __init__(self, kd_layer, pool_output, block_size):
-        super().__init__(name=f"{kd_layer.name}_in_blocks", dtype=kd_layer.dtype_policy)
+    def __init__(self, kd_layer, pool_output, block_size=None):
+        super().__init__(name=f"{kd_layer.name}_in_training", dtype=kd_layer.dtype_policy)
         self.kd_layer = kd_layer
         self.pool_output = pool_output
         self.block_size = block_size
         self.built = True
 
     def call(self, inputs, training=None):
-        return self.kd_layer.call_in_blocks(inputs, self.block_size, training, self.pool_output)
+        options = {"training": training, "pool_output": self.pool_output}
+        if self.block_size is None:
+            return self.kd_layer(inputs, return_scores=True, **options)
+        return self.kd_layer.call_in_blocks(inputs, self.block_size, **options)
 
     def compute_output_spec(self, inputs, training=None):
-        return self.kd_layer.compute_output_spec(inputs, pool_output=self.pool_output)
+        return self.kd_layer.compute_output_spec(
+            inputs, return_scores=self.block_size is None, pool_output=self.pool_output
+        )

@@ -51,5 +51,5 @@ class LocalEngine:
             The number of images that are done, after each batch.
         """
         for first, batch, labels in images.batches():
-            gatherer.update(first, labels, features(batch))
+            gatherer.add(gatherer.summarize(first, labels, features(batch)))
             yield first + len(labels)

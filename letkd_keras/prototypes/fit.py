@@ -251,7 +251,7 @@ def _penultimate(passes, iterations):
     points, images = gathered["points"], gathered["image_labels"]
     per_class = np.bincount(images, minlength=features.num_classes)
     _check_points(per_class, features, passes.templates, passes.subclasses)
-    total = len(images) * features.locations(step)
+    total = passes.total(step)
     _tell_sample(len(points), total, passes.templates)
     task = passes.progress.add_task("penultimate: k-means", total=iterations)
     last = steps.load_checkpoint(step)
@@ -277,7 +277,7 @@ def _subclasses(passes, iterations):
     """A k-means of each class's projected points."""
     projected = passes.steps.load("projected")
     points, sizes = projected["points"], projected["sizes"]
-    _tell_sample(len(points), int(projected["seen"]), passes.subclasses * len(sizes))
+    _tell_sample(len(points), passes.total("intermediate"), passes.subclasses * len(sizes))
     task = passes.progress.add_task("sub-classes: k-means", total=len(sizes))
     centers = fit_subclasses(
         points,
@@ -293,13 +293,13 @@ def _subclasses(passes, iterations):
 def _scores(passes):
     """The nearest sub-classes, counted: from the points held, or by a pass if they are a sample."""
     projected = passes.steps.load("projected")
-    if int(projected["sizes"].sum()) < int(projected["seen"]):
+    if int(projected["sizes"].sum()) < passes.total("intermediate"):
         return passes.run("scores")
     gatherer = passes.gatherer("scores")
     task = passes.progress.add_task("sub-classes: scores", total=len(projected["sizes"]))
     for label, (start, stop) in enumerate(class_bounds(projected["sizes"])):
         for block in blocks(projected["points"][start:stop]):
-            gatherer.add(block, np.full(len(block), label))
+            gatherer.add(gatherer.summarize_points(block, np.full(len(block), label)))
         passes.progress.advance(task)
     return gatherer.result()
 

@@ -46,16 +46,9 @@ class LinearDiscriminantAnalysis:
             labels: Integers [N].
         """
         rows = max(1, _BLOCK_BYTES // (8 * self.means.shape[1]))
-        if len(features) > rows:
-            # By themselves first: the points of a call then give the same sums, to the bit, as a
-            # merge with another accumulator's sums of them.
-            whole = LinearDiscriminantAnalysis(*self.means.shape)
-            for start in range(0, len(features), rows):
-                block = slice(start, start + rows)
-                whole.update(features[block], labels[block])
-            self.merge(whole.state())
-        elif len(features):
-            self._add(np.asarray(features, dtype="float64"), labels)
+        for start in range(0, len(features), rows):
+            block = slice(start, start + rows)
+            self._add(np.asarray(features[block], dtype="float64"), labels[block])
 
     def _add(self, features, labels):
         classes, members = np.unique(np.asarray(labels), return_inverse=True)

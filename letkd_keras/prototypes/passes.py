@@ -1,15 +1,14 @@
 """Passes of a teacher over the data, and what each of them gathers.
 
-A gatherer takes the features of batches (`update`) and ends in the arrays of its step (`result`).
-Another process can do a batch: a `part` of the gatherer, which is small and can be sent there,
-takes the features, and its `state` comes back to be merged (`merge`). Merged in the order of the
-batches, parts give the same arrays as `update`, to the bit.
+A gatherer has a function `summarize(first, labels, features)` of a batch: the number of its first
+image, the labels of its images and their features. The function is small and can be sent to other
+processes. It returns a dictionary of arrays. The gatherer takes these in the order of the batches
+(`add`) and ends in the arrays of its step (`result`).
 """
 
-import copy
 import logging
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from rich.progress import Progress
@@ -17,9 +16,9 @@ from rich.progress import Progress
 from letkd_keras.prototypes.engines import LocalEngine, RayEngine
 from letkd_keras.prototypes.labeled_images import LabeledImages
 from letkd_keras.prototypes.lda import LinearDiscriminantAnalysis, Projection, lda_components
-from letkd_keras.prototypes.points import PointCache, PointSample, cache_bytes
+from letkd_keras.prototypes.points import PointCache, PointSample, cache_bytes, labels_of
 from letkd_keras.prototypes.steps import MemorySteps, WorkFolder
-from letkd_keras.prototypes.subclasses import SubclassScores
+from letkd_keras.prototypes.subclasses import NearestSubclasses
 from letkd_keras.prototypes.teacher_features import TeacherFeatures
 
 log = logging.getLogger(__name__)
@@ -100,6 +99,11 @@ class Passes:
         )
         return ProjectedGatherer(self.features, self.projection, points)
 
+    def total(self, level):
+        """Number of points of all images at a level, once the pass `features` is finished."""
+        images = len(self.steps.load("features")["image_labels"])
+        return images * self.features.locations(level)
+
     @property
     def wanted_components(self):
         """LDA components wanted for these classes and channels."""
@@ -163,41 +167,33 @@ class FeatureGatherer:
     """
 
     def __init__(self, features, points):
-        self.locations = {level: features.locations(level) for level in features.layers}
         self.points = points
         self.lda = None
         if "intermediate" in features.layers:
             channels = features.channels["intermediate"]
             self.lda = LinearDiscriminantAnalysis(features.num_classes, channels)
+        self.summarize = partial(_summary_of_features, points.of_batch, features.num_classes)
 
-    def update(self, first, labels, features):
-        """Add the features of a batch whose first image is number `first` of the data."""
-        locations = self.locations["penultimate"]
-        _add_points(self.points, first, labels, features["penultimate"], locations)
+    def add(self, summary):
+        """Add the summary of the next batch."""
+        self.points.update(summary["points"], summary["labels"], summary["indices"])
         if self.lda is not None:
-            labels = np.repeat(labels, self.locations["intermediate"])
-            self.lda.update(features["intermediate"], labels)
-
-    def part(self):
-        part = copy.copy(self)
-        part.points = self.points.part()
-        part.lda = None if self.lda is None else LinearDiscriminantAnalysis(*self.lda.means.shape)
-        return part
-
-    def state(self):
-        return {**self._lda_state(), **self.points.state()}
-
-    def merge(self, state):
-        self.points.merge(state)
-        if self.lda is not None:
-            self.lda.merge(state)
+            self.lda.merge(summary)
 
     def result(self):
         points, labels = self.points.sorted()
-        return {**self._lda_state(), "points": points, "labels": labels}
+        statistics = {} if self.lda is None else self.lda.state()
+        return {**statistics, "points": points, "labels": labels}
 
-    def _lda_state(self):
-        return {} if self.lda is None else self.lda.state()
+
+def _summary_of_features(points_of_batch, num_classes, first, labels, features):
+    summary = points_of_batch(first, labels, features["penultimate"])
+    if "intermediate" in features:
+        points = features["intermediate"]
+        lda = LinearDiscriminantAnalysis(num_classes, points.shape[1])
+        lda.update(points, labels_of(points, labels))
+        summary |= lda.state()
+    return summary
 
 
 class ProjectedGatherer:
@@ -211,35 +207,27 @@ class ProjectedGatherer:
 
     def __init__(self, features, projection, points):
         self.num_classes = features.num_classes
-        self.locations = features.locations("intermediate")
-        self.projection = projection
         self.points = points
+        self.summarize = partial(_summary_of_projected, points.of_batch, projection)
 
-    def update(self, first, labels, features):
-        """Add the features of a batch whose first image is number `first` of the data."""
-        projected = self.projection(features["intermediate"])
-        _add_points(self.points, first, labels, projected, self.locations)
-
-    def part(self):
-        part = copy.copy(self)
-        part.points = self.points.part()
-        return part
-
-    def state(self):
-        return self.points.state()
-
-    def merge(self, state):
-        self.points.merge(state)
+    def add(self, summary):
+        """Add the summary of the next batch."""
+        self.points.update(**summary)
 
     def result(self):
-        seen = self.points.seen
         points, labels = self.points.sorted(by_class=True)
-        sizes = np.bincount(labels, minlength=self.num_classes)
-        return {"points": points, "sizes": sizes, "seen": np.array(seen)}
+        return {"points": points, "sizes": np.bincount(labels, minlength=self.num_classes)}
+
+
+def _summary_of_projected(points_of_batch, projection, first, labels, features):
+    return points_of_batch(first, labels, projection(features["intermediate"]))
 
 
 class ScoreGatherer:
-    """Counts for the sub-class scores, and how often the LDA itself is right.
+    """What the teacher confuses each sub-class with (method, intermediate supervision, step 3).
+
+    Counts, for the points of each sub-class, which sub-class of any class is nearest, and how often
+    the LDA itself is right.
 
     Args:
         features: The `TeacherFeatures`.
@@ -248,69 +236,27 @@ class ScoreGatherer:
     """
 
     def __init__(self, features, projection, centers):
-        self.locations = features.locations("intermediate")
-        self.projection = projection
-        self.scores = SubclassScores(centers, features.num_classes)
+        self.counts = np.zeros((len(centers), len(centers)), dtype="int64")
         self.right = 0
+        nearest = NearestSubclasses(centers, features.num_classes)
+        self.summarize = partial(_summary_of_scores, projection, nearest)
+        self.summarize_points = partial(_summary_of_points, projection, nearest)
 
-    def update(self, first, labels, features):
-        """Add the features of a batch; the number of its first image does not matter."""
-        labels = np.repeat(labels, self.locations)
-        self.add(self.projection(features["intermediate"]), labels)
-
-    def add(self, points, labels):
-        """Add projected points [N, d] of classes [N]."""
-        self.scores.update(points, labels)
-        self.right += _right(self.projection, points, labels)
-
-    def part(self):
-        return ScorePart(self.locations, self.projection, self.scores.nearest)
-
-    def merge(self, state):
-        self.scores.add(state["own"], state["nearest"])
-        self.right += int(state["right"])
+    def add(self, summary):
+        """Add the summary of the next batch, or of the next projected points."""
+        np.add.at(self.counts, (summary["own"], summary["nearest"]), 1)
+        self.right += int(summary["right"])
 
     def result(self):
-        return {"counts": self.scores.counts, "right": np.array(self.right)}
+        return {"counts": self.counts, "right": np.array(self.right)}
 
 
-class ScorePart:
-    """Sub-classes of the points of some batches, for a `ScoreGatherer` to count.
-
-    Args:
-        locations: Locations of an image.
-        projection: The `Projection`.
-        nearest: The `NearestSubclasses`.
-    """
-
-    def __init__(self, locations, projection, nearest):
-        self.locations = locations
-        self.projection = projection
-        self.nearest = nearest
-        self.right = 0
-        self._pairs = []
-
-    def part(self):
-        return ScorePart(self.locations, self.projection, self.nearest)
-
-    def update(self, first, labels, features):
-        """Add the features of a batch; the number of its first image does not matter."""
-        labels = np.repeat(labels, self.locations)
-        points = self.projection(features["intermediate"])
-        self._pairs += self.nearest(points, labels)
-        self.right += _right(self.projection, points, labels)
-
-    def state(self):
-        own, nearest = (np.concatenate(arrays) for arrays in zip(*self._pairs, strict=True))
-        return {"own": own, "nearest": nearest, "right": np.array(self.right)}
+def _summary_of_scores(projection, nearest_subclasses, first, labels, features):
+    points = projection(features["intermediate"])
+    return _summary_of_points(projection, nearest_subclasses, points, labels_of(points, labels))
 
 
-def _right(projection, points, labels):
-    """Number of projected points whose class the LDA gives."""
-    return int(np.sum(projection.classify(points) == labels))
-
-
-def _add_points(points, first, labels, features, locations):
-    """Add the features of a batch of images, `locations` for each, to a sample or cache."""
-    indices = first * locations + np.arange(len(features))
-    points.update(features, np.repeat(labels, locations), indices)
+def _summary_of_points(projection, nearest_subclasses, points, labels):
+    own, nearest = nearest_subclasses(points, labels)
+    right = np.sum(projection.classify(points) == labels)
+    return {"own": own, "nearest": nearest, "right": right}

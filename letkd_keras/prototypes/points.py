@@ -1,5 +1,7 @@
 """The points that a k-means takes: a sample of them in memory, or all of them in a file."""
 
+from functools import partial
+
 import numpy as np
 
 from letkd_keras import memory_mapped
@@ -20,32 +22,58 @@ NO_ROOM = (
 )
 
 
+def points_of_batch(first, labels, points, seed=0, largest_key=None):
+    """The points of a batch of images, as arguments of `update`.
+
+    Args:
+        first: Number of the first image in the whole data set.
+        labels: Classes of the images, integers [B].
+        points: [N, C], image by image, as many of each.
+        seed: Seed of the keys.
+        largest_key: Largest key of a point that is not left out; `None` for all points.
+    """
+    indices = first * _locations(points, labels) + np.arange(len(points))
+    arrays = {"points": points, "labels": labels_of(points, labels), "indices": indices}
+    if largest_key is not None:
+        kept = _keys(seed, indices) <= largest_key
+        arrays = {name: array[kept] for name, array in arrays.items()}
+    return arrays
+
+
+def labels_of(points, labels):
+    """The class of each point [N, C] of images of classes [B], which have as many points each."""
+    return np.repeat(labels, _locations(points, labels))
+
+
+def _locations(points, labels):
+    return len(points) // max(len(labels), 1)
+
+
 class PointSample:
     """All points while they fit, a uniform sample of them once they do not.
 
     Each point has a pseudo-random key computed from the seed and its index in the data set; the
     points of lowest key are kept. So the sample depends neither on the order in which points come
-    nor on how they are split into batches, and what `part`s have gathered merges into the sample of
-    one pass.
+    nor on how they are split into batches.
 
     Args:
         capacity: Largest number of points held, at least 1.
         channels: Number of channels C.
         seed: Seed of the keys.
-        total: Number of points that will be added, where it is known. Points that the sample will
-            not keep are then dropped at once.
+        total: Number of points of the whole data set, where it is known. `of_batch` then leaves out
+            those that the sample will not keep.
 
     Attributes:
-        seen: Number of points added so far.
+        of_batch: `points_of_batch` with the seed and the largest key of this sample.
     """
 
     def __init__(self, capacity, channels, seed=0, total=None):
         self.capacity = capacity
         self.seed = seed
-        self.largest_key = None
+        largest_key = None
         if total is not None and total > capacity:
-            self.largest_key = _largest_key(seed, total, capacity)
-        self.seen = 0
+            largest_key = _largest_key(seed, total, capacity)
+        self.of_batch = partial(points_of_batch, seed=seed, largest_key=largest_key)
         self.size = 0
         # Memory is taken by the system as rows are written, not here.
         try:
@@ -72,27 +100,13 @@ class PointSample:
             labels: Their classes, integers [N].
             indices: Their indices in the whole data set, integers [N], never the same twice.
         """
-        self.seen += len(points)
         keys = _keys(self.seed, indices)
-        if self.largest_key is not None:
-            kept = np.flatnonzero(keys <= self.largest_key)
-            points, labels, indices, keys = points[kept], labels[kept], indices[kept], keys[kept]
         room = min(self.capacity - self.size, len(points))
         rows = np.arange(self.size, self.size + room)
         self.size += room
         self._write(rows, points[:room], labels[:room], indices[:room], keys[:room])
         if room < len(points):
             self._replace(points[room:], labels[room:], indices[room:], keys[room:])
-
-    def part(self):
-        """A `PointList` for some of the points, whose `state()` is then merged."""
-        return PointList(self._points.shape[1], self.seed, self.largest_key)
-
-    def merge(self, state):
-        """Add the `state()` of a part."""
-        seen = self.seen + int(state["seen"])
-        self.update(state["points"], state["labels"], state["indices"])
-        self.seen = seen
 
     def _replace(self, points, labels, indices, keys):
         """Let points of lower key take the rows of the highest keys held."""
@@ -156,48 +170,6 @@ def _largest_key(seed, total, capacity):
     return lowest.max()
 
 
-class PointList:
-    """Points in the order in which they come, for a sample or cache to merge.
-
-    Args:
-        channels: Number of channels C.
-        seed: Seed of the keys of a sample.
-        largest_key: Largest key of a point that the sample may keep; `None` for all points.
-    """
-
-    def __init__(self, channels, seed=0, largest_key=None):
-        self.channels = channels
-        self.seed = seed
-        self.largest_key = largest_key
-        self.seen = 0
-        self._lists = {"points": [], "labels": [], "indices": []}
-
-    def part(self):
-        """An empty list for points of the same sample or cache."""
-        return PointList(self.channels, self.seed, self.largest_key)
-
-    def update(self, points, labels, indices):
-        """Add points [N, C] of classes [N] and indices [N] in the whole data set."""
-        self.seen += len(points)
-        if self.largest_key is not None:
-            kept = _keys(self.seed, indices) <= self.largest_key
-            points, labels, indices = points[kept], labels[kept], indices[kept]
-        for name, array in (("points", points), ("labels", labels), ("indices", indices)):
-            self._lists[name].append(array)
-
-    def state(self):
-        """What `merge` needs, as a dictionary of arrays."""
-        empty = {
-            "points": np.empty((0, self.channels), "float32"),
-            "labels": np.empty(0, "int32"),
-            "indices": np.empty(0, "int64"),
-        }
-        return {
-            **{name: np.concatenate([empty[name], *self._lists[name]]) for name in empty},
-            "seen": np.array(self.seen),
-        }
-
-
 def cache_bytes(points, channels, dtype):
     """Bytes on disk of a `PointCache` of so many points, their labels with them."""
     return points * (channels * np.dtype(dtype).itemsize + _LABEL.itemsize)
@@ -221,7 +193,7 @@ class PointCache:
 
     def __init__(self, folder, sizes, channels, dtype="float32"):
         sizes = np.asarray(sizes)
-        self.seen = 0
+        self.of_batch = points_of_batch
         self._next_rows = None
         if sizes.ndim:
             self._next_rows = np.concatenate([[0], np.cumsum(sizes)[:-1]])
@@ -231,25 +203,11 @@ class PointCache:
 
     def update(self, points, labels, indices):
         """Add points [N, C] of classes [N] and indices [N] in the whole data set."""
-        self.seen += len(points)
-        if self.seen > len(self._points):
-            raise ValueError(
-                f"`data` must give the same images at each pass. Received: more than the "
-                f"{len(self._points)} feature vectors counted before"
-            )
         rows = indices if self._next_rows is None else self._rows_by_class(labels)
         self._points[rows] = points
         self._labels[rows] = labels
         memory_mapped.release(self._points)
         memory_mapped.release(self._labels)
-
-    def part(self):
-        """A `PointList` for some of the points, whose `state()` is then merged."""
-        return PointList(self._points.shape[1])
-
-    def merge(self, state):
-        """Add the `state()` of a part. Sorted by class, parts must come in the order of points."""
-        self.update(state["points"], state["labels"], state["indices"])
 
     def _rows_by_class(self, labels):
         order = np.argsort(labels, kind="stable")
@@ -262,11 +220,4 @@ class PointCache:
 
     def sorted(self, by_class=False):
         """`(points, labels)` in the order given when the cache was made."""
-        if by_class != (self._next_rows is not None):
-            raise ValueError(f"The cache is sorted another way. Received: by_class={by_class}")
-        if self.seen < len(self._points):
-            raise ValueError(
-                f"`data` must give the same images at each pass. Received: {self.seen} feature "
-                f"vectors, {len(self._points)} before"
-            )
         return self._points, self._labels

@@ -1,8 +1,8 @@
 """A pass of the teacher over the images, shared by actors of Ray Data.
 
-The actors read batches of images by their numbers and send back what a gatherer makes of each
-batch. This process merges these parts in the order of the batches. So the sums run in the same
-order as in a single process.
+The actors read batches of images by their numbers and send back a gatherer's summary of each batch.
+This process adds these in the order of the batches. So the sums run in the same order as in a
+single process.
 """
 
 import contextlib
@@ -74,12 +74,12 @@ class RayEngine:
         if self._resources is None:
             self._resources = self._scope.enter_context(running_ray(self.workers))
         parts = self._parts(_job(features, images, gatherer), count)
-        for first, state, labels in images.follow(parts):
-            gatherer.merge(state)
+        for first, summary, labels in images.follow(parts):
+            gatherer.add(summary)
             yield first + len(labels)
 
     def _parts(self, job, count):
-        """What the actors make of each batch: `(state, labels)`."""
+        """What the actors make of each batch: `(summary, labels)`."""
         import ray
         import ray.data
 
@@ -134,16 +134,14 @@ class _TeacherActor:
             file.write_bytes(job["teacher"])
             teacher = load_model(file, "teacher")
         self.features = TeacherFeatures(teacher, **job["features"])
-        self.images, self.gatherer = job["images"], job["gatherer"]
+        self.images, self.summarize = job["images"], job["summarize"]
 
     def __call__(self, pieces):
         """Do pieces of work: ranges of batches, from `start` to before `stop`."""
         for start, stop in zip(pieces["start"], pieces["stop"], strict=True):
             try:
                 for first, images, labels in self.images.numbered_batches(start, stop):
-                    gatherer = self.gatherer.part()
-                    gatherer.update(first, labels, self.features(images))
-                    yield _row((gatherer.state(), labels))
+                    yield _row((self.summarize(first, labels, self.features(images)), labels))
             except (ValueError, OSError) as error:  # for the process that has asked
                 yield _row(error)
 
@@ -185,7 +183,7 @@ def _job(features, images, gatherer):
             "image_shape": features.image_shape,
         },
         "images": images,
-        "gatherer": gatherer.part(),
+        "summarize": gatherer.summarize,
     }
 
 

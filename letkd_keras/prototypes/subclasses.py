@@ -80,53 +80,28 @@ class NearestSubclasses:
             features: [N, d].
             labels: Classes, integers [N].
 
-        Yields:
-            `(own, nearest)`: sub-classes of a block of the points, integers.
+        Returns:
+            `(own, nearest)`: sub-classes, integers [N].
         """
         rows = max(128, _BLOCK_BYTES // (4 * len(self.centers)))
         dtype = np.result_type(features, self._factors)
         extended = np.ones((min(rows, len(features)), self.centers.shape[1] + 1), dtype)
         products = np.empty((len(extended), len(self.centers)), dtype)
+        own, nearest = np.empty((2, len(features)), "int64")
         for start in range(0, len(features), rows):
-            part = features[start : start + rows]
+            rows_of_block = slice(start, start + rows)
+            part = features[rows_of_block]
             block = extended[: len(part)]
             block[:, :-1] = part
             distances = np.matmul(block, self._factors, out=products[: len(part)])
-            own = self._own_subclass(distances, labels[start : start + rows])
-            yield own, distances.argmin(axis=1)
+            own[rows_of_block] = self._own_subclass(distances, labels[rows_of_block])
+            nearest[rows_of_block] = distances.argmin(axis=1)
+        return own, nearest
 
     def _own_subclass(self, distances, labels):
         by_class = distances.reshape(len(labels), self.num_classes, -1)
         own_class = by_class[np.arange(len(labels)), labels]
         return labels * by_class.shape[2] + own_class.argmin(axis=1)
-
-
-class SubclassScores:
-    """What the teacher confuses each sub-class with (method, intermediate supervision, step 3).
-
-    Counts, for the points of each sub-class, which sub-class of any class is nearest.
-
-    Args:
-        centers: Sub-class centers [K, d], class by class.
-        num_classes: Number of classes; divides K.
-
-    Attributes:
-        nearest: The `NearestSubclasses`.
-        counts: int64 [K, K], rows by own sub-class, columns by nearest.
-    """
-
-    def __init__(self, centers, num_classes):
-        self.nearest = NearestSubclasses(centers, num_classes)
-        self.counts = np.zeros((len(centers), len(centers)), dtype="int64")
-
-    def update(self, features, labels):
-        """Add points; arguments as for `NearestSubclasses`."""
-        for own, nearest in self.nearest(features, labels):
-            self.add(own, nearest)
-
-    def add(self, own, nearest):
-        """Add points whose own and nearest sub-classes are known, integers [N]."""
-        np.add.at(self.counts, (own, nearest), 1)
 
 
 def normalized_scores(counts):

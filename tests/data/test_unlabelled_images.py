@@ -91,7 +91,6 @@ def test_the_options_select_both(photos, caplog):
     assert data.x_train[-6:, 0, 0, 0].tolist() == [0, 80, 160, 40, 120, 200]
     assert "1 files that are not images were ignored" in caplog.text
     assert DataSpec.from_config(spec.config()) == spec
-    assert "unlabelled" not in DataSpec("digits").config()
 
 
 def test_damaged_images_without_labels_can_be_left_out(photos):

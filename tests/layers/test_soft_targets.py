@@ -13,7 +13,6 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from letkd_keras import IntermediateTargets, PenultimateTargets, TemplateKLDivergence
 from letkd_keras.prototypes import IntermediatePrototypes, PenultimatePrototypes
-from letkd_keras.prototypes.subclasses import SubclassScores, normalized_scores
 
 
 def _penultimate(centers, pool_size=1, **kwargs):
@@ -71,15 +70,6 @@ def test_intermediate_targets_and_divergence_are_the_authors(golden_dir, name, p
     assert relative_error(targets[0], golden["targets"]) < 1e-6
     kl = TemplateKLDivergence()(targets, golden["student_scores"])
     assert float(kl) == pytest.approx(float(golden["kl"]), rel=1e-5)
-
-
-def test_subclass_scores_are_the_authors(golden_dir):
-    golden = _golden(golden_dir, "subclass_scores")
-    scores = SubclassScores(golden["centers"], int(golden["labels"].max()) + 1)
-    scores.update(golden["features"], golden["labels"])
-    np.testing.assert_allclose(
-        normalized_scores(scores.counts), golden["scores"], rtol=1e-6, atol=1e-12
-    )
 
 
 # Numbers by hand and in float64

@@ -55,7 +55,7 @@ def kill_at(moment):
     # And in the middle of each pass.
     for gatherer in ("FeatureGatherer", "ProjectedGatherer", "ScoreGatherer"):
         kind = getattr(sys.modules["letkd_keras.prototypes.passes"], gatherer)
-        kind.update = before_and_after(kind.update)
+        kind.add = before_and_after(kind.add)
     # And between the classes of the sub-classes.
     subclasses = sys.modules["letkd_keras.prototypes.subclasses"]
     subclasses.kmeans = before_and_after(subclasses.kmeans)

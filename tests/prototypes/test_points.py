@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from letkd_keras.prototypes.points import PointCache, PointSample, _keys
+from letkd_keras.prototypes.points import PointCache, PointSample, _keys, points_of_batch
 
 
 def _points(size=1000):
@@ -33,22 +33,14 @@ def test_keys_are_those_of_splitmix64():
     assert [int(key) for key in _keys(5, indices)] == expected
 
 
-def test_the_sample_is_the_same_in_any_order_and_from_any_parts():
+def test_the_sample_is_the_same_in_any_order():
     expected, expected_labels = _fill(PointSample(100, 2, seed=4), [np.arange(1000)]).sorted()
     assert expected.shape == (100, 2)
     shuffled = np.random.default_rng(0).permutation(1000)
-    other, _ = _fill(PointSample(100, 2, seed=4), np.array_split(shuffled, 40)).sorted()
+    sample = _fill(PointSample(100, 2, seed=4), np.array_split(shuffled, 40))
+    other, other_labels = sample.sorted()
     np.testing.assert_array_equal(other, expected)
-    for total in (None, 1000):
-        merged = PointSample(100, 2, seed=4, total=total)
-        for part in np.array_split(shuffled, 7):
-            state = _fill(merged.part().part(), np.array_split(part, 2)).state()
-            assert len(state["points"]) == state["seen"] or total
-            merged.merge(state)
-        assert merged.seen == 1000
-        other, other_labels = merged.sorted()
-        np.testing.assert_array_equal(other, expected)
-        np.testing.assert_array_equal(other_labels, expected_labels)
+    np.testing.assert_array_equal(other_labels, expected_labels)
     assert not np.array_equal(_fill(PointSample(100, 2), [np.arange(1000)]).sorted()[0], expected)
 
 
@@ -74,6 +66,31 @@ def test_sorted_by_class():
 def test_labels_indices_and_keys_need_memory_too():
     assert PointSample.fitting(1000, 5) == 25
     assert PointSample.fitting(1, 5) == 1
+
+
+# === Batches ===
+
+
+def test_points_of_a_batch_are_numbered_through_all_images():
+    points, _, _ = _points(6)
+    batch = points_of_batch(5, np.array([2, 0]), points)
+    np.testing.assert_array_equal(batch["labels"], [2, 2, 2, 0, 0, 0])
+    np.testing.assert_array_equal(batch["indices"], [15, 16, 17, 18, 19, 20])
+    np.testing.assert_array_equal(batch["points"], points)
+    assert [len(a) for a in points_of_batch(5, np.zeros(0, int), points[:0]).values()] == [0] * 3
+
+
+def test_batches_of_a_sample_of_known_size_hold_what_it_keeps():
+    points, labels, _ = _points()
+    expected = _fill(PointSample(100, 2, seed=4), [np.arange(1000)]).sorted()
+    sample, sizes = PointSample(100, 2, seed=4, total=1000), []
+    for rows in np.array_split(np.arange(1000), 7):
+        batch = sample.of_batch(rows[0], labels[rows], points[rows])
+        sizes.append(len(batch["points"]))
+        sample.update(**batch)
+    assert sum(sizes) == 100
+    for one, other in zip(sample.sorted(), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 # === Cache ===
@@ -108,42 +125,3 @@ def test_points_are_sorted_by_class_as_they_come(tmp_path):
     order = np.argsort(labels, kind="stable")
     np.testing.assert_array_equal(kept, points[order])
     np.testing.assert_array_equal(kept_labels, labels[order])
-
-
-def test_more_or_fewer_points_than_counted_are_refused(tmp_path):
-    points, labels = _random_points()
-    with pytest.raises(ValueError, match=r"same images at each pass.*199 feature"):
-        _fill_cache(PointCache(tmp_path, 199, 3), points, labels)
-    with pytest.raises(ValueError, match=r"Received: 200 feature vectors, 201 before"):
-        _fill_cache(PointCache(tmp_path, 201, 3), points, labels).sorted()
-    with pytest.raises(ValueError, match="by_class=True"):
-        _fill_cache(PointCache(tmp_path, 200, 3), points, labels).sorted(by_class=True)
-
-
-def test_a_sample_of_known_size_takes_nothing_that_it_drops_later():
-    sample = _fill(PointSample(100, 2, seed=4, total=1000), [np.arange(500)])
-    kept = [
-        len(_fill(sample.part(), [rows]).state()["points"]) for rows in np.split(np.arange(1000), 2)
-    ]
-    assert sum(kept) == 100
-    assert sample.size == kept[0]
-    state = PointSample(9, 2, total=1000).part().state()
-    assert state["points"].shape == (0, 2)
-
-
-@pytest.mark.parametrize("sizes", [1000, [143] * 6 + [142]])
-def test_parts_merge_into_a_cache_as_points_do(tmp_path, sizes):
-    batches = np.array_split(np.arange(1000), 9)
-    by_class = bool(np.ndim(sizes))
-    arrays = []
-    for name in ("whole", "merged"):
-        (tmp_path / name).mkdir()
-        cache = PointCache(tmp_path / name, sizes, 2)
-        if name == "whole":
-            _fill(cache, batches)
-        else:
-            for batch in batches:
-                cache.merge(_fill(cache.part(), [batch]).state())
-        arrays.append(cache.sorted(by_class))
-    for one, other in zip(*arrays, strict=True):
-        np.testing.assert_array_equal(one, other)

@@ -73,7 +73,7 @@ def interrupted(monkeypatch, function, **options):
 
 
 @pytest.mark.parametrize("cache", [None, "float32"])
-def test_parts_of_batches_merge_to_the_same_bits(tmp_path, teacher, in_this_process, cache):
+def test_summaries_from_actors_give_the_same_bits(tmp_path, teacher, in_this_process, cache):
     model = teacher()
     options = {**OPTIONS, "preprocess": halved, "feature_cache": cache}
     one, other = (
@@ -84,11 +84,11 @@ def test_parts_of_batches_merge_to_the_same_bits(tmp_path, teacher, in_this_proc
     assert len(in_this_process) == (2 if cache else 3)
 
 
-def test_a_part_holds_little(teacher, in_this_process):
+def test_what_summarizes_batches_is_small(teacher, in_this_process):
     fit_prototypes(teacher(), small_images(), **OPTIONS, **RAY)
     assert len(in_this_process) == 3
     for job in in_this_process:
-        assert len(pickle.dumps(job["gatherer"])) < 4000
+        assert len(pickle.dumps(job["summarize"])) < 4000
 
 
 def test_errors_of_an_actor_are_those_of_this_process(teacher, in_this_process):

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from letkd_keras.prototypes.subclasses import SubclassScores, fit_subclasses, normalized_scores
+from letkd_keras.prototypes.subclasses import NearestSubclasses, fit_subclasses, normalized_scores
 
 
 @pytest.fixture
@@ -12,25 +12,13 @@ def golden(golden_dir):
         return {name: file[name] for name in file.files}
 
 
-def test_scores_are_the_authors(golden):
-    scores = SubclassScores(golden["centers"], num_classes=5)
-    scores.update(golden["features"], golden["labels"])
-    np.testing.assert_allclose(
-        normalized_scores(scores.counts), golden["scores"], rtol=1e-12, atol=0
-    )
-
-
-def test_scores_from_labels_in_parts_are_the_authors(golden):
-    scores = SubclassScores(golden["centers"].astype("float32"), num_classes=5)
-    features, labels = (np.array_split(golden[name], 3) for name in ("features", "labels"))
-    scores.update(features[0], labels[0])
-    scores.update(features[1], labels[1])
-    for own, nearest in scores.nearest(features[2], labels[2]):
-        scores.add(own, nearest)
-    assert scores.counts.sum() == 20000
-    np.testing.assert_allclose(
-        normalized_scores(scores.counts), golden["scores"], rtol=1e-6, atol=0
-    )
+@pytest.mark.parametrize(("dtype", "rtol"), [("float64", 1e-12), ("float32", 1e-6)])
+def test_scores_are_the_authors(golden, dtype, rtol):
+    nearest = NearestSubclasses(golden["centers"].astype(dtype), num_classes=5)
+    counts = np.zeros(golden["scores"].shape, int)
+    np.add.at(counts, nearest(golden["features"], golden["labels"]), 1)
+    assert counts.sum() == 20000
+    np.testing.assert_allclose(normalized_scores(counts), golden["scores"], rtol=rtol, atol=0)
 
 
 def test_a_subclass_without_points_is_confused_with_itself():
