@@ -4,8 +4,8 @@ import keras
 import numpy as np
 
 from letkd_keras.export.input_scaling import is_augmentation
-from letkd_keras.export.rewriting import rewrite, with_weights
-from letkd_keras.functional.graph import layers_inside
+from letkd_keras.functional.graph import layers_inside, only_reader
+from letkd_keras.functional.graph_copy import copy_with, with_weights
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
 
 _CONVOLUTIONS = (
@@ -39,18 +39,19 @@ def fold_batch_norms(model):
     Returns:
         A functional model in float32 that computes the same at inference.
     """
+    model = _without_idle_layers(model)
     folded, before = set(), {}  # before: dense layer -> batch normalization to fold into it
 
-    def replace(layer, rewriter, *args, **kwargs):
+    def call(layer, call_copy, *args, **kwargs):
         if layer in folded:
             return args[0]
-        following = rewriter.only_reader(layer)
+        following = only_reader(model, layer)
         if type(following) is keras.layers.Dense and _normalizes_last_axis(layer):
             before[following] = layer
             return args[0]
         folds_next = _folds_into(following, layer)
         if not folds_next and layer not in before:
-            return None
+            return call_copy(*args, **kwargs)
         config = {**layer.get_config(), "use_bias": True, "dtype": "float32"}
         kernel, *bias = (np.asarray(weight, "float64") for weight in layer.get_weights())
         bias = bias[0] if bias else 0
@@ -65,7 +66,7 @@ def fold_batch_norms(model):
             kernel, bias = kernel * factor.reshape(shape), bias * factor + offset
         return with_weights(type(layer).from_config(config), [kernel, bias], *args)
 
-    return rewrite(_without_idle_layers(model), replace)
+    return copy_with(model, call, dtype="float32")
 
 
 def _without_idle_layers(model):
@@ -74,7 +75,11 @@ def _without_idle_layers(model):
 
     if not any(map(is_idle, model.layers)):
         return model
-    return rewrite(model, lambda layer, rewriter, *args, **_: args[0] if is_idle(layer) else None)
+
+    def call(layer, call_copy, *args, **kwargs):
+        return args[0] if is_idle(layer) else call_copy(*args, **kwargs)
+
+    return copy_with(model, call, dtype="float32")
 
 
 def affine_of(batch_norm):

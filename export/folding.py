@@ -10,8 +10,8 @@ from letkd_keras.export.batch_norm_folding import affine_of, fold_batch_norms
 from letkd_keras.export.comparison import compare, images_for, logits_of
 from letkd_keras.export.inverse_rms import InverseRMS
 from letkd_keras.export.loading import load_student
-from letkd_keras.export.rewriting import rewrite, with_weights
-from letkd_keras.functional.graph import flatten
+from letkd_keras.functional.graph import flatten, is_called_once, only_reader
+from letkd_keras.functional.graph_copy import copy_with, with_weights
 from letkd_keras.layers import KDLayer
 
 log = logging.getLogger(__name__)
@@ -91,28 +91,28 @@ def fold_kd_layers(model, kernels=None):
     """
     pooled = {}  # pooling layer or classifier -> what is to be added to its output
 
-    def replace(layer, rewriter, *args, **kwargs):
+    def call(layer, call_copy, *args, **kwargs):
         if isinstance(layer, KDLayer):
-            if rewriter.calls(layer) != 1:
+            if not is_called_once(model, layer):
                 raise ValueError(
                     f"`model` must call each KD layer once. Received: {layer.name!r}, called "
-                    f"{rewriter.calls(layer)} times"
+                    "more than once"
                 )
             if layer.alpha == 0:
                 return args[0]
             constants = (kernels or {}).get(layer.name) or kernels_of(layer)
-            return _fold_kd_layer(layer, constants, rewriter, pooled, args[0])
+            return _fold_kd_layer(layer, constants, model, pooled, args[0])
+        outputs = call_copy(*args, **kwargs)
         if layer not in pooled:
-            return None
-        outputs = rewriter.copy(layer)(*args, **kwargs)
+            return outputs
         return keras.layers.Add(name=f"{layer.name}_sum")([outputs, pooled.pop(layer)])
 
-    return rewrite(model, replace)
+    return copy_with(model, call, dtype="float32")
 
 
-def _fold_kd_layer(layer, kernels, rewriter, pooled, features):
+def _fold_kd_layer(layer, kernels, model, pooled, features):
     responses, inverse = _template_responses(layer, kernels, features)
-    pooling = rewriter.only_reader(layer)
+    pooling = only_reader(model, layer)
     if not _averages_all_of(pooling, layer):
         return _with_values(layer, kernels.values, features, responses, inverse)
     directions = keras.layers.Multiply(name=f"{layer.name}_directions")([responses, inverse])
@@ -124,7 +124,7 @@ def _fold_kd_layer(layer, kernels, rewriter, pooled, features):
         pooled[pooling] = _pointwise(layer, kernels.values, mean, f"{layer.name}_values")
         return features
     target, values, name = pooling, kernels.values, f"{layer.name}_values"
-    classifier = rewriter.only_reader(pooling)
+    classifier = only_reader(model, pooling)
     if _is_linear(classifier) and classifier.units < values.shape[1]:
         target, name = classifier, f"{layer.name}_logits"
         values = values @ np.asarray(classifier.kernel, "float64")

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 
 from letkd_keras.data.normalization import scale_and_shift
-from letkd_keras.export.rewriting import with_weights
 from letkd_keras.functional.graph import flatten, readers, run
+from letkd_keras.functional.graph_copy import with_weights
 
 # A smaller scale in a `Rescaling` layer can only be meant for pixels from 0 to 255, and so can a
 # larger mean or standard deviation in a `Normalization` layer.

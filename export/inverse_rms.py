@@ -3,8 +3,8 @@ import numpy as np
 from keras import ops
 
 from letkd_keras import ranges
-from letkd_keras.export.rewriting import rewrite
 from letkd_keras.functional.graph import output_of
+from letkd_keras.functional.graph_copy import copy_of, copy_with
 
 # Share of the locations other than zeros whose mean square may be below a calibrated floor.
 _SHARE = 0.01
@@ -74,8 +74,9 @@ def with_calibrated_floors(model, images):
         if len(squares):
             floors[layer.name] = float(np.quantile(squares, _SHARE))
 
-    def replace(layer, rewriter, *args, **kwargs):
+    def copy(layer, **changes):
         if layer.name in floors:
-            return rewriter.copy(layer, floor=floors[layer.name])(*args, **kwargs)
+            changes["floor"] = floors[layer.name]
+        return copy_of(layer, **changes)
 
-    return rewrite(model, replace)
+    return copy_with(model, copy_fn=copy, dtype="float32")

@@ -5,10 +5,10 @@ from pathlib import Path
 import keras
 
 import letkd_keras
-from letkd_keras.export.rewriting import rewrite
 from letkd_keras.export.run_folders import find_student
 from letkd_keras.functional.fake_quantization import without_fake_quantization
 from letkd_keras.functional.graph import flatten
+from letkd_keras.functional.graph_copy import copy_with
 from letkd_keras.functional.loading import load_model
 from letkd_keras.functional.softmax_removal import remove_softmax
 
@@ -43,7 +43,7 @@ def load_student(model):
     dtypes = {student.inputs[0].dtype, *(layer.compute_dtype for layer in student.layers)}
     if dtypes != {"float32"}:
         # A student of uint8 images, or trained in mixed precision, is exported in float32.
-        student = rewrite(flatten(student), lambda layer, rewriter, *args, **kwargs: None)
+        student = copy_with(flatten(student), dtype="float32")
     return student
 
 

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 
 from letkd_keras.export.formats.savedmodel import serving
-from letkd_keras.export.rewriting import rewrite
 from letkd_keras.functional.graph import flatten
+from letkd_keras.functional.graph_copy import copy_of, copy_with
 from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
 
@@ -78,11 +78,13 @@ def _with_native_groups(student):
     def is_compiled(layer):
         return type(layer) is keras.layers.Conv2D and layer.groups > 1
 
-    def replace(layer, rewriter, *args, **kwargs):
-        return rewriter.copy(layer, GroupedConv2D)(*args, **kwargs) if is_compiled(layer) else None
+    def copy(layer, **changes):
+        return copy_of(layer, GroupedConv2D if is_compiled(layer) else None, **changes)
 
     student = flatten(student)
-    return rewrite(student, replace) if any(map(is_compiled, student.layers)) else student
+    if not any(map(is_compiled, student.layers)):
+        return student
+    return copy_with(student, copy_fn=copy, dtype="float32")
 
 
 def _with_channels_first_shuffles(student):
@@ -93,16 +95,20 @@ def _with_channels_first_shuffles(student):
     transposition has five dimensions, so that each shuffle and split would keep three of them.
     """
 
-    def replace(layer, rewriter, *args, **kwargs):
+    def copy(layer, **changes):
+        if _mixes_last_axis(layer):
+            joins = isinstance(layer, keras.layers.Concatenate)
+            changes |= {"axis": 1} if joins else {"data_format": "channels_first"}
+        return copy_of(layer, **changes)
+
+    def call(layer, call_copy, *args, **kwargs):
         if not _mixes_last_axis(layer):
-            return None
+            return call_copy(*args, **kwargs)
         first = [
             keras.layers.Permute((3, 1, 2), name=f"{layer.name}_first{number}")(features)
             for number, features in enumerate(keras.tree.flatten(args))
         ]
-        joins = isinstance(layer, keras.layers.Concatenate)
-        changes = {"axis": 1} if joins else {"data_format": "channels_first"}
-        mixed = rewriter.copy(layer, **changes)(first if joins else first[0])
+        mixed = call_copy(first if isinstance(layer, keras.layers.Concatenate) else first[0])
         last = [
             keras.layers.Permute((2, 3, 1), name=f"{layer.name}_last{number}")(features)
             for number, features in enumerate(keras.tree.flatten(mixed))
@@ -111,7 +117,7 @@ def _with_channels_first_shuffles(student):
 
     if not any(isinstance(layer, ChannelShuffle) for layer in student.layers):
         return student
-    return rewrite(flatten(student), replace)
+    return copy_with(flatten(student), call, copy, dtype="float32")
 
 
 def _mixes_last_axis(layer):

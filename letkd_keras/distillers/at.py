@@ -39,9 +39,6 @@ class AttentionError(Loss):
         maps = ops.mean(ops.power(ops.abs(features), self.power), axis=-1)
         return ops.normalize(ops.reshape(maps, (-1, maps.shape[1] * maps.shape[2])), axis=-1)
 
-    def get_config(self):
-        return {**super().get_config(), "power": self.power}
-
 
 @keras.saving.register_keras_serializable("letkd_keras")
 class AT(Distiller):

@@ -45,9 +45,6 @@ class NoiseContrastiveLoss(Loss):
         # log h = -softplus(-odds), log(1 - h) = -softplus(odds)
         return ops.softplus(-odds[:, 0]) + ops.sum(ops.softplus(odds[:, 1:]), axis=1)
 
-    def get_config(self):
-        return {**super().get_config(), "train_examples": self.train_examples}
-
 
 @keras.saving.register_keras_serializable("letkd_keras")
 class CRD(Distiller):

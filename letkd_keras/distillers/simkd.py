@@ -10,7 +10,6 @@ from letkd_keras.distillers.feature_maps import (
     on_one_grid,
 )
 from letkd_keras.functional.graph import (
-    copy_with,
     find_layer,
     flatten,
     grid_ratio,
@@ -18,6 +17,7 @@ from letkd_keras.functional.graph import (
     readers,
     spatial_shape,
 )
+from letkd_keras.functional.graph_copy import copy_with
 from letkd_keras.functional.layer_suggestions import suggest_layers
 from letkd_keras.layers import AdaptiveAveragePooling
 from letkd_keras.models import blocks

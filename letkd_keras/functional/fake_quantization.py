@@ -4,7 +4,8 @@ import logging
 
 import keras
 
-from letkd_keras.functional.graph import as_functional, copy_of, copy_with, flatten, readers
+from letkd_keras.functional.graph import as_functional, flatten, readers
+from letkd_keras.functional.graph_copy import copy_of, copy_with
 from letkd_keras.layers import ChannelShuffle, ChannelSplit, KDLayer
 from letkd_keras.layers.fake_quantization import FAKE_QUANTIZED, FakeQuantization
 
@@ -71,23 +72,21 @@ def quantization_aware(model, *, weight_bits=8, bits=8, momentum=0.99):
         options = {"weight_bits": weight_bits}
         if isinstance(layer, KDLayer):
             options |= {"bits": bits, "momentum_of_ranges": momentum}
-        return kind.from_config({**layer.get_config(), **options})
+        return copy_of(layer, kind, **options)
 
     others = [layer for layer in flat.layers if type(layer) not in FAKE_QUANTIZED]
     exact = [x.name for x in others if any(w.name.endswith("kernel") for w in x.weights)]
     if exact:
         log.warning("The kernels of these layers are not rounded: %s", ", ".join(exact))
-    originals = {operation.name: operation for operation in flat.operations}
     ranges = {}
 
-    def call(layer, *args, **kwargs):
-        outputs = layer(*args, **kwargs)
-        name = layer.name
-        if not _is_rounded(flat, originals[name], outputs):
+    def call(layer, call_copy, *args, **kwargs):
+        outputs = call_copy(*args, **kwargs)
+        if not _is_rounded(flat, layer, outputs):
             return outputs
-        if name not in ranges:
-            ranges[name] = FakeQuantization(bits, momentum, name=f"{name}_range")
-        return ranges[name](outputs)
+        if layer not in ranges:
+            ranges[layer] = FakeQuantization(bits, momentum, name=f"{layer.name}_range")
+        return ranges[layer](outputs)
 
     return copy_with(flat, call, copy)
 
@@ -111,8 +110,8 @@ def without_fake_quantization(model):
             return copy_of(layer)
         return kind.from_config({name: config[name] for name in config if name not in _OWN_OPTIONS})
 
-    def call(layer, *args, **kwargs):
-        return args[0] if isinstance(layer, FakeQuantization) else layer(*args, **kwargs)
+    def call(layer, call_copy, *args, **kwargs):
+        return args[0] if isinstance(layer, FakeQuantization) else call_copy(*args, **kwargs)
 
     return copy_with(flat, call, copy)
 

@@ -1,4 +1,4 @@
-"""Graphs of functional models: reading them, running them on other tensors, copying them.
+"""Graphs of functional models: reading them and running them on other tensors.
 
 This is the only module that uses private attributes of Keras' graphs. `TESTED_KERAS` lists the
 releases that it was run with.
@@ -160,6 +160,13 @@ def readers(model, layer):
     if any(id(tensor) in produced for tensor in model.outputs):
         reading.append(model)
     return reading
+
+
+def only_reader(model, operation):
+    """The only operation that reads an output, if both are called once; else `None`."""
+    reading = readers(model, operation) if is_called_once(model, operation) else []
+    alone = len(reading) == 1 and is_called_once(model, reading[0])
+    return reading[0] if alone else None
 
 
 def find_layer(model, name, argument="layer"):
@@ -416,71 +423,3 @@ def open_layer(layer, inputs):
             f"The layers inside {layer.name!r} must be reachable by calling it with a symbolic "
             f"tensor. Received: {type(layer).__name__}, which fails: {error_reason(error)}"
         ) from error
-
-
-def copy_of(operation):
-    """A new layer or operation of the same configuration."""
-    return operation.__class__.from_config(operation.get_config())
-
-
-def _call(layer, *args, **kwargs):
-    return layer(*args, **kwargs)
-
-
-def copy_with(model, call_fn=_call, copy_fn=copy_of):
-    """Copy a functional model, perhaps with other layers or other calls of its layers.
-
-    Args:
-        model: Functional `keras.Model`; it is not changed.
-        call_fn: `call_fn(layer, *args, **kwargs)`, which receives the copied layers; by default the
-            layer is called.
-        copy_fn: Function from a layer to its copy, which may be of another class. The weights that
-            both have come first in each.
-
-    Returns:
-        A functional model of copied layers with the same names and weights.
-
-    Raises:
-        ValueError: If the model has a `Lambda` layer, which cannot be copied or saved safely.
-    """
-    copies = {}
-
-    def call(operation, *args, **kwargs):
-        if isinstance(operation, keras.layers.Lambda):
-            raise ValueError(
-                f"{model.name!r} has the Lambda layer {operation.name!r}, which cannot be saved "
-                "without its code. Write it as a layer with `register_keras_serializable`."
-            )
-        if id(operation) not in copies:
-            copies[id(operation)] = copy_fn(operation)
-        return call_fn(copies[id(operation)], *args, **kwargs)
-
-    inputs, outputs = retrace(model, call)
-    copied = keras.Model(inputs, outputs, name=model.name)
-    for layer in model.layers:
-        if layer.weights:
-            copied_layer = copies[id(layer)]
-            for weight, value in zip(copied_layer.weights, layer.get_weights(), strict=False):
-                weight.assign(value)
-            # The configuration has it of the outer layer alone.
-            parts = layers_inside(layer), layers_inside(copied_layer)
-            if len(parts[0]) == len(parts[1]):
-                for part, copied_part in zip(*parts, strict=True):
-                    copied_part.trainable = part.trainable
-    finalize_normalization(copied)
-    return copied
-
-
-def finalize_normalization(model):
-    """Let the `Normalization` layers of a model compute with their weights.
-
-    Keras derives what they compute with after `adapt` and after loading, not after an assignment.
-
-    Args:
-        model: Functional `keras.Model` whose weights were assigned.
-    """
-    for layer in model.layers:
-        if is_model(layer):
-            finalize_normalization(layer)
-        elif isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()

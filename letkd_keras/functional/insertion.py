@@ -4,12 +4,12 @@ import keras
 
 from letkd_keras.functional.graph import (
     as_functional,
-    copy_with,
     find_layer,
     flatten,
     is_called_once,
     readers,
 )
+from letkd_keras.functional.graph_copy import copy_with
 from letkd_keras.layers import KDLayer
 
 
@@ -36,8 +36,8 @@ def insert_after(model, insertions):
     for name in insertions:
         find_layer(flat, name, "insertions")
 
-    def call(layer, *args, **kwargs):
-        outputs = layer(*args, **kwargs)
+    def call(layer, call_copy, *args, **kwargs):
+        outputs = call_copy(*args, **kwargs)
         for inserted in insertions.get(layer.name, ()):
             outputs = inserted(outputs)
         return outputs

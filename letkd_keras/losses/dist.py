@@ -84,14 +84,6 @@ class DISTLoss(Loss):
         intra = ops.mean(1 - _correlation(teacher, student, axis=0, weights=weights))
         return self.temperature**2 * (self.beta * inter + self.gamma * intra)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "beta": self.beta,
-            "gamma": self.gamma,
-            "temperature": self.temperature,
-        }
-
 
 def _correlation(x, y, axis, weights=1.0):
     """Pearson's correlation along an axis, with weights that broadcast to x and y."""

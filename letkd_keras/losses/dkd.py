@@ -72,12 +72,3 @@ class DKDLoss(Loss):
             teacher_logits.log_binary(logits, target),
             teacher_logits.log_softmax_without(logits, target),
         )
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "alpha": self.alpha,
-            "beta": self.beta,
-            "temperature": self.temperature,
-            "standardize_logits": self.standardize_logits,
-        }

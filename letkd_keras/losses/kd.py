@@ -54,10 +54,3 @@ class KDLoss(Loss):
         if self.standardize_logits:
             logits = logit_standardization.standardize_logits(logits)
         return ops.log_softmax(logits / self.temperature)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "temperature": self.temperature,
-            "standardize_logits": self.standardize_logits,
-        }

@@ -53,8 +53,4 @@ class LogitsDistillationLoss(Loss):
         return inner(teacher, student)
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "temperature": self.temperature,
-            "loss": keras.losses.serialize(self.loss),
-        }
+        return {**super().get_config(), "loss": keras.losses.serialize(self.loss)}

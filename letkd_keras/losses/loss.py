@@ -1,9 +1,11 @@
+import inspect
+
 import keras
 from keras import ops
 
 
 class Loss(keras.losses.Loss):
-    """A Keras loss that keeps its dtype when it is saved; that of Keras 3.15 forgets it.
+    """A Keras loss that is saved with all its options; that of Keras 3.15 forgets its dtype.
 
     Args:
         name: Name of the loss.
@@ -19,7 +21,10 @@ class Loss(keras.losses.Loss):
         return ops.cast(Loss.__call__(exact, y_true, y_pred, sample_weight), self.dtype)
 
     def get_config(self):
-        return {**super().get_config(), "dtype": self.dtype}
+        """The arguments of the constructors, of the base classes first, that are attributes too."""
+        kinds = (kind for kind in reversed(type(self).__mro__) if issubclass(kind, Loss))
+        names = [name for kind in kinds for name in inspect.signature(kind).parameters]
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
 
 class ScalarLoss(Loss):

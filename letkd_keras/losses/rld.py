@@ -78,12 +78,3 @@ class RLDLoss(Loss):
             self.alpha * self.confidence_temperature**2 * scd
             + self.beta * self.temperature**2 * mcd
         )
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "alpha": self.alpha,
-            "beta": self.beta,
-            "temperature": self.temperature,
-            "confidence_temperature": self.confidence_temperature,
-        }

@@ -43,6 +43,3 @@ class SmoothedCrossentropy(Loss):
         return keras.losses.categorical_crossentropy(
             labels, y_pred, from_logits=True, label_smoothing=self.label_smoothing
         )
-
-    def get_config(self):
-        return {**super().get_config(), "label_smoothing": self.label_smoothing}

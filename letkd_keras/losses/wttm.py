@@ -45,6 +45,3 @@ class WTTMLoss(Loss):
             transformed - log_power_sum, ops.log_softmax(student)
         )
         return ops.exp(ops.squeeze(log_power_sum, axis=-1)) * divergence
-
-    def get_config(self):
-        return {**super().get_config(), "power": self.power}

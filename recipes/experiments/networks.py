@@ -15,12 +15,12 @@ from letkd_keras.errors import argument_renamed
 from letkd_keras.functional import fingerprint, load_model, remove_softmax, suggest_layers
 from letkd_keras.functional.graph import (
     as_functional,
-    finalize_normalization,
     flatten,
     grid_ratio,
     outputs_at,
     spatial_shape,
 )
+from letkd_keras.functional.graph_copy import finalize_normalization
 from letkd_keras.functional.token_grid import feature_maps
 from letkd_keras.models.network_names import (
     APPLICATIONS,

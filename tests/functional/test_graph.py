@@ -10,7 +10,6 @@ from letkd_keras.functional.graph import (
     TESTED_KERAS,
     as_functional,
     calls_from_output,
-    copy_with,
     find_layer,
     flatten,
     flatten_if_savable,
@@ -126,33 +125,6 @@ def test_output_is_that_of_this_model_not_of_the_layers_first_call():
     second = keras.Input((4,))
     model = keras.Model(second, layer(second))
     assert output_of(model, layer) is model.outputs[0]
-
-
-def test_copies_share_no_weight_and_compute_the_same():
-    model = flatten(_nested())
-    model(_x(), training=True)
-    copied = copy_with(model)
-    assert not {id(w) for w in model.weights} & {id(w) for w in copied.weights}
-    np.testing.assert_array_equal(copied(_x()), model(_x()))
-
-
-def test_a_copy_of_another_class_may_have_weights_of_its_own():
-    class Longer(keras.layers.Dense):
-        def build(self, input_shape):
-            super().build(input_shape)
-            self.own = self.add_weight(name="own", shape=(), initializer="ones")
-
-    inputs = keras.Input((4,))
-    model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
-    copied = copy_with(
-        model,
-        lambda layer, *args, **kwargs: layer(*args, **kwargs),
-        lambda layer: Longer.from_config(layer.get_config()),
-    )
-    *both, own = copied.get_weights()
-    for value, expected in zip(both, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(value, expected)
-    assert own == 1
 
 
 def test_a_name_means_one_call_of_one_layer():
@@ -296,27 +268,3 @@ def test_only_one_module_uses_private_attributes_of_keras():
     files += (root / "export").rglob("*.py")
     using = {file.name for file in files if private.search(file.read_text())}
     assert using == {"graph.py"}
-
-
-@keras.saving.register_keras_serializable("letkd_keras_tests")
-class TwoDense(keras.layers.Layer):
-    """A composite layer."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.first, self.second = keras.layers.Dense(2), keras.layers.Dense(2)
-
-    def build(self, input_shape):
-        self.first.build(input_shape)
-        self.second.build((*input_shape[:-1], 2))
-
-    def call(self, inputs):
-        return self.second(self.first(inputs))
-
-
-def test_layers_frozen_inside_a_composite_layer_are_frozen_in_the_copy():
-    inputs = keras.Input((3,))
-    model = keras.Model(inputs, TwoDense(name="two")(inputs))
-    model.get_layer("two").first.trainable = False
-    copy = copy_with(model).get_layer("two")
-    assert (copy.first.trainable, copy.second.trainable) == (False, True)

@@ -1,3 +1,5 @@
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -41,6 +43,28 @@ def test_every_loss_keeps_its_dtype_when_it_is_saved(make, dtype):
     # Files of before have no dtype.
     config = {name: value for name, value in loss.get_config().items() if name != "dtype"}
     assert type(loss).from_config(config).dtype == "float32"
+
+
+@pytest.mark.parametrize("make", LOSSES)
+def test_every_argument_is_saved(make):
+    loss = make()
+    assert set(loss.get_config()) == set(inspect.signature(type(loss)).parameters)
+
+
+def test_a_loss_that_extends_another_is_saved_with_the_options_of_both():
+    class Shifted(KDLoss):
+        def __init__(self, shift, sign=1, **kwargs):
+            super().__init__(**kwargs)
+            self.shift, self._sign = shift, sign
+
+    class Signed(Shifted):
+        def get_config(self):
+            return {**super().get_config(), "sign": self._sign}
+
+    config = {"temperature": 3.0, "standardize_logits": True, "shift": 2}
+    assert config.items() <= Shifted(**config).get_config().items()
+    assert "sign" not in Shifted(**config).get_config()  # it is no attribute of this name
+    assert Signed.from_config(Signed(sign=-1, **config).get_config())._sign == -1
 
 
 def test_the_dtype_is_that_of_the_computation():

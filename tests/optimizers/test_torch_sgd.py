@@ -61,18 +61,6 @@ SETTINGS = [
 ]
 
 
-def test_two_nesterov_steps_by_hand():
-    variable = keras.Variable(np.array([1.0]))
-    optimizer = TorchSGD(0.1, momentum=0.5, nesterov=True, weight_decay=0.2)
-    optimizer.apply([keras.ops.convert_to_tensor([1.0])], [variable])
-    # g = 1 + 0.2 = 1.2, v = 1.2, step 1.2 + 0.5 * 1.2 = 1.8
-    np.testing.assert_allclose(variable, [0.82], rtol=1e-6)
-    optimizer.learning_rate = 0.01
-    optimizer.apply([keras.ops.convert_to_tensor([-1.0])], [variable])
-    # g = -1 + 0.164 = -0.836, v = 0.6 - 0.836 = -0.236, step -0.836 - 0.118 = -0.954
-    np.testing.assert_allclose(variable, [0.82 + 0.00954], rtol=1e-6)
-
-
 @pytest.mark.parametrize(("momentum", "nesterov", "weight_decay"), SETTINGS)
 def test_every_step_follows_the_formulas_through_a_drop_of_the_rate(
     momentum, nesterov, weight_decay

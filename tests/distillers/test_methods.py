@@ -1,4 +1,4 @@
-"""What all methods that compare outputs of the teacher's and the student's layers share."""
+"""What all methods share that distil logits or the outputs of layers."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from registered_name import has_registered_name
 
-from letkd_keras.distillers import AT, CRD, SP, VID, FitNet, SimKD
+from letkd_keras.distillers import AT, CRD, DKD, KD, SP, VID, FitNet, SimKD
+from letkd_keras.losses import logit_loss
 
 LAYERS = {
     "student_layers": ("intermediate", "penultimate"),
@@ -22,12 +23,18 @@ def _crd(teacher, student, labels, **options):
 
 
 METHODS = {
+    "kd": lambda t, s, y, **o: KD(t, s, **o),
+    "dkd": lambda t, s, y, **o: DKD(t, s, **o),
     "hint": lambda t, s, y, **o: FitNet(t, s, **LAST, **o),
     "at": lambda t, s, y, **o: AT(t, s, **LAYERS, **o),
     "sp": lambda t, s, y, **o: SP(t, s, **LAST, **o),
     "vid": lambda t, s, y, **o: VID(t, s, **LAYERS, **o),
     "simkd": lambda t, s, y, **o: SimKD(t, s, **LAST, **o),
     "crd": _crd,
+}
+LOGITS = {
+    "kd": {"temperature": 3.0, "standardize_logits": True},
+    "dkd": {"alpha": 0.5, "beta": 2.0, "temperature": 3.0, "standardize_logits": True},
 }
 
 
@@ -48,8 +55,8 @@ def _batch(name, setting):
 def test_a_step_trains_student_and_adapters_once_each_and_not_the_teacher(name, setting):
     model = _made(name, setting)
     adapters = len(model.trainable_weights) - len(model.student.trainable_weights)
-    # Regressor and BN, nothing, nothing, two regressors, nothing beside the student, two maps.
-    assert adapters == {"hint": 4, "at": 0, "sp": 0, "vid": 8, "simkd": 0, "crd": 4}[name]
+    # Regressor and BN, two regressors, two maps, nothing beside the student.
+    assert adapters == {"hint": 4, "vid": 8, "crd": 4}.get(name, 0)
     moved = list(model.trainable_weights)
     if name == "hint":
         moved += model.regressor.non_trainable_weights  # statistics of the batches
@@ -72,12 +79,29 @@ def test_a_step_trains_student_and_adapters_once_each_and_not_the_teacher(name, 
         np.testing.assert_array_equal(old, new)
 
 
-def test_weights_and_numbers_are_those_of_repdistillers_scripts(setting):
-    expected = {"hint": 100, "at": 1000, "sp": 3000, "vid": 1, "simkd": 1, "crd": 0.8}
+@pytest.mark.parametrize("name", LOGITS)
+def test_a_loss_on_the_logits_is_that_of_a_step(name, setting):
+    model = _made(name, setting, **LOGITS[name])
+    pair = setting.teacher(setting.x, training=False), setting.y
+    expected = logit_loss(name, **LOGITS[name])(pair, setting.student()(setting.x, training=True))
+    logs = model.train_on_batch(setting.x, setting.y, return_dict=True)
+    assert float(logs[name]) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_weights_and_numbers_are_the_published_ones(setting):
+    """Those of RepDistiller's scripts, and of the authors of DKD."""
+    features = {"hint": 100, "at": 1000, "sp": 3000, "vid": 1, "simkd": 1, "crd": 0.8}
+    expected = {"kd": 0.9, "dkd": 1, **features}
     for name, weight in expected.items():
         model = METHODS[name](setting.teacher, setting.student(), setting.y)
         assert model.distillation_weights == {name: weight}
-        assert model.task_weight == (0 if name == "simkd" else 1)
+        assert model.task_weight == {"kd": 0.1, "simkd": 0}.get(name, 1)
+    for method, numbers in (
+        (KD, {"temperature": 4}),
+        (DKD, {"alpha": 1, "beta": 8, "temperature": 4}),
+    ):
+        config = method(setting.teacher, setting.student()).get_config()
+        assert {"standardize_logits": False, **numbers}.items() <= config.items()
     config = CRD(setting.teacher, setting.student(), setting.y, **LAST).get_config()
     numbers = {"dimension": 128, "negatives": 16384, "temperature": 0.07, "momentum": 0.5}
     assert {key: config[key] for key in numbers} == numbers
@@ -85,7 +109,8 @@ def test_weights_and_numbers_are_those_of_repdistillers_scripts(setting):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_saved_and_loaded_it_trains_on(name, setting, tmp_path):
-    model = _made(name, setting)
+    options = LOGITS.get(name, {})
+    model = _made(name, setting, **options, weight=0.5)
     model.train_on_batch(*_batch(name, setting))
     model.save(tmp_path / "whole.keras")
     loaded = keras.models.load_model(tmp_path / "whole.keras")
@@ -93,6 +118,7 @@ def test_saved_and_loaded_it_trains_on(name, setting, tmp_path):
     # The student's own entry differs in what Keras notes of a build.
     configs = [{**m.get_config(), "student": None} for m in (loaded, model)]
     assert configs[0] == configs[1]
+    assert {**options, "weight": 0.5}.items() <= configs[0].items()
     for actual, expected in zip(loaded.weights, model.weights, strict=True):
         if actual.name != "seed_generator_state":
             np.testing.assert_array_equal(actual, expected)
@@ -108,13 +134,14 @@ def test_saved_and_loaded_it_trains_on(name, setting, tmp_path):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_what_ships_is_the_student_alone(name, setting):
-    model = _made(name, setting)
-    plain = setting.student()
+    student, plain = setting.student(), setting.student()
+    model = METHODS[name](setting.teacher, student, setting.y)
     if name == "simkd":
         kept = {"conv1", "bn1", "intermediate", "conv2", "bn2", "penultimate", "count_runs"}
         assert kept < {layer.name for layer in model.student.layers}
     else:
-        assert [w.path for w in model.student.weights] == [w.path for w in plain.weights]
+        assert model.student is student
+        assert [w.path for w in student.weights] == [w.path for w in plain.weights]
     np.testing.assert_allclose(
         *(m.predict(setting.x, verbose=0) for m in (model, model.student)), rtol=1e-4, atol=1e-6
     )
@@ -123,7 +150,7 @@ def test_what_ships_is_the_student_alone(name, setting):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_loss_falls_when_nothing_else_is_trained(name, setting):
     model = METHODS[name](setting.teacher, setting.student(), setting.y, task_weight=0.0)
-    rate = {"hint": 3e-3, "at": 0.3, "sp": 1e-4, "vid": 0.3, "simkd": 0.3, "crd": 0.1}[name]
+    rate = {"hint": 3e-3, "sp": 1e-4, "kd": 0.1, "dkd": 0.03, "crd": 0.1}.get(name, 0.3)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(rate), loss)
     history = model.fit(*_batch(name, setting), batch_size=12, epochs=12, verbose=0).history
@@ -143,6 +170,13 @@ def test_images_of_weight_zero_are_absent(setting):
     outputs["features"][0][8:] = 7 * outputs["features"][0][8:] + 1
     again = model.compute_distillation_losses(outputs, teacher_outputs, weights)["at"]
     assert float(first) == float(again)
+    labels = np.concatenate([setting.y[:8], (setting.y[8:] + 1) % 3])
+    logs = [
+        _made("dkd", setting).train_on_batch(x, y, weights, return_dict=True)
+        for y in (setting.y, labels)
+    ]
+    for name in ("dkd", "loss", "task_loss"):
+        assert float(logs[0][name]) == float(logs[1][name])
 
 
 def test_layers_that_do_not_fit_are_refused(setting):

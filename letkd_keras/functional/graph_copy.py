@@ -1,0 +1,96 @@
+"""Copies of functional models, perhaps with other layers or other calls of them."""
+
+import functools
+
+import keras
+
+from letkd_keras.functional.graph import is_model, layers_inside, retrace
+from letkd_keras.precision import dtype_policy
+
+
+def copy_of(operation, kind=None, **changes):
+    """A new layer or operation of the same configuration, perhaps of another class or changed."""
+    return (kind or type(operation)).from_config({**operation.get_config(), **changes})
+
+
+def _call(layer, call_copy, *args, **kwargs):
+    return call_copy(*args, **kwargs)
+
+
+def copy_with(model, call_fn=_call, copy_fn=copy_of, dtype=None):
+    """Copy a functional model, perhaps with other layers or other calls of its layers.
+
+    Args:
+        model: Functional `keras.Model`; it is not changed.
+        call_fn: `call_fn(layer, call_copy, *args, **kwargs)` computes the outputs of one layer or
+            operation of the model. `call_copy(*args, **kwargs)` calls its copy, which all calls of
+            the layer share; by default that is all.
+        copy_fn: `copy_fn(layer, **changes)` makes the copy of a layer, with changes to its
+            configuration. It may be of another class. The weights that both have come first in
+            each.
+        dtype: Type of the new input, and of all layers; `None` for those of the model.
+
+    Returns:
+        A functional model. The layers that are copied keep their names and weights.
+
+    Raises:
+        ValueError: If a layer to copy is a `Lambda` layer, which cannot be copied or saved safely.
+    """
+    copies = {}
+
+    def call(operation, *args, **kwargs):
+        return call_fn(operation, functools.partial(call_copy, operation), *args, **kwargs)
+
+    def call_copy(operation, *args, **kwargs):
+        if isinstance(operation, keras.layers.Lambda):
+            raise ValueError(
+                f"{model.name!r} has the Lambda layer {operation.name!r}, which cannot be saved "
+                "without its code. Write it as a layer with `register_keras_serializable`."
+            )
+        if operation not in copies:
+            has_dtype = dtype is not None and isinstance(operation, keras.layers.Layer)
+            copies[operation] = copy_fn(operation, **({"dtype": dtype} if has_dtype else {}))
+        return copies[operation](*args, **kwargs)
+
+    # Layers that `call_fn` makes have the type too, whatever policy is set.
+    with dtype_policy(dtype or keras.config.dtype_policy()):
+        inputs, outputs = retrace(model, call, dtype)
+    copied = keras.Model(inputs, outputs, name=model.name)
+    for layer, copied_layer in copies.items():
+        if not getattr(layer, "weights", ()):
+            continue
+        for weight, value in zip(copied_layer.weights, layer.get_weights(), strict=False):
+            weight.assign(value)
+        # The configuration has it of the outer layer alone.
+        parts = layers_inside(layer), layers_inside(copied_layer)
+        if len(parts[0]) == len(parts[1]):
+            for part, copied_part in zip(*parts, strict=True):
+                copied_part.trainable = part.trainable
+    finalize_normalization(copied)
+    return copied
+
+
+def with_weights(layer, weights, *args):
+    """Call a new layer, which builds it, and set its weights.
+
+    Returns:
+        The output of the layer.
+    """
+    outputs = layer(*args)
+    layer.set_weights(weights)
+    return outputs
+
+
+def finalize_normalization(model):
+    """Let the `Normalization` layers of a model compute with their weights.
+
+    Keras derives what they compute with after `adapt` and after loading, not after an assignment.
+
+    Args:
+        model: Functional `keras.Model` whose weights were assigned.
+    """
+    for layer in model.layers:
+        if is_model(layer):
+            finalize_normalization(layer)
+        elif isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()

@@ -1,0 +1,83 @@
+import keras
+import numpy as np
+from random_students import trained_looking
+
+from letkd_keras.functional.graph_copy import copy_of, copy_with
+
+
+def _model():
+    inputs = keras.Input((4, 4, 3), name="image")
+    x = keras.layers.Conv2D(2, 1, name="conv")(inputs)
+    x = keras.layers.BatchNormalization(name="bn")(x)
+    return trained_looking(keras.Model(inputs, keras.layers.Conv2D(1, 1, name="head")(x)))
+
+
+def _x():
+    return np.random.default_rng(0).standard_normal((3, 4, 4, 3)).astype("float32")
+
+
+def test_copies_share_no_weight_and_compute_the_same():
+    model = _model()
+    copied = copy_with(model)
+    assert not {id(w) for w in model.weights} & {id(w) for w in copied.weights}
+    np.testing.assert_array_equal(copied(_x()), model(_x()))
+
+
+def test_a_copy_of_another_dtype_and_with_other_calls():
+    model = _model()
+
+    def call(layer, call_copy, *args, **kwargs):
+        if layer.name == "head":
+            return keras.layers.Flatten(name="flat")(call_copy(*args))
+        return args[0] if layer.name == "bn" else call_copy(*args, **kwargs)
+
+    def copy(layer, **changes):
+        return copy_of(layer, activation="relu", **changes)
+
+    copied = copy_with(model, call, copy, dtype="float64")
+    assert [layer.name for layer in copied.layers] == ["image", "conv", "head", "flat"]
+    assert {copied.inputs[0].dtype, *(x.compute_dtype for x in copied.layers)} == {"float64"}
+    expected = keras.ops.relu(model.get_layer("conv")(_x()))
+    expected = keras.ops.relu(model.get_layer("head")(expected))
+    np.testing.assert_allclose(
+        np.ravel(copied(_x().astype("float64"))), np.ravel(expected), atol=1e-5
+    )
+
+
+def test_a_copy_of_another_class_may_have_weights_of_its_own():
+    class Longer(keras.layers.Dense):
+        def build(self, input_shape):
+            super().build(input_shape)
+            self.own = self.add_weight(name="own", shape=(), initializer="ones")
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    copied = copy_with(model, copy_fn=lambda layer: copy_of(layer, Longer))
+    *both, own = copied.get_weights()
+    for value, expected in zip(both, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(value, expected)
+    assert own == 1
+
+
+@keras.saving.register_keras_serializable("letkd_keras_tests")
+class TwoDense(keras.layers.Layer):
+    """A composite layer."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.second = keras.layers.Dense(2), keras.layers.Dense(2)
+
+    def build(self, input_shape):
+        self.first.build(input_shape)
+        self.second.build((*input_shape[:-1], 2))
+
+    def call(self, inputs):
+        return self.second(self.first(inputs))
+
+
+def test_layers_frozen_inside_a_composite_layer_are_frozen_in_the_copy():
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, TwoDense(name="two")(inputs))
+    model.get_layer("two").first.trainable = False
+    copy = copy_with(model).get_layer("two")
+    assert (copy.first.trainable, copy.second.trainable) == (False, True)
