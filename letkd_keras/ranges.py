@@ -9,7 +9,6 @@ Only the standard library is imported, so that a wrong option is answered at onc
 import argparse
 import math
 import numbers
-import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -102,8 +101,11 @@ class Number(_Range):
         return f"a finite number {lower} {self.smallest:g}{upper}"
 
     def _contains(self, value):
-        finite = abs(value) <= sys.float_info.max  # False for NaN, and for integers beyond floats
-        if not finite or value >= self.largest:
+        try:
+            value = float(value)  # NumPy compares a float32 in float32, where it warns
+        except OverflowError:  # of an integer
+            return False
+        if not math.isfinite(value) or value >= self.largest:
             return False
         return value >= self.smallest if self.includes_smallest else value > self.smallest
 

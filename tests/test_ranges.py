@@ -14,6 +14,7 @@ _RANGES = [
     (ranges.finite_number, (-2, 0.5), (math.nan, math.inf, 10**400)),
     (ranges.non_negative_number, (0, 1e9), (-0.1, math.nan, math.inf)),
     (ranges.positive_number, (1, 1e-9), (0, math.inf, 10**400)),
+    (ranges.positive_number, (np.float32(0.5),), (np.float32("nan"), np.float16("inf"))),
     (ranges.fraction, (0, 0.5), (1, -0.1, math.nan)),
     (ranges.positive_fraction, (1e-9, 0.5), (0, 1)),
 ]
@@ -35,7 +36,8 @@ def test_a_checked_integer_is_an_int(value):
     assert type(ranges.positive_integer.check(value, "n")) is int
 
 
-@pytest.mark.parametrize("value", [2, np.float32(0.5), np.int64(3)])
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [2, np.float32(0.5), np.float16(0.5), np.int64(3)])
 def test_a_checked_number_is_a_float(value):
     checked = ranges.positive_number.check(value, "x")
     assert checked == value and type(checked) is float

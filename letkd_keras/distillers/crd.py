@@ -69,7 +69,7 @@ class CRD(Distiller):
         student: Functional or sequential `keras.Model` from the same images to logits; trained in
             place.
         labels: Classes of all training images, integers [M] in the order of the rows.
-        student_layers: The student's last feature map, in a tuple of one. `None` for its
+        student_layers: The student's last feature map, by name. `None` for its
             penultimate layer, as in RepDistiller.
         teacher_layers: The teacher's, likewise.
         weight: Weight of the loss; 0.8 in the paper.

@@ -1,3 +1,4 @@
+import contextlib
 from pathlib import Path
 
 import keras
@@ -9,6 +10,7 @@ from letkd_keras.distillers.compatibility import (
     matching_models,
     warn_about_augmentation,
 )
+from letkd_keras.distillers.feature_layers import layer_names
 from letkd_keras.distillers.feature_maps import channels_last, channels_last_shape
 from letkd_keras.distillers.layer_outputs import LayerOutputs
 from letkd_keras.distillers.training_arguments import (
@@ -52,8 +54,10 @@ class Distiller(TrainStep, keras.Model):
     A method is a subclass. It names layers of both models, makes what it trains beside the student
     (its *adapters*) from `student_shapes` and `teacher_shapes` after this constructor, and
     overrides `compute_distillation_losses`. A method that needs more than the outputs of layers
-    overrides `compute_teacher_outputs` or `compute_student_outputs` too. Adapters are trained and
-    saved with the distiller; `student` never has them.
+    overrides `compute_teacher_outputs` or `compute_student_outputs` too. The constructor builds the
+    adapters with `layer.build(shape)`, since a layer that gets its weights in the first step is
+    neither in the optimizer nor in a loaded distiller. Adapters are trained and saved with the
+    distiller; `student` never has them.
 
     Images may have no label: with the label -1 they count in all distillation losses and not in the
     task loss, which is the mean over the images of the batch (of each replica) that have one, 0
@@ -76,7 +80,8 @@ class Distiller(TrainStep, keras.Model):
             probabilities, of the same classes. It is trained in place. A softmax at its end is
             removed: `student` of the distiller is then a model without it, which shares the weights
             (`letkd_keras.remove_softmax`).
-        student_layers: Names of layers of the student whose outputs are compared, in order.
+        student_layers: Names of layers of the student whose outputs are compared, in order, or one
+            name.
         teacher_layers: As many of the teacher.
         teacher_shapes: Shapes of the outputs of `teacher_layers`, channels last, without the batch
             dimension; needed only without a teacher.
@@ -119,7 +124,8 @@ class Distiller(TrainStep, keras.Model):
     ):
         super().__init__(**kwargs)
         teacher, self.student = matching_models(teacher, student)
-        self.student_layers, self.teacher_layers = tuple(student_layers), tuple(teacher_layers)
+        self.student_layers = layer_names(student_layers)
+        self.teacher_layers = layer_names(teacher_layers)
         if len(self.student_layers) != len(self.teacher_layers):
             raise ValueError(
                 "`student_layers` and `teacher_layers` must be of the same length. "
@@ -199,7 +205,7 @@ class Distiller(TrainStep, keras.Model):
             sample_weight: Weights of the images, [B], or `None`.
 
         Returns:
-            Dictionary of scalars with the names of `loss_weights`, each from a
+            Dictionary of scalars with exactly the names of `loss_weights`, each from a
             `keras.losses.Loss`, which divides by the number of replicas.
         """
         return {}
@@ -289,19 +295,27 @@ class Distiller(TrainStep, keras.Model):
 
         Returns:
             `(total, parts)`: a scalar, and a dictionary of unweighted scalars.
+
+        Raises:
+            ValueError: If the compiled loss is no scalar, or `compute_distillation_losses` returns
+                no scalars, or others than those of `loss_weights`.
         """
         logits = student_outputs["logits"]
         task_loss = self.compute_loss(
             x=x, y=y, y_pred=logits, sample_weight=sample_weight, training=True
         )
+        if _rank(task_loss):
+            raise ValueError(
+                "`loss` of `compile` must have a reduction, so that it is a scalar. "
+                f"Received: a loss of shape {tuple(task_loss.shape)}"
+            )
         # As they are in `compute_loss`, divided by the number of replicas.
         regularizers = sum(self.scalar_loss(0.0, ops.sum(loss)) for loss in self.losses)
         task_loss = task_loss - regularizers
         y = complete_labels(y, teacher_outputs["logits"])
-        parts = {
-            "task_loss": task_loss,
-            **self.compute_distillation_losses(student_outputs, teacher_outputs, sample_weight),
-        }
+        own = self.compute_distillation_losses(student_outputs, teacher_outputs, sample_weight)
+        _check_losses(own, [x for x in self.distillation_weights if x not in self.logit_losses])
+        parts = {"task_loss": task_loss, **own}
         for name, loss in self.logit_losses.items():
             parts[name] = loss((teacher_outputs["logits"], y), logits, sample_weight)
         total = self.task_weight * task_loss + regularizers
@@ -312,6 +326,23 @@ class Distiller(TrainStep, keras.Model):
                 value = value * ops.minimum(step / self.warm_up_steps, 1.0)
             total = total + value
         return total, parts
+
+    @contextlib.contextmanager
+    def all_layers_built(self):
+        """Refuse layers that get weights in a step (the steps call this).
+
+        Raises:
+            ValueError: If there is one.
+        """
+        before = [len(layer.weights) for layer in self.layers]
+        yield
+        for layer, count in zip(self.layers, before, strict=True):
+            if len(layer.weights) > count:
+                raise ValueError(
+                    f"The layer {layer.name!r} of {type(self).__name__} must be built in the "
+                    "constructor by `layer.build(shape)`, so that the optimizer has its weights. "
+                    f"Received: {layer!r}, which was built in a training step"
+                )
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """Update the metrics (Keras calls this); images without a label have weight 0.
@@ -360,6 +391,20 @@ class Distiller(TrainStep, keras.Model):
 
     # Saving
 
+    def save(self, filepath, *args, **kwargs):
+        """Save all, with the teacher, in a `.keras` file (`keras.Model.save`).
+
+        Raises:
+            ValueError: If the file is an HDF5 file, which cannot have the teacher.
+        """
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                "`filepath` must end in .keras, since an HDF5 file would not have the teacher; "
+                "`save_weights` takes .weights.h5, and `student.save` takes .h5. "
+                f"Received: filepath={str(filepath)!r}"
+            )
+        return super().save(filepath, *args, **kwargs)
+
     def get_config(self):
         return {
             **super().get_config(),
@@ -405,6 +450,28 @@ class Distiller(TrainStep, keras.Model):
                     "keras.config.enable_unsafe_deserialization() before. Keras applies the "
                     "arguments of load_model to the student alone."
                 ) from error
+
+
+def _check_losses(losses, names):
+    """Refuse what is no dictionary of scalars with these names."""
+    if not isinstance(losses, dict) or set(losses) != set(names):
+        received = list(losses) if isinstance(losses, dict) else losses
+        raise ValueError(
+            "`compute_distillation_losses` must return a dictionary of the losses of "
+            f"`loss_weights`: {names}. Received: {received}"
+        )
+    for name, loss in losses.items():
+        if rank := _rank(loss):
+            received = type(loss).__name__ if rank == -1 else f"shape {tuple(loss.shape)}"
+            raise ValueError(
+                "`compute_distillation_losses` must return scalars. "
+                f"Received: {name!r} of {received}"
+            )
+
+
+def _rank(loss):
+    """The number of dimensions; `None` where TensorFlow does not know it, -1 of no tensor."""
+    return 0 if isinstance(loss, int | float) else getattr(loss, "ndim", -1)
 
 
 def _channels_last_shapes(outputs):

@@ -13,7 +13,7 @@ def compared_layers(teacher, student, teacher_layers, student_layers, which):
     Args:
         teacher: Functional teacher, or `None` where `teacher_layers` are given.
         student: Functional student, likewise.
-        teacher_layers: Names of layers of the teacher, or `None` for the suggested ones.
+        teacher_layers: Names of layers of the teacher, or one name; `None` for the suggested ones.
         student_layers: Likewise of the student.
         which: What is suggested: `"all"`, the ends of all stages, as many as the other network has,
             counted from the last; `"second"` or `"last"`, the end of that stage; `"penultimate"`,
@@ -23,21 +23,17 @@ def compared_layers(teacher, student, teacher_layers, student_layers, which):
         `(teacher_layers, student_layers)`, two tuples of names.
 
     Raises:
-        ValueError: If what is given are no names of layers, or more than the method compares, or if
-            a network whose layers are not given has no feature map before its classifier.
+        ValueError: If more layers are given than the method compares, or a network whose layers are
+            not given has no feature map before its classifier.
     """
     given = {"teacher": teacher_layers, "student": student_layers}
     for role, names in given.items():
-        several = names is not None and which != "all" and len(names) != 1
-        if isinstance(names, str) or several:
-            expected = "a tuple of names of layers"
-            if which != "all":
-                expected = "the name of one layer, in a tuple"
+        if names is not None and which != "all" and len(layer_names(names)) != 1:
             raise ValueError(
-                f"`{role}_layers` must be {expected}. Received: {role}_layers={names!r}"
+                f"`{role}_layers` must be the name of one layer. Received: {role}_layers={names!r}"
             )
     layers = [
-        _suggested(model, which) if names is None else tuple(names)
+        _suggested(model, which) if names is None else layer_names(names)
         for model, names in zip((teacher, student), given.values(), strict=True)
     ]
     if None in given.values():
@@ -48,6 +44,11 @@ def compared_layers(teacher, student, teacher_layers, student_layers, which):
         ]
         log.info("Layers compared: teacher's %s, student's %s", *map(", ".join, layers))
     return tuple(layers)
+
+
+def layer_names(layers):
+    """Names of layers as a tuple; a name alone is one layer."""
+    return (layers,) if isinstance(layers, str) else tuple(layers)
 
 
 def _suggested(model, which):

@@ -27,7 +27,7 @@ class FitNet(Distiller):
         teacher: Functional or sequential `keras.Model` from images to logits; see `Distiller`.
         student: Functional or sequential `keras.Model` from the same images to logits; trained in
             place.
-        student_layers: The student's guided layer, in a tuple of one. `None` for the end of its
+        student_layers: The student's guided layer, by name. `None` for the end of its
             second stage, as in RepDistiller.
         teacher_layers: The teacher's hint layer, likewise.
         weight: Weight of the hint; 100 in RepDistiller.

@@ -78,7 +78,8 @@ class TrainStep:
             *zip(self.optimizer.variables, optimizer_variables, strict=True),
         ]
         self.check_labels(y)
-        with keras.StatelessScope(values, collect_losses=True) as scope:
+        stateless = keras.StatelessScope(values, collect_losses=True)
+        with self.all_layers_built(), stateless as scope:
             teacher_outputs = self.compute_teacher_outputs(x, y)
             student_outputs = self.compute_student_outputs(x)
             loss, parts = self.compute_total_loss(

@@ -10,6 +10,7 @@ from letkd_keras.distillers.compatibility import (
     score_grid,
 )
 from letkd_keras.distillers.distiller import Distiller
+from letkd_keras.distillers.feature_layers import layer_names
 from letkd_keras.distillers.training_graph import TrainingGraph
 from letkd_keras.distillers.unlabelled import complete_labels
 from letkd_keras.errors import argument_renamed
@@ -152,8 +153,8 @@ class LetKD(Distiller):
             }
             student = _with_kd_layers(student, fitted, layers, alphas, options)
             log.info("KD layers after %s", ", ".join(layers[level] for level in levels))
-            student_layers = (*(layers[level] for level in levels), *student_layers)
-            teacher_layers = (*(found[level] for level in levels), *teacher_layers)
+            student_layers = (*(layers[level] for level in levels), *layer_names(student_layers))
+            teacher_layers = (*(found[level] for level in levels), *layer_names(teacher_layers))
         weights = {"penultimate": penultimate_weight, "intermediate": intermediate_weight}
         weights = {
             f"kl_{level}": non_negative_number.check(weights[level], f"{level}_weight")

@@ -21,7 +21,8 @@ def check(logit_losses, other_names=()):
         `(losses, weights)`: two dictionaries with the same keys.
 
     Raises:
-        ValueError: If an entry is no such pair, its loss has no reduction, or its name is in use.
+        ValueError: If an entry is no such pair, its loss is one of Keras' own or has no reduction,
+            or its name is in use.
     """
     logit_losses = {} if logit_losses is None else logit_losses
     is_dictionary = isinstance(logit_losses, dict)
@@ -49,6 +50,14 @@ def check(logit_losses, other_names=()):
                 f"The loss of `logit_losses[{name!r}]` must be a keras.losses.Loss or a "
                 f"keras.distillation.LogitsDistillation. Received: {loss!r}"
             )
+        if _is_of_keras(loss):
+            raise ValueError(
+                f"The loss of `logit_losses[{name!r}]` must take `y_true` as the pair "
+                "(teacher_logits, labels), which Keras' own losses do not: use "
+                "keras.distillation.LogitsDistillation(loss=...), a loss of letkd_keras.losses, or "
+                f"a subclass of keras.losses.Loss with a `call` of its own. "
+                f"Received: {type(loss).__name__}"
+            )
         if loss.reduction in (None, "none"):
             raise ValueError(
                 f"The loss of `logit_losses[{name!r}]` must have a reduction. "
@@ -57,6 +66,13 @@ def check(logit_losses, other_names=()):
         losses[name] = loss
         weights[name] = non_negative_number.check(weight, f"weight of {name}")
     return losses, weights
+
+
+def _is_of_keras(loss):
+    """Whether Keras' own code computes the loss, which takes no pair as `y_true`."""
+    # All losses of Keras have the same `call`; that of the base class computes nothing.
+    own = (keras.losses.KLDivergence.call, keras.losses.Loss.call)
+    return type(loss).__call__ is keras.losses.Loss.__call__ and type(loss).call in own
 
 
 def serialize(losses, weights):

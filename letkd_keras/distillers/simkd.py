@@ -45,7 +45,7 @@ class SimKD(Distiller):
         student: Functional or sequential `keras.Model` from the same images to logits. It is left
             as it was: `student` of the distiller is a copy with another classifier. A student that
             has P keeps it and is not copied: it is trained in place.
-        student_layers: The student's feature map, in a tuple of one. `None` for the end of its last
+        student_layers: The student's feature map, by name. `None` for the end of its last
             stage, the last one that RepDistiller's networks list.
         teacher_layers: The teacher's, likewise, which its classifier must read. `None` for its
             penultimate layer. In a wide ResNet that is not the listed one, a raw sum: batch

@@ -40,7 +40,7 @@ class SP(Distiller):
         teacher: Functional or sequential `keras.Model` from images to logits; see `Distiller`.
         student: Functional or sequential `keras.Model` from the same images to logits; trained in
             place.
-        student_layers: The student's layer, in a tuple of one. `None` for the end of its last
+        student_layers: The student's layer, by name. `None` for the end of its last
             stage, as in RepDistiller.
         teacher_layers: The teacher's, likewise.
         weight: Weight of the loss; 3000 in the paper and in RepDistiller.

@@ -70,14 +70,15 @@ class TrainStep(StepOnWorkers):
         _check_ranks(data)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self.check_labels(y)
-        teacher_outputs = self.compute_teacher_outputs(x, y)
         replicas = self.distribute_strategy.num_replicas_in_sync
-        with tf.GradientTape() as tape:
-            student_outputs = self.compute_student_outputs(x)
-            loss, parts = self.compute_total_loss(
-                x, y, student_outputs, teacher_outputs, sample_weight
-            )
-            scaled_loss = self.optimizer.scale_loss(loss)
+        with self.all_layers_built():
+            teacher_outputs = self.compute_teacher_outputs(x, y)
+            with tf.GradientTape() as tape:
+                student_outputs = self.compute_student_outputs(x)
+                loss, parts = self.compute_total_loss(
+                    x, y, student_outputs, teacher_outputs, sample_weight
+                )
+                scaled_loss = self.optimizer.scale_loss(loss)
         variables = self.trainable_weights
         self.optimizer.apply(tape.gradient(scaled_loss, variables), variables)
         batch = tf.shape(keras.tree.flatten(x)[0])[0]

@@ -1,8 +1,9 @@
-"""What all distillers make of the compiled loss and the regularizers."""
+"""What all distillers make of losses, regularizers, layers that they train beside, and files."""
 
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from letkd_keras.distillers import KD, Distiller, SimKD
 
@@ -57,3 +58,86 @@ def test_a_subclass_changes_training_and_evaluation_by_compute_loss(setting):
             [trained["loss"], trained["task_loss"], model.evaluate(setting.x, setting.y, verbose=0)]
         )
     np.testing.assert_allclose(logs[1], 2 * np.array(logs[0]), rtol=1e-3)
+
+
+class Squares(Distiller):
+    """A method whose losses are chosen by a test."""
+
+    def __init__(self, teacher, student, losses, adapter=None):
+        super().__init__(teacher, student, loss_weights={"squares": 1.0})
+        self.make_losses, self.adapter = losses, adapter
+
+    def compute_distillation_losses(self, student_outputs, teacher_outputs, sample_weight=None):
+        logits = student_outputs["logits"]
+        if self.adapter is not None:
+            logits = self.adapter(logits, training=True)
+        return self.make_losses(ops.square(teacher_outputs["logits"] - logits))
+
+
+def _mean(squares):
+    return {"squares": ops.mean(squares)}
+
+
+def _compiled(model, reduction="sum_over_batch_size"):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
+    model.compile(keras.optimizers.SGD(0.1), loss, run_eagerly=True)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        (lambda x: {"squares": x}, r"scalars.*'squares' of shape \(12, 3\)"),
+        (lambda x: {"squares": _mean(x)}, "scalars.*'squares' of dict"),
+        (lambda x: {"squares": None}, "scalars.*'squares' of NoneType"),
+        (lambda x: {"square": ops.mean(x)}, r".*\['squares'\]. Received: \['square'\]"),
+        (lambda x: {**_mean(x), "b": 0.0}, r".*\['squares'\]. Received: \['squares', 'b'\]"),
+        (lambda x: None, r"a dictionary of the losses.* Received: None"),
+    ],
+)
+def test_what_are_no_losses_of_the_method_is_refused(setting, losses, message):
+    model = _compiled(Squares(setting.teacher, setting.student(), losses))
+    with pytest.raises(ValueError, match=f"^`compute_distillation_losses` must return {message}"):
+        model.train_on_batch(setting.x, setting.y)
+
+
+def test_a_compiled_loss_that_is_no_scalar_is_refused(setting):
+    model = _compiled(Squares(setting.teacher, setting.student(), _mean), reduction=None)
+    with pytest.raises(ValueError, match=r"^`loss` of `compile` must have a .* shape \(12,\)"):
+        model.train_on_batch(setting.x, setting.y)
+
+
+def test_a_layer_that_a_step_would_build_is_refused(setting):
+    adapter = keras.Sequential([keras.layers.Dense(3)], name="adapter")
+    model = _compiled(Squares(setting.teacher, setting.student(), _mean, adapter))
+    model.run_eagerly = False
+    before = model.student.get_weights()
+    with pytest.raises(ValueError, match=r"'adapter' of Squares must be built .*layer\.build"):
+        model.fit(setting.x, setting.y, verbose=0)
+    for weight, expected in zip(model.student.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, expected)
+
+
+class Doubles(keras.layers.Layer):
+    """No weights, and not built before it is called."""
+
+    def call(self, inputs):
+        return 2 * inputs
+
+
+@pytest.mark.parametrize("made", [Doubles, lambda: keras.layers.Dropout(0.1)])
+def test_a_layer_without_weights_needs_no_build(setting, made):
+    model = _compiled(Squares(setting.teacher, setting.student(), _mean, made()))
+    model.fit(setting.x, setting.y, verbose=0)
+
+
+def test_a_file_that_cannot_have_the_teacher_is_refused(setting, tmp_path):
+    model = _compiled(KD(setting.teacher, setting.student()))
+    checkpoints = [keras.callbacks.ModelCheckpoint(tmp_path / "whole.h5")]
+    for save in (
+        lambda: model.save(tmp_path / "whole.hdf5"),
+        lambda: model.fit(setting.x, setting.y, verbose=0, callbacks=checkpoints),
+    ):
+        with pytest.raises(ValueError, match=r"^`filepath` must end in \.keras.*whole\.h"):
+            save()
+    assert not list(tmp_path.iterdir())

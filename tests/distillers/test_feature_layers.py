@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from letkd_keras import models
-from letkd_keras.distillers import AT, CRD, SP, VID, FitNet, SimKD
+from letkd_keras.distillers import AT, CRD, SP, VID, Distiller, FitNet, SimKD
 from letkd_keras.functional import suggest_stage_ends
 
 
@@ -84,10 +84,10 @@ def test_methods_that_compare_one_layer_refuse_several(setting, method):
         method(setting.teacher, setting.student(), student_layers=("bn1", "bn2"))
 
 
-def test_a_name_that_is_no_tuple_is_refused(setting):
-    for method in (AT, FitNet):
-        with pytest.raises(ValueError, match=r"`teacher_layers` must be .*Received: .*'bn2'"):
-            method(setting.teacher, setting.student(), teacher_layers="bn2")
+@pytest.mark.parametrize("method", [Distiller, AT, FitNet])
+def test_a_name_alone_is_one_layer(setting, method):
+    model = method(setting.teacher, setting.student(), student_layers="bn1", teacher_layers="bn2")
+    assert (model.teacher_layers, model.student_layers) == (("bn2",), ("bn1",))
 
 
 @pytest.mark.parametrize("method", [AT, VID, FitNet])

@@ -170,6 +170,7 @@ def test_what_is_no_logit_loss_is_refused(setting):
         ({"kd": KDLoss()}, r"must be a pair \(loss, weight\)"),
         ({"kd": (KDLoss(),)}, r"must be a pair \(loss, weight\)"),
         ({"kd": ("kl_divergence", 1.0)}, "must be a keras.losses.Loss or a keras.distillation"),
+        ({"kd": (keras.losses.KLDivergence(), 1.0)}, "must take `y_true` as .*: KLDivergence"),
         ({"kd": (KDLoss(reduction=None), 1.0)}, "must have a reduction.*reduction=None"),
         ([KDLoss()], "`logit_losses` must be a dictionary of names"),
         ({1: (KDLoss(), 1.0)}, "`logit_losses` must be a dictionary of names"),
@@ -178,6 +179,17 @@ def test_what_is_no_logit_loss_is_refused(setting):
             _made("letkd", setting, logit_losses=losses)
     with pytest.raises(ValueError, match=r"must not be kd\. Received: 'kd'"):
         _made("kd", setting, logit_losses={"kd": (KDLoss(), 1.0)})
+
+
+def test_a_loss_of_keras_that_takes_the_pair_is_used(setting):
+    class Softened(keras.losses.KLDivergence):
+        def __call__(self, y_true, y_pred, sample_weight=None):
+            y_true, y_pred = (keras.ops.softmax(x) for x in (y_true[0], y_pred))
+            return super().__call__(y_true, y_pred, sample_weight)
+
+    logs = _step(_made("none", setting, logit_losses={"kl": (Softened(), 1.0)}), setting)
+    expected = _step(_made("none", setting, logit_losses={"kl": (KDLoss(1.0), 1.0)}), setting)
+    assert logs["kl"] == pytest.approx(expected["kl"], rel=1e-4)
 
 
 def test_a_distiller_without_prototypes_of_the_intermediate_level_takes_them_too(setting):
