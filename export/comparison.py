@@ -299,8 +299,8 @@ def images_for(student, images=None, argument="images", options=None):
         float32 [N, ...].
 
     Raises:
-        ValueError: If their shape is not that of the student's input, they are not finite, or not
-            normalized as the options say or the student needs.
+        ValueError: If they are no array, their shape is not that of the student's input, they are
+            not finite, or not normalized as the options say or the student needs.
     """
     takes_pixels = options is not None and options.input == "pixels"
     shape = student.input_shape[1:]
@@ -313,7 +313,12 @@ def images_for(student, images=None, argument="images", options=None):
         rng, shape = np.random.default_rng(0), (_RANDOM_IMAGES, *shape)
         noise = rng.integers(0, 256, shape) if takes_pixels else rng.standard_normal(shape)
         return noise.astype("float32")
-    images = np.asarray(images)
+    given, images = images, np.asarray(images)
+    if images.dtype == object:
+        raise ValueError(
+            f"`{argument}` must be an array; `np.concatenate([x for x, _ in data_set])` makes one "
+            f"of a data set. Received: a {type(given).__name__}"
+        )
     fits = images.ndim == len(shape) + 1 and len(images) > 0
     if not fits or any(
         size not in (None, given) for size, given in zip(shape, images.shape[1:], strict=True)
@@ -338,7 +343,7 @@ def check_labels(labels, images, classes):
     """Check that there is one label for each image.
 
     Args:
-        labels: Integers [N], or `None`.
+        labels: Integers [N], one-hot labels [N, classes], or `None`.
         images: The images [N, ...].
         classes: Number of classes.
 
@@ -351,6 +356,8 @@ def check_labels(labels, images, classes):
     if labels is None:
         return None
     labels = np.asarray(labels)
+    if labels.shape == (len(images), classes):
+        labels = labels.argmax(axis=1)
     if labels.shape != (len(images),):
         raise ValueError(
             f"`labels` must be one class for each of the {len(images)} images. "

@@ -1,5 +1,6 @@
 """The images of a data set that an export is verified, calibrated and measured on."""
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -7,6 +8,8 @@ import numpy as np
 
 from letkd_keras.export.run_folders import knows_data
 from letkd_keras.ranges import positive_integer
+
+log = logging.getLogger(__name__)
 
 _BATCH = 64
 _VALUES = 2**26  # of the images of one kind; 256 MB
@@ -175,7 +178,8 @@ def take(data, split, count, seed=0):
     Returns:
         `(images, labels)`: float32 [N, H, W, C], normalized, and integers [N].
     """
-    count = min(count, max(_BATCH, _VALUES // math.prod(data.image_shape)))
+    wanted, limit = count, max(_BATCH, _VALUES // math.prod(data.image_shape))
+    count = min(wanted, limit)
     if split in ("train", "test"):
         data = _subset(data, split, count, seed)
     batches = data.evaluation_batches(_BATCH, split=split)
@@ -185,6 +189,10 @@ def take(data, split, count, seed=0):
     if len(images) > count:
         rows = np.random.default_rng(seed).permutation(len(images))[:count]
         images, labels = images[np.sort(rows)], labels[np.sort(rows)]
+    if len(images) == limit < wanted:
+        log.info(
+            "%d %s images are used in place of %d, since 256 MB hold no more", limit, split, wanted
+        )
     return images, labels
 
 

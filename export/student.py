@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Exported(Comparison):
-    """An artifact that was written and verified.
+    """An artifact that was written and verified; `open` and `pathlib.Path` take it as its path.
 
     Attributes:
         max_difference, scale, agreement, num_images, accuracy_before, accuracy: Those of its
@@ -63,6 +63,9 @@ class Exported(Comparison):
 
     def __str__(self):
         return f"{self.path}, {self.bytes:,} bytes, {super().__str__()}"
+
+    def __fspath__(self):
+        return str(self.path)
 
 
 def export_student(
@@ -109,7 +112,7 @@ def export_student(
             calibration images, or eight images of noise from a fixed seed. Where only the order of
             the logits can be compared, it is compared on real images only: on noise it means
             nothing.
-        labels: Their classes [N], for accuracies.
+        labels: Their classes [N], integers or one-hot, for accuracies.
         fold: Whether to fold the student first (`letkd_keras.export.fold`), which makes it smaller
             and faster and leaves its logits unchanged.
         tolerance: Largest difference of a logit allowed, relative to the largest logit; `None` for

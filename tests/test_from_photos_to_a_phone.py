@@ -1,6 +1,7 @@
 """The notebook of the page "From photos to a phone": photos to int8 files that classify them."""
 
 import os
+import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -11,6 +12,16 @@ from letkd_keras.data import load_cifar
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NOTEBOOK = EXAMPLES / "from_photos_to_a_phone.ipynb"
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["a", "b"]], ids=["none", "help", "two"])
+@pytest.mark.parametrize("name", ["cifar_as_photos", "digits_as_files"])
+def test_without_one_folder_the_examples_say_what_they_do(name, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    with pytest.raises(SystemExit, match=f"python examples/{name}.py"):
+        runpy.run_path(EXAMPLES / f"{name}.py", run_name="__main__")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_notebook_has_its_outputs():

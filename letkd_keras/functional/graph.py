@@ -35,6 +35,8 @@ def as_functional(model, argument="model"):
         return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     if is_sequential or not is_model(model):
         hint = ", which has no `keras.Input(shape)` at its beginning" if is_sequential else ""
+        if isinstance(getattr(model, "student", None), keras.Model):
+            hint = f"; give `{argument}.student`"
         raise ValueError(
             f"`{argument}` must be a functional or a built sequential keras.Model, so that its "
             f"layers can be named. Received: {argument}={model!r} of {type(model)}{hint}"

@@ -10,6 +10,7 @@ from letkd_keras.functional.graph import (
     readers,
 )
 from letkd_keras.functional.graph_copy import copy_with
+from letkd_keras.functional.layer_suggestions import suggest_layers
 from letkd_keras.layers import KDLayer
 
 
@@ -50,8 +51,8 @@ def insert_kd_layers(
     penultimate=None,
     intermediate=None,
     *,
-    penultimate_layer="penultimate",
-    intermediate_layer="intermediate",
+    penultimate_layer=None,
+    intermediate_layer=None,
 ):
     """Copy a student and insert KD layers.
 
@@ -59,15 +60,18 @@ def insert_kd_layers(
         student: Functional or sequential `keras.Model`; it is not changed.
         penultimate: `KDLayer` to insert after the last feature map, or `None`.
         intermediate: `KDLayer` to insert after the first block of the last stage, or `None`.
-        penultimate_layer: Name of the student's layer after which `penultimate` is inserted.
-        intermediate_layer: Name of the student's layer after which `intermediate` is inserted.
+        penultimate_layer: Name of the student's layer after which `penultimate` is inserted; `None`
+            for the one that `suggest_layers` names.
+        intermediate_layer: Likewise for `intermediate`.
 
     Returns:
-        A functional model from images to logits with the KD layers inside.
+        A functional model with the KD layers inside and the same outputs as `student`: logits, or
+        probabilities where it ends in a softmax.
 
     Raises:
         ValueError: If the student is not functional, has no layer of a given name or calls that
-            layer more than once, or what is to be inserted is no `KDLayer`.
+            layer more than once, what is to be inserted is no `KDLayer`, or no layer is named and
+            none can be suggested.
     """
     student = as_functional(student, "student")
     flat = flatten(student)
@@ -82,6 +86,13 @@ def insert_kd_layers(
             raise ValueError(
                 f"`{level}` must be a KDLayer; the name of the layer that it follows is "
                 f"`{level}_layer`. Received: {level}={layer!r}"
+            )
+        if name is None:
+            name = suggest_layers(flat)[level]
+        if name is None:
+            raise ValueError(
+                f"`{level}_layer` must name a layer of {student.name!r}, since none can be "
+                f"suggested. Received: {level}_layer=None"
             )
         find_layer(flat, name, f"{level}_layer")
         insertions.setdefault(name, []).append(layer)

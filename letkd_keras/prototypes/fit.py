@@ -85,7 +85,7 @@ def fit_prototypes(
         data: `(images, labels)` arrays, or a set of `(images, labels, ...)` batches that can be
             iterated over several times, such as a `tf.data.Dataset`: the training images as the
             teacher takes them, normalized, without augmentation and in the same order at each pass.
-            Labels are integers [B].
+            Labels are integers [B], or one-hot [B, classes].
         templates: Number K of penultimate clusters.
         subclasses: Number of sub-classes (clusters) of each class at the intermediate level.
         components: Number of LDA components, never more than classes - 1 or channels. Where the

@@ -13,7 +13,8 @@ class LabeledImages:
         data: `(images, labels)` arrays, or anything that can be iterated over repeatedly and yields
             `(images, labels, ...)` batches, such as a batched `tf.data.Dataset`. Further entries of
             a batch (sample weights) are ignored.
-        num_classes: Labels must be in `[0, num_classes)`.
+        num_classes: Labels must be in `[0, num_classes)`, or one-hot or mixed of shape
+            [B, num_classes], whose largest entry is the class.
         batch_size: Size of the batches taken from arrays.
         preprocess: Function applied to each batch of images, or `None`.
 
@@ -271,10 +272,13 @@ def _checked_labels(labels, num_classes):
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
+    elif labels.ndim == 2 and labels.shape[1] == num_classes:
+        labels = labels.argmax(axis=1)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            "Labels must be of an integer type and of shape [B], not one-hot, and a data set must "
-            f"be batched. Received: labels of shape {labels.shape} and type {labels.dtype}"
+            "Labels must be of an integer type and of shape [B], or one-hot of shape "
+            f"[B, {num_classes}], and a data set must be batched. "
+            f"Received: labels of shape {labels.shape} and type {labels.dtype}"
         )
     if labels.size and (labels.min() < 0 or labels.max() >= num_classes):
         raise ValueError(

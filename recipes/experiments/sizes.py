@@ -100,7 +100,7 @@ def measure(experiment, teacher, student):
             f"{largest.parameters:,}",
             experiment.teacher.label,
             f"{measured['teacher'].parameters:,}",
-            ", fewer --templates or a budget such as --growth 25%" if method else "",
+            ", fewer --templates or --growth 25%" if method else "",
         )
     return sizes
 

@@ -99,7 +99,8 @@ def _sizes(experiment):
         *markdown_table(["network", "parameters", "bytes in float32", "multiply-adds"], rows),
     ]
     if experiment.growth is not None:
-        lines += ["", f"Budget of the KD layers: {100 * experiment.growth:g}% of the student."]
+        growth = f"{100 * experiment.growth:g}%"
+        lines += ["", f"Growth by the KD layers: at most {growth} of the student."]
     return "\n".join([*lines, ""])
 
 

@@ -1,5 +1,7 @@
 """Wrong arguments of the Python API: each is one clear error, before any long work."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -224,7 +226,7 @@ FIT_PROTOTYPES = {
     "generator": (lambda: _fit(batch for batch in [(X, Y)]), "a generator is empty after"),
     "endless": (lambda: _fit(_batches().batch(16).repeat()), "must come to an end"),
     "shuffled": (lambda: _fit(_batches().shuffle(60).batch(16)), "same order at each pass"),
-    "one-hot": (lambda: _fit((X, np.eye(5)[Y])), "Labels must be of an integer type"),
+    "one-hot": (lambda: _fit((X, np.eye(6)[Y])), "Labels must be of an integer type"),
     "fractional": (lambda: _fit((X, Y + 0.5)), "Labels must be of an integer type"),
     "large labels": (lambda: _fit((X, Y + 1)), r"Labels must lie in \[0, 5\)"),
     "lengths": (lambda: _fit((X, Y[:-1])), "one label per image"),
@@ -249,6 +251,10 @@ OTHERS = {
     "prototypes": (lambda: lk.Prototypes.load("missing.npz"), "No prototypes at missing.npz"),
     "kd layer": (lambda: lk.insert_kd_layers(STUDENT, "x"), "`penultimate` must be a KDLayer"),
     "cost": (lambda: lk.cost_of("student.keras"), "`model` must be a functional"),
+    "cost of a distiller": (
+        lambda: lk.cost_of(lk.KD(TEACHER, STUDENT)),
+        r"`model` must be a functional.*; give `model\.student`$",
+    ),
 }
 GROUPS = {
     "KDLayer": KD_LAYER,
@@ -275,3 +281,9 @@ def test_a_wrong_argument_is_one_clear_error(call, sentence, tmp_path, monkeypat
     with pytest.raises((ValueError, OSError), match=sentence):
         call()
     assert not any(tmp_path.iterdir())
+
+
+def test_the_page_has_their_number():
+    page = Path(__file__).parents[2] / "docs" / "reliability.md"
+    number = sum(map(len, GROUPS.values()))
+    assert f"`tests/campaign/{Path(__file__).name}` | {number} |" in page.read_text()

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -5,6 +6,7 @@ from image_trees import write_tree
 from small_image_data import image_data
 
 from letkd_keras.data import DataSpec
+from letkd_keras.export import evaluation_images as evaluation
 from letkd_keras.export.evaluation_images import evaluation_images, selection_images, take
 
 
@@ -18,15 +20,26 @@ def _rows(images, data, split):
 
 def test_images_are_normalized_and_of_all_classes():
     data = image_data()
-    evaluation = evaluation_images(data, test_images=10, calibration_images=15)
-    rows = _rows(evaluation.images, data, "test")
-    np.testing.assert_array_equal(data.y_test[rows], evaluation.labels)
-    np.testing.assert_array_equal(np.bincount(evaluation.labels), [2] * 5)
-    rows = _rows(evaluation.calibration, data, "train")
+    chosen = evaluation_images(data, test_images=10, calibration_images=15)
+    rows = _rows(chosen.images, data, "test")
+    np.testing.assert_array_equal(data.y_test[rows], chosen.labels)
+    np.testing.assert_array_equal(np.bincount(chosen.labels), [2] * 5)
+    rows = _rows(chosen.calibration, data, "train")
     np.testing.assert_array_equal(np.bincount(data.y_train[rows]), [3] * 5)
-    assert evaluation.class_names == tuple("abcde")
-    assert evaluation.name == "blocks, made for tests"
+    assert chosen.class_names == tuple("abcde")
+    assert chosen.name == "blocks, made for tests"
     assert evaluation_images(data, calibration_images=0).calibration is None
+
+
+def test_large_images_are_limited_and_the_log_says_so(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(evaluation, "_VALUES", 20 * math.prod(image_data().image_shape))
+    monkeypatch.setattr(evaluation, "_BATCH", 8)
+    assert len(take(image_data(), "train", 25)[0]) == 20
+    assert "20 train images are used in place of 25, since 256 MB hold no more" in caplog.text
+    caplog.clear()
+    assert len(take(image_data(), "train", 20)[0]) == 20
+    assert caplog.text == ""
 
 
 def test_fewer_images_than_classes():

@@ -191,13 +191,17 @@ def test_a_wrong_endpoint_for_raw_images_is_refused(student, tmp_path, monkeypat
         ({"mean": [(0.5,) * 3], "std": 1.0}, "`mean` must be one finite number"),
         ({"class_names": ("one", "two")}, "`class_names` must name the 5 classes"),
         ({"opset": 7}, "`opset` must be an integer from 13 to 18"),
+        (
+            {"images": tf.data.Dataset.range(6).batch(2)},
+            r"`images` must be an array; .* Received: a _BatchDataset$",
+        ),
         ({"labels": (1, 2)}, "`labels` must be one class for each"),
         ({"labels": (0, 1, 2, 3, 4, 5)}, "`labels` must be integers from 0 to 4"),
     ],
 )
 def test_options_that_do_not_fit(student, images, tmp_path, options, match):
     with pytest.raises(ValueError, match=match):
-        export_student(student, tmp_path, images=images, **options)
+        export_student(student, tmp_path, **{"images": images, **options})
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -22,8 +24,11 @@ def set_writer(monkeypatch):
 
 @pytest.mark.parametrize("name", ["savedmodel", "tflite", "onnx"])
 def test_artifact_gives_the_students_logits(student, images, tmp_path, name):
-    result = export_student(student, tmp_path, format=name, images=images)
+    one_hot = np.eye(5)[np.asarray(student(images)).argmax(axis=-1)]
+    result = export_student(student, tmp_path, format=name, images=images, labels=one_hot)
     assert result.path == tmp_path / formats.find(name).file_name
+    assert Path(result) == result.path
+    assert result.accuracy_before == result.accuracy == 1
     assert result.num_images == 6
     assert result.agreement == 1
     assert result.max_difference < 1e-4

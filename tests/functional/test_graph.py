@@ -163,6 +163,16 @@ def test_what_is_no_functional_model_is_refused(model):
         as_functional(model, "net")
 
 
+def test_of_a_distiller_the_student_is_asked_for():
+    class OfATeacher(keras.Model):
+        def __init__(self, student):
+            super().__init__()
+            self.student = student
+
+    with pytest.raises(ValueError, match=r"Received: net=<.*; give `net\.student`$"):
+        as_functional(OfATeacher(_nested()), "net")
+
+
 def test_a_sequential_model_becomes_a_functional_one_of_the_same_layers():
     dense = keras.layers.Dense(2)
     model = keras.Sequential([keras.Input((4,)), dense], name="s")

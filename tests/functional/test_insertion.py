@@ -155,6 +155,20 @@ def test_what_cannot_take_a_kd_layer_is_refused():
         insert_after(unsafe, {"cnv": []})
 
 
+def test_without_names_the_layers_are_the_suggested_ones():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, activation="relu", name="first")(inputs)
+    x = keras.layers.Conv2D(4, 3, strides=2, name="last")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    student = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
+    supervised = insert_kd_layers(student, KDLayer(5, name="kd"))
+    assert maker(supervised.get_layer("kd").input).name == suggest_layers(student)["penultimate"]
+    # Its outputs are still probabilities.
+    np.testing.assert_allclose(np.sum(supervised(_x(2, 8)), axis=-1), 1, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"`intermediate_layer` must name .*none can be suggested"):
+        insert_kd_layers(student, intermediate=KDLayer(5))
+
+
 def test_a_copy_normalizes_its_images_as_the_student_does():
     """Keras derives what an adapted layer computes with, and does not when weights are assigned."""
     images = 120 + 50 * _x(size=8) / 255

@@ -32,6 +32,8 @@ def test_batches_and_their_first_numbers():
     np.testing.assert_array_equal(np.concatenate([batch for _, batch, _ in seen]), x)
     np.testing.assert_array_equal(images.labels, y)
     np.testing.assert_array_equal(images.per_class(), [12] * 5)
+    for labels in (np.eye(5, dtype="float32")[y], 0.8 * np.eye(5)[y] + 0.04):  # one-hot, mixed
+        np.testing.assert_array_equal(LabeledImages((x, labels), 5).labels, y)
     arrays = LabeledImages((x, y[:, None]), 5, batch_size=7, preprocess=lambda batch: 2 * batch)
     np.testing.assert_array_equal(arrays.labels, y)
     np.testing.assert_array_equal(np.concatenate([b for _, b, _ in arrays.batches()]), 2 * x)

@@ -82,7 +82,7 @@ def test_the_config_has_sizes_and_budget(prepared):
     assert config["sizes"]["student"]["bytes"] == 4 * config["sizes"]["student"]["parameters"]
     text = report._sizes(prepared)
     assert "| student with KD layers (letkd2) |" in text
-    assert "Budget of the KD layers: 25% of the student." in text
+    assert "Growth by the KD layers: at most 25% of the student." in text
     assert "The running statistics of batch normalization are not counted here." in text
 
 
@@ -150,7 +150,7 @@ def test_a_student_that_is_not_smaller_is_warned_about(prepared, caplog):
         sizes.measure(prepared, student, student)
     (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert warning.startswith("The student resnet8 with KD layers has ")
-    assert warning.endswith("or a budget such as --growth 25%.")
+    assert warning.endswith("fewer --templates or --growth 25%.")
     assert "size of the student with KD layers (letkd2): " in caplog.text
     caplog.clear()
     teacher = prepared.teacher.build(prepared.data, "teacher")
