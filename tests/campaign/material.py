@@ -278,20 +278,18 @@ def damage(path, kind):
 
     Args:
         path: The file.
-        kind: `truncated`, `flipped` (a bit of 16 bytes in the middle), `empty`, `text`, `list`
-            (of JSON), `missing`, `folder`, or `KEY=VALUE` for another value in a JSON file.
+        kind: `truncated`, `flipped` (a bit of 128 bytes in the middle: more than the header of a
+            member of a zip file, most of which readers ignore), `empty`, `text`, `list` (of JSON),
+            `missing`, `folder`, or `KEY=VALUE` for another value in a JSON file.
     """
     path = Path(path)
     content = path.read_bytes()
     if kind == "truncated":
         path.write_bytes(content[: len(content) // 2])
     elif kind == "flipped":
-        middle = len(content) // 2
-        path.write_bytes(
-            content[: middle - 8]
-            + bytes(b ^ 1 for b in content[middle - 8 : middle + 8])
-            + content[middle + 8 :]
-        )
+        first = max(0, len(content) // 2 - 64)
+        flipped = bytes(byte ^ 1 for byte in content[first : first + 128])
+        path.write_bytes(content[:first] + flipped + content[first + 128 :])
     elif kind in ("empty", "text", "list"):
         path.write_text({"empty": "", "text": "no such format", "list": "[1, 2]"}[kind])
     elif kind in ("missing", "folder"):
