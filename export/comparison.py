@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import softmax
 
+from letkd_keras.data.one_hot import classes_of
 from letkd_keras.export import formats
 from letkd_keras.export.card_file import options_of, read_card
 from letkd_keras.export.input_scaling import takes_pixels as student_takes_pixels
@@ -355,9 +356,7 @@ def check_labels(labels, images, classes):
     """
     if labels is None:
         return None
-    labels = np.asarray(labels)
-    if labels.shape == (len(images), classes):
-        labels = labels.argmax(axis=1)
+    labels = classes_of(labels, classes)
     if labels.shape != (len(images),):
         raise ValueError(
             f"`labels` must be one class for each of the {len(images)} images. "

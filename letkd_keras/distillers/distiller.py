@@ -334,10 +334,11 @@ class Distiller(TrainStep, keras.Model):
         Raises:
             ValueError: If there is one.
         """
-        before = [len(layer.weights) for layer in self.layers]
+        before = {id(layer): len(layer.weights) for layer in self.layers}
         yield
-        for layer, count in zip(self.layers, before, strict=True):
-            if len(layer.weights) > count:
+        for layer in self.layers:
+            # A layer may also be made in the step.
+            if len(layer.weights) > before.get(id(layer), 0):
                 raise ValueError(
                     f"The layer {layer.name!r} of {type(self).__name__} must be built in the "
                     "constructor by `layer.build(shape)`, so that the optimizer has its weights. "

@@ -22,9 +22,9 @@ def copy_with(model, call_fn=_call, copy_fn=copy_of, dtype=None):
 
     Args:
         model: Functional `keras.Model`; it is not changed.
-        call_fn: `call_fn(layer, call_copy, *args, **kwargs)` computes the outputs of one layer or
-            operation of the model. `call_copy(*args, **kwargs)` calls its copy, which all calls of
-            the layer share; by default that is all.
+        call_fn: `call_fn(layer, call_copy, *args, **kwargs)` returns the outputs of one layer or
+            operation of the model. `call_copy(*args, **kwargs)` calls its copy. All calls of a
+            layer have the same copy. By default each layer is replaced by its copy.
         copy_fn: `copy_fn(layer, **changes)` makes the copy of a layer, with changes to its
             configuration. It may be of another class. The weights that both have come first in
             each.

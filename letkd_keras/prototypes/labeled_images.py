@@ -5,6 +5,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from letkd_keras.data.one_hot import classes_of
+
 
 class LabeledImages:
     """Batches of images and integer labels, the same ones as often as wanted.
@@ -269,11 +271,9 @@ def _check_batches(data):
 
 
 def _checked_labels(labels, num_classes):
-    labels = np.asarray(labels)
+    labels = classes_of(labels, num_classes)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    elif labels.ndim == 2 and labels.shape[1] == num_classes:
-        labels = labels.argmax(axis=1)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             "Labels must be of an integer type and of shape [B], or one-hot of shape "

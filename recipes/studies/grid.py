@@ -103,7 +103,7 @@ def run(experiment, out, jobs=1, fitted=None):
 
 
 def _copy_prototypes(experiment, file, fitted):
-    # A budget (`growth`) can give each grid other numbers of templates.
+    # `growth` can give each grid other numbers of templates.
     earlier = fitted.setdefault((experiment.templates, experiment.subclasses), file)
     if earlier.exists() and not file.exists():
         with open_atomic(file) as copy:

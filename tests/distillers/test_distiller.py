@@ -118,6 +118,16 @@ def test_a_layer_that_a_step_would_build_is_refused(setting):
         np.testing.assert_array_equal(weight, expected)
 
 
+def test_a_layer_that_a_step_would_make_is_refused(setting):
+    def losses(squares):
+        model.adapter = keras.layers.Dense(3, name="adapter")
+        return _mean(model.adapter(squares))
+
+    model = _compiled(Squares(setting.teacher, setting.student(), losses))
+    with pytest.raises(ValueError, match=r"'adapter' of Squares must be built .*layer\.build"):
+        model.train_on_batch(setting.x, setting.y)
+
+
 class Doubles(keras.layers.Layer):
     """No weights, and not built before it is called."""
 
