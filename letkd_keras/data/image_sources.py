@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from letkd_keras.data.selection import held_out, stratified
+from letkd_keras.data.shuffled_order import shuffled
 
 # Encoded images in the buffer that records are shuffled in: about 450 MB of ImageNet.
 _SHUFFLE_BUFFER = 4096
@@ -93,14 +94,11 @@ class FileSource:
         """
         import tensorflow as tf
 
-        last = np.int64(len(self) - 1)
-        key = tf.cast(tf.stack([tf.constant(seed, "int64"), epoch]), "int32")
-        positions = tf.data.Dataset.range(len(self))
+        count = len(self)
+        positions = tf.data.Dataset.range(count)
         if keep is not None:
             positions = positions.filter(keep)
-        return self._read(
-            positions.map(lambda n: tf.random.experimental.index_shuffle(n, key, last))
-        )
+        return self._read(positions.map(lambda n: shuffled(n, seed, epoch, count)))
 
     def unreadable(self):
         """Files that TensorFlow cannot decode; reads all of them once.
@@ -243,13 +241,12 @@ class RecordSource:
         import tensorflow as tf
 
         files = self._files()
-        last = np.int64(len(files[0]) - 1)
-        key = tf.cast(tf.stack([tf.constant(seed, "int64"), epoch]), "int32")
-        order = tf.random.experimental.index_shuffle(tf.range(last + 1), key, last)
+        count = len(files[0])
+        order = shuffled(tf.range(count, dtype="int64"), seed, epoch, count)
         files = tuple(tf.gather(each, order) for each in files)
         records = tf.data.Dataset.from_tensor_slices(files).interleave(
             self._records,
-            cycle_length=min(_INTERLEAVED, int(last) + 1),
+            cycle_length=min(_INTERLEAVED, count),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )

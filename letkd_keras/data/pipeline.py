@@ -10,6 +10,7 @@ import numpy as np
 
 from letkd_keras.data.keras_cv_policies import keras_cv_policies
 from letkd_keras.data.normalization import scale_and_shift
+from letkd_keras.data.shuffled_order import shuffled
 
 
 def training_batches(
@@ -80,9 +81,7 @@ def training_batches(
     def batch(number):
         epoch, step = number // steps, number % steps
         positions = tf.range(step * batch_size, tf.minimum((step + 1) * batch_size, count))
-        # A stateless permutation: computed for each image, without the state of a whole epoch.
-        order = tf.cast(tf.stack([tf.constant(seed, "int64"), epoch]), "int32")
-        rows = tf.random.experimental.index_shuffle(positions, order, np.int64(count - 1))
+        rows = shuffled(positions, seed, epoch, count)
         x, y = read(rows)
         draw = tf.stack([tf.constant(seed, "int64"), number])
         x = augment(x, draw, crop_padding, flip, rotation)
