@@ -4,6 +4,7 @@ from keras import ops
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import compared_layers
 from letkd_keras.distillers.feature_maps import check_feature_maps, on_one_grid
+from letkd_keras.layers.l2_normalization import l2_normalize
 from letkd_keras.losses.loss import Loss
 from letkd_keras.ranges import Number, non_negative_number
 
@@ -37,7 +38,7 @@ class AttentionError(Loss):
     def attention(self, features):
         """Attention maps [B, H * W] of length 1."""
         maps = ops.mean(ops.power(ops.abs(features), self.power), axis=-1)
-        return ops.normalize(ops.reshape(maps, (-1, maps.shape[1] * maps.shape[2])), axis=-1)
+        return l2_normalize(ops.reshape(maps, (-1, maps.shape[1] * maps.shape[2])), -1)
 
 
 @keras.saving.register_keras_serializable("letkd_keras")

@@ -8,6 +8,7 @@ from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import compared_layers
 from letkd_keras.distillers.feature_maps import check_feature_maps
 from letkd_keras.distillers.memory_bank import MemoryBank, NegativeSampler
+from letkd_keras.layers.l2_normalization import l2_normalize
 from letkd_keras.losses.loss import Loss
 from letkd_keras.losses.teacher_logits import class_indices
 from letkd_keras.models.initialization import torch_bias_uniform, torch_uniform
@@ -198,7 +199,7 @@ class CRD(Distiller):
     def _embed(self, features, embedding):
         embedded = embedding(ops.mean(features, axis=(1, 2)))
         # The memories are float32 under every dtype policy.
-        return ops.normalize(ops.cast(embedded, self.student_memories.dtype), axis=-1)
+        return l2_normalize(ops.cast(embedded, self.student_memories.dtype), -1)
 
     def get_config(self):
         return {

@@ -3,6 +3,7 @@ from keras import ops
 
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import compared_layers
+from letkd_keras.layers.l2_normalization import l2_normalize
 from letkd_keras.losses.loss import Loss
 from letkd_keras.ranges import non_negative_number
 
@@ -23,7 +24,7 @@ class SimilarityError(Loss):
 
 def _similarities(features):
     flat = ops.reshape(features, (ops.shape(features)[0], -1))
-    return ops.normalize(ops.matmul(flat, ops.transpose(flat)), axis=-1)
+    return l2_normalize(ops.matmul(flat, ops.transpose(flat)), -1)
 
 
 @keras.saving.register_keras_serializable("letkd_keras")

@@ -4,7 +4,8 @@ import keras
 from keras import ops
 
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
-from letkd_keras.layers.kd_layer import KDLayer, inverse_norm
+from letkd_keras.layers.kd_layer import KDLayer
+from letkd_keras.layers.l2_normalization import inverse_norm
 from letkd_keras.precision import at_least_float32, keep_float32_weights
 from letkd_keras.ranges import Integer, fraction
 

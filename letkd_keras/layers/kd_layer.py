@@ -7,6 +7,7 @@ from letkd_keras.data_format import (
     to_channels_last,
 )
 from letkd_keras.layers.image_blocks import map_images
+from letkd_keras.layers.l2_normalization import inverse_norm, l2_normalize
 from letkd_keras.layers.score_moments import pointwise_conv, score_moments
 from letkd_keras.layers.torch_batch_normalization import TorchBatchNormalization
 from letkd_keras.precision import at_least_float32, keep_float32_weights
@@ -17,45 +18,6 @@ from letkd_keras.ranges import (
     positive_integer,
     positive_number,
 )
-
-# No vector is divided by a smaller norm. The square, 1e-24, needs float32, so normalization runs
-# in at least float32 under every dtype policy.
-_SMALLEST_NORM = 1e-12
-
-# The smallest normal number of float16. A shorter vector has no useful direction in float16.
-_SMALLEST_FLOAT16_NORM = 2.0**-14
-
-
-def inverse_norm(x, axis):
-    """The factor that l2-normalizes `x` along `axis`, in at least float32.
-
-    Args:
-        x: Tensor of any shape and float type.
-        axis: Axis of the norm.
-
-    Returns:
-        `1 / max(||x||, 1e-12)`, of the shape of `x` with size 1 along `axis`. The maximum is taken
-        inside the root, so that the gradient at a vector of zeros is finite. For a float16 `x` the
-        factor is 0 where the norm is below 2^-14, because 1e12 is infinite in float16 and infinity
-        times zero is NaN.
-    """
-
-    # This gradient creates one tensor of the size of x. The automatic one creates four.
-    @ops.custom_gradient
-    def of(x):
-        square_sum = ops.sum(ops.square(at_least_float32(x)), axis=axis, keepdims=True)
-        inverse = ops.rsqrt(ops.maximum(square_sum, _SMALLEST_NORM**2))
-        if keras.backend.standardize_dtype(x.dtype) == "float16":
-            inverse = ops.where(square_sum < _SMALLEST_FLOAT16_NORM**2, 0.0, inverse)
-
-        def gradient(upstream):
-            slope = ops.where(square_sum > _SMALLEST_NORM**2, -upstream * inverse**3, 0.0)
-            return ops.cast(slope * at_least_float32(x), x.dtype)
-
-        return inverse, gradient
-
-    # TensorFlow's custom gradient accepts tensors but no variables.
-    return of(ops.copy(x))
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -276,7 +238,7 @@ class KDLayer(keras.layers.Layer):
     def directions(self, inputs):
         """The l2-normalized features in at least float32, [B, H, W, C] in any data format."""
         inputs = to_channels_last(inputs, self.data_format)
-        return at_least_float32(inputs) * inverse_norm(inputs, -1)
+        return l2_normalize(inputs, -1)
 
     def score_kernel(self):
         """The first kernel as applied: s1 * W1, normalized over the channels."""
@@ -288,7 +250,7 @@ class KDLayer(keras.layers.Layer):
         Returns:
             [B, H, W, K], or [B, K, H, W] with channels first.
         """
-        directions = at_least_float32(inputs) * inverse_norm(inputs, self.channel_axis)
+        directions = l2_normalize(inputs, self.channel_axis)
         return self._convolve(directions, self.score_kernel())
 
     def _value_kernel(self):

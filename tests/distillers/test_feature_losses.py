@@ -5,6 +5,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy.special import logsumexp
 
 from letkd_keras.distillers import AT, CRD, VID, SimKD
@@ -51,6 +52,21 @@ def test_similarities_do_not_see_the_basis_of_the_features():
     rotation = np.linalg.qr(np.random.default_rng(3).standard_normal((5, 5)))[0].astype("float32")
     assert float(SimilarityError()(a, 3 * a @ rotation)) == pytest.approx(0, abs=1e-10)
     assert float(SimilarityError()(a, _maps(1))) > 1e-3
+
+
+@pytest.mark.parametrize("loss", [AttentionError(), SimilarityError()])
+def test_an_image_without_activations_has_a_finite_gradient_with_xla(loss):
+    @tf.function(jit_compile=True)
+    def gradient(y_true, y_pred):
+        with tf.GradientTape() as tape:
+            tape.watch(y_pred)
+            value = loss(y_true, y_pred)
+        return tape.gradient(value, y_pred)
+
+    features = _maps(0)
+    features[0] = 0
+    found = gradient(tf.constant(_maps(1)), tf.constant(features)).numpy()
+    assert np.isfinite(found).all() and found[1:].any()
 
 
 def test_likelihood_is_that_of_a_gaussian():
