@@ -88,9 +88,28 @@ def parse(arguments=None):
         if name not in SWEPT_SETTINGS:
             parser.error(f"--values does not apply to {options.ablation}")
         options.values = parse_values(parser, name, options.values)
-    if options.growth is not None and options.ablation in ("templates", "subclasses"):
-        parser.error(f"--growth chooses {options.ablation} itself: leave it out")
+    if options.ablation in SWEPT_SETTINGS:
+        _check_others(parser, options)
     return options
+
+
+def _check_others(parser, options):
+    """Refuse options that contradict the values of a swept setting."""
+    name = options.ablation
+    field = name.replace("-", "_")
+    if getattr(options, field) != parser.get_default(field):
+        parser.error(f"--{name} has no effect where --values are those of {name}: leave it out")
+    if options.growth is not None:
+        if name in ("templates", "subclasses"):
+            parser.error(f"--growth chooses {name} itself: leave it out")
+        if name.endswith("-alpha") and 0 in options.values:
+            # A layer with alpha 0 is not needed at inference, so that all growth is the other's.
+            parser.error(
+                "--growth chooses other numbers of templates for the value 0: give --templates and "
+                "--subclasses in its place"
+            )
+    if name == "learning-rate" and options.scale_learning_rate:
+        parser.error("--scale-learning-rate does not apply to the values of learning-rate")
 
 
 def main(arguments=None):

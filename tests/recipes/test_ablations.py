@@ -187,16 +187,16 @@ def test_prototypes_are_shared_only_where_a_budget_gives_the_same_numbers(
             (folder / "prototypes.npz").write_text(str(experiment.templates))
 
     def prepare(experiment):
-        templates = 30 if experiment.penultimate_alpha else 64
+        templates = 30 if experiment.penultimate_alpha > 1 else 64
         pool_sizes = {"penultimate": 1, "intermediate": 1}
         return replace(experiment, templates=templates, pool_sizes=pool_sizes)
 
     monkeypatch.setattr(grid, "prototypes_of", prototypes)
     for module in (grid, value_sweep):
         monkeypatch.setattr(module, "prepare", prepare)
-    _main("penultimate-alpha --values 0 1 2 --growth 5%", tmp_path / "out")
-    assert fitted == ["penultimate-alpha-0", "penultimate-alpha-1"]
-    assert (tmp_path / "out" / "penultimate-alpha-2" / "prototypes.npz").read_text() == "30"
+    _main("penultimate-alpha --values 1 2 3 --growth 5%", tmp_path / "out")
+    assert fitted == ["penultimate-alpha-1", "penultimate-alpha-2"]
+    assert (tmp_path / "out" / "penultimate-alpha-3" / "prototypes.npz").read_text() == "30"
 
 
 @pytest.mark.parametrize(
@@ -210,6 +210,10 @@ def test_prototypes_are_shared_only_where_a_budget_gives_the_same_numbers(
         ("alpha", "Did you mean alphas?"),
         ("templates --values 8 16 --growth 5%", "--growth chooses templates itself"),
         ("subclasses --values 2 --growth 5%", "--growth chooses subclasses itself"),
+        ("penultimate-alpha --values 1 0 --growth 5%", "for the value 0"),
+        ("temperature --values 1 2 --temperature 3", "--temperature has no effect"),
+        ("learning-rate --values 1 --learning-rate 0.1", "--learning-rate has no effect"),
+        ("learning-rate --values 1 --scale-learning-rate", "--scale-learning-rate does not apply"),
     ],
 )
 def test_values_that_are_refused(text, message, tmp_path, capsys):
