@@ -19,7 +19,8 @@ _INTERLEAVED = 16
 def decode(encoded):
     """JPEG, PNG, BMP or the first frame of a GIF as RGB, uint8 [H, W, 3].
 
-    Grayscale becomes three equal channels, CMYK is converted, transparency is dropped.
+    Grayscale becomes three equal channels, CMYK is converted, transparency is dropped. The EXIF
+    orientation is ignored, as in torchvision: TensorFlow cannot read it.
     """
     import tensorflow as tf
 
