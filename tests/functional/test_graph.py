@@ -163,6 +163,43 @@ def test_what_is_no_functional_model_is_refused(model):
         as_functional(model, "net")
 
 
+def _overriding(base):
+    class Halving(base):
+        def call(self, inputs, training=None):
+            return super().call(inputs / 2, training=training)
+
+    return Halving
+
+
+def test_a_model_whose_class_overrides_call_is_refused_and_one_layer_inside_a_model():
+    inputs = keras.Input((4,))
+    halving = _overriding(keras.Model)(inputs, keras.layers.Dense(2)(inputs))
+    sequential = _overriding(keras.Sequential)([inputs, keras.layers.Dense(2)])
+    for model in (halving, sequential):
+        with pytest.raises(ValueError, match=r"`net` must be .*, which overrides `call`"):
+            as_functional(model, "net")
+        assert not is_model(model)
+        outer = keras.Model(inputs, keras.layers.Dense(3)(model(inputs)))
+        assert flatten(outer) is outer
+
+
+def test_a_class_of_its_own_that_keeps_call_is_functional():
+    class Net(keras.Model):
+        def __init__(self):
+            inputs = keras.Input((4,))
+            super().__init__(inputs, keras.layers.Dense(2)(inputs))
+
+        def get_config(self):
+            return {}
+
+    class Layers(keras.Sequential):
+        pass
+
+    net = Net()
+    assert as_functional(net) is net
+    assert is_model(Layers([keras.layers.Dense(2)]))
+
+
 def test_of_a_distiller_the_student_is_asked_for():
     class OfATeacher(keras.Model):
         def __init__(self, student):
