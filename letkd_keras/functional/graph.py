@@ -315,7 +315,12 @@ def flatten(model):
 
     def call(operation, *args, training=None, **kwargs):
         if is_model(operation):
-            return run(operation, args[0], functools.partial(call, training=training))
+            images = args[0] if args else kwargs["inputs"]
+            dtypes = {images.dtype, getattr(operation, "inputs", [images])[0].dtype}
+            # A model casts what it takes. Its layers cast floats themselves.
+            if len(dtypes) > 1 and not all(map(keras.backend.is_float_dtype, dtypes)):
+                images = keras.ops.cast(images, operation.inputs[0].dtype)
+            return run(operation, images, functools.partial(call, training=training))
         inside[id(operation)] = operation
         if training is not None and getattr(operation, "_call_has_training_arg", False):
             kwargs["training"] = training

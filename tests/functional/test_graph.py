@@ -96,6 +96,19 @@ def test_sequential_models_inside_are_flattened(training):
     assert moved == training
 
 
+def test_a_model_inside_may_be_called_by_keyword_and_casts_what_it_takes():
+    inputs = keras.Input((4,))
+    dense = keras.Model(inputs, keras.layers.Dense(2, name="dense")(keras.ops.relu(inputs)))
+    sequential = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    images = np.arange(8, dtype="uint8").reshape(2, 4)
+    for inner in (dense, sequential):
+        bytes_in = keras.Input((4,), dtype="uint8")
+        model = keras.Model(bytes_in, keras.layers.Softmax()(inner(inputs=bytes_in)))
+        flat = flatten(model)
+        assert inner.layers[-1] in flat.layers
+        np.testing.assert_allclose(flat(images), model(images), rtol=1e-6)
+
+
 def test_equal_names_are_refused():
     inputs = keras.Input((4,))
     inner_inputs = keras.Input((4,))
