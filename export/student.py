@@ -271,7 +271,13 @@ def prepare(model, *, images=None, labels=None, fold=True, **options):
     few = options.student_images(images[:64])
     written = fold_model(student, images=few) if fold else student
     if options.input == "pixels" and options.mean is not None:
-        written = with_pixel_input(written, options.mean, options.std)
+        student_alone, written = written, with_pixel_input(written, options.mean, options.std)
+        if written is not student_alone and takes_pixels(student):
+            log.warning(
+                "%r rescales pixels itself, and its files normalize them with `mean` and `std` "
+                "before that: leave out `mean` and `std` if it was trained on pixels.",
+                student.name,
+            )
     return ExportJob(student, written, images, labels, real, reference, options)
 
 
