@@ -291,7 +291,7 @@ def write(job, path, format, *, tolerance=None, min_agreement=None):
         file_format.write(job.written, temporary, job.options)
         images = {file_format.runtime: job.images}
         if file_format.runtime == "savedmodel" and job.options.knows_pixels:
-            images["classify"] = pixels_for_classify(job.student)
+            images["classify"] = pixels_for_classify(job.images)
         outputs = reload_in_one_process(temporary, images)
         comparison = compare(job.reference, outputs[file_format.runtime], job.labels)
         name = f"{format} of {job.student.name!r}"
