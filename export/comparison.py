@@ -129,7 +129,7 @@ def verify_artifacts(folder, model, *, images=None, labels=None):
         images: Array [N, H, W, C], normalized as for the student, or uint8 if the card says how
             pixels are normalized; `None`: eight images of noise, for which the top-1 classes are
             not compared.
-        labels: Their classes [N], for accuracies.
+        labels: Their classes, integers [N] or [N, 1], or one-hot, for accuracies.
 
     Returns:
         Dictionary by format: a `Comparison`, or the `ExportMismatch` if the artifact failed.

@@ -112,7 +112,7 @@ def export_student(
             calibration images, or eight images of noise from a fixed seed. Where only the order of
             the logits can be compared, it is compared on real images only: on noise it means
             nothing.
-        labels: Their classes [N], integers or one-hot, for accuracies.
+        labels: Their classes, integers [N] or [N, 1], or one-hot, for accuracies.
         fold: Whether to fold the student first (`letkd_keras.export.fold`), which makes it smaller
             and faster and leaves its logits unchanged.
         tolerance: Largest difference of a logit allowed, relative to the largest logit; `None` for

@@ -5,7 +5,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from letkd_keras.export import export_bundle, export_student
-from letkd_keras.export.comparison import reload_outputs, verify_artifacts
+from letkd_keras.export.comparison import pixels_for_classify, reload_outputs, verify_artifacts
 from letkd_keras.export.input_scaling import takes_pixels, with_pixel_input
 from letkd_keras.export.student import prepare
 
@@ -146,6 +146,10 @@ def test_pixels_that_would_be_normalized_twice_are_warned_of(student, caplog):
     assert "rescales" not in caplog.text
     prepare(rescaling, fold=False, mean=_MEAN, std=_STD)
     assert "rescales pixels itself, and its files normalize them with `mean`" in caplog.text
+
+
+def test_images_for_classify_have_the_size_of_the_images():
+    assert pixels_for_classify(np.zeros((2, 96, 80, 3))).shape == (8, 96, 80, 3)
 
 
 def test_augmentations_before_the_rescaling_do_not_count(tmp_path):
