@@ -1,6 +1,7 @@
 """Writing a student in one format or several, each verified."""
 
 import logging
+import re
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,8 +34,12 @@ from letkd_keras.export.options import ExportOptions
 from letkd_keras.export.quantization_noise import layer_noise
 from letkd_keras.export.run_folders import provenance_of
 from letkd_keras.files import atomic_path, check_writable, remove_leftovers, size_on_disk
+from letkd_keras.functional.graph import layers_inside
 
 log = logging.getLogger(__name__)
+
+# Names of a TensorFlow graph. The first character is that of the model's name.
+_FIRST, _LATER = r"[A-Za-z0-9.]", r"[A-Za-z0-9_.\\/>-]*"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +255,7 @@ def prepare(model, *, images=None, labels=None, fold=True, **options):
         `ExportJob`.
     """
     student = load_student(model)
+    _check_names(student)
     options = ExportOptions(**options).for_student(student, takes_pixels(student))
     if options.calibration is not None:
         calibration = images_for(student, options.calibration, "calibration", options)
@@ -279,6 +285,23 @@ def prepare(model, *, images=None, labels=None, fold=True, **options):
                 student.name,
             )
     return ExportJob(student, written, images, labels, real, reference, options)
+
+
+def _check_names(student):
+    """Refuse names that TensorFlow does not accept. Those of inputs are not written."""
+    names = [
+        layer.name
+        for layer in layers_inside(student)
+        if not isinstance(layer, keras.layers.InputLayer)
+    ]
+    refused = [name for name in names if not re.fullmatch(_LATER, name)]
+    if not re.fullmatch(_FIRST + _LATER, student.name):
+        refused.insert(0, student.name)
+    if refused:
+        raise ValueError(
+            "`model` and its layers must have names of the letters A to Z and a to z, digits and "
+            f"_.- for TensorFlow. Received: {', '.join(map(repr, refused))}"
+        )
 
 
 def write(job, path, format, *, tolerance=None, min_agreement=None):

@@ -181,6 +181,14 @@ def test_a_built_sequential_is_a_student(tmp_path):
     assert exporting.export_student(model, tmp_path, format="tflite").agreement == 1
 
 
+def test_names_that_tensorflow_does_not_accept_are_refused(tmp_path):
+    inputs = keras.Input((4, 4, 3), name="my image")
+    x = keras.layers.Flatten(name="_flat")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(3, name="größe")(x), name="my net")
+    with pytest.raises(ValueError, match=r"Received: 'my net', 'größe'$"):
+        export_student(model, tmp_path)
+
+
 def test_a_student_inside_a_model_is_loaded_with_its_layers_and_in_float32(student):
     inputs = keras.Input((16, 16, 3))
     model = keras.Model(inputs, student(keras.layers.Rescaling(1 / 255)(inputs)))
