@@ -129,7 +129,7 @@ def verify_artifacts(folder, model, *, images=None, labels=None):
         images: Array [N, H, W, C], normalized as for the student, or uint8 if the card says how
             pixels are normalized; `None`: eight images of noise, for which the top-1 classes are
             not compared.
-        labels: Their classes [N], for accuracies.
+        labels: Their classes, integers [N] or [N, 1], or one-hot, for accuracies.
 
     Returns:
         Dictionary by format: a `Comparison`, or the `ExportMismatch` if the artifact failed.
@@ -258,10 +258,9 @@ def latency_ms(runtime, artifact, images, threads=1, repeats=30):
     return 1000 * float(np.min(reload_outputs(runtime, artifact, images, threads, repeats)))
 
 
-def pixels_for_classify(student):
-    """Random uint8 images [N, H, W, C] for the endpoint `classify` of a SavedModel."""
-    shape = (_RANDOM_IMAGES, *student.input_shape[1:])
-    shape = tuple(32 if size is None else size for size in shape)
+def pixels_for_classify(images):
+    """Random uint8 images [N, H, W, C] for the endpoint `classify`, of the size of `images`."""
+    shape = (_RANDOM_IMAGES, *images.shape[1:])
     return np.random.default_rng(0).integers(0, 256, shape, "uint8")
 
 
@@ -344,7 +343,7 @@ def check_labels(labels, images, classes):
     """Check that there is one label for each image.
 
     Args:
-        labels: Integers [N], one-hot labels [N, classes], or `None`.
+        labels: Integers [N] or [N, 1], one-hot labels [N, classes], or `None`.
         images: The images [N, ...].
         classes: Number of classes.
 

@@ -16,7 +16,7 @@ from letkd_keras.export.folding import fold
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.student import prepare
 from letkd_keras.files import save_figure, size_on_disk
-from letkd_keras.functional.cost import cost_of
+from letkd_keras.functional.cost import cost_of, parameters_of
 from letkd_keras.functional.graph import flatten
 from letkd_keras.functional.graph_copy import copy_with
 from letkd_keras.functional.insertion import kd_layers_of
@@ -35,7 +35,7 @@ class CostRow:
             `"reduced-N"` (N templates in each KD layer).
         format: Name of the format.
         params: Number of parameters.
-        macs: Multiply-adds for one image.
+        macs: Multiply-adds for one image, or `None` where they are unknown.
         bytes: Size on disk.
         latency_ms_1: Milliseconds for one image, one thread.
         latency_ms_2: Milliseconds for one image, two threads.
@@ -48,7 +48,7 @@ class CostRow:
     form: str
     format: str
     params: int
-    macs: int
+    macs: int | None
     bytes: int
     latency_ms_1: float
     latency_ms_2: float
@@ -94,7 +94,11 @@ def measure(
     file_format = formats.find(format)
     job = prepare(model, images=images[:8], calibration=calibration, fold=False)
     batch = np.resize(images, (32, *images.shape[1:])).astype("float32")
-    cost = cost_of(job.student, images.shape[1:])
+    try:
+        multiply_adds = cost_of(job.student, images.shape[1:]).multiply_adds
+    except ValueError as error:
+        multiply_adds = None
+        log.info("multiply-adds of %s are not counted: %s", job.student.name, error)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "artifact"
         file_format.write(job.written, file, job.options)
@@ -107,8 +111,8 @@ def measure(
             model=name or model.name,
             form=form,
             format=format,
-            params=cost.parameters,
-            macs=cost.multiply_adds,
+            params=parameters_of(job.student),
+            macs=multiply_adds,
             bytes=size_on_disk(file),
             latency_ms_1=latency_ms(file_format.runtime, file, batch[:1], 1, repeats),
             latency_ms_2=latency_ms(file_format.runtime, file, batch[:1], 2, repeats),
@@ -199,7 +203,9 @@ def table(rows):
             [
                 *([] if one_model else [row.model]),
                 *(form_title(row.form), row.format),
-                *(f"{row.params:,}", f"{row.macs:,}", f"{row.bytes:,}"),
+                f"{row.params:,}",
+                "-" if row.macs is None else f"{row.macs:,}",
+                f"{row.bytes:,}",
                 *(f"{row.latency_ms_1:.2f} ms", f"{row.latency_ms_2:.2f} ms"),
                 f"{row.latency_ms_batch32:.1f} ms",
                 *([_percent(row.selection_top1)] if has_selection else []),
@@ -218,7 +224,8 @@ def plot(rows, path):
 
     Args:
         rows: `CostRow`s. Test accuracies are plotted, or those for selection if there are none.
-            A row without an accuracy is left out.
+            A row without an accuracy is left out, and one without multiply-adds where they are
+            plotted.
         path: `.png` file to write.
     """
     from matplotlib.figure import Figure
@@ -233,13 +240,14 @@ def plot(rows, path):
     colors = _form_colors([row.form for row in rows])
     markers = dict(zip(dict.fromkeys(row.format for row in rows), "osD^vPX*<>hd", strict=False))
     for axis, (field, unit, label) in zip(axes, quantities, strict=True):
-        for row in rows:
+        known = [row for row in rows if getattr(row, field) is not None]
+        for row in known:
             y = row.selection_top1 if row.top1 is None else row.top1
             if y is not None:
                 style = {"color": colors[row.form], "marker": markers[row.format]}
                 axis.plot(getattr(row, field) / unit, y, markersize=9, alpha=0.85, **style)
         axis.margins(y=0.15)
-        largest = max((getattr(row, field) / unit for row in rows), default=1)
+        largest = max((getattr(row, field) / unit for row in known), default=1)
         axis.set(xlabel=label, xlim=(0, 1.12 * largest))
         axis.locator_params(axis="x", nbins=6)
         axis.grid(alpha=0.3)

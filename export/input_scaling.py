@@ -44,7 +44,8 @@ def _scales_pixels(layer):
 def _first_layers(student, source):
     """The layers that read an output of `source`, perhaps through layers that keep its scale."""
     for layer in readers(student, source):
-        if is_augmentation(layer) or isinstance(layer, _RESIZING):
+        is_cast = type(layer).__name__ == "Cast"
+        if is_cast or is_augmentation(layer) or isinstance(layer, _RESIZING):
             yield from _first_layers(student, layer)
         elif layer is not student:
             yield layer

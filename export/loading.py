@@ -21,10 +21,10 @@ def load_student(model):
             `.keras` file of either, a recipe's run folder, or a sweep's folder.
 
     Returns:
-        A functional `keras.Model`. It returns logits, even if `model` ends in a softmax, and has no
-        fake quantization (`letkd_keras.quantization_aware`). It shares the weights of `model`,
-        except in these cases: without its fake quantization it is a copy; it is a copy in float32
-        if `model` takes images of another type or computes in another one.
+        A functional `keras.Model` without models inside. It returns logits, even if `model` ends in
+        a softmax, and has no fake quantization (`letkd_keras.quantization_aware`). It shares the
+        weights of `model`, except in these cases: without its fake quantization it is a copy; it is
+        a copy in float32 if `model` takes images of another type or computes in another one.
 
     Raises:
         FileNotFoundError: If a path does not exist or its folder contains no student.
@@ -39,11 +39,11 @@ def load_student(model):
             "`model` must be built, so that its weights exist: call it on a batch or give it an "
             f"Input. Received: model={student.name!r}, which is not built"
         )
-    student = without_fake_quantization(remove_softmax(student))
+    student = flatten(without_fake_quantization(remove_softmax(student)))
     dtypes = {student.inputs[0].dtype, *(layer.compute_dtype for layer in student.layers)}
     if dtypes != {"float32"}:
         # A student of uint8 images, or trained in mixed precision, is exported in float32.
-        student = copy_with(flatten(student), dtype="float32")
+        student = copy_with(student, dtype="float32")
     return student
 
 

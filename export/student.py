@@ -1,6 +1,7 @@
 """Writing a student in one format or several, each verified."""
 
 import logging
+import re
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,8 +34,12 @@ from letkd_keras.export.options import ExportOptions
 from letkd_keras.export.quantization_noise import layer_noise
 from letkd_keras.export.run_folders import provenance_of
 from letkd_keras.files import atomic_path, check_writable, remove_leftovers, size_on_disk
+from letkd_keras.functional.graph import layers_inside
 
 log = logging.getLogger(__name__)
+
+# Names of a TensorFlow graph. The first character is that of the model's name.
+_FIRST, _LATER = r"[A-Za-z0-9.]", r"[A-Za-z0-9_.\\/>-]*"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +117,7 @@ def export_student(
             calibration images, or eight images of noise from a fixed seed. Where only the order of
             the logits can be compared, it is compared on real images only: on noise it means
             nothing.
-        labels: Their classes [N], integers or one-hot, for accuracies.
+        labels: Their classes, integers [N] or [N, 1], or one-hot, for accuracies.
         fold: Whether to fold the student first (`letkd_keras.export.fold`), which makes it smaller
             and faster and leaves its logits unchanged.
         tolerance: Largest difference of a logit allowed, relative to the largest logit; `None` for
@@ -250,6 +255,7 @@ def prepare(model, *, images=None, labels=None, fold=True, **options):
         `ExportJob`.
     """
     student = load_student(model)
+    _check_names(student)
     options = ExportOptions(**options).for_student(student, takes_pixels(student))
     if options.calibration is not None:
         calibration = images_for(student, options.calibration, "calibration", options)
@@ -271,8 +277,31 @@ def prepare(model, *, images=None, labels=None, fold=True, **options):
     few = options.student_images(images[:64])
     written = fold_model(student, images=few) if fold else student
     if options.input == "pixels" and options.mean is not None:
-        written = with_pixel_input(written, options.mean, options.std)
+        student_alone, written = written, with_pixel_input(written, options.mean, options.std)
+        if written is not student_alone and takes_pixels(student):
+            log.warning(
+                "%r rescales pixels itself, and its files normalize them with `mean` and `std` "
+                "before that: leave out `mean` and `std` if it was trained on pixels.",
+                student.name,
+            )
     return ExportJob(student, written, images, labels, real, reference, options)
+
+
+def _check_names(student):
+    """Refuse names that TensorFlow does not accept. Those of inputs are not written."""
+    names = [
+        layer.name
+        for layer in layers_inside(student)
+        if not isinstance(layer, keras.layers.InputLayer)
+    ]
+    refused = [name for name in names if not re.fullmatch(_LATER, name)]
+    if not re.fullmatch(_FIRST + _LATER, student.name):
+        refused.insert(0, student.name)
+    if refused:
+        raise ValueError(
+            "`model` and its layers must have names of the letters A to Z and a to z, digits and "
+            f"_.- for TensorFlow. Received: {', '.join(map(repr, refused))}"
+        )
 
 
 def write(job, path, format, *, tolerance=None, min_agreement=None):
@@ -285,7 +314,7 @@ def write(job, path, format, *, tolerance=None, min_agreement=None):
         file_format.write(job.written, temporary, job.options)
         images = {file_format.runtime: job.images}
         if file_format.runtime == "savedmodel" and job.options.knows_pixels:
-            images["classify"] = pixels_for_classify(job.student)
+            images["classify"] = pixels_for_classify(job.images)
         outputs = reload_in_one_process(temporary, images)
         comparison = compare(job.reference, outputs[file_format.runtime], job.labels)
         name = f"{format} of {job.student.name!r}"

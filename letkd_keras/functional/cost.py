@@ -27,11 +27,9 @@ _AT_EACH_INPUT = (
     keras.layers.Conv2DTranspose,
     keras.layers.Conv3DTranspose,
 )
-# Layers with weights but without matrix products.
+# Layers without matrix products, whose weights may be of several dimensions.
 _ELEMENTWISE = (
-    keras.layers.BatchNormalization,
     keras.layers.Embedding,
-    keras.layers.GroupNormalization,
     keras.layers.LayerNormalization,
     keras.layers.Normalization,
     keras.layers.PReLU,
@@ -79,7 +77,8 @@ def cost_of(model, input_shape=None, pooled=False):
         A `Cost`.
 
     Raises:
-        ValueError: If the image size is unknown, or if it is not known how to count a layer.
+        ValueError: If the image size is unknown, or if it is not known how to count a layer, which
+            has weights of several dimensions.
     """
     model = flatten(without_fake_quantization(as_functional(model)))
     shape = tuple(input_shape or model.inputs[0].shape[1:])
@@ -88,19 +87,22 @@ def cost_of(model, input_shape=None, pooled=False):
             f"`input_shape` is needed, because {model.name!r} accepts images of any size. "
             f"Received: input_shape={input_shape}, images of {shape}"
         )
-    weights, products = {}, []
+    products = []
 
     def call(operation, *args, **kwargs):
         outputs = operation.compute_output_spec(*args, **kwargs)
         one_product = pooled and isinstance(operation, KDLayer) and is_only_pooled(model, operation)
         products.append(_multiply_adds(operation, args, kwargs, outputs, one_product))
-        weights.update({id(weight): weight for weight in getattr(operation, "weights", ())})
         return outputs
 
     source = keras.KerasTensor((1, *shape), dtype=model.inputs[0].dtype)
     run(model, source, call)
-    parameters = [weight for weight in weights.values() if weight.name not in _STATISTICS]
-    return Cost(sum(math.prod(weight.shape) for weight in parameters), sum(products))
+    return Cost(parameters_of(model), sum(products))
+
+
+def parameters_of(model):
+    """Count the values in the weights of a model or layer, except running statistics."""
+    return sum(math.prod(w.shape) for w in model.weights if w.name not in _STATISTICS)
 
 
 def _multiply_adds(operation, args, kwargs, outputs, one_product):
@@ -121,7 +123,9 @@ def _multiply_adds(operation, args, kwargs, outputs, one_product):
         return _attention(operation, *args, **kwargs)
     if type(operation).__name__ == "Matmul":
         return math.prod(outputs.shape) * args[0].shape[-1]
-    known = isinstance(operation, _ELEMENTWISE) or not getattr(operation, "weights", ())
+    # Scales and biases of channels, such as the LayerScale of ConvNeXt, make no matrix products.
+    has_kernel = any(len(weight.shape) > 1 for weight in getattr(operation, "weights", ()))
+    known = isinstance(operation, _ELEMENTWISE) or not has_kernel
     if not known or type(operation).__name__ in _PRODUCTS:
         raise _unknown(operation)
     return 0

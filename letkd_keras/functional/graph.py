@@ -27,10 +27,16 @@ def as_functional(model, argument="model"):
         returns a dictionary of one tensor, a functional model of the same layers.
 
     Raises:
-        ValueError: If it is neither, is a `keras.Sequential` that is not built, or has several
-            inputs or outputs, naming `argument`.
+        ValueError: If it is neither, its class overrides `call`, it is a `keras.Sequential` that is
+            not built, or it has several inputs or outputs, naming `argument`.
     """
     is_sequential = isinstance(model, keras.Sequential)
+    if not is_model(model) and (is_sequential or _has_graph(model)):
+        raise ValueError(
+            f"`{argument}` must be a model that computes what its layers compute: put into layers "
+            f"what its `call` does. Received: {argument}={model.name!r} of {type(model)}, which "
+            "overrides `call`"
+        )
     if is_sequential and model.built:
         return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     if is_sequential or not is_model(model):
@@ -85,10 +91,16 @@ def grid_ratio(fine, coarse):
 
 
 def is_model(operation):
-    """Whether an operation is a functional or sequential model, whose layers can be reached."""
-    return isinstance(operation, keras.Sequential) or (
-        isinstance(operation, keras.Model) and hasattr(operation, "_run_through_graph")
-    )
+    """Whether an operation is a functional or sequential model, whose layers can be reached.
+
+    A model of a class that overrides `call` is not: its layers are not all that it computes.
+    """
+    has_layers = isinstance(operation, keras.Sequential) or _has_graph(operation)
+    return has_layers and type(operation).call.__module__.split(".")[0] == "keras"
+
+
+def _has_graph(operation):
+    return isinstance(operation, keras.Model) and hasattr(operation, "_run_through_graph")
 
 
 def nodes(model):
@@ -303,7 +315,12 @@ def flatten(model):
 
     def call(operation, *args, training=None, **kwargs):
         if is_model(operation):
-            return run(operation, args[0], functools.partial(call, training=training))
+            images = args[0] if args else kwargs["inputs"]
+            dtypes = {images.dtype, getattr(operation, "inputs", [images])[0].dtype}
+            # A model casts what it takes. Its layers cast floats themselves.
+            if len(dtypes) > 1 and not all(map(keras.backend.is_float_dtype, dtypes)):
+                images = keras.ops.cast(images, operation.inputs[0].dtype)
+            return run(operation, images, functools.partial(call, training=training))
         inside[id(operation)] = operation
         if training is not None and getattr(operation, "_call_has_training_arg", False):
             kwargs["training"] = training

@@ -4,7 +4,7 @@ import functools
 
 import keras
 
-from letkd_keras.functional.graph import is_model, layers_inside, retrace
+from letkd_keras.functional.graph import layers_inside, retrace
 from letkd_keras.precision import dtype_policy
 
 
@@ -82,15 +82,13 @@ def with_weights(layer, weights, *args):
 
 
 def finalize_normalization(model):
-    """Let the `Normalization` layers of a model compute with their weights.
+    """Let the `Normalization` layers of a model, at any depth, compute with their weights.
 
     Keras derives what they compute with after `adapt` and after loading, not after an assignment.
 
     Args:
         model: Functional `keras.Model` whose weights were assigned.
     """
-    for layer in model.layers:
-        if is_model(layer):
-            finalize_normalization(layer)
-        elif isinstance(layer, keras.layers.Normalization):
+    for layer in layers_inside(model):
+        if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()

@@ -47,7 +47,8 @@ _ACTIVATING_OPERATIONS = (
 def suggest_layers(model):
     """Suggest the layers of a classifier at which letKD supervises.
 
-    The *penultimate* layer outputs the last feature map, before the grid is pooled or flattened.
+    The *penultimate* layer outputs the last feature map, before the grid is pooled or flattened, or
+    before a last convolution to class scores, which are pooled (SqueezeNet).
     The *intermediate* layer outputs the first block on that grid. A block ends where a residual
     addition or a concatenation is computed or read, or is a layer that consists of several
     convolutions; all later layers depend on it alone. An activation that alone reads the block
@@ -218,13 +219,32 @@ class _FeatureMaps:
                     # Another layer reads the map that a squeeze-and-excitation block pools.
                     reading = [n for n in calls if any(t is source for t in n.input_tensors)]
                     if len(reading) == 1 or all(ends(reader) for reader in reading):
-                        return made
+                        return self._before_scores(calls, made, makers)
         check_classifier(self.model)
         raise ValueError(
             "`model` must have a feature map [B, H, W, C], or tokens [B, N, C] that are patches, "
             "which it pools or flattens before its classifier. "
             f"Received: {self.model.name!r}, which does not. Name the layers"
         )
+
+    def _before_scores(self, calls, index, makers):
+        """Index of the call whose map a last convolution makes class scores of, or the index given.
+
+        In SqueezeNet and networks of convolutions alone, these scores are pooled.
+        """
+        if any(_convolutions(node.operation) for node in calls[index + 1 :]):
+            return index
+        node = calls[index]
+        while not _convolutions(node.operation) and len(node.input_tensors) == 1:
+            made = makers.get(id(node.input_tensors[0]))
+            if made is None:
+                return index
+            node = calls[made]
+        is_classifier = (
+            isinstance(node.operation, layers.Conv2D)
+            and node.operation.filters == self.model.outputs[0].shape[-1]
+        )
+        return makers.get(id(node.input_tensors[0]), index) if is_classifier else index
 
     def _pools_globally(self, node):
         pooling = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D)

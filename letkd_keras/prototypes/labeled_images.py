@@ -272,8 +272,6 @@ def _check_batches(data):
 
 def _checked_labels(labels, num_classes):
     labels = classes_of(labels, num_classes)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             "Labels must be of an integer type and of shape [B], or one-hot of shape "

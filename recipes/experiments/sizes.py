@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 import keras
 
 from letkd_keras.functional import cost_of, insert_kd_layers
+from letkd_keras.functional.cost import parameters_of
 from letkd_keras.functional.graph import find_layer, flatten, output_of
 from letkd_keras.layers import KDLayer
 from letkd_keras.recipes.experiments import methods
@@ -16,8 +17,6 @@ log = logging.getLogger(__name__)
 _LEVELS = ("penultimate", "intermediate")
 # Fewer penultimate templates than this cannot describe the features of a data set.
 _FEWEST_TEMPLATES = 8
-# Running statistics, which are folded into other weights at export.
-_STATISTICS = ("moving_mean", "moving_variance", "mean", "variance", "count")
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,7 @@ def size_of(model):
         parameters, multiply_adds = cost.parameters, cost.multiply_adds
     except ValueError as error:
         log.info("multiply-adds of %s are not counted: %s", model.name, error)
-        weights = [weight for weight in model.weights if weight.name not in _STATISTICS]
-        parameters, multiply_adds = sum(math.prod(weight.shape) for weight in weights), None
+        parameters, multiply_adds = parameters_of(model), None
     return Size(parameters, 4 * parameters, multiply_adds)
 
 
@@ -239,8 +237,7 @@ def _cost_of_layer(experiment, student, level):
     def parameters(templates):
         layer = KDLayer(templates, data_format="channels_last")
         layer.build((None, 1, 1, channels))
-        weights = [weight for weight in layer.weights if weight.name not in _STATISTICS]
-        return sum(math.prod(weight.shape) for weight in weights)
+        return parameters_of(layer)
 
     of_template = parameters(2) - parameters(1)
     return parameters(1) - of_template, of_template

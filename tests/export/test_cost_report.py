@@ -1,9 +1,10 @@
 from dataclasses import replace
 
+import keras
 import numpy as np
 
 from letkd_keras import models
-from letkd_keras.export import fold
+from letkd_keras.export import cost_report, fold
 from letkd_keras.export.cost_report import (
     CostRow,
     form_title,
@@ -13,6 +14,7 @@ from letkd_keras.export.cost_report import (
     table,
     without_kd_layers,
 )
+from letkd_keras.export.formats import Format
 
 
 def _row(form, size, latency, top1=50.0):
@@ -53,6 +55,19 @@ def test_table_has_the_accuracy_for_selection_where_there_is_one():
     assert "| batch of 32 | top-1 for selection | test top-1 | bytes" in header
     assert folded.endswith("| - | 50.00% | - |")
     assert reduced.endswith("| 60.00% | 50.00% | - |")
+
+
+def test_unknown_multiply_adds_are_a_dash(tmp_path, monkeypatch):
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.GRU(2)(keras.layers.Reshape((16, 3))(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2)(x))
+    monkeypatch.setattr(cost_report, "latency_ms", lambda *args: 1.0)
+    monkeypatch.setattr(Format, "write", lambda self, student, path, options: path.touch())
+    images = np.zeros((2, 4, 4, 3), "float32")
+    row = measure(model, "trained", "tflite", images=images)
+    assert (row.params, row.macs) == (2 * 3 * (3 + 2 + 2) + 2 * 3, None)
+    assert " | 48 | - | " in table([row])
+    plot([replace(row, top1=50.0)], tmp_path / "cost.png")
 
 
 def test_forms_have_titles():

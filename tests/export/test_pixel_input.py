@@ -5,8 +5,9 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from letkd_keras.export import export_bundle, export_student
-from letkd_keras.export.comparison import reload_outputs, verify_artifacts
+from letkd_keras.export.comparison import pixels_for_classify, reload_outputs, verify_artifacts
 from letkd_keras.export.input_scaling import takes_pixels, with_pixel_input
+from letkd_keras.export.student import prepare
 
 _RNG = np.random.default_rng(3)
 _MEAN, _STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -127,12 +128,28 @@ def test_a_student_that_rescales_pixels_is_left_as_it_is(tmp_path):
     assert not takes_pixels(_with_rescaling(2.0))
     assert not takes_pixels(_with_rescaling(-2.0))
     assert takes_pixels(_with_rescaling(1 / 255, keras.layers.Resizing(6, 6)))
+    of_bytes = keras.Input((8, 8, 3), dtype="uint8")
+    assert takes_pixels(keras.Model(of_bytes, student(of_bytes)))
     pixels = _RNG.integers(0, 256, (4, 8, 8, 3), "uint8")
     result = export_student(student, tmp_path, images=pixels)
     assert result.parameters == student.count_params()
     endpoint = tf.saved_model.load(result.path).signatures["serving_default"]
     logits = endpoint(image=tf.constant(pixels.astype("float32")))["logits"]
     np.testing.assert_allclose(logits, student(pixels.astype("float32")), atol=1e-4)
+
+
+def test_pixels_that_would_be_normalized_twice_are_warned_of(student, caplog):
+    rescaling = _with_rescaling(1 / 127.5)
+    prepare(rescaling, fold=False)
+    prepare(rescaling, fold=False, mean=0, std=1 / 255)
+    prepare(student, fold=False, mean=_MEAN, std=_STD)
+    assert "rescales" not in caplog.text
+    prepare(rescaling, fold=False, mean=_MEAN, std=_STD)
+    assert "rescales pixels itself, and its files normalize them with `mean`" in caplog.text
+
+
+def test_images_for_classify_have_the_size_of_the_images():
+    assert pixels_for_classify(np.zeros((2, 96, 80, 3))).shape == (8, 96, 80, 3)
 
 
 def test_augmentations_before_the_rescaling_do_not_count(tmp_path):

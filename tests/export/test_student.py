@@ -14,6 +14,9 @@ from letkd_keras.export.cost_report import without_kd_layers
 from letkd_keras.export.formats import tflite
 from letkd_keras.export.formats.tflite import write_tflite
 from letkd_keras.export.loading import load_student
+from letkd_keras.functional.fingerprint import fingerprint
+from letkd_keras.functional.insertion import kd_layers_of
+from letkd_keras.precision import dtype_policy
 
 
 @pytest.fixture
@@ -176,6 +179,26 @@ def test_a_built_sequential_is_a_student(tmp_path):
         [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(3)], name="small"
     )
     assert exporting.export_student(model, tmp_path, format="tflite").agreement == 1
+
+
+def test_names_that_tensorflow_does_not_accept_are_refused(tmp_path):
+    inputs = keras.Input((4, 4, 3), name="my image")
+    x = keras.layers.Flatten(name="_flat")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(3, name="größe")(x), name="my net")
+    with pytest.raises(ValueError, match=r"Received: 'my net', 'größe'$"):
+        export_student(model, tmp_path)
+
+
+def test_a_student_inside_a_model_is_loaded_with_its_layers_and_in_float32(student):
+    inputs = keras.Input((16, 16, 3))
+    model = keras.Model(inputs, student(keras.layers.Rescaling(1 / 255)(inputs)))
+    loaded = load_student(model)
+    assert list(kd_layers_of(loaded)) == list(kd_layers_of(student))
+    assert fingerprint(loaded) == fingerprint(model)
+    with dtype_policy("mixed_float16"):
+        half = keras.Sequential([inputs, keras.layers.Flatten(), keras.layers.Dense(3)])
+    loaded = load_student(keras.Model(inputs, half(keras.layers.Rescaling(1 / 255)(inputs))))
+    assert {layer.compute_dtype for layer in loaded.layers} == {"float32"}
 
 
 @pytest.mark.parametrize("name", ["savedmodel", "tflite"])

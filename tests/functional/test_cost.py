@@ -14,6 +14,16 @@ def sequence(*layers, shape=(8, 8, 4)):
     return keras.Model(inputs, x)
 
 
+class Scales(keras.layers.Layer):
+    """A layer of another package, as the LayerScale of ConvNeXt."""
+
+    def build(self, input_shape):
+        self.gamma = self.add_weight(shape=input_shape[-1:])
+
+    def call(self, inputs):
+        return inputs * self.gamma
+
+
 @pytest.mark.parametrize(
     "layers, parameters, multiply_adds",
     [
@@ -30,6 +40,7 @@ def sequence(*layers, shape=(8, 8, 4)):
         ([keras.layers.BatchNormalization(), keras.layers.ReLU()], 8, 0),
         ([keras.layers.Normalization()], 0, 0),  # statistics, not trained
         ([keras.layers.RMSNormalization()], 4, 0),
+        ([Scales()], 4, 0),
         ([keras.layers.PReLU(shared_axes=[1, 2]), keras.layers.AveragePooling2D(2)], 4, 0),
         # templates 5 x 4, vectors 4 x 5, two scales, gamma and beta of 5
         ([KDLayer(5)], 20 + 20 + 2 + 10, 64 * 20 + 64 * 20),

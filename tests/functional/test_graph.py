@@ -96,6 +96,19 @@ def test_sequential_models_inside_are_flattened(training):
     assert moved == training
 
 
+def test_a_model_inside_may_be_called_by_keyword_and_casts_what_it_takes():
+    inputs = keras.Input((4,))
+    dense = keras.Model(inputs, keras.layers.Dense(2, name="dense")(keras.ops.relu(inputs)))
+    sequential = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    images = np.arange(8, dtype="uint8").reshape(2, 4)
+    for inner in (dense, sequential):
+        bytes_in = keras.Input((4,), dtype="uint8")
+        model = keras.Model(bytes_in, keras.layers.Softmax()(inner(inputs=bytes_in)))
+        flat = flatten(model)
+        assert inner.layers[-1] in flat.layers
+        np.testing.assert_allclose(flat(images), model(images), rtol=1e-6)
+
+
 def test_equal_names_are_refused():
     inputs = keras.Input((4,))
     inner_inputs = keras.Input((4,))
@@ -161,6 +174,43 @@ def test_where_no_name_is_similar_the_last_five_are_listed():
 def test_what_is_no_functional_model_is_refused(model):
     with pytest.raises(ValueError, match="`net` must be a functional or a built sequential"):
         as_functional(model, "net")
+
+
+def _overriding(base):
+    class Halving(base):
+        def call(self, inputs, training=None):
+            return super().call(inputs / 2, training=training)
+
+    return Halving
+
+
+def test_a_model_whose_class_overrides_call_is_refused_and_one_layer_inside_a_model():
+    inputs = keras.Input((4,))
+    halving = _overriding(keras.Model)(inputs, keras.layers.Dense(2)(inputs))
+    sequential = _overriding(keras.Sequential)([inputs, keras.layers.Dense(2)])
+    for model in (halving, sequential):
+        with pytest.raises(ValueError, match=r"`net` must be .*, which overrides `call`"):
+            as_functional(model, "net")
+        assert not is_model(model)
+        outer = keras.Model(inputs, keras.layers.Dense(3)(model(inputs)))
+        assert flatten(outer) is outer
+
+
+def test_a_class_of_its_own_that_keeps_call_is_functional():
+    class Net(keras.Model):
+        def __init__(self):
+            inputs = keras.Input((4,))
+            super().__init__(inputs, keras.layers.Dense(2)(inputs))
+
+        def get_config(self):
+            return {}
+
+    class Layers(keras.Sequential):
+        pass
+
+    net = Net()
+    assert as_functional(net) is net
+    assert is_model(Layers([keras.layers.Dense(2)]))
 
 
 def test_of_a_distiller_the_student_is_asked_for():

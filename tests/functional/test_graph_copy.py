@@ -81,3 +81,27 @@ def test_layers_frozen_inside_a_composite_layer_are_frozen_in_the_copy():
     model.get_layer("two").first.trainable = False
     copy = copy_with(model).get_layer("two")
     assert (copy.first.trainable, copy.second.trainable) == (False, True)
+
+
+@keras.saving.register_keras_serializable("letkd_keras_tests")
+class Preprocessing(keras.layers.Layer):
+    """A composite layer that normalizes."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.normalization = keras.layers.Normalization()
+
+    def build(self, input_shape):
+        self.normalization.build(input_shape)
+
+    def call(self, inputs):
+        return self.normalization(inputs)
+
+
+def test_what_a_normalization_inside_a_composite_layer_adapted_to_is_copied():
+    preprocessing = Preprocessing()
+    preprocessing.build((None, 4, 4, 3))
+    preprocessing.normalization.adapt(_x() + 5)
+    inputs = keras.Input((4, 4, 3))
+    model = keras.Model(inputs, preprocessing(inputs))
+    np.testing.assert_allclose(copy_with(model)(_x()), model(_x()), atol=1e-6)

@@ -399,6 +399,32 @@ def test_a_layer_that_is_called_again_is_no_end_of_a_block_or_stage():
     assert suggest_stage_ends(model) == ["sum12", "last"]
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        [layers.GlobalAveragePooling2D()],
+        [layers.BatchNormalization(), layers.ReLU(), layers.GlobalAveragePooling2D()],
+        [layers.GlobalAveragePooling2D(keepdims=True), layers.Flatten(), layers.Softmax()],
+        [layers.AveragePooling2D(16), layers.Reshape((10,))],
+    ],
+    ids=["pooling", "normalized", "kept", "of a size"],
+)
+def test_pooled_class_scores_are_no_features(end):
+    x = inputs = keras.Input((32, 32, 3))
+    x = layers.Conv2D(8, 3, strides=2, padding="same", name="stem")(x)
+    parts = [layers.Conv2D(4, size, padding="same")(x) for size in (1, 3)]
+    x = layers.Conv2D(12, 1)(layers.Concatenate(name="fire")(parts))
+    x = layers.ReLU(name="last")(x)
+    x = layers.Conv2D(10, 1, name="scores")(x)
+    for layer in end:
+        x = layer(x)
+    model = keras.Model(inputs, x)
+    assert suggest_layers(model) == {"penultimate": "last", "intermediate": "fire"}
+    assert suggest_stage_ends(model) == ["last"]
+    student = insert_kd_layers(model, penultimate=KDLayer(4, name="kd"))
+    assert student.get_layer("kd").input.shape[-1] == 12
+
+
 def test_a_model_without_maps_before_its_classifier_is_refused():
     inputs = keras.Input((8,))
     with pytest.raises(ValueError, match=r"must have a feature map .* pools or flattens"):
