@@ -6,6 +6,9 @@ from keras import ops
 
 from letkd_keras.ranges import fraction, positive_integer
 
+# Where the state of the generator of draws is in a file of weights.
+_DRAWS = "draws"
+
 
 class MemoryBank(keras.layers.Layer):
     """The embedding of every training image by one network, as it was last seen (Wu et al. 2018).
@@ -128,6 +131,16 @@ class NegativeSampler(keras.layers.Layer):
         self.order.assign(np.argsort(labels, kind="stable"))
         self.starts.assign(np.cumsum(counts) - counts)
         self.counts.assign(counts)
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        # Keras saves no generator: a loaded distiller would draw others than one that goes on.
+        store[_DRAWS] = ops.convert_to_numpy(self.seed_generator.state)
+
+    def load_own_variables(self, store):
+        self.seed_generator.state.assign(np.array(store[_DRAWS]))
+        names = set(store.keys()) - {_DRAWS}
+        super().load_own_variables({name: store[name] for name in names})
 
     def call(self, labels):
         # The rows are sorted by class: those of the other classes lie before and after its own.

@@ -35,7 +35,8 @@ class SP(Distiller):
 
     G says which images of a batch activate alike, so that neither channels nor grids need agree.
     The matrices are those of one replica: under a distribution strategy each replica compares the
-    images of its own part of the batch, and B is their number.
+    images of its own part of the batch, and B is their number. A `sample_weight` weighs the rows of
+    the difference: an image of weight 0 is still compared with the others.
 
     Args:
         teacher: Functional or sequential `keras.Model` from images to logits; see `Distiller`.

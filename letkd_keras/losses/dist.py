@@ -7,8 +7,12 @@ from letkd_keras.ranges import non_negative_number, positive_number
 
 # Added to the product of the norms, as in the authors' program.
 _EPSILON = 1e-8
-# Below this squared norm the square root's gradient is cut off: at 0 it would be infinite.
-_SMALLEST_SQUARE = 1e-24
+# Probabilities whose squared differences from their mean are a smaller share of their squares count
+# as equal. Their differences are rounding errors, and the gradient, which is divided by the norm of
+# the differences, would destroy the weights in one step.
+_SMALLEST_SHARE = 1e-8
+# No sum of weights is taken as smaller.
+_SMALLEST_TOTAL = 1e-24
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -86,15 +90,20 @@ class DISTLoss(Loss):
 
 
 def _correlation(x, y, axis, weights=1.0):
-    """Pearson's correlation along an axis, with weights that broadcast to x and y."""
+    """Pearson's correlation along an axis, with weights that broadcast to x and y.
+
+    It is 0, with gradients of zero, where the values of x or y are all equal.
+    """
     weights = ops.broadcast_to(ops.cast(weights, x.dtype), ops.shape(x))
-    total = ops.maximum(ops.sum(weights, axis=axis, keepdims=True), _SMALLEST_SQUARE)
-    x = x - ops.sum(weights * x, axis=axis, keepdims=True) / total
-    y = y - ops.sum(weights * y, axis=axis, keepdims=True) / total
-    norms = _norm(x, weights, axis) * _norm(y, weights, axis)
-    return ops.sum(weights * x * y, axis=axis) / (norms + _EPSILON)
+    total = ops.maximum(ops.sum(weights, axis=axis, keepdims=True), _SMALLEST_TOTAL)
 
+    def centered(values):
+        differences = values - ops.sum(weights * values, axis=axis, keepdims=True) / total
+        square = ops.sum(weights * ops.square(differences), axis=axis)
+        differs = square > _SMALLEST_SHARE * ops.sum(weights * ops.square(values), axis=axis)
+        # The root of what is not selected must have a finite gradient, too.
+        return differences, ops.sqrt(ops.where(differs, square, 1.0)), differs
 
-def _norm(x, weights, axis):
-    square = ops.sum(weights * ops.square(x), axis=axis)
-    return ops.sqrt(ops.maximum(square, _SMALLEST_SQUARE))
+    (x, x_norm, x_differs), (y, y_norm, y_differs) = centered(x), centered(y)
+    correlation = ops.sum(weights * x * y, axis=axis) / (x_norm * y_norm + _EPSILON)
+    return ops.where(ops.logical_and(x_differs, y_differs), correlation, 0.0)

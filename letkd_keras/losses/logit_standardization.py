@@ -2,8 +2,9 @@ from keras import ops
 
 # Added to the standard deviation, as in the authors' program.
 _EPSILON = 1e-7
-# Below this variance the square root's gradient is cut off: at 0 it would be infinite.
-_SMALLEST_VARIANCE = 1e-20
+# Logits of a smaller variance count as equal. Their differences are rounding errors, and the
+# gradient, which is divided by the standard deviation, would destroy the weights in one step.
+_SMALLEST_VARIANCE = 1e-8
 
 
 def standardize_logits(logits):
@@ -20,8 +21,12 @@ def standardize_logits(logits):
         logits: Logits [B, classes], two classes or more.
 
     Returns:
-        Tensor [B, classes]; zeros where a sample's logits are all equal.
+        Tensor [B, classes]; zeros, with gradients of zero, where a sample's logits are all equal
+        (a variance of at most 1e-8), such as those of a classifier that starts from zeros.
     """
     centered = logits - ops.mean(logits, axis=-1, keepdims=True)
     variance = ops.sum(ops.square(centered), axis=-1, keepdims=True) / (logits.shape[-1] - 1)
-    return centered / (_EPSILON + ops.sqrt(ops.maximum(variance, _SMALLEST_VARIANCE)))
+    differs = variance > _SMALLEST_VARIANCE
+    # The root of what is not selected must have a finite gradient, too.
+    deviation = ops.sqrt(ops.where(differs, variance, 1.0))
+    return ops.where(differs, centered / (_EPSILON + deviation), 0.0)

@@ -33,6 +33,18 @@ def test_labels_may_be_integers_columns_tensors_or_one_hot(name):
 
 
 @every_loss
+@pytest.mark.parametrize("rows", [slice(1), slice(None)])
+def test_gradients_are_bounded_where_all_logits_of_the_student_are_equal(name, rows):
+    loss, student = logit_loss(name), STUDENT.copy()
+    _, usual = value_and_gradient(loss, (TEACHER, LABELS), student)
+    # 0.3 is no float32 number, so that the mean of equal logits differs from them.
+    student[rows] = 0.3
+    value, gradient = value_and_gradient(loss, (TEACHER, LABELS), student)
+    assert np.isfinite(value)
+    assert np.abs(gradient).max() < 10 * np.abs(usual).max()
+
+
+@every_loss
 def test_the_value_is_the_mean_of_the_samples(name):
     by_sample = np.asarray(logit_loss(name, reduction=None)((TEACHER, LABELS), STUDENT))
     assert by_sample.shape == (6,)
