@@ -16,7 +16,7 @@ from letkd_keras.export.folding import fold
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.student import prepare
 from letkd_keras.files import save_figure, size_on_disk
-from letkd_keras.functional.cost import cost_of, parameters_of
+from letkd_keras.functional.cost import known_cost_of
 from letkd_keras.functional.graph import flatten
 from letkd_keras.functional.graph_copy import copy_with
 from letkd_keras.functional.insertion import kd_layers_of
@@ -94,11 +94,7 @@ def measure(
     file_format = formats.find(format)
     job = prepare(model, images=images[:8], calibration=calibration, fold=False)
     batch = np.resize(images, (32, *images.shape[1:])).astype("float32")
-    try:
-        multiply_adds = cost_of(job.student, images.shape[1:]).multiply_adds
-    except ValueError as error:
-        multiply_adds = None
-        log.info("multiply-adds of %s are not counted: %s", job.student.name, error)
+    cost = known_cost_of(job.student, images.shape[1:])
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "artifact"
         file_format.write(job.written, file, job.options)
@@ -111,8 +107,8 @@ def measure(
             model=name or model.name,
             form=form,
             format=format,
-            params=parameters_of(job.student),
-            macs=multiply_adds,
+            params=cost.parameters,
+            macs=cost.multiply_adds,
             bytes=size_on_disk(file),
             latency_ms_1=latency_ms(file_format.runtime, file, batch[:1], 1, repeats),
             latency_ms_2=latency_ms(file_format.runtime, file, batch[:1], 2, repeats),

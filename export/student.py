@@ -256,7 +256,8 @@ def prepare(model, *, images=None, labels=None, fold=True, **options):
     """
     student = load_student(model)
     _check_names(student)
-    options = ExportOptions(**options).for_student(student, takes_pixels(student))
+    rescales = takes_pixels(student)
+    options = ExportOptions(**options).for_student(student, rescales)
     if options.calibration is not None:
         calibration = images_for(student, options.calibration, "calibration", options)
         options = replace(options, calibration=calibration)
@@ -278,7 +279,7 @@ def prepare(model, *, images=None, labels=None, fold=True, **options):
     written = fold_model(student, images=few) if fold else student
     if options.input == "pixels" and options.mean is not None:
         student_alone, written = written, with_pixel_input(written, options.mean, options.std)
-        if written is not student_alone and takes_pixels(student):
+        if written is not student_alone and rescales:
             log.warning(
                 "%r rescales pixels itself, and its files normalize them with `mean` and `std` "
                 "before that: leave out `mean` and `std` if it was trained on pixels.",

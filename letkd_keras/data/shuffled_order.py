@@ -24,7 +24,7 @@ def shuffled(positions, seed, epoch, count):
     """
     import tensorflow as tf
 
-    # Two words of the key would do. The third one makes it differ from the keys of other draws.
+    # The operation takes three numbers as its key.
     key = tf.stack([tf.constant(seed, "int64"), tf.cast(epoch, "int64"), np.int64(count)])
     return tf.raw_ops.RandomIndexShuffle(
         index=positions,

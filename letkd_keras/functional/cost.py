@@ -1,5 +1,6 @@
 """Parameters and multiply-adds of a network, counted from its graph."""
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from letkd_keras.functional.fake_quantization import without_fake_quantization
 from letkd_keras.functional.graph import as_functional, flatten, run
 from letkd_keras.functional.insertion import is_only_pooled
 from letkd_keras.layers import KDLayer
+
+log = logging.getLogger(__name__)
 
 # Layers that apply their kernel once per location of their output.
 _AT_EACH_OUTPUT = (
@@ -51,11 +54,12 @@ class Cost:
 
     Attributes:
         parameters: Number of values in all weights, frozen or not, except running statistics.
-        multiply_adds: Number of multiply-add operations in its matrix products for one image.
+        multiply_adds: Number of multiply-add operations in its matrix products for one image, or
+            `None` where `known_cost_of` does not know it.
     """
 
     parameters: int
-    multiply_adds: int
+    multiply_adds: int | None
 
 
 def cost_of(model, input_shape=None, pooled=False):
@@ -98,6 +102,15 @@ def cost_of(model, input_shape=None, pooled=False):
     source = keras.KerasTensor((1, *shape), dtype=model.inputs[0].dtype)
     run(model, source, call)
     return Cost(parameters_of(model), sum(products))
+
+
+def known_cost_of(model, input_shape=None, pooled=False):
+    """`cost_of`, but where that raises, multiply-adds are `None` and the log says why."""
+    try:
+        return cost_of(model, input_shape, pooled)
+    except ValueError as error:
+        log.info("multiply-adds of %s are not counted: %s", model.name, error)
+        return Cost(parameters_of(model), None)
 
 
 def parameters_of(model):

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, replace
 
 import keras
 
-from letkd_keras.functional import cost_of, insert_kd_layers
-from letkd_keras.functional.cost import parameters_of
+from letkd_keras.functional import insert_kd_layers
+from letkd_keras.functional.cost import known_cost_of, parameters_of
 from letkd_keras.functional.graph import find_layer, flatten, output_of
 from letkd_keras.layers import KDLayer
 from letkd_keras.recipes.experiments import methods
@@ -49,13 +49,8 @@ def size_of(model):
     Returns:
         `Size`.
     """
-    try:
-        cost = cost_of(model, pooled=True)
-        parameters, multiply_adds = cost.parameters, cost.multiply_adds
-    except ValueError as error:
-        log.info("multiply-adds of %s are not counted: %s", model.name, error)
-        parameters, multiply_adds = parameters_of(model), None
-    return Size(parameters, 4 * parameters, multiply_adds)
+    cost = known_cost_of(model, pooled=True)
+    return Size(cost.parameters, 4 * cost.parameters, cost.multiply_adds)
 
 
 def measure(experiment, teacher, student):

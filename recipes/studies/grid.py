@@ -51,8 +51,8 @@ def run(experiment, out, jobs=1, fitted=None):
         jobs: Number of processes that train cells at the same time. Each imports the backend for
             itself, and several GPUs are assigned to them in turn. With 1, cells are trained in this
             process.
-        fitted: Files of prototypes of earlier grids with the same teacher by their numbers of
-            templates, which are copied rather than fitted again. That of this grid is added.
+        fitted: File of the prototypes of an earlier grid with the same teacher and the same numbers
+            of templates, which are copied rather than fitted again; `None` to fit them.
 
     Returns:
         The rows of the table (`method_table.rows`), of all cells that the folder has.
@@ -72,8 +72,9 @@ def run(experiment, out, jobs=1, fitted=None):
         # The prototypes belong to the teacher: they are fitted once, also for methods that are
         # added later.
         levels = tuple(experiment.pool_sizes) if experiment.levels else ()
-        if fitted is not None:
-            _copy_prototypes(experiment, folder / "prototypes.npz", fitted)
+        if fitted is not None and fitted.exists() and not (folder / "prototypes.npz").exists():
+            with open_atomic(folder / "prototypes.npz") as copy:
+                copy.write(fitted.read_bytes())
         prototypes = prototypes_of(experiment, teacher, folder, levels)
         cells = [
             (method, seed)
@@ -100,14 +101,6 @@ def run(experiment, out, jobs=1, fitted=None):
             )
             table = method_table.write(experiment, folder, teacher_result)
     return table
-
-
-def _copy_prototypes(experiment, file, fitted):
-    # `growth` can give each grid other numbers of templates.
-    earlier = fitted.setdefault((experiment.templates, experiment.subclasses), file)
-    if earlier.exists() and not file.exists():
-        with open_atomic(file) as copy:
-            copy.write(earlier.read_bytes())
 
 
 def _is_finished(training):

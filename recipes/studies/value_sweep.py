@@ -52,9 +52,11 @@ def run(experiment, setting, values, out, jobs=1):
             tried: replace(candidate, teacher=teacher, fine_tune_schedule=None, typed=())
             for tried, candidate in experiments.items()
         }
-    rows, fitted = [], None if setting.changes_prototypes else {}
+    folders = {tried: out / f"{setting.name}-{_text(tried)}" for tried in values}
+    first = None if setting.changes_prototypes else folders[values[0]] / "prototypes.npz"
+    rows = []
     for tried, candidate in experiments.items():
-        table = grid.run(candidate, out / f"{setting.name}-{_text(tried)}", jobs, fitted)
+        table = grid.run(candidate, folders[tried], jobs, first)
         rows += [{setting.name: tried, **row} for row in table]
         _write(setting.name, rows, experiment, out)
     return rows

@@ -176,29 +176,6 @@ def test_prototypes_are_shared_where_they_do_not_depend_on_the_value(cells, tmp_
     assert fitted[1:] == ["subclasses-2", "subclasses-4"]
 
 
-def test_prototypes_are_shared_only_where_a_budget_gives_the_same_numbers(
-    cells, tmp_path, monkeypatch
-):
-    fitted = []
-
-    def prototypes(experiment, teacher, folder, levels):
-        if not (folder / "prototypes.npz").exists():
-            fitted.append(folder.name)
-            (folder / "prototypes.npz").write_text(str(experiment.templates))
-
-    def prepare(experiment):
-        templates = 30 if experiment.penultimate_alpha > 1 else 64
-        pool_sizes = {"penultimate": 1, "intermediate": 1}
-        return replace(experiment, templates=templates, pool_sizes=pool_sizes)
-
-    monkeypatch.setattr(grid, "prototypes_of", prototypes)
-    for module in (grid, value_sweep):
-        monkeypatch.setattr(module, "prepare", prepare)
-    _main("penultimate-alpha --values 1 2 3 --growth 5%", tmp_path / "out")
-    assert fitted == ["penultimate-alpha-1", "penultimate-alpha-2"]
-    assert (tmp_path / "out" / "penultimate-alpha-3" / "prototypes.npz").read_text() == "30"
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [

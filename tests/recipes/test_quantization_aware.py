@@ -6,8 +6,6 @@ import keras
 import numpy as np
 import pytest
 
-from letkd_keras.data.normalization import normalize
-from letkd_keras.export import export_student
 from letkd_keras.export.run_folders import provenance_of
 from letkd_keras.functional.fake_quantization import is_quantization_aware
 from letkd_keras.recipes import digits
@@ -31,12 +29,15 @@ def _experiment(*options):
 def test_the_student_is_trained_in_float_and_then_under_fake_quantization(tmp_path, monkeypatch):
     # The table of costs has tests of its own, and takes seconds.
     monkeypatch.setattr("letkd_keras.recipes.exporting.costs", lambda *args: ([], 0))
-    options = ["--methods", "letkd2+kd", "--templates", "16", "--formats", "tflite"]
+    options = ["--methods", "letkd2+kd", "--templates", "16", "--formats", "tflite-int8"]
+    # A student of four steps has classes that int8 cannot tell apart.
+    longer = ["--train-examples", "400", "--test-examples", "200"]
+    longer += ["--teacher-epochs", "3", "--epochs", "6"]
     phase = ["--quantization-aware-epochs", "2", "--out", str(tmp_path / "run")]
-    report = digits.main([*SMALL, *options, *phase])
+    report = digits.main([*SMALL, *longer, *options, *phase])
     training = tmp_path / "run" / "letkd2+kd" / "seed0"
     result, before = results.finished(training), results.finished(training / "float")
-    assert (before["epochs"], result["epochs"]) == (1, 2)
+    assert (before["epochs"], result["epochs"]) == (6, 2)
     assert result["accuracy_before_quantization"] == before["accuracy_last"]
     assert result["parameters"] == before["parameters"]
     assert result["seconds"] > before["seconds"]
@@ -49,20 +50,7 @@ def test_the_student_is_trained_in_float_and_then_under_fake_quantization(tmp_pa
     pairs = zip(student.trainable_weights, earlier.trainable_weights, strict=True)
     assert all(np.any(np.asarray(a) != np.asarray(b)) for a, b in pairs)
     assert provenance_of(training / "float" / "student.keras")["run"] == "run"
-    assert report["exported"]["tflite"]["bytes"] > 10_000
-    # After so few steps the classes of some images differ by less than int8 rounds.
-    data = _experiment(*options).data
-    images, calibration = (normalize(x, data.mean, data.std) for x in (data.x_test, data.x_train))
-    exported = export_student(
-        training / "student.keras",
-        tmp_path / "int8",
-        "tflite-int8",
-        images=images,
-        calibration=calibration,
-        min_agreement=0,
-    )
-    largest = np.abs(student.predict(images, verbose=0)).max()
-    assert exported.max_difference < 0.25 * largest
+    assert report["exported"]["tflite-int8"]["bytes"] > 10_000
     text = (tmp_path / "run" / "report.md").read_text()
     assert "Then 2 epochs under fake quantization" in text
     # Its settings are in the run folder.
