@@ -12,7 +12,7 @@ from letkd_keras.export.batch_norm_folding import untrained_batch_norms
 from letkd_keras.export.card_file import LABELS, options_of, read_card, write_labels
 from letkd_keras.export.card_snippets import has_snippets, kotlin_snippet, python_snippet
 from letkd_keras.files import checksum, write_json, write_text
-from letkd_keras.functional.cost import cost_of
+from letkd_keras.functional.cost import known_cost_of
 from letkd_keras.functional.fingerprint import architecture_fingerprint, fingerprint
 from letkd_keras.functional.graph import maker, nodes
 from letkd_keras.layers import KDLayer
@@ -69,7 +69,7 @@ def write_card(path, job, results, *, data_name=None, assumed_normalization=Fals
         "class_names": _list(options.class_names),
         "kd_layers": kd_layers(job.student),
         "parameters": job.student.count_params(),
-        "multiply_adds": _multiply_adds(job.student),
+        "multiply_adds": known_cost_of(job.student).multiply_adds,
         "training": training,
         "untrained_batch_normalizations": untrained_batch_norms(job.student),
         "artifacts": {
@@ -125,7 +125,7 @@ def _artifact(result, job, data):
         "output_dtype": "int8" if is_integer else "float32",
         "layout": "NCHW" if is_nchw else "NHWC",
         "parameters": result.parameters,
-        "multiply_adds": _multiply_adds(job.written),
+        "multiply_adds": known_cost_of(job.written).multiply_adds,
         "images": result.num_images,
         "data": data,
         "max_difference": result.max_difference,
@@ -169,13 +169,6 @@ def _unchanged_artifacts(path, card, job):
         and (path / artifact["file"]).exists()
         and checksum(path / artifact["file"]) == artifact["sha256"]
     }
-
-
-def _multiply_adds(model):
-    try:
-        return cost_of(model).multiply_adds
-    except ValueError:  # an open image size, or a layer whose operations are not known
-        return None
 
 
 def _list(values):
