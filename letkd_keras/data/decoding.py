@@ -16,7 +16,7 @@ from letkd_keras.files import atomic_path, open_atomic
 log = logging.getLogger(__name__)
 
 # What Pillow raises for damaged files; it depends on the format and on the kind of damage.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+_DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, struct.error, zlib.error)
 # Beyond this ratio of the sides, only the part of an image that is kept is enlarged.
 _OBLONG = 20
 _NO_ROOM = "Use another folder as image cache, or none."

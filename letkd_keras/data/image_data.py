@@ -9,7 +9,7 @@ import numpy as np
 from letkd_keras import memory_mapped
 from letkd_keras.data import jax_batches, pipeline
 from letkd_keras.data.dataset import Dataset
-from letkd_keras.data.selection import find_split, held_out, stratified
+from letkd_keras.data.selection import find_split, fraction_of, held_out, stratified
 
 # Label of an image that has none, here and in the batches of a training.
 UNLABELLED = -1
@@ -245,7 +245,8 @@ class ImageData(Dataset):
         Raises:
             ValueError: If the fraction is out of range, or would leave fewer labels than classes.
         """
-        kept, others = self._held_out(fraction, seed)
+        rows = self._rows_with_label()
+        kept, others = (rows[part] for part in fraction_of(self.y_train[rows], fraction, seed))
         labels = np.array(self.y_train)
         labels[others] = UNLABELLED
         return replace(
@@ -259,14 +260,15 @@ class ImageData(Dataset):
         """The same data without the training images that have no label (`Dataset.labelled`)."""
         if not self.unlabelled_examples:
             return self
-        rows = np.flatnonzero(self.y_train != UNLABELLED)
+        rows = self._rows_with_label()
         if repeat:
             rows = np.resize(rows, len(self.x_train))
         images = _take(self.x_train, rows, "labelled_fraction")
         return replace(self, x_train=images, y_train=self.y_train[rows])
 
     def _hold_out(self, fraction, seed):
-        validation, _ = self._held_out(fraction, seed)
+        rows = self._rows_with_label()
+        validation = rows[held_out(self.y_train[rows], fraction, seed)[0]]
         train = np.setdiff1d(np.arange(self.train_examples), validation)
         return {
             "x_train": _take(self.x_train, train, "fraction"),
@@ -282,10 +284,8 @@ class ImageData(Dataset):
             chosen |= {f"x_{part}": _take(images, rows, "classes"), f"y_{part}": labels[rows]}
         return chosen
 
-    def _held_out(self, fraction, seed):
-        """`held_out` of the training images that have a label."""
-        rows = np.flatnonzero(self.y_train != UNLABELLED)
-        return (rows[part] for part in held_out(self.y_train[rows], fraction, seed))
+    def _rows_with_label(self):
+        return np.flatnonzero(self.y_train != UNLABELLED)
 
     def _splits(self):
         splits = {"train": (self.x_train, self.y_train), "test": (self.x_test, self.y_test)}

@@ -17,6 +17,7 @@ from letkd_keras.data.class_folders import (
 from letkd_keras.data.decoding import decode_all
 from letkd_keras.data.image_data import ImageData
 from letkd_keras.data.label_file import labelled_images
+from letkd_keras.data.selection import held_out
 
 _ADVICE = "Remove this file, or leave such files out with `skip_corrupt` (--skip-corrupt)"
 
@@ -180,21 +181,16 @@ def _check_classes(labels, class_names, folder, label_file):
 
 def _split(files, test_fraction, seed):
     """Indices of the training and of the test images."""
-    from sklearn.model_selection import train_test_split
-
     counts = np.bincount(files.labels)
     if counts.min() < 2:
         raise ValueError(
             "Every class needs at least two images to be split. "
             f"Received: {counts.min()} in class {files.class_names[int(counts.argmin())]!r}"
         )
-    test_examples = round(test_fraction * len(files))
-    if test_examples > len(files) - len(counts):
+    if round(test_fraction * len(files)) > len(files) - len(counts):
         raise ValueError(
             "`test_fraction` must leave one training image of each of the "
             f"{len(counts)} classes. Received: test_fraction={test_fraction} of {len(files)} images"
         )
-    parts = train_test_split(
-        np.arange(len(files)), test_size=test_examples, stratify=files.labels, random_state=seed
-    )
-    return [np.sort(part) for part in parts]
+    test, train = held_out(files.labels, test_fraction, seed)
+    return train, test

@@ -13,7 +13,8 @@ def stratified(labels, examples, seed, argument):
         argument: Name that an error gives to `examples`.
 
     Returns:
-        Indices in ascending order, or the slice of everything.
+        Indices in ascending order, or the slice of everything. What is left has an image of each
+        class of two or more, if it has as many images as there are classes.
 
     Raises:
         ValueError: If the number is less than one for each class, or more than there are.
@@ -34,19 +35,22 @@ def stratified(labels, examples, seed, argument):
     for label in present:
         members = order[labels[order] == label]
         rank[members] = np.arange(len(members)) / len(members)
+        if len(members) > 1:
+            rank[members[-1]] = 1  # the last to be chosen
     return np.sort(order[np.argsort(rank[order], kind="stable")[:examples]])
 
 
-def held_out(labels, fraction, seed):
-    """Split examples in two, with the classes in the same proportion.
+def fraction_of(labels, fraction, seed):
+    """Choose a fraction of the examples, with the classes in the same proportion.
 
     Args:
         labels: Integers [N].
-        fraction: Fraction of the examples in the first part, greater than 0 and less than 1.
+        fraction: Fraction of the examples that are chosen, greater than 0 and less than 1.
         seed: Seed of the choice.
 
     Returns:
-        Indices of the first part and of the rest, in ascending order.
+        Indices of the chosen examples and of the rest, in ascending order. The only image of a
+        class is chosen.
 
     Raises:
         ValueError: If a part would have fewer examples than there are classes.
@@ -60,6 +64,22 @@ def held_out(labels, fraction, seed):
         )
     chosen = stratified(labels, examples, seed, "fraction")
     return chosen, np.setdiff1d(np.arange(count), chosen)
+
+
+def held_out(labels, fraction, seed):
+    """Split examples in two, with an image of each class in both parts (`fraction_of`).
+
+    Raises:
+        ValueError: If a class has one image only, or a part would have fewer examples than there
+            are classes.
+    """
+    present, counts = np.unique(labels, return_counts=True)
+    if counts.min(initial=2) < 2:
+        raise ValueError(
+            "Every class needs at least two images to be split. "
+            f"Received: 1 of the label {present[counts.argmin()]}"
+        )
+    return fraction_of(labels, fraction, seed)
 
 
 def find_split(splits, name):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from image_trees import COLOURS, picture, write_tree
-from PIL import Image
+from PIL import Image, features
 
 from letkd_keras.data import load_image_folder
 from letkd_keras.data.class_folders import find_images, image_suffixes, split_folders
@@ -31,6 +31,16 @@ def test_tree_is_split_by_class(tmp_path):
     assert_colours_match(data.x_test, data.y_test)
     together = np.concatenate([data.x_train, data.x_test])
     assert len({image.tobytes() for image in together}) == 15
+
+
+@pytest.mark.parametrize("test_fraction", [0.01, 0.2, 0.85])
+def test_a_small_class_has_training_and_test_images(test_fraction, tmp_path):
+    tree = write_tree(tmp_path, images=20)
+    for file in sorted((tree / "bee").iterdir())[2:]:
+        file.unlink()
+    data = load_image_folder(tree, 8, test_fraction=test_fraction)
+    assert np.bincount(data.y_train)[1] == np.bincount(data.y_test)[1] == 1
+    assert data.test_examples == max(3, round(test_fraction * 42))
 
 
 def test_split_depends_on_the_seed_alone(tmp_path):
@@ -307,6 +317,18 @@ def test_corrupt_image_is_named(kind, suffix, tmp_path):
     with pytest.raises(ValueError, match=r"is damaged or not an image.*--skip-corrupt") as error:
         load_image_folder(tree, 8)
     assert str(file) in str(error.value)
+
+
+def test_damaged_avif_is_named_and_can_be_skipped(tmp_path):
+    if not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    tree = write_tree(tmp_path, suffix=".avif", size=(60, 50))
+    file = tree / "bee" / "3.avif"
+    file.write_bytes(file.read_bytes().replace(b"iloc", b"free"))
+    with pytest.raises(ValueError, match=r"3\.avif' is damaged or not an image"):
+        load_image_folder(tree, 8)
+    data = load_image_folder(tree, 8, skip_corrupt=True)
+    assert data.train_examples + data.test_examples == 14
 
 
 def test_corrupt_images_are_skipped_when_asked(tmp_path, caplog):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from letkd_keras.data.selection import find_split, held_out, stratified
+from letkd_keras.data.selection import find_split, fraction_of, held_out, stratified
 
 LABELS = np.random.default_rng(0).permutation(np.repeat([0, 1, 4], [60, 30, 10]))
 
@@ -44,6 +44,21 @@ def test_two_parts_have_the_classes_in_proportion():
 def test_a_fraction_that_leaves_a_class_out_is_refused(fraction):
     with pytest.raises(ValueError, match=r"`fraction` must be greater than 0 and less than 1"):
         held_out(LABELS, fraction, 0)
+
+
+def test_two_images_of_a_class_are_in_both_parts():
+    labels = np.repeat([0, 1], [30, 2])
+    for fraction in (0.1, 0.5, 0.9):
+        for part in held_out(labels, fraction, 0):
+            assert set(labels[part]) == {0, 1}
+
+
+def test_only_image_of_a_class_is_never_held_out_but_keeps_its_label():
+    labels = np.repeat([0, 7], [20, 1])
+    with pytest.raises(ValueError, match=r"two images to be split\. Received: 1 of the label 7$"):
+        held_out(labels, 0.1, 0)
+    chosen, _ = fraction_of(labels, 0.1, 0)
+    assert sorted(labels[chosen]) == [0, 7]
 
 
 def test_split_that_does_not_exist():
