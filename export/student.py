@@ -38,7 +38,7 @@ from letkd_keras.functional.graph import layers_inside
 
 log = logging.getLogger(__name__)
 
-# Names of a TensorFlow graph. The first character is that of the model's name.
+# Names of a TensorFlow graph. A path, of the model or of a weight, also has a first character.
 _FIRST, _LATER = r"[A-Za-z0-9.]", r"[A-Za-z0-9_.\\/>-]*"
 
 
@@ -290,18 +290,22 @@ def prepare(model, *, images=None, labels=None, fold=True, **options):
 
 def _check_names(student):
     """Refuse names that TensorFlow does not accept. Those of inputs are not written."""
+    first = {student.name, *(weight.path.split("/")[0] for weight in student.weights)}
     names = [
         layer.name
-        for layer in layers_inside(student)
+        for layer in [student, *layers_inside(student)]
         if not isinstance(layer, keras.layers.InputLayer)
     ]
-    refused = [name for name in names if not re.fullmatch(_LATER, name)]
-    if not re.fullmatch(_FIRST + _LATER, student.name):
-        refused.insert(0, student.name)
+    refused = [
+        name
+        for name in names
+        if not re.fullmatch(_FIRST + _LATER if name in first else _LATER, name)
+    ]
     if refused:
         raise ValueError(
             "`model` and its layers must have names of the letters A to Z and a to z, digits and "
-            f"_.- for TensorFlow. Received: {', '.join(map(repr, refused))}"
+            "_.-, which do not begin with _ or -, for TensorFlow. "
+            f"Received: {', '.join(map(repr, refused))}"
         )
 
 

@@ -184,8 +184,9 @@ def test_a_built_sequential_is_a_student(tmp_path):
 def test_names_that_tensorflow_does_not_accept_are_refused(tmp_path):
     inputs = keras.Input((4, 4, 3), name="my image")
     x = keras.layers.Flatten(name="_flat")(inputs)
+    x = keras.layers.Dense(3, name="_dense")(x)
     model = keras.Model(inputs, keras.layers.Dense(3, name="größe")(x), name="my net")
-    with pytest.raises(ValueError, match=r"Received: 'my net', 'größe'$"):
+    with pytest.raises(ValueError, match=r"Received: 'my net', '_dense', 'größe'$"):
         export_student(model, tmp_path)
 
 
