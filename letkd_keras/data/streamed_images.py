@@ -308,7 +308,8 @@ def draw_crop(shape, seed, area, aspect):
         shape: Shape of the image, integer tensor [3].
         seed: Two integers, on which the crop depends alone.
         area: Smallest and largest share of the image that a crop covers.
-        aspect: Smallest and largest width-to-height ratio.
+        aspect: Smallest and largest width-to-height ratio. Where ten attempts find no such crop,
+            as in images whose sides differ by more than 16 times, it is the whole image.
 
     Returns:
         `(begin, size)` for `tf.slice`, whose `size` has -1 for the channels.
