@@ -175,11 +175,14 @@ def _run_probe(options, experiment, out):
 
 
 def _run_tsne(options, experiment, out):
+    from letkd_keras.recipes.experiments.methods import without_intermediate_level
     from letkd_keras.recipes.studies import grid, tsne
 
-    table = grid.run(experiment, out, jobs=options.jobs)
-    # By the method that was trained: letKD-1 where there is no intermediate layer.
-    return tsne.write(experiment, out, table[0]["method"]), "tsne.png"
+    trained = [row["method"] for row in grid.run(experiment, out, jobs=options.jobs)]
+    method = experiment.methods[0]
+    if method not in trained:
+        method = without_intermediate_level(method)
+    return tsne.write(experiment, out, method), "tsne.png"
 
 
 def _run_time(options, experiment, out):

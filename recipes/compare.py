@@ -11,10 +11,10 @@ tries again what failed. Methods and trials can be added to the same folder. `--
 students at the same time, each in a process of its own.
 
 Every data set of `--data` can be compared on. Schedule, augmentation and numbers of templates are
-those of the recipe of the data set (digits, cifar100, tiny_imagenet, imagenet; folder for all
-others). An .npz file has those of the data set in it. Alphas and learning rates are those of the
-pair. Without --validation-fraction the last epoch and the best one on the test images are reported,
-as in the papers. Reduced to a CPU:
+those of the recipe of the data set (digits, cifar100 (also for cifar10), tiny_imagenet, imagenet;
+folder for all others). An .npz file has those of the data set in it. Alphas and learning rates are
+those of the pair. Without --validation-fraction the last epoch and the best one on the test images
+are reported, as in the papers. Reduced to a CPU:
 
     python -m letkd_keras.recipes.compare --data cifar100 --classes 20 --pair resnet20-resnet8 \
 --epochs 20

@@ -208,7 +208,8 @@ def _losses_table():
         "Losses on the logits, with their settings on CIFAR-100",
         ("name", "paper", "settings", "weight", "added to a method", "warm-up epochs of 240"),
         rows,
-        "beta of dkd and dkd-ls is chosen by the pair, as its authors did. On ImageNet: "
+        "beta of dkd and dkd-ls is chosen by the pair, as its authors did. On "
+        "ImageNet, where a pair may have another beta: "
         f"{of_imagenet}",
     )
 

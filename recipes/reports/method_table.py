@@ -82,6 +82,7 @@ def markdown(experiment, teacher, table, picture):
         A text.
     """
     data, schedule = experiment.data, experiment.student_schedule
+    is_part = any((experiment.spec.train_examples, experiment.spec.test_examples))
     # Those of this start, and those that the folder has from earlier ones.
     names = {*experiment.methods, *(row["method"] for row in table)}
     columns = results.columns(data.has_validation)
@@ -91,7 +92,8 @@ def markdown(experiment, teacher, table, picture):
     lines = [
         f"# {experiment.pair} on {data.name}",
         "",
-        f"{data.train_examples:,} training and {data.test_examples:,} test images ({data.split}). "
+        f"{data.train_examples:,} training and {data.test_examples:,} test images "
+        f"({data.split}{'; a part of them' * is_part}). "
         f"Students: {schedule.epochs} epochs of batches of {schedule.batch_size}, seeds from "
         f"{experiment.seed}{_prototypes(experiment, names)}. {date.today().isoformat()}."
         f"{_quantization(experiment)}",
@@ -127,7 +129,7 @@ def markdown(experiment, teacher, table, picture):
         ]
     failed = [(row["title"], seed, text) for row in table for seed, text in row["errors"].items()]
     if failed:
-        lines += ["These trainings failed. The same command tries them again:", ""]
+        lines += ["These trainings failed. A command with the same method tries them again:", ""]
         lines += [f"- {title}, seed {seed}: `{text}`" for title, seed, text in failed]
         lines += [""]
     return "\n".join(lines)
@@ -209,7 +211,8 @@ def _layers(experiment, names):
 def made_with():
     """Versions and machine, as a sentence."""
     versions = ", ".join(f"{name} {version}" for name, version in results.versions().items())
-    return f"Made with {versions} on {os.cpu_count()} CPU cores ({platform.machine()})."
+    cores = len(os.sched_getaffinity(0))  # of this process, perhaps fewer than the machine has
+    return f"Made with {versions} on {cores} CPU core{'s' * (cores > 1)} ({platform.machine()})."
 
 
 def _cells(row, columns, has_published):

@@ -16,7 +16,7 @@ from letkd_keras.recipes.studies import probe
 from letkd_keras.recipes.trainings import results
 
 # Epochs over which an accuracy is averaged before two methods are compared: single epochs differ
-# by a point or more at the first learning rate.
+# by a point or more at the first learning rate. In short trainings it is a twentieth of the epochs.
 _SMOOTHED = 5
 
 
@@ -31,11 +31,13 @@ def write(experiment, folder):
         Dictionary of `methods` (a row of numbers for each training) and `crossings`.
 
     Raises:
-        ValueError: If no student is finished, or a file is damaged.
+        ValueError: If no student is finished, there is no teacher, or a file is damaged.
     """
     trainings = _finished(folder)
     if not trainings:
         raise ValueError(f"No student is finished in {folder}.")
+    if experiment.teacher_phases and results.finished(folder / "teacher") is None:
+        raise ValueError(f"`folder` must have a finished teacher. Received: none in {folder}.")
     teacher, _ = train_teacher(experiment, folder)
     teacher_classes = classes_of(teacher, experiment.data)
     rows = [
@@ -43,11 +45,12 @@ def write(experiment, folder):
         for method, seed, training in trainings
     ]
     curves = _curves(trainings)
-    crossings = all_crossings({name: runs.mean(0) for name, runs in curves.items()})
+    window = window_of(max(runs.shape[1] for runs in curves.values()))
+    crossings = all_crossings({name: runs.mean(0) for name, runs in curves.items()}, window)
     explanation = {"methods": rows, "crossings": crossings}
     write_json(folder / "explain.json", explanation)
-    _plot(experiment, curves, folder / "explain.png")
-    write_text(folder / "explain.md", _markdown(experiment, rows, crossings))
+    _plot(experiment, curves, window, folder / "explain.png")
+    write_text(folder / "explain.md", _markdown(experiment, rows, crossings, window))
     return json.loads(json.dumps(explanation))
 
 
@@ -96,11 +99,17 @@ def _curves(trainings):
 # === Where two curves cross ===
 
 
-def all_crossings(curves):
+def window_of(epochs):
+    """Number of epochs over which the accuracies of so many epochs are averaged."""
+    return max(1, min(_SMOOTHED, epochs // 20))
+
+
+def all_crossings(curves, window):
     """For every two methods, the epoch from which the one that ends higher stays ahead.
 
     Args:
         curves: Mean accuracies by epoch, [epochs], of every method.
+        window: See `crossing`.
 
     Returns:
         List of dictionaries: `ahead`, `behind`, `epoch` (counted from 1).
@@ -110,13 +119,13 @@ def all_crossings(curves):
     for number, first in enumerate(names):
         for second in names[number + 1 :]:
             for ahead, behind in ((first, second), (second, first)):
-                epoch = crossing(curves[ahead], curves[behind])
+                epoch = crossing(curves[ahead], curves[behind], window)
                 if epoch is not None:
                     found.append({"ahead": ahead, "behind": behind, "epoch": epoch})
     return found
 
 
-def crossing(ahead, behind, smoothed=_SMOOTHED):
+def crossing(ahead, behind, window):
     """The epoch from which one curve stays above another one until the end of the shorter one.
 
     Both are averaged over a window of epochs that ends with the epoch.
@@ -124,13 +133,13 @@ def crossing(ahead, behind, smoothed=_SMOOTHED):
     Args:
         ahead: Numbers by epoch, [epochs].
         behind: Numbers by epoch, [epochs].
-        smoothed: Number of epochs of the window.
+        window: Its number of epochs.
 
     Returns:
         The epoch, counted from 1, or `None` if the curve does not end above the other one.
     """
     epochs = min(len(ahead), len(behind))
-    above = trailing_mean(ahead[:epochs], smoothed) > trailing_mean(behind[:epochs], smoothed)
+    above = trailing_mean(ahead[:epochs], window) > trailing_mean(behind[:epochs], window)
     if not above[-1]:
         return None
     below = np.flatnonzero(~above)
@@ -148,7 +157,7 @@ def trailing_mean(values, window):
 # === Text and picture ===
 
 
-def _markdown(experiment, rows, crossings):
+def _markdown(experiment, rows, crossings, window):
     columns = {
         "accuracy": "test top-1",
         "agreement": "agreement with the teacher",
@@ -182,7 +191,7 @@ def _markdown(experiment, rows, crossings):
     ]
     if crossings:
         lines += [
-            f"Accuracies averaged over the trials and over {_SMOOTHED} epochs:",
+            f"Accuracies averaged over the trials{f' and over {window} epochs' * (window > 1)}:",
             "",
             *(
                 f"- {methods.title(entry['ahead'])} stays ahead of "
@@ -194,7 +203,7 @@ def _markdown(experiment, rows, crossings):
     return "\n".join(lines)
 
 
-def _plot(experiment, curves, path):
+def _plot(experiment, curves, window, path):
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -202,7 +211,7 @@ def _plot(experiment, curves, path):
     axes = figure.subplots()
     for method, runs in curves.items():
         epochs = np.arange(1, runs.shape[1] + 1)
-        smooth = np.array([trailing_mean(run, _SMOOTHED) for run in runs])
+        smooth = np.array([trailing_mean(run, window) for run in runs])
         options = method_style.style(method)
         axes.plot(epochs, smooth.mean(0), label=methods.title(method), **options)
         axes.fill_between(
@@ -212,7 +221,8 @@ def _plot(experiment, curves, path):
     quantized = experiment.quantization_aware_schedule is not None
     axes.set(
         xlabel="epoch under fake quantization" if quantized else "epoch",
-        ylabel=f"{split} accuracy (%), mean over {_SMOOTHED} epochs; range over the trials",
+        ylabel=f"{split} accuracy (%){f', mean over {window} epochs' * (window > 1)}; "
+        "range over the trials",
     )
     axes.set_title(f"{experiment.pair} on {experiment.data.name}", parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -199,7 +199,7 @@ def _environment(slot, jobs):
         # The processes share the memory of a GPU.
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        "TF_NUM_INTRAOP_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)),
+        "TF_NUM_INTRAOP_THREADS": str(max(1, len(os.sched_getaffinity(0)) // jobs)),
     }
     seen = gpus.seen()
     if seen:

@@ -112,6 +112,8 @@ def _plot(name, rows, columns, out):
     numeric = all(isinstance(value, int | float) for value in tried)
     for title in dict.fromkeys(row["title"] for row in rows):
         own = [row for row in rows if row["title"] == title]
+        if numeric:
+            own.sort(key=lambda row: row[name])
         axes.errorbar(
             [row[name] for row in own],
             [row[f"{key}_mean"] for row in own],

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from letkd_keras.data import DataSpec
@@ -217,6 +218,21 @@ def test_methods_without_the_layer_that_is_read_are_refused(text, message, tmp_p
         _main(text, tmp_path / "out")
 
 
+def test_values_are_drawn_in_ascending_order(tmp_path, monkeypatch):
+    drawn = []
+    errorbar = Axes.errorbar
+
+    def record(axes, x, *args, **options):
+        drawn.append(x)
+        return errorbar(axes, x, *args, **options)
+
+    monkeypatch.setattr(Axes, "errorbar", record)
+    row = {"title": "KD", "method": "kd", "top1_mean": 50.0, "top1_std": None}
+    rows = [{**row, "templates": value} for value in (256, 64, 1024)]
+    value_sweep._plot("templates", rows, {"top1": "top-1"}, tmp_path)
+    assert drawn == [[64, 256, 1024]]
+
+
 def test_names_of_data_and_layers_are_drawn_as_they_are(tmp_path):
     # Matplotlib would refuse this as an equation.
     name = "a$x{$b"
@@ -303,6 +319,14 @@ def test_tsne_keeps_groups_apart():
     first, second = positions[:20], positions[20:]
     apart = np.linalg.norm(first.mean(0) - second.mean(0))
     assert apart > 2 * np.linalg.norm(first - first.mean(0), axis=1).max()
+
+
+def test_tsne_draws_the_first_method_that_is_named(cells, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(tsne, "write", lambda experiment, out, method: drawn.append(method))
+    for named in ("letkd2", "letkd1", "letkd2+kd letkd1"):
+        _main(f"tsne --methods {named} --test-examples 20", tmp_path / "out")
+    assert drawn == ["letkd2", "letkd1", "letkd2+kd"]
 
 
 def test_tsne_of_a_trained_student(cells, tmp_path, monkeypatch):

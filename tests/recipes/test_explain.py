@@ -12,7 +12,12 @@ from letkd_keras.files import write_json
 from letkd_keras.functional import load_model
 from letkd_keras.recipes import compare, explain
 from letkd_keras.recipes.experiments.experiment import Experiment
-from letkd_keras.recipes.studies.explanation import all_crossings, crossing, trailing_mean
+from letkd_keras.recipes.studies.explanation import (
+    all_crossings,
+    crossing,
+    trailing_mean,
+    window_of,
+)
 from letkd_keras.recipes.trainings import results
 
 
@@ -33,16 +38,23 @@ def test_trailing_mean_by_hand():
     ],
 )
 def test_the_epoch_from_which_a_curve_stays_ahead(ahead, behind, epoch):
-    assert crossing(ahead, behind, smoothed=1) == epoch
+    assert crossing(ahead, behind, 1) == epoch
+
+
+def test_short_trainings_are_compared_by_their_single_epochs():
+    assert [window_of(epochs) for epochs in (1, 6, 39, 40, 100, 240)] == [1, 1, 1, 2, 5, 5]
+    lead, end = [20, 30, 35, 60, 80, 90], [10, 20, 30, 40, 80, 95]
+    found = all_crossings({"lead": np.array(lead), "end": np.array(end)}, window_of(6))
+    assert found == [{"ahead": "end", "behind": "lead", "epoch": 6}]
 
 
 def test_a_single_epoch_is_no_crossing():
-    assert crossing([5.0] * 10, [0, 0, 0, 0, 0, 9.0, 0, 0, 0, 0], smoothed=5) == 1
+    assert crossing([5.0] * 10, [0, 0, 0, 0, 0, 9.0, 0, 0, 0, 0], 5) == 1
 
 
 def test_crossings_are_found_in_both_directions():
     curves = {"a": [1] * 6, "b": [0, 0, 2, 2, 2, 2], "c": [0] * 6}
-    found = all_crossings({name: np.array(curve, float) for name, curve in curves.items()})
+    found = all_crossings({name: np.array(curve, float) for name, curve in curves.items()}, 5)
     assert [(entry["ahead"], entry["behind"]) for entry in found] == [
         ("b", "a"),
         ("a", "c"),
@@ -138,6 +150,14 @@ def test_the_new_place_of_the_images_can_be_named(grid_folder, tmp_path):
     assert found == json.loads((grid_folder / "explain.json").read_text())
     with pytest.raises(FileNotFoundError, match=r"`data` must be an existing file.*nor_here"):
         explain.main([str(folder), "--data", str(tmp_path / "nor_here.npz")])
+
+
+def test_a_folder_without_its_teacher_is_refused(grid_folder, tmp_path):
+    folder = shutil.copytree(grid_folder, tmp_path / "alone")
+    shutil.rmtree(folder / "teacher")
+    with pytest.raises(ValueError, match=r"`folder` must have a finished teacher\. Received: none"):
+        explain.main([str(folder)])
+    assert not (folder / "teacher").exists()
 
 
 def test_a_folder_that_is_no_grid(tmp_path, capsys):

@@ -20,6 +20,7 @@ def experiment():
     network = SimpleNamespace(layer=lambda level: None)
     return SimpleNamespace(
         data=data,
+        spec=SimpleNamespace(train_examples=4, test_examples=None),
         pair="$t_$-s",
         methods=("kd",),
         levels=(),
