@@ -139,11 +139,13 @@ def train_teacher(experiment, folder):
         `(model, result)`.
 
     Raises:
-        ValueError: If a file of an earlier start is damaged.
+        ValueError: If a file of an earlier start is damaged, or the folder has students of another
+            teacher.
     """
     network, data = experiment.teacher, experiment.data.labelled()
     phases = experiment.teacher_phases
     if phases:
+        _check_students(folder)
         teacher, result = _train_phases(experiment, folder / "teacher")
     else:
         teacher = network.build(data, "teacher")
@@ -178,6 +180,31 @@ def _was_trained_by_recipe(file, accuracy):
         return False
     return result is not None and abs(results.accuracy_of(result) - accuracy) < 1
 
+
+def _check_students(folder):
+    """Refuse students of another teacher than the folder has, before a teacher is trained."""
+    teacher = _teacher_in(folder)
+    others = dict.fromkeys(
+        str(training.parent)
+        for method, _, training in results.student_trainings(folder)
+        if methods.is_known(method) and (training / _TEACHER).exists()
+        if results.read_checked_json(training / _TEACHER) != teacher
+    )
+    if others:
+        raise ValueError(
+            f"The students in {', '.join(others)} were trained under a teacher that "
+            f"{folder / 'teacher'} no longer has: delete these folders, or choose another `out`."
+        )
+
+
+def _teacher_in(folder):
+    """What a student's folder says of the teacher that was trained in the run folder, or `None`."""
+    result = results.finished(folder / "teacher")
+    return result and {"model_sha256": result["model_sha256"]}
+
+
+# In the folder of a student: its teacher, where that was trained in the run folder.
+_TEACHER = "teacher.json"
 
 _PHASES = {
     "teacher_schedule": "training the teacher %s",
@@ -363,6 +390,9 @@ def train_student(experiment, method, seed, teacher, prototypes, folder):
         ValueError: If a file of an earlier start is damaged.
     """
     training = results.student_folder(folder, method, seed)
+    own_teacher = methods.parse(method)[0].distiller and _teacher_in(folder)
+    if own_teacher and results.finished(training) is None:
+        results.write_checked_json(training / _TEACHER, own_teacher)
     arguments = (experiment, method, seed, teacher, prototypes)
     if experiment.quantization_aware_schedule is None:
         result = _train_student(*arguments, training)

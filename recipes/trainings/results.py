@@ -61,9 +61,13 @@ def check_file(path, expected):
 def damaged(path):
     """The error about a damaged file in the folder of a training."""
     path = Path(path)
+    folders, start = f"the folder {path.parent}", "this training then starts"
+    if path.parent.name == "teacher":
+        folders += " and those of students that were trained under this teacher,"
+        start = "these trainings then start"
     return ValueError(
-        f"{path} is damaged or missing. Delete the folder {path.parent} and run the same command "
-        "again: this training then starts from the beginning, the others are kept."
+        f"{path} is damaged or missing. Delete {folders} and run the same command again: {start} "
+        "from the beginning, the others are kept."
     )
 
 

@@ -16,6 +16,7 @@ from letkd_keras.export import ExportMismatch
 from letkd_keras.export.run_folders import find_student
 from letkd_keras.prototypes import Prototypes
 from letkd_keras.recipes import digits, run
+from letkd_keras.recipes.trainings import results
 
 SMALL = [
     *("--train-examples", "40", "--batch-size", "20", "--methods", "letkd2+dkd"),
@@ -179,6 +180,41 @@ def test_a_damaged_file_is_named_with_the_remedy(name, out, tmp_path):
     (copy / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{re.escape(name)} is damaged or missing. Delete .*"):
         digits.main([*SMALL, "--out", str(copy)])
+
+
+def test_students_of_another_teacher_are_refused(out, tmp_path, unexported):
+    copy = shutil.copytree(out, tmp_path / "copy")
+    training = copy / METHOD / "seed0"
+
+    def refused(methods):
+        students = re.escape(str(training.parent))
+        with pytest.raises(ValueError, match=rf"students in {students} were .* delete these"):
+            digits.main([*SMALL, "--methods", *methods, "--out", str(copy)])
+
+    teacher = results.finished(copy / "teacher")
+    results.write_checked_json(copy / "teacher" / "result.json", {**teacher, "model_sha256": "0"})
+    refused([METHOD])
+    shutil.rmtree(copy / "teacher")
+    # A student that is not finished; and the report would have it beside those of this start.
+    (training / "result.json").unlink()
+    refused(["student"])
+    assert not (copy / "teacher").exists()
+    # Folders of earlier versions do not say which teacher it was.
+    shutil.copytree(out / "teacher", copy / "teacher")
+    shutil.copy(out / METHOD / "seed0" / "result.json", training)
+    (training / "teacher.json").unlink()
+    digits.main([*SMALL, "--out", str(copy)])
+
+
+def test_the_student_alone_has_no_teacher(out, tmp_path, monkeypatch):
+    copy = shutil.copytree(out / "teacher", tmp_path / "teacher").parent
+    monkeypatch.setattr(run, "_train_student", lambda *args: None)
+    monkeypatch.setattr(results, "check_student", lambda *args: None)
+    for method in ("student", "kd"):
+        run.train_student(
+            SimpleNamespace(quantization_aware_schedule=None), method, 0, None, None, copy
+        )
+    assert [file.parts[-3] for file in copy.glob("*/seed0/teacher.json")] == ["kd"]
 
 
 def test_a_method_is_added_to_the_run(out, tmp_path, unexported, caplog):

@@ -33,6 +33,12 @@ def test_a_damaged_result_is_named_with_the_remedy(damage, tmp_path):
         results.finished(folder)
 
 
+def test_with_a_damaged_teacher_its_students_are_to_be_deleted(tmp_path):
+    remedy = "Delete the folder .*teacher and those of students that were trained under"
+    with pytest.raises(ValueError, match=remedy):
+        results.check_file(tmp_path / "teacher" / "teacher.keras", "0")
+
+
 @pytest.mark.parametrize("text", ["epoch,loss\n0,1.5\n1,", "epoch,loss\n0,1.5\n1,x\n"])
 def test_damaged_metrics_are_named(text, tmp_path):
     file = tmp_path / "metrics.csv"
