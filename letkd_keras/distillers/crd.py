@@ -12,7 +12,10 @@ from letkd_keras.layers.l2_normalization import l2_normalize
 from letkd_keras.losses.loss import Loss
 from letkd_keras.losses.teacher_logits import class_indices
 from letkd_keras.models.initialization import torch_bias_uniform, torch_uniform
-from letkd_keras.ranges import non_negative_number, positive_integer, positive_number
+from letkd_keras.ranges import Number, non_negative_number, positive_integer
+
+# exp(1 / temperature), summed over the training images, must be a number of float32.
+_temperature = Number(0.02, includes_smallest=True)
 
 
 @keras.saving.register_keras_serializable("letkd_keras")
@@ -76,7 +79,7 @@ class CRD(Distiller):
         weight: Weight of the loss; 0.8 in the paper.
         dimension: Channels of the embeddings, at least 1; 128 there.
         negatives: N, at least 1; 16384 there.
-        temperature: Of the similarities, more than 0; 0.07 there.
+        temperature: Of the similarities, at least 0.02; 0.07 there.
         momentum: Of the memories, at least 0 and less than 1; 0.5 there.
         train_examples: M; needed only without `labels`.
         **kwargs: Further options of `Distiller`.
@@ -138,7 +141,7 @@ class CRD(Distiller):
         self.sampler = NegativeSampler(train_examples, self.classes, negatives, name="sampler")
         if labels is not None:
             self.sampler.adapt(labels)
-        self.temperature = positive_number.check(temperature, "temperature")
+        self.temperature = _temperature.check(temperature, "temperature")
         self.contrastive = NoiseContrastiveLoss(train_examples)
 
     def call(self, inputs, training=None):

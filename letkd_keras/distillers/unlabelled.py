@@ -41,7 +41,8 @@ def mean_over_labelled(labels, classes, sample_weight=None):
 
         weight = B / (number of images with a label), 0 without a label
 
-    Where no image of the batch has a label, all weights are 0.
+    Where no image of the batch has a label, all weights are 0. The weights suit losses that are a
+    mean over the batch (`reduction="sum_over_batch_size"`, Keras' default).
 
     Args:
         labels: As for `complete_labels`.

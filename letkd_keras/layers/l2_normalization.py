@@ -3,8 +3,8 @@ from keras import ops
 
 from letkd_keras.precision import at_least_float32
 
-# No vector is divided by a smaller norm. The square, 1e-24, needs float32, so normalization runs
-# in at least float32 under every dtype policy.
+# A vector that is not longer counts as zero. The square, 1e-24, needs float32, so normalization
+# runs in at least float32 under every dtype policy.
 _SMALLEST_NORM = 1e-12
 
 # The smallest normal number of float16. A shorter vector has no useful direction in float16.
@@ -19,23 +19,24 @@ def inverse_norm(x, axis):
         axis: Axis of the norm.
 
     Returns:
-        `1 / max(||x||, 1e-12)`, of the shape of `x` with size 1 along `axis`. The maximum is taken
-        inside the root, so that the gradient at a vector of zeros is finite. For a float16 `x` the
-        factor is 0 where the norm is below 2^-14, because 1e12 is infinite in float16 and infinity
-        times zero is NaN.
+        `1 / ||x||`, of the shape of `x` with size 1 along `axis`, and 0 where the norm is at most
+        1e-12 (2^-14 for a float16 `x`). PyTorch's `normalize` divides by 1e-12 there, which gives
+        the same zeros. But its gradient at a vector of zeros is 1e12 times as large as the
+        gradient of the result. One step would destroy the weights of a network without a ReLU
+        before the normalization.
     """
 
     # This gradient creates one tensor of the size of x. The automatic one creates four.
     @ops.custom_gradient
     def of(x):
         square_sum = ops.sum(ops.square(at_least_float32(x)), axis=axis, keepdims=True)
-        inverse = ops.rsqrt(ops.maximum(square_sum, _SMALLEST_NORM**2))
-        if keras.backend.standardize_dtype(x.dtype) == "float16":
-            inverse = ops.where(square_sum < _SMALLEST_FLOAT16_NORM**2, 0.0, inverse)
+        is_half = keras.backend.standardize_dtype(x.dtype) == "float16"
+        smallest = (_SMALLEST_FLOAT16_NORM if is_half else _SMALLEST_NORM) ** 2
+        inverse = ops.rsqrt(ops.maximum(square_sum, smallest))
+        inverse = ops.where(square_sum > smallest, inverse, 0.0)
 
         def gradient(upstream):
-            slope = ops.where(square_sum > _SMALLEST_NORM**2, -upstream * inverse**3, 0.0)
-            return ops.cast(slope * at_least_float32(x), x.dtype)
+            return ops.cast(-upstream * inverse**3 * at_least_float32(x), x.dtype)
 
         return inverse, gradient
 
@@ -46,8 +47,8 @@ def inverse_norm(x, axis):
 def l2_normalize(x, axis):
     """`x` with vectors of length 1 along `axis`, in at least float32; zeros stay zeros.
 
-    Unlike that of `keras.ops.normalize`, the gradient at a vector of zeros is finite with XLA and
-    on JAX, too.
+    Unlike that of `keras.ops.normalize`, the gradient at a vector of zeros is zero: see
+    `inverse_norm`.
 
     Args:
         x: Tensor of any shape and float type.

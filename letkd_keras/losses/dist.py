@@ -40,7 +40,7 @@ class DISTLoss(Loss):
     sum.
 
     Args:
-        beta: Weight of the inter-class part, 0 or more.
+        beta: Weight of the inter-class part, 0 or more. With two classes this part has no gradient.
         gamma: Weight of the intra-class part, 0 or more.
         temperature: T, more than 0; 1 in the authors' program for ImageNet, 4 usual on CIFAR-100.
         reduction: Keras' reduction over the samples.

@@ -20,7 +20,7 @@ class DKDLoss(Loss):
         alpha: Weight of the target-class part (TCKD), 0 or more.
         beta: Weight of the non-target-class part (NCKD), 0 or more. The authors choose it by the
             teacher: 2 for the narrow ResNets, 6 for a wide ResNet under a wide ResNet, 8 for the
-            others.
+            others. With two classes this part is always 0.
         temperature: T, more than 0.
         standardize_logits: Whether both networks' logits are standardized first (Sun et al., CVPR
             2024, see `letkd_keras.losses.standardize_logits`). T is 2 there.

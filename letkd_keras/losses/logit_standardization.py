@@ -18,12 +18,21 @@ def standardize_logits(logits):
     Knowledge Distillation", CVPR 2024; the form is the authors' program's).
 
     Args:
-        logits: Logits [B, classes], two classes or more.
+        logits: Logits [B, classes], three classes or more.
 
     Returns:
         Tensor [B, classes]; zeros, with gradients of zero, where a sample's logits are all equal
         (a variance of at most 1e-8), such as those of a classifier that starts from zeros.
+
+    Raises:
+        ValueError: If there are fewer than three classes. Two standardized logits are always -0.71
+            and 0.71, so that nothing could be learned from them.
     """
+    if logits.shape[-1] is not None and logits.shape[-1] < 3:
+        raise ValueError(
+            "Logits must be of three classes or more to be standardized: two have the same values "
+            f"in every image. Received: logits of shape {tuple(logits.shape)}"
+        )
     centered = logits - ops.mean(logits, axis=-1, keepdims=True)
     variance = ops.sum(ops.square(centered), axis=-1, keepdims=True) / (logits.shape[-1] - 1)
     differs = variance > _SMALLEST_VARIANCE

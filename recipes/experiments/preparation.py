@@ -7,6 +7,7 @@ import numpy as np
 
 from letkd_keras.data.keras_cv_policies import mixes_labels
 from letkd_keras.distillers import Distiller, HintedLetKD, LetKD
+from letkd_keras.losses import LOGIT_LOSSES
 from letkd_keras.recipes.experiments import methods, sizes
 from letkd_keras.recipes.experiments.model_of_method import build
 from letkd_keras.recipes.experiments.networks import grid, pool_size
@@ -74,6 +75,8 @@ def prepare(experiment):
 def _check_without_networks(experiment):
     """Check what can be checked before the networks are opened."""
     _check_methods_that_need_rows(experiment.methods, experiment.data)
+    if experiment.data.num_classes < 3:
+        _check_standardized(experiment.methods)
     if experiment.quantization_aware_schedule is not None:
         _check_quantization_aware(experiment.methods)
     _check_batch_sizes(experiment)
@@ -112,6 +115,18 @@ def _check_methods_that_need_rows(names, data):
                 f"{name} must be trained on one GPU, since its memory banks are of one device: set "
                 f"CUDA_VISIBLE_DEVICES to one of them. Received: {gpus.used_together()} GPUs"
             )
+
+
+def _check_standardized(names):
+    """Refuse losses on standardized logits, which are the same for every image of two classes."""
+    for name in names:
+        method, added = methods.parse(name)
+        for loss in (*method.logit_losses, *added):
+            if LOGIT_LOSSES[loss].settings().get("standardize_logits"):
+                raise ValueError(
+                    f"{name} standardizes logits, which needs three classes or more: use "
+                    f"{name.removesuffix('-ls')}. Received: data of two classes"
+                )
 
 
 def _check_quantization_aware(names):

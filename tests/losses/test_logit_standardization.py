@@ -51,3 +51,8 @@ def test_equal_logits_become_zeros_with_a_finite_gradient():
         z = standardize_logits(x)
     np.testing.assert_array_equal(z, np.zeros((2, 5)))
     assert np.isfinite(tape.gradient(z, x)).all()
+
+
+def test_two_classes_are_refused():
+    with pytest.raises(ValueError, match=r"three classes or more .* Received: .*\(4, 2\)"):
+        standardize_logits(np.ones((4, 2), "float32"))

@@ -1,5 +1,6 @@
 """What `prepare` resolves and refuses before any training."""
 
+import re
 from dataclasses import replace
 
 import keras
@@ -155,6 +156,16 @@ def test_crd_is_refused_on_streamed_images_and_on_several_gpus(monkeypatch):
     with pytest.raises(ValueError, match=r"crd must be trained on one GPU.*Received: 2 GPUs"):
         prepare(experiment)
     prepare(replace(experiment, methods=("sp",)))
+
+
+def test_standardized_logits_of_two_classes_are_refused():
+    for method in ("kd-ls", "letkd1+dkd-ls"):
+        experiment = _experiment(f"--classes 2 --methods {method}")
+        with pytest.raises(
+            ValueError, match=f"use {re.escape(method[:-3])}. Received: data of two"
+        ):
+            prepare(experiment)
+    prepare(_experiment("--classes 2 --methods kd dkd"))
 
 
 @pytest.mark.parametrize("number", [9, 41])
