@@ -4,15 +4,17 @@ import keras
 import numpy as np
 
 from letkd_keras.data.normalization import scale_and_shift
-from letkd_keras.functional.graph import flatten, readers, run
+from letkd_keras.functional.graph import flatten, nodes, readers, run
 from letkd_keras.functional.graph_copy import with_weights
 
-# A smaller scale in a `Rescaling` layer can only be meant for pixels from 0 to 255, and so can a
-# larger mean or standard deviation in a `Normalization` layer.
+# A smaller scale in a `Rescaling` layer or an operation can only be meant for pixels from 0 to 255,
+# and so can a larger mean or standard deviation in a `Normalization` layer.
 _LARGEST_SCALE = 1 / 64
 _LARGEST_STATISTIC = 16
 # Layers that change the size of images, not the scale of their pixels.
 _RESIZING = (keras.layers.Resizing, keras.layers.CenterCrop, keras.layers.RandomCrop)
+# Operations that keep the scale of pixels, such as another order of the channels.
+_KEEPING = ("Cast", "GetItem", "Stack", "Flip")
 
 
 def takes_pixels(student):
@@ -22,17 +24,20 @@ def takes_pixels(student):
         student: Functional `keras.Model`.
 
     Returns:
-        `True` if its first layer is a `Rescaling` by a small factor, or a `Normalization` with a
-        large mean or standard deviation. Random augmentations, resizing and crops before it do not
-        count.
+        `True` if its first layer is a `Rescaling` by a small factor, a `Normalization` with a large
+        mean or standard deviation, or arithmetic with such constants, as in the functions
+        `preprocess_input` of Keras. Random augmentations, resizing, crops and another order of
+        channels before it do not count.
     """
     student = flatten(student)
     source = next(layer for layer in student.layers if isinstance(layer, keras.layers.InputLayer))
     first = list(_first_layers(student, source))
-    return bool(first) and all(map(_scales_pixels, first))
+    return bool(first) and all(_scales_pixels(student, layer) for layer in first)
 
 
-def _scales_pixels(layer):
+def _scales_pixels(student, layer):
+    if not isinstance(layer, keras.layers.Layer):
+        return _computes_with_pixels(student, layer)
     if isinstance(layer, keras.layers.Normalization) and not layer.invert:
         mean, variance = np.asarray(layer.mean), np.asarray(layer.variance)
         return max(np.max(np.abs(mean)), np.sqrt(np.max(variance))) > _LARGEST_STATISTIC
@@ -41,11 +46,30 @@ def _scales_pixels(layer):
     )
 
 
+def _computes_with_pixels(student, operation):
+    """Whether an operation, such as a division by 255, has a constant for pixels."""
+    arguments = next(node for node in nodes(student) if node.operation is operation).arguments
+    constants = [
+        np.abs(keras.ops.convert_to_numpy(value))
+        for value in keras.tree.flatten((arguments.args, arguments.kwargs))
+        if not isinstance(value, keras.KerasTensor | str | type(None))
+    ]
+    if len(constants) != 1:
+        return False
+    smallest, largest = np.min(constants[0]), np.max(constants[0])
+    return {
+        "TrueDivide": smallest >= 1 / _LARGEST_SCALE,
+        "Multiply": largest <= _LARGEST_SCALE,
+        "Add": largest > _LARGEST_STATISTIC,
+        "Subtract": largest > _LARGEST_STATISTIC,
+    }.get(type(operation).__name__, False)
+
+
 def _first_layers(student, source):
     """The layers that read an output of `source`, perhaps through layers that keep its scale."""
     for layer in readers(student, source):
-        is_cast = type(layer).__name__ == "Cast"
-        if is_cast or is_augmentation(layer) or isinstance(layer, _RESIZING):
+        keeps = type(layer).__name__ in _KEEPING
+        if keeps or is_augmentation(layer) or isinstance(layer, _RESIZING):
             yield from _first_layers(student, layer)
         elif layer is not student:
             yield layer

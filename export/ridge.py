@@ -25,9 +25,11 @@ class NormalEquations:
         self.power += float(np.sum(np.square(t, dtype="float64")))
 
     def error(self, kernel):
-        """Share of the targets' power that `x @ kernel` does not explain."""
+        """Share of the targets' power that `x @ kernel` does not explain; 0 without any power."""
+        if self.power == 0:
+            return 0.0
         left = self.power - 2 * np.sum(kernel * self.cross) + np.sum(kernel * (self.gram @ kernel))
-        return float(left / self.power)
+        return float(max(left, 0) / self.power)  # rounding errors could make it negative
 
 
 def fit_ridge(equations, held_out, penalties=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2)):

@@ -315,12 +315,10 @@ def flatten(model):
 
     def call(operation, *args, training=None, **kwargs):
         if is_model(operation):
-            images = args[0] if args else kwargs["inputs"]
-            dtypes = {images.dtype, getattr(operation, "inputs", [images])[0].dtype}
-            # A model casts what it takes. Its layers cast floats themselves.
-            if len(dtypes) > 1 and not all(map(keras.backend.is_float_dtype, dtypes)):
-                images = keras.ops.cast(images, operation.inputs[0].dtype)
-            return run(operation, images, functools.partial(call, training=training))
+            given = keras.tree.flatten(args[0] if args else kwargs["inputs"])
+            taken = getattr(operation, "inputs", given)
+            tensors = list(map(_as_the_model_takes_it, given, taken))
+            return run(operation, tensors, functools.partial(call, training=training))
         inside[id(operation)] = operation
         if training is not None and getattr(operation, "_call_has_training_arg", False):
             kwargs["training"] = training
@@ -335,6 +333,14 @@ def flatten(model):
             "Rename them."
         )
     return keras.Model(inputs, outputs, name=model.name)
+
+
+def _as_the_model_takes_it(tensor, source):
+    """A tensor cast to the type of a model's input. The model's layers cast floats themselves."""
+    dtypes = {tensor.dtype, source.dtype}
+    if len(dtypes) == 1 or all(map(keras.backend.is_float_dtype, dtypes)):
+        return tensor
+    return keras.ops.cast(tensor, source.dtype)
 
 
 def flatten_if_savable(model):

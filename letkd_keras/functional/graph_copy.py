@@ -34,7 +34,8 @@ def copy_with(model, call_fn=_call, copy_fn=copy_of, dtype=None):
         A functional model. The layers that are copied keep their names and weights.
 
     Raises:
-        ValueError: If a layer to copy is a `Lambda` layer, which cannot be copied or saved safely.
+        ValueError: If a layer to copy is a `Lambda` layer, which cannot be copied or saved safely,
+            or its configuration makes a layer of another number of weights.
     """
     copies = {}
 
@@ -59,8 +60,17 @@ def copy_with(model, call_fn=_call, copy_fn=copy_of, dtype=None):
     for layer, copied_layer in copies.items():
         if not getattr(layer, "weights", ()):
             continue
-        for weight, value in zip(copied_layer.weights, layer.get_weights(), strict=False):
+        if type(copied_layer) is type(layer) and len(copied_layer.weights) != len(layer.weights):
+            raise ValueError(
+                f"The layer {layer.name!r} of {model.name!r} must be made again from its "
+                f"configuration: its `get_config` must return all arguments of the constructor. "
+                f"Received: a copy with {len(copied_layer.weights)} of {len(layer.weights)} weights"
+            )
+        values = layer.get_weights()
+        for own, weight, value in zip(layer.weights, copied_layer.weights, values, strict=False):
             weight.assign(value)
+            if not own.trainable:  # perhaps frozen by itself, which the configuration has not
+                weight.trainable = False
         # The configuration has it of the outer layer alone.
         parts = layers_inside(layer), layers_inside(copied_layer)
         if len(parts[0]) == len(parts[1]):

@@ -9,6 +9,7 @@ from letkd_keras.functional.graph import (
     calls_from_output,
     flatten,
     layers_inside,
+    nodes,
     retrace,
 )
 
@@ -51,8 +52,13 @@ def remove_softmax(model, argument="model"):
             f"activation {getattr(activation, '__name__', activation)!r}"
         )
 
+    # The same softmax may be called inside, too. Its last call is that at the end.
+    left = sum(node.operation is last for node in nodes(flat))
+
     def call(operation, *args, **kwargs):
-        if operation is not last:
+        nonlocal left
+        left -= operation is last
+        if operation is not last or left:
             return operation(*args, **kwargs)
         if not getattr(last, "weights", ()):
             # A softmax in float32 ends a network of half precision: its logits are float32 too.

@@ -206,3 +206,22 @@ def test_grayscale_images(tmp_path):
     result = export_student(student, tmp_path, "tflite", images=pixels, mean=(0.3,), std=(0.5,))
     logits = reload_outputs("tflite", result.path, pixels.astype("float32"))
     np.testing.assert_allclose(logits, student((pixels / 255 - 0.3) / 0.5), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "expected"),
+    [
+        (keras.applications.mobilenet_v2.preprocess_input, True),  # x / 127.5 - 1
+        (keras.applications.resnet50.preprocess_input, True),  # means are subtracted, BGR
+        (keras.applications.densenet.preprocess_input, True),  # x / 255, then mean and std
+        (keras.applications.mobilenet_v3.preprocess_input, False),  # nothing
+        (lambda x: x * (1 / 255), True),
+        (lambda x: x / 2 - 1, False),
+        (lambda x: x + x, False),
+    ],
+)
+def test_arithmetic_with_pixels_is_recognized(preprocess, expected):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(2, 3)(preprocess(inputs))
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    assert takes_pixels(model) is expected

@@ -68,3 +68,8 @@ def test_selection_leaves_copies_and_silent_features_for_last():
     chosen = select_features(_equations(x, t), 7)
     assert {index % 4 for index in chosen[:4]} == {0, 1, 2, 3}
     assert sorted(chosen) == list(range(7))
+
+
+def test_targets_of_zeros_have_no_error():
+    equations = _equations(np.ones((4, 2)), np.zeros((4, 3)))
+    assert equations.error(np.zeros((2, 3))) == 0

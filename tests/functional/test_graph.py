@@ -328,3 +328,18 @@ def test_only_one_module_uses_private_attributes_of_keras():
     files += (root / "export").rglob("*.py")
     using = {file.name for file in files if private.search(file.read_text())}
     assert using == {"graph.py"}
+
+
+@pytest.mark.parametrize("as_dictionary", [False, True])
+def test_a_model_inside_may_have_several_inputs(as_dictionary):
+    a, b = keras.Input((6, 6, 2)), keras.Input((6, 6, 3))
+    joined = keras.layers.Concatenate()([a, b])
+    fuse = keras.Model({"a": a, "b": b} if as_dictionary else [a, b], joined)
+    inputs = keras.Input((6, 6, 3))
+    u, v = keras.layers.Conv2D(2, 1)(inputs), keras.layers.Conv2D(3, 1)(inputs)
+    x = fuse({"a": u, "b": v} if as_dictionary else [u, v])
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    images = np.random.default_rng(0).standard_normal((2, 6, 6, 3)).astype("float32")
+    flat = flatten(model)
+    assert not any(isinstance(layer, keras.Model) for layer in flat.layers)
+    np.testing.assert_array_equal(flat(images), model(images))

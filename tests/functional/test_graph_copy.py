@@ -1,5 +1,6 @@
 import keras
 import numpy as np
+import pytest
 from random_students import trained_looking
 
 from letkd_keras.functional.graph_copy import copy_of, copy_with
@@ -105,3 +106,36 @@ def test_what_a_normalization_inside_a_composite_layer_adapted_to_is_copied():
     inputs = keras.Input((4, 4, 3))
     model = keras.Model(inputs, preprocessing(inputs))
     np.testing.assert_allclose(copy_with(model)(_x()), model(_x()), atol=1e-6)
+
+
+class _Forgetful(keras.layers.Layer):
+    """A layer whose configuration lacks an argument."""
+
+    def __init__(self, extra=False, **kwargs):
+        super().__init__(**kwargs)
+        self.extra = extra
+
+    def build(self, input_shape):
+        if self.extra:
+            self.offset = self.add_weight(shape=(1,), initializer="ones")
+
+    def call(self, x):
+        return x + self.offset if self.extra else x
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+def test_a_layer_that_loses_weights_is_refused():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, _Forgetful(extra=True, name="forgetful")(inputs))
+    with pytest.raises(ValueError, match=r"'forgetful' .* all arguments .* a copy with 0 of 1"):
+        copy_with(model)
+
+
+def test_a_weight_that_is_frozen_by_itself_stays_frozen():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(3, name="dense")(inputs))
+    model.get_layer("dense").kernel.trainable = False
+    copied = copy_with(model)
+    assert [weight.name for weight in copied.trainable_weights] == ["bias"]

@@ -184,3 +184,15 @@ def test_an_average_of_logits_is_left_alone():
     x = layers.Flatten()(inputs)
     model = keras.Model(inputs, layers.Average()([layers.Dense(5)(x), layers.Dense(5)(x)]))
     assert remove_softmax(model) is model
+
+
+def test_a_softmax_that_is_also_called_inside_stays_there():
+    softmax = keras.layers.Activation("softmax")
+    inputs = keras.Input((6, 6, 3))
+    x = keras.layers.Conv2D(5, 3)(inputs)
+    x = keras.layers.Multiply()([x, softmax(x)])
+    logits = keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, softmax(logits))
+    images = np.random.default_rng(0).standard_normal((3, 6, 6, 3)).astype("float32")
+    expected = keras.Model(inputs, logits)(images)
+    np.testing.assert_allclose(remove_softmax(model)(images), expected, rtol=1e-5, atol=1e-6)
