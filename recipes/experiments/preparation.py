@@ -125,7 +125,7 @@ def _check_standardized(names):
             if LOGIT_LOSSES[loss].settings().get("standardize_logits"):
                 raise ValueError(
                     f"{name} standardizes logits, which needs three classes or more: use "
-                    f"{name.removesuffix('-ls')}. Received: data of two classes"
+                    f"{name.replace('-ls', '')}. Received: data of two classes"
                 )
 
 

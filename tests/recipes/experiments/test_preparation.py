@@ -159,12 +159,10 @@ def test_crd_is_refused_on_streamed_images_and_on_several_gpus(monkeypatch):
 
 
 def test_standardized_logits_of_two_classes_are_refused():
-    for method in ("kd-ls", "letkd1+dkd-ls"):
-        experiment = _experiment(f"--classes 2 --methods {method}")
-        with pytest.raises(
-            ValueError, match=f"use {re.escape(method[:-3])}. Received: data of two"
-        ):
-            prepare(experiment)
+    for method in ("kd-ls", "letkd1+dkd-ls", "letkd1+kd-ls+dist"):
+        advice = re.escape(f"use {method.replace('-ls', '')}. Received: data of two classes")
+        with pytest.raises(ValueError, match=advice):
+            prepare(_experiment(f"--classes 2 --methods {method}"))
     prepare(_experiment("--classes 2 --methods kd dkd"))
 
 
