@@ -34,12 +34,14 @@ from letkd_keras.export.options import ExportOptions
 from letkd_keras.export.quantization_noise import layer_noise
 from letkd_keras.export.run_folders import provenance_of
 from letkd_keras.files import atomic_path, check_writable, remove_leftovers, size_on_disk
-from letkd_keras.functional.graph import layers_inside
+from letkd_keras.functional.graph import layers_inside, nodes
 
 log = logging.getLogger(__name__)
 
 # Names of a TensorFlow graph. A path, of the model or of a weight, also has a first character.
 _FIRST, _LATER = r"[A-Za-z0-9.]", r"[A-Za-z0-9_.\\/>-]*"
+# Layers and operations that make images [N, C, H, W] of [N, H, W, C].
+_PERMUTATIONS = ("Permute", "Transpose", "Moveaxis")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,8 +136,8 @@ def export_student(
 
     Raises:
         FileNotFoundError: If `model` is a path without a model.
-        ValueError: If the format is unknown, the model is not built or not functional, images or
-            options do not fit it, or the folder cannot be written.
+        ValueError: If the format is unknown, the model is not built or not functional or takes
+            images [N, C, H, W], images or options do not fit it, or the folder cannot be written.
         ImportError: If the format's converter or runtime is not installed.
         ExportMismatch: If the artifact does not compute what the student computes (a
             `ValueError`). Nothing is written then.
@@ -256,6 +258,7 @@ def prepare(model, *, images=None, labels=None, fold=True, **options):
     """
     student = load_student(model)
     _check_names(student)
+    _check_channels_last(student)
     rescales = takes_pixels(student)
     options = ExportOptions(**options).for_student(student, rescales)
     if options.calibration is not None:
@@ -307,6 +310,22 @@ def _check_names(student):
             "_.-, which do not begin with _ or -, for TensorFlow. "
             f"Received: {', '.join(map(repr, refused))}"
         )
+
+
+def _check_channels_last(student):
+    """Refuse a student of images [N, C, H, W], which files and card would describe wrongly."""
+    for node in nodes(student):
+        data_format = getattr(node.operation, "data_format", None)
+        # What permutes the axes before the first layer of a data format makes the other one.
+        if data_format == "channels_last" or type(node.operation).__name__ in _PERMUTATIONS:
+            return
+        if data_format == "channels_first":
+            raise ValueError(
+                "`model` must take images [N, H, W, C]: put `keras.Input((H, W, C))` and "
+                "`keras.layers.Permute((3, 1, 2))` before it in a `keras.Sequential`. "
+                f"Received: model={student.name!r} with images {student.input_shape}, whose layer "
+                f"{node.operation.name!r} has data_format='channels_first'"
+            )
 
 
 def write(job, path, format, *, tolerance=None, min_agreement=None):

@@ -190,6 +190,31 @@ def test_names_that_tensorflow_does_not_accept_are_refused(tmp_path):
         export_student(model, tmp_path)
 
 
+def test_a_channels_first_student_is_exported_behind_a_permutation(tmp_path):
+    first = {"data_format": "channels_first"}
+    student = keras.Sequential(
+        [
+            keras.Input((3, 8, 10)),
+            keras.layers.Rescaling(0.5),
+            keras.layers.Conv2D(4, 3, name="conv", **first),
+            keras.layers.GlobalAveragePooling2D(**first),
+            keras.layers.Dense(3),
+        ],
+        name="first",
+    )
+    normalization = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}
+    for options in ({}, normalization):
+        with pytest.raises(ValueError, match=r"images \[N, H, W, C\].*Permute.*'first'.*'conv'"):
+            export_student(student, tmp_path, "tflite", **options)
+    behind = keras.Sequential([keras.Input((8, 10, 3)), keras.layers.Permute((3, 1, 2)), student])
+    pixels = np.random.default_rng(6).integers(0, 256, (4, 8, 10, 3), "uint8")
+    mean, std = (np.reshape(values, (3, 1, 1)) for values in normalization.values())
+    images = (pixels.transpose(0, 3, 1, 2) / 255 - mean) / std
+    path = export_student(behind, tmp_path, "tflite", images=pixels, **normalization).path
+    logits = reload_outputs("tflite", path, pixels.astype("float32"))
+    np.testing.assert_allclose(logits, student(images.astype("float32")), atol=1e-5)
+
+
 def test_a_student_inside_a_model_is_loaded_with_its_layers_and_in_float32(student):
     inputs = keras.Input((16, 16, 3))
     model = keras.Model(inputs, student(keras.layers.Rescaling(1 / 255)(inputs)))
