@@ -10,6 +10,7 @@ from letkd_keras.functional.fake_quantization import without_fake_quantization
 from letkd_keras.functional.graph import flatten
 from letkd_keras.functional.graph_copy import copy_with
 from letkd_keras.functional.loading import load_model
+from letkd_keras.functional.lora import without_lora
 from letkd_keras.functional.softmax_removal import remove_softmax
 
 
@@ -23,8 +24,9 @@ def load_student(model):
     Returns:
         A functional `keras.Model` without models inside. It returns logits, even if `model` ends in
         a softmax, and has no fake quantization (`letkd_keras.quantization_aware`). It shares the
-        weights of `model`, except in these cases: without its fake quantization it is a copy; it is
-        a copy in float32 if `model` takes images of another type or computes in another one.
+        weights of `model`, except in these cases: without its fake quantization, or with the
+        matrices of LoRA (`enable_lora`) added to the kernels, it is a copy; it is a copy in float32
+        if `model` takes images of another type or computes in another one.
 
     Raises:
         FileNotFoundError: If a path does not exist or its folder contains no student.
@@ -39,7 +41,7 @@ def load_student(model):
             "`model` must be built, so that its weights exist: call it on a batch or give it an "
             f"Input. Received: model={student.name!r}, which is not built"
         )
-    student = flatten(without_fake_quantization(remove_softmax(student)))
+    student = flatten(without_lora(without_fake_quantization(remove_softmax(student))))
     dtypes = {student.inputs[0].dtype, *(layer.compute_dtype for layer in student.layers)}
     if dtypes != {"float32"}:
         # A student of uint8 images, or trained in mixed precision, is exported in float32.

@@ -6,6 +6,7 @@ import keras
 
 from letkd_keras.functional.graph import as_functional, flatten, readers
 from letkd_keras.functional.graph_copy import copy_of, copy_with
+from letkd_keras.functional.lora import without_lora
 from letkd_keras.layers import ChannelShuffle, ChannelSplit, KDLayer
 from letkd_keras.layers.fake_quantization import FAKE_QUANTIZED, FakeQuantization
 
@@ -58,7 +59,7 @@ def quantization_aware(model, *, weight_bits=8, bits=8, momentum=0.99):
             out of its range.
     """
     model = as_functional(model)
-    flat = flatten(model)
+    flat = flatten(without_lora(model))
     if is_quantization_aware(flat):
         raise ValueError(
             "`model` must be a student without fake quantization. "

@@ -35,8 +35,10 @@ def copy_with(model, call_fn=_call, copy_fn=copy_of, dtype=None):
 
     Raises:
         ValueError: If a layer to copy is a `Lambda` layer, which cannot be copied or saved safely,
-            or its configuration makes a layer of another number of weights.
+            its configuration makes a layer of another number of weights, or a layer was quantized
+            by Keras.
     """
+    _check_not_quantized(model)
     copies = {}
 
     def call(operation, *args, **kwargs):
@@ -78,6 +80,17 @@ def copy_with(model, call_fn=_call, copy_fn=copy_of, dtype=None):
                 copied_part.trainable = part.trainable
     finalize_normalization(copied)
     return copied
+
+
+def _check_not_quantized(model):
+    """Refuse layers of integer weights: they cannot be trained, and copied in float32 neither."""
+    for layer in layers_inside(model):
+        if layer.quantization_mode is not None:
+            raise ValueError(
+                f"The layers of {model.name!r} must have float weights: use the model as it was "
+                "before `quantize`, and let the export quantize it (`tflite-int8`). "
+                f"Received: {layer.name!r}, quantized to {layer.quantization_mode}"
+            )
 
 
 def with_weights(layer, weights, *args):

@@ -85,7 +85,8 @@ def _call_without_activation(layer, *args, **kwargs):
     linear.add_weight = shared
     outputs = linear(*args, **kwargs)
     del linear.add_weight
-    linear.set_weights(layer.get_weights())
+    if not own:
+        linear.set_weights(layer.get_weights())
     if is_frozen:
         layer.trainable = linear.trainable = False
     return outputs

@@ -51,6 +51,12 @@ def _classifier(*layers, classes=5, shape=(8, 8, 3), **dense):
     return keras.Model(inputs, keras.layers.Dense(classes, **dense)(x), name="other")
 
 
+def _quantized():
+    model = _classifier(keras.layers.Conv2D(4, 3, name="conv"), name="logits")
+    model.get_layer("logits").quantize("int8")
+    return model
+
+
 class _Subclassed(keras.Model):
     def call(self, inputs):
         return inputs
@@ -250,6 +256,10 @@ OTHERS = {
     "images": (lambda: _images(x_test=np.zeros((2, 8, 8, 3))), "`x_test` must be"),
     "prototypes": (lambda: lk.Prototypes.load("missing.npz"), "No prototypes at missing.npz"),
     "kd layer": (lambda: lk.insert_kd_layers(STUDENT, "x"), "`penultimate` must be a KDLayer"),
+    "quantized student": (
+        lambda: lk.insert_kd_layers(_quantized(), lk.KDLayer(4), penultimate_layer="conv"),
+        "must have float weights: .* Received: 'logits', quantized to int8",
+    ),
     "cost": (lambda: lk.cost_of("student.keras"), "`model` must be a functional"),
     "cost of a distiller": (
         lambda: lk.cost_of(lk.KD(TEACHER, STUDENT)),

@@ -45,6 +45,16 @@ def test_a_copy_of_another_dtype_and_with_other_calls():
     )
 
 
+@pytest.mark.parametrize("mode", ["int8", "float8"])
+def test_a_quantized_layer_is_named_wherever_it_is(mode):
+    inputs = keras.Input((4, 8))
+    inside = keras.Sequential([keras.Input((4, 8)), keras.layers.Dense(8, name="quantized")])
+    inside.layers[0].quantize(mode)
+    for model in (inside, keras.Model(inputs, inside(inputs))):
+        with pytest.raises(ValueError, match=f"must have float weights: .*'quantized'.* {mode}$"):
+            copy_with(model)
+
+
 def test_a_copy_of_another_class_may_have_weights_of_its_own():
     class Longer(keras.layers.Dense):
         def build(self, input_shape):

@@ -110,6 +110,16 @@ def test_the_weights_are_those_of_the_model(head, tmp_path):
         np.testing.assert_array_equal(loaded(IMAGES), each(IMAGES))
 
 
+def test_the_head_may_be_adapted_by_lora():
+    model = _classifier(_dense_softmax)
+    model.get_layer("head").enable_lora(2)
+    model.get_layer("head").lora_kernel_b.assign(IMAGES[0, :2, 0:5, 0])
+    logits = remove_softmax(model)
+    np.testing.assert_allclose(keras.ops.softmax(logits(IMAGES)), model(IMAGES), rtol=1e-5)
+    names = [[variable.path for variable in m.trainable_variables] for m in (logits, model)]
+    assert sorted(names[0]) == sorted(names[1])
+
+
 def test_a_frozen_last_layer_is_frozen_and_can_be_unfrozen():
     model = _classifier(_dense_softmax)
     model.get_layer("head").trainable = False
