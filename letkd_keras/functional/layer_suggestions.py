@@ -29,6 +29,7 @@ _ACTIVATIONS = (
     layers.PReLU,
     layers.ELU,
 )
+_IDLE = (layers.Identity, layers.Dropout, layers.SpatialDropout2D)
 # Operations on tensors (`x + shortcut`, `keras.ops.relu(x)`) are identified by the names of their
 # classes, because Keras has no public names for these classes.
 _MERGING_OPERATIONS = ("Add", "Concatenate")
@@ -53,8 +54,8 @@ def suggest_layers(model):
     addition or a concatenation is computed or read, or is a layer that consists of several
     convolutions; all later layers depend on it alone. An activation that alone reads the block
     belongs to it. In a network without blocks, the first activation of a convolution over all
-    channels is taken. An activation layer that is called several times has one name for several
-    outputs: what it is called on is taken instead.
+    channels is taken. A layer that is called several times has one name for several outputs and is
+    not suggested: what an activation or dropout of this kind is called on is taken instead.
 
     In a transformer whose tokens [B, N, C] are patches, the penultimate layer outputs the last
     tokens before the class token is selected or the tokens are pooled. The paper has no
@@ -76,7 +77,8 @@ def suggest_layers(model):
         only one block; letKD-1 is possible then.
 
     Raises:
-        ValueError: If the model is not functional or has no feature map before its classifier.
+        ValueError: If the model is not functional, has no feature map before its classifier, or the
+            layer that outputs the last one is called several times.
     """
     maps = _FeatureMaps(model)
     if {"penultimate", "intermediate"} <= maps.names:
@@ -109,7 +111,8 @@ def suggest_stage_ends(model):
         Names of the layers, from the finest grid to the coarsest.
 
     Raises:
-        ValueError: If the model is not functional or has no feature map before its classifier.
+        ValueError: If the model is not functional, has no feature map before its classifier, or the
+            layer that outputs the last one is called several times.
     """
     maps = _FeatureMaps(model)
     named = [name for name in maps.names if re.fullmatch(r"stage\d+", name)]
@@ -124,7 +127,7 @@ class _FeatureMaps:
     def __init__(self, model):
         model = as_functional(model)
         self.model = flatten(model)
-        self.names = {layer.name for layer in self.model.layers}
+        self.names = {layer.name for layer in self.model.layers if self._has_a_name(layer)}
         self.shapes = output_shapes(self.model)
         self.token_grids = TokenGrids(self.model, lambda tensor: self.shapes[id(tensor)])
         calls = [node for node in nodes(self.model) if not node.is_input]
@@ -133,7 +136,16 @@ class _FeatureMaps:
 
     @property
     def last(self):
-        return self.calls[-1].operation
+        """The operation that outputs the last feature map."""
+        operation = self.calls[-1].operation
+        if not self._has_a_name(operation):
+            raise ValueError(
+                "`model` must call the layer of its last feature map once, so that its name stands "
+                "for one output: put `keras.layers.Identity(name=...)` after the last call, or "
+                f"name the layers. Received: {self.model.name!r}, which calls {operation.name!r} "
+                "several times"
+            )
+        return operation
 
     @property
     def has_tokens(self):
@@ -154,40 +166,48 @@ class _FeatureMaps:
             if not (convolutions and is_cut):
                 continue
             if _merges(operation) or own_convolutions > 1:
-                return self._with_activation(operation)
+                block = self._with_activation(operation)
+                if self._has_a_name(block):
+                    return block
+                continue
             # A convolution that only changes the grid before the first block is no block.
-            is_place = convolutions > 1 and is_called_once(self.model, operation)
+            is_place = convolutions > 1 and self._has_a_name(operation)
             if is_place and any(_merges(reader) for reader in readers(self.model, operation)):
                 return self._with_activation(operation)
             if plain is None and _activates(operation) and _follows_convolution(node):
-                plain = self._with_a_name(node).operation
+                activated = self._with_a_name(node).operation
+                plain = activated if self._has_a_name(activated) else None
         return plain
 
     def token_block(self):
         """Name of the block of a transformer that serves the intermediate level, or `None`."""
         blocks = self._token_blocks()
         if self._merges_patches():
-            return blocks[0] if blocks else None
-        number = 3 * len(blocks) // 4
-        return blocks[number - 1] if number else None
+            return next((block for block in blocks if block), None)
+        to_three_quarters = blocks[: 3 * len(blocks) // 4]
+        return next((block for block in reversed(to_three_quarters) if block), None)
 
     def stage_ends(self):
         """Names of the operations that output the last map of each grid, from fine to coarse."""
         if self.has_tokens and not self._merges_patches():
             blocks = self._token_blocks()
             numbers = {quarter * len(blocks) // 4 for quarter in (1, 2, 3)} - {0}
-            return [*(blocks[number - 1] for number in sorted(numbers)), self.last.name]
+            ends = [blocks[number - 1] for number in sorted(numbers)]
+            return [*filter(None, ends), self.last.name]
         ends = []
         computed = self._computed_by_weights()
-        last = self.calls[-1]
+        last = self.last
         for node, is_cut in zip(self.calls, _cuts(self.calls), strict=True):
             padded = isinstance(node.operation, layers.ZeroPadding2D)
             is_map = self._any_grid(node) and id(node.output_tensors[0]) in computed
-            if node is last or (is_map and is_cut and not padded):
+            if node.operation is last or (is_map and is_cut and not padded):
                 # Without padding, a convolution makes the grid a little smaller: the same stage.
+                end = self._with_a_name(node)
+                if not self._has_a_name(end.operation):
+                    continue
                 if ends and self._any_grid(ends[-1])[0] < 1.5 * self._any_grid(node)[0]:
                     ends.pop()
-                ends.append(self._with_a_name(node))
+                ends.append(end)
         return [node.operation.name for node in ends]
 
     def _merges_patches(self):
@@ -197,9 +217,11 @@ class _FeatureMaps:
         return any(math.prod(grid) >= 2 * last for grid in grids if grid)
 
     def _token_blocks(self):
-        """Names of the blocks on the last grid of tokens, in order."""
+        """Names of the blocks on the last grid of tokens, in order; `None` for one without."""
         shape = self.shapes[id(self.calls[-1].output_tensors[0])]
-        return _token_blocks(self.calls, lambda tensor: self.shapes[id(tensor)], shape)
+        names = _token_blocks(self.calls, lambda tensor: self.shapes[id(tensor)], shape)
+        called = [node.operation.name for node in nodes(self.model)]
+        return [name if called.count(name.partition("/")[0]) == 1 else None for name in names]
 
     def _index_of_last(self, calls):
         """Index of the call whose feature map the classifier pools or flattens."""
@@ -284,11 +306,15 @@ class _FeatureMaps:
     def _with_activation(self, operation):
         reading = readers(self.model, operation)
         alone = len(reading) == 1 and _activates(reading[0])
-        return reading[0] if alone and is_called_once(self.model, reading[0]) else operation
+        return reading[0] if alone and self._has_a_name(reading[0]) else operation
+
+    def _has_a_name(self, operation):
+        """Whether the name of an operation stands for one output."""
+        return is_called_once(self.model, operation)
 
     def _with_a_name(self, node):
         """The call, or the one that its activation follows if the activation is called again."""
-        while _activates(node.operation) and not is_called_once(self.model, node.operation):
+        while _changes_little(node.operation) and not self._has_a_name(node.operation):
             (source,) = node.input_tensors
             node = next(
                 call for call in nodes(self.model) if any(t is source for t in call.output_tensors)
@@ -396,6 +422,11 @@ def _activates(operation):
     return isinstance(operation, _ACTIVATIONS) or _is_tensor_operation(
         operation, _ACTIVATING_OPERATIONS
     )
+
+
+def _changes_little(operation):
+    """Whether an operation is an activation, or does nothing at inference."""
+    return _activates(operation) or isinstance(operation, _IDLE)
 
 
 def _is_tensor_operation(operation, names):

@@ -399,6 +399,62 @@ def test_a_layer_that_is_called_again_is_no_end_of_a_block_or_stage():
     assert suggest_stage_ends(model) == ["sum12", "last"]
 
 
+def _with_one_convolution(*last):
+    """A network of two stages that calls one convolution in each of them, and `last` at its end."""
+    x = inputs = keras.Input((16, 16, 3))
+    shared = layers.Conv2D(4, 3, padding="same", activation="relu", name="shared")
+    x = layers.Conv2D(4, 3, padding="same", activation="relu", name="stem")(inputs)
+    x = layers.MaxPooling2D(name="pool")(shared(x))
+    for layer in (shared, *last):
+        x = layer(x)
+    return _classifier(x, inputs)
+
+
+@pytest.mark.parametrize("suggest", [suggest_layers, suggest_stage_ends])
+def test_a_last_layer_that_is_called_again_is_refused_with_advice(suggest):
+    with pytest.raises(ValueError, match=r"keras.layers.Identity\(name=.*'shared' several times$"):
+        suggest(_with_one_convolution())
+
+
+def test_a_layer_with_weights_that_is_called_again_is_not_suggested():
+    model = _with_one_convolution(layers.Identity(name="end"))
+    assert suggest_layers(model) == {"penultimate": "end", "intermediate": None}
+    assert suggest_stage_ends(model) == ["stem", "end"]
+    insert_kd_layers(model, KDLayer(4))
+
+
+def test_a_sum_that_is_called_again_is_no_block():
+    add = layers.Add(name="again")
+    x = inputs = keras.Input((16, 16, 3))
+    for number in range(4):
+        y = layers.Conv2D(3, 3, padding="same", name=f"conv{number}")(x)
+        x = (add if number < 2 else layers.Add(name=f"sum{number}"))([x, y])
+    model = _classifier(x, inputs)
+    assert suggest_layers(model) == {"penultimate": "sum3", "intermediate": "sum2"}
+    insert_kd_layers(model, KDLayer(4), KDLayer(4))
+
+
+def test_a_dropout_that_is_called_again_is_passed_over():
+    dropout = layers.Dropout(0.1, name="dropout")
+    inputs = keras.Input((16, 16, 3))
+    x = dropout(layers.Conv2D(4, 3, name="stem")(inputs))
+    x = dropout(layers.Conv2D(4, 3, name="last")(x))
+    assert suggest_layers(_classifier(x, inputs))["penultimate"] == "last"
+
+
+def test_a_block_of_tokens_that_is_called_again_is_not_suggested():
+    x = inputs = keras.Input((16, 16, 3))
+    x = layers.Reshape((16, 8))(layers.Conv2D(8, 4, 4)(x))
+    add = layers.Add(name="again")
+    for number in range(4):
+        x = layers.Add(name=f"sum{number}")([x, layers.MultiHeadAttention(1, 8)(x, x)])
+        x = (add if number == 2 else layers.Add(name=f"end{number}"))([x, layers.Dense(8)(x)])
+    x = add([x, layers.Dense(8)(x)])
+    x = layers.LayerNormalization(name="norm")(x)
+    model = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
+    assert suggest_layers(model) == {"penultimate": "norm", "intermediate": "end1"}
+
+
 @pytest.mark.parametrize(
     "end",
     [
