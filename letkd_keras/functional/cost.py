@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import keras
 
 from letkd_keras.functional.fake_quantization import without_fake_quantization
-from letkd_keras.functional.graph import as_functional, flatten, run
+from letkd_keras.functional.graph import as_functional, flatten, open_layer, run
 from letkd_keras.functional.insertion import is_only_pooled
 from letkd_keras.layers import KDLayer
 
@@ -82,7 +82,8 @@ def cost_of(model, input_shape=None, pooled=False):
 
     Raises:
         ValueError: If the image size is unknown, or if it is not known how to count a layer, which
-            has weights of several dimensions.
+            has weights of several dimensions, or is of another package and computes with other
+            operations than those of Keras.
     """
     model = flatten(without_fake_quantization(as_functional(model)))
     shape = tuple(input_shape or model.inputs[0].shape[1:])
@@ -141,7 +142,24 @@ def _multiply_adds(operation, args, kwargs, outputs, one_product):
     known = isinstance(operation, _ELEMENTWISE) or not has_kernel
     if not known or type(operation).__name__ in _PRODUCTS:
         raise _unknown(operation)
-    return 0
+    return _inside(operation, *args, **kwargs) if _is_custom(operation) else 0
+
+
+def _is_custom(operation):
+    """Whether an operation computes what neither Keras nor this package has written."""
+    package = type(operation).__module__.split(".")[0]
+    return package not in ("keras", "letkd_keras") or isinstance(operation, keras.layers.Lambda)
+
+
+def _inside(operation, *args, **kwargs):
+    """Those of the operations that a layer calls, which must be operations of Keras."""
+    given = [value for value in keras.tree.flatten((args, kwargs)) if value is not None]
+    if not isinstance(operation, keras.layers.Layer) or len(given) != 1:
+        raise _unknown(operation)
+    try:
+        return cost_of(open_layer(operation, given[0])).multiply_adds
+    except ValueError as error:
+        raise _unknown(operation) from error
 
 
 def _unknown(operation):

@@ -1,10 +1,11 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from small_vit import small_vit
 
 from letkd_keras import KDLayer, insert_kd_layers, models, quantization_aware
-from letkd_keras.functional.cost import Cost, cost_of
+from letkd_keras.functional.cost import Cost, cost_of, known_cost_of
 
 
 def sequence(*layers, shape=(8, 8, 4)):
@@ -207,6 +208,47 @@ def test_unknown_layers_are_refused(unknown, match):
     outputs = unknown([x, x]) if isinstance(unknown, keras.layers.Attention) else unknown(x)
     with pytest.raises(ValueError, match=match):
         cost_of(keras.Model(x, outputs))
+
+
+class Gram(keras.layers.Layer):
+    """A layer of another package, without weights: the products of all pairs of tokens."""
+
+    def call(self, inputs):
+        return keras.ops.matmul(inputs, keras.ops.transpose(inputs, (0, 2, 1)))
+
+
+class Foreign(keras.layers.Layer):
+    """A layer whose operations Keras does not see."""
+
+    def call(self, inputs):
+        return tf.linalg.matmul(inputs, inputs, transpose_b=True)
+
+    def compute_output_spec(self, inputs):
+        batch, tokens, _ = inputs.shape
+        return keras.KerasTensor((batch, tokens, tokens), inputs.dtype)
+
+
+class Skipped(keras.layers.Layer):
+    """A layer that does nothing at inference."""
+
+    def call(self, inputs, training=None):
+        return 2 * inputs if training else inputs
+
+
+def test_layers_of_other_packages_cost_what_they_call():
+    x = tokens()
+    _, length, channels = x.shape
+    products = length**2 * channels
+    assert cost_of(keras.Model(x, Gram()(Skipped()(x)))) == Cost(0, products)
+    assert cost_of(keras.Model(x, keras.layers.Lambda(Gram().call)(x))) == Cost(0, products)
+
+
+def test_what_layers_of_other_packages_compute_without_keras_is_unknown():
+    x = tokens()
+    model = keras.Model(x, Foreign(name="other")(x))
+    with pytest.raises(ValueError, match=r"'other' \(Foreign\) are unknown"):
+        cost_of(model)
+    assert known_cost_of(model) == Cost(0, None)
 
 
 def test_subclassed_models_are_refused():
