@@ -3,7 +3,10 @@
 import re
 from dataclasses import dataclass
 
+import keras
 import numpy as np
+
+from letkd_keras.functional.graph import run
 
 _IMAGES = 16
 _OUTPUT = "output"
@@ -24,6 +27,29 @@ class LayerNoise:
     layer: str
     operation: str
     snr_db: float | None
+
+
+def always_zero(model, images):
+    """Names of the layers whose outputs are 0 for all images.
+
+    Args:
+        model: Functional `keras.Model`.
+        images: Images [N, H, W, C] as the model takes them.
+
+    Returns:
+        A list in the order of the graph.
+    """
+    zero = {}
+
+    def call(operation, *args, **kwargs):
+        outputs = operation(*args, **kwargs)
+        is_zero = not any(map(np.any, map(np.asarray, keras.tree.flatten(outputs))))
+        zero[operation.name] = zero.get(operation.name, True) and is_zero
+        return outputs
+
+    for start in range(0, len(images), _IMAGES):
+        run(model, keras.ops.convert_to_tensor(images[start : start + _IMAGES]), call)
+    return [name for name, is_zero in zero.items() if is_zero]
 
 
 def layer_noise(reference, quantized, images, layer_names=()):

@@ -31,7 +31,7 @@ from letkd_keras.export.input_scaling import takes_pixels, with_pixel_input
 from letkd_keras.export.inverse_rms import with_calibrated_floors
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.options import ExportOptions
-from letkd_keras.export.quantization_noise import layer_noise
+from letkd_keras.export.quantization_noise import always_zero, layer_noise
 from letkd_keras.export.run_folders import provenance_of
 from letkd_keras.files import atomic_path, check_writable, remove_leftovers, size_on_disk
 from letkd_keras.functional.graph import layers_inside, nodes
@@ -339,10 +339,15 @@ def write(job, path, format, *, tolerance=None, min_agreement=None):
         images = {file_format.runtime: job.images}
         if file_format.runtime == "savedmodel" and job.options.knows_pixels:
             images["classify"] = pixels_for_classify(job.images)
-        outputs = reload_in_one_process(temporary, images)
-        comparison = compare(job.reference, outputs[file_format.runtime], job.labels)
         name = f"{format} of {job.student.name!r}"
-        comparison.check(name, tolerance, min_agreement if job.real else None)
+        try:
+            outputs = reload_in_one_process(temporary, images)
+            comparison = compare(job.reference, outputs[file_format.runtime], job.labels)
+            comparison.check(name, tolerance, min_agreement if job.real else None)
+        except ExportMismatch as mismatch:
+            if file_format.needs_calibration and file_format.is_quantized:
+                _check_ranges(name, job, mismatch)
+            raise
         if "classify" in images:
             check_classify(job.student, images["classify"], outputs["classify"], job.options)
         noise = None
@@ -359,6 +364,19 @@ def write(job, path, format, *, tolerance=None, min_agreement=None):
         layer_noise=noise,
         **vars(comparison),
     )
+
+
+def _check_ranges(name, job, mismatch):
+    """Say which layers have no range, if this may be why a calibrated file fails."""
+    layers = always_zero(job.written, job.options.calibration)
+    if layers:
+        reason = str(mismatch).splitlines()[-1].strip()
+        raise ExportMismatch(
+            f"{name} must have layers whose outputs are not 0 for all `calibration` images, since "
+            "such outputs have no range: calibrate on other images, or export tflite-qat or "
+            f"tflite-dynamic. Received: only zeros of {', '.join(map(repr, layers))}, and then: "
+            f"{reason}"
+        ) from mismatch
 
 
 def _noise(job, file_format, artifact):

@@ -190,6 +190,25 @@ def test_names_that_tensorflow_does_not_accept_are_refused(tmp_path):
         export_student(model, tmp_path)
 
 
+def _with_a_dead_layer():
+    x = inputs = keras.Input((8, 8, 3))
+    for name in ("alive", "dead"):
+        x = keras.layers.Conv2D(8, 3, padding="same", activation="relu", name=name)(x)
+    x = keras.layers.GlobalAveragePooling2D(name="mean")(keras.layers.MaxPooling2D(name="max")(x))
+    return keras.Model(inputs, keras.layers.Dense(3, name="logits")(x), name="partly")
+
+
+def test_a_layer_of_zeros_that_int8_cannot_represent_is_named(tmp_path):
+    model = _with_a_dead_layer()
+    model.get_layer("dead").bias.assign(np.full(8, -100.0))
+    model.get_layer("logits").bias.assign([1.0, -2.0, 3.0])
+    images = np.random.default_rng(7).standard_normal((4, 8, 8, 3)).astype("float32")
+    with pytest.raises(ExportMismatch, match="only zeros of 'dead', 'max', 'mean', and then"):
+        export_student(model, tmp_path, "tflite-int8", calibration=images)
+    assert list(tmp_path.iterdir()) == []
+    assert export_student(model, tmp_path, "tflite-dynamic", images=images).agreement == 1
+
+
 def test_a_channels_first_student_is_exported_behind_a_permutation(tmp_path):
     first = {"data_format": "channels_first"}
     student = keras.Sequential(
