@@ -177,7 +177,8 @@ class ExportOptions:
         if is_raw and not self.knows_pixels:
             raise ValueError(
                 f"`{argument}` must be normalized as for the student, or `mean` and `std` must be "
-                f"given. Received: {argument} of type uint8 without them"
+                "given, 0 and 1/255 for a student that takes pixels from 0 to 255. "
+                f"Received: {argument} of type uint8 without them"
             )
         images = np.asarray(images, "float32")
         if self.input != "pixels":

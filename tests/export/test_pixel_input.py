@@ -185,7 +185,8 @@ def test_a_student_that_normalizes_pixels_is_left_as_it_is(tmp_path):
 @pytest.mark.parametrize("argument", ["images", "calibration"])
 def test_bytes_without_a_normalization_are_refused(student, pixels, tmp_path, argument):
     match = f"`{argument}` must be normalized as for the student, or `mean` and `std` must be given"
-    with pytest.raises(ValueError, match=f"{match}. Received: {argument} of type uint8"):
+    match += ", 0 and 1/255 for a student that takes pixels from 0 to 255. Received: "
+    with pytest.raises(ValueError, match=f"{match}{argument} of type uint8"):
         export_bundle(
             student, tmp_path, ("tflite-int8",), **{"calibration": pixels / 255, argument: pixels}
         )
@@ -225,3 +226,15 @@ def test_arithmetic_with_pixels_is_recognized(preprocess, expected):
     x = keras.layers.Conv2D(2, 3)(preprocess(inputs))
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
     assert takes_pixels(model) is expected
+
+
+def test_pixels_that_a_student_scales_in_a_way_of_its_own_are_given_as_they_are(pixels, tmp_path):
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Rescaling(1 / 16)(inputs)  # not known as a scale of pixels
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 16)(x))
+    own = keras.Model(inputs, keras.layers.Dense(3)(x))
+    with pytest.raises(ValueError, match="0 and 1/255 for a student that takes pixels"):
+        export_student(own, tmp_path, "tflite", images=pixels)
+    path = export_student(own, tmp_path, "tflite", images=pixels, mean=0, std=1 / 255).path
+    logits = reload_outputs("tflite", path, pixels.astype("float32"))
+    np.testing.assert_allclose(logits, own(pixels.astype("float32")), atol=1e-3)
