@@ -56,6 +56,18 @@ class _Subclassed(keras.Model):
         return inputs
 
 
+class _Forgetful(keras.layers.Layer):
+    def __init__(self, scale=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = scale
+
+    def call(self, inputs):
+        return self.scale * inputs
+
+    def get_config(self):
+        return {"name": self.name}
+
+
 def _images(**changes):
     values = {
         "name": "noise",
@@ -250,6 +262,10 @@ OTHERS = {
     "images": (lambda: _images(x_test=np.zeros((2, 8, 8, 3))), "`x_test` must be"),
     "prototypes": (lambda: lk.Prototypes.load("missing.npz"), "No prototypes at missing.npz"),
     "kd layer": (lambda: lk.insert_kd_layers(STUDENT, "x"), "`penultimate` must be a KDLayer"),
+    "lossy configuration": (
+        lambda: lk.quantization_aware(_classifier(_Forgetful(scale=2.0, name="own"))),
+        r"The layer 'own' of 'other' must be made again .* a copy with scale=1\.0 in place of sca",
+    ),
     "cost": (lambda: lk.cost_of("student.keras"), "`model` must be a functional"),
     "cost of a distiller": (
         lambda: lk.cost_of(lk.KD(TEACHER, STUDENT)),
