@@ -266,6 +266,10 @@ OTHERS = {
         lambda: lk.quantization_aware(_classifier(_Forgetful(scale=2.0, name="own"))),
         r"The layer 'own' of 'other' must be made again .* a copy with scale=1\.0 in place of sca",
     ),
+    "equal names": (
+        lambda: lk.cost_of(_classifier(_classifier(classes=9, name="head"), name="head")),
+        r"must have layers of different names: .*get_layer\('head'\)\.name = 'other_head'`",
+    ),
     "cost": (lambda: lk.cost_of("student.keras"), "`model` must be a functional"),
     "cost of a distiller": (
         lambda: lk.cost_of(lk.KD(TEACHER, STUDENT)),
