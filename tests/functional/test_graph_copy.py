@@ -241,6 +241,19 @@ def test_layers_whose_copies_do_the_same_are_copied():
     assert [layer.scale for layer in copied.layers if isinstance(layer, _Sum)] == [3.0]
 
 
+class _Conv(keras.layers.Conv2D):
+    """A layer of another package."""
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_layers_of_half_precision_are_copied_in_float32(policy):
+    inputs = keras.Input((8, 8, 64))
+    x = _Conv(64, 3, dtype=policy)(inputs)
+    x = _Sum(10_000.0, dtype=policy)([x, x], offset=x)  # overflows in float16
+    copied = copy_with(keras.Model(inputs, x), dtype="float32")
+    assert {layer.compute_dtype for layer in copied.layers} == {"float32"}
+
+
 def test_a_weight_that_is_frozen_by_itself_stays_frozen():
     inputs = keras.Input((4,))
     model = keras.Model(inputs, keras.layers.Dense(3, name="dense")(inputs))
