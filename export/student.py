@@ -34,9 +34,13 @@ from letkd_keras.export.options import ExportOptions
 from letkd_keras.export.quantization_noise import always_zero, layer_noise
 from letkd_keras.export.run_folders import provenance_of
 from letkd_keras.files import atomic_path, check_writable, remove_leftovers, size_on_disk
+from letkd_keras.functional.classifier import is_near_chance
 from letkd_keras.functional.graph import layers_inside, nodes
 
 log = logging.getLogger(__name__)
+
+# Labelled images of which the accuracy is compared with that of guessing.
+_ENOUGH_LABELS = 100
 
 # Names of a TensorFlow graph. A path, of the model or of a weight, also has a first character.
 _FIRST, _LATER = r"[A-Za-z0-9.]", r"[A-Za-z0-9_.\\/>-]*"
@@ -119,7 +123,8 @@ def export_student(
             calibration images, or eight images of noise from a fixed seed. Where only the order of
             the logits can be compared, it is compared on real images only: on noise it means
             nothing.
-        labels: Their classes, integers [N] or [N, 1], or one-hot, for accuracies.
+        labels: Their classes, integers [N] or [N, 1], or one-hot, for accuracies. If the student is
+            hardly better than chance on at least 100 images, the log has a warning.
         fold: Whether to fold the student first (`letkd_keras.export.fold`), which makes it smaller
             and faster and leaves its logits unchanged.
         tolerance: Largest difference of a logit allowed, relative to the largest logit; `None` for
@@ -146,6 +151,7 @@ def export_student(
     _check_folder(path)
     table.check_calibration([format], options.get("calibration"))
     job = prepare(model, images=images, labels=labels, fold=fold, **options)
+    _check_accuracy(job)
     result = write(job, path, format, tolerance=tolerance, min_agreement=min_agreement)
     write_labels(path, job.options.class_names)
     _check_labels_file(path, job.options)
@@ -192,6 +198,7 @@ def export_bundle(
     table.check_calibration(wanted, options.get("calibration"))
     training = provenance_of(model)
     job = prepare(model, **options)
+    _check_accuracy(job)
     if "tflite-int4" in wanted:
         layer_precisions(job.written, job.options.precision or {})
     described = {
@@ -326,6 +333,20 @@ def _check_channels_last(student):
                 f"Received: model={student.name!r} with images {student.input_shape}, whose layer "
                 f"{node.operation.name!r} has data_format='channels_first'"
             )
+
+
+def _check_accuracy(job):
+    """Warn if the student hardly recognizes the labelled images, where there are enough of them."""
+    if job.labels is None or len(job.labels) < _ENOUGH_LABELS:
+        return
+    accuracy = np.mean(job.reference.argmax(axis=-1) == job.labels)
+    if is_near_chance(accuracy, job.reference.shape[-1]):
+        log.warning(
+            "The student is hardly better than chance on the labelled images, with %.1f%% of %d: "
+            "are they scaled as in its training, and the classes in the same order?",
+            100 * accuracy,
+            len(job.labels),
+        )
 
 
 def write(job, path, format, *, tolerance=None, min_agreement=None):

@@ -49,13 +49,15 @@ def print_results(path):
 
 
 def exit_status(result):
-    """The exit status of a command that trains many students: 1 if a training failed.
+    """The exit status of a command that trains many students: 1 if one of its trainings failed.
+
+    A failure of an earlier start counts only if this start tried the training again.
 
     Args:
-        result: What its `main` returned; only rows of a table of methods name failed trainings.
+        result: What its `main` returned; only rows of `grid.run` name failed trainings.
     """
     rows = result if isinstance(result, list) else []
-    return int(any(row.get("failed") for row in rows))
+    return int(any(row.get("failed_now") for row in rows))
 
 
 def run_recipe(options, settings, measures=None):

@@ -19,6 +19,7 @@ from letkd_keras.data import NumberedBatches
 from letkd_keras.distillers import Distiller
 from letkd_keras.files import checksum, save_model
 from letkd_keras.functional import load_model, quantization_aware, without_fake_quantization
+from letkd_keras.functional.classifier import is_near_chance
 from letkd_keras.models import frozen_backbone
 from letkd_keras.prototypes import Prototypes, fit_prototypes, remove_workdir
 from letkd_keras.recipes import exporting
@@ -159,10 +160,9 @@ def train_teacher(experiment, folder):
         }
     accuracy = results.accuracy_of(result)
     log.info("teacher %s: %.2f%% top-1", network.label, accuracy)
-    chance = 100 / data.num_classes
     if (
         not phases
-        and accuracy < chance + min(chance, (100 - chance) / 10)
+        and is_near_chance(accuracy / 100, data.num_classes)
         and not _was_trained_by_recipe(network.file, accuracy)
     ):
         log.warning(

@@ -313,26 +313,39 @@ def flatten(model):
 
     inside = {}
 
-    def call(operation, *args, training=None, **kwargs):
+    def call(operation, *args, training=None, path=(), **kwargs):
         if is_model(operation):
             given = keras.tree.flatten(args[0] if args else kwargs["inputs"])
             taken = getattr(operation, "inputs", given)
             tensors = list(map(_as_the_model_takes_it, given, taken))
-            return run(operation, tensors, functools.partial(call, training=training))
-        inside[id(operation)] = operation
+            path = (*path, operation.name)
+            return run(operation, tensors, functools.partial(call, training=training, path=path))
+        inside[id(operation)] = operation, path
         if training is not None and getattr(operation, "_call_has_training_arg", False):
             kwargs["training"] = training
         return operation(*args, **kwargs)
 
     inputs, outputs = retrace(model, call)
-    names = [operation.name for operation in inside.values()]
+    names = [operation.name for operation, _ in inside.values()]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
+        example = next(pair for pair in inside.values() if pair[0].name in twice and pair[1])
         raise ValueError(
-            f"The models inside {model.name!r} have layers of the same names: {', '.join(twice)}. "
-            "Rename them."
+            f"The models inside {model.name!r} must have layers of different names: rename layers, "
+            f"such as by `{_renaming(*example)}`. Received: several layers with each of these "
+            f"names: {', '.join(twice)}"
         )
     return keras.Model(inputs, outputs, name=model.name)
+
+
+def _renaming(operation, path):
+    """Code that renames a layer or operation inside `model`, in the model of a path of names."""
+    owner = "".join(["model", *(f".get_layer({name!r})" for name in path)])
+    if isinstance(operation, keras.layers.Layer):
+        found = f"{owner}.get_layer({operation.name!r})"
+    else:
+        found = f"next(x for x in {owner}.operations if x.name == {operation.name!r})"
+    return f"{found}.name = {f'{path[-1]}_{operation.name}'!r}"
 
 
 def _as_the_model_takes_it(tensor, source):

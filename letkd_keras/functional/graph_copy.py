@@ -4,6 +4,7 @@ import functools
 
 import keras
 
+from letkd_keras.functional.copy_check import difference_of_copy, is_checked
 from letkd_keras.functional.graph import layers_inside, retrace
 from letkd_keras.precision import dtype_policy
 
@@ -35,11 +36,12 @@ def copy_with(model, call_fn=_call, copy_fn=copy_of, dtype=None):
 
     Raises:
         ValueError: If a layer to copy is a `Lambda` layer, which cannot be copied or saved safely,
-            its configuration makes a layer of another number of weights, or a layer was quantized
-            by Keras.
+            its configuration makes a layer of another number of weights or one that computes
+            something else (`difference_of_copy`; layers of Keras and of this package are trusted),
+            or a layer was quantized by Keras.
     """
     _check_not_quantized(model)
-    copies = {}
+    copies, first_calls = {}, {}
 
     def call(operation, *args, **kwargs):
         return call_fn(operation, functools.partial(call_copy, operation), *args, **kwargs)
@@ -53,6 +55,7 @@ def copy_with(model, call_fn=_call, copy_fn=copy_of, dtype=None):
         if operation not in copies:
             has_dtype = dtype is not None and isinstance(operation, keras.layers.Layer)
             copies[operation] = copy_fn(operation, **({"dtype": dtype} if has_dtype else {}))
+            first_calls[operation] = args, kwargs
         return copies[operation](*args, **kwargs)
 
     # Layers that `call_fn` makes have the type too, whatever policy is set.
@@ -63,11 +66,8 @@ def copy_with(model, call_fn=_call, copy_fn=copy_of, dtype=None):
         if not getattr(layer, "weights", ()):
             continue
         if type(copied_layer) is type(layer) and len(copied_layer.weights) != len(layer.weights):
-            raise ValueError(
-                f"The layer {layer.name!r} of {model.name!r} must be made again from its "
-                f"configuration: its `get_config` must return all arguments of the constructor. "
-                f"Received: a copy with {len(copied_layer.weights)} of {len(layer.weights)} weights"
-            )
+            weights = f"{len(copied_layer.weights)} of {len(layer.weights)} weights"
+            raise _lossy_configuration(model, layer, f"a copy with {weights}")
         values = layer.get_weights()
         for own, weight, value in zip(layer.weights, copied_layer.weights, values, strict=False):
             weight.assign(value)
@@ -79,6 +79,11 @@ def copy_with(model, call_fn=_call, copy_fn=copy_of, dtype=None):
             for part, copied_part in zip(*parts, strict=True):
                 copied_part.trainable = part.trainable
     finalize_normalization(copied)
+    for layer, copied_layer in copies.items():
+        if is_checked(layer, copied_layer):
+            difference = difference_of_copy(layer, copied_layer, *first_calls[layer])
+            if difference is not None:
+                raise _lossy_configuration(model, layer, difference)
     return copied
 
 
@@ -91,6 +96,13 @@ def _check_not_quantized(model):
                 "before `quantize`, and let the export quantize it (`tflite-int8`). "
                 f"Received: {layer.name!r}, quantized to {layer.quantization_mode}"
             )
+
+
+def _lossy_configuration(model, layer, received):
+    return ValueError(
+        f"The layer {layer.name!r} of {model.name!r} must be made again from its configuration: "
+        f"its `get_config` must return all arguments of the constructor. Received: {received}"
+    )
 
 
 def with_weights(layer, weights, *args):

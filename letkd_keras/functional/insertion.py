@@ -30,7 +30,7 @@ def insert_after(model, insertions):
 
     Raises:
         ValueError: If the model is not functional, has no layer of a given name or calls that layer
-            more than once.
+            more than once, or has a layer whose `get_config` loses an argument.
     """
     model = as_functional(model)
     flat = flatten(model)
@@ -70,8 +70,8 @@ def insert_kd_layers(
 
     Raises:
         ValueError: If the student is not functional, has no layer of a given name or calls that
-            layer more than once, what is to be inserted is no `KDLayer`, or no layer is named and
-            none can be suggested.
+            layer more than once, what is to be inserted is no `KDLayer`, no layer is named and none
+            can be suggested, or it has a layer whose `get_config` loses an argument.
     """
     student = as_functional(student, "student")
     flat = flatten(student)

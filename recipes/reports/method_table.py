@@ -268,12 +268,15 @@ def write(experiment, folder, teacher):
     return table
 
 
+_NOT_IN_CSV = ("errors", "results", "failed_now")
+
+
 def write_table_csv(path, table):
     """Write rows of a table as CSV, published numbers as `published` and `published_spread`."""
     flat = []
     for row in table:
         published = row["published"]
-        flat.append({name: row[name] for name in row if name not in ("errors", "results")})
+        flat.append({name: row[name] for name in row if name not in _NOT_IN_CSV})
         flat[-1]["published"] = getattr(published, "top1", None)
         flat[-1]["published_spread"] = getattr(published, "spread", None)
     write_csv(path, list(flat[0]) if flat else [], flat)

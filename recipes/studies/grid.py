@@ -55,7 +55,8 @@ def run(experiment, out, jobs=1, fitted=None):
             of templates, which are copied rather than fitted again; `None` to fit them.
 
     Returns:
-        The rows of the table (`method_table.rows`), of all cells that the folder has.
+        The rows of the table (`method_table.rows`), of all cells that the folder has, each with
+        `failed_now`: whether one of the cells of this start failed.
 
     Raises:
         ValueError: If the experiment or the folder does not fit; before any training.
@@ -100,7 +101,13 @@ def run(experiment, out, jobs=1, fitted=None):
                 outcome,
             )
             table = method_table.write(experiment, folder, teacher_result)
-    return table
+    return [{**row, "failed_now": _failed_now(experiment, row)} for row in table]
+
+
+def _failed_now(experiment, row):
+    return row["method"] in experiment.methods and any(
+        seed in experiment.seeds for seed in row["errors"]
+    )
 
 
 def _is_finished(training):

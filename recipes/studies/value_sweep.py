@@ -1,12 +1,19 @@
 """Grids that differ in one setting, under one teacher: `values.md`, `values.csv`, `values.png`."""
 
+import functools
+import operator
 from dataclasses import replace
 from pathlib import Path
 
 from letkd_keras.commands.command_line import hidden_messages
 from letkd_keras.commands.log_file import logged_to, recorded
 from letkd_keras.commands.markdown_table import markdown_table
-from letkd_keras.commands.run_folder import RunFolder
+from letkd_keras.commands.run_folder import (
+    RunFolder,
+    differences,
+    is_run_folder,
+    read_config,
+)
 from letkd_keras.files import save_figure, write_text
 from letkd_keras.recipes.experiments.networks import Network
 from letkd_keras.recipes.experiments.preparation import prepare
@@ -30,7 +37,8 @@ def run(experiment, setting, values, out, jobs=1):
         jobs: See `grid.run`.
 
     Returns:
-        List of rows: those of the grids, with the value under the name of the setting.
+        List of rows: those of the grids, with the value under the name of the setting, also of the
+        values that earlier starts tried in the folder. Numbers are in ascending order.
 
     Raises:
         ValueError: If an experiment does not fit; before any training.
@@ -58,7 +66,25 @@ def run(experiment, setting, values, out, jobs=1):
     for tried, candidate in experiments.items():
         table = grid.run(candidate, folders[tried], jobs, first)
         rows += [{setting.name: tried, **row} for row in table]
-        _write(setting.name, rows, experiment, out)
+        ignored = (*open_keys, *candidate.open_keys)
+        everything = rows + _other_values(setting, experiment, folders, ignored)
+        if all(isinstance(row[setting.name], int | float) for row in everything):
+            everything.sort(key=lambda row: row[setting.name])
+        _write(setting.name, everything, experiment, out)
+    return everything
+
+
+def _other_values(setting, experiment, folders, ignored):
+    """Rows of the values that earlier starts tried, under the same teacher and settings."""
+    first = next(iter(folders.values()))
+    expected, rows = read_config(first), []
+    for folder in sorted(first.parent.glob(f"{setting.name}-*")):
+        if folder in folders.values() or not is_run_folder(folder):
+            continue
+        config = read_config(folder)
+        if not differences(expected, config, ignore=ignored):
+            value = functools.reduce(operator.getitem, setting.field.split("."), config)
+            rows += [{setting.name: value, **row} for row in method_table.rows(experiment, folder)]
     return rows
 
 

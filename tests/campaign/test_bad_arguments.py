@@ -62,6 +62,18 @@ class _Subclassed(keras.Model):
         return inputs
 
 
+class _Forgetful(keras.layers.Layer):
+    def __init__(self, scale=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = scale
+
+    def call(self, inputs):
+        return self.scale * inputs
+
+    def get_config(self):
+        return {"name": self.name}
+
+
 def _images(**changes):
     values = {
         "name": "noise",
@@ -259,6 +271,14 @@ OTHERS = {
     "quantized student": (
         lambda: lk.insert_kd_layers(_quantized(), lk.KDLayer(4), penultimate_layer="conv"),
         "must have float weights: .* Received: 'logits', quantized to int8",
+    ),
+    "lossy configuration": (
+        lambda: lk.quantization_aware(_classifier(_Forgetful(scale=2.0, name="own"))),
+        r"The layer 'own' of 'other' must be made again .* a copy with scale=1\.0 in place of sca",
+    ),
+    "equal names": (
+        lambda: lk.cost_of(_classifier(_classifier(classes=9, name="head"), name="head")),
+        r"must have layers of different names: .*get_layer\('head'\)\.name = 'other_head'`",
     ),
     "cost": (lambda: lk.cost_of("student.keras"), "`model` must be a functional"),
     "cost of a distiller": (

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.distillers import KD
-from letkd_keras.export import export_student, fold, formats
+from letkd_keras.export import export_bundle, export_student, fold, formats
 from letkd_keras.export import student as exporting
 from letkd_keras.export.comparison import ExportMismatch, reload_outputs
 from letkd_keras.export.cost_report import without_kd_layers
@@ -264,6 +264,21 @@ def test_untrained_batch_norm_is_exported_with_a_warning(tmp_path, caplog):
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
     assert export_student(model, tmp_path, format="tflite").agreement == 1
     assert "statistics were never updated: ['fresh']" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("number", "is_right", "warns"), [(100, False, True), (100, True, False), (99, False, False)]
+)
+def test_a_student_that_hardly_recognizes_the_labelled_images_is_warned_about_once(
+    number, is_right, warns, student, tmp_path, caplog
+):
+    images = np.random.default_rng(2).standard_normal((number, 16, 16, 3)).astype("float32")
+    labels = np.asarray(student(images)).argmax(axis=-1)
+    labels = labels if is_right else (labels + 1) % 5
+    formats = ("savedmodel", "tflite")
+    export_bundle(student, tmp_path, formats, images=images, labels=labels)
+    warning = f"hardly better than chance on the labelled images, with 0.0% of {number}: are they"
+    assert caplog.text.count("hardly better than chance") == caplog.text.count(warning) == warns
 
 
 def test_labels_of_an_earlier_student_are_not_left_without_a_warning(

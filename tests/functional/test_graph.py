@@ -4,6 +4,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from random_students import trained_looking
 
 import letkd_keras
 from letkd_keras.functional.graph import (
@@ -109,13 +110,38 @@ def test_a_model_inside_may_be_called_by_keyword_and_casts_what_it_takes():
         np.testing.assert_allclose(flat(images), model(images), rtol=1e-6)
 
 
-def test_equal_names_are_refused():
-    inputs = keras.Input((4,))
-    inner_inputs = keras.Input((4,))
-    inner = keras.Model(inner_inputs, keras.layers.Dense(4, name="dense")(inner_inputs))
-    model = keras.Model(inputs, keras.layers.Dense(2, name="dense")(inner(inputs)))
-    with pytest.raises(ValueError, match=r"same names: dense\. Rename them"):
+def _model_with_equal_names(operation):
+    """A model that calls a model inside a model, each with a layer or operation `same`."""
+    inputs, middle_inputs, inner_inputs = (keras.Input((4,)) for _ in range(3))
+    inner = keras.Model(inner_inputs, operation(inner_inputs), name="inner")
+    middle = keras.Model(middle_inputs, inner(middle_inputs), name="middle")
+    outputs = keras.layers.Dense(2, name="same")(middle(inputs))
+    return trained_looking(keras.Model(inputs, outputs))
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+@pytest.mark.parametrize("make", ["layer", "operation"])
+def test_equal_names_are_refused_and_the_advice_is_code(make, is_loaded, tmp_path):
+    def operation(tensor):
+        if make == "layer":
+            return keras.layers.Dense(4, name="same")(tensor)
+        outputs = keras.ops.relu(tensor)
+        maker(outputs).name = "same"
+        return outputs
+
+    model, file = _model_with_equal_names(operation), tmp_path / "model.keras"
+    if is_loaded:
+        model.save(file)
+        model = keras.models.load_model(file)
+    with pytest.raises(ValueError, match=r"must have layers of different .* names: same$") as error:
         flatten(model)
+    (advice,) = re.findall("`(.*)`", str(error.value))
+    exec(advice, {"model": model})
+    assert [x.name for x in flatten(model).operations][1:] == ["inner_same", "same"]
+    model.save(file)
+    images = np.random.default_rng(0).standard_normal((3, 4))
+    flat = flatten(keras.models.load_model(file))
+    np.testing.assert_allclose(flat(images), model(images), rtol=1e-6)
 
 
 def test_readers_are_all_that_read_and_the_model_where_it_is_output():

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from keras import ops
 from random_students import trained_looking
 
 from letkd_keras.functional.graph_copy import copy_of, copy_with
@@ -141,6 +142,126 @@ def test_a_layer_that_loses_weights_is_refused():
     model = keras.Model(inputs, _Forgetful(extra=True, name="forgetful")(inputs))
     with pytest.raises(ValueError, match=r"'forgetful' .* all arguments .* a copy with 0 of 1"):
         copy_with(model)
+
+
+class _Scale(keras.layers.Layer):
+    """A layer that keeps its factor under another name."""
+
+    def __init__(self, scale=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = scale
+
+    def call(self, x):
+        return ops.cast(x, self.compute_dtype) * self.factor
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+class _DropPath(keras.layers.Layer):
+    """A layer whose lost argument matters in training only."""
+
+    def __init__(self, rate=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+
+    def call(self, x, training=False):
+        return keras.random.dropout(x, self.rate) if training else x
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+class _Block(keras.layers.Layer):
+    """A composite layer whose lost argument is that of a layer inside."""
+
+    def __init__(self, stride=1, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = keras.layers.Conv2D(2, 3, strides=stride, padding="same")
+
+    def build(self, input_shape):
+        self.conv.build(input_shape)
+
+    def call(self, x):
+        return self.conv(x)
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+@pytest.mark.parametrize(
+    "layer, received",
+    [
+        (_Scale(3.0, name="own"), "a copy with other outputs for the same inputs"),
+        (_Scale(3.0, name="own", dtype="mixed_float16"), "a copy with other outputs for the same"),
+        (_DropPath(0.2, name="own"), r"a copy with rate=0\.0 in place of rate=0\.2"),
+        (_Block(2, name="own"), r"a copy with strides=\(1, 1\) in place of strides=\(2, 2\)"),
+    ],
+)
+@pytest.mark.parametrize("shape, dtype", [((8, 8, 3), "float32"), ((None, None, 3), "uint8")])
+def test_a_layer_that_loses_an_argument_is_refused(layer, received, shape, dtype):
+    inputs = keras.Input(shape, dtype=dtype)
+    x = keras.layers.Rescaling(0.5)(inputs)
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(layer(x)))
+    expected = f"The layer 'own' of '{model.name}' must .*`get_config`.* Received: {received}"
+    with pytest.raises(ValueError, match=expected):
+        copy_with(model)
+
+
+class _Random(keras.layers.Layer):
+    """A layer that is random at inference."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.generator = keras.random.SeedGenerator(0)
+
+    def call(self, x):
+        return x + keras.random.normal(ops.shape(x), seed=self.generator)
+
+
+class _Sum(keras.layers.Layer):
+    """A layer of several inputs, with an option in each call."""
+
+    def __init__(self, scale=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = scale
+
+    def call(self, inputs, offset, sign=1):
+        return self.scale * (sum(inputs) + sign * offset)
+
+    def get_config(self):
+        return {**super().get_config(), "scale": self.scale}
+
+
+class _OfItsModel(keras.layers.Layer):
+    """A layer that cannot be called outside of its model."""
+
+    def call(self, x):
+        raise RuntimeError
+
+    def compute_output_spec(self, x):
+        return x
+
+
+def test_layers_whose_copies_do_the_same_are_copied():
+    inputs = keras.Input((None, None, 3))
+    x = _Random()(_OfItsModel()(inputs))
+    x = _Sum(3.0)([x, inputs], offset=x, sign=-1)
+    copied = copy_with(keras.Model(inputs, ops.log(_DropPath()(x))))
+    assert [layer.scale for layer in copied.layers if isinstance(layer, _Sum)] == [3.0]
+
+
+class _Conv(keras.layers.Conv2D):
+    """A layer of another package."""
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_layers_of_half_precision_are_copied_in_float32(policy):
+    inputs = keras.Input((8, 8, 64))
+    x = _Conv(64, 3, dtype=policy)(inputs)
+    x = _Sum(10_000.0, dtype=policy)([x, x], offset=x)  # overflows in float16
+    copied = copy_with(keras.Model(inputs, x), dtype="float32")
+    assert {layer.compute_dtype for layer in copied.layers} == {"float32"}
 
 
 def test_a_weight_that_is_frozen_by_itself_stays_frozen():

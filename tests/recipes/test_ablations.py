@@ -104,6 +104,17 @@ def test_values_are_put_side_by_side(cells, tmp_path):
     # More values can be added to the same folder, other settings not.
     _main("templates --values 16 32 --trials 2", out)
     assert [e.templates for e, _, _ in cells[4:]] == [32, 32]
+    with (out / "values.csv").open(newline="") as file:
+        assert [row["templates"] for row in csv.DictReader(file)] == ["16", "32", "64"]
+    # A value of another teacher is left out.
+    config = json.loads((out / "templates-64" / "config.json").read_text())
+    config["teacher"]["fingerprint"] = "another"
+    (out / "templates-64" / "config.json").write_text(json.dumps(config))
+    (out / "templates-none").mkdir()
+    rows = _main("templates --values 128 --trials 1 --methods letkd2", out)
+    tried = [(row["templates"], row["method"], row["trials"]) for row in rows]
+    assert tried == [(16, "letkd1", 2), (32, "letkd1", 2), (128, "letkd2", 1)]
+    assert "| 32 | letKD-1 | 2 | 32.00 ± 0.00 |" in (out / "values.md").read_text()
     with pytest.raises(ValueError, match="other settings: subclasses: 8 before, 4 now"):
         _main("templates --values 16 --subclasses 4", out)
 

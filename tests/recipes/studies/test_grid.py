@@ -17,6 +17,7 @@ from PIL import Image
 from letkd_keras.recipes import compare
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.published import Accuracy
+from letkd_keras.recipes.recipe_command import exit_status
 from letkd_keras.recipes.recipe_of_data import settings_of
 from letkd_keras.recipes.reports import method_table
 from letkd_keras.recipes.studies import grid
@@ -114,6 +115,22 @@ def test_a_command_with_a_failed_training_ends_with_status_1(command, cells, tmp
         statuses.append(end.value.code)
         failing.clear()
     assert statuses == [1, 0]
+
+
+@pytest.mark.parametrize(("method", "trials", "left"), [("student", 2, 2), ("kd", 1, 1)])
+def test_a_failure_that_this_start_does_not_try_again_is_in_the_table_only(
+    method, trials, left, cells, tmp_path
+):
+    _, failing = cells
+    failing.update([("kd", 0), ("kd", 1)])
+    out = tmp_path / "grid"
+    assert exit_status(grid.run(_experiment(["kd"], "--trials 2"), out)) == 1
+    failing.clear()
+    rows = grid.run(_experiment([method], f"--trials {trials}"), out)
+    assert exit_status(rows) == 0
+    assert f"| KD | {2 - left} ({left} failed) |" in (out / "table.md").read_text()
+    with (out / "table.csv").open(newline="") as file:
+        assert [row["failed"] for row in csv.DictReader(file)][-1] == str(left)
 
 
 def test_the_table_in_all_its_forms(cells, tmp_path):
