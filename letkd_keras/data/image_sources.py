@@ -1,7 +1,6 @@
 """Where encoded images are read from: files, or the records of tensorflow-datasets."""
 
 import hashlib
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -119,7 +118,8 @@ class FileSource:
     def _read(self, indices):
         import tensorflow as tf
 
-        paths = tf.constant([os.fsencode(file) for file in self.files.files])
+        # Not `os.fsencode`, which TensorFlow tries to translate where it traces this, and warns.
+        paths = tf.constant([bytes(Path(file)) for file in self.files.files])
         labels = tf.constant(self.files.labels)
         return indices.map(
             lambda index: (tf.io.read_file(paths[index]), labels[index]),

@@ -16,6 +16,7 @@ from letkd_keras.distillers.layer_outputs import LayerOutputs
 from letkd_keras.distillers.training_arguments import (
     check_images_and_labels,
     check_metrics,
+    check_one_loss,
     check_takes_logits,
     check_tells_classes,
     expected_labels,
@@ -273,13 +274,14 @@ class Distiller(TrainStep, keras.Model):
         Keras calls this in evaluation, and `compute_total_loss` in training.
 
         Raises:
-            ValueError: If the compiled loss is a cross-entropy of probabilities or rounds labels,
-                or `y` is not one tensor.
+            ValueError: If the compiled loss is a dictionary, is a cross-entropy of probabilities or
+                rounds labels, or `y` is not one tensor.
         """
         self.check_labels(y)
         # Not in `compile`: Keras loads a model that has a `compile` of its own without its
         # optimizer and loss.
         if self.compiled:
+            check_one_loss(self.loss)
             check_takes_logits(self.loss)
             check_tells_classes(self.loss, self._classes)
         return super().compute_loss(

@@ -11,10 +11,13 @@ _NOTE = (
 class TrainStep:
     """A distiller's steps on JAX, whose trainer differentiates a pure function of the variables."""
 
-    def fit(self, *args, **kwargs):
+    def make_train_function(self, force=False):
         # The compiled step has the teacher's weights as constants.
-        if self.teacher_graph is not None and self.teacher_graph.has_new_weights():
-            self.train_function = None
+        graph = self.teacher_graph
+        has_new_teacher = graph is not None and graph.has_new_weights()
+        return super().make_train_function(force or has_new_teacher)
+
+    def fit(self, *args, **kwargs):
         with self._stopped_with_weights():
             return super().fit(*args, **kwargs)
 

@@ -17,6 +17,22 @@ _BLOCK = 256
 _OF_PROBABILITIES = {"kldivergence", "poisson", "dice", "tversky"}
 
 
+def check_one_loss(loss):
+    """Refuse losses by the names of outputs: a distiller has one output, which has no name.
+
+    Args:
+        loss: What `compile` was given.
+
+    Raises:
+        ValueError: If it is a dictionary.
+    """
+    if isinstance(loss, dict):
+        raise ValueError(
+            "`loss` must be one loss, since a student has one output. "
+            f"Received: a dictionary with the keys {', '.join(map(str, loss))}"
+        )
+
+
 def check_takes_logits(loss):
     """Refuse a cross-entropy of probabilities: a distiller's outputs are logits.
 
@@ -58,7 +74,7 @@ _WITH_THRESHOLDS = (
     *(keras.metrics.SensitivityAtSpecificity, keras.metrics.SpecificityAtSensitivity),
     *(keras.metrics.TruePositives, keras.metrics.TrueNegatives),
     *(keras.metrics.FalsePositives, keras.metrics.FalseNegatives),
-    *(keras.metrics.F1Score, keras.metrics.FBetaScore),
+    *(keras.metrics.F1Score, keras.metrics.FBetaScore, keras.metrics.BinaryIoU),
 )
 
 
