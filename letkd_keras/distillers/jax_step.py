@@ -1,4 +1,5 @@
 import contextlib
+import functools
 
 import keras
 
@@ -15,7 +16,13 @@ class TrainStep:
         # The compiled step has the teacher's weights as constants.
         graph = self.teacher_graph
         has_new_teacher = graph is not None and graph.has_new_weights()
-        return super().make_train_function(force or has_new_teacher)
+        # JAX takes an earlier step for the new one while anything refers to it, if the functions
+        # are equal, as a method is to itself. No `partial` is equal to another.
+        self.train_step = functools.partial(type(self).train_step, self)
+        try:
+            return super().make_train_function(force or has_new_teacher)
+        finally:
+            del self.train_step
 
     def fit(self, *args, **kwargs):
         with self._stopped_with_weights():

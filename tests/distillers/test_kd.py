@@ -70,6 +70,26 @@ def test_a_teacher_whose_weights_were_changed_teaches_with_the_new_ones(setting,
 
     first, again = kd(), kd()
     assert again == pytest.approx(first)
+    earlier = model.train_function  # JAX keeps what it compiled for it
     head = teacher.get_layer("fc")
     head.set_weights([3 * weight for weight in head.get_weights()])
-    assert kd() != pytest.approx(first, rel=0.1)
+    changed = kd()
+    assert changed != pytest.approx(first, rel=0.1)
+    assert kd() == pytest.approx(changed)
+    assert earlier is not None
+
+
+def test_a_distiller_that_is_compiled_again_has_the_new_loss(setting):
+    """Keras' own step on JAX keeps the old one while anything refers to the old step."""
+    model = KD(setting.teacher, setting.student(), weight=0.0)
+    for label_smoothing, reduction in ((0.0, "sum_over_batch_size"), (0.5, "sum")):
+        loss = keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=label_smoothing, reduction=reduction
+        )
+        model.compile(keras.optimizers.SGD(0.0), loss)
+        y = keras.utils.to_categorical(setting.y, model.student.output_shape[-1])
+        history = model.fit(setting.x, y, batch_size=len(y), verbose=0).history
+        earlier = model.train_function
+        expected = loss(y, model.student(setting.x, training=True))
+        assert history["task_loss"][0] == pytest.approx(float(expected), rel=1e-4)
+    assert earlier is not None
