@@ -16,13 +16,25 @@ class TrainStep:
         # The compiled step has the teacher's weights as constants.
         graph = self.teacher_graph
         has_new_teacher = graph is not None and graph.has_new_weights()
-        # JAX takes an earlier step for the new one while anything refers to it, if the functions
-        # are equal, as a method is to itself. No `partial` is equal to another.
-        self.train_step = functools.partial(type(self).train_step, self)
-        try:
+        with self._as_another_function("train_step"):
             return super().make_train_function(force or has_new_teacher)
+
+    def make_test_function(self, force=False):
+        with self._as_another_function("test_step"):
+            return super().make_test_function(force)
+
+    @contextlib.contextmanager
+    def _as_another_function(self, name):
+        """Make a method unequal to itself, so that JAX compiles it anew.
+
+        JAX takes the compiled function of an equal one, such as the method before `compile` changed
+        the loss, as long as anything refers to that.
+        """
+        setattr(self, name, functools.partial(getattr(type(self), name), self))
+        try:
+            yield
         finally:
-            del self.train_step
+            delattr(self, name)
 
     def fit(self, *args, **kwargs):
         with self._stopped_with_weights():

@@ -89,7 +89,10 @@ def test_a_distiller_that_is_compiled_again_has_the_new_loss(setting):
         model.compile(keras.optimizers.SGD(0.0), loss)
         y = keras.utils.to_categorical(setting.y, model.student.output_shape[-1])
         history = model.fit(setting.x, y, batch_size=len(y), verbose=0).history
-        earlier = model.train_function
+        evaluated = model.evaluate(setting.x, y, batch_size=len(y), verbose=0)
+        earlier = model.train_function, model.test_function
+        expected = loss(y, model.student(setting.x, training=False))
+        assert evaluated == pytest.approx(float(expected), rel=1e-4)
         expected = loss(y, model.student(setting.x, training=True))
         assert history["task_loss"][0] == pytest.approx(float(expected), rel=1e-4)
     assert earlier is not None
