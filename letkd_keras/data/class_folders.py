@@ -155,11 +155,7 @@ def find_unlabelled(path, known=()):
     known = {os.path.realpath(file) for file in known}
     images = sorted(file for file in found if os.path.realpath(file) not in known)
     if len(images) < len(found):
-        log.warning(
-            "%s: %d images belong to the data already; they are not used as images without labels",
-            path,
-            len(found) - len(images),
-        )
+        warn_of_known_images(path, len(found) - len(images))
     if not images:
         raise ValueError(
             f"`unlabelled` must be a folder with images ({', '.join(sorted(suffixes))}). "
@@ -200,6 +196,20 @@ def split_folders(path):
     if len(found) == 2:
         return {"train": train, "validation": found["validation"], "test": found["test"]}
     return {"train": train, **({"test": found.popitem()[1]} if found else {})}
+
+
+def warn_of_known_images(path, count):
+    """Warn of images that the data have already, which are not used as images without labels.
+
+    Args:
+        path: The tree of images without labels.
+        count: Number of such images.
+    """
+    log.warning(
+        "%s: %d images belong to the data already; they are not used as images without labels",
+        path,
+        count,
+    )
 
 
 def warn_of_other_folders(path, folders):

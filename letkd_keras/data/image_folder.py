@@ -11,11 +11,12 @@ from letkd_keras.data.class_folders import (
     find_unlabelled,
     split_folders,
     visible_folders,
+    warn_of_known_images,
     warn_of_other_folders,
     without_test_folder,
 )
 from letkd_keras.data.decoding import decode_all
-from letkd_keras.data.image_data import ImageData
+from letkd_keras.data.image_data import ImageData, digests_of
 from letkd_keras.data.label_file import labelled_images
 from letkd_keras.data.selection import held_out
 
@@ -142,7 +143,7 @@ def pixel_statistics(images, batch=1024):
     return tuple(mean.tolist()), tuple(np.maximum(std, 1 / 255).tolist())
 
 
-def load_unlabelled(path, image_shape, skip_corrupt=False, known=()):
+def load_unlabelled(path, image_shape, skip_corrupt=False, known=(), known_digests=()):
     """All images of a tree, for training without labels.
 
     Args:
@@ -150,6 +151,8 @@ def load_unlabelled(path, image_shape, skip_corrupt=False, known=()):
         image_shape: Shape that they are resized and cropped to: square, of three channels.
         skip_corrupt: Whether image files that cannot be read are left out with a warning.
         known: Image files that are left out with a warning, such as test images.
+        known_digests: Set of the digests (`letkd_keras.data.image_data.digests_of`) of images that
+            are left out likewise, whatever file they are in.
 
     Returns:
         uint8 [N, H, W, 3].
@@ -165,7 +168,17 @@ def load_unlabelled(path, image_shape, skip_corrupt=False, known=()):
             f"Received: images of shape {tuple(image_shape)}"
         )
     files = find_unlabelled(path, known=known)
-    return decode_all(files, height, skip_corrupt, None, _ADVICE)[0]
+    images = decode_all(files, height, skip_corrupt, None, _ADVICE)[0]
+    new = np.array([digest not in known_digests for digest in digests_of(images)], bool)
+    if new.all():
+        return images
+    warn_of_known_images(path, int(np.sum(~new)))
+    if not new.any():
+        raise ValueError(
+            "`unlabelled` must be a folder with images that the data do not have. "
+            f"Received: {str(path)!r}, whose {len(images)} images belong to the data"
+        )
+    return images[new]
 
 
 def _check_classes(labels, class_names, folder, label_file):
