@@ -1,4 +1,5 @@
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -121,20 +122,22 @@ def load_image_folder(
     )
 
 
-def pixel_statistics(images, batch=1024):
-    """Mean and standard deviation of each channel, computed a batch at a time.
+def pixel_statistics(images, block_pixels=2**21):
+    """Mean and standard deviation of each channel, computed a block of images at a time.
 
     Args:
         images: uint8 [N, H, W, C].
-        batch: Number of images that are read at once.
+        block_pixels: Number of pixels of the images that are read at once, at least one image.
+            NumPy counts them as int64: the default needs 16 MiB.
 
     Returns:
         Two tuples of C numbers, of pixels in [0, 1]; the deviation is at least 1/255.
     """
     counts = np.zeros((images.shape[-1], 256))
-    for start in range(0, len(images), batch):
+    block = max(1, block_pixels // math.prod(images.shape[1:3]))
+    for start in range(0, len(images), block):
         for channel, count in enumerate(counts):
-            values = images[start : start + batch, ..., channel]
+            values = images[start : start + block, ..., channel]
             count += np.bincount(values.ravel(), minlength=256)
     shares = counts / counts.sum(axis=1, keepdims=True)
     levels = np.arange(256) / 255

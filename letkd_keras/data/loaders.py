@@ -4,6 +4,7 @@ from letkd_keras.data.cifar import load_cifar
 from letkd_keras.data.digits import load_digits
 from letkd_keras.data.image_folder import load_image_folder
 from letkd_keras.data.imagenet import load_imagenet
+from letkd_keras.data.normalization import statistics_of
 from letkd_keras.data.npz import load_npz
 from letkd_keras.data.tfds import load_tfds
 from letkd_keras.data.tiny_imagenet import load_tiny_imagenet
@@ -34,10 +35,14 @@ def _load(spec):
         return load_tfds(location, spec.data_dir, **size)
     if kind == "npz":
         return load_npz(location)
+    # Where `pixels` names them, they need not be measured.
+    mean, std = (None, None) if spec.pixels is None else statistics_of(spec.pixels, 3)
     return load_image_folder(
         location,
         spec.image_size or 64,
         seed=spec.seed,
+        mean=mean,
+        std=std,
         skip_corrupt=spec.skip_corrupt,
         image_cache=spec.image_cache,
         labels=spec.labels,

@@ -1,13 +1,14 @@
 import logging
 import os
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
 from image_trees import COLOURS, picture, write_tree
 from PIL import Image, features
 
-from letkd_keras.data import load_image_folder
+from letkd_keras.data import DataSpec, image_folder, load_image_folder
 from letkd_keras.data.class_folders import find_images, image_suffixes, split_folders
 from letkd_keras.data.image_folder import pixel_statistics
 
@@ -367,7 +368,25 @@ def test_statistics_are_measured_where_none_are_given(tmp_path):
 
 def test_pixel_statistics_are_those_of_numpy():
     images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3), dtype="uint8")
-    mean, std = pixel_statistics(images, batch=7)
+    mean, std = pixel_statistics(images, block_pixels=7 * 16)
     np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)))
     np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)))
     assert pixel_statistics(np.full((2, 4, 4, 1), 7, "uint8"))[1] == (1 / 255,)
+
+
+def test_pixel_statistics_do_not_depend_on_the_blocks_and_need_little_memory():
+    images = np.random.default_rng(0).integers(0, 256, (1024, 96, 96, 3), dtype="uint8")
+    tracemalloc.start()
+    measured = pixel_statistics(images)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * 2**20 < 8 * images[..., 0].size  # that of all images at once, as int64
+    for block_pixels in (1, 96 * 96 * 7, images.size):
+        assert pixel_statistics(images, block_pixels) == measured
+
+
+def test_statistics_that_pixels_name_are_not_measured(tmp_path, monkeypatch):
+    tree = write_tree(tmp_path)
+    monkeypatch.setattr(image_folder, "pixel_statistics", lambda images: pytest.fail("measured"))
+    data = DataSpec(str(tree), image_size=8, pixels="0..255").open()
+    assert (data.mean, data.std) == ((0.0,) * 3, (1 / 255,) * 3)
