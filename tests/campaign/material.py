@@ -89,6 +89,7 @@ def _write_bad_data(folder):
     write("labels_one_hot", y_train=np.eye(10)[y])
     write("labels_texts", y_train=y.astype(str))
     write("labels_too_few", y_train=y[:-1])
+    write("labels_without_class", y_train=np.where(y == 3, 4, y))
     write("labels_bool", y_train=y > 4)
     write("images_float", x_train=x / 255)
     write("images_nan", x_train=np.full(x.shape, np.nan, "float32"))
