@@ -155,7 +155,7 @@ def find_unlabelled(path, known=()):
     known = {os.path.realpath(file) for file in known}
     images = sorted(file for file in found if os.path.realpath(file) not in known)
     if len(images) < len(found):
-        warn_of_known_images(path, len(found) - len(images))
+        report_known_images(path, len(found) - len(images), len(images))
     if not images:
         raise ValueError(
             f"`unlabelled` must be a folder with images ({', '.join(sorted(suffixes))}). "
@@ -198,18 +198,29 @@ def split_folders(path):
     return {"train": train, **({"test": found.popitem()[1]} if found else {})}
 
 
-def warn_of_known_images(path, count):
+def report_known_images(path, known, others):
     """Warn of images that the data have already, which are not used as images without labels.
 
     Args:
-        path: The tree of images without labels.
-        count: Number of such images.
+        path: The folder of images without labels.
+        known: Number of such images.
+        others: Number of its other images.
+
+    Raises:
+        ValueError: If there are no others.
     """
     log.warning(
         "%s: %d images belong to the data already; they are not used as images without labels",
         path,
-        count,
+        known,
     )
+    if not others:
+        raise ValueError(
+            "`unlabelled` must be a folder with images that `data` does not have. Received: "
+            f"{str(path)!r}, whose images all belong to `data`, where `train_examples` or "
+            "`classes` may leave them out. To train with few labels, use `labelled_fraction` "
+            "(--labelled-fraction)"
+        )
 
 
 def check_no_classes_beside(path, folders, unlabelled=None):

@@ -11,9 +11,9 @@ from letkd_keras.data.class_folders import (
     check_utf8,
     find_images,
     find_unlabelled,
+    report_known_images,
     split_folders,
     visible_folders,
-    warn_of_known_images,
     warn_of_other_folders,
     without_test_folder,
 )
@@ -180,12 +180,7 @@ def load_unlabelled(path, image_shape, skip_corrupt=False, known=(), known_diges
     new = np.array([digest not in known_digests for digest in digests_of(images)], bool)
     if new.all():
         return images
-    warn_of_known_images(path, int(np.sum(~new)))
-    if not new.any():
-        raise ValueError(
-            "`unlabelled` must be a folder with images that the data do not have. "
-            f"Received: {str(path)!r}, whose {len(images)} images belong to the data"
-        )
+    report_known_images(path, int(np.sum(~new)), int(np.sum(new)))
     return images[new]
 
 

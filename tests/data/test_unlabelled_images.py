@@ -125,7 +125,7 @@ def test_images_of_the_data_are_no_images_without_labels(tmp_path, caplog):
     tree = tmp_path / "tvt"
     Image.new("RGB", (12, 10)).save(tree / "train" / "ant" / "new.png")
     alone = DataSpec(str(tree), image_size=8).open()
-    with pytest.raises(ValueError, match=r"`unlabelled` must be .* none among 19 files"):
+    with pytest.raises(ValueError, match=r"whose images all belong to .* `labelled_fraction`"):
         DataSpec(str(tree), image_size=8, unlabelled=str(tree)).open()
     assert "19 images belong to the data already" in caplog.text
     # Whatever link leads to them.
@@ -168,7 +168,7 @@ def test_images_of_data_without_files_are_known_by_their_pixels(options, tmp_pat
         assert caplog.text.count("images belong to the data already") == 1
         assert "14 images belong to the data already" in caplog.text
     (tmp_path / "more" / "new.png").unlink()
-    with pytest.raises(ValueError, match=r"`unlabelled` must be .*whose 14 images belong to the"):
+    with pytest.raises(ValueError, match=r"`unlabelled` must be .*whose images all belong to"):
         replace(spec, unlabelled=str(tmp_path / "more")).open()
 
 
