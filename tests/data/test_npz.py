@@ -1,9 +1,12 @@
+import runpy
 import struct
+import sys
 import zipfile
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from image_trees import write_tree
 
 from letkd_keras import memory_mapped
 from letkd_keras.data import DataSpec, ImageData, load_digits
@@ -51,6 +54,33 @@ def test_every_command_reads_the_file(data, tmp_path):
     assert spec.dataset == "npz"
     again = spec.open()
     assert (again.train_examples, again.test_examples, again.std) == (20, 20, (1.0,) * 3)
+
+
+def test_photos_of_several_sizes_are_written_at_one(tmp_path, monkeypatch, capsys):
+    for number, side in enumerate((9, 20, 33)):
+        write_tree(tmp_path / "photos" / f"{number}", images=2, size=(side, 40))
+    command = ["data", "--data", str(tmp_path / "photos"), "--image-size", "16"]
+    monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "photos.npz")])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("letkd_keras.data", run_name="__main__")
+    assert not ended.value.code
+    assert load_npz(tmp_path / "photos.npz").image_shape == (16, 16, 3)
+    assert "photos.npz: photos, 14 training and 4 test images" in capsys.readouterr().out
+
+
+def test_after_an_interruption_nothing_is_said_to_continue(tmp_path, monkeypatch, capsys):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DataSpec, "open", interrupted)
+    monkeypatch.setattr(
+        sys, "argv", ["data", "--data", "digits", "--out", str(tmp_path / "digits.npz")]
+    )
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("letkd_keras.data", run_name="__main__")
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted; repeat the command\n"
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
