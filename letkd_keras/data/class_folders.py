@@ -127,7 +127,7 @@ def find_images(path, suffixes=None):
         labels += [label] * len(images)
     _warn_of_ignored(path, ignored)
     names = tuple(folder.name for folder in classes)
-    warn_of_case(path, names)
+    warn_of_class_names(path, names)
     return ImageFiles(tuple(files), np.array(labels, "int64"), names, path)
 
 
@@ -306,18 +306,27 @@ def check_same_classes(train, test):
         )
 
 
-def warn_of_case(path, class_names):
-    """Warn of classes whose names differ only in upper and lower case, which may be one class.
+def warn_of_class_names(path, class_names):
+    """Warn of names that may not be the classes, or in the order, that were meant.
+
+    These are names that differ only in upper and lower case, and whole numbers that are not in the
+    order of their values.
 
     Args:
         path: Where the names come from.
-        class_names: Names of the classes.
+        class_names: Names of the classes, in the order of texts.
     """
     first = {}
     for name in class_names:
         other = first.setdefault(name.casefold(), name)
         if other != name:
             log.warning("%s: the classes %s and %s differ only in case", path, other, name)
+    if all(map(str.isdecimal, class_names)) and list(class_names) != sorted(class_names, key=int):
+        log.warning(
+            "%s: the classes are in the order of texts, not of numbers: %s",
+            path,
+            _some(class_names),
+        )
 
 
 def check_utf8(name, what):

@@ -144,6 +144,31 @@ def test_classes_that_differ_only_in_case_are_named(tmp_path, caplog):
     assert "the classes Cat and cat differ only in case" in caplog.text
 
 
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize(
+    ("names", "warned"),
+    [
+        (("0", "1", "10", "2"), True),
+        (("00", "01", "02", "10"), False),
+        (("1", "10", "2", "two"), False),
+        (("1", "10", "100"), False),
+    ],
+)
+def test_classes_that_are_numbers_in_another_order_are_named(
+    names, warned, labels, tmp_path, caplog
+):
+    tree = write_tree(tmp_path / "tree", colours=dict.fromkeys(names, (9, 9, 9)), images=2)
+    file = None
+    if labels:
+        rows = (f"{path.relative_to(tree)},{path.parent.name}" for path in tree.rglob("*.png"))
+        file = tmp_path / "labels.csv"
+        file.write_text("\n".join(["file,label", *rows]))
+    assert load_image_folder(tree, 8, labels=file).class_names == names
+    message = "the classes are in the order of texts, not of numbers: 0, 1, 10, 2"
+    assert (message in caplog.text) == warned
+    assert ("order of texts" in caplog.text) == warned
+
+
 def test_batches_are_those_of_any_data_set(tmp_path):
     data = load_image_folder(write_tree(tmp_path), 8)
     images, _ = next(iter(data.training_batches(12, seed=0, epochs=1, crop_padding=1)))
