@@ -3,8 +3,10 @@
     python -m letkd_keras.data --data cifar100 --out cifar100.npz
     KERAS_BACKEND=jax python -m letkd_keras.recipes.cifar100 --data cifar100.npz
 
-Reading such a file needs neither TensorFlow nor tensorflow-datasets. Images of several sizes, and
-data sets that do not fit into memory, cannot be written.
+Reading such a file needs neither TensorFlow nor tensorflow-datasets. Photos of a folder are resized
+and cropped to one size (--image-size). Data that are read from disk image by image cannot be
+written: imagenet:DIR, and tfds:NAME with images of several sizes or of more than 2 GiB. Other data
+must fit into the memory. An interrupted command is started again from the beginning.
 """
 
 from letkd_keras.commands.command_line import Parser, run_main
@@ -38,4 +40,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, interrupted="interrupted; repeat the command")

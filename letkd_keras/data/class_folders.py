@@ -127,7 +127,7 @@ def find_images(path, suffixes=None):
         labels += [label] * len(images)
     _warn_of_ignored(path, ignored)
     names = tuple(folder.name for folder in classes)
-    warn_of_case(path, names)
+    warn_of_class_names(path, names)
     return ImageFiles(tuple(files), np.array(labels, "int64"), names, path)
 
 
@@ -155,11 +155,7 @@ def find_unlabelled(path, known=()):
     known = {os.path.realpath(file) for file in known}
     images = sorted(file for file in found if os.path.realpath(file) not in known)
     if len(images) < len(found):
-        log.warning(
-            "%s: %d images belong to the data already; they are not used as images without labels",
-            path,
-            len(found) - len(images),
-        )
+        report_known_images(path, len(found) - len(images), len(images))
     if not images:
         raise ValueError(
             f"`unlabelled` must be a folder with images ({', '.join(sorted(suffixes))}). "
@@ -200,6 +196,63 @@ def split_folders(path):
     if len(found) == 2:
         return {"train": train, "validation": found["validation"], "test": found["test"]}
     return {"train": train, **({"test": found.popitem()[1]} if found else {})}
+
+
+def report_known_images(path, known, others):
+    """Warn of images that the data have already, which are not used as images without labels.
+
+    Args:
+        path: The folder of images without labels.
+        known: Number of such images.
+        others: Number of its other images.
+
+    Raises:
+        ValueError: If there are no others.
+    """
+    log.warning(
+        "%s: %d images belong to the data already; they are not used as images without labels",
+        path,
+        known,
+    )
+    if not others:
+        raise ValueError(
+            "`unlabelled` must be a folder with images that `data` does not have. Received: "
+            f"{str(path)!r}, whose images all belong to `data`, where `train_examples` or "
+            "`classes` may leave them out. To train with few labels, use `labelled_fraction` "
+            "(--labelled-fraction)"
+        )
+
+
+def check_no_classes_beside(path, folders, unlabelled=None):
+    """Refuse a folder `train` beside folders that may be its fellow classes.
+
+    A second split would show that `train` is one as well.
+
+    Args:
+        path: The tree.
+        folders: Folders by split (`split_folders`).
+        unlabelled: Folder of images without labels, which is no class; `None` for none.
+
+    Raises:
+        ValueError: If `train` is the only split and has folders, and others beside it have images.
+    """
+    path, train = Path(path), folders["train"]
+    if len(folders) > 1 or train == path:
+        return
+    others = [
+        folder.name
+        for folder in visible_folders(path)
+        if folder != train
+        and not (unlabelled is not None and is_searched(unlabelled, folder))
+        and _images_below(folder, {_identity(folder)}, image_suffixes())[0]
+    ]
+    if others:
+        raise ValueError(
+            f"`path` must have no other folder with images beside {train.name} than val or test. "
+            f"Received: {str(path)!r} with {_some(others)}. Rename {train.name} if it is a class "
+            f"like them, move them into {train.name} if they are classes like the folders in it, "
+            f"or else out of {path.name}"
+        )
 
 
 def warn_of_other_folders(path, folders):
@@ -253,18 +306,27 @@ def check_same_classes(train, test):
         )
 
 
-def warn_of_case(path, class_names):
-    """Warn of classes whose names differ only in upper and lower case, which may be one class.
+def warn_of_class_names(path, class_names):
+    """Warn of names that may not be the classes, or in the order, that were meant.
+
+    These are names that differ only in upper and lower case, and whole numbers that are not in the
+    order of their values.
 
     Args:
         path: Where the names come from.
-        class_names: Names of the classes.
+        class_names: Names of the classes, in the order of texts.
     """
     first = {}
     for name in class_names:
         other = first.setdefault(name.casefold(), name)
         if other != name:
             log.warning("%s: the classes %s and %s differ only in case", path, other, name)
+    if all(map(str.isdecimal, class_names)) and list(class_names) != sorted(class_names, key=int):
+        log.warning(
+            "%s: the classes are in the order of texts, not of numbers: %s",
+            path,
+            _some(class_names),
+        )
 
 
 def check_utf8(name, what):

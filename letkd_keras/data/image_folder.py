@@ -1,21 +1,24 @@
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
 
 from letkd_keras import ranges
 from letkd_keras.data.class_folders import (
+    check_no_classes_beside,
     check_same_classes,
     check_utf8,
     find_images,
     find_unlabelled,
+    report_known_images,
     split_folders,
     visible_folders,
     warn_of_other_folders,
     without_test_folder,
 )
 from letkd_keras.data.decoding import decode_all
-from letkd_keras.data.image_data import ImageData
+from letkd_keras.data.image_data import ImageData, digests_of
 from letkd_keras.data.label_file import labelled_images
 from letkd_keras.data.selection import held_out
 
@@ -35,6 +38,7 @@ def load_image_folder(
     skip_corrupt=False,
     image_cache=None,
     labels=None,
+    unlabelled=None,
 ):
     """Any tree of images with a folder for each class, or with labels in a CSV file.
 
@@ -59,6 +63,8 @@ def load_image_folder(
         labels: CSV file with the columns `file` and `label`
             (`letkd_keras.data.label_file.labelled_images`). The folders of the tree are then no
             classes, and only the files that it lists are used.
+        unlabelled: Folder of images without labels (`load_unlabelled`), which may be beside `train`
+            where there is no other split; `None` for none.
 
     Returns:
         `ImageData`.
@@ -67,8 +73,8 @@ def load_image_folder(
         FileNotFoundError: If `path` does not exist.
         OSError: If the disk has no room for the image cache.
         ValueError: If an argument is out of range, a class has no images or too few to be split,
-            training and validation classes differ, or an image is damaged; files and folders are
-            named.
+            training and validation classes differ, `train` is beside folders of images that may be
+            classes like it, or an image is damaged; files and folders are named.
     """
     ranges.image_size.check(image_size, "image_size")
     ranges.positive_fraction.check(test_fraction, "test_fraction")
@@ -77,6 +83,7 @@ def load_image_folder(
     check_utf8(name, "`path`")
     folders = split_folders(path)
     if labels is None:
+        check_no_classes_beside(path, folders, unlabelled)
         warn_of_other_folders(path, folders)
         if "validation" in folders and not visible_folders(folders["test"]):
             folders = without_test_folder(folders, f"{folders['test']} has no class folders")
@@ -120,20 +127,22 @@ def load_image_folder(
     )
 
 
-def pixel_statistics(images, batch=1024):
-    """Mean and standard deviation of each channel, computed a batch at a time.
+def pixel_statistics(images, block_pixels=2**21):
+    """Mean and standard deviation of each channel, computed a block of images at a time.
 
     Args:
         images: uint8 [N, H, W, C].
-        batch: Number of images that are read at once.
+        block_pixels: Number of pixels of the images that are read at once, at least one image.
+            NumPy counts them as int64: the default needs 16 MiB.
 
     Returns:
         Two tuples of C numbers, of pixels in [0, 1]; the deviation is at least 1/255.
     """
     counts = np.zeros((images.shape[-1], 256))
-    for start in range(0, len(images), batch):
+    block = max(1, block_pixels // math.prod(images.shape[1:3]))
+    for start in range(0, len(images), block):
         for channel, count in enumerate(counts):
-            values = images[start : start + batch, ..., channel]
+            values = images[start : start + block, ..., channel]
             count += np.bincount(values.ravel(), minlength=256)
     shares = counts / counts.sum(axis=1, keepdims=True)
     levels = np.arange(256) / 255
@@ -142,7 +151,7 @@ def pixel_statistics(images, batch=1024):
     return tuple(mean.tolist()), tuple(np.maximum(std, 1 / 255).tolist())
 
 
-def load_unlabelled(path, image_shape, skip_corrupt=False, known=()):
+def load_unlabelled(path, image_shape, skip_corrupt=False, known=(), known_digests=()):
     """All images of a tree, for training without labels.
 
     Args:
@@ -150,6 +159,8 @@ def load_unlabelled(path, image_shape, skip_corrupt=False, known=()):
         image_shape: Shape that they are resized and cropped to: square, of three channels.
         skip_corrupt: Whether image files that cannot be read are left out with a warning.
         known: Image files that are left out with a warning, such as test images.
+        known_digests: Set of the digests (`letkd_keras.data.image_data.digests_of`) of images that
+            are left out likewise, whatever file they are in.
 
     Returns:
         uint8 [N, H, W, 3].
@@ -165,7 +176,12 @@ def load_unlabelled(path, image_shape, skip_corrupt=False, known=()):
             f"Received: images of shape {tuple(image_shape)}"
         )
     files = find_unlabelled(path, known=known)
-    return decode_all(files, height, skip_corrupt, None, _ADVICE)[0]
+    images = decode_all(files, height, skip_corrupt, None, _ADVICE)[0]
+    new = np.array([digest not in known_digests for digest in digests_of(images)], bool)
+    if new.all():
+        return images
+    report_known_images(path, int(np.sum(~new)), int(np.sum(new)))
+    return images[new]
 
 
 def _check_classes(labels, class_names, folder, label_file):

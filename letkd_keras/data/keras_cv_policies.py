@@ -95,6 +95,23 @@ def check(name):
     _import_keras_cv()
 
 
+def check_channels(names, channels):
+    """Refuse RandAugment, which changes colors, for images without them.
+
+    Args:
+        names: Names of `POLICIES`.
+        channels: Number of channels of the images.
+
+    Raises:
+        ValueError: If RandAugment is named and the number is not three.
+    """
+    if "randaugment" in names and channels != 3:
+        raise ValueError(
+            "`policies` can have randaugment only for images of three channels. "
+            f"Received: images with {channels}"
+        )
+
+
 def _import_keras_cv():
     # Keras is imported before it; otherwise it builds layers of Keras 2.
     try:

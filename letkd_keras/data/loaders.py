@@ -4,6 +4,7 @@ from letkd_keras.data.cifar import load_cifar
 from letkd_keras.data.digits import load_digits
 from letkd_keras.data.image_folder import load_image_folder
 from letkd_keras.data.imagenet import load_imagenet
+from letkd_keras.data.normalization import statistics_of
 from letkd_keras.data.npz import load_npz
 from letkd_keras.data.tfds import load_tfds
 from letkd_keras.data.tiny_imagenet import load_tiny_imagenet
@@ -14,9 +15,23 @@ _ARGUMENTS = {"tiny_imagenet": "data_dir", "imagenet": "data_dir", "folder": "pa
 
 
 def load(spec):
-    """Read the whole data set that a `DataSpec` names, before classes and images are selected."""
+    """Read the whole data set that a `DataSpec` names, before classes and images are selected.
+
+    Raises:
+        ValueError: If a class of data in memory has no training image with a label, or as the
+            loaders do. Likewise `FileNotFoundError` and `ImportError`.
+    """
     with argument_renamed(_ARGUMENTS.get(spec.kind, "data"), "data"):
-        return _load(spec)
+        data = _load(spec)
+    if data.in_memory:
+        missing = sorted(set(range(data.num_classes)) - set(data.y_train.tolist()))
+        if missing:
+            raise ValueError(
+                "`data` must have a training image with a label of each class. Received: "
+                f"data={spec.source!r} with none of {data.class_names[missing[0]]!r}. Add such "
+                "images, or leave out the class"
+            )
+    return data
 
 
 def _load(spec):
@@ -34,11 +49,16 @@ def _load(spec):
         return load_tfds(location, spec.data_dir, **size)
     if kind == "npz":
         return load_npz(location)
+    # Where `pixels` names them, they need not be measured.
+    mean, std = (None, None) if spec.pixels is None else statistics_of(spec.pixels, 3)
     return load_image_folder(
         location,
         spec.image_size or 64,
         seed=spec.seed,
+        mean=mean,
+        std=std,
         skip_corrupt=spec.skip_corrupt,
         image_cache=spec.image_cache,
         labels=spec.labels,
+        unlabelled=spec.unlabelled,
     )

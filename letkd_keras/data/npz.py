@@ -13,8 +13,8 @@ from letkd_keras import memory_mapped
 from letkd_keras.data.image_data import ImageData, shape_of
 from letkd_keras.files import open_atomic
 
-# What reading a file raises that is no whole archive.
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError)
+# What reading a file raises that is no whole archive; RuntimeError, if it is encrypted.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 _NAMES = [field.name for field in fields(ImageData) if field.name != "files"]
 _OPTIONAL = {"x_validation", "y_validation"}
 _TEXTS = ("name", "split")

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from letkd_keras.data.keras_cv_policies import keras_cv_policies
+from letkd_keras.data.keras_cv_policies import check_channels, keras_cv_policies
 from letkd_keras.data.normalization import scale_and_shift
 from letkd_keras.data.shuffled_order import shuffled
 
@@ -48,7 +48,7 @@ def training_batches(
         flip: Whether half of the images are mirrored left to right.
         rotation: Largest angle of rotation to either side, in degrees.
         policies: Names of further augmentations (`keras_cv_policies`). They have random states of
-            their own.
+            their own. RandAugment needs three channels.
         num_classes: Number of classes, for policies that mix labels.
         seed: Seed of order and augmentation.
         first_epoch: Epoch the data set starts with.
@@ -66,13 +66,15 @@ def training_batches(
         mixes them.
 
     Raises:
-        ValueError: If sizes disagree, the batch is larger than the data, or it cannot be divided.
+        ValueError: If sizes disagree, the batch is larger than the data, or it cannot be divided,
+            or RandAugment is to change images that do not have three channels.
     """
     import tensorflow as tf
 
     count = check_images(images, labels)
     check_batch_size(batch_size, count)
     check_padding(crop_padding, images)
+    check_channels(policies, images.shape[-1])
     own = part_of_batch(batch_size, part, drop_remainder)
     steps = steps_per_epoch(count, batch_size, drop_remainder)
     read = _reader(images, labels)

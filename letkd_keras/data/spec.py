@@ -167,10 +167,16 @@ class DataSpec:
             ImportError: If tensorflow-datasets is needed and not installed.
             ValueError: If the data are damaged, or an option is out of range for them.
         """
+        from letkd_keras.data.image_data import digests_of
         from letkd_keras.data.loaders import load
         from letkd_keras.data.normalization import statistics_of
 
         data = load(self)
+        known = None
+        if self.unlabelled is not None and data.in_memory:
+            # Also images that the options below leave out.
+            splits = (data.x_train, data.x_test, data.x_validation)
+            known = {digest for x in splits if x is not None for digest in digests_of(x)}
         if self.pixels is not None:
             mean, std = statistics_of(self.pixels, data.image_shape[-1])
             data = replace(data, mean=mean, std=std)
@@ -180,7 +186,7 @@ class DataSpec:
         if self.validation_fraction:
             with argument_renamed("fraction", "validation_fraction"):
                 data = data.hold_out(self.validation_fraction, self.seed)
-        return self._with_unlabelled(data)
+        return self._with_unlabelled(data, known)
 
     def check_is_outside(self, path, argument):
         """Refuse to write into a folder that is searched for images: later they would be of it.
@@ -204,7 +210,7 @@ class DataSpec:
                     f"Received: {argument}={str(path)!r}, which is in {str(folder)!r}"
                 )
 
-    def _with_unlabelled(self, data):
+    def _with_unlabelled(self, data, known):
         """The data without some of the labels, and with images that have none."""
         if self.labelled_fraction is None and self.unlabelled is None:
             return data
@@ -222,7 +228,7 @@ class DataSpec:
             from letkd_keras.data.image_folder import load_unlabelled
 
             images = load_unlabelled(
-                self.unlabelled, data.image_shape, self.skip_corrupt, data.files
+                self.unlabelled, data.image_shape, self.skip_corrupt, data.files, known
             )
             data = data.with_unlabelled(images, Path(self.unlabelled).name)
         return data

@@ -207,6 +207,8 @@ _IN_MEMORY = ("crop_padding", "rotation", "flip")
 
 
 def _augmentation(options, settings, data):
+    from letkd_keras.data import keras_cv_policies
+
     streamed = not data.in_memory
     names = _STREAMED if streamed else _IN_MEMORY
     augmentation = {name: value for name, value in settings.augmentation.items() if name in names}
@@ -226,6 +228,8 @@ def _augmentation(options, settings, data):
                 f"Received: augment={' '.join(options.augment)} with {data.name}, which is read "
                 "from disk"
             )
+        with argument_renamed("policies", "augment"):
+            keras_cv_policies.check_channels(options.augment, data.image_shape[-1])
         augmentation["policies"] = list(options.augment)
     return augmentation
 

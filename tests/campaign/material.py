@@ -89,6 +89,7 @@ def _write_bad_data(folder):
     write("labels_one_hot", y_train=np.eye(10)[y])
     write("labels_texts", y_train=y.astype(str))
     write("labels_too_few", y_train=y[:-1])
+    write("labels_without_class", y_train=np.where(y == 3, 4, y))
     write("labels_bool", y_train=y > 4)
     write("images_float", x_train=x / 255)
     write("images_nan", x_train=np.full(x.shape, np.nan, "float32"))
@@ -261,6 +262,8 @@ def _write_odd_folders(folder):
     shutil.copytree(folder / "photos", bad / "split" / "train")
     shutil.copytree(folder / "photos", bad / "split" / "val")
     (bad / "split" / "val" / "dog").rename(bad / "split" / "val" / "fox")
+    shutil.copytree(folder / "photos", bad / "class_train" / "train")
+    shutil.copytree(folder / "photos" / "cat", bad / "class_train" / "bus")
     (bad / "only_pipes" / "cat").mkdir(parents=True)
     (bad / "only_pipes" / "dog").mkdir()
     for label in ("cat", "dog"):

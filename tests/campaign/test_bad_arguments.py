@@ -10,7 +10,7 @@ from small_problem import SIZES, small_images, small_teacher
 
 import letkd_keras as lk
 from letkd_keras import distillers, losses
-from letkd_keras.data import DataSpec, ImageData
+from letkd_keras.data import DataSpec, ImageData, training_batches
 from letkd_keras.losses import logit_loss
 from letkd_keras.models import build
 
@@ -266,6 +266,12 @@ OTHERS = {
     "mean": (lambda: _images(mean=(NAN, 0, 0)), "`mean` must be"),
     "labels": (lambda: _images(y_test=np.array([0, 2])), "`y_test` must be from 0 to 1"),
     "images": (lambda: _images(x_test=np.zeros((2, 8, 8, 3))), "`x_test` must be"),
+    "policies": (
+        lambda: training_batches(
+            np.zeros((60, 8, 8, 1), "uint8"), Y, 8, mean=(0,), std=(1,), policies=["randaugment"]
+        ),
+        "`policies` can have randaugment only for images of three channels.*with 1",
+    ),
     "prototypes": (lambda: lk.Prototypes.load("missing.npz"), "No prototypes at missing.npz"),
     "kd layer": (lambda: lk.insert_kd_layers(STUDENT, "x"), "`penultimate` must be a KDLayer"),
     "quantized student": (

@@ -1,13 +1,14 @@
 import logging
 import os
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
 from image_trees import COLOURS, picture, write_tree
 from PIL import Image, features
 
-from letkd_keras.data import load_image_folder
+from letkd_keras.data import DataSpec, image_folder, load_image_folder
 from letkd_keras.data.class_folders import find_images, image_suffixes, split_folders
 from letkd_keras.data.image_folder import pixel_statistics
 
@@ -105,6 +106,31 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path, caplog):
     assert find_images(tree).class_names == ("freight train", "train")
 
 
+def test_a_class_named_train_with_folders_is_not_taken_for_a_split(tmp_path):
+    tree = write_tree(tmp_path / "veh", colours={"bus": (1, 1, 1), "car": (2, 2, 2)})
+    write_tree(tree / "train", colours={"steam": (3, 3, 3), "diesel": (4, 4, 4)})
+    with pytest.raises(ValueError, match=r"`data` must .* beside train .* with bus, car\. Rename"):
+        DataSpec(str(tree), image_size=8).open()
+    (tree / "train").rename(tree / "trains")
+    assert load_image_folder(tree, 8).class_names == ("bus", "car", "trains")
+
+
+def test_folders_without_labelled_images_may_be_beside_train(tmp_path, caplog):
+    write_tree(tmp_path / "train")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.txt").write_text("mine")
+    assert load_image_folder(tmp_path, 8).num_classes == 3
+    assert "folders beside train are not used: notes" in caplog.text
+    more = tmp_path / "more" / "2026"
+    more.mkdir(parents=True)
+    picture((0, 0, 0)).save(more / "x.png")
+    for unlabelled in (more, more.parent):
+        spec = DataSpec(str(tmp_path), image_size=8, unlabelled=str(unlabelled))
+        assert spec.open().unlabelled_examples == 1
+    with pytest.raises(ValueError, match=r"no other folder with images beside train.* with more\."):
+        load_image_folder(tmp_path, 8)
+
+
 @pytest.mark.parametrize("names", [("Test", "val"), ("my_test_set", "train2017")])
 def test_splits_are_no_classes(names, tmp_path):
     for name in names:
@@ -116,6 +142,31 @@ def test_splits_are_no_classes(names, tmp_path):
 def test_classes_that_differ_only_in_case_are_named(tmp_path, caplog):
     find_images(write_tree(tmp_path, colours={"cat": (1, 1, 1), "Cat": (2, 2, 2)}, images=1))
     assert "the classes Cat and cat differ only in case" in caplog.text
+
+
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize(
+    ("names", "warned"),
+    [
+        (("0", "1", "10", "2"), True),
+        (("00", "01", "02", "10"), False),
+        (("1", "10", "2", "two"), False),
+        (("1", "10", "100"), False),
+    ],
+)
+def test_classes_that_are_numbers_in_another_order_are_named(
+    names, warned, labels, tmp_path, caplog
+):
+    tree = write_tree(tmp_path / "tree", colours=dict.fromkeys(names, (9, 9, 9)), images=2)
+    file = None
+    if labels:
+        rows = (f"{path.relative_to(tree)},{path.parent.name}" for path in tree.rglob("*.png"))
+        file = tmp_path / "labels.csv"
+        file.write_text("\n".join(["file,label", *rows]))
+    assert load_image_folder(tree, 8, labels=file).class_names == names
+    message = "the classes are in the order of texts, not of numbers: 0, 1, 10, 2"
+    assert (message in caplog.text) == warned
+    assert ("order of texts" in caplog.text) == warned
 
 
 def test_batches_are_those_of_any_data_set(tmp_path):
@@ -367,7 +418,25 @@ def test_statistics_are_measured_where_none_are_given(tmp_path):
 
 def test_pixel_statistics_are_those_of_numpy():
     images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3), dtype="uint8")
-    mean, std = pixel_statistics(images, batch=7)
+    mean, std = pixel_statistics(images, block_pixels=7 * 16)
     np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)))
     np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)))
     assert pixel_statistics(np.full((2, 4, 4, 1), 7, "uint8"))[1] == (1 / 255,)
+
+
+def test_pixel_statistics_do_not_depend_on_the_blocks_and_need_little_memory():
+    images = np.random.default_rng(0).integers(0, 256, (1024, 96, 96, 3), dtype="uint8")
+    tracemalloc.start()
+    measured = pixel_statistics(images)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * 2**20 < 8 * images[..., 0].size  # that of all images at once, as int64
+    for block_pixels in (1, 96 * 96 * 7, images.size):
+        assert pixel_statistics(images, block_pixels) == measured
+
+
+def test_statistics_that_pixels_name_are_not_measured(tmp_path, monkeypatch):
+    tree = write_tree(tmp_path)
+    monkeypatch.setattr(image_folder, "pixel_statistics", lambda images: pytest.fail("measured"))
+    data = DataSpec(str(tree), image_size=8, pixels="0..255").open()
+    assert (data.mean, data.std) == ((0.0,) * 3, (1 / 255,) * 3)

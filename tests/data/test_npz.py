@@ -1,9 +1,12 @@
+import runpy
 import struct
+import sys
 import zipfile
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from image_trees import write_tree
 
 from letkd_keras import memory_mapped
 from letkd_keras.data import DataSpec, ImageData, load_digits
@@ -51,6 +54,33 @@ def test_every_command_reads_the_file(data, tmp_path):
     assert spec.dataset == "npz"
     again = spec.open()
     assert (again.train_examples, again.test_examples, again.std) == (20, 20, (1.0,) * 3)
+
+
+def test_photos_of_several_sizes_are_written_at_one(tmp_path, monkeypatch, capsys):
+    for number, side in enumerate((9, 20, 33)):
+        write_tree(tmp_path / "photos" / f"{number}", images=2, size=(side, 40))
+    command = ["data", "--data", str(tmp_path / "photos"), "--image-size", "16"]
+    monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "photos.npz")])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("letkd_keras.data", run_name="__main__")
+    assert not ended.value.code
+    assert load_npz(tmp_path / "photos.npz").image_shape == (16, 16, 3)
+    assert "photos.npz: photos, 14 training and 4 test images" in capsys.readouterr().out
+
+
+def test_after_an_interruption_nothing_is_said_to_continue(tmp_path, monkeypatch, capsys):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DataSpec, "open", interrupted)
+    monkeypatch.setattr(
+        sys, "argv", ["data", "--data", "digits", "--out", str(tmp_path / "digits.npz")]
+    )
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("letkd_keras.data", run_name="__main__")
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted; repeat the command\n"
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -150,6 +180,43 @@ def test_more_than_the_memory_is_refused(data, tmp_path, monkeypatch):
     monkeypatch.setattr(memory_mapped, "physical_memory", lambda: 1000)
     with pytest.raises(ValueError, match="must fit into the memory of 1,000 bytes"):
         load_npz(tmp_path / "x.npz")
+
+
+def test_an_encrypted_file_is_refused(data, tmp_path):
+    path = tmp_path / "x.npz"
+    save_npz(data, path)
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    # The first flag of each entry, and of each header in the list at the end of the archive.
+    for entry in entries:
+        content[entry.header_offset + 6] |= 1
+    position = content.index(b"PK\x01\x02")
+    for _ in entries:
+        content[position + 8] |= 1
+        position = content.find(b"PK\x01\x02", position + 1)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.npz: The file must be a whole \.npz.*is encrypted"):
+        DataSpec(path).open()
+    assert DataSpec(path).dataset == "npz"
+
+
+def test_a_class_without_training_images_is_named(data, tmp_path):
+    path, names = tmp_path / "x.npz", tuple("abcdefghij")
+    others = data.y_train != 7
+    unlabelled = np.where(others, data.y_train, -1)
+    for changes in (
+        {"x_train": data.x_train[others], "y_train": data.y_train[others]},
+        {"y_train": unlabelled},
+    ):
+        save_npz(replace(data, class_names=names, **changes), path)
+        for options in ({}, {"train_examples": 20}):
+            with pytest.raises(ValueError, match=r"`data` must .*x\.npz' with none of 'h'\. Add"):
+                DataSpec(path, **options).open()
+    # One image of each class is enough, and a file of fewer classes has their names alone.
+    save_npz(data.subset(10), path)
+    save_npz(DataSpec(path, classes=3).open(), path)
+    assert DataSpec(path).open().train_examples == 3
 
 
 def test_class_names_that_are_numbers_become_texts(data, tmp_path):

@@ -1,16 +1,19 @@
 """Training images without labels, and a share of the labels."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from image_trees import write_tree
+from image_trees import COLOURS, picture, write_tree
 from PIL import Image
 from small_image_data import image_data
 
 from letkd_keras.data import DataSpec
 from letkd_keras.data.image_folder import load_unlabelled
 from letkd_keras.data.npz import load_npz, save_npz
+
+GREY, RED = (120, 120, 120), (200, 30, 30)
 
 
 def test_a_share_of_the_labels_is_kept():
@@ -116,18 +119,19 @@ def test_what_does_not_fit_is_refused(tmp_path):
 
 
 def test_images_of_the_data_are_no_images_without_labels(tmp_path, caplog):
-    for split in ("train", "val", "test"):
-        write_tree(tmp_path / "tvt" / split, images=2)
+    for number, split in enumerate(("train", "val", "test")):
+        colours = {name: np.array(COLOURS[name]) // (number + 1) for name in COLOURS}
+        write_tree(tmp_path / "tvt" / split, images=2, colours=colours)
     tree = tmp_path / "tvt"
     Image.new("RGB", (12, 10)).save(tree / "train" / "ant" / "new.png")
     alone = DataSpec(str(tree), image_size=8).open()
-    with pytest.raises(ValueError, match=r"`unlabelled` must be .* none among 19 files"):
+    with pytest.raises(ValueError, match=r"whose images all belong to .* `labelled_fraction`"):
         DataSpec(str(tree), image_size=8, unlabelled=str(tree)).open()
     assert "19 images belong to the data already" in caplog.text
     # Whatever link leads to them.
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "link").symlink_to(tree / "test")
-    Image.new("RGB", (12, 10)).save(tmp_path / "more" / "x.png")
+    Image.new("RGB", (12, 10), (0, 0, 9)).save(tmp_path / "more" / "x.png")
     more = DataSpec(str(tree), image_size=8, unlabelled=str(tmp_path / "more")).open()
     assert more.unlabelled_examples == 1
     assert more.train_examples == alone.train_examples + 1
@@ -140,6 +144,32 @@ def test_images_of_the_data_are_no_images_without_labels(tmp_path, caplog):
     )
     spec = DataSpec(str(tree), image_size=8, labels=str(labels), unlabelled=str(tree / "test"))
     assert spec.open().unlabelled_examples == 6
+
+
+@pytest.mark.parametrize("options", [{}, {"train_examples": 4, "test_examples": 2}])
+def test_images_of_data_without_files_are_known_by_their_pixels(options, tmp_path, caplog):
+    for split in ("train", "val"):
+        write_tree(tmp_path / "photos" / split, images=2, colours={"ant": GREY, "bee": GREY})
+    write_tree(tmp_path / "photos" / "test", images=3, colours={"ant": RED, "bee": RED})
+    save_npz(DataSpec(str(tmp_path / "photos"), image_size=8).open(), tmp_path / "photos.npz")
+    # Copies under other names, in all splits; one image is new.
+    for number, file in enumerate(sorted((tmp_path / "photos").rglob("*.png"))):
+        (tmp_path / "more").mkdir(exist_ok=True)
+        (tmp_path / "more" / f"copy{number}.png").write_bytes(file.read_bytes())
+    picture(RED, seed=99).save(tmp_path / "more" / "new.png")
+    new = load_unlabelled(tmp_path / "more", (8, 8, 3))[-1]
+    for source in ("photos.npz", "photos"):
+        caplog.clear()
+        size = None if source == "photos.npz" else 8
+        spec = DataSpec(str(tmp_path / source), image_size=size, **options)
+        data = replace(spec, unlabelled=str(tmp_path / "more")).open()
+        assert data.unlabelled_examples == 1
+        np.testing.assert_array_equal(data.x_train[-1], new)
+        assert caplog.text.count("images belong to the data already") == 1
+        assert "14 images belong to the data already" in caplog.text
+    (tmp_path / "more" / "new.png").unlink()
+    with pytest.raises(ValueError, match=r"`unlabelled` must be .*whose images all belong to"):
+        replace(spec, unlabelled=str(tmp_path / "more")).open()
 
 
 def test_the_name_of_images_without_labels_must_be_utf8(tmp_path):

@@ -2,10 +2,13 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 
 import keras
 import pytest
+from small_image_data import image_data
 
+from letkd_keras.data.npz import save_npz
 from letkd_keras.recipes import cifar100, compare, digits, folder, imagenet, tiny_imagenet
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.recipe_of_data import settings_of
@@ -50,6 +53,19 @@ def test_packages_of_formats_are_looked_for_before_any_training(monkeypatch, bac
         return
     with pytest.raises(ImportError, match="The format onnx needs onnxruntime: pip install"):
         _experiment(cifar100, "--formats tflite onnx")
+
+
+def test_randaugment_is_refused_for_grey_images_before_any_training(tmp_path):
+    pytest.importorskip("keras_cv")
+    color = image_data()
+    grey = {name: getattr(color, name)[..., :1] for name in ("x_train", "x_test")}
+    save_npz(replace(color, **grey, mean=(0.5,), std=(0.2,)), tmp_path / "grey.npz")
+    data = f"--data {tmp_path / 'grey.npz'}"
+    message = "`augment` can have randaugment only .* three channels. Received: images with 1"
+    with pytest.raises(ValueError, match=message):
+        _experiment(digits, f"{data} --augment cutmix randaugment")
+    policies = _experiment(digits, f"{data} --augment cutmix").augmentation["policies"]
+    assert policies == ["cutmix"]  # which mixes images of any number of channels
 
 
 def test_alphas_are_the_pairs_unless_they_are_given():
