@@ -331,7 +331,7 @@ def _read(path):
         KeyError,
         ValueError,
         AttributeError,
-        NotImplementedError,
+        RuntimeError,  # an encrypted file, or a kind of compression that zipfile lacks
         MemoryError,
     ) as error:
         raise ValueError(

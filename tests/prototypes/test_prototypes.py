@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 import keras
 import numpy as np
 import pytest
+from encrypted_zip import encrypt
 from small_problem import SIZES, small_images
 
 from letkd_keras.functional import fingerprint
@@ -91,6 +92,10 @@ def test_missing_truncated_and_foreign_files_are_told_apart(tmp_path):
         path.write_bytes(whole[:size])
         with pytest.raises(ValueError, match="truncated, damaged or of another kind"):
             Prototypes.load(path)
+    path.write_bytes(whole)
+    encrypt(path)
+    with pytest.raises(ValueError, match=r"of another kind .*is encrypted"):
+        Prototypes.load(path)
     np.savez(path, manifest=np.zeros(3), x=np.ones(2))
     with pytest.raises(ValueError, match="another kind"):
         Prototypes.load(path)
