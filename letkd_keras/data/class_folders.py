@@ -223,38 +223,6 @@ def report_known_images(path, known, others):
         )
 
 
-def check_no_classes_beside(path, folders, unlabelled=None):
-    """Refuse a folder `train` beside folders that may be its fellow classes.
-
-    A second split would show that `train` is one as well.
-
-    Args:
-        path: The tree.
-        folders: Folders by split (`split_folders`).
-        unlabelled: Folder of images without labels, which is no class; `None` for none.
-
-    Raises:
-        ValueError: If `train` is the only split and has folders, and others beside it have images.
-    """
-    path, train = Path(path), folders["train"]
-    if len(folders) > 1 or train == path:
-        return
-    others = [
-        folder.name
-        for folder in visible_folders(path)
-        if folder != train
-        and not (unlabelled is not None and is_searched(unlabelled, folder))
-        and _images_below(folder, {_identity(folder)}, image_suffixes())[0]
-    ]
-    if others:
-        raise ValueError(
-            f"`path` must have no other folder with images beside {train.name} than val or test. "
-            f"Received: {str(path)!r} with {_some(others)}. Rename {train.name} if it is a class "
-            f"like them, move them into {train.name} if they are classes like the folders in it, "
-            f"or else out of {path.name}"
-        )
-
-
 def warn_of_other_folders(path, folders):
     """Warn of folders beside those of the splits, whose images are not used.
 

@@ -6,7 +6,6 @@ import numpy as np
 
 from letkd_keras import ranges
 from letkd_keras.data.class_folders import (
-    check_no_classes_beside,
     check_same_classes,
     check_utf8,
     find_images,
@@ -38,7 +37,6 @@ def load_image_folder(
     skip_corrupt=False,
     image_cache=None,
     labels=None,
-    unlabelled=None,
 ):
     """Any tree of images with a folder for each class, or with labels in a CSV file.
 
@@ -63,8 +61,6 @@ def load_image_folder(
         labels: CSV file with the columns `file` and `label`
             (`letkd_keras.data.label_file.labelled_images`). The folders of the tree are then no
             classes, and only the files that it lists are used.
-        unlabelled: Folder of images without labels (`load_unlabelled`), which may be beside `train`
-            where there is no other split; `None` for none.
 
     Returns:
         `ImageData`.
@@ -73,8 +69,8 @@ def load_image_folder(
         FileNotFoundError: If `path` does not exist.
         OSError: If the disk has no room for the image cache.
         ValueError: If an argument is out of range, a class has no images or too few to be split,
-            training and validation classes differ, `train` is beside folders of images that may be
-            classes like it, or an image is damaged; files and folders are named.
+            training and validation classes differ, or an image is damaged; files and folders are
+            named.
     """
     ranges.image_size.check(image_size, "image_size")
     ranges.positive_fraction.check(test_fraction, "test_fraction")
@@ -83,7 +79,6 @@ def load_image_folder(
     check_utf8(name, "`path`")
     folders = split_folders(path)
     if labels is None:
-        check_no_classes_beside(path, folders, unlabelled)
         warn_of_other_folders(path, folders)
         if "validation" in folders and not visible_folders(folders["test"]):
             folders = without_test_folder(folders, f"{folders['test']} has no class folders")

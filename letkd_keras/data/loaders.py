@@ -60,5 +60,4 @@ def _load(spec):
         skip_corrupt=spec.skip_corrupt,
         image_cache=spec.image_cache,
         labels=spec.labels,
-        unlabelled=spec.unlabelled,
     )

@@ -262,8 +262,6 @@ def _write_odd_folders(folder):
     shutil.copytree(folder / "photos", bad / "split" / "train")
     shutil.copytree(folder / "photos", bad / "split" / "val")
     (bad / "split" / "val" / "dog").rename(bad / "split" / "val" / "fox")
-    shutil.copytree(folder / "photos", bad / "class_train" / "train")
-    shutil.copytree(folder / "photos" / "cat", bad / "class_train" / "bus")
     (bad / "only_pipes" / "cat").mkdir(parents=True)
     (bad / "only_pipes" / "dog").mkdir()
     for label in ("cat", "dog"):

@@ -106,31 +106,6 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path, caplog):
     assert find_images(tree).class_names == ("freight train", "train")
 
 
-def test_a_class_named_train_with_folders_is_not_taken_for_a_split(tmp_path):
-    tree = write_tree(tmp_path / "veh", colours={"bus": (1, 1, 1), "car": (2, 2, 2)})
-    write_tree(tree / "train", colours={"steam": (3, 3, 3), "diesel": (4, 4, 4)})
-    with pytest.raises(ValueError, match=r"`data` must .* beside train .* with bus, car\. Rename"):
-        DataSpec(str(tree), image_size=8).open()
-    (tree / "train").rename(tree / "trains")
-    assert load_image_folder(tree, 8).class_names == ("bus", "car", "trains")
-
-
-def test_folders_without_labelled_images_may_be_beside_train(tmp_path, caplog):
-    write_tree(tmp_path / "train")
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "thesis.txt").write_text("mine")
-    assert load_image_folder(tmp_path, 8).num_classes == 3
-    assert "folders beside train are not used: notes" in caplog.text
-    more = tmp_path / "more" / "2026"
-    more.mkdir(parents=True)
-    picture((0, 0, 0)).save(more / "x.png")
-    for unlabelled in (more, more.parent):
-        spec = DataSpec(str(tmp_path), image_size=8, unlabelled=str(unlabelled))
-        assert spec.open().unlabelled_examples == 1
-    with pytest.raises(ValueError, match=r"no other folder with images beside train.* with more\."):
-        load_image_folder(tmp_path, 8)
-
-
 @pytest.mark.parametrize("names", [("Test", "val"), ("my_test_set", "train2017")])
 def test_splits_are_no_classes(names, tmp_path):
     for name in names:
