@@ -44,8 +44,6 @@ _ENOUGH_LABELS = 100
 
 # Names of a TensorFlow graph. A path, of the model or of a weight, also has a first character.
 _FIRST, _LATER = r"[A-Za-z0-9.]", r"[A-Za-z0-9_.\\/>-]*"
-# Layers and operations that make images [N, C, H, W] of [N, H, W, C].
-_PERMUTATIONS = ("Permute", "Transpose", "Moveaxis")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,18 +319,20 @@ def _check_names(student):
 
 def _check_channels_last(student):
     """Refuse a student of images [N, C, H, W], which files and card would describe wrongly."""
+    channels, *size = student.input_shape[1:]
+    if channels not in (1, 3) or any(side in (1, 3) for side in size):
+        return
     for node in nodes(student):
         data_format = getattr(node.operation, "data_format", None)
-        # What permutes the axes before the first layer of a data format makes the other one.
-        if data_format == "channels_last" or type(node.operation).__name__ in _PERMUTATIONS:
+        if data_format is not None and not isinstance(node.operation, keras.layers.Flatten):
+            if data_format == "channels_first":
+                raise ValueError(
+                    "`model` must take images [N, H, W, C]: put `keras.Input((H, W, C))` and "
+                    "`keras.layers.Permute((3, 1, 2))` before it in a `keras.Sequential`. "
+                    f"Received: model={student.name!r} with images {student.input_shape}, whose "
+                    f"layer {node.operation.name!r} has data_format='channels_first'"
+                )
             return
-        if data_format == "channels_first":
-            raise ValueError(
-                "`model` must take images [N, H, W, C]: put `keras.Input((H, W, C))` and "
-                "`keras.layers.Permute((3, 1, 2))` before it in a `keras.Sequential`. "
-                f"Received: model={student.name!r} with images {student.input_shape}, whose layer "
-                f"{node.operation.name!r} has data_format='channels_first'"
-            )
 
 
 def _check_accuracy(job):

@@ -74,7 +74,7 @@ def training_batches(
     count = check_images(images, labels)
     check_batch_size(batch_size, count)
     check_padding(crop_padding, images)
-    check_channels(policies, images.shape[-1])
+    check_channels(policies or (), images.shape[-1])
     own = part_of_batch(batch_size, part, drop_remainder)
     steps = steps_per_epoch(count, batch_size, drop_remainder)
     read = _reader(images, labels)

@@ -1,5 +1,6 @@
 """Parameters and multiply-adds of a network, counted from its graph."""
 
+import inspect
 import logging
 import math
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 import keras
 
 from letkd_keras.functional.fake_quantization import without_fake_quantization
-from letkd_keras.functional.graph import as_functional, flatten, open_layer, run
+from letkd_keras.functional.graph import as_functional, flatten, is_model, open_layer, run
 from letkd_keras.functional.insertion import is_only_pooled
 from letkd_keras.layers import KDLayer
 
@@ -92,17 +93,24 @@ def cost_of(model, input_shape=None, pooled=False):
             f"`input_shape` is needed, because {model.name!r} accepts images of any size. "
             f"Received: input_shape={input_shape}, images of {shape}"
         )
+    source = keras.KerasTensor((1, *shape), dtype=model.inputs[0].dtype)
+    return Cost(parameters_of(model), _multiply_adds_of(model, [source], pooled))
+
+
+def _multiply_adds_of(model, sources, pooled=False):
+    """Those of all operations of a model, given its inputs as symbolic tensors."""
     products = []
 
     def call(operation, *args, **kwargs):
+        if is_model(operation):  # inside a layer of another package
+            return run(operation, args or kwargs["inputs"], call)
         outputs = operation.compute_output_spec(*args, **kwargs)
         one_product = pooled and isinstance(operation, KDLayer) and is_only_pooled(model, operation)
         products.append(_multiply_adds(operation, args, kwargs, outputs, one_product))
         return outputs
 
-    source = keras.KerasTensor((1, *shape), dtype=model.inputs[0].dtype)
-    run(model, source, call)
-    return Cost(parameters_of(model), sum(products))
+    run(model, sources, call)
+    return sum(products)
 
 
 def known_cost_of(model, input_shape=None, pooled=False):
@@ -153,11 +161,14 @@ def _is_custom(operation):
 
 def _inside(operation, *args, **kwargs):
     """Those of the operations that a layer calls, which must be operations of Keras."""
-    given = [value for value in keras.tree.flatten((args, kwargs)) if value is not None]
-    if not isinstance(operation, keras.layers.Layer) or len(given) != 1:
+    if not isinstance(operation, keras.layers.Layer):
         raise _unknown(operation)
+    if "training" in inspect.signature(operation.call).parameters:
+        kwargs["training"] = False
     try:
-        return cost_of(open_layer(operation, given[0])).multiply_adds
+        opened = open_layer(operation, *args, **kwargs)
+        sources = [keras.KerasTensor(source.shape, source.dtype) for source in opened.inputs]
+        return _multiply_adds_of(opened, sources)
     except ValueError as error:
         raise _unknown(operation) from error
 

@@ -439,23 +439,34 @@ def outputs_at(model, names, argument="layer"):
     return flat, [found[name] for name in names]
 
 
-def open_layer(layer, inputs):
+def open_layer(layer, *args, **kwargs):
     """A functional model of the layers that a composite layer calls, to its first output.
 
     Args:
-        layer: A built layer of one input. `call` must need nothing else and use `keras.ops`.
-        inputs: Symbolic tensor of the shape and dtype of the input.
+        layer: A built layer. `call` must use `keras.ops`.
+        *args: The arguments of a call. Symbolic tensors stand for inputs of their shapes and types.
+        **kwargs: Likewise.
 
     Raises:
         ValueError: If the layer cannot be called in this way.
     """
-    source = keras.Input(batch_shape=inputs.shape, dtype=inputs.dtype)
+    sources = []
+
+    def source_of(value):
+        if not isinstance(value, keras.KerasTensor):
+            return value
+        sources.append(keras.Input(batch_shape=value.shape, dtype=value.dtype))
+        return sources[-1]
+
+    args, kwargs = keras.tree.map_structure(source_of, (args, kwargs))
     # Without the scores, blocks of DeiT in keras-hub return `None`, which no graph can have.
     scores = "return_attention_scores"
-    options = {scores: True} if scores in inspect.signature(layer.call).parameters else {}
+    if scores in inspect.signature(layer.call).parameters:
+        kwargs[scores] = True
     try:
-        outputs = keras.tree.flatten(layer.call(source, **options))
-        return keras.Model(source, outputs[0], name=layer.name)
+        with keras.StatelessScope():  # a layer may count its calls
+            outputs = keras.tree.flatten(layer.call(*args, **kwargs))
+            return keras.Model(sources, outputs[0], name=layer.name)
     except Exception as error:  # whatever the code of the layer raises
         raise ValueError(
             f"The layers inside {layer.name!r} must be reachable by calling it with a symbolic "

@@ -4,7 +4,7 @@ import functools
 
 import keras
 
-from letkd_keras.functional.copy_check import difference_of_copy, is_checked
+from letkd_keras.functional.lost_arguments import lost_argument
 from letkd_keras.functional.graph import layers_inside, retrace
 from letkd_keras.precision import dtype_policy
 
@@ -36,12 +36,11 @@ def copy_with(model, call_fn=_call, copy_fn=copy_of, dtype=None):
 
     Raises:
         ValueError: If a layer to copy is a `Lambda` layer, which cannot be copied or saved safely,
-            its configuration makes a layer of another number of weights or one that computes
-            something else (`difference_of_copy`; layers of Keras and of this package are trusted),
-            or a layer was quantized by Keras.
+            its configuration loses an argument (`lost_argument`) or makes a layer of another number
+            of weights, or a layer was quantized by Keras.
     """
     _check_not_quantized(model)
-    copies, first_calls = {}, {}
+    copies = {}
 
     def call(operation, *args, **kwargs):
         return call_fn(operation, functools.partial(call_copy, operation), *args, **kwargs)
@@ -55,7 +54,6 @@ def copy_with(model, call_fn=_call, copy_fn=copy_of, dtype=None):
         if operation not in copies:
             has_dtype = dtype is not None and isinstance(operation, keras.layers.Layer)
             copies[operation] = copy_fn(operation, **({"dtype": dtype} if has_dtype else {}))
-            first_calls[operation] = args, kwargs
         return copies[operation](*args, **kwargs)
 
     # Layers that `call_fn` makes have the type too, whatever policy is set.
@@ -79,11 +77,11 @@ def copy_with(model, call_fn=_call, copy_fn=copy_of, dtype=None):
             for part, copied_part in zip(*parts, strict=True):
                 copied_part.trainable = part.trainable
     finalize_normalization(copied)
-    for layer, copied_layer in copies.items():
-        if is_checked(layer, copied_layer):
-            difference = difference_of_copy(layer, copied_layer, *first_calls[layer])
-            if difference is not None:
-                raise _lossy_configuration(model, layer, difference)
+    # A function of one's own may have changed arguments.
+    for layer, copied_layer in copies.items() if copy_fn is copy_of else ():
+        difference = lost_argument(layer, copied_layer)
+        if difference is not None:
+            raise _lossy_configuration(model, layer, difference)
     return copied
 
 

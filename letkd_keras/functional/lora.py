@@ -1,6 +1,6 @@
 """Layers that were adapted by LoRA (`enable_lora` of Keras) as plain layers."""
 
-from letkd_keras.functional.graph import flatten
+from letkd_keras.functional.graph import flatten, layers_inside
 from letkd_keras.functional.graph_copy import copy_of, copy_with
 
 
@@ -13,10 +13,20 @@ def without_lora(model):
     Returns:
         A functional model of plain layers that computes the same, with all its kernels trainable;
         the model itself if none of its layers has such matrices.
+
+    Raises:
+        ValueError: If a layer inside another one has such matrices.
     """
     flat = flatten(model)
-    if not any(getattr(layer, "lora_enabled", False) for layer in flat.layers):
+    adapted = [layer for layer in layers_inside(flat) if getattr(layer, "lora_enabled", False)]
+    if not adapted:
         return model
+    inside = [layer for layer in adapted if layer not in flat.layers]
+    if inside:
+        raise ValueError(
+            "`model` must have LoRA in layers of its own alone, not in layers inside others, such "
+            f"as those of MultiHeadAttention. Received: {model.name!r} with LoRA in {inside[0].path}"
+        )
     merged = {}
 
     def call(layer, call_copy, *args, **kwargs):

@@ -243,6 +243,26 @@ def test_layers_of_other_packages_cost_what_they_call():
     assert cost_of(keras.Model(x, keras.layers.Lambda(Gram().call)(x))) == Cost(0, products)
 
 
+class Gated(keras.layers.Layer):
+    """A layer of several inputs that counts its calls."""
+
+    def build(self, *_):
+        self.calls = self.add_weight(trainable=False, initializer="zeros", name="calls")
+
+    def call(self, pair, gate, training):
+        self.calls.assign_add(1.0)
+        return keras.ops.matmul(pair[0] + pair[1], keras.ops.transpose(gate, (0, 2, 1)))
+
+
+def test_layers_of_several_inputs_are_counted_and_not_called():
+    x = tokens()
+    _, length, channels = x.shape
+    model = keras.Model(x, Gated()([x, 2 * x], gate=x + 1, training=False))
+    before = model.get_weights()
+    assert cost_of(model).multiply_adds == length**2 * channels
+    assert model.get_weights() == before
+
+
 def test_what_layers_of_other_packages_compute_without_keras_is_unknown():
     x = tokens()
     model = keras.Model(x, Foreign(name="other")(x))
