@@ -127,7 +127,6 @@ def find_images(path, suffixes=None):
         labels += [label] * len(images)
     _warn_of_ignored(path, ignored)
     names = tuple(folder.name for folder in classes)
-    warn_of_class_names(path, names)
     return ImageFiles(tuple(files), np.array(labels, "int64"), names, path)
 
 

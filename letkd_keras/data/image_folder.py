@@ -13,6 +13,7 @@ from letkd_keras.data.class_folders import (
     report_known_images,
     split_folders,
     visible_folders,
+    warn_of_class_names,
     warn_of_other_folders,
     without_test_folder,
 )
@@ -106,6 +107,7 @@ def load_image_folder(
             )
         arrays |= {f"x_{part}": images, f"y_{part}": chosen.labels[kept]}
     class_names = files["train"].class_names
+    warn_of_class_names(labels or folders["train"], class_names)
     _check_classes(arrays["y_train"], class_names, folders["train"], labels)
     if mean is None or std is None:
         measured_mean, measured_std = pixel_statistics(arrays["x_train"])

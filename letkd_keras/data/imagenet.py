@@ -7,6 +7,7 @@ from letkd_keras.data.class_folders import (
     check_utf8,
     find_images,
     split_folders,
+    warn_of_class_names,
     warn_of_other_folders,
 )
 from letkd_keras.data.image_sources import FileSource
@@ -53,6 +54,7 @@ def load_imagenet(data_dir=None, image_size=224):
 def _of_folders(train_folder, test_folder, name, image_size):
     train, test = (find_images(folder, OF_TENSORFLOW) for folder in (train_folder, test_folder))
     check_same_classes(train, test)
+    warn_of_class_names(train_folder, train.class_names)
     return StreamedImages(
         name=name,
         train=FileSource(train),

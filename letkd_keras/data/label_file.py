@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from letkd_keras.data.class_folders import ImageFiles, warn_of_class_names, without_test_folder
+from letkd_keras.data.class_folders import ImageFiles, without_test_folder
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,6 @@ def labelled_images(root, path, folders):
     """
     root, labels = Path(os.path.normpath(root)), read_labels(path)
     classes = sorted(set(labels.values()))
-    warn_of_class_names(path, classes)
     numbers = {name: number for number, name in enumerate(classes)}
     # By path: "./a.png" and "a.png" are the same file.
     rows = sorted(

@@ -15,23 +15,9 @@ _ARGUMENTS = {"tiny_imagenet": "data_dir", "imagenet": "data_dir", "folder": "pa
 
 
 def load(spec):
-    """Read the whole data set that a `DataSpec` names, before classes and images are selected.
-
-    Raises:
-        ValueError: If a class of data in memory has no training image with a label, or as the
-            loaders do. Likewise `FileNotFoundError` and `ImportError`.
-    """
+    """Read the whole data set that a `DataSpec` names, before classes and images are selected."""
     with argument_renamed(_ARGUMENTS.get(spec.kind, "data"), "data"):
-        data = _load(spec)
-    if data.in_memory:
-        missing = sorted(set(range(data.num_classes)) - set(data.y_train.tolist()))
-        if missing:
-            raise ValueError(
-                "`data` must have a training image with a label of each class. Received: "
-                f"data={spec.source!r} with none of {data.class_names[missing[0]]!r}. Add such "
-                "images, or leave out the class"
-            )
-    return data
+        return _load(spec)
 
 
 def _load(spec):

@@ -4,8 +4,8 @@ import functools
 
 import keras
 
-from letkd_keras.functional.lost_arguments import lost_argument
 from letkd_keras.functional.graph import layers_inside, retrace
+from letkd_keras.functional.lost_arguments import lost_argument
 from letkd_keras.precision import dtype_policy
 
 

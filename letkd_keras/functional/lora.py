@@ -24,8 +24,8 @@ def without_lora(model):
     inside = [layer for layer in adapted if layer not in flat.layers]
     if inside:
         raise ValueError(
-            "`model` must have LoRA in layers of its own alone, not in layers inside others, such "
-            f"as those of MultiHeadAttention. Received: {model.name!r} with LoRA in {inside[0].path}"
+            "`model` must not have LoRA in layers inside others, such as those of "
+            f"MultiHeadAttention. Received: {model.name!r} with LoRA in {inside[0].path!r}"
         )
     merged = {}
 

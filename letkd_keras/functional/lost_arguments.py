@@ -1,4 +1,4 @@
-"""Arguments of a custom layer that its `get_config` does not return, so that its copy lacks them."""
+"""Arguments of a custom layer that its copy lacks, since `get_config` does not return them."""
 
 import inspect
 

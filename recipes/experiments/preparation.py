@@ -306,8 +306,14 @@ def _check_subclasses(experiment, teacher, window):
         return  # images on disk; the fit of the prototypes counts them
     height, width = grid(teacher, experiment.teacher.intermediate_layer)
     labels = experiment.data.labelled().y_train
-    images = np.bincount(labels, minlength=experiment.data.num_classes).min()
-    points = int(images) * (height // window) * (width // window)
+    images = np.bincount(labels, minlength=experiment.data.num_classes)
+    if not images.all():
+        missing = experiment.data.class_names[int(np.argmin(images))]
+        raise ValueError(
+            "`data` must have a training image with a label of each class for prototypes of the "
+            f"intermediate level. Received: data={experiment.data.name!r} with none of {missing!r}"
+        )
+    points = int(images.min()) * (height // window) * (width // window)
     if points < experiment.subclasses:
         raise ValueError(
             f"`subclasses` must be at most the {points} feature vectors of the smallest class. "

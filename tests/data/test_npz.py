@@ -192,24 +192,6 @@ def test_an_encrypted_file_is_refused(data, tmp_path):
     assert DataSpec(path).dataset == "npz"
 
 
-def test_a_class_without_training_images_is_named(data, tmp_path):
-    path, names = tmp_path / "x.npz", tuple("abcdefghij")
-    others = data.y_train != 7
-    unlabelled = np.where(others, data.y_train, -1)
-    for changes in (
-        {"x_train": data.x_train[others], "y_train": data.y_train[others]},
-        {"y_train": unlabelled},
-    ):
-        save_npz(replace(data, class_names=names, **changes), path)
-        for options in ({}, {"train_examples": 20}):
-            with pytest.raises(ValueError, match=r"`data` must .*x\.npz' with none of 'h'\. Add"):
-                DataSpec(path, **options).open()
-    # One image of each class is enough, and a file of fewer classes has their names alone.
-    save_npz(data.subset(10), path)
-    save_npz(DataSpec(path, classes=3).open(), path)
-    assert DataSpec(path).open().train_examples == 3
-
-
 def test_class_names_that_are_numbers_become_texts(data, tmp_path):
     numbers = tuple(range(data.num_classes))
     save_npz(replace(data, class_names=numbers), tmp_path / "x.npz")

@@ -61,3 +61,12 @@ def test_an_adapted_student_is_trained_as_its_integer_file(model):
         values = (m.get_layer(name).get_weights() for m in (aware, plain))
         for value, expected in zip(*values, strict=True):
             np.testing.assert_array_equal(value, expected)
+
+
+def test_lora_inside_another_layer_is_refused():
+    inputs = keras.Input((4, 8))
+    attention = keras.layers.MultiHeadAttention(2, 4, name="attention")
+    model = keras.Model(inputs, attention(inputs, inputs))
+    attention.query_dense.enable_lora(2)
+    with pytest.raises(ValueError, match=r"must not have LoRA in .* with LoRA in 'attention/query"):
+        without_lora(model)
