@@ -9,14 +9,15 @@ from letkd_keras.functional.graph import layers_inside
 # The layers of these packages return all arguments.
 _TRUSTED = ("keras", "letkd_keras")
 # What every layer has, in its configuration or not.
-_OF_EVERY_LAYER = {*inspect.signature(keras.layers.Layer).parameters, "self", "args", "kwargs"}
+_OF_EVERY_LAYER = {*inspect.signature(keras.layers.Layer.__init__).parameters, "args"}
 
 
 def lost_argument(layer, copied):
     """Find an argument of a layer that its copy has not, since `get_config` does not return it.
 
     If `get_config` leaves out arguments of the constructor, the numbers and texts are compared that
-    layer and copy keep as attributes, and those of the layers inside. Nothing is called: a layer
+    layer and copy keep as attributes, except under the names of arguments that it returns, and
+    those of the layers inside. Nothing is called: a layer
     may be random, or may count its calls. Nothing is compared if layer and copy compute in
     different types, since their attributes may depend on the type.
 
@@ -31,13 +32,15 @@ def lost_argument(layer, copied):
     is_comparable = isinstance(layer, keras.layers.Layer) and type(copied) is type(layer)
     if not is_comparable or layer.compute_dtype != copied.compute_dtype:
         return None
-    lost = _arguments(layer) - layer.get_config().keys()
+    returned = layer.get_config().keys()
+    lost = _arguments(layer) - returned
     if not lost:
         return None
     layers = [layer, *layers_inside(layer)], [copied, *layers_inside(copied)]
     for own, other in zip(*layers, strict=False):
         expected, found = _attributes(own, lost), _attributes(other, lost)
-        for name in expected.keys() & found.keys():
+        kept = expected.keys() & found.keys()
+        for name in sorted(kept - returned if own is layer else kept):
             if repr(expected[name]) != repr(found[name]):  # so that NaN is equal to NaN
                 return f"a copy with {name}={found[name]!r} in place of {expected[name]!r}"
     return None

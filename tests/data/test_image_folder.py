@@ -115,7 +115,8 @@ def test_splits_are_no_classes(names, tmp_path):
 
 
 def test_classes_that_differ_only_in_case_are_named(tmp_path, caplog):
-    find_images(write_tree(tmp_path, colours={"cat": (1, 1, 1), "Cat": (2, 2, 2)}, images=1))
+    tree = write_tree(tmp_path, colours={"cat": (1, 1, 1), "Cat": (2, 2, 2)}, images=2)
+    load_image_folder(tree, 8)
     assert "the classes Cat and cat differ only in case" in caplog.text
 
 

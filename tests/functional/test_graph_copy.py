@@ -195,10 +195,6 @@ class _Block(keras.layers.Layer):
     "layer, received",
     [
         (_Scale(3.0, name="own"), r"a copy with factor=1\.0 in place of 3\.0"),
-        (
-            _Scale(3.0, name="own", dtype="mixed_float16"),
-            r"a copy with factor=1\.0 in place of 3\.0",
-        ),
         (_DropPath(0.2, name="own"), r"a copy with rate=0\.0 in place of 0\.2"),
         (_Block(2, name="own"), r"a copy with strides=\(1, 1\) in place of \(2, 2\)"),
     ],
