@@ -282,7 +282,7 @@ OTHERS = {
         lambda: lk.insert_kd_layers(
             _classifier(_Forgetful(scale=2.0, name="own")), lk.KDLayer(4), penultimate_layer="own"
         ),
-        r"The layer 'own' of 'other' must be made again .* a copy with scale=1\.0 in place of 2\.0$",
+        r"The layer 'own' of 'other' must be made again .* with scale=1\.0 in place of 2\.0$",
     ),
     "equal names": (
         lambda: lk.cost_of(_classifier(_classifier(classes=9, name="head"), name="head")),
