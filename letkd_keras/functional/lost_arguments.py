@@ -17,9 +17,9 @@ def lost_argument(layer, copied):
 
     If `get_config` leaves out arguments of the constructor, the numbers and texts are compared that
     layer and copy keep as attributes, except under the names of arguments that it returns, and
-    those of the layers inside. Nothing is called: a layer
-    may be random, or may count its calls. Nothing is compared if layer and copy compute in
-    different types, since their attributes may depend on the type.
+    those of the layers inside. Nothing is called: a layer may be random, or may count its calls.
+    Nothing is compared if layer and copy compute in different types, since their attributes may
+    depend on the type.
 
     Args:
         layer: Layer or operation.
