@@ -1,5 +1,6 @@
 """Functions on functional Keras models: suggesting, inserting and removing layers, cost."""
 
+from letkd_keras.functional.batch_normalization import limit_normalization_momentum
 from letkd_keras.functional.classifier import check_classifier
 from letkd_keras.functional.cost import Cost, cost_of
 from letkd_keras.functional.fake_quantization import (
@@ -21,6 +22,7 @@ __all__ = [
     "fingerprint",
     "insert_after",
     "insert_kd_layers",
+    "limit_normalization_momentum",
     "load_model",
     "quantization_aware",
     "remove_softmax",
