@@ -226,15 +226,14 @@ def table(rows, command):
     lines = [
         "# Architectures",
         "",
-        f"{len(rows)} architectures were tried, and {len(passed)} passed. A network of "
-        "convolutions was teacher and student:",
-        "it distilled a copy of itself. A transformer was a teacher of resnet8, because KD layers "
-        "need feature maps.",
-        "(MiT has feature maps, but keras-hub 0.32 cannot copy its layers.) The layers were "
-        "suggested, prototypes",
-        "were fitted, and one letKD step was trained. The student was then exported to TFLite "
-        "(float32) and compared",
-        "with Keras in a new process.",
+        f"We tried {len(rows)} architectures, and {len(passed)} work. Each convolutional network "
+        "was the teacher and, as a copy with KD layers, also",
+        "the student. Each transformer was the teacher of a resnet8, because KD layers need "
+        "feature maps. (MiT has feature maps,",
+        "but keras-hub 0.32 cannot copy its layers.) The layers were suggested, prototypes were "
+        "fitted, and one letKD step was",
+        "trained. The student was then exported to TFLite (float32) and compared with Keras in a "
+        "new process.",
         "",
         "```sh",
         command,

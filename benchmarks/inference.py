@@ -21,12 +21,12 @@ from letkd_keras.commands.command_line import Parser
 from letkd_keras.commands.common_options import add_data_options, add_seed_option
 from letkd_keras.commands.option_types import list_item, path
 from letkd_keras.export import formats as known_formats
+from letkd_keras.export.data_of_student import open_data
 from letkd_keras.export.evaluation_images import (
     EvaluationImages,
     add_image_options,
     evaluation_images,
 )
-from letkd_keras.export.run_folders import open_data
 from letkd_keras.files import write_text
 from letkd_keras.ranges import class_count, positive_integer
 

@@ -23,16 +23,16 @@ from letkd_keras.commands.common_options import (
     add_seed_option,
 )
 from letkd_keras.commands.log_file import logged_to, recorded
-from letkd_keras.commands.option_types import choice, list_item, path
+from letkd_keras.commands.option_types import choice, list_item, option_of, path
 from letkd_keras.commands.terminal import print_table, print_text
 from letkd_keras.export import formats
+from letkd_keras.export.data_of_student import open_data
 from letkd_keras.export.evaluation_images import (
     add_image_options,
     check_image_options,
     evaluation_images,
 )
 from letkd_keras.export.options import INPUTS, OUTPUTS, PRECISIONS, RANGES, ExportOptions
-from letkd_keras.export.run_folders import open_data
 from letkd_keras.files import check_writable
 
 
@@ -60,9 +60,8 @@ def _check_use(parser, options):
     for name, users in {**formats.OPTIONS, "calibration_images": calibrated}.items():
         is_given = getattr(options, name) != parser.get_default(name)
         if is_given and not set(users) & set(wanted):
-            option = f"--{name.replace('_', '-')}"
             received = " ".join(options.formats)
-            return f"{option} is for {', '.join(users)}. Received: --formats {received}"
+            return f"{option_of(name)} is for {', '.join(users)}. Received: --formats {received}"
     return None
 
 
@@ -138,8 +137,7 @@ def parse(arguments=None):
 
     def add_number(name, help):
         default = getattr(ExportOptions, name)
-        option = f"--{name.replace('_', '-')}"
-        add(option, type=RANGES[name], metavar="N", default=default, help=help)
+        add(option_of(name), type=RANGES[name], metavar="N", default=default, help=help)
 
     add_number("opset", "onnx: version of the operators")
     trained = "tflite-qat, tflite-pruned, tflite-clustered: "

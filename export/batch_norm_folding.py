@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from letkd_keras.export.input_scaling import is_augmentation
-from letkd_keras.functional.graph import layers_inside, only_reader
+from letkd_keras.functional.graph import IDLE_AT_INFERENCE, layers_inside, only_reader
 from letkd_keras.functional.graph_copy import copy_with, with_weights
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
 
@@ -13,15 +13,6 @@ _CONVOLUTIONS = (
     GroupedConv2D,
     keras.layers.DepthwiseConv2D,
     keras.layers.Dense,
-)
-# Layers that do nothing at inference, besides random augmentations.
-_IDLE = (
-    keras.layers.Identity,
-    keras.layers.Dropout,
-    keras.layers.SpatialDropout2D,
-    keras.layers.GaussianDropout,
-    keras.layers.GaussianNoise,
-    keras.layers.ActivityRegularization,
 )
 
 
@@ -71,7 +62,7 @@ def fold_batch_norms(model):
 
 def _without_idle_layers(model):
     def is_idle(layer):
-        return type(layer) in _IDLE or is_augmentation(layer)
+        return type(layer) in IDLE_AT_INFERENCE or is_augmentation(layer)
 
     if not any(map(is_idle, model.layers)):
         return model

@@ -4,7 +4,6 @@ import json
 import re
 from dataclasses import asdict
 from datetime import date
-from importlib import metadata
 from pathlib import Path
 
 from letkd_keras.commands.markdown_table import markdown_table
@@ -16,6 +15,7 @@ from letkd_keras.functional.cost import known_cost_of
 from letkd_keras.functional.fingerprint import architecture_fingerprint, fingerprint
 from letkd_keras.functional.graph import maker, nodes
 from letkd_keras.layers import KDLayer
+from letkd_keras.versions import versions
 
 # What a row of the table needs. A card of another version may lack it.
 _OF_AN_ARTIFACT = {
@@ -76,7 +76,7 @@ def write_card(path, job, results, *, data_name=None, assumed_normalization=Fals
             **_unchanged_artifacts(path, earlier, job),
             **{name: _artifact(result, job, data) for name, result in results.items()},
         },
-        "versions": {name: metadata.version(name) for name in ("keras", "tensorflow", "numpy")},
+        "versions": versions(("keras", "tensorflow", "numpy")),
     }
     card["inputs"]["description"] = _describe_input(card["inputs"])
     write_labels(path, options.class_names)
@@ -236,8 +236,8 @@ def _markdown(card):
         "",
         *markdown_table(_HEADS, [_row(*entry) for entry in card["artifacts"].items()]),
     ]
-    versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
-    lines += ["", f"Written with {versions}.", *_noise_lines(card["artifacts"])]
+    packages = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
+    lines += ["", f"Written with {packages}.", *_noise_lines(card["artifacts"])]
     runnable = [name for name in card["artifacts"] if has_snippets(card, name)]
     for language, snippet in (("Python", python_snippet), ("Kotlin", kotlin_snippet)):
         if runnable:

@@ -16,6 +16,7 @@ from letkd_keras.export.input_scaling import takes_pixels as student_takes_pixel
 from letkd_keras.export.loading import load_student
 from letkd_keras.files import checksum
 from letkd_keras.functional.fingerprint import fingerprint
+from letkd_keras.shapes import shapes_agree
 
 _RELOAD = Path(__file__).parent / "formats" / "reload.py"
 _BATCH = 64
@@ -84,7 +85,7 @@ class Comparison:
         if min_agreement is not None and not self.agreement >= min_agreement:
             raise ExportMismatch(
                 f"{name} agrees with the student on less than {100 * min_agreement:.1f}% of the "
-                f"images: {self}."
+                f"images: {self}. docs/export.md#int8 says what helps."
             )
 
 
@@ -319,10 +320,7 @@ def images_for(student, images=None, argument="images", options=None):
             f"`{argument}` must be an array; `np.concatenate([x for x, _ in data_set])` makes one "
             f"of a data set. Received: a {type(given).__name__}"
         )
-    fits = images.ndim == len(shape) + 1 and len(images) > 0
-    if not fits or any(
-        size not in (None, given) for size, given in zip(shape, images.shape[1:], strict=True)
-    ):
+    if not (images.size and shapes_agree(shape, images.shape[1:])):
         raise ValueError(
             f"`{argument}` must be of the shape that the model takes, {student.input_shape}. "
             f"Received: {argument} of shape {images.shape}"

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from letkd_keras.export.run_folders import knows_data
+from letkd_keras.commands.option_types import option_of
+from letkd_keras.export.data_of_student import knows_data
 from letkd_keras.ranges import positive_integer
 
 log = logging.getLogger(__name__)
 
 _BATCH = 64
-_VALUES = 2**26  # of the images of one kind; 256 MB
+_VALUES = 2**26  # of the images of one kind, as float32: 256 MiB
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def check_image_options(parser, options):
         value = getattr(options, name, None)
         is_given = value != parser.get_default(name)
         if is_given and not options.data and not knows_data(options.model):
-            option = f"--{name.replace('_', '-')}"
+            option = option_of(name)
             return (
                 f"{option} needs --data, since {str(options.model)!r} is no run folder, which "
                 f"knows its data. Received: {option} {value}"
@@ -112,7 +113,7 @@ def evaluation_images(data, test_images=1000, calibration_images=200, seed=0):
 
     Args:
         data: `Dataset`.
-        test_images: Number of test images at most. Large images are limited to 256 MB.
+        test_images: Number of test images at most. Large images are limited to 256 MiB.
         calibration_images: Number of training images at most, limited likewise; 0 for none.
         seed: Seed of the choice.
 
@@ -172,11 +173,14 @@ def take(data, split, count, seed=0):
     Args:
         data: `Dataset`.
         split: `"train"`, `"test"` or `"validation"`.
-        count: Number of images at most. Large images are limited to 256 MB.
+        count: Number of images at most. Large images are limited to 256 MiB.
         seed: Seed of the choice.
 
     Returns:
         `(images, labels)`: float32 [N, H, W, C], normalized, and integers [N].
+
+    Raises:
+        ValueError: If files of images cannot be read; they are named.
     """
     wanted, limit = count, max(_BATCH, _VALUES // math.prod(data.image_shape))
     count = min(wanted, limit)
@@ -185,13 +189,14 @@ def take(data, split, count, seed=0):
     batches = data.evaluation_batches(_BATCH, split=split)
     # The last batch may be smaller. A data set may be ordered by class.
     step = (len(batches) - 1) * _BATCH // count if split == "validation" else 1
-    images, labels = _every(batches, max(step, 1))
+    with data.broken_files_named():
+        images, labels = _every(batches, max(step, 1))
     if len(images) > count:
         rows = np.random.default_rng(seed).permutation(len(images))[:count]
         images, labels = images[np.sort(rows)], labels[np.sort(rows)]
     if len(images) == limit < wanted:
         log.info(
-            "%d %s images are used in place of %d, since 256 MB hold no more", limit, split, wanted
+            "%d %s images are used in place of %d, since 256 MiB hold no more", limit, split, wanted
         )
     return images, labels
 

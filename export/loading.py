@@ -5,7 +5,7 @@ from pathlib import Path
 import keras
 
 import letkd_keras
-from letkd_keras.export.run_folders import find_student
+from letkd_keras.export.student_folder import find_student
 from letkd_keras.functional.fake_quantization import without_fake_quantization
 from letkd_keras.functional.graph import flatten
 from letkd_keras.functional.graph_copy import copy_with

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from letkd_keras.export.formats.reload import to_input, to_real
 from letkd_keras.functional.graph import run
 
 _IMAGES = 16
@@ -118,22 +119,12 @@ class _Results:
     def run(self, image):
         """Results by name of the tensor, in real numbers."""
         (source,) = self.interpreter.get_input_details()
-        image = image[None]
-        if source["dtype"] != np.float32:
-            scale, zero = source["quantization"]
-            limits = np.iinfo(source["dtype"])
-            image = np.clip(np.round(image / scale) + zero, limits.min, limits.max)
-        self.interpreter.set_tensor(source["index"], image.astype(source["dtype"]))
+        self.interpreter.set_tensor(source["index"], to_input(image[None], source))
         self.interpreter.invoke()
         return {
-            name: _real(self.interpreter.get_tensor(entry["index"]), entry)
+            name: to_real(self.interpreter.get_tensor(entry["index"]), entry, "float64")
             for name, entry in self.results.items()
         }
-
-
-def _real(value, details):
-    scale, zero = details["quantization"]
-    return (value.astype("float64") - zero) * scale if scale else value.astype("float64")
 
 
 def _decibels(signal, noise):

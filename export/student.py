@@ -10,7 +10,6 @@ import keras
 import numpy as np
 
 from letkd_keras.commands.progress import bar
-from letkd_keras.export import formats as table
 from letkd_keras.export.batch_norm_folding import untrained_batch_norms
 from letkd_keras.export.card import listed_files, write_card
 from letkd_keras.export.card_file import LABELS, write_labels
@@ -26,13 +25,14 @@ from letkd_keras.export.comparison import (
     reload_in_one_process,
 )
 from letkd_keras.export.folding import fold as fold_model
+from letkd_keras.export.formats import table
 from letkd_keras.export.formats.litert_quantizer import layer_precisions
 from letkd_keras.export.input_scaling import takes_pixels, with_pixel_input
 from letkd_keras.export.inverse_rms import with_calibrated_floors
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.options import ExportOptions
 from letkd_keras.export.quantization_noise import always_zero, layer_noise
-from letkd_keras.export.run_folders import provenance_of
+from letkd_keras.export.student_folder import provenance_of
 from letkd_keras.files import atomic_path, check_writable, remove_leftovers, size_on_disk
 from letkd_keras.functional.classifier import is_near_chance
 from letkd_keras.functional.graph import layers_inside, nodes
@@ -149,7 +149,7 @@ def export_student(
     _check_folder(path)
     table.check_calibration([format], options.get("calibration"))
     job = prepare(model, images=images, labels=labels, fold=fold, **options)
-    _check_accuracy(job)
+    _check_accuracy(job, provenance_of(model))
     result = write(job, path, format, tolerance=tolerance, min_agreement=min_agreement)
     write_labels(path, job.options.class_names)
     _check_labels_file(path, job.options)
@@ -196,7 +196,7 @@ def export_bundle(
     table.check_calibration(wanted, options.get("calibration"))
     training = provenance_of(model)
     job = prepare(model, **options)
-    _check_accuracy(job)
+    _check_accuracy(job, training)
     if "tflite-int4" in wanted:
         layer_precisions(job.written, job.options.precision or {})
     described = {
@@ -335,12 +335,28 @@ def _check_channels_last(student):
             return
 
 
-def _check_accuracy(job):
-    """Warn if the student hardly recognizes the labelled images, where there are enough of them."""
+def _check_accuracy(job, training):
+    """Warn if the student hardly recognizes the labelled images, where there are enough of them.
+
+    Args:
+        job: `ExportJob`.
+        training: What `provenance_of` returned. It says whether the student ever was better.
+    """
     if job.labels is None or len(job.labels) < _ENOUGH_LABELS:
         return
     accuracy = np.mean(job.reference.argmax(axis=-1) == job.labels)
-    if is_near_chance(accuracy, job.reference.shape[-1]):
+    classes = job.reference.shape[-1]
+    if not is_near_chance(accuracy, classes):
+        return
+    result = (training or {}).get("result") or {}
+    trained = result.get("accuracy_selected", result.get("accuracy_last"))
+    if trained is not None and is_near_chance(trained / 100, classes):
+        log.warning(
+            "The student has learned hardly anything: its training ended with %.1f%% on the test "
+            "images. See docs/troubleshooting.md#the-student-is-not-better",
+            trained,
+        )
+    else:
         log.warning(
             "The student is hardly better than chance on the labelled images, with %.1f%% of %d: "
             "are they scaled as in its training, and the classes in the same order?",

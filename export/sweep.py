@@ -15,8 +15,9 @@ from letkd_keras.commands.log_file import logged_to, recorded
 from letkd_keras.commands.option_types import choice, path
 from letkd_keras.commands.terminal import print_report
 from letkd_keras.export import formats
+from letkd_keras.export.data_of_student import open_data
 from letkd_keras.export.evaluation_images import add_image_options, selection_images, take
-from letkd_keras.export.run_folders import check_sweep_folder, open_data, provenance_of
+from letkd_keras.export.student_folder import check_sweep_folder, provenance_of
 from letkd_keras.files import check_writable
 from letkd_keras.ranges import non_negative_integer, non_negative_number, positive_integer
 

@@ -21,7 +21,7 @@ from letkd_keras.export.cost_report import (
 )
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.reduction import fine_tune, reduce_templates
-from letkd_keras.export.run_folders import REDUCED, SWEEP
+from letkd_keras.export.student_folder import REDUCED, SWEEP
 from letkd_keras.files import save_model, write_json, write_text
 from letkd_keras.functional.insertion import kd_layers_of
 

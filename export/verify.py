@@ -15,12 +15,12 @@ from functools import partial
 from letkd_keras.commands.command_line import Parser, run_main
 from letkd_keras.commands.common_options import add_data_options, add_seed_option
 from letkd_keras.commands.option_types import path
+from letkd_keras.export.data_of_student import open_data
 from letkd_keras.export.evaluation_images import (
     add_image_options,
     check_image_options,
     evaluation_images,
 )
-from letkd_keras.export.run_folders import open_data
 
 
 def parse(arguments=None):

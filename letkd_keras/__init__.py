@@ -29,6 +29,7 @@ _PUBLIC = {
     "functional": None,
     "insert_kd_layers": "functional",
     "layers": None,
+    "limit_normalization_momentum": "functional",
     "losses": None,
     "models": None,
     "optimizers": None,

@@ -2,9 +2,11 @@
 
 import ast
 import importlib.util
+import sys
 from pathlib import Path
 
 from letkd_keras.commands.command_line import Parser, run_main
+from letkd_keras.errors import did_you_mean
 
 _PACKAGES = ("recipes", "prototypes", "export", "models", "data")
 
@@ -28,11 +30,27 @@ def list_commands():
 
 
 def main(arguments=None):
-    """Print the list."""
-    Parser("letkd_keras", __doc__).parse_args(arguments)
-    print("Commands, each with its own --help:")
-    for module, description in list_commands().items():
-        print(f"  python -m {module}\n      {description}")
+    """Print the list, or how to run the command whose name was given."""
+    commands = list_commands()
+    lines = ["Commands, each with its own --help:"]
+    for module, description in commands.items():
+        lines += [f"  python -m {module}", f"    {description}"]
+    text = "\n".join(lines)
+    parser = Parser(__package__, __doc__, epilog=text)
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and not words[0].startswith("-"):
+        # Before --help, which may be meant for that command.
+        parser.error(_answer_to(words[0], [name.partition(".")[2] for name in commands]))
+    parser.parse_args(words)
+    print(text)
+
+
+def _answer_to(word, names):
+    name = word.removeprefix(f"{__package__}.")
+    if name in names:
+        return f"{word} is a command of its own: run python -m {__package__}.{name}"
+    hint = did_you_mean(name, names) or f". python -m {__package__} lists the commands"
+    return f"there is no command {word}{hint}"
 
 
 def _runs(statement):

@@ -11,16 +11,38 @@ from letkd_keras.commands import progress
 
 log = logging.getLogger(__name__)
 
+# From here on a loss is shown with an exponent.
+_LARGE_LOSS = 1e4
+# More than a loss gains whose weight grows in the first epochs, as that of DKD does.
+_EXPLOSION = 100
+_REMEDIES = (
+    "Try a tenth of the learning rate, `global_clipnorm=1` in the optimizer, or AdamW, and look at "
+    "the data."
+)
+
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
-    """Raise as soon as a loss is not a number or infinite, naming it.
+    """Raise as soon as a loss is not a number or infinite, naming it; warn if it explodes before.
 
     `keras.callbacks.TerminateOnNaN` ends `fit` quietly, which leaves a broken student that looks
-    like a finished one.
+    like a finished one. A loss may also stay finite and reach 1e25. Such a training is warned about
+    once, after the first epoch whose loss is above 100 and above 100 times the loss with which
+    `fit` began.
+
+    Args:
+        remedies: What to do, one or more sentences; `None` for advice to somebody who calls `fit`.
 
     Raises:
         FloatingPointError: Naming epoch, step and the losses concerned.
     """
+
+    def __init__(self, remedies=None):
+        super().__init__()
+        self.remedies = remedies or _REMEDIES
+        self._largest = None
+
+    def on_train_begin(self, logs=None):
+        self._largest = None
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
@@ -30,16 +52,32 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         logs = (logs or {}).items()
         losses = {name: float(value) for name, value in logs if np.ndim(value) == 0}
         if math.isfinite(losses.get("loss", 0.0)):
+            if self._largest is None and "loss" in losses:
+                # A trained model that is trained further may begin with a loss of almost 0.
+                self._largest = _EXPLOSION * max(losses["loss"], 1.0)
             return
         broken = [f"{name} = {v}" for name, v in losses.items() if not math.isfinite(v)]
         raise FloatingPointError(
             f"The loss is not finite in epoch {self.epoch + 1}, step {batch + 1}: "
-            f"{', '.join(broken)}. Try a smaller learning rate, and look at the data."
+            f"{', '.join(broken)}. {self.remedies}"
         )
+
+    def on_epoch_end(self, epoch, logs=None):
+        loss = float((logs or {}).get("loss", 0.0))
+        if self._largest is not None and loss > self._largest:
+            log.warning(
+                "The loss of epoch %d, %.3g, is more than %d times that at the beginning: the "
+                "training diverges. %s",
+                epoch + 1,
+                loss,
+                _EXPLOSION,
+                self.remedies,
+            )
+            self._largest = math.inf
 
 
 class ReseedEachEpoch(keras.callbacks.Callback):
-    """Start the generators of dropout and other random layers anew, by seed and epoch.
+    """Seed the generators of dropout and other random layers by seed and epoch.
 
     The states of these generators are not saved with the weights. With this callback, a training
     that continues at the start of an epoch draws what it would have drawn without interruption.
@@ -130,7 +168,11 @@ class ShowProgress(keras.callbacks.Callback):
 
 def _figures(logs, names, digits):
     """Loss and accuracies as texts, with names of the accuracies."""
-    figures = [f"loss {float(logs['loss']):.{digits}f}"] if "loss" in logs else []
+    figures = []
+    if "loss" in logs:
+        loss = float(logs["loss"])
+        # The loss of a training that diverges has too many digits to be read.
+        figures = [f"loss {loss:.{digits}{'f' if abs(loss) < _LARGE_LOSS else 'g'}}"]
     return figures + [
         f"{name} {100 * float(logs[key]):.{digits - 2}f}%"
         for key, name in names.items()

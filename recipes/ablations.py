@@ -27,9 +27,12 @@ Other options are those of `compare`. The same command continues where it was in
 """
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from letkd_keras.commands import option_types
 from letkd_keras.commands.command_line import Parser, run_main
+from letkd_keras.levels import LEVELS
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.options import add_experiment_options
 from letkd_keras.recipes.recipe_command import (
@@ -45,25 +48,17 @@ from letkd_keras.recipes.studies.swept_settings import SWEPT_SETTINGS, parse_val
 
 log = logging.getLogger("letkd_keras")
 
-# Tables of the supplement: the methods of their rows.
-TABLES = {
-    "alphas": (
-        *("letkd_i0", "letkd_i1", "quest", "letkd1"),
-        *("letkd_i0p0", "letkd_i0p1", "letkd_i1p0", "letkd2"),
-    ),
-    "fitnet": ("fitnet", "fitnet_layer", "fitnet_letkd"),
-}
-# letKD-2 with intermediate alpha 0 is the reference.
-PROBED = ("letkd_i0p1", "letkd2")
 TIMED = (64, 128, 256, 512, 1024, 2048, 4096)
 
 
 def parse(arguments=None):
     """Parse the command line."""
     parser = Parser("letkd_keras.recipes.ablations", __doc__)
-    names = [*TABLES, *SWEPT_SETTINGS, "probe", "tsne", "time", "subclass-map"]
     parser.add_argument(
-        "ablation", type=option_types.choice(*names), metavar="ABLATION", help=", ".join(names)
+        "ablation",
+        type=option_types.choice(*ABLATIONS),
+        metavar="ABLATION",
+        help=", ".join(ABLATIONS),
     )
     parser.add_argument(
         "--values",
@@ -84,10 +79,10 @@ def parse(arguments=None):
     if options.ablation in SWEPT_SETTINGS and not options.values:
         parser.error(f"--values must be given: {options.ablation} to try")
     if options.values:
-        name = "templates" if options.ablation == "time" else options.ablation
-        if name not in SWEPT_SETTINGS:
+        setting = ABLATIONS[options.ablation].values_of
+        if setting is None:
             parser.error(f"--values does not apply to {options.ablation}")
-        options.values = parse_values(parser, name, options.values)
+        options.values = parse_values(parser, setting, options.values)
     if options.ablation in SWEPT_SETTINGS:
         _check_others(parser, options)
     return options
@@ -117,21 +112,21 @@ def main(arguments=None):
     options = parse(arguments)
     leave_gpu_memory(options.jobs)
     name = options.ablation
-    methods = SWEPT_SETTINGS[name].methods if name in SWEPT_SETTINGS else _METHODS[name]
+    ablation = ABLATIONS[name]
 
-    for option in ("trials", "jobs") if name in ("time", "subclass-map") else ():
+    for option in () if ablation.trains_students else ("trials", "jobs"):
         if getattr(options, option) > 1:
             log.warning("--%s has no effect: %s trains no students.", option, name)
 
     def run(experiment):
         out = options.out or default_out(experiment, f"{name}-")
-        result, file = _RUN.get(name, _run_values)(options, experiment, out)
+        result, file = ablation.run(options, experiment, out)
         print_results(out / file)
         return result
 
     def experiment():
         _check_methods(name, options.methods)
-        return experiment_of(options, settings_of(options), options.methods or methods)
+        return experiment_of(options, settings_of(options), options.methods or ablation.methods)
 
     return run_on_workers(options, experiment, run)
 
@@ -140,16 +135,13 @@ def _check_methods(name, given):
     """Refuse methods whose students have not the KD layer that the ablation reads."""
     from letkd_keras.recipes.experiments.methods import layers_of
 
-    for method in given if name in ("probe", "tsne") else ():
-        levels = layers_of([method])
-        if not levels or (name == "probe" and "intermediate" not in levels):
-            what = "an intermediate KD layer" if name == "probe" else "KD layers"
+    reads = ABLATIONS[name].reads
+    for method in given if reads else ():
+        if not set(reads) & set(layers_of([method])):
+            what = "an intermediate KD layer" if reads == ("intermediate",) else "KD layers"
             raise ValueError(
                 f"`methods` of {name} must have {what}. Received: methods={' '.join(given)}"
             )
-
-
-# Each of these runs an ablation and returns what `main` returns, and the file that is printed.
 
 
 def _run_table(options, experiment, out):
@@ -197,19 +189,43 @@ def _run_subclass_map(options, experiment, out):
     return subclass_map.write(experiment, out), "subclass_map.png"
 
 
-_METHODS = {
-    **TABLES,
-    "probe": PROBED,
-    "tsne": ("letkd2",),
-    "time": ("letkd2",),
-    "subclass-map": ("letkd2",),
-}
-_RUN = {
-    **dict.fromkeys(TABLES, _run_table),
-    "probe": _run_probe,
-    "tsne": _run_tsne,
-    "time": _run_time,
-    "subclass-map": _run_subclass_map,
+@dataclass(frozen=True)
+class Ablation:
+    """An ablation, or a figure.
+
+    Attributes:
+        run: Function of options, experiment and folder that returns what `main` returns, and the
+            name of the file that is printed.
+        methods: Methods of the students, where `--methods` names no others.
+        values_of: Name of the `SweptSetting` that `--values` are values of; `None` for no values.
+        reads: Levels of KD layers; a student must have one of them.
+        trains_students: Whether students are trained at all.
+    """
+
+    run: Callable
+    methods: tuple = ("letkd2",)
+    values_of: str | None = None
+    reads: tuple = ()
+    trains_students: bool = True
+
+
+_ALPHAS = (
+    *("letkd_i0", "letkd_i1", "quest", "letkd1"),
+    *("letkd_i0p0", "letkd_i0p1", "letkd_i1p0", "letkd2"),
+)
+ABLATIONS = {
+    # Tables of the supplement.
+    "alphas": Ablation(_run_table, _ALPHAS),
+    "fitnet": Ablation(_run_table, ("fitnet", "fitnet_layer", "fitnet_letkd")),
+    **{
+        name: Ablation(_run_values, setting.methods, values_of=name)
+        for name, setting in SWEPT_SETTINGS.items()
+    },
+    # letKD-2 with intermediate alpha 0 is the reference.
+    "probe": Ablation(_run_probe, ("letkd_i0p1", "letkd2"), reads=("intermediate",)),
+    "tsne": Ablation(_run_tsne, reads=LEVELS),
+    "time": Ablation(_run_time, values_of="templates", trains_students=False),
+    "subclass-map": Ablation(_run_subclass_map, trains_students=False),
 }
 
 

@@ -9,7 +9,7 @@ from letkd_keras.export import export_bundle, formats
 from letkd_keras.export.cost_report import form_title, forms_of, measure
 from letkd_keras.export.evaluation_images import evaluation_images, take
 from letkd_keras.export.loading import load_student
-from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.trainings import training_folder
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def warn_about_another(experiment, earlier, folder):
             folder / "exported",
             experiment.export_method,
             earlier,
-            results.student_folder(folder, earlier, experiment.seed),
+            training_folder.student_folder(folder, earlier, experiment.seed),
         )
 
 
@@ -101,9 +101,9 @@ def costs(experiment, folder):
     student = load_student(folder)
     images, labels = take(experiment.data, "test", _IMAGES, experiment.seed)
     log.info("measuring size and latency of the student")
-    alone = results.student_folder(folder, "student", experiment.seed)
+    alone = training_folder.student_folder(folder, "student", experiment.seed)
     plain = None
-    if results.finished(alone) is not None:
+    if training_folder.finished(alone) is not None:
         plain = load_student(alone / "student.keras")
     try:
         # A user's network that cannot be folded is no reason to lose a run.

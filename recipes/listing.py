@@ -7,6 +7,7 @@ import keras
 from letkd_keras import models
 from letkd_keras.functional import Cost, cost_of
 from letkd_keras.layers import KDLayer
+from letkd_keras.levels import LEVELS
 from letkd_keras.losses import LOGIT_LOSSES
 from letkd_keras.models.zoo import image_shape
 from letkd_keras.recipes import cifar100, imagenet, tiny_imagenet
@@ -85,9 +86,7 @@ def network_row(name, settings):
     with _without_values():
         model = models.build(name, num_classes=settings.num_classes, input_shape=image_shape(size))
         cost = cost_of(model)
-    shapes = [
-        tuple(model.get_layer(level).output.shape[1:]) for level in ("penultimate", "intermediate")
-    ]
+    shapes = [tuple(model.get_layer(level).output.shape[1:]) for level in LEVELS]
     if _channels_first():
         shapes = [(height, width, channels) for channels, height, width in shapes]
     return NetworkRow(name, settings.dataset, cost, *shapes)

@@ -107,6 +107,6 @@ def run_on_workers(options, make_experiment, command):
         experiment = make_experiment()
         with ray_workers.RayWorkers.running(options.workers, experiment):
             return command(experiment)
-    return shared_training.run_on_workers(
+    return shared_training.lead_or_serve(
         keras.backend.backend(), make_experiment, command, OPEN_KEYS
     )

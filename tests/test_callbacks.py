@@ -44,6 +44,59 @@ def test_metrics_that_are_vectors_pass():
         callback.on_train_batch_end(0, {"loss": np.nan, "f1_score": np.array([0.5, np.nan])})
 
 
+def test_the_remedies_of_the_caller_end_the_message():
+    callback = StopOnNonFiniteLoss("Give --clip-norm 1.")
+    callback.on_epoch_begin(0)
+    with pytest.raises(FloatingPointError, match=r"step 1: loss = nan\. Give --clip-norm 1\.$"):
+        callback.on_train_batch_end(0, {"loss": np.nan})
+
+
+def _warnings_of(first_step, epochs, caplog):
+    """The warnings of one `fit` with these losses, first after its first step."""
+    caplog.clear()
+    callback = StopOnNonFiniteLoss("Give --clip-norm 1.")
+    callback.on_train_begin()
+    for epoch, loss in enumerate(epochs):
+        callback.on_epoch_begin(epoch)
+        steps = [first_step, loss] if epoch == 0 else [loss]
+        for batch, step in enumerate(steps):
+            callback.on_train_batch_end(batch, {} if step is None else {"loss": step})
+        callback.on_epoch_end(epoch, {} if loss is None else {"loss": loss})
+    return caplog.messages
+
+
+def test_a_loss_that_explodes_and_stays_finite_is_warned_about_once(caplog):
+    assert _warnings_of(2.5, [1.7e4, 2.8e12, 2.5e16], caplog) == [
+        "The loss of epoch 1, 1.7e+04, is more than 100 times that at the beginning: the "
+        "training diverges. Give --clip-norm 1."
+    ]
+    (warning,) = _warnings_of(2.5, [2.4, 249.0, 251.0, 1e9], caplog)
+    assert warning.startswith("The loss of epoch 3, 251, is")
+
+
+@pytest.mark.parametrize(
+    ("first_step", "epochs"),
+    [
+        (2.5, [2.5, 30.0, 249.0]),  # a weight that grows in the first epochs
+        (1e-4, [1e-4, 0.5, 99.0]),  # a trained model is trained further
+        (1e16, [1e16, 1e17]),
+        (-3.0, [-3.0, -2.0, 50.0]),
+        (None, [None, None]),
+    ],
+)
+def test_other_losses_are_not_warned_about(first_step, epochs, caplog):
+    assert _warnings_of(first_step, epochs, caplog) == []
+
+
+def test_a_fit_that_diverges_is_warned_about(caplog):
+    x, y = np.ones((8, 2), "float32"), np.full((8, 1), 9, "float32")
+    model = _model()
+    model.optimizer.learning_rate = 2.0
+    model.fit(x, y, epochs=6, verbose=0, callbacks=[StopOnNonFiniteLoss()])
+    (warning,) = caplog.messages
+    assert "the training diverges. Try a tenth of the learning rate" in warning
+
+
 def _logged_epochs(callback, epochs, first=0):
     callback.set_params({"epochs": epochs, "steps": 2})
     callback.on_train_begin()
@@ -61,6 +114,27 @@ def test_epochs_are_lines_where_there_is_no_terminal(caplog):
         "epoch 1/2, loss 1.0000, accuracy 50.00%, test accuracy 75.00%, 0:00:00 left",
         "epoch 2/2, loss 1.0000, accuracy 50.00%, test accuracy 75.00%",
     ]
+
+
+@pytest.mark.parametrize(
+    ("loss", "shown"),
+    [
+        (0.00012345, "0.0001"),
+        (388.50671, "388.5067"),
+        (9999.5, "9999.5000"),
+        (12345.678, "1.235e+04"),
+        (1.4268625716304615e25, "1.427e+25"),
+    ],
+)
+def test_a_huge_loss_has_few_digits(loss, shown, caplog):
+    caplog.set_level(logging.INFO, "letkd_keras")
+    callback = ShowProgress()
+    callback.set_params({"epochs": 1, "steps": 1})
+    callback.on_train_begin()
+    callback.on_epoch_begin(0)
+    callback.on_epoch_end(0, {"loss": loss})
+    callback.on_train_end()
+    assert caplog.messages == [f"epoch 1/1, loss {shown}"]
 
 
 def test_of_many_epochs_few_are_lines(caplog):

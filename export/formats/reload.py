@@ -6,8 +6,8 @@ writes the outputs of each runtime or, if REPEATS is not 0, the seconds that eac
 all images took.
 
 This file is run by its path and imports no module of this package. What works here works for
-everybody who has the artifact and its runtime; `letkd_keras.export.classify` uses it too. Images
-are float32, or uint8 for the endpoint `classify`.
+everybody who has the artifact and its runtime; `letkd_keras.export.classify` and
+`quantization_noise` use it too. Images are float32, or uint8 for the endpoint `classify`.
 """
 
 import sys
@@ -41,18 +41,25 @@ def _tflite(path, threads):
     ((output, output_details),) = runner.get_output_details().items()
 
     def run(images):
-        if input_details["dtype"] != np.float32:
-            scale, zero = input_details["quantization"]
-            limits = np.iinfo(input_details["dtype"])
-            steps = np.round(images / scale) + zero
-            images = np.clip(steps, limits.min, limits.max).astype(input_details["dtype"])
-        outputs = runner(image=images)[output]
-        if output_details["dtype"] != np.float32:
-            scale, zero = output_details["quantization"]
-            outputs = (outputs.astype("float32") - zero) * np.float32(scale)
-        return outputs
+        return to_real(runner(image=to_input(images, input_details))[output], output_details)
 
     return run
+
+
+def to_input(images, details):
+    """Images as an input of a TFLite file takes them, which may be of integers."""
+    if details["dtype"] != np.float32:
+        scale, zero = details["quantization"]
+        limits = np.iinfo(details["dtype"])
+        images = np.clip(np.round(images / scale) + zero, limits.min, limits.max)
+    return images.astype(details["dtype"], copy=False)
+
+
+def to_real(values, details, dtype="float32"):
+    """Values of a tensor of a TFLite file, which may be quantized, as real numbers."""
+    scale, zero = details["quantization"]
+    values = values.astype(dtype, copy=False)
+    return (values - zero) * np.dtype(dtype).type(scale) if scale else values
 
 
 def _onnx(path, threads):

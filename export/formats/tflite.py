@@ -89,13 +89,25 @@ def _with_full_range(images, options):
 
 
 def _convert(student, path, options, configure=lambda converter: None, quantized=False):
-    import tensorflow as tf
-
     with tempfile.TemporaryDirectory() as folder:
         # Conversion from a SavedModel freezes the variables; from a bare function it does not.
         write_serving(student, folder, options)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        if quantized:
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        configure(converter)
-        Path(path).write_bytes(converter.convert())
+        convert_savedmodel(folder, path, configure, quantized)
+
+
+def convert_savedmodel(folder, path, configure=lambda converter: None, quantized=False):
+    """Write a TFLite file of a SavedModel.
+
+    Args:
+        folder: Folder of the SavedModel.
+        path: File to write.
+        configure: Function that sets further options of the `tf.lite.TFLiteConverter`.
+        quantized: Whether the converter optimizes, which quantizes at least the weights.
+    """
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+    if quantized:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    configure(converter)
+    Path(path).write_bytes(converter.convert())

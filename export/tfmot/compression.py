@@ -5,7 +5,6 @@ class probabilities of the original. This needs images, but no labels.
 """
 
 import tempfile
-from pathlib import Path
 
 import numpy as np
 from scipy.special import softmax
@@ -13,6 +12,7 @@ from scipy.special import softmax
 from letkd_keras.export.batch_norm_folding import fold_batch_norms
 from letkd_keras.export.comparison import logits_of
 from letkd_keras.export.formats.savedmodel import serving
+from letkd_keras.export.formats.tflite import convert_savedmodel
 from letkd_keras.export.inverse_rms import with_calibrated_floors
 from letkd_keras.export.tfmot.bridge import import_tfmot, to_tf_keras
 from letkd_keras.functional.graph import flatten
@@ -188,7 +188,4 @@ def _write(model, path, options, quantized=False):
     serve = tf.function(serving(model, options), [image])
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(model, folder, signatures={"serving_default": serve})
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        if quantized:
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        Path(path).write_bytes(converter.convert())
+        convert_savedmodel(folder, path, quantized=quantized)

@@ -31,13 +31,13 @@ import re
 import shutil
 import signal
 import sys
-import textwrap
 from contextlib import contextmanager
 from pathlib import Path
 
 from letkd_keras.commands.help_text import HelpFormatter, usage
 from letkd_keras.commands.log_file import stderr_to_log
 from letkd_keras.commands.option_types import PIXELS
+from letkd_keras.commands.terminal import lines_of_whole_words
 from letkd_keras.errors import did_you_mean
 
 # === The parser ===
@@ -270,13 +270,7 @@ class _TerminalHandler(logging.Handler):
 
 def _wrapped(message):
     width = shutil.get_terminal_size().columns
-    lines = (
-        # Paths and words are kept whole, so that they can be copied.
-        textwrap.wrap(
-            line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-        )
-        for line in message.splitlines()
-    )
+    lines = (lines_of_whole_words(line, width, "  ") for line in message.splitlines())
     return "\n".join("\n".join(line) for line in lines)
 
 

@@ -106,8 +106,8 @@ def add_unlabelled_options(parser):
         "--labelled-fraction",
         type=positive_fraction,
         metavar="F",
-        help="fraction of the training images that keep their labels, to measure what few labels "
-        "do (default: all)",
+        help="fraction of the training images that keep their labels; use it to measure the effect "
+        "of few labels (default: all)",
     )
 
 
@@ -118,7 +118,6 @@ def add_prototype_options(
     subclasses=8,
     components=60,
     iterations=20,
-    memory=None,
     feature_cache=None,
 ):
     """Add the options of the prototype fit.
@@ -129,7 +128,6 @@ def add_prototype_options(
         subclasses: Default of `--subclasses`.
         components: Default of `--components`.
         iterations: Default of `--iterations`.
-        memory: Default of `--memory`, bytes; `None` is that of `fit_prototypes`.
         feature_cache: Default of `--feature-cache`.
     """
     group = parser.add_argument_group("prototypes")
@@ -143,7 +141,6 @@ def add_prototype_options(
         "--memory",
         type=byte_count,
         metavar="BYTES",
-        default=memory,
         help="memory for feature vectors, such as 800M or 2G (default: 256M, or what 256 vectors "
         "for each center of a k-means need)",
     )

@@ -2,9 +2,9 @@
 
 import argparse
 import re
-import textwrap
 
 from letkd_keras.commands.option_types import byte_count, byte_text
+from letkd_keras.commands.terminal import lines_of_whole_words
 
 # A usage with more lines names only what must be given.
 _USAGE_LINES = 4
@@ -56,7 +56,7 @@ def wrapped(text, width):
         if paragraph:
             words = " ".join(line.strip() for line in paragraph)
             indent = "  " if words.startswith("- ") else ""
-            lines.extend(_filled(words, width, indent))
+            lines.extend(lines_of_whole_words(words, width, indent))
             paragraph.clear()
 
     for line in text.splitlines():
@@ -77,6 +77,8 @@ def wrapped(text, width):
 
 def _command(line, width):
     """Break a command before its options, so that each stays with its values."""
+    if len(line.rstrip()) <= width:
+        return [line.rstrip()]
     lines = []
     for part in re.split(r" (?=--)", line.rstrip()):
         if lines and len(lines[-1]) + 1 + len(part) <= width - 2:
@@ -84,12 +86,6 @@ def _command(line, width):
         else:
             lines.append(f"        {part}" if lines else part)
     return [*(f"{part} \\" for part in lines[:-1]), lines[-1]]
-
-
-def _filled(text, width, indent):
-    return textwrap.wrap(
-        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
 
 
 def usage(parser, actions):

@@ -1,4 +1,6 @@
-"""Types of options: what their texts may be. Numbers have the types of `letkd_keras.ranges`.
+"""Names of options, and their types: what their texts may be.
+
+Numbers have the types of `letkd_keras.ranges`.
 
 Only the standard library is imported, so that a wrong option is answered at once.
 """
@@ -12,6 +14,11 @@ from letkd_keras.ranges import refusal, shown
 # Names of `--pixels`; `letkd_keras.data.normalization` has their numbers.
 PIXELS = ("0..255", "0..1", "-1..1", "imagenet")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def option_of(argument):
+    """The option that sets an argument: `--check-images` of `check_images`."""
+    return f"--{argument.replace('_', '-')}"
 
 
 def byte_count(text):

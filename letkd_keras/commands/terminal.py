@@ -19,6 +19,22 @@ def width():
     return shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80
 
 
+def lines_of_whole_words(text, columns, indent=""):
+    """Wrap a text, but keep paths and words whole, so that they can be copied.
+
+    Args:
+        text: One paragraph.
+        columns: Width. Single words can be longer.
+        indent: What lines after the first one begin with.
+
+    Returns:
+        List of lines.
+    """
+    return textwrap.wrap(
+        text, columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
 def print_report(path):
     """Print a report in Markdown.
 
@@ -94,13 +110,7 @@ def _captioned(caption, path, columns):
 
 
 def _wrapped(text, columns, indent=""):
-    return textwrap.fill(
-        text.replace("`", ""),
-        columns,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return "\n".join(lines_of_whole_words(text.replace("`", ""), columns, indent))
 
 
 def _cells(line):
@@ -134,10 +144,7 @@ def _part(table, widths, shown):
     lines = []
     align = {i: str.rjust if _is_number(table, i) else str.ljust for i in shown}
     for number, row in enumerate(table):
-        cells = [
-            textwrap.wrap(row[i], widths[i], break_long_words=False, break_on_hyphens=False) or [""]
-            for i in shown
-        ]
+        cells = [lines_of_whole_words(row[i], widths[i]) or [""] for i in shown]
         for texts in itertools.zip_longest(*cells, fillvalue=""):
             aligned = (align[i](text, widths[i]) for i, text in zip(shown, texts, strict=True))
             lines.append(_GAP.join(aligned).rstrip())

@@ -1,6 +1,16 @@
 """What data sets in memory and data sets that are read from disk have in common."""
 
+import logging
+from contextlib import contextmanager
 from dataclasses import replace
+
+log = logging.getLogger(__name__)
+
+# TensorFlow's classes by their names: it may not be installed. They are of an image that cannot be
+# decoded, a damaged file of records, a file of too few records, and a file that is missing.
+_OF_BROKEN_FILES = {
+    *("InvalidArgumentError", "DataLossError", "FailedPreconditionError", "NotFoundError")
+}
 
 
 class Dataset:
@@ -118,3 +128,18 @@ class Dataset:
         Raises:
             ValueError: Naming files that cannot be decoded.
         """
+
+    @contextmanager
+    def broken_files_named(self):
+        """A scope that reads images: files that stop it are named, as TensorFlow does not.
+
+        Raises:
+            ValueError: Naming files that cannot be read.
+        """
+        try:
+            yield
+        except Exception as error:
+            if type(error).__name__ in _OF_BROKEN_FILES and not self.in_memory:
+                log.warning("An error stopped the reading. Looking for files that are damaged.")
+                self.check()
+            raise

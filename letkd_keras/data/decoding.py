@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from letkd_keras import memory_mapped
-from letkd_keras.files import atomic_path, open_atomic
+from letkd_keras.files import atomic_path, check_writable, open_atomic
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def decode_all(files, size, skip_corrupt=False, cache=None, advice=""):
     Raises:
         OSError: If the disk has no room for the cache.
         ValueError: If a file cannot be decoded and `skip_corrupt` is not set, the images do not fit
-            into the memory, or a file of the cache is damaged.
+            into the memory, the cache is no folder that can be written, or a file of it is damaged.
     """
     shape = (len(files), size, size, 3)
     if cache is None:
@@ -115,6 +115,7 @@ def decode_all(files, size, skip_corrupt=False, cache=None, advice=""):
     path = Path(cache).expanduser() / f"{_digest(files, size)}.npy"
     kept_path = path.with_suffix(".kept.npy")
     if not path.exists():
+        check_writable(path.parent, "image_cache")
         with atomic_path(path) as temporary:
             images = memory_mapped.create(temporary, shape, "uint8", _NO_ROOM)
             kept = _decode_into(images, files, size, skip_corrupt, advice)

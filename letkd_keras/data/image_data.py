@@ -114,7 +114,7 @@ class ImageData(Dataset):
             **options,
         )
 
-    def evaluation_batches(self, batch_size, split="test", part=None):
+    def evaluation_batches(self, batch_size=256, split="test", part=None):
         """Normalized batches in a fixed order, without augmentation; the last may be smaller.
 
         Args:

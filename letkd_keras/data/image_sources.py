@@ -214,8 +214,22 @@ class RecordSource:
         return digest.hexdigest()
 
     def unreadable(self):
-        """No files: tensorflow-datasets has decoded each record when it prepared them."""
-        return []
+        """Files of records that are damaged or missing.
+
+        The images in the records are not decoded: tensorflow-datasets did that when it prepared
+        them.
+        """
+        import tensorflow as tf
+
+        damaged = []
+        for path, length in zip(self.paths, self.lengths, strict=True):
+            try:
+                records = sum(1 for _ in tf.data.TFRecordDataset(path))
+            except tf.errors.OpError:
+                records = None
+            if records != length:
+                damaged.append(path)
+        return damaged
 
     def in_order(self):
         """`tf.data.Dataset` of (encoded image, label), file by file."""

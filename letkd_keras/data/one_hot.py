@@ -17,8 +17,11 @@ def classes_of(labels, num_classes):
     if labels.ndim == 2 and labels.shape[1] == 1 != num_classes:
         return labels[:, 0]
     if labels.ndim == 2 and labels.shape[1] == num_classes and labels.dtype.kind in "iufb":
-        sums = labels.sum(axis=1, dtype="float64")
-        # Half precision, mixing and smoothing of labels leave them within 0.01 of 1.
-        if np.all(abs(sums - 1) <= 0.01):
-            return labels.argmax(axis=1)
+        return labels.argmax(axis=1) if add_up_to_one(labels) else labels
     return labels
+
+
+def add_up_to_one(labels):
+    """Whether each row of labels [B, num_classes] adds up to 1, as one-hot and mixed ones do."""
+    # Half precision, mixing and smoothing of labels leave the sums within 0.01 of 1.
+    return bool(np.all(abs(labels.sum(axis=1, dtype="float64") - 1) <= 0.01))

@@ -2,7 +2,7 @@
 
 The order and the augmentation of a step depend on nothing else. A run that is started again at any
 step therefore sees the same batches as one that was not interrupted, for any number of threads.
-Only `policies` have random states of their own, which begin anew.
+Only `policies` have random states of their own, which begin again.
 """
 
 import math

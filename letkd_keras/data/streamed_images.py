@@ -155,7 +155,7 @@ class StreamedImages(Dataset):
         )
         return without_auto_shard(numbers.flat_map(epoch_batches).prefetch(tf.data.AUTOTUNE))
 
-    def evaluation_batches(self, batch_size, split="test", part=None):
+    def evaluation_batches(self, batch_size=256, split="test", part=None):
         """Batches in a fixed order: the centers of images resized to 8/7 of `image_size`.
 
         Args:
@@ -217,17 +217,17 @@ class StreamedImages(Dataset):
         return len(find_split(self._splits(), split))
 
     def check(self):
-        """Read every image once.
+        """Read every image once, or every file of records.
 
         Raises:
-            ValueError: Naming files that cannot be decoded.
+            ValueError: Naming files that cannot be decoded, or are damaged.
         """
         files = [str(file) for source in self._splits().values() for file in source.unreadable()]
         if files:
             more = f" and {len(files) - 5} more" if len(files) > 5 else ""
             raise ValueError(
-                f"{len(files)} images cannot be read: {', '.join(files[:5])}{more}. Remove these "
-                "files"
+                f"Files cannot be read: {', '.join(files[:5])}{more}. Remove images "
+                "that are damaged; prepare a data set of tensorflow-datasets again"
             )
 
     def _splits(self):

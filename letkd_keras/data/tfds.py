@@ -1,5 +1,6 @@
 """Data sets that tensorflow-datasets has prepared."""
 
+import contextlib
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ from letkd_keras.data.image_folder import pixel_statistics
 from letkd_keras.data.image_sources import RecordSource
 from letkd_keras.data.normalization import PIXELS
 from letkd_keras.data.streamed_images import StreamedImages
-from letkd_keras.errors import did_you_mean
+from letkd_keras.errors import did_you_mean, error_reason
 
 # Larger data sets are streamed from disk.
 _MEMORY = 2**31
@@ -82,7 +83,10 @@ def prepared_builder(name, data_dir=None):
         FileNotFoundError: If there is no such data set, or it is not prepared and cannot be
             downloaded.
         ImportError: If tensorflow-datasets is not installed.
+        ValueError: If the name is no name of a data set, or `data_dir` is a file.
     """
+    if data_dir is not None and Path(data_dir).expanduser().is_file():
+        raise ValueError(f"`data_dir` must be a folder. Received: data_dir={str(data_dir)!r}")
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -92,18 +96,37 @@ def prepared_builder(name, data_dir=None):
             "give that file as `data`."
         ) from error
     try:
+        base, _ = tfds.core.naming.parse_builder_name_kwargs(name)
+    except ValueError as error:
+        raise ValueError(
+            "`data` must be tfds:NAME, with /CONFIG and :VERSION if needed. Slices of splits are "
+            f"not accepted: use `train_examples` (--train-examples). Received: data='tfds:{name}'"
+        ) from error
+    folder = Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    try:
         builder = tfds.builder(name, data_dir=None if data_dir is None else str(data_dir))
+    except Exception as error:  # tfds has several for versions and configurations
+        infos = sorted(Path(folder, base.name).rglob("dataset_info.json"))
+        versions = ", ".join(str(info.parent.relative_to(folder)) for info in infos)
+        if versions:
+            found = f". This folder has {versions}"
+        elif not folder.is_dir():
+            found = ". This folder does not exist"
+        elif isinstance(error, tfds.core.DatasetNotFoundError):
+            found = did_you_mean(name, tfds.list_builders(with_community_datasets=False))
+        else:
+            # What tfds writes before are the arguments of its builder.
+            reason = error_reason(error).rpartition('": ')[2]
+            found = f" ({reason.rstrip(': .')})"
+        raise FileNotFoundError(
+            "`data` must name a data set of tensorflow-datasets, or one that is prepared in "
+            f"`data_dir` {str(folder)!r}. Received: data='tfds:{name}'{found}"
+        ) from error
+    try:
         if not builder.is_prepared():
             _check_network(builder.info.homepage or "")
             builder.download_and_prepare()
-    except tfds.core.DatasetNotFoundError as error:
-        names = tfds.list_builders(with_community_datasets=False)
-        raise FileNotFoundError(
-            "`data` must name a data set of tensorflow-datasets, or one that is prepared in "
-            f"`data_dir`. Received: data='tfds:{name}'{did_you_mean(name, names)}"
-        ) from error
     except Exception as error:  # tfds raises whatever happened in its download
-        folder = Path(data_dir or "~/tensorflow_datasets").expanduser()
         raise FileNotFoundError(
             f"{name} is not prepared in `data_dir` {str(folder)!r} and could not be downloaded "
             f"({type(error).__name__}). Give the folder that holds {name}/<version>, or use a "
@@ -124,13 +147,17 @@ def read_into_memory(builder, name, mean=None, std=None, test="test"):
 
     Returns:
         `ImageData`.
+
+    Raises:
+        ValueError: If a file of the data set is damaged.
     """
     import tensorflow_datasets as tfds
 
-    train, test = (
-        tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1, shuffle_files=False))
-        for split in ("train", test)
-    )
+    with _damage_explained(builder):
+        train, test = (
+            tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1, shuffle_files=False))
+            for split in ("train", test)
+        )
     x_train = np.ascontiguousarray(train["image"])
     if mean is None or std is None:
         mean, std = pixel_statistics(x_train)
@@ -159,7 +186,11 @@ def streamed(builder, name, test, image_size):
 
     Returns:
         `StreamedImages`.
+
+    Raises:
+        ValueError: If files are missing or too small; their content is not read.
     """
+    _check_sizes(builder, ("train", test))
     mean, std = PIXELS["imagenet"]
     train, test = (RecordSource.from_builder(builder, split) for split in ("train", test))
     return StreamedImages(
@@ -185,7 +216,36 @@ def _has_labels(builder, split):
         read_config=tfds.ReadConfig(try_autocache=False),
         shuffle_files=False,
     )
-    return all(record["label"] >= 0 for record in tfds.as_numpy(records.take(8)))
+    with _damage_explained(builder):
+        return all(record["label"] >= 0 for record in tfds.as_numpy(records.take(8)))
+
+
+@contextlib.contextmanager
+def _damage_explained(builder):
+    """Refuse a data set of which TensorFlow cannot read the files."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise ValueError(_damage(builder, type(error).__name__)) from error
+
+
+def _check_sizes(builder, splits):
+    """Refuse files that are missing or too small, before they are read image by image."""
+    for split in splits:
+        info = builder.info.splits[split]
+        found = sum(path.stat().st_size for path in map(Path, info.filepaths) if path.is_file())
+        # The size that tfds states is without the few bytes that a file has for each record.
+        if found < int(info.num_bytes or 0):
+            raise ValueError(_damage(builder, f"{found:,} bytes of the split {split}"))
+
+
+def _damage(builder, what):
+    return (
+        f"The data set in {builder.data_dir} is damaged ({what}): delete this folder and prepare "
+        "the data set again"
+    )
 
 
 def _check_network(homepage):

@@ -1,4 +1,4 @@
-"""Distillers: models whose `compile` and `fit` train a student under a teacher."""
+"""Distillers: models whose `compile` and `fit` train a student with a teacher."""
 
 from letkd_keras.distillers.at import AT
 from letkd_keras.distillers.crd import CRD

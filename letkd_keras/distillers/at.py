@@ -2,7 +2,6 @@ import keras
 from keras import ops
 
 from letkd_keras.distillers.distiller import Distiller
-from letkd_keras.distillers.feature_layers import compared_layers
 from letkd_keras.distillers.feature_maps import check_feature_maps, on_one_grid
 from letkd_keras.layers.l2_normalization import l2_normalize
 from letkd_keras.losses.loss import Loss
@@ -65,25 +64,20 @@ class AT(Distiller):
         ValueError: If `power` is less than 1, a layer has no feature map, or as `Distiller`.
     """
 
+    suggested_layers = "all"
+
     def __init__(
         self,
         teacher,
         student,
         *,
-        student_layers=None,
-        teacher_layers=None,
         weight=1000.0,
         power=2,
         **kwargs,
     ):
-        teacher_layers, student_layers = compared_layers(
-            teacher, student, teacher_layers, student_layers, "all"
-        )
         super().__init__(
             teacher,
             student,
-            student_layers=student_layers,
-            teacher_layers=teacher_layers,
             loss_weights={"at": non_negative_number.check(weight, "weight")},
             **kwargs,
         )

@@ -11,6 +11,7 @@ from letkd_keras.functional.graph import (
     spatial_shape,
 )
 from letkd_keras.functional.softmax_removal import remove_softmax
+from letkd_keras.shapes import shapes_agree
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def matching_models(teacher, student):
         return None, student
     teacher = remove_softmax(teacher, "teacher")
     shapes = [tuple(model.inputs[0].shape[1:]) for model in (teacher, student)]
-    if not _compatible(*shapes):
+    if not shapes_agree(*shapes):
         raise ValueError(
             "`teacher` and `student` must take images of the same shape. "
             f"Received: teacher's {shapes[0]} and student's {shapes[1]}"
@@ -55,13 +56,6 @@ def matching_models(teacher, student):
             "puts out features: add a `Dense(classes)` and train it"
         )
     return teacher, student
-
-
-def _compatible(first, second):
-    """Whether two shapes are equal where both are known."""
-    if len(first) != len(second):
-        return False
-    return all(a == b or None in (a, b) for a, b in zip(first, second, strict=True))
 
 
 def check_teacher_stays(teacher, student):
@@ -141,6 +135,26 @@ def _belong_to(prototypes, model):
     return True
 
 
+def check_takes_kd_layer(shape, layer, level):
+    """Refuse a layer of a student that no KD layer can follow.
+
+    Args:
+        shape: Shape of the layer's output, with the batch dimension.
+        layer: Name of the layer.
+        level: `"penultimate"` or `"intermediate"`; `"student_penultimate"` and so on where the
+            argument in the error is `student_penultimate_layer`.
+
+    Raises:
+        ValueError: If the output is no feature map.
+    """
+    if len(shape) != 4:
+        raise ValueError(
+            f"`{level}_layer` must name a layer of the student with a feature map [B, H, W, C], "
+            "which KD layers need: only a teacher may have tokens. "
+            f"Received: {level}_layer={layer!r} of shape {tuple(shape)}"
+        )
+
+
 def score_grid(teacher, student, layer, prototypes, level, image_shape=None):
     """The grid on which a student's scores and the targets are compared, if it takes resizing.
 
@@ -163,12 +177,7 @@ def score_grid(teacher, student, layer, prototypes, level, image_shape=None):
     flat = flatten(student)
     check_data_format(flat)
     output = output_of(flat, find_layer(flat, layer, argument=f"{level}_layer"))
-    if len(output.shape) != 4:
-        raise ValueError(
-            f"`{level}_layer` must name a layer of the student with a feature map [B, H, W, C], "
-            "which KD layers need: only a teacher may have tokens. "
-            f"Received: {level}_layer={layer!r} of shape {tuple(output.shape)}"
-        )
+    check_takes_kd_layer(output.shape, layer, level)
     grid = spatial_shape(output.shape)
     if None in grid:
         shape = tuple(teacher.inputs[0].shape[1:])

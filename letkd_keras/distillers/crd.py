@@ -5,7 +5,6 @@ import numpy as np
 from keras import ops
 
 from letkd_keras.distillers.distiller import Distiller
-from letkd_keras.distillers.feature_layers import compared_layers
 from letkd_keras.distillers.feature_maps import check_feature_maps
 from letkd_keras.distillers.memory_bank import MemoryBank, NegativeSampler
 from letkd_keras.layers.l2_normalization import l2_normalize
@@ -91,6 +90,7 @@ class CRD(Distiller):
 
     # Negatives are images of other classes.
     takes_unlabelled = False
+    suggested_layers = "penultimate"
 
     def __init__(
         self,
@@ -98,8 +98,6 @@ class CRD(Distiller):
         student,
         labels=None,
         *,
-        student_layers=None,
-        teacher_layers=None,
         weight=0.8,
         dimension=128,
         negatives=16384,
@@ -108,14 +106,9 @@ class CRD(Distiller):
         train_examples=None,
         **kwargs,
     ):
-        teacher_layers, student_layers = compared_layers(
-            teacher, student, teacher_layers, student_layers, "penultimate"
-        )
         super().__init__(
             teacher,
             student,
-            student_layers=student_layers,
-            teacher_layers=teacher_layers,
             loss_weights={"crd": non_negative_number.check(weight, "weight")},
             **kwargs,
         )

@@ -10,9 +10,9 @@ from letkd_keras.distillers.compatibility import (
     matching_models,
     warn_about_augmentation,
 )
-from letkd_keras.distillers.feature_layers import layer_names
+from letkd_keras.distillers.feature_layers import compared_layers, layer_names
 from letkd_keras.distillers.feature_maps import channels_last, channels_last_shape
-from letkd_keras.distillers.layer_outputs import LayerOutputs
+from letkd_keras.distillers.layer_outputs import LayerOutputs, images_of
 from letkd_keras.distillers.training_arguments import (
     check_images_and_labels,
     check_metrics,
@@ -49,8 +49,8 @@ class Distiller(TrainStep, keras.Model):
 
         loss = task_weight * task loss + sum of weight * distillation loss + regularizers
 
-    `compile` and `fit` it like any model; `evaluate`, `predict` and calling it run the student
-    alone. `student` is what ships.
+    Call `compile` and `fit` as for any Keras model. `evaluate`, `predict` and a call of the
+    distiller run only the student. `student` is the model to save and export.
 
     A method is a subclass. It names layers of both models, makes what it trains beside the student
     (its *adapters*) from `student_shapes` and `teacher_shapes` after this constructor, and
@@ -60,11 +60,11 @@ class Distiller(TrainStep, keras.Model):
     neither in the optimizer nor in a loaded distiller. Adapters are trained and saved with the
     distiller; `student` never has them.
 
-    Images may have no label: with the label -1 they count in all distillation losses and not in the
-    task loss, which is the mean over the images of the batch (of each replica) that have one, 0
-    where there are none. A loss that uses the label takes the teacher's class. Evaluation leaves
-    them out in the same way. Metrics count images with a label only if they are given to `compile`
-    as `weighted_metrics`. Metrics see logits.
+    An image with the label -1 has no label. It counts in all distillation losses, but not in the
+    task loss, which is the mean over the labelled images of the batch (of each replica), and 0 if
+    there are none. A distillation loss that needs a label uses the teacher's class. In evaluation,
+    images without labels do not count in the task loss either. Metrics leave such images out only
+    if they are given to `compile` as `weighted_metrics`. Metrics see logits.
 
     The logs of `fit` have `loss` (what is minimized), `task_loss` (the compiled loss) and every
     distillation loss under its own name, without its weight. Regularizers, of the student and of
@@ -82,8 +82,8 @@ class Distiller(TrainStep, keras.Model):
             removed: `student` of the distiller is then a model without it, which shares the weights
             (`letkd_keras.remove_softmax`).
         student_layers: Names of layers of the student whose outputs are compared, in order, or one
-            name.
-        teacher_layers: As many of the teacher.
+            name. `None` for those that the method suggests by its `suggested_layers`, if any.
+        teacher_layers: As many of the teacher, likewise.
         teacher_shapes: Shapes of the outputs of `teacher_layers`, channels last, without the batch
             dimension; needed only without a teacher.
         loss_weights: Names of the method's losses and their weights.
@@ -108,14 +108,17 @@ class Distiller(TrainStep, keras.Model):
 
     # Whether the method can be trained on images without labels.
     takes_unlabelled = True
+    # Which layers are compared if none are given: "all", "second", "last" or "penultimate", as in
+    # `compared_layers`; `None` for no layers.
+    suggested_layers = None
 
     def __init__(
         self,
         teacher,
         student,
         *,
-        student_layers=(),
-        teacher_layers=(),
+        student_layers=None,
+        teacher_layers=None,
         teacher_shapes=(),
         loss_weights=None,
         task_weight=1.0,
@@ -125,8 +128,12 @@ class Distiller(TrainStep, keras.Model):
     ):
         super().__init__(**kwargs)
         teacher, self.student = matching_models(teacher, student)
-        self.student_layers = layer_names(student_layers)
-        self.teacher_layers = layer_names(teacher_layers)
+        if self.suggested_layers is not None:
+            teacher_layers, student_layers = compared_layers(
+                teacher, self.student, teacher_layers, student_layers, self.suggested_layers
+            )
+        self.student_layers = layer_names(student_layers or ())
+        self.teacher_layers = layer_names(teacher_layers or ())
         if len(self.student_layers) != len(self.teacher_layers):
             raise ValueError(
                 "`student_layers` and `teacher_layers` must be of the same length. "
@@ -247,7 +254,7 @@ class Distiller(TrainStep, keras.Model):
             raise
 
     def call(self, inputs, training=None):
-        return self.student(inputs, training=training)
+        return self.student(images_of(inputs), training=training)
 
     def export(self, filepath, *args, **kwargs):
         """Export the student (`keras.Model.export`); see also `letkd_keras.export_student`."""

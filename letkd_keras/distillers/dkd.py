@@ -20,7 +20,7 @@ class DKD(Distiller):
             place.
         alpha: Weight of the target-class part; 1 in the paper.
         beta: Weight of the non-target-class part; 1 to 8 in the paper, by the teacher: 2 for the
-            narrow ResNets, 6 for a wide ResNet under a wide ResNet, 8 for the others.
+            narrow ResNets, 6 for a wide ResNet with a wide ResNet as its teacher, 8 for the others.
         temperature: T; 4 in the paper.
         weight: Weight of both parts together.
         standardize_logits: Whether logits are standardized first; see `DKDLoss`.

@@ -1,7 +1,6 @@
 import keras
 
 from letkd_keras.distillers.distiller import Distiller
-from letkd_keras.distillers.feature_layers import compared_layers
 from letkd_keras.distillers.feature_maps import (
     FeatureMeanSquaredError,
     check_feature_maps,
@@ -37,17 +36,12 @@ class FitNet(Distiller):
         ValueError: If the image size is open, or as `Distiller`.
     """
 
-    def __init__(
-        self, teacher, student, *, student_layers=None, teacher_layers=None, weight=100.0, **kwargs
-    ):
-        teacher_layers, student_layers = compared_layers(
-            teacher, student, teacher_layers, student_layers, "second"
-        )
+    suggested_layers = "second"
+
+    def __init__(self, teacher, student, *, weight=100.0, **kwargs):
         super().__init__(
             teacher,
             student,
-            student_layers=student_layers,
-            teacher_layers=teacher_layers,
             loss_weights={"hint": non_negative_number.check(weight, "weight")},
             **kwargs,
         )

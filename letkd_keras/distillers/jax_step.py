@@ -25,7 +25,7 @@ class TrainStep:
 
     @contextlib.contextmanager
     def _as_another_function(self, name):
-        """Make a method unequal to itself, so that JAX compiles it anew.
+        """Make a method unequal to itself, so that JAX compiles it again.
 
         JAX takes the compiled function of an equal one, such as the method before `compile` changed
         the loss, as long as anything refers to that.

@@ -21,7 +21,7 @@ class LayerOutputs:
         shapes: Shape of each layer's output, without the batch dimension.
 
     Call arguments:
-        inputs: Images.
+        inputs: Images, or as `images_of`.
         training: Whether the model runs in training mode.
 
     Returns:
@@ -40,7 +40,7 @@ class LayerOutputs:
         self._function = keras.Model(flat.inputs[0], outputs, name="layer_outputs")
 
     def __call__(self, inputs, training):
-        outputs = self._function(inputs, training=training)
+        outputs = self._function(images_of(inputs), training=training)
         outputs["features"] = [
             _with_known_shape(features, shape)
             for features, shape in zip(outputs["features"], self.shapes, strict=True)
@@ -51,6 +51,17 @@ class LayerOutputs:
         """Whether weights of the model were assigned since the last call of this method."""
         before, self._values = self._values, [variable.value for variable in self.model.variables]
         return [id(value) for value in before] != [id(value) for value in self._values]
+
+
+def images_of(inputs):
+    """The images of a batch, which may be a dictionary of them alone.
+
+    Keras compares its key with the name of a model's input. Teacher and student may have inputs of
+    different names, and a student that is copied loses its own.
+    """
+    if isinstance(inputs, dict) and len(inputs) == 1:
+        (inputs,) = inputs.values()
+    return inputs
 
 
 def _with_known_shape(features, shape):

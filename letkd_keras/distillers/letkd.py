@@ -26,11 +26,11 @@ from letkd_keras.layers import (
 )
 from letkd_keras.layers.image_blocks import sum_images
 from letkd_keras.layers.score_moments import pointwise_conv
+from letkd_keras.levels import LEVELS
 from letkd_keras.losses import TemplateKLDivergence, negentropy
 from letkd_keras.prototypes import Prototypes
 from letkd_keras.ranges import non_negative_number, positive_integer, positive_number
 
-_LEVELS = ("penultimate", "intermediate")
 log = logging.getLogger(__name__)
 
 
@@ -44,8 +44,9 @@ class LetKD(Distiller):
 
         loss = CE + weight * KL_penultimate (+ weight * KL_intermediate)
 
-    With both levels this is letKD-2, with `levels=("penultimate",)` letKD-1, and that with
-    `penultimate_alpha=0` QUEST. `student` is what ships: it has the KD layers and no teacher.
+    With both levels this is letKD-2. With `levels=("penultimate",)` it is letKD-1. letKD-1 with
+    `penultimate_alpha=0` is QUEST. `student` is the model to save and export: it has the KD layers
+    and no teacher.
 
     Where the student's grid and that of the prototypes differ, the finer of the two is averaged to
     the coarser by `letkd_keras.layers.adaptive_average_pool`: the student's scores, or the targets,
@@ -170,7 +171,7 @@ class LetKD(Distiller):
         )
         self.levels = levels
         self.penultimate_layer, self.intermediate_layer = (
-            layers[level] if level in levels else None for level in _LEVELS
+            layers[level] if level in levels else None for level in LEVELS
         )
         self.temperature = positive_number.check(temperature, "temperature")
         self.grids = {level: grid and tuple(grid) for level, grid in grids.items()}
@@ -352,21 +353,21 @@ def _check_both_or_neither(teacher, prototypes):
 
 
 def _check_levels(levels):
-    """`levels` in the order of `_LEVELS`; `None` stays `None`."""
+    """`levels` in the order of `LEVELS`; `None` stays `None`."""
     if levels is None:
         return None
-    if isinstance(levels, str) or not levels or not set(levels) <= set(_LEVELS):
+    if isinstance(levels, str) or not levels or not set(levels) <= set(LEVELS):
         raise ValueError(
             "`levels` must be a tuple of 'penultimate' and 'intermediate', or one of them, or "
             f"None. Received: levels={levels!r}"
         )
-    return tuple(level for level in _LEVELS if level in levels)
+    return tuple(level for level in LEVELS if level in levels)
 
 
 def _levels_of(student, levels):
     """The levels of a student that has its KD layers."""
     present = kd_layers_of(student)
-    levels = _check_levels(levels) or tuple(x for x in _LEVELS if _kd_name(x) in present)
+    levels = _check_levels(levels) or tuple(x for x in LEVELS if _kd_name(x) in present)
     if not levels or not all(_kd_name(level) in present for level in levels):
         raise ValueError(
             "`prototypes` are needed to put KD layers into a student. Received: prototypes=None"

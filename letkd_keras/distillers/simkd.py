@@ -35,8 +35,8 @@ class SimKD(Distiller):
 
     The projector P is 1x1 - 3x3 - 1x1, each without bias and with batch normalization and ReLU,
     from the student's feature map to the teacher's channels, through `factor` times fewer. It
-    starts as PyTorch's convolutions do. What ships is the student's encoder, P and the teacher's
-    classifier: unlike the other methods this one leaves layers in the student. Where the grids
+    starts as PyTorch's convolutions do. The trained `student` has its encoder, P and the teacher's
+    classifier: unlike most other methods this one leaves layers in the student. Where the grids
     differ the finer map is averaged.
 
     Args:

@@ -2,7 +2,6 @@ import keras
 from keras import ops
 
 from letkd_keras.distillers.distiller import Distiller
-from letkd_keras.distillers.feature_layers import compared_layers
 from letkd_keras.layers.l2_normalization import l2_normalize
 from letkd_keras.losses.loss import Loss
 from letkd_keras.ranges import non_negative_number
@@ -52,17 +51,12 @@ class SP(Distiller):
         ValueError: As `Distiller`.
     """
 
-    def __init__(
-        self, teacher, student, *, student_layers=None, teacher_layers=None, weight=3000.0, **kwargs
-    ):
-        teacher_layers, student_layers = compared_layers(
-            teacher, student, teacher_layers, student_layers, "last"
-        )
+    suggested_layers = "last"
+
+    def __init__(self, teacher, student, *, weight=3000.0, **kwargs):
         super().__init__(
             teacher,
             student,
-            student_layers=student_layers,
-            teacher_layers=teacher_layers,
             loss_weights={"sp": non_negative_number.check(weight, "weight")},
             **kwargs,
         )

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from letkd_keras.data.image_data import UNLABELLED
+from letkd_keras.data.one_hot import add_up_to_one
 
 log = logging.getLogger(__name__)
 
@@ -172,9 +173,8 @@ def check_images_and_labels(images, labels, classes, takes_unlabelled=False):
     if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iufb":
         return
     if labels.ndim == 2 and labels.shape[1] == classes:
-        smallest, sums = labels.min(initial=0), labels.sum(axis=1, dtype="float64")
-        # Half precision, mixing and smoothing of labels leave them within 0.01 of 1.
-        if not (smallest >= 0 and np.all(abs(sums - 1) <= 0.01)):
+        if labels.min(initial=0) < 0 or not add_up_to_one(labels):
+            sums = labels.sum(axis=1, dtype="float64")
             raise ValueError(
                 f"{expected_labels(classes, takes_unlabelled)}; a distribution adds up to 1, and "
                 "several labels for an image are not supported. Received: numbers from "

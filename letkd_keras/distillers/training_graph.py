@@ -1,6 +1,7 @@
 import keras
 
 from letkd_keras.data_format import to_channels_last
+from letkd_keras.distillers.layer_outputs import images_of
 from letkd_keras.functional.graph import find_layer, readers, retrace
 from letkd_keras.functional.insertion import is_only_pooled
 from letkd_keras.layers import AdaptiveAveragePooling
@@ -26,7 +27,7 @@ class TrainingGraph:
             for the whole batch at once.
 
     Call arguments:
-        inputs: Images.
+        inputs: Images, or as `images_of`.
         training: Whether the student runs in training mode.
 
     Returns:
@@ -83,7 +84,7 @@ class TrainingGraph:
         self._function = keras.Model(inputs, outputs, name="training_graph")
 
     def __call__(self, inputs, training):
-        return self._function(inputs, training=training)
+        return self._function(images_of(inputs), training=training)
 
 
 def _resized(scores, grid, name):

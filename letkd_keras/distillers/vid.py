@@ -4,7 +4,6 @@ import keras
 from keras import ops
 
 from letkd_keras.distillers.distiller import Distiller
-from letkd_keras.distillers.feature_layers import compared_layers
 from letkd_keras.distillers.feature_maps import check_feature_maps, on_one_grid
 from letkd_keras.losses.loss import Loss
 from letkd_keras.models.initialization import torch_uniform
@@ -106,17 +105,12 @@ class VID(Distiller):
         ValueError: As `Distiller`.
     """
 
-    def __init__(
-        self, teacher, student, *, student_layers=None, teacher_layers=None, weight=1.0, **kwargs
-    ):
-        teacher_layers, student_layers = compared_layers(
-            teacher, student, teacher_layers, student_layers, "all"
-        )
+    suggested_layers = "all"
+
+    def __init__(self, teacher, student, *, weight=1.0, **kwargs):
         super().__init__(
             teacher,
             student,
-            student_layers=student_layers,
-            teacher_layers=teacher_layers,
             loss_weights={"vid": non_negative_number.check(weight, "weight")},
             **kwargs,
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import keras
 
 from letkd_keras.functional.fake_quantization import without_fake_quantization
-from letkd_keras.functional.graph import as_functional, flatten, is_model, open_layer, run
+from letkd_keras.functional.graph import KERNELS, as_functional, flatten, is_model, open_layer, run
 from letkd_keras.functional.insertion import is_only_pooled
 from letkd_keras.layers import KDLayer
 
@@ -39,7 +39,6 @@ _ELEMENTWISE = (
     keras.layers.PReLU,
     keras.layers.RMSNormalization,
 )
-_KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
 # Weights that are statistics of data and not trained.
 _STATISTICS = ("moving_mean", "moving_variance", "mean", "variance", "count")
 # Operations without weights whose matrix products are not counted.
@@ -136,7 +135,7 @@ def _multiply_adds(operation, args, kwargs, outputs, one_product):
     if isinstance(operation, _AT_EACH_INPUT):
         return _locations(args[0], operation) * math.prod(operation.kernel.shape)
     if isinstance(operation, _AT_EACH_OUTPUT):
-        kernels = [getattr(operation, name, None) for name in _KERNELS]
+        kernels = [getattr(operation, name, None) for name in KERNELS]
         size = sum(math.prod(kernel.shape) for kernel in kernels if kernel is not None)
         return _locations(outputs, operation) * size
     if isinstance(operation, keras.layers.EinsumDense):

@@ -4,7 +4,7 @@ import logging
 
 import keras
 
-from letkd_keras.functional.graph import as_functional, flatten, readers
+from letkd_keras.functional.graph import IDLE_AT_INFERENCE, as_functional, flatten, readers
 from letkd_keras.functional.graph_copy import copy_of, copy_with
 from letkd_keras.functional.lora import without_lora
 from letkd_keras.layers import ChannelShuffle, ChannelSplit, KDLayer
@@ -16,9 +16,7 @@ _ORIGINAL = {quantized: original for original, quantized in FAKE_QUANTIZED.items
 _OWN_OPTIONS = ("weight_bits", "bits", "momentum_of_ranges")
 # Their outputs have the values of their inputs, or fewer: the same scale represents them.
 _MOVING = (
-    keras.layers.Identity,
-    keras.layers.Dropout,
-    keras.layers.SpatialDropout2D,
+    *IDLE_AT_INFERENCE,
     keras.layers.Flatten,
     keras.layers.Reshape,
     keras.layers.Permute,

@@ -7,6 +7,8 @@ releases that it was run with.
 import difflib
 import functools
 import inspect
+import json
+import re
 
 import keras
 
@@ -14,6 +16,18 @@ from letkd_keras.errors import error_reason
 
 # A test compares the installed release with this list.
 TESTED_KERAS = ("3.14.0", "3.15.1")
+
+# Layers that do nothing at inference, besides random augmentations.
+IDLE_AT_INFERENCE = (
+    keras.layers.Identity,
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout2D,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+    keras.layers.ActivityRegularization,
+)
+# Names of the weights of Keras' layers that are kernels.
+KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
 
 # Height and width that stand for sizes a model leaves open: a multiple of 32, the usual stride.
 _USUAL_SIZE = 224
@@ -51,10 +65,29 @@ def as_functional(model, argument="model"):
         raise ValueError(
             f"`{argument}` must have one input and one output. "
             f"Received: {len(model.inputs)} inputs and {len(model.outputs)} outputs"
+            f"{_how_to_keep_logits(model, argument)}"
         )
     if any(map(keras.tree.is_nested, (model.input, model.output))):
         return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     return model
+
+
+def _how_to_keep_logits(model, argument):
+    """How to make a model with one output of one with several, as a sentence."""
+    if len(model.outputs) < 2 or len(model.inputs) != 1:
+        return ""
+    paths = {
+        "".join(f"[{json.dumps(key)}]" for key in path): output
+        for path, output in keras.tree.flatten_with_path(model.output)
+    }
+    flat = [path for path, output in paths.items() if len(output.shape) == 2] or list(paths)
+    named = [path for path in flat if re.search("logit|class|predict", path.lower())]
+    # A classifier is more often the last output than the first one.
+    likely = (named or flat)[-1]
+    return (
+        f". Keep the logits: keras.Model(model.input, model.output{likely})"
+        f'.save("{argument}.keras"). The outputs are {", ".join(paths)}'
+    )
 
 
 def check_data_format(model):

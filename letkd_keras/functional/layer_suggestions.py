@@ -7,6 +7,8 @@ from keras import layers
 
 from letkd_keras.functional.classifier import check_classifier
 from letkd_keras.functional.graph import (
+    IDLE_AT_INFERENCE,
+    KERNELS,
     as_functional,
     flatten,
     is_called_once,
@@ -29,7 +31,6 @@ _ACTIVATIONS = (
     layers.PReLU,
     layers.ELU,
 )
-_IDLE = (layers.Identity, layers.Dropout, layers.SpatialDropout2D)
 # Operations on tensors (`x + shortcut`, `keras.ops.relu(x)`) are identified by the names of their
 # classes, because Keras has no public names for these classes.
 _MERGING_OPERATIONS = ("Add", "Concatenate")
@@ -403,10 +404,7 @@ def _convolutions(operation):
     if not isinstance(operation, layers.Layer):
         return int(type(operation).__name__ in ("Conv", "DepthwiseConv", "SeparableConv"))
     parts = [operation, *layers_inside(operation)]
-    return sum(any(name in _KERNELS for name in _own_weights(part)) for part in parts)
-
-
-_KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
+    return sum(any(name in KERNELS for name in _own_weights(part)) for part in parts)
 
 
 def _own_weights(layer):
@@ -426,7 +424,7 @@ def _activates(operation):
 
 def _changes_little(operation):
     """Whether an operation is an activation, or does nothing at inference."""
-    return _activates(operation) or isinstance(operation, _IDLE)
+    return _activates(operation) or isinstance(operation, IDLE_AT_INFERENCE)
 
 
 def _is_tensor_operation(operation, names):

@@ -1,5 +1,7 @@
 import importlib.util
 import json
+import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -47,10 +49,38 @@ def load_model(path, argument="path"):
                 f"`{argument}` needs {' and '.join(missing)}: pip install {' '.join(missing)}. "
                 f"Received: {str(path)!r}"
             ) from error
+        subclass = _unknown_class(path)
+        if subclass is not None:
+            raise ValueError(
+                f"`{argument}` must be a .keras file of a functional or sequential model: build "
+                "such a model from the layers of yours, and save it (docs/your_models.md). "
+                f"Received: {str(path)!r}, a subclassed model of the class {subclass!r}"
+            ) from error
         raise ValueError(
             f"`{argument}` must be a .keras file with layers of Keras or of this package. "
             f"Received: {str(path)!r}: {error_reason(error)}"
         ) from error
+
+
+def model_bytes(model):
+    """The content of the `.keras` file of a model, to be sent to another process."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # Nobody asked for the file: a remark that it has no optimizer would only confuse.
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "model.keras"
+        model.save(path)
+        return path.read_bytes()
+
+
+def model_of_bytes(content, argument="content"):
+    """The model of which `model_bytes` gave the content.
+
+    Arguments besides `content`, result and errors are those of `load_model`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        path.write_bytes(content)
+        return load_model(path, argument)
 
 
 def _check_sizes(path, argument):
@@ -96,6 +126,16 @@ def _config(path):
             return json.loads(archive.read("config.json"))
     except (KeyError, ValueError, OSError, zipfile.BadZipFile):
         return None
+
+
+def _unknown_class(path):
+    """Name of the class of the model in a file, if it is the user's own; otherwise `None`."""
+    config = _config(path)
+    name = config.get("registered_name") if isinstance(config, dict) else None
+    if not isinstance(name, str) or str(config.get("module")).startswith("keras."):
+        return None
+    known = keras.saving.get_registered_object(name) is not None
+    return None if known else config.get("class_name")
 
 
 def _missing_packages(path):

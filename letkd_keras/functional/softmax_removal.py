@@ -5,6 +5,7 @@ import numpy as np
 
 from letkd_keras.functional.classifier import check_classifier
 from letkd_keras.functional.graph import (
+    IDLE_AT_INFERENCE,
     as_functional,
     calls_from_output,
     flatten,
@@ -134,4 +135,4 @@ def _is_identity(operation):
     if isinstance(operation, keras.layers.Activation):
         return operation.activation is keras.activations.linear
     casts = type(operation).__name__ == "Cast"
-    return casts or isinstance(operation, (keras.layers.Identity, keras.layers.Dropout))
+    return casts or isinstance(operation, IDLE_AT_INFERENCE)

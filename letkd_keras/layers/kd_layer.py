@@ -27,8 +27,9 @@ class KDLayer(keras.layers.Layer):
     A residual block of 1x1 - BN - ReLU - 1x1 inside the student. The first 1x1 convolution holds
     `templates` trainable templates. Its outputs are the *scores*. A distiller trains the scores of
     a location to agree with the teacher's soft targets for it. The second convolution holds one
-    trainable vector for each template, and adds these to the features. So the student decides how
-    to use what was detected. The layer remains in the student at inference.
+    trainable *value vector* for each template. The layer adds the weighted sum of these vectors to
+    the features. So the student decides how to use what was detected. The layer remains in the
+    student at inference.
 
     With `x` of C channels, K templates and both kernels as cosine similarities:
 

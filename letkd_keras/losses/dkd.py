@@ -1,6 +1,7 @@
 import keras
 
-from letkd_keras.losses import logit_standardization, teacher_logits
+from letkd_keras.losses import teacher_logits
+from letkd_keras.losses.logit_standardization import softened
 from letkd_keras.losses.loss import Loss
 from letkd_keras.ranges import non_negative_number, positive_number
 
@@ -65,9 +66,7 @@ class DKDLoss(Loss):
 
     def _log_probabilities(self, logits, target):
         """Logarithms of b [B, 2] and of q [B, classes]."""
-        if self.standardize_logits:
-            logits = logit_standardization.standardize_logits(logits)
-        logits = logits / self.temperature
+        logits = softened(logits, self.temperature, self.standardize_logits)
         return (
             teacher_logits.log_binary(logits, target),
             teacher_logits.log_softmax_without(logits, target),

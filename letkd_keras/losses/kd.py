@@ -1,7 +1,8 @@
 import keras
 from keras import ops
 
-from letkd_keras.losses import logit_standardization, teacher_logits
+from letkd_keras.losses import teacher_logits
+from letkd_keras.losses.logit_standardization import softened
 from letkd_keras.losses.loss import Loss
 from letkd_keras.ranges import positive_number
 
@@ -51,6 +52,4 @@ class KDLoss(Loss):
         )
 
     def _log_probabilities(self, logits):
-        if self.standardize_logits:
-            logits = logit_standardization.standardize_logits(logits)
-        return ops.log_softmax(logits / self.temperature)
+        return ops.log_softmax(softened(logits, self.temperature, self.standardize_logits))

@@ -7,6 +7,11 @@ _EPSILON = 1e-7
 _SMALLEST_VARIANCE = 1e-8
 
 
+def softened(logits, temperature, standardize):
+    """Logits over the temperature, standardized before if `standardize` is true."""
+    return (standardize_logits(logits) if standardize else logits) / temperature
+
+
 def standardize_logits(logits):
     """Each sample's logits minus their mean, divided by their standard deviation.
 

@@ -183,11 +183,19 @@ def _check_hub(parsed, name, argument):
 
 def _check_file(parsed, name, argument):
     path = Path(parsed.name)
+    _check_no_saved_model(path, name, argument)
     if not path.is_file():
         kind = "is a folder" if path.is_dir() else "does not exist"
         raise FileNotFoundError(
             f"`{argument}` must be a .keras file or the name of a network. "
             f"Received: {argument}={name!r}, which {kind}"
+        )
+    if path.name.endswith(".weights.h5"):
+        whole = f"{path.name.removesuffix('.weights.h5')}.keras"
+        raise ValueError(
+            f"`{argument}` must be a .keras file of a whole model, not weights alone. Build the "
+            f"model, then: model.load_weights('{path.name}'); model.save('{whole}'). "
+            f"Received: {argument}={name!r}"
         )
     if path.suffix != ".keras":
         raise ValueError(
@@ -197,9 +205,19 @@ def _check_file(parsed, name, argument):
         )
 
 
+def _check_no_saved_model(path, name, argument):
+    if (path / "saved_model.pb").is_file():
+        raise ValueError(
+            f"`{argument}` must be a .keras file; Keras 3 cannot read the layers of a SavedModel. "
+            f"Save the model that it was made from: model.save('{path.name}.keras'). "
+            f"Received: {argument}={name!r}, which is a SavedModel"
+        )
+
+
 def _check_zoo(parsed, name, argument):
     if parsed.name in zoo.names():
         return
+    _check_no_saved_model(Path(name), name, argument)
     # keras.applications.ResNet50 and ResNet50 mean keras.applications:ResNet50.
     bare = parsed.name.removeprefix("keras.applications.")
     exact = {each.lower(): each for each in APPLICATIONS}.get(bare.lower())

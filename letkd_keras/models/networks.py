@@ -22,6 +22,7 @@ from letkd_keras.models import zoo
 from letkd_keras.models.heads import add_head, free_name
 from letkd_keras.models.network_names import APPLICATIONS, check_network_name
 from letkd_keras.ranges import class_count, positive_integer
+from letkd_keras.shapes import shapes_agree
 
 # Mean of the channels red, green and blue that `mode="caffe"` of keras.applications subtracts.
 _CAFFE_MEAN = (123.68, 116.779, 103.939)
@@ -122,7 +123,7 @@ def open_network(
     if input_size is not None:
         taken = model.input_shape[1:]
         wanted = zoo.image_shape(input_size, channels)
-        if any(own not in (None, asked) for own, asked in zip(taken, wanted, strict=True)):
+        if not shapes_agree(taken, wanted):
             raise ValueError(
                 f"`input_size` must be a size that `{argument}` {name!r} takes, or be left out. "
                 f"Received: input_size={input_size} for a network of images of shape {taken}"

@@ -31,6 +31,7 @@ from letkd_keras.commands.common_options import (
     add_seed_option,
 )
 from letkd_keras.commands.option_types import choice, output_file, path, text
+from letkd_keras.levels import LEVELS
 from letkd_keras.ranges import positive_integer
 
 
@@ -44,12 +45,12 @@ def parse(arguments=None):
     add(
         "--levels",
         nargs="+",
-        type=choice("penultimate", "intermediate"),
+        type=choice(*LEVELS),
         metavar="LEVEL",
         help="penultimate, or penultimate intermediate (default: both where the teacher has a "
         "layer for both)",
     )
-    for level in ("penultimate", "intermediate"):
+    for level in LEVELS:
         add(
             f"--teacher-{level}-layer",
             type=text,
@@ -117,6 +118,7 @@ def _fit(options):
     with (
         argument_renamed("penultimate_layer", "teacher_penultimate_layer"),
         argument_renamed("intermediate_layer", "teacher_intermediate_layer"),
+        data.broken_files_named(),
     ):
         prototypes = fit_prototypes(
             teacher,

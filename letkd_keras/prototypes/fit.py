@@ -11,6 +11,7 @@ from letkd_keras.commands.progress import bars
 from letkd_keras.functional.fingerprint import fingerprint
 from letkd_keras.functional.layer_suggestions import suggest_layers
 from letkd_keras.functional.softmax_removal import remove_softmax
+from letkd_keras.levels import LEVELS
 from letkd_keras.memory_mapped import check_room
 from letkd_keras.prototypes.engines import make_engine
 from letkd_keras.prototypes.health import intermediate_health, penultimate_health
@@ -19,11 +20,9 @@ from letkd_keras.prototypes.labeled_images import LabeledImages
 from letkd_keras.prototypes.passes import POINTS_PER_CENTER, Passes
 from letkd_keras.prototypes.points import NO_ROOM, cache_bytes
 from letkd_keras.prototypes.prototypes import (
-    LEVELS,
     IntermediatePrototypes,
     PenultimatePrototypes,
     Prototypes,
-    versions,
 )
 from letkd_keras.prototypes.steps import STEPS, MemorySteps, WorkFolder
 from letkd_keras.prototypes.subclasses import (
@@ -33,6 +32,7 @@ from letkd_keras.prototypes.subclasses import (
     normalized_scores,
 )
 from letkd_keras.prototypes.teacher_features import TeacherFeatures, at_size
+from letkd_keras.versions import versions
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +65,12 @@ def fit_prototypes(
 
     The fit is a sequence of steps:
 
-    1. `features`: the teacher sees every image once. Kept are penultimate feature vectors for the
-       k-means, and class means and scatter of the intermediate ones for the LDA.
+    1. `features`: the teacher sees every image once. This step keeps the penultimate feature
+       vectors for the k-means, and the class means and scatter of the intermediate feature vectors
+       for the LDA.
     2. `penultimate`: k-means of the penultimate feature vectors.
-    3. `projected`: the teacher sees every image again. Kept are intermediate feature vectors in the
-       space of the LDA.
+    3. `projected`: the teacher sees every image again. This step keeps the intermediate feature
+       vectors in the space of the LDA.
     4. `subclasses`: a k-means of each class's vectors.
     5. `scores`: which sub-class is nearest to each vector, counted. If the vectors kept by step 3
        are only a sample, the teacher sees every image once more.
@@ -187,7 +188,7 @@ def fit_prototypes(
         "memory": memory,
         "feature_cache": feature_cache,
         "backend": keras.backend.backend(),
-        "versions": versions(),
+        "versions": versions(("letkd-keras", "keras", "tensorflow", "numpy", "faiss-cpu")),
     }
     if class_names is not None:
         manifest["data"]["class_names"] = class_names
@@ -252,7 +253,7 @@ def _penultimate(passes, iterations):
     per_class = np.bincount(images, minlength=features.num_classes)
     _check_points(per_class, features, passes.templates, passes.subclasses)
     total = passes.total(step)
-    _tell_sample(len(points), total, passes.templates)
+    _tell_sample(len(points), total, "templates", passes.templates)
     task = passes.progress.add_task("penultimate: k-means", total=iterations)
     last = steps.load_checkpoint(step)
 
@@ -277,7 +278,8 @@ def _subclasses(passes, iterations):
     """A k-means of each class's projected points."""
     projected = passes.steps.load("projected")
     points, sizes = projected["points"], projected["sizes"]
-    _tell_sample(len(points), passes.total("intermediate"), passes.subclasses * len(sizes))
+    total = passes.total("intermediate")
+    _tell_sample(len(points), total, "subclasses", passes.subclasses, len(sizes))
     task = passes.progress.add_task("sub-classes: k-means", total=len(sizes))
     centers = fit_subclasses(
         points,
@@ -382,7 +384,9 @@ def _layers(teacher, levels, penultimate_layer, intermediate_layer):
     return layers
 
 
-def _tell_sample(points, total, centers):
+def _tell_sample(points, total, argument, number, times=1):
+    """Say how few feature vectors a k-means has for its `times` the `number` of an argument."""
+    centers = number * times
     if points < total:
         level = logging.INFO if points >= POINTS_PER_CENTER * centers else logging.WARNING
         log.log(
@@ -396,12 +400,20 @@ def _tell_sample(points, total, centers):
             POINTS_PER_CENTER,
         )
     elif points < POINTS_PER_CENTER * centers:
+        advised = max(1, points // (POINTS_PER_CENTER * times))
+        fewer = ""
+        if advised < number:
+            fewer = (
+                f": fewer centers may serve as well, down to --{argument} {advised} "
+                f"(`{argument}={advised}` in Python)"
+            )
         log.info(
             "k-means has only %d feature vectors for each of %d centers (at least %d are "
-            "advised): fewer centers may serve as well.",
+            "advised)%s.",
             points // centers,
             centers,
             POINTS_PER_CENTER,
+            fewer,
         )
 
 

@@ -21,6 +21,7 @@ _LEAST_FOR_TSNE = 50
 _MOST_NAMES = 30
 _MOST_CELLS = 400
 _PAIRS = 15
+_IMAGES = 6
 _BARS = 6
 _HISTOGRAMS = 3
 _MOST_IN_LEGEND = 40
@@ -276,10 +277,10 @@ def subclass_legend(figure, axis, colors, other_class):
     )
 
 
-def draw_subclass_maps(prototypes, teacher, data, preprocess=None, class_names=None, samples=6):
+def draw_subclass_maps(prototypes, teacher, data, preprocess=None, class_names=None):
     """A `Figure` of some images, the sub-class of each location, and the rows of scores there."""
     intermediate = prototypes.intermediate
-    images, labels = one_of_each_class(data, intermediate.num_classes, samples)
+    images, labels = one_of_each_class(data, intermediate.num_classes, _IMAGES)
     own = own_subclasses(
         prototypes, teacher, images if preprocess is None else preprocess(images), labels
     )

@@ -2,7 +2,6 @@ import hashlib
 import json
 import zipfile
 from dataclasses import dataclass, field, fields
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,8 @@ from letkd_keras.files import open_atomic
 from letkd_keras.functional.fingerprint import fingerprint
 from letkd_keras.functional.layer_position import layer_at
 from letkd_keras.functional.softmax_removal import remove_softmax
+from letkd_keras.levels import LEVELS
 from letkd_keras.prototypes.teacher_features import TeacherFeatures, at_size
-
-LEVELS = ("penultimate", "intermediate")
 
 _FORMAT = "letkd_keras.prototypes"
 _FORMAT_VERSION = 2
@@ -122,7 +120,7 @@ class IntermediatePrototypes:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Prototypes:
-    """What a teacher's features look like. Fitted once, they supervise any student.
+    """Prototypes of a teacher: clusters of its features, fitted once and used for any student.
 
     Args:
         penultimate: `PenultimatePrototypes`, the clusters of the last feature map.
@@ -204,7 +202,7 @@ class Prototypes:
             ) from error
 
     def check_teacher(self, teacher):
-        """Refuse a teacher these prototypes do not belong to, and find their layers in it.
+        """Check that these prototypes belong to a teacher, and find their layers in it.
 
         The layers may have other names than when the prototypes were fitted: Keras numbers layers
         differently when a teacher is built again. Prototypes put together by hand, whose manifest
@@ -235,18 +233,6 @@ class Prototypes:
         return {
             level: _find_layer(teacher, level, getattr(self, level), shape) for level in self.levels
         }
-
-
-def versions():
-    """Installed versions of what makes prototypes, for the manifest."""
-    packages = ("letkd-keras", "keras", "tensorflow", "numpy", "faiss-cpu")
-    installed = {}
-    for package in packages:
-        try:
-            installed[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            installed[package] = None
-    return installed
 
 
 def _short(part):

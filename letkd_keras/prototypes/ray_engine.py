@@ -9,16 +9,12 @@ import contextlib
 import logging
 import math
 import pickle
-import tempfile
-import warnings
-from pathlib import Path
 
 import keras
 import numpy as np
 
 from letkd_keras.commands.ray_cluster import environment_of_workers, import_ray, running_ray
-from letkd_keras.files import save_model
-from letkd_keras.functional.loading import load_model
+from letkd_keras.functional.loading import model_bytes, model_of_bytes
 from letkd_keras.prototypes.teacher_features import TeacherFeatures
 
 # Batches that an actor does in one piece, at most: what is done again if it is lost.
@@ -129,10 +125,7 @@ class _TeacherActor:
         for name, value in job["config"].items():
             getattr(keras.config, f"set_{name}")(value)
         keras.saving.get_custom_objects().update(pickle.loads(job["classes"]))
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "teacher.keras"
-            file.write_bytes(job["teacher"])
-            teacher = load_model(file, "teacher")
+        teacher = model_of_bytes(job["teacher"], "teacher")
         self.features = TeacherFeatures(teacher, **job["features"])
         self.images, self.summarize = job["images"], job["summarize"]
 
@@ -157,12 +150,6 @@ def _job(features, images, gatherer):
     """What an actor needs, all of which can be sent to other machines."""
     from ray import cloudpickle
 
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # Nobody asked for the file: a remark that it has no optimizer would only confuse.
-        warnings.simplefilter("ignore")
-        file = Path(folder) / "teacher.keras"
-        save_model(features.teacher, file)
-        teacher = file.read_bytes()
     # Keras finds classes by their modules, except those of a user's program.
     classes = {
         name: custom
@@ -175,7 +162,7 @@ def _job(features, images, gatherer):
             "dtype_policy": keras.config.dtype_policy().name,
             "image_data_format": keras.config.image_data_format(),
         },
-        "teacher": teacher,
+        "teacher": model_bytes(features.teacher),
         "classes": cloudpickle.dumps(classes),
         "features": {
             "layers": features.layers,

@@ -23,7 +23,10 @@ OPEN_KEYS = (
 )
 
 
-_TEACHER_SCHEDULES = ("teacher_schedule", "head_schedule", "fine_tune_schedule")
+_SCHEDULES = (
+    *("teacher_schedule", "head_schedule", "fine_tune_schedule"),
+    *("student_schedule", "quantization_aware_schedule"),
+)
 _PUBLISHED_CLASSES = {"cifar100": 100, "tiny_imagenet": 200, "imagenet": 1000}
 
 
@@ -159,6 +162,12 @@ class Experiment:
         """Levels that the methods need prototypes for."""
         return methods.levels_of(self.methods)
 
+    def templates_of(self, level):
+        """Number of templates of a level: sub-classes of all classes at the intermediate one."""
+        if level == "penultimate":
+            return self.templates
+        return self.subclasses * self.data.num_classes
+
     def published(self, method):
         """The published `Accuracy` of a method or of `"teacher"` on this pair and data, or `None`.
 
@@ -172,6 +181,12 @@ class Experiment:
     def config(self):
         """The experiment as a dictionary of JSON types, for `config.json`."""
         names = [name for name in self.__dataclass_fields__ if name not in ("spec", "typed")]
+        # A teacher's schedule that is not used would be a setting without a meaning.
+        schedules = {
+            **self.teacher_phases,
+            "student_schedule": self.student_schedule,
+            "quantization_aware_schedule": self.quantization_aware_schedule,
+        }
         config = {
             **{name: getattr(self, name) for name in names},
             "data": {
@@ -184,13 +199,7 @@ class Experiment:
             },
             "teacher": vars(self.teacher),
             "student": vars(self.student),
-            **{
-                name: getattr(self, name).config() if name in self.teacher_phases else None
-                for name in _TEACHER_SCHEDULES
-            },
-            "student_schedule": self.student_schedule.config(),
-            "quantization_aware_schedule": self.quantization_aware_schedule
-            and self.quantization_aware_schedule.config(),
+            **{name: (used := schedules.get(name)) and used.config() for name in _SCHEDULES},
         }
         return json.loads(json.dumps(config))
 
@@ -214,8 +223,7 @@ class Experiment:
         if data.digest != config["data"]["digest"]:
             raise ValueError(f"The images of {data.name} have changed since the run was started.")
         schedules = {
-            name: config[name] and Schedule.from_config(config[name])
-            for name in (*_TEACHER_SCHEDULES, "student_schedule", "quantization_aware_schedule")
+            name: config[name] and Schedule.from_config(config[name]) for name in _SCHEDULES
         }
         fields |= {
             "spec": spec,

@@ -14,6 +14,8 @@ from letkd_keras.recipes.experiments.settings import Pair
 
 # A head on frozen features is a linear classifier: no schedule of a whole network fits it.
 _HEAD = {"optimizer": "adamw", "schedule": "cosine", "warm_up_epochs": 0, "weight_decay": 0.0}
+# Options of the schedules whose default is a field of the same name of `Settings`.
+_OF_TRAINING = ("optimizer", "schedule")
 
 
 def experiment_of(options, settings, methods=None, export_method=None):
@@ -148,10 +150,12 @@ def _schedules(options, settings, pair):
     from letkd_keras.recipes.trainings.schedule import Schedule
 
     # The numbers of the settings are for SGD.
-    adjusted = ADAMW if options.optimizer == "adamw" else {}
+    chosen = {name: _given(options, name, getattr(settings, name)) for name in _OF_TRAINING}
+    adjusted = ADAMW if chosen["optimizer"] == "adamw" else {}
     weight_decay = adjusted.get("weight_decay", settings.weight_decay)
-    names = ("optimizer", "schedule", "ema", "clip_norm", "mixed_precision")
+    names = ("ema", "clip_norm", "mixed_precision")
     shared = {
+        **chosen,
         **{name: getattr(options, name) for name in names},
         "warm_up_epochs": options.warm_up_epochs or 0,
         "weight_decay": _given(options, "weight_decay", weight_decay),
@@ -236,10 +240,8 @@ def _augmentation(options, settings, data):
 
 def _named_pair(options, settings):
     """The pair that `--pair` or the recipe names, or `None`."""
-    from letkd_keras import models
-
     name = getattr(options, "pair", None) or settings.pair
-    return None if name is None else settings.find_pair(name, models.names())
+    return None if name is None else settings.find_pair(name)
 
 
 def _pair_of(teacher, student, named, settings, typed):
@@ -257,7 +259,7 @@ def _pair_of(teacher, student, named, settings, typed):
         counts = network.file and name and (typed or model_name(network.file) == name)
         names.append(name if counts else network.title)
     if set(names) <= set(models.names()):
-        return settings.find_pair("-".join(names), models.names())
+        return settings.find_pair("-".join(names))
     return Pair(*names, learning_rate=settings.learning_rate_of(names[1]))
 
 

@@ -28,10 +28,10 @@ from letkd_keras.distillers import (
 from letkd_keras.errors import did_you_mean
 from letkd_keras.functional import insert_kd_layers
 from letkd_keras.layers import KDLayer
+from letkd_keras.levels import LEVELS
 from letkd_keras.losses import LOGIT_LOSSES
 
 _PENULTIMATE, _INTERMEDIATE = ("penultimate",), ("intermediate",)
-_BOTH = ("penultimate", "intermediate")
 
 
 @dataclass(frozen=True)
@@ -110,17 +110,19 @@ METHODS = {
     "simkd": Method("SimKD", SimKD, task_weight=0.0),
     "quest": Method("QUEST (letKD-1, alpha 0)", LetKD, _PENULTIMATE, alphas={"penultimate": 0}),
     "letkd1": Method("letKD-1", LetKD, _PENULTIMATE),
-    "letkd2": Method("letKD-2", LetKD, _BOTH),
+    "letkd2": Method("letKD-2", LetKD, LEVELS),
     # The other settings of the ablation of the alphas (supplement, Table 5).
     "letkd_i0": Method(
         "intermediate level only, alpha 0", LetKD, _INTERMEDIATE, alphas={"intermediate": 0}
     ),
     "letkd_i1": Method("intermediate level only", LetKD, _INTERMEDIATE),
     "letkd_i0p0": Method(
-        "letKD-2, both alphas 0", LetKD, _BOTH, alphas={"intermediate": 0, "penultimate": 0}
+        "letKD-2, both alphas 0", LetKD, LEVELS, alphas={"intermediate": 0, "penultimate": 0}
     ),
-    "letkd_i0p1": Method("letKD-2, intermediate alpha 0", LetKD, _BOTH, alphas={"intermediate": 0}),
-    "letkd_i1p0": Method("letKD-2, penultimate alpha 0", LetKD, _BOTH, alphas={"penultimate": 0}),
+    "letkd_i0p1": Method(
+        "letKD-2, intermediate alpha 0", LetKD, LEVELS, alphas={"intermediate": 0}
+    ),
+    "letkd_i1p0": Method("letKD-2, penultimate alpha 0", LetKD, LEVELS, alphas={"penultimate": 0}),
 }
 
 
@@ -189,13 +191,13 @@ def levels_of(names):
     The penultimate level is always among them, since no prototypes have the intermediate one only.
     """
     needed = {level for name in names for level in parse(name)[0].levels}
-    return _BOTH if "intermediate" in needed else tuple(needed)
+    return LEVELS if "intermediate" in needed else tuple(needed)
 
 
 def layers_of(names):
     """Levels whose layers one of the methods needs, in the teacher or in the student."""
     needed = {level for name in names for level in parse(name)[0].layers}
-    return tuple(level for level in _BOTH if level in needed or level in levels_of(names))
+    return tuple(level for level in LEVELS if level in needed or level in levels_of(names))
 
 
 def without_intermediate_level(name):

@@ -11,6 +11,7 @@ import keras
 
 from letkd_keras import models, ranges
 from letkd_keras.data.normalization import statistics_of
+from letkd_keras.distillers.compatibility import check_takes_kd_layer
 from letkd_keras.errors import argument_renamed
 from letkd_keras.functional import fingerprint, load_model, remove_softmax, suggest_layers
 from letkd_keras.functional.graph import (
@@ -22,12 +23,14 @@ from letkd_keras.functional.graph import (
 )
 from letkd_keras.functional.graph_copy import finalize_normalization
 from letkd_keras.functional.token_grid import feature_maps
+from letkd_keras.levels import LEVELS
 from letkd_keras.models.network_names import (
     APPLICATIONS,
     check_network_name,
     parse_network_name,
 )
 from letkd_keras.models.networks import OpenedNetwork, open_network
+from letkd_keras.shapes import shapes_agree
 
 log = logging.getLogger(__name__)
 
@@ -244,7 +247,7 @@ class Network:
             except ValueError:
                 if required:
                     raise
-                suggested = {"penultimate": None, "intermediate": None}
+                suggested = dict.fromkeys(LEVELS)
             given = {
                 name: layer or suggested[name.removesuffix("_layer")]
                 for name, layer in given.items()
@@ -265,7 +268,7 @@ class Network:
 
     def describe(self, model):
         """The layers and the shapes of their feature maps in a few words."""
-        layers = {level: self.layer(level) for level in ("penultimate", "intermediate")}
+        layers = {level: self.layer(level) for level in LEVELS}
         layers = {level: name for level, name in layers.items() if name is not None}
         _, maps = feature_maps(model, list(layers.values()))
         return ", ".join(
@@ -314,14 +317,8 @@ def _class_prefix(layer):
 
 def _fits(model, data):
     """Whether a model is a classifier of the images and classes of a data set, as it is."""
-    return (
-        len(model.input_shape) == 4
-        and model.output_shape == (None, data.num_classes)
-        and all(
-            size in (None, expected)
-            for size, expected in zip(model.input_shape[1:], data.image_shape, strict=True)
-        )
-    )
+    takes_images = shapes_agree(model.input_shape[1:], data.image_shape)
+    return takes_images and model.output_shape == (None, data.num_classes)
 
 
 def _from_zoo(name, data):
@@ -360,27 +357,6 @@ def grid(model, layer, argument="layer"):
     return spatial_shape(output.shape)
 
 
-def check_student_layer(model, layer, level):
-    """Refuse a layer of a student that no KD layer can follow.
-
-    Args:
-        model: Student.
-        layer: Name of the layer.
-        level: `"penultimate"` or `"intermediate"`.
-
-    Raises:
-        ValueError: If its output is no feature map.
-    """
-    _, (output,) = outputs_at(model, [layer], f"{level}_layer")
-    if len(output.shape) != 4:
-        raise ValueError(
-            f"`student_{level}_layer` must name a layer of the student with a feature map "
-            "[B, H, W, C], which KD layers need: only a teacher may have tokens. "
-            f"Received: student_{level}_layer={layer!r} of {model.name!r}, whose output is "
-            f"{tuple(output.shape)}"
-        )
-
-
 def pool_size(teacher, teacher_layer, student, student_layer, level):
     """Window of the average pooling that turns the teacher's grid into the student's.
 
@@ -401,6 +377,7 @@ def pool_size(teacher, teacher_layer, student, student_layer, level):
     Raises:
         ValueError: If a layer has no feature map, or the student's has tokens.
     """
-    check_student_layer(student, student_layer, level)
+    _, (output,) = outputs_at(student, [student_layer], f"{level}_layer")
+    check_takes_kd_layer(output.shape, student_layer, f"student_{level}")
     teacher_grid = grid(teacher, teacher_layer, f"teacher_{level}_layer")
     return grid_ratio(teacher_grid, grid(student, student_layer, f"{level}_layer")) or 1

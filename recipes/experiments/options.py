@@ -4,6 +4,7 @@ Only the standard library is imported before the options are parsed.
 """
 
 import argparse
+from dataclasses import fields
 
 from letkd_keras.commands import option_types
 from letkd_keras.commands.common_options import (
@@ -17,6 +18,7 @@ from letkd_keras.commands.common_options import (
     add_unlabelled_options,
 )
 from letkd_keras.commands.option_types import PIXELS, choice, list_item
+from letkd_keras.levels import LEVELS
 from letkd_keras.ranges import (
     fraction,
     image_size,
@@ -26,9 +28,12 @@ from letkd_keras.ranges import (
     positive_integer,
     positive_number,
 )
+from letkd_keras.recipes.experiments.settings import Settings
 
 # Options of the prototypes whose default is a field of the same name of `Settings`.
 OF_PROTOTYPES = ("templates", "subclasses", "components", "iterations")
+# In place of a recipe's settings where they depend on `--data`.
+_NO_DEFAULTS = Settings(**dict.fromkeys(field.name for field in fields(Settings)))
 # In place of those of `Settings`, which are for SGD, where `--optimizer adamw` is given.
 ADAMW = {"learning_rate": 1e-3, "weight_decay": 0.05}
 HEAD_EPOCHS = 10
@@ -90,7 +95,7 @@ def add_experiment_options(
         out: What the help says of the default of `--out`.
     """
     of_data = "" if settings else " (default: as in the recipe of the data set)"
-    default = settings or _NoDefaults()
+    default = settings or _NO_DEFAULTS
     add_data_options(
         parser,
         default=data,
@@ -167,7 +172,7 @@ def _add_network_options(parser, settings, networks_required, of_data):
             help=f"scale of the pixels that a {role} from a file was trained with, if not that of "
             "the images",
         )
-    for level in ("penultimate", "intermediate"):
+    for level in LEVELS:
         for role in ("student", "teacher"):
             add(
                 f"--{role}-{level}-layer",
@@ -178,9 +183,8 @@ def _add_network_options(parser, settings, networks_required, of_data):
 
 
 def _add_training_options(parser, methods, default, networks_required, of_data):
-    rate_of_pair = "as in the paper for the pair"
-    if networks_required:
-        rate_of_pair = f"{default.learning_rate}, or {ADAMW['learning_rate']} with adamw"
+    rate = f"{ADAMW['learning_rate']} with adamw, {default.learning_rate} with sgd"
+    rate_of_pair = rate if networks_required else "as in the paper for the pair"
     group = parser.add_argument_group("training")
     add_methods_option(group, methods)
     add = group.add_argument
@@ -212,8 +216,8 @@ def _add_training_options(parser, methods, default, networks_required, of_data):
     )
     add(
         "--head-epochs",
-        help="epochs of the new head that a trained teacher with other classes or without a head "
-        f"gets, on frozen features (default: {HEAD_EPOCHS})",
+        help="epochs of the teacher's new head, with the other layers frozen; only for a trained "
+        f"teacher with other classes or without a head (default: {HEAD_EPOCHS})",
         **integer,
     )
     add(
@@ -221,7 +225,7 @@ def _add_training_options(parser, methods, default, networks_required, of_data):
         type=non_negative_integer,
         metavar="N",
         default=0,
-        help="epochs of a trained teacher with all its weights after that, at a tenth of the "
+        help="epochs in which the whole trained teacher is then trained, at a tenth of the "
         "learning rate unless --teacher-learning-rate is given (default: 0)",
     )
     add(
@@ -246,7 +250,7 @@ def _add_training_options(parser, methods, default, networks_required, of_data):
     add(
         "--teacher-learning-rate",
         help="learning rate of the teacher's first epochs"
-        + (f" (default: {default.learning_rate})" if default.learning_rate else of_data),
+        + (f" (default: {rate})" if default.learning_rate else of_data),
         **number,
     )
     add(
@@ -257,7 +261,11 @@ def _add_training_options(parser, methods, default, networks_required, of_data):
         help="randaugment, cutmix, mixup: policies of keras-cv, in addition to the augmentation "
         "of the recipe (default: none)",
     )
-    add("--no-flip", action="store_true", help="do not flip images (writing, left and right hands)")
+    add(
+        "--no-flip",
+        action="store_true",
+        help="do not flip images; for images whose mirror image has another meaning, such as text",
+    )
     _add_practitioners_options(add, default, of_data)
 
 
@@ -267,9 +275,10 @@ def _add_practitioners_options(add, default, of_data):
         "--optimizer",
         type=choice("sgd", "adamw"),
         metavar="NAME",
-        default="sgd",
+        default=default.optimizer,
         help="sgd (Nesterov momentum 0.9) or adamw (its learning rates are "
-        f"{ADAMW['learning_rate']} and its weight decay is {ADAMW['weight_decay']}, unless given)",
+        f"{ADAMW['learning_rate']} and its weight decay is {ADAMW['weight_decay']}, unless given)"
+        f"{of_data}",
     )
     add(
         "--weight-decay",
@@ -283,8 +292,8 @@ def _add_practitioners_options(add, default, of_data):
         "--schedule",
         type=choice("steps", "cosine"),
         metavar="NAME",
-        default="steps",
-        help="steps: the learning rate drops at milestones; cosine: it decays to 0",
+        default=default.schedule,
+        help="steps: the learning rate drops at milestones; cosine: it decays to 0" + of_data,
     )
     add(
         "--warm-up-epochs",
@@ -377,23 +386,16 @@ def _add_kd_layer_options(parser, networks_required):
         help="factor of the learning rate of the KD layers, with sgd",
         **number,
     )
-    for level in ("penultimate", "intermediate"):
+    for level in LEVELS:
         add(
             f"--{level}-alpha",
             help=f"alpha of the {level} KD layer (default: {alpha_of_pair})",
             **weight,
         )
-    for level in ("penultimate", "intermediate"):
+    for level in LEVELS:
         add(
             f"--{level}-weight",
             help=f"weight of the {level} KL divergence",
             **weight,
         )
     parser.set_defaults(**OF_KD_LAYERS)
-
-
-class _NoDefaults:
-    """In place of `Settings` where they depend on `--data`."""
-
-    def __getattr__(self, name):
-        return None

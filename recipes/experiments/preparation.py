@@ -5,14 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 
+from letkd_keras.commands.option_types import option_of
 from letkd_keras.data.keras_cv_policies import mixes_labels
 from letkd_keras.distillers import Distiller, HintedLetKD, LetKD
+from letkd_keras.levels import LEVELS
 from letkd_keras.losses import LOGIT_LOSSES
 from letkd_keras.recipes.experiments import methods, sizes
 from letkd_keras.recipes.experiments.model_of_method import build
 from letkd_keras.recipes.experiments.networks import grid, pool_size
 from letkd_keras.recipes.experiments.options import OF_KD_LAYERS, OF_PROTOTYPES
-from letkd_keras.recipes.trainings import gpus, workers
+from letkd_keras.recipes.trainings import gpus, sharing
 from letkd_keras.recipes.trainings.training_data import (
     balanced_class_weights,
     few_for_students,
@@ -105,10 +107,10 @@ def _check_methods_that_need_rows(names, data):
                 f"{name} compares images of different classes: all training images must have "
                 f"labels. Received: {data.unlabelled_examples} images without a label"
             )
-        if workers.current() is not None:
+        if sharing.current() is not None:
             raise ValueError(
                 f"{name} must be trained without workers, since its memory banks are of one "
-                f"process. Received: workers, devices={workers.devices()}"
+                f"process. Received: workers, devices={sharing.devices()}"
             )
         if gpus.used_together() > 1:
             raise ValueError(
@@ -157,12 +159,12 @@ def _check_batch_sizes(experiment):
                 f"`batch_size` must be at most the {examples} {what}. "
                 f"Received: batch_size={schedule.batch_size}"
             )
-        if schedule.batch_size % workers.devices():
+        if schedule.batch_size % sharing.devices():
             raise ValueError(
-                f"`batch_size` must be a multiple of the {workers.devices()} devices of all "
+                f"`batch_size` must be a multiple of the {sharing.devices()} devices of all "
                 f"workers. Received: batch_size={schedule.batch_size}"
             )
-        if schedule.clip_norm is not None and workers.devices() > 1:
+        if schedule.clip_norm is not None and sharing.devices() > 1:
             raise ValueError(
                 "`clip_norm` cannot be used by several workers, each of which would clip its own "
                 f"part of the gradient. Received: clip_norm={schedule.clip_norm}"
@@ -198,12 +200,12 @@ def _warn_about_options(experiment):
             why["head_epochs"] = "needs no new head"
     for name in experiment.typed:
         if name in why:
-            option, teacher = f"--{name.replace('_', '-')}", experiment.teacher.label
+            option, teacher = option_of(name), experiment.teacher.label
             log.warning("%s has no effect: the teacher %s %s.", option, teacher, why[name])
     if not methods.layers_of(experiment.methods):
         for name in experiment.typed:
             if name in (*OF_PROTOTYPES, *OF_KD_LAYERS):
-                option, names = f"--{name.replace('_', '-')}", ", ".join(experiment.methods)
+                option, names = option_of(name), ", ".join(experiment.methods)
                 log.warning("%s has no effect: students by %s have no KD layers.", option, names)
 
 
@@ -265,7 +267,7 @@ def _with_possible_methods(experiment):
 def _pool_sizes(experiment, teacher, student):
     """The window of each level for which both networks have a layer, whatever the methods are."""
     pool_sizes = {}
-    for level in ("penultimate", "intermediate"):
+    for level in LEVELS:
         layers = experiment.teacher.layer(level), experiment.student.layer(level)
         if None not in layers:
             try:

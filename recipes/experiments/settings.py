@@ -5,6 +5,7 @@ Every recipe has one `Settings`, which states what depends on the data set on on
 
 from dataclasses import dataclass, field
 
+from letkd_keras import models
 from letkd_keras.errors import did_you_mean
 
 
@@ -51,8 +52,10 @@ class Settings:
         epochs: Epochs of a student.
         teacher_epochs: Epochs of a teacher; `None`: as many as the student's.
         batch_size: Images in a step, over all devices.
-        learning_rate: Learning rate of the first epochs; a pair can have another one for its
-            student.
+        optimizer: `"sgd"` or `"adamw"`.
+        schedule: `"steps"` or `"cosine"`, see `schedule.Schedule`.
+        learning_rate: Learning rate of the first epochs with SGD; a pair can have another one for
+            its student.
         learning_rates: The same of students that are in no pair of the table, by name.
         milestones: Epochs after which the learning rate is divided by 10.
         milestones_of: Epochs of the schedule that `milestones` belong to; `None`: `epochs`. A
@@ -76,6 +79,8 @@ class Settings:
     epochs: int = 240
     teacher_epochs: int | None = None
     batch_size: int = 64
+    optimizer: str = "sgd"
+    schedule: str = "steps"
     learning_rate: float = 0.05
     learning_rates: dict = field(default_factory=dict)
     milestones: tuple = (150, 180, 210)
@@ -88,15 +93,14 @@ class Settings:
     iterations: int = 20
     logit_losses: dict = field(default_factory=dict)
 
-    def find_pair(self, name, networks):
-        """The pair of a name: of the table, or any two networks.
+    def find_pair(self, name):
+        """The pair of a name: of the table, or any two networks of the zoo.
 
         A pair that is not in the table has the learning rate of `learning_rate_of`, and alphas of
         1.
 
         Args:
             name: `TEACHER-STUDENT`.
-            networks: Names of all networks of the zoo.
 
         Returns:
             `Pair`.
@@ -108,7 +112,7 @@ class Settings:
             if pair.name == name:
                 return pair
         names = str(name).split("-")
-        if len(names) == 2 and set(names) <= set(networks):
+        if len(names) == 2 and set(names) <= set(models.names()):
             teacher, student = names
             return Pair(teacher, student, learning_rate=self.learning_rate_of(student))
         table = [pair.name for pair in self.pairs]

@@ -10,13 +10,15 @@ from letkd_keras.functional import insert_kd_layers
 from letkd_keras.functional.cost import known_cost_of, parameters_of
 from letkd_keras.functional.graph import find_layer, flatten, output_of
 from letkd_keras.layers import KDLayer
+from letkd_keras.levels import LEVELS
 from letkd_keras.recipes.experiments import methods
 
 log = logging.getLogger(__name__)
 
-_LEVELS = ("penultimate", "intermediate")
 # Fewer penultimate templates than this cannot describe the features of a data set.
 _FEWEST_TEMPLATES = 8
+# The growth of the measurements on the pages.
+_USUAL_GROWTH = 0.25
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def measure(experiment, teacher, student):
     method = _largest_method(experiment, student)
     if method is not None:
         layers = {
-            level: KDLayer(_templates(experiment, level), alpha=alpha, name=f"kd_{level}")
+            level: KDLayer(experiment.templates_of(level), alpha=alpha, name=f"kd_{level}")
             for level, alpha in remaining_alphas(experiment, method).items()
         }
         names = {f"{level}_layer": experiment.student.layer(level) for level in layers}
@@ -86,16 +88,27 @@ def measure(experiment, teacher, student):
         largest = measured["student"]
     if largest.parameters >= measured["teacher"].parameters:
         log.warning(
-            "The student %s%s has %s parameters and its teacher %s only %s: "
-            "use a smaller student%s.",
+            "The student %s%s has %s parameters and its teacher %s only %s: use %s.",
             experiment.student.label,
             " with KD layers" if method else "",
             f"{largest.parameters:,}",
             experiment.teacher.label,
             f"{measured['teacher'].parameters:,}",
-            ", fewer --templates or --growth 25%" if method else "",
+            _remedies(experiment, measured),
         )
     return sizes
+
+
+def _remedies(experiment, measured):
+    """What makes a student smaller than its teacher, as a list in words."""
+    student, teacher = measured["student"].parameters, measured["teacher"].parameters
+    if student >= teacher:
+        return "a smaller student"
+    if experiment.growth is not None:
+        return "a smaller student or a smaller --growth"
+    if (1 + _USUAL_GROWTH) * student >= teacher:
+        return "a smaller student or fewer --templates"
+    return f"a smaller student, fewer --templates or --growth {_USUAL_GROWTH:.0%}"
 
 
 def remaining_alphas(experiment, method):
@@ -111,7 +124,7 @@ def remaining_alphas(experiment, method):
     row, _ = methods.parse(method)
     alphas = {
         level: row.alpha(level, experiment)
-        for level in _LEVELS
+        for level in LEVELS
         if level in {*row.levels, *row.layers}
     }
     return {level: alpha for level, alpha in alphas.items() if alpha > 0}
@@ -194,12 +207,6 @@ def within_budget(experiment, student):
         ),
     )
     return replace(experiment, templates=templates, subclasses=subclasses)
-
-
-def _templates(experiment, level):
-    if level == "penultimate":
-        return experiment.templates
-    return experiment.data.num_classes * experiment.subclasses
 
 
 def _largest_method(experiment, student):

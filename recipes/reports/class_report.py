@@ -11,11 +11,10 @@ from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.files import save_figure, write_csv
 from letkd_keras.functional import load_model
 from letkd_keras.recipes.experiments import methods
-from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.trainings import training_folder
 
 log = logging.getLogger(__name__)
 
-_BATCH = 256
 _MISTAKES = 24
 _COLUMNS = 6
 # More classes are listed in the file only, or have no name beside a picture.
@@ -73,7 +72,7 @@ def predict(student, teacher, data, mistakes=_MISTAKES):
         `Predictions`.
     """
     labels, classes, worst = [], {"student": [], "teacher": []}, []
-    for images, batch_labels in data.evaluation_batches(_BATCH):
+    for images, batch_labels in data.evaluation_batches():
         known = np.asarray(batch_labels)
         logits = {
             role: np.asarray(model.predict_on_batch(images), "float64")
@@ -289,7 +288,7 @@ def of_run(experiment, folder, teacher):
     method = experiment.export_method
     if method not in experiment.methods:
         return [], ""
-    file = results.student_folder(folder, method, experiment.seed) / "student.keras"
+    file = training_folder.student_folder(folder, method, experiment.seed) / "student.keras"
     student = load_model(file, "student")
     title = f"{experiment.student.title} by {methods.title(method)}"
     return write(student, teacher, experiment.data, folder, title)

@@ -5,7 +5,7 @@ import numpy as np
 from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.functional import load_model
 from letkd_keras.recipes.reports import method_style, method_table
-from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.trainings import training_folder
 
 
 def measure_networks(experiment, folder, teacher, measures):
@@ -25,7 +25,7 @@ def measure_networks(experiment, folder, teacher, measures):
     measured = {"teacher": [_measure(teacher, experiment.data, measures)]}
     for row in method_table.rows(experiment, folder):
         folders = [
-            results.student_folder(folder, row["method"], result["seed"])
+            training_folder.student_folder(folder, row["method"], result["seed"])
             for result in row["results"]
         ]
         measured[row["method"]] = [
@@ -54,7 +54,7 @@ def top_accuracy(logits, labels, k=1):
 
 def _measure(model, data, measures):
     logits, labels = [], []
-    for images, batch_labels in data.evaluation_batches(256):
+    for images, batch_labels in data.evaluation_batches():
         logits.append(np.asarray(model.predict_on_batch(images), "float32"))
         labels.append(np.asarray(batch_labels))
     return measures(np.concatenate(logits), np.concatenate(labels))

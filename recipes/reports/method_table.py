@@ -12,7 +12,8 @@ from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.files import save_figure, write_csv, write_text
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.reports import method_style
-from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.trainings import accuracies, training_folder
+from letkd_keras.versions import versions
 
 
 def rows(experiment, folder):
@@ -33,7 +34,7 @@ def rows(experiment, folder):
         ValueError: If a result is damaged.
     """
     trainings = {}
-    for method, seed, path in results.student_trainings(folder):
+    for method, seed, path in training_folder.student_trainings(folder):
         if methods.is_known(method):
             trainings.setdefault(method, {})[seed] = path
     return [
@@ -46,12 +47,12 @@ def _row(experiment, method, trainings):
     finished = [
         {"seed": seed, **result}
         for seed, path in trainings.items()
-        if (result := results.finished(path)) is not None
+        if (result := training_folder.finished(path)) is not None
     ]
     errors = {
         seed: error
         for seed, path in trainings.items()
-        if (error := results.failure(path)) is not None
+        if (error := training_folder.failure(path)) is not None
     }
     row = {
         "method": method,
@@ -60,12 +61,12 @@ def _row(experiment, method, trainings):
         "failed": len(errors),
         "published": experiment.published(method),
     }
-    for name in results.columns(experiment.data.has_validation):
-        mean, std = results.mean_and_std(result[name] for result in finished)
+    for name in accuracies.columns(experiment.data.has_validation):
+        mean, std = accuracies.mean_and_std(result[name] for result in finished)
         row |= {f"{name}_mean": mean, f"{name}_std": std}
     for name in ("parameters", "parameters_plain"):
         row[name] = finished[0][name] if finished else None
-    row["seconds"], _ = results.mean_and_std(result["seconds"] for result in finished)
+    row["seconds"], _ = accuracies.mean_and_std(result["seconds"] for result in finished)
     return {**row, "errors": errors, "results": finished}
 
 
@@ -85,7 +86,7 @@ def markdown(experiment, teacher, table, picture):
     is_part = any((experiment.spec.train_examples, experiment.spec.test_examples))
     # Those of this start, and those that the folder has from earlier ones.
     names = {*experiment.methods, *(row["method"] for row in table)}
-    columns = results.columns(data.has_validation)
+    columns = accuracies.columns(data.has_validation)
     sources = dict.fromkeys(
         f"{row['title']}: {source_text(row['published'])}" for row in table if row["published"]
     )
@@ -100,7 +101,7 @@ def markdown(experiment, teacher, table, picture):
         *_few_images(experiment),
         *_ended_early(experiment, table),
         "",
-        f"Teacher: {results.accuracy_of(teacher):.2f}% top-1{_published_teacher(experiment)}, "
+        f"Teacher: {accuracies.accuracy_of(teacher):.2f}% top-1{_published_teacher(experiment)}, "
         f"{teacher['parameters']:,} parameters.{_weak_teacher(experiment, teacher, table)}",
         "",
     ]
@@ -115,7 +116,7 @@ def markdown(experiment, teacher, table, picture):
         *markdown_table(heads, [_cells(row, columns, has_published) for row in table]),
         "",
         "Accuracy in percent, mean ± standard deviation over the trials; mean time of a training. "
-        + results.selection(data.has_validation),
+        + accuracies.selection(data.has_validation),
         "",
         picture,
         "",
@@ -137,9 +138,9 @@ def markdown(experiment, teacher, table, picture):
 
 def _weak_teacher(experiment, teacher, table):
     """That the teacher is worse than the student alone, as two sentences."""
-    name = next(iter(results.columns(experiment.data.has_validation)))
+    name = next(iter(accuracies.columns(experiment.data.has_validation)))
     alone = next((row[f"{name}_mean"] for row in table if row["method"] == "student"), None)
-    if alone is None or alone <= results.accuracy_of(teacher):
+    if alone is None or alone <= accuracies.accuracy_of(teacher):
         return ""
     return (
         " This is less than the student alone has. Under such a teacher a method may lower the "
@@ -210,15 +211,15 @@ def _layers(experiment, names):
 
 def made_with():
     """Versions and machine, as a sentence."""
-    versions = ", ".join(f"{name} {version}" for name, version in results.versions().items())
+    packages = ", ".join(f"{name} {version}" for name, version in versions().items())
     cores = len(os.sched_getaffinity(0))  # of this process, perhaps fewer than the machine has
-    return f"Made with {versions} on {cores} CPU core{'s' * (cores > 1)} ({platform.machine()})."
+    return f"Made with {packages} on {cores} CPU core{'s' * (cores > 1)} ({platform.machine()})."
 
 
 def _cells(row, columns, has_published):
     trials = f"{row['trials']}" + (f" ({row['failed']} failed)" if row["failed"] else "")
     cells = [row["title"], trials]
-    cells += [results.spread(row[f"{name}_mean"], row[f"{name}_std"]) for name in columns]
+    cells += [accuracies.spread(row[f"{name}_mean"], row[f"{name}_std"]) for name in columns]
     cells += [published_text(row["published"])] if has_published else []
     if row["trials"]:
         cells += [f"{row[name]:,}" for name in ("parameters", "parameters_plain")]
@@ -234,7 +235,7 @@ def published_text(accuracy):
         return "-"
     if accuracy.top5 is not None:
         return f"{accuracy.top1:.2f}/{accuracy.top5:.2f}"
-    return results.spread(accuracy.top1, accuracy.spread)
+    return accuracies.spread(accuracy.top1, accuracy.spread)
 
 
 def source_text(accuracy):
@@ -290,8 +291,8 @@ def write_trainings_csv(path, experiment, table):
         experiment: `Experiment`.
         table: Rows of `rows`.
     """
-    accuracies = results.columns(experiment.data.has_validation)
-    names = ["method", "seed", "epochs", "parameters", "parameters_plain", *accuracies]
+    columns = accuracies.columns(experiment.data.has_validation)
+    names = ["method", "seed", "epochs", "parameters", "parameters_plain", *columns]
     names += ["best_epoch", "seconds"]
     trainings = [{"method": row["method"], **result} for row in table for result in row["results"]]
     write_csv(path, names, [{name: row.get(name) for name in names} for row in trainings])
@@ -303,7 +304,7 @@ def _plot(experiment, teacher, table, path):
     table = [row for row in table if row["trials"]][::-1]
     figure = Figure(figsize=(8, 2.2 + 0.4 * len(table)), layout="constrained")
     axes = figure.subplots()
-    columns = results.columns(experiment.data.has_validation)
+    columns = accuracies.columns(experiment.data.has_validation)
     for y, row in enumerate(table):
         color = method_style.style(row["method"])["color"]
         for marker, filling, offset, name in zip(
@@ -327,7 +328,7 @@ def _plot(experiment, teacher, table, path):
         axes.plot([], [], marker=marker, markerfacecolor=filling, label=label, **gray)
     if any(row["published"] for row in table):
         axes.plot([], [], "kx", label="published")
-    axes.axvline(results.accuracy_of(teacher), color="black", linestyle="--", label="teacher")
+    axes.axvline(accuracies.accuracy_of(teacher), color="black", linestyle="--", label="teacher")
     axes.set_xlabel("top-1 (%), mean and standard deviation")
     axes.set_title(f"{experiment.pair} on {experiment.data.name}", parse_math=False)
     axes.set_yticks(range(len(table)), [row["title"] for row in table])

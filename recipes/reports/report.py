@@ -9,8 +9,10 @@ from letkd_keras.commands import palette
 from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.export import cost_report
 from letkd_keras.files import save_figure, write_json, write_text
+from letkd_keras.levels import LEVELS
 from letkd_keras.recipes.reports import measures, method_style, method_table
-from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.trainings import accuracies, training_folder
+from letkd_keras.versions import versions
 
 
 def write(experiment, folder, teacher, exported, costs, measured, classes):
@@ -39,17 +41,17 @@ def write(experiment, folder, teacher, exported, costs, measured, classes):
         "epochs": experiment.student_schedule.epochs,
         "seed": experiment.seed,
         "date": date.today().isoformat(),
-        "versions": results.versions(),
+        "versions": versions(),
         "teacher": teacher,
         "layers": {
-            role: {level: network.layer(level) for level in ("penultimate", "intermediate")}
+            role: {level: network.layer(level) for level in LEVELS}
             for role, network in (("teacher", experiment.teacher), ("student", experiment.student))
         },
         "growth": experiment.growth,
         "templates": experiment.templates,
         "subclasses": experiment.subclasses,
         "sizes": experiment.sizes,
-        "selection": results.selection(experiment.data.has_validation),
+        "selection": accuracies.selection(experiment.data.has_validation),
         "methods": {row["method"]: method_table.as_json(row) for row in table},
         "exported": {
             name: {**vars(result), "path": str(Path(result.path).relative_to(folder))}
@@ -161,7 +163,7 @@ def _metrics_by_epoch(file, offset):
         file: The file. With an offset, the rows of `float/metrics.csv` beside it come first.
         offset: Epochs before those of the file.
     """
-    rows = results.read_metrics(file)
+    rows = training_folder.read_metrics(file)
     epochs = [offset + row["epoch"] + 1 for row in rows]
     if offset:
         before, epochs_before = _metrics_by_epoch(file.parent / "float" / file.name, 0)
@@ -179,7 +181,7 @@ def _plot_curves(experiment, folder, teacher, table):
     files = {"teacher": sorted(folder.glob("teacher/metrics.csv"))}
     for row in table:
         files[row["method"]] = [
-            results.student_folder(folder, row["method"], result["seed"]) / "metrics.csv"
+            training_folder.student_folder(folder, row["method"], result["seed"]) / "metrics.csv"
             for result in row["results"]
         ]
     quantized = experiment.quantization_aware_schedule is not None
@@ -196,7 +198,7 @@ def _plot_curves(experiment, folder, teacher, table):
     split = "validation" if experiment.data.has_validation else "test"
     if not files["teacher"]:
         accuracy.axhline(
-            results.accuracy_of(teacher),
+            accuracies.accuracy_of(teacher),
             **{**method_style.style("teacher"), "linestyle": "--"},
             label="teacher, from a file" + (" (test images)" if split == "validation" else ""),
         )

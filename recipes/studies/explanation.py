@@ -11,9 +11,10 @@ from letkd_keras.functional import load_model
 from letkd_keras.functional.insertion import kd_layers_of
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.reports import method_style
-from letkd_keras.recipes.run import classes_of, train_teacher
+from letkd_keras.recipes.steps.prototypes import classes_of
+from letkd_keras.recipes.steps.teacher import train_teacher
 from letkd_keras.recipes.studies import probe
-from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.trainings import accuracies, training_folder
 
 # Epochs over which an accuracy is averaged before two methods are compared: single epochs differ
 # by a point or more at the first learning rate. In short trainings it is a twentieth of the epochs.
@@ -36,7 +37,7 @@ def write(experiment, folder):
     trainings = _finished(folder)
     if not trainings:
         raise ValueError(f"No student is finished in {folder}.")
-    if experiment.teacher_phases and results.finished(folder / "teacher") is None:
+    if experiment.teacher_phases and training_folder.finished(folder / "teacher") is None:
         raise ValueError(f"`folder` must have a finished teacher. Received: none in {folder}.")
     teacher, _ = train_teacher(experiment, folder)
     teacher_classes = classes_of(teacher, experiment.data)
@@ -57,21 +58,21 @@ def write(experiment, folder):
 def _finished(folder):
     """`(method, seed, path)` of the finished students, in the order of the table of methods."""
     found = []
-    for method, seed, training in results.student_trainings(folder):
-        result = results.finished(training) if methods.is_known(method) else None
+    for method, seed, training in training_folder.student_trainings(folder):
+        result = training_folder.finished(training) if methods.is_known(method) else None
         if result is not None:
-            results.check_student(training, result)
+            training_folder.check_student(training, result)
             found.append((method, seed, training))
     return sorted(found, key=lambda entry: methods.position(entry[0]))
 
 
 def _row(method, seed, training, teacher_classes, data):
     student = load_model(training / "student.keras", "student")
-    last = results.read_metrics(training / "metrics.csv")[-1]
+    last = training_folder.read_metrics(training / "metrics.csv")[-1]
     row = {
         "method": method,
         "seed": seed,
-        "accuracy": results.accuracy_of(results.finished(training)),
+        "accuracy": accuracies.accuracy_of(training_folder.finished(training)),
         "agreement": 100 * float(np.mean(classes_of(student, data) == teacher_classes)),
         "kl_penultimate": last.get("kl_penultimate"),
         "kl_intermediate": last.get("kl_intermediate"),
@@ -87,7 +88,7 @@ def _curves(trainings):
     """Accuracies in percent by epoch, [trials, epochs that all have], of every method."""
     curves = defaultdict(list)
     for method, _, training in trainings:
-        rows = results.read_metrics(training / "metrics.csv")
+        rows = training_folder.read_metrics(training / "metrics.csv")
         curves[method].append([100 * row["val_accuracy"] for row in rows])
     # A callback may have ended some of the trials earlier.
     ends = {method: min(map(len, runs)) for method, runs in curves.items()}
@@ -174,7 +175,9 @@ def _markdown(experiment, rows, crossings, window):
     for name in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == name]
         cells = [
-            results.spread(*results.mean_and_std(row[key] for row in own if row[key] is not None))
+            accuracies.spread(
+                *accuracies.mean_and_std(row[key] for row in own if row[key] is not None)
+            )
             for key in columns
         ]
         table.append([methods.title(name), str(len(own)), *cells])

@@ -24,13 +24,11 @@ from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.experiments.experiment import Experiment
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import method_table
-from letkd_keras.recipes.run import (
-    opened,
-    prototypes_of,
-    train_student,
-    train_teacher,
-)
-from letkd_keras.recipes.trainings import gpus, results, workers
+from letkd_keras.recipes.steps.opened_folder import opened
+from letkd_keras.recipes.steps.prototypes import prototypes_of
+from letkd_keras.recipes.steps.student import train_student
+from letkd_keras.recipes.steps.teacher import train_teacher
+from letkd_keras.recipes.trainings import accuracies, gpus, sharing, training_folder
 
 log = logging.getLogger("letkd_keras")
 
@@ -61,7 +59,7 @@ def run(experiment, out, jobs=1, fitted=None):
     Raises:
         ValueError: If the experiment or the folder does not fit; before any training.
     """
-    if jobs > 1 and workers.current() is not None:
+    if jobs > 1 and sharing.current() is not None:
         raise ValueError(
             f"`jobs` must be 1 where several workers share each training. Received: jobs={jobs}"
         )
@@ -81,7 +79,7 @@ def run(experiment, out, jobs=1, fitted=None):
             (method, seed)
             for seed in experiment.seeds
             for method in experiment.methods
-            if not _is_finished(results.student_folder(folder, method, seed))
+            if not _is_finished(training_folder.student_folder(folder, method, seed))
         ]
         table = method_table.write(experiment, folder, teacher_result)
         if jobs > 1 and len(cells) > 1:
@@ -91,7 +89,7 @@ def run(experiment, out, jobs=1, fitted=None):
                 _in_this_process(experiment, cell, teacher, prototypes, folder) for cell in cells
             )
         for number, (method, seed) in enumerate(done, 1):
-            outcome = _outcome(results.student_folder(folder, method, seed))
+            outcome = _outcome(training_folder.student_folder(folder, method, seed))
             log.info(
                 "training %d of %d: %s, seed %d: %s",
                 number,
@@ -111,23 +109,23 @@ def _failed_now(experiment, row):
 
 
 def _is_finished(training):
-    result = results.finished(training)
+    result = training_folder.finished(training)
     if result is not None:
-        results.check_student(training, result)
+        training_folder.check_student(training, result)
     return result is not None
 
 
 def _outcome(training):
-    error = results.failure(training)
+    error = training_folder.failure(training)
     if error is not None:
         return f"failed: {error}"
-    result = results.finished(training)
-    return "interrupted" if result is None else f"{results.accuracy_of(result):.2f}% top-1"
+    result = training_folder.finished(training)
+    return "interrupted" if result is None else f"{accuracies.accuracy_of(result):.2f}% top-1"
 
 
 def _in_this_process(experiment, cell, teacher, prototypes, folder):
     method, seed = cell
-    training = results.student_folder(folder, method, seed)
+    training = training_folder.student_folder(folder, method, seed)
     try:
         with _locked(training):
             train_student(experiment, method, seed, teacher, prototypes, folder)
@@ -168,7 +166,7 @@ def _in_processes(cells, folder, jobs):
         try:
             method, seed = cell
             log.info("starting %s, seed %d", methods.title(method), seed)
-            training = results.student_folder(folder, method, seed)
+            training = training_folder.student_folder(folder, method, seed)
             training.mkdir(parents=True, exist_ok=True)
             with (training / "output.txt").open("w") as output:
                 process = subprocess.Popen(
@@ -180,7 +178,7 @@ def _in_processes(cells, folder, jobs):
                 processes.add(process)
                 status = process.wait()
                 processes.discard(process)
-            if status not in _ENDED and results.failure(training) is None:
+            if status not in _ENDED and training_folder.failure(training) is None:
                 how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
                 write_text(training / "error.txt", f"the process ended with {how}; see output.txt")
             return cell
@@ -227,7 +225,7 @@ def train_cell(folder, method, seed):
     Returns:
         Whether the training was finished; otherwise `error.txt` says why.
     """
-    training = results.student_folder(folder, method, seed)
+    training = training_folder.student_folder(folder, method, seed)
     try:
         with _locked(training):
             experiment = Experiment.from_config(read_config(folder), methods=(method,))

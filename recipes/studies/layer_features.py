@@ -6,9 +6,6 @@ import numpy as np
 from letkd_keras.functional.graph import nodes
 from letkd_keras.functional.insertion import kd_layers_of
 
-# Images in a batch of the evaluation.
-_BATCH_SIZE = 256
-
 
 def pooled_features(student, layer_name, data, split):
     """Features before and after a KD layer, averaged over the grid of each image.
@@ -37,7 +34,7 @@ def pooled_features(student, layer_name, data, split):
     )
     axes = (2, 3) if layer.data_format == "channels_first" else (1, 2)
     features = {"x": [], "x_hat": [], "labels": []}
-    for batch, labels in data.evaluation_batches(_BATCH_SIZE, split):
+    for batch, labels in data.evaluation_batches(split=split):
         for name, maps in model.predict_on_batch(batch).items():
             features[name].append(np.asarray(maps).mean(axes))
         features["labels"].append(np.asarray(labels))

@@ -5,7 +5,7 @@ from letkd_keras.files import write_json, write_text
 from letkd_keras.functional import load_model
 from letkd_keras.recipes.experiments import methods, published
 from letkd_keras.recipes.studies.layer_features import pooled_features
-from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.trainings import accuracies, training_folder
 
 
 def lda_accuracies(student, data):
@@ -27,11 +27,11 @@ def lda_accuracies(student, data):
         pooled_features(student, "kd_intermediate", data.labelled(), split)
         for split in ("train", "test")
     )
-    accuracies = {}
+    scores = {}
     for name in ("x", "x_hat"):
         probe = LinearDiscriminantAnalysis().fit(train[name], train["labels"])
-        accuracies[name] = 100 * probe.score(test[name], test["labels"])
-    return accuracies
+        scores[name] = 100 * probe.score(test[name], test["labels"])
+    return scores
 
 
 def write(experiment, out):
@@ -47,11 +47,11 @@ def write(experiment, out):
     rows = []
     for name in experiment.methods:
         for seed in experiment.seeds:
-            training = results.student_folder(out, name, seed)
-            if results.finished(training) is not None:
+            training = training_folder.student_folder(out, name, seed)
+            if training_folder.finished(training) is not None:
                 student = load_model(training / "student.keras", "student")
-                accuracies = lda_accuracies(student, experiment.data)
-                rows.append({"method": name, "seed": seed, **accuracies})
+                scores = lda_accuracies(student, experiment.data)
+                rows.append({"method": name, "seed": seed, **scores})
     write_json(out / "probe.json", rows)
     write_text(out / "probe.md", _markdown(experiment, rows))
     return rows
@@ -71,7 +71,7 @@ def _markdown(experiment, rows):
         own = [row for row in rows if row["method"] == name]
         cells = [methods.title(name), str(len(own))]
         for key in ("x", "x_hat"):
-            cells.append(results.spread(*results.mean_and_std(row[key] for row in own)))
+            cells.append(accuracies.spread(*accuracies.mean_and_std(row[key] for row in own)))
             accuracy = known.get(name, {}).get(key)
             cells.append("-" if accuracy is None else f"{accuracy.top1:.2f}")
         table.append(cells)

@@ -8,7 +8,9 @@ from letkd_keras.data import NumberedBatches
 from letkd_keras.files import save_figure
 from letkd_keras.prototypes import pictures
 from letkd_keras.recipes.experiments.preparation import prepare
-from letkd_keras.recipes.run import opened, prototypes_of, train_teacher
+from letkd_keras.recipes.steps.opened_folder import opened
+from letkd_keras.recipes.steps.prototypes import prototypes_of
+from letkd_keras.recipes.steps.teacher import train_teacher
 
 _IMAGES = 6
 _OTHER_CLASS = (0.6, 0.6, 0.6, 1)

@@ -6,14 +6,15 @@ from letkd_keras.commands.palette import category_colors
 from letkd_keras.files import open_atomic, save_figure
 from letkd_keras.functional import load_model
 from letkd_keras.functional.insertion import kd_layers_of
+from letkd_keras.levels import LEVELS
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.studies.layer_features import pooled_features
-from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.trainings import training_folder
 
 _IMAGES = 2000
 _CLASSES = 10
 _PERPLEXITY = 30
-_LAYERS = {f"kd_{level}": f"{level} layer" for level in ("penultimate", "intermediate")}
+_LAYERS = {f"kd_{level}": f"{level} layer" for level in LEVELS}
 _PANELS = {"value": "value", "x": "input x", "x_hat": "output x_hat"}
 
 
@@ -44,8 +45,8 @@ def write(experiment, out, method):
     Raises:
         ValueError: If no such student is finished, or it has no KD layer.
     """
-    folders = [results.student_folder(out, method, seed) for seed in experiment.seeds]
-    finished = [folder for folder in folders if results.finished(folder) is not None]
+    folders = [training_folder.student_folder(out, method, seed) for seed in experiment.seeds]
+    finished = [folder for folder in folders if training_folder.finished(folder) is not None]
     if not finished:
         raise ValueError(f"No student by {method} is finished in {out}; its error.txt says why.")
     student = load_model(finished[0] / "student.keras", "student")

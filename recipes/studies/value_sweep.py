@@ -18,9 +18,9 @@ from letkd_keras.files import save_figure, write_text
 from letkd_keras.recipes.experiments.networks import Network
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import method_style, method_table
-from letkd_keras.recipes.run import train_teacher
+from letkd_keras.recipes.steps.teacher import train_teacher
 from letkd_keras.recipes.studies import grid
-from letkd_keras.recipes.trainings import gpus, results
+from letkd_keras.recipes.trainings import accuracies, gpus
 
 # The layers of the student are resolved by each value's own grid.
 _OPEN_LAYERS = ("student.penultimate_layer", "student.intermediate_layer", "pool_sizes")
@@ -104,20 +104,20 @@ def with_value(experiment, field, value):
 
 
 def _write(name, rows, experiment, out):
-    columns = results.columns(experiment.data.has_validation)
+    columns = accuracies.columns(experiment.data.has_validation)
     heads = [name, "method", "trials", *columns.values(), "parameters"]
     lines = [f"# {name}: {experiment.pair} on {experiment.data.name}", ""]
     lines += [f"{experiment.data.split}. The folder of each value has its whole table.", ""]
     cells = [
         [
             *(_text(row[name]), row["title"], str(row["trials"])),
-            *(results.spread(row[f"{key}_mean"], row[f"{key}_std"]) for key in columns),
+            *(accuracies.spread(row[f"{key}_mean"], row[f"{key}_std"]) for key in columns),
             "-" if row["parameters"] is None else f"{row['parameters']:,}",
         ]
         for row in rows
     ]
     lines += markdown_table(heads, cells)
-    lines += ["", results.selection(experiment.data.has_validation), ""]
+    lines += ["", accuracies.selection(experiment.data.has_validation), ""]
     lines += ["![Accuracy by value](values.png)", "", method_table.made_with(), ""]
     write_text(out / "values.md", "\n".join(lines))
     method_table.write_table_csv(out / "values.csv", rows)

@@ -10,30 +10,30 @@ from letkd_keras.callbacks import ReseedEachEpoch, ShowProgress, StopOnNonFinite
 from letkd_keras.data import steps_per_epoch
 from letkd_keras.data.keras_cv_policies import mixes_labels
 from letkd_keras.distillers import Supervised
-from letkd_keras.functional import load_model
 from letkd_keras.functional.graph import layers_inside
+from letkd_keras.functional.loading import model_of_bytes
 from letkd_keras.recipes.trainings import training
 from letkd_keras.recipes.trainings.schedule import Schedule
 from letkd_keras.recipes.trainings.training_data import balanced_class_weights
 from letkd_keras.recipes.trainings.training_state import SaveState, load_state, read_state
 
 
-def fit_alone(file, data, order, folder):
+def fit_alone(content, data, order, folder):
     """Fit a model without other workers; see `fit`."""
     options = {name: order[name] for name in order if name not in ("schedule", "digest")}
     schedule = Schedule.from_config(order["schedule"])
     with schedule.precision():
-        training.train(load_model(file), data, schedule, folder, **options)
+        training.train(model_of_bytes(content, "model"), data, schedule, folder, **options)
 
 
-def fit(group, file, data, order, folder):
+def fit(group, content, data, order, folder):
     """Fit a model together with the other workers, which all call it.
 
     The chief's folder says after which epoch it starts, and gets the states.
 
     Args:
         group: `Workers`.
-        file: `.keras` file of the model.
+        content: The model, as `model_bytes` gives it.
         data: The data; each worker reads its part of the batches.
         order: Options of the training, see `shared_training.Chief.train`.
         folder: Folder of the training, on the chief; `None` on the others.
@@ -51,7 +51,7 @@ def fit(group, file, data, order, folder):
         if state["epochs"]:
             last = (folder / state["last"]["name"]).read_bytes() if group.is_chief else b""
             weights.write_bytes(group.broadcast(last))
-        _fit(group, file, weights, data, order, folder or Path(scratch), state)
+        _fit(group, content, weights, data, order, folder or Path(scratch), state)
 
 
 def _state(folder):
@@ -61,7 +61,7 @@ def _state(folder):
         return {"error": str(error)}
 
 
-def _fit(group, file, weights, data, order, folder, state):
+def _fit(group, content, weights, data, order, folder, state):
     schedule = Schedule.from_config(order["schedule"])
     augmentation, first_epoch = order["augmentation"], state["epochs"]
     steps = steps_per_epoch(data.train_examples, schedule.batch_size)
@@ -70,7 +70,7 @@ def _fit(group, file, weights, data, order, folder, state):
     # JAX wants the same values from all processes, those that are then replaced too.
     keras.utils.set_random_seed(order["seed"])
     with schedule.precision(), group.scope():
-        model = load_model(file)
+        model = model_of_bytes(content, "model")
         if not hasattr(model, "student"):
             model = Supervised(model.inputs, model.outputs, name=model.name)
         if keras.backend.backend() == "tensorflow":
@@ -109,7 +109,7 @@ def _fit(group, file, weights, data, order, folder, state):
             verbose=0,
             callbacks=[
                 InScope(ReseedEachEpoch(order["seed"]), group),
-                StopOnNonFiniteLoss(),
+                StopOnNonFiniteLoss(order.get("remedies")),
                 evaluation,
                 *(training.tensorboard(folder / "tensorboard") if group.is_chief else []),
                 # Others write to a folder that is removed: TensorFlow's workers read the metrics

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import keras
 
-from letkd_keras.recipes.trainings import workers
+from letkd_keras.recipes.trainings import sharing
 
 
 def seen():
@@ -33,7 +33,7 @@ def scope():
     Elsewhere the backend chooses the device, on JAX the first one. Trainings that several workers
     share have a scope of their own.
     """
-    if keras.backend.backend() != "tensorflow" or workers.current() is not None:
+    if keras.backend.backend() != "tensorflow" or sharing.current() is not None:
         return nullcontext()
     import tensorflow as tf
 

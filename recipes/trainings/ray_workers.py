@@ -9,9 +9,7 @@ import contextlib
 import logging
 import os
 import shutil
-import tempfile
 import threading
-import warnings
 from pathlib import Path
 
 import keras
@@ -21,11 +19,12 @@ from letkd_keras.commands.ray_cluster import environment_of_workers, import_ray,
 from letkd_keras.commands.run_folder import differences
 from letkd_keras.data import DataSpec
 from letkd_keras.errors import error_reason
+from letkd_keras.functional.loading import model_bytes
 from letkd_keras.recipes.trainings import (
     fit_on_workers,
     shared_training,
+    sharing,
     worker_environment,
-    workers,
 )
 from letkd_keras.recipes.trainings.training_data import few_for_students
 from letkd_keras.recipes.trainings.training_state import is_over, read_state
@@ -34,7 +33,6 @@ log = logging.getLogger(__name__)
 
 # So often Ray starts the workers of one training again.
 _RESTARTS = 3
-_MODEL = "model.keras"
 
 
 class RayWorkers:
@@ -67,7 +65,7 @@ class RayWorkers:
         """
         with (
             running_ray(count) as resources,
-            workers.sharing(cls(count, experiment, resources)) as group,
+            sharing.by(cls(count, experiment, resources)) as group,
         ):
             yield group
 
@@ -83,16 +81,12 @@ class RayWorkers:
         from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
         from ray.train.tensorflow import TensorflowTrainer
 
-        with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an optimizer that the file does not have
-            model.save(Path(scratch) / _MODEL)
-            content = ray.put((Path(scratch) / _MODEL).read_bytes())
         folder = folder.resolve()
         cpus, gpus = self.resources
         trainer = TensorflowTrainer(
             _work,
             train_loop_config={
-                "model": content,
+                "model": ray.put(model_bytes(model)),
                 "data": self.experiment.spec.config(),
                 "student_examples": self.experiment.student_examples,
                 "code": shared_training.code(),
@@ -222,13 +216,11 @@ def _train(config):
         shared_training.agree(group, own)
     elif own:
         raise ValueError(own["error"])
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / _MODEL
-        file.write_bytes(ray.get(config["model"]))
-        if group is None:
-            fit_on_workers.fit_alone(file, data, order, folder)
-        else:
-            fit_on_workers.fit(group, file, data, order, folder if group.is_chief else None)
+    content = ray.get(config["model"])
+    if group is None:
+        fit_on_workers.fit_alone(content, data, order, folder)
+    else:
+        fit_on_workers.fit(group, content, data, order, folder if group.is_chief else None)
 
 
 def _data(config, order):

@@ -32,6 +32,7 @@ class Schedule:
         clip_norm: Largest norm of the gradient of all variables, or `None`.
         mixed_precision: `"float16"`, `"bfloat16"` or `None`: type in which layers compute.
         kd_learning_rate_factor: Factor of the learning rate of the KD layers, of SGD.
+        learning_rate_scale: Factor that `scaled_from` has multiplied the learning rate by.
     """
 
     epochs: int
@@ -48,11 +49,12 @@ class Schedule:
     clip_norm: float | None = None
     mixed_precision: str | None = None
     kd_learning_rate_factor: float = 1.0
+    learning_rate_scale: float = 1.0
 
     def __post_init__(self):
         if self.kd_learning_rate_factor != 1 and self.optimizer != "sgd":
             raise ValueError(
-                "`kd_learning_rate_factor` is for the optimizer sgd. "
+                "`kd_learning_rate_factor` is for the optimizer sgd: choose it by `optimizer`. "
                 f"Received: optimizer={self.optimizer}"
             )
 
@@ -96,7 +98,7 @@ class Schedule:
         """
         if self.optimizer != "sgd":
             raise ValueError(
-                "`scale_learning_rate` is a rule for the optimizer sgd. "
+                "`scale_learning_rate` is a rule for the optimizer sgd: choose it by `optimizer`. "
                 f"Received: optimizer={self.optimizer}"
             )
         scale = self.batch_size / batch_size
@@ -105,7 +107,10 @@ class Schedule:
             if scale > 1 and self.epochs > 1:
                 warm_up_epochs = max(warm_up_epochs, min(5, math.ceil(self.epochs / 18)))
         return replace(
-            self, learning_rate=scale * self.learning_rate, warm_up_epochs=warm_up_epochs
+            self,
+            learning_rate=scale * self.learning_rate,
+            warm_up_epochs=warm_up_epochs,
+            learning_rate_scale=scale,
         )
 
     def quantization_aware(self, epochs):

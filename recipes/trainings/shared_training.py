@@ -10,30 +10,33 @@ import hashlib
 import importlib.util
 import json
 import logging
-import tempfile
 from pathlib import Path
 
 from letkd_keras.commands.run_folder import differences
+from letkd_keras.data import steps_per_epoch
 from letkd_keras.files import checksum
-from letkd_keras.recipes.trainings import results, training, worker_environment, workers
+from letkd_keras.functional import limit_normalization_momentum
+from letkd_keras.functional.loading import model_bytes
+from letkd_keras.recipes.trainings import sharing, training, worker_environment
 from letkd_keras.recipes.trainings.fit_on_workers import fit
 from letkd_keras.recipes.trainings.training_state import is_over, read_state
+from letkd_keras.versions import versions
 
 log = logging.getLogger(__name__)
-
-_MODEL = "model.keras"
 
 
 def train(model, data, schedule, folder, **options):
     """`training.train`, by all workers where there are several.
 
     Arguments, result and errors are those of `training.train`. `model` ends with the same weights
-    as there.
+    as there. The momentum of its batch normalizations is limited (`limit_normalization_momentum`).
 
     Raises:
         ConnectionError: If a worker was lost.
     """
-    group = workers.current()
+    steps = steps_per_epoch(data.train_examples, schedule.batch_size)
+    limit_normalization_momentum(model, schedule.epochs * steps)
+    group = sharing.current()
     if group is not None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +52,7 @@ def train(model, data, schedule, folder, **options):
     return training.train(model, data, schedule, folder, **options)
 
 
-def run_on_workers(backend, make_experiment, command, open_keys=()):
+def lead_or_serve(backend, make_experiment, command, open_keys=()):
     """Run a recipe: as a whole on the chief, on other workers only its trainings.
 
     Args:
@@ -69,7 +72,7 @@ def run_on_workers(backend, make_experiment, command, open_keys=()):
     if group is None:
         return command(make_experiment())
     try:
-        with workers.sharing(Chief(group)):
+        with sharing.by(Chief(group)):
             try:
                 experiment = make_experiment()
             except (ValueError, OSError, ImportError) as error:
@@ -110,11 +113,8 @@ class Chief:
         if self.group.lost:
             raise ConnectionError("A worker was lost. Start all workers again")
         self.group.broadcast_json({"order": order})
-        with tempfile.TemporaryDirectory() as scratch:
-            file = Path(scratch) / _MODEL
-            model.save(file)
-            self.group.broadcast(file.read_bytes())
-            fit(self.group, file, data, order, folder)
+        content = self.group.broadcast(model_bytes(model))
+        fit(self.group, content, data, order, folder)
 
 
 def _lead(group, command, experiment):
@@ -138,13 +138,11 @@ def _serve(group, data_sets):
             return
         if "error" in message:
             raise ValueError(f"The chief ended by an error: {message['error']}")
-        with tempfile.TemporaryDirectory() as scratch:
-            file = Path(scratch) / _MODEL
-            file.write_bytes(group.broadcast())
-            try:
-                fit(group, file, same_data(data_sets, message["order"]), message["order"], None)
-            except FloatingPointError as error:  # all workers see it; the chief decides
-                log.warning("%s", error)
+        content = group.broadcast()
+        try:
+            fit(group, content, same_data(data_sets, message["order"]), message["order"], None)
+        except FloatingPointError as error:  # all workers see it; the chief decides
+            log.warning("%s", error)
 
 
 def same_data(data_sets, order):
@@ -206,4 +204,4 @@ def code():
             # Two parts of the package are elsewhere in the repository.
             if package != "letkd_keras" or not name.startswith(("recipes/", "export/")):
                 digest.update(f"{package} {name} {checksum(file)}\n".encode())
-    return {"versions": results.versions(), "code": digest.hexdigest()}
+    return {"versions": versions(), "code": digest.hexdigest()}

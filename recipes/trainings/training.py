@@ -37,6 +37,7 @@ def train(
     with_rows=False,
     callbacks=(),
     class_weights=None,
+    remedies=None,
 ):
     """Compile and fit a model, continuing where an earlier call was interrupted.
 
@@ -56,6 +57,7 @@ def train(
         callbacks: Names of further callbacks, `MODULE:CLASS`.
         class_weights: `"balanced"` for weights of the images that give every class the same sum of
             weights, or `None`.
+        remedies: What to do where the loss diverges, see `StopOnNonFiniteLoss`.
 
     Returns:
         Dictionary of the result, accuracies in percent, epochs counted from 1: `accuracy_last` and
@@ -99,7 +101,7 @@ def train(
         with ShowProgress(split) as shown:
             options["callbacks"] = [
                 ReseedEachEpoch(seed),
-                StopOnNonFiniteLoss(),
+                StopOnNonFiniteLoss(remedies),
                 # Only while images are evaluated: the state has both kinds of weights.
                 *([] if schedule.ema is None else [keras.callbacks.SwapEMAWeights()]),
                 *tensorboard(folder / "tensorboard"),
@@ -172,7 +174,7 @@ def evaluation_batches(data, augmentation, split, part=None):
     Returns:
         The batches; labels are float32 [B, classes] where a policy of the augmentation mixes them.
     """
-    batches = data.evaluation_batches(256, split, **({} if part is None else {"part": part}))
+    batches = data.evaluation_batches(split=split, part=part)
     if not mixes_labels(augmentation):
         return batches
     return batches.map(lambda x, y: (x, keras.ops.one_hot(y, data.num_classes, dtype="float32")))

@@ -8,7 +8,7 @@ import numpy as np
 
 from letkd_keras import memory_mapped
 from letkd_keras.files import atomic_path, checksum, write_csv
-from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.trainings import training_folder
 
 _STATE = "state.json"
 _ADVICE = "Free some space and run the same command again."
@@ -62,7 +62,9 @@ class SaveState(keras.callbacks.Callback):
         if self.model.stop_training:
             if self.state["epochs"] < len(self.rows):
                 self._save_state()
-            results.write_checked_json(self.folder / _STATE, {**self.state, "stopped": True})
+            training_folder.write_checked_json(
+                self.folder / _STATE, {**self.state, "stopped": True}
+            )
 
     def _save_state(self):
         self.saved = time.monotonic()
@@ -72,7 +74,7 @@ class SaveState(keras.callbacks.Callback):
         # Before the state: nothing would write it again after the last epoch. It is written as a
         # whole, so an epoch that is trained again has one row.
         write_csv(self.folder / "metrics.csv", list(self.rows[0]), self.rows)
-        results.write_checked_json(self.folder / _STATE, self.state)
+        training_folder.write_checked_json(self.folder / _STATE, self.state)
         kept = {file["name"] for file in (last, self.best) if file}
         for file in self.folder.glob("*.weights.h5"):
             if file.name not in kept:
@@ -108,10 +110,10 @@ def read_state(folder):
     folder = Path(folder)
     if not (folder / _STATE).exists():
         return {"epochs": 0, "last": None, "best": None, "rows": []}
-    state = results.read_checked_json(folder / _STATE)
+    state = training_folder.read_checked_json(folder / _STATE)
     for file in (state["last"], state["best"]):
         if file is not None:
-            results.check_file(folder / file["name"], file["sha256"])
+            training_folder.check_file(folder / file["name"], file["sha256"])
     return state
 
 
@@ -137,6 +139,6 @@ def finish(folder, result):
     Deleted too is the error of another start, which may have found the training at work.
     """
     folder = Path(folder)
-    results.write_checked_json(folder / "result.json", result)
+    training_folder.write_checked_json(folder / "result.json", result)
     for file in (folder / _STATE, folder / "error.txt", *folder.glob("*.weights.h5")):
         file.unlink(missing_ok=True)

@@ -4,35 +4,12 @@ Each worker is a process, on this machine or on another one. The first one is th
 """
 
 import contextlib
-import contextvars
 import json
 
 import numpy as np
 
 # Pairs of bytes in a collective sum: 16 MiB as float32.
 _CHUNK = 2**22
-_current = contextvars.ContextVar("workers", default=None)
-
-
-def current():
-    """The workers that trainings are shared by, or `None` where this process trains alone."""
-    return _current.get()
-
-
-def devices():
-    """Number of devices that share each batch: of all workers, 1 for a process alone."""
-    workers = current()
-    return 1 if workers is None else workers.devices
-
-
-@contextlib.contextmanager
-def sharing(workers):
-    """A scope in which trainings are shared by workers; `None` for none."""
-    token = _current.set(workers)
-    try:
-        yield workers
-    finally:
-        _current.reset(token)
 
 
 class Workers:

@@ -177,6 +177,10 @@ def _write_bad_models(folder):
     two = [keras.Input((32, 32, 3)) for _ in range(2)]
     flat = keras.layers.Flatten()(keras.layers.Add()(two))
     keras.Model(two, keras.layers.Dense(10)(flat)).save(bad / "two_inputs.keras")
+    image = keras.Input((32, 32, 3))
+    features = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image))
+    both = {"features": features, "logits": keras.layers.Dense(10)(features)}
+    keras.Model(image, both).save(bad / "two_outputs.keras")
 
     class Subclassed(keras.Model):
         def __init__(self, **kwargs):
@@ -252,6 +256,9 @@ def _write_odd_folders(folder):
     (bad / "other_files").mkdir()
     (bad / "other_files" / "thesis.txt").write_text("mine")
     (bad / "file").write_text("mine")
+    (bad / "net.weights.h5").write_text("mine")
+    (bad / "saved_model").mkdir()
+    (bad / "saved_model" / "saved_model.pb").write_text("mine")
     shutil.copytree(folder / "photos", bad / "broken_image")
     (bad / "broken_image" / "cat" / "0.png").write_bytes(b"no image")
     shutil.copytree(folder / "photos", bad / "half_image")

@@ -12,7 +12,7 @@ is forked from this one, which has imported the libraries and nothing of this pa
 written into the source tree: the import system of the forked process gets the changed source.
 
 Results are appended to mutants.jsonl in `--out`, and a repeated command continues there. A changed
-module is tested anew.
+module is tested again.
 """
 
 import argparse

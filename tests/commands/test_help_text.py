@@ -53,6 +53,15 @@ def test_text_that_fits_stays_as_it_is():
     assert help_text.wrapped(text, 78) == text.splitlines()
 
 
+def test_a_command_is_broken_only_where_it_does_not_fit():
+    line = "    python -m letkd_keras.example --out FILE"
+    assert help_text.wrapped(line, len(line)) == [line]
+    assert help_text.wrapped(line, len(line) - 1) == [
+        "    python -m letkd_keras.example \\",
+        "        --out FILE",
+    ]
+
+
 def test_words_are_never_broken():
     address = "https://example.org/" + "a" * 60
     assert help_text.wrapped(f"See {address} for more.", 40) == ["See", address, "for more."]

@@ -1,4 +1,5 @@
 import os
+import re
 import socket
 import sys
 
@@ -40,6 +41,44 @@ def test_neither_data_nor_network_is_one_clear_sentence(tfds, tmp_path, monkeypa
 def test_an_unknown_name_is_no_missing_download(tfds, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"must name a.*:mnst'\. Did you mean mnist\?"):
         DataSpec("tfds:mnst", data_dir=tmp_path).open()
+
+
+@pytest.mark.parametrize("name", ["mnist[:50%]", "mnist:", "../mnist", "/", "a b"])
+def test_what_is_no_name_is_refused_without_a_download(tfds, tmp_path, name, monkeypatch):
+    monkeypatch.setattr(tfds, "builder", None)
+    with pytest.raises(ValueError, match=r"must be tfds:NAME, .* Slices of splits are not"):
+        DataSpec(f"tfds:{name}", data_dir=tmp_path).open()
+
+
+@pytest.mark.parametrize("name", ["made:2.0.0", "made/large"])
+def test_versions_that_are_prepared_are_named(tfds, prepare, name, monkeypatch):
+    builder = tfds.builder
+    folder = prepare("made")
+    monkeypatch.setattr(tfds, "builder", builder)
+    with pytest.raises(FileNotFoundError, match=r"This folder has made/1\.0\.0"):
+        DataSpec(f"tfds:{name}", data_dir=folder).open()
+
+
+@pytest.mark.parametrize(
+    ("name", "below", "found"),
+    [
+        ("made", "absent", "This folder does not exist"),
+        (
+            "cifar10:9.9.9",
+            "",
+            r"'tfds:cifar10:9\.9\.9' \(Dataset cifar10 cannot .* only: [\d.]+\)$",
+        ),
+    ],
+)
+def test_what_is_not_there_is_no_missing_download(tfds, name, below, found, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"`data` must name a data set .*{found}"):
+        DataSpec(f"tfds:{name}", data_dir=tmp_path / below).open()
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tfds, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"^`data_dir` must be a folder"):
+        load_cifar("cifar10", tmp_path / "file")
 
 
 def test_without_tensorflow_datasets_the_extra_is_named(monkeypatch):
@@ -141,6 +180,60 @@ def test_images_of_several_sizes_and_large_data_sets_are_streamed(tfds, prepare,
     assert (data.train_examples, data.test_examples) == (6, 4)
     monkeypatch.setattr(tfds_module, "_MEMORY", 1000)
     assert isinstance(DataSpec("tfds:made", data_dir=prepare("made")).open(), StreamedImages)
+
+
+def _truncate(folder, split):
+    """Damage the records of a split; returns their file."""
+    (file,) = folder.rglob(f"*-{split}.tfrecord*")
+    file.write_bytes(file.read_bytes()[:-30])
+    return file
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_damaged_records_are_refused_by_their_folder(prepare, split):
+    folder = prepare("made")
+    _truncate(folder, split)
+    with pytest.raises(ValueError, match=r"made/1\.0\.0 is damaged \(DataLossError\)"):
+        DataSpec("tfds:made", data_dir=folder).open()
+
+
+def test_damaged_records_that_are_streamed_are_named(prepare, monkeypatch):
+    monkeypatch.setattr(tfds_module, "_MEMORY", 1000)
+    folder = prepare("made")
+    data = DataSpec("tfds:made", data_dir=folder, image_size=16).open()
+    data.check()
+    file = _truncate(folder, "train")
+    with pytest.raises(ValueError, match=f"^Files cannot be read: {re.escape(str(file))}"):
+        data.check()
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_files_that_are_too_small_or_missing_are_refused_before_a_pass(split, prepare, monkeypatch):
+    monkeypatch.setattr(tfds_module, "_MEMORY", 1000)
+    folder = prepare("made", test="validation")
+    (file,) = folder.rglob(f"*-{split}.tfrecord*")
+    content = file.read_bytes()
+    for kept in (content[:-200], b"", None):
+        file.unlink() if kept is None else file.write_bytes(kept)
+        expected = rf"made/1\.0\.0 is damaged \({len(kept or b''):,} bytes of the split {split}\)"
+        with pytest.raises(ValueError, match=expected):
+            DataSpec("tfds:made", data_dir=folder, image_size=16).open()
+
+
+def test_records_that_stop_a_pass_are_named(prepare, monkeypatch):
+    monkeypatch.setattr(tfds_module, "_MEMORY", 1000)
+    folder = prepare("made")
+    data = DataSpec("tfds:made", data_dir=folder, image_size=16).open()
+    with data.broken_files_named():
+        list(data.training_batches(3, epochs=1))
+    (file,) = folder.rglob("*-train.tfrecord*")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content)
+    for batches in (data.training_batches(3, epochs=1), data.evaluation_batches(3, "train")):
+        expected = f"^Files cannot be read: {re.escape(str(file))}"
+        with pytest.raises(ValueError, match=expected), data.broken_files_named():
+            list(batches)
 
 
 def test_data_sets_that_are_no_image_classification_are_refused(tfds, prepare):

@@ -38,6 +38,16 @@ def test_cache_of_files_whose_names_are_not_utf_8(tmp_path):
     assert decode_all([file], 8, cache=tmp_path / "cache")[0].shape == (1, 8, 8, 3)
 
 
+@pytest.mark.parametrize("cache", ["a.png", "a.png/below"])
+def test_a_cache_that_is_no_folder_is_refused_by_the_name_of_the_argument(tmp_path, cache):
+    file = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(file)
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="`image_cache` must be a folder that can be written"):
+        decode_all([file], 8, cache=tmp_path / cache)
+    assert file.read_bytes() == before
+
+
 def test_cache_of_changed_files_is_made_anew(tmp_path):
     file = tmp_path / "x.png"
     picture((10, 10, 10)).save(file)

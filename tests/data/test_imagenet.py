@@ -249,7 +249,7 @@ def test_damaged_images_are_named(tree):
     (tree / "train" / "bee" / "2.JPEG").write_bytes(whole[: len(whole) // 2])
     (tree / "val" / "cat" / "0.png").write_bytes(b"")
     (tree / "val" / "ant" / "1.png").write_text("no image")
-    with pytest.raises(ValueError, match="3 images cannot be read") as error:
+    with pytest.raises(ValueError, match=r"^Files cannot be read: ") as error:
         data.check()
     for name in ("train/bee/2.JPEG", "val/cat/0.png", "val/ant/1.png"):
         assert str(tree / name) in str(error.value)

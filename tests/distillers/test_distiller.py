@@ -151,3 +151,23 @@ def test_a_file_that_cannot_have_the_teacher_is_refused(setting, tmp_path):
         with pytest.raises(ValueError, match=r"^`filepath` must end in \.keras.*whole\.h"):
             save()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("distiller", [KD, SimKD])
+def test_images_in_a_dictionary_reach_a_teacher_whose_input_has_another_name(distiller):
+    def network(name, filters):
+        images = keras.Input((8, 8, 3), name=name)
+        x = keras.layers.Conv2D(filters, 3, activation="relu")({name: images}[name])
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        return keras.Model({name: images}, keras.layers.Dense(3)(x))
+
+    x = np.random.default_rng(0).random((12, 8, 8, 3), np.float32)
+    y = np.arange(12) % 3
+    logs = []
+    for images in (x, {"photo": x}):
+        keras.utils.set_random_seed(0)
+        model = distiller(network("image", 6), network("photo", 4))
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        history = model.fit(images, y, batch_size=4, shuffle=False, verbose=0).history
+        logs.append({**history, "evaluated": model.evaluate(images, y, verbose=0)})
+    np.testing.assert_equal(logs[0], logs[1])

@@ -78,6 +78,18 @@ def test_nothing_is_suggested_for_a_network_whose_layers_are_given(setting):
     assert (model.teacher_layers, model.student_layers) == (("hidden",), ("penultimate",))
 
 
+def test_a_method_of_ones_own_says_which_layers_it_compares(setting):
+    class Last(Distiller):
+        suggested_layers = "last"
+
+    model = Last(setting.teacher, setting.student())
+    sp = SP(setting.teacher, setting.student())
+    assert (model.teacher_layers, model.student_layers) == (sp.teacher_layers, sp.student_layers)
+    assert model.student_layers == (suggest_stage_ends(setting.student())[-1],)
+    model = Distiller(setting.teacher, setting.student())
+    assert (model.teacher_layers, model.student_layers) == ((), ())
+
+
 @pytest.mark.parametrize("method", [FitNet, SP, SimKD])
 def test_methods_that_compare_one_layer_refuse_several(setting, method):
     with pytest.raises(ValueError, match=r"`student_layers` must be the name of one layer"):

@@ -225,6 +225,18 @@ def test_several_steps_an_execution_are_the_same_steps(setting):
 # Evaluation, prediction, saving
 
 
+def test_images_in_a_dictionary_are_the_images(setting):
+    received = []
+    for x in (setting.x, {"image": setting.x}):
+        model = LetKD(setting.teacher, setting.student(), setting.prototypes)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.1), loss)
+        logs = model.fit(x, setting.y, shuffle=False, verbose=0).history
+        logs["evaluated"] = model.evaluate(x, setting.y, verbose=0)
+        received.append({**logs, "predicted": model.predict(x, verbose=0)})
+    np.testing.assert_equal(received[0], received[1])
+
+
 def test_evaluation_and_prediction_change_nothing_and_need_no_teacher(setting, state_of):
     model = compiled(letkd(setting, setting.student()))
     step(model, setting)

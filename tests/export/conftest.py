@@ -1,8 +1,12 @@
+import json
+
 import numpy as np
 import pytest
 from random_students import with_kd_layers
 from small_image_data import image_data
 
+from letkd_keras.commands.run_folder import RunFolder
+from letkd_keras.data import DataSpec
 from letkd_keras.data.npz import save_npz
 
 
@@ -29,3 +33,34 @@ def data_file(tmp_path):
     """This data set as an `.npz` file."""
     save_npz(image_data(), tmp_path / "blocks.npz")
     return tmp_path / "blocks.npz"
+
+
+@pytest.fixture
+def run(tmp_path, data_file):
+    """A run folder that exports letkd2; its files are not models, since none is loaded here."""
+    spec = DataSpec(str(data_file), pixels="0..1", validation_fraction=0.25)
+    data = spec.open()
+    config = {
+        "data": {**spec.config(), "name": data.name, "digest": data.digest},
+        "export_method": "letkd2",
+        "seed": 3,
+    }
+    folder = RunFolder(tmp_path / "run", config).path
+    for method in ("kd", "letkd2"):
+        (folder / method / "seed3").mkdir(parents=True)
+        (folder / method / "seed3" / "student.keras").write_text("")
+    (folder / "letkd2" / "seed3" / "result.json").write_text('{"epochs": 4}')
+    return folder
+
+
+@pytest.fixture
+def sweep(tmp_path, data_file):
+    """The folder of a sweep, without the file of its model."""
+    spec = DataSpec(str(data_file))
+    written = {
+        "data": {**spec.config(), "digest": spec.open().digest},
+        "training": {"run": "a"},
+        "reduced": {"form": "reduced-4"},
+    }
+    (tmp_path / "sweep.json").write_text(json.dumps(written))
+    return tmp_path

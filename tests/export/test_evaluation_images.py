@@ -36,7 +36,7 @@ def test_large_images_are_limited_and_the_log_says_so(monkeypatch, caplog):
     monkeypatch.setattr(evaluation, "_VALUES", 20 * math.prod(image_data().image_shape))
     monkeypatch.setattr(evaluation, "_BATCH", 8)
     assert len(take(image_data(), "train", 25)[0]) == 20
-    assert "20 train images are used in place of 25, since 256 MB hold no more" in caplog.text
+    assert "20 train images are used in place of 25, since 256 MiB hold no more" in caplog.text
     caplog.clear()
     assert len(take(image_data(), "train", 20)[0]) == 20
     assert caplog.text == ""

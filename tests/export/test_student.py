@@ -14,6 +14,7 @@ from letkd_keras.export.cost_report import without_kd_layers
 from letkd_keras.export.formats import tflite
 from letkd_keras.export.formats.tflite import write_tflite
 from letkd_keras.export.loading import load_student
+from letkd_keras.files import write_json
 from letkd_keras.functional.fingerprint import fingerprint
 from letkd_keras.functional.insertion import kd_layers_of
 from letkd_keras.precision import dtype_policy
@@ -279,6 +280,39 @@ def test_a_student_that_hardly_recognizes_the_labelled_images_is_warned_about_on
     export_bundle(student, tmp_path, formats, images=images, labels=labels)
     warning = f"hardly better than chance on the labelled images, with 0.0% of {number}: are they"
     assert caplog.text.count("hardly better than chance") == caplog.text.count(warning) == warns
+
+
+@pytest.mark.parametrize(
+    ("result", "learned"),
+    [
+        ({"accuracy_last": 21.0}, False),
+        ({"accuracy_selected": 21.0, "accuracy_validation": 90.0}, False),
+        ({"accuracy_last": 90.0}, True),
+        ({}, True),  # it is not known
+    ],
+)
+@pytest.mark.parametrize("export", [export_bundle, export_student])
+def test_a_student_of_a_run_that_never_was_better_is_not_suspected_of_other_images(
+    export, result, learned, student, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(exporting, "write", lambda *args, **limits: None)
+    monkeypatch.setattr(exporting, "write_card", lambda *args, **described: None)
+    run = RunFolder(tmp_path / "run", {"export_method": "kd", "seed": 0}).path
+    (run / "kd" / "seed0").mkdir(parents=True)
+    student.save(run / "kd" / "seed0" / "student.keras")
+    write_json(run / "kd" / "seed0" / "result.json", result)
+    images = np.random.default_rng(2).standard_normal((100, 16, 16, 3)).astype("float32")
+    labels = (np.asarray(student(images)).argmax(axis=-1) + 1) % 5
+    formats = ("tflite",) if export is export_bundle else "tflite"
+    export(run, tmp_path / "exported", formats, images=images, labels=labels)
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    if learned:
+        assert warning.endswith("in its training, and the classes in the same order?")
+    else:
+        assert warning == (
+            "The student has learned hardly anything: its training ended with 21.0% on the test "
+            "images. See docs/troubleshooting.md#the-student-is-not-better"
+        )
 
 
 def test_labels_of_an_earlier_student_are_not_left_without_a_warning(

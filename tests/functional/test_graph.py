@@ -202,6 +202,45 @@ def test_what_is_no_functional_model_is_refused(model):
         as_functional(model, "net")
 
 
+@pytest.mark.parametrize(
+    ("outputs", "kept", "all_outputs"),
+    [
+        (
+            lambda features, logits: {"features": features, "logits": logits},
+            '["logits"]',
+            '["features"], ["logits"]',
+        ),
+        (
+            lambda features, logits: {"Predictions": logits, "z": features},
+            '["Predictions"]',
+            '["Predictions"], ["z"]',
+        ),
+        (lambda features, logits: [features, logits], "[1]", "[0], [1]"),
+        (
+            lambda features, logits: {"a": logits, "b": [features, keras.ops.sum(logits, axis=1)]},
+            '["b"][0]',
+            '["a"], ["b"][0], ["b"][1]',
+        ),
+    ],
+)
+def test_a_model_of_several_outputs_is_refused_with_the_line_that_keeps_one(
+    outputs, kept, all_outputs, tmp_path, monkeypatch
+):
+    inputs = keras.Input((4,))
+    features = keras.layers.Dense(3)(inputs)
+    model = keras.Model(inputs, outputs(features, keras.layers.Dense(2)(features)))
+    with pytest.raises(ValueError, match="`net` must have one input and one output") as error:
+        as_functional(model, "net")
+    line = f'keras.Model(model.input, model.output{kept}).save("net.keras")'
+    assert str(error.value).endswith(
+        f" outputs. Keep the logits: {line}. The outputs are {all_outputs}"
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(line, {"keras": keras, "model": model})
+    loaded = keras.models.load_model("net.keras")
+    assert as_functional(loaded, "net").output_shape == eval(f"model.output{kept}.shape")
+
+
 def _overriding(base):
     class Halving(base):
         def call(self, inputs, training=None):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from letkd_keras.functional import load_model
-from letkd_keras.functional.loading import model_name
+from letkd_keras.functional.loading import model_bytes, model_name, model_of_bytes
 
 
 @pytest.fixture
@@ -30,6 +30,17 @@ def _with_entry(file, name, size):
 
 def test_a_model_is_loaded(file):
     assert load_model(file).predict(np.zeros((1, 2)), verbose=0).shape == (1, 3)
+
+
+def test_a_model_is_sent_as_bytes(file, recwarn):
+    model, x = load_model(file), np.ones((1, 2))
+    recwarn.clear()
+    content = model_bytes(model)
+    assert not recwarn
+    copy = model_of_bytes(content)
+    np.testing.assert_array_equal(copy.predict(x, verbose=0), model.predict(x, verbose=0))
+    with pytest.raises(ValueError, match=r"`teacher` must be a complete \.keras file"):
+        model_of_bytes(b"ab", "teacher")
 
 
 @pytest.mark.parametrize("name", ["config.json", "metadata.json", "model.weights.h5"])
@@ -63,6 +74,44 @@ def test_packages_that_are_not_installed_are_named(tmp_path):
     assert str(error.value) == (
         f"`teacher` needs not-here: pip install not-here. Received: {file!r}"
     )
+
+
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(2)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+class OfItsOwn(keras.Model):
+    """A functional model whose class Keras does not know."""
+
+
+@pytest.mark.parametrize("is_functional", [False, True])
+def test_a_model_of_an_unknown_class_is_called_subclassed(is_functional, tmp_path):
+    if is_functional:
+        inputs = keras.Input((3,))
+        model = OfItsOwn(inputs, keras.layers.Dense(2)(inputs))
+    else:
+        model = Subclassed()
+        model(np.zeros((1, 3), "float32"))
+    path = tmp_path / "net.keras"
+    model.save(path)
+    with pytest.raises(ValueError) as error:
+        load_model(path, "teacher")
+    assert str(error.value) == (
+        "`teacher` must be a .keras file of a functional or sequential model: build such a model "
+        "from the layers of yours, and save it (docs/your_models.md). "
+        f"Received: {str(path)!r}, a subclassed model of the class {type(model).__name__!r}"
+    )
+    with keras.saving.custom_object_scope({type(model).__name__: type(model)}):
+        assert isinstance(load_model(path), type(model))
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("model.weights.h5", "damaged")
+        with pytest.raises(ValueError, match="file with layers of Keras"):
+            load_model(path)
 
 
 def test_the_name_of_a_model_is_read_without_loading_it(file, tmp_path, monkeypatch):

@@ -34,6 +34,10 @@ def _cast_behind(x):
     return keras.ops.cast(layers.Activation("linear")(_dense_softmax(x)), "float32")
 
 
+def _noise_behind(x):
+    return layers.GaussianNoise(0.1)(_dense_softmax(x))
+
+
 def _in_a_sequential(x):
     return keras.Sequential([layers.Dense(7), layers.Dense(5, activation="softmax")])(x)
 
@@ -45,7 +49,7 @@ def _in_a_model(x):
 
 HEADS = [
     *(_dense_softmax, _softmax_layer, _activation_layer),
-    *(_operation, _cast_behind, _in_a_sequential, _in_a_model),
+    *(_operation, _cast_behind, _noise_behind, _in_a_sequential, _in_a_model),
 ]
 
 

@@ -76,6 +76,24 @@ def test_files(tmp_path):
     assert check_network_name(str(tmp_path / "new.keras")).kind == "file"
 
 
+def test_weights_alone_and_a_saved_model_are_refused_with_what_helps(tmp_path, monkeypatch):
+    (tmp_path / "net.weights.h5").touch()
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").touch()
+    lines = r"model\.load_weights\('net\.weights\.h5'\); model\.save\('net\.keras'\)"
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", str(tmp_path)):
+        with pytest.raises(ValueError, match=rf"`student` .* not weights alone.*{lines}"):
+            check_network_name(f"{folder}/net.weights.h5", "student")
+        with pytest.raises(ValueError, match=r"`student` must be a \.keras file; .* a SavedModel$"):
+            check_network_name(f"{folder}/saved", "student")
+    with pytest.raises(ValueError, match=r"model\.save\('saved\.keras'\).*'saved', which is a Sav"):
+        check_network_name("saved")
+    (tmp_path / "resnet20").mkdir()
+    (tmp_path / "resnet20" / "saved_model.pb").touch()
+    assert check_network_name("resnet20").kind == "zoo"
+
+
 @pytest.mark.parametrize("name", ["keras_hub:some_preset", "hf://somebody/net"])
 def test_keras_hub_is_named_where_it_is_missing(name, monkeypatch):
     find_spec = importlib.util.find_spec

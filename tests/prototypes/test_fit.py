@@ -295,7 +295,18 @@ def test_few_vectors_for_each_center_are_reported(teacher, caplog):
     assert warning.levelname == "WARNING" and "at least 256" in warning.getMessage()
     caplog.clear()
     fit_prototypes(teacher(), small_images(), **SIZES)
-    assert "k-means has only 80 feature vectors for each of 12 centers" in caplog.text
+    # 960 vectors have 256 for each of 3 centers. 5 classes of 192 vectors have less for one each.
+    assert [text for text in caplog.messages if text.startswith("k-means")] == [
+        f"k-means has only {vectors} feature vectors for each of {centers} centers (at least 256 "
+        f"are advised): fewer centers may serve as well, down to --{name} {number} "
+        f"(`{name}={number}` in Python)."
+        for vectors, centers, name, number in ((80, 12, "templates", 3), (64, 15, "subclasses", 1))
+    ]
+    caplog.clear()
+    fit_prototypes(teacher(), small_images(), **{**SIZES, "templates": 3, "subclasses": 1})
+    assert [text for text in caplog.messages if text.startswith("k-means")] == [
+        "k-means has only 192 feature vectors for each of 5 centers (at least 256 are advised)."
+    ]
     caplog.clear()
     few = {**SIZES, "templates": 3, "subclasses": 1}
     options = {"memory": 768 * (4 * 8 + 20), "levels": ("penultimate",)}

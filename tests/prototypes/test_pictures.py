@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from small_problem import SIZES, small_images
 
-from letkd_keras.prototypes import fit_prototypes
+from letkd_keras.prototypes import fit_prototypes, pictures
 from letkd_keras.prototypes.__main__ import main
 from letkd_keras.prototypes.pictures import (
     _in_the_plane,
@@ -109,12 +109,11 @@ def test_only_classes_that_are_confused_are_listed_as_pairs(fitted):
     assert [label.get_text() for label in labels] == [f"{NAMES[1]} → {NAMES[0]}"]
 
 
-def test_maps_and_histograms_are_those_of_the_method(fitted):
+def test_maps_and_histograms_are_those_of_the_method(fitted, monkeypatch):
+    monkeypatch.setattr(pictures, "_IMAGES", 2)
     teacher, prototypes, (x, y) = fitted
     intermediate = prototypes.intermediate
-    figure = draw_subclass_maps(
-        prototypes, teacher, (x / 2, y), lambda images: images * 2, NAMES, samples=2
-    )
+    figure = draw_subclass_maps(prototypes, teacher, (x / 2, y), lambda images: images * 2, NAMES)
     rows = np.array(figure.axes).reshape(2, 5)
     assert [row[0].get_title() for row in rows] == ["red", "brown"]
     import keras

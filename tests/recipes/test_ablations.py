@@ -19,7 +19,7 @@ from letkd_keras.recipes.experiments import methods, published
 from letkd_keras.recipes.experiments.networks import Network
 from letkd_keras.recipes.reports import method_table
 from letkd_keras.recipes.studies import grid, layer_features, layer_time, probe, tsne, value_sweep
-from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.trainings import training_folder
 from letkd_keras.recipes.trainings.training_state import finish
 
 SMALL = "--train-examples 40 --batch-size 20"
@@ -34,7 +34,7 @@ def cells(monkeypatch):
         trained.append((experiment, method, seed))
         accuracy = {"accuracy_last": float(experiment.templates), "accuracy_best": 90.0}
         numbers = {"parameters": 9, "parameters_plain": 7, "seconds": 3.0, "epochs": 240}
-        training = results.student_folder(folder, method, seed)
+        training = training_folder.student_folder(folder, method, seed)
         write_text(training / "student.keras", "a student")
         write_text(training / "metrics.csv", "epoch,val_accuracy\n0,0.9\n")
         model = {"model_sha256": checksum(training / "student.keras")}
@@ -63,7 +63,7 @@ def _main(text, out):
 
 
 def test_the_eight_alphas_are_each_level_alone_and_both():
-    names = ablations.TABLES["alphas"]
+    names = ablations.ABLATIONS["alphas"].methods
     rows = [methods.METHODS[name] for name in names]
     both = ("penultimate", "intermediate")
     # An alpha that the method does not fix is 1.
@@ -82,10 +82,12 @@ def test_the_eight_alphas_are_each_level_alone_and_both():
 
 
 def test_the_reference_of_the_probe_is_intermediate_alpha_0_and_penultimate_alpha_1():
-    reference, other = (methods.METHODS[name] for name in ablations.PROBED)
+    reference, other = (methods.METHODS[name] for name in ablations.ABLATIONS["probe"].methods)
     assert reference.alphas == {"intermediate": 0} and other.alphas == {}
     assert reference.levels == other.levels == ("penultimate", "intermediate")
-    assert published.probes_of("cifar100", "resnet56-resnet20").keys() == set(ablations.PROBED)
+    assert published.probes_of("cifar100", "resnet56-resnet20").keys() == set(
+        ablations.ABLATIONS["probe"].methods
+    )
 
 
 def test_values_are_put_side_by_side(cells, tmp_path):
@@ -276,7 +278,7 @@ def data():
     values = np.where(labels, 1, -1) * 10 ** r.uniform(-3, 3, 80)
     images = np.broadcast_to(values[:, None, None, None], (80, 4, 4, 3)).astype("float32")
     splits = {"train": (images[:60], labels[:60]), "test": (images[60:], labels[60:])}
-    data = SimpleNamespace(evaluation_batches=lambda size, split: [splits[split]])
+    data = SimpleNamespace(evaluation_batches=lambda split: [splits[split]])
     data.labelled = lambda: data
     return data
 
@@ -295,7 +297,7 @@ def test_the_probe_reads_before_and_behind_the_layer(data):
 
 def test_features_are_those_of_the_images(data):
     features = layer_features.pooled_features(_student(), "kd_intermediate", data, "test")
-    ((images, labels),) = data.evaluation_batches(256, "test")
+    ((images, labels),) = data.evaluation_batches("test")
     np.testing.assert_allclose(features["x"], images.mean((1, 2)), rtol=1e-6)
     np.testing.assert_array_equal(features["labels"], labels)
     with pytest.raises(ValueError, match="KD layer 'kd_penultimate'"):
@@ -311,7 +313,10 @@ def test_a_probe_is_written_with_the_published_numbers(cells, tmp_path, monkeypa
     rows = json.loads((out / "probe.json").read_text())
     assert [row["method"] for row in rows] == ["letkd_i0p1", "letkd2"]
     experiment = replace(
-        cells[0][0], pair="resnet56-resnet20", methods=ablations.PROBED, spec=DataSpec("cifar100")
+        cells[0][0],
+        pair="resnet56-resnet20",
+        methods=ablations.ABLATIONS["probe"].methods,
+        spec=DataSpec("cifar100"),
     )
     object.__setattr__(experiment.data, "class_names", tuple(map(str, range(100))))
     text = probe._markdown(experiment, rows)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from functools import partial
 from types import SimpleNamespace
 
 import keras
@@ -13,10 +14,13 @@ from PIL import Image
 from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.commands.terminal import plain_text
 from letkd_keras.export import ExportMismatch
-from letkd_keras.export.run_folders import find_student
+from letkd_keras.export.student_folder import find_student
 from letkd_keras.prototypes import Prototypes
-from letkd_keras.recipes import digits, run
-from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes import digits
+from letkd_keras.recipes.experiments.experiment import Experiment
+from letkd_keras.recipes.steps import student, teacher
+from letkd_keras.recipes.steps.prototypes import prototypes_of
+from letkd_keras.recipes.trainings import training_folder
 
 SMALL = [
     *("--train-examples", "40", "--batch-size", "20", "--methods", "letkd2+dkd"),
@@ -98,8 +102,9 @@ def test_prototypes_of_other_numbers_are_refused(numbers, message, out):
     teacher = keras.models.load_model(out / "teacher" / "teacher.keras")
     data = SimpleNamespace(num_classes=10)
     experiment = SimpleNamespace(templates=numbers[0], subclasses=numbers[1], data=data)
+    experiment.templates_of = partial(Experiment.templates_of, experiment)
     with pytest.raises(ValueError, match=rf"{message} in prototypes.npz. Delete prototypes.npz"):
-        run.prototypes_of(experiment, teacher, out, ("penultimate", "intermediate"))
+        prototypes_of(experiment, teacher, out, ("penultimate", "intermediate"))
 
 
 def test_the_student_is_exported_and_verified(out):
@@ -127,7 +132,8 @@ def test_the_same_command_again_only_reports(out, monkeypatch, unexported):
     def never(*args, **kwargs):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("letkd_keras.recipes.run.train", never)
+    for step in ("teacher", "student"):
+        monkeypatch.setattr(f"letkd_keras.recipes.steps.{step}.train", never)
     before = json.loads((out / "report.json").read_text())
     report = digits.main([*SMALL, "--out", str(out)])
     assert report == json.loads((out / "report.json").read_text())
@@ -147,6 +153,75 @@ def test_a_refused_export_is_an_error_after_the_report(
     with pytest.raises(error, match="onnx: no such layer"):
         digits.main([*SMALL, "--out", str(copy)])
     assert json.loads((copy / "report.json").read_text())["exported"] == {}
+
+
+@pytest.fixture
+def diverging(monkeypatch):
+    """Methods whose trainings diverge, and what each training is to advise then."""
+    names, advice, train = set(), {}, student.train
+
+    def diverge(model, data, schedule, folder, **options):
+        method = folder.parent.name
+        advice[method] = options["remedies"]
+        if method not in names:
+            return train(model, data, schedule, folder, **options)
+        folder.mkdir(parents=True, exist_ok=True)
+        raise FloatingPointError(f"The loss is not finite in epoch 2. {options['remedies']}")
+
+    for step in (student, teacher):
+        monkeypatch.setattr(step, "train", diverge)
+    return names, advice
+
+
+def test_a_training_that_diverges_is_an_error_after_the_report_of_the_others(
+    out, tmp_path, diverging, caplog
+):
+    copy = shutil.copytree(out, tmp_path / "copy")
+    (copy / "report.json").unlink()
+    methods = ["--methods", METHOD, "kd", "dkd"]  # of which the last one is exported
+    names, advice = diverging
+    names |= {"kd", "dkd"}
+    with pytest.raises(FloatingPointError) as error:
+        digits.main([*SMALL, *methods, "--out", str(copy)])
+    assert str(error.value) == (
+        "KD, seed 0; DKD, seed 0: The loss is not finite in epoch 2. Give --learning-rate 0.005 "
+        "(a tenth), or --clip-norm 1, or --optimizer adamw --learning-rate 0.001, with another "
+        f"--out. The other students and their report.md are in {copy}."
+    )
+    assert advice["kd"] == advice["dkd"]
+    assert "DKD, seed 0: The loss is not finite" in caplog.text
+    report = json.loads((copy / "report.json").read_text())
+    trained = {name: (row["trials"], row["failed"]) for name, row in report["methods"].items()}
+    assert trained == {METHOD: (1, 0), "kd": (0, 1), "dkd": (0, 1)}
+    assert report["exported"] == {} and report["classes"] == []
+    assert "- DKD, seed 0: `The loss is not finite in epoch 2. Give" in (
+        (copy / "report.md").read_text()
+    )
+    # Where all diverge there is nothing to report.
+    names |= {METHOD}
+    shutil.rmtree(copy / METHOD)
+    shutil.rmtree(copy / "kd")
+    (copy / "report.json").unlink()
+    with pytest.raises(FloatingPointError, match=r"^letKD-2 \+ DKD, seed 0; KD, seed 0: The loss"):
+        digits.main([*SMALL, "--methods", METHOD, "kd", "--out", str(copy)])
+    assert not (copy / "report.json").exists()
+
+
+def test_a_training_that_diverged_is_tried_again(out, tmp_path, diverging, unexported):
+    copy = shutil.copytree(out, tmp_path / "copy")
+    names, _ = diverging
+    names |= {"kd"}
+    command = [*SMALL, "--methods", "kd", METHOD, "--out", str(copy)]
+    with pytest.raises(FloatingPointError):
+        digits.main(command)
+    names.clear()
+    report = digits.main(command)
+    assert report["methods"]["kd"]["trials"] == 1 and report["methods"]["kd"]["failed"] == 0
+    names |= {"new"}
+    with pytest.raises(
+        FloatingPointError, match=r"2\. Give --teacher-learning-rate 0\.005 \(a ten"
+    ):
+        digits.main([*SMALL, "--out", str(tmp_path / "new")])
 
 
 def test_other_settings_are_refused(out):
@@ -191,8 +266,10 @@ def test_students_of_another_teacher_are_refused(out, tmp_path, unexported):
         with pytest.raises(ValueError, match=rf"students in {students} were .* delete these"):
             digits.main([*SMALL, "--methods", *methods, "--out", str(copy)])
 
-    teacher = results.finished(copy / "teacher")
-    results.write_checked_json(copy / "teacher" / "result.json", {**teacher, "model_sha256": "0"})
+    teacher = training_folder.finished(copy / "teacher")
+    training_folder.write_checked_json(
+        copy / "teacher" / "result.json", {**teacher, "model_sha256": "0"}
+    )
     refused([METHOD])
     shutil.rmtree(copy / "teacher")
     # A student that is not finished; and the report would have it beside those of this start.
@@ -208,10 +285,10 @@ def test_students_of_another_teacher_are_refused(out, tmp_path, unexported):
 
 def test_the_student_alone_has_no_teacher(out, tmp_path, monkeypatch):
     copy = shutil.copytree(out / "teacher", tmp_path / "teacher").parent
-    monkeypatch.setattr(run, "_train_student", lambda *args: None)
-    monkeypatch.setattr(results, "check_student", lambda *args: None)
+    monkeypatch.setattr(student, "_train_student", lambda *args: None)
+    monkeypatch.setattr(training_folder, "check_student", lambda *args: None)
     for method in ("student", "kd"):
-        run.train_student(
+        student.train_student(
             SimpleNamespace(quantization_aware_schedule=None), method, 0, None, None, copy
         )
     assert [file.parts[-3] for file in copy.glob("*/seed0/teacher.json")] == ["kd"]

@@ -18,7 +18,7 @@ from letkd_keras.recipes.studies.explanation import (
     trailing_mean,
     window_of,
 )
-from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.trainings import training_folder
 
 
 def test_trailing_mean_by_hand():
@@ -78,7 +78,7 @@ def test_a_row_for_each_training(grid_folder):
         ("letkd2", "0", "2"),
     ]
     for row in rows:
-        result = results.finished(grid_folder / row["method"] / "seed0")
+        result = training_folder.finished(grid_folder / row["method"] / "seed0")
         for name in ("parameters", "accuracy_last", "accuracy_best"):
             assert float(row[name]) == pytest.approx(result[name])
 
@@ -90,7 +90,7 @@ def test_a_grid_is_explained(grid_folder, capsys):
     # Only a student with KD layers has divergences and probes.
     names = ("kl_penultimate", "kl_intermediate", "x", "x_hat")
     assert [kd[name] for name in names] == [None] * 4
-    last = results.read_metrics(grid_folder / "letkd2" / "seed0" / "metrics.csv")[-1]
+    last = training_folder.read_metrics(grid_folder / "letkd2" / "seed0" / "metrics.csv")[-1]
     assert letkd["kl_penultimate"] == last["kl_penultimate"] > 0
     assert 0 < letkd["x"] <= 100
     assert 0 < letkd["x_hat"] <= 100

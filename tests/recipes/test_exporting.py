@@ -8,7 +8,7 @@ from small_image_data import image_data
 
 from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.recipes import exporting
-from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.trainings import training_folder
 
 
 @pytest.fixture
@@ -79,6 +79,6 @@ def test_the_student_alone_of_an_earlier_start_is_measured_too(experiment, tmp_p
 
     monkeypatch.setattr(exporting, "forms_of", stop)
     exporting.costs(experiment, folder)  # it was interrupted
-    results.write_checked_json(alone / "result.json", {})
+    training_folder.write_checked_json(alone / "result.json", {})
     exporting.costs(experiment, folder)
     assert given[0] is None and given[1].name == "own"

@@ -9,9 +9,10 @@ from PIL import Image
 from small_image_data import image_data
 
 from letkd_keras.recipes import digits
-from letkd_keras.recipes import run as run_module
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.preparation import prepare
+from letkd_keras.recipes.steps.prototypes import with_teachers_classes
+from letkd_keras.recipes.trainings import shared_training
 
 SMALL = [
     *("--train-examples", "80", "--test-examples", "20", "--labelled-fraction", "0.25"),
@@ -24,26 +25,27 @@ def test_the_teachers_class_replaces_missing_labels():
     data = image_data().keep_labels(0.25)
     # The "teacher" says class 3 to all images.
     teacher = SimpleNamespace(predict_on_batch=lambda images: np.eye(5)[[3] * len(images)])
-    labels = run_module.with_teachers_classes(data, teacher).y_train
+    labels = with_teachers_classes(data, teacher).y_train
     known = data.y_train >= 0
     np.testing.assert_array_equal(labels[known], data.y_train[known])
     assert set(labels[~known]) == {3}
     everything = image_data()
-    assert run_module.with_teachers_classes(everything, None) is everything
+    assert with_teachers_classes(everything, None) is everything
 
 
 @pytest.mark.slow
 def test_teacher_and_student_alone_see_labelled_images_only(tmp_path, monkeypatch):
-    seen, real = {}, run_module.train
+    seen = {}
 
     def train(model, data, schedule, folder, **kwargs):
         seen[folder.parent.name if folder.name == "seed0" else folder.name] = (
             data.train_examples,
             data.unlabelled_examples,
         )
-        return real(model, data, schedule, folder, **kwargs)
+        return shared_training.train(model, data, schedule, folder, **kwargs)
 
-    monkeypatch.setattr(run_module, "train", train)
+    for step in ("teacher", "student"):
+        monkeypatch.setattr(f"letkd_keras.recipes.steps.{step}.train", train)
     run = tmp_path / "run"
     digits.main([*SMALL, "--methods", "student", "letkd2+dkd", "--out", str(run)])
     # The student alone takes as many steps as the others.

@@ -168,9 +168,27 @@ def test_options_reach_the_experiment(photos, tmp_path):
     np.testing.assert_allclose(experiment.data.std, (1 / 255,) * 3)
     assert experiment.augmentation == {"crop_padding": 2, "flip": False}
     schedules = experiment.teacher_schedule, experiment.student_schedule
-    assert [schedule.learning_rate for schedule in schedules] == [0.05, 0.01]
+    assert [schedule.learning_rate for schedule in schedules] == [0.001, 0.01]
     assert [schedule.epochs for schedule in schedules] == [1, 1]
     assert experiment.methods == ("kd", "quest")
+
+
+@pytest.mark.parametrize(
+    ("text", "optimizer", "schedule", "learning_rate", "weight_decay"),
+    [
+        ("", "adamw", "cosine", 0.001, 0.05),
+        ("--schedule steps", "adamw", "steps", 0.001, 0.05),
+        ("--optimizer sgd", "sgd", "cosine", 0.05, 5e-4),
+        ("--optimizer sgd --schedule steps --weight-decay 0", "sgd", "steps", 0.05, 0.0),
+    ],
+)
+def test_the_optimizer_of_photos_is_adamw_with_a_cosine(
+    photos, tmp_path, text, optimizer, schedule, learning_rate, weight_decay
+):
+    experiment = _experiment(f"{text} --image-size 16", photos, tmp_path)
+    for made in (experiment.teacher_schedule, experiment.student_schedule):
+        assert (made.optimizer, made.schedule) == (optimizer, schedule)
+        assert (made.learning_rate, made.weight_decay) == (learning_rate, weight_decay)
 
 
 def test_images_have_the_size_of_a_file_that_takes_one_size(photos, teacher, tmp_path):

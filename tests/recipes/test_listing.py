@@ -22,7 +22,7 @@ def test_networks_are_counted_without_weights():
 
 def test_costs_of_kd_layers_are_those_of_a_student_with_them():
     settings = cifar100.SETTINGS
-    pair = settings.find_pair("resnet56-resnet20", ())
+    pair = settings.find_pair("resnet56-resnet20")
     letkd1, letkd2 = kd_rows(pair, network_row("resnet20", settings), settings)
     student = models.build("resnet20", num_classes=100)
     for row, layers in (
@@ -48,7 +48,7 @@ def test_costs_of_kd_layers_are_those_of_a_student_with_them():
 )
 def test_factors_of_letkd2(pair, parameters, multiply_adds):
     settings = cifar100.SETTINGS
-    pair = settings.find_pair(pair, ())
+    pair = settings.find_pair(pair)
     student = network_row(pair.student, settings)
     cost = kd_rows(pair, student, settings)[1].cost
     factor = cost.parameters / student.cost.parameters

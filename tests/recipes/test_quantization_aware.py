@@ -6,14 +6,14 @@ import keras
 import numpy as np
 import pytest
 
-from letkd_keras.export.run_folders import provenance_of
+from letkd_keras.export.student_folder import provenance_of
 from letkd_keras.functional.fake_quantization import is_quantization_aware
 from letkd_keras.recipes import digits
-from letkd_keras.recipes import run as run_module
 from letkd_keras.recipes.experiments.experiment import Experiment
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.preparation import prepare
-from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.steps import student as step
+from letkd_keras.recipes.trainings import training_folder
 
 SMALL = [
     *("--image-size", "16", "--train-examples", "40", "--test-examples", "30"),
@@ -36,7 +36,10 @@ def test_the_student_is_trained_in_float_and_then_under_fake_quantization(tmp_pa
     phase = ["--quantization-aware-epochs", "2", "--out", str(tmp_path / "run")]
     report = digits.main([*SMALL, *longer, *options, *phase])
     training = tmp_path / "run" / "letkd2+kd" / "seed0"
-    result, before = results.finished(training), results.finished(training / "float")
+    result, before = (
+        training_folder.finished(training),
+        training_folder.finished(training / "float"),
+    )
     assert (before["epochs"], result["epochs"]) == (6, 2)
     assert result["accuracy_before_quantization"] == before["accuracy_last"]
     assert result["parameters"] == before["parameters"]
@@ -63,7 +66,7 @@ def test_the_student_is_trained_in_float_and_then_under_fake_quantization(tmp_pa
 def test_an_interrupted_phase_continues_from_the_trained_student(tmp_path, monkeypatch):
     options = ["--methods", "student", "--formats", "tflite"]
     experiment = prepare(_experiment(*options, "--quantization-aware-epochs", "1"))
-    trained, train = [], run_module.train
+    trained, train = [], step.train
 
     def interrupted(model, data, schedule, *args, **kwargs):
         trained.append(schedule)
@@ -71,11 +74,11 @@ def test_an_interrupted_phase_continues_from_the_trained_student(tmp_path, monke
             raise KeyboardInterrupt
         return train(model, data, schedule, *args, **kwargs)
 
-    monkeypatch.setattr(run_module, "train", interrupted)
+    monkeypatch.setattr(step, "train", interrupted)
     arguments = (experiment, "student", 0, None, None, tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        run_module.train_student(*arguments)
-    run_module.train_student(*arguments)
+        step.train_student(*arguments)
+    step.train_student(*arguments)
     phase = experiment.quantization_aware_schedule
     assert trained == [experiment.student_schedule, phase, phase]
 

@@ -11,7 +11,7 @@ from small_training import small_model, small_schedule
 from letkd_keras.data import load_digits
 from letkd_keras.recipes import cifar100
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
-from letkd_keras.recipes.trainings import results, training
+from letkd_keras.recipes.trainings import training, training_folder
 from letkd_keras.recipes.trainings.schedule import Schedule
 from letkd_keras.recipes.trainings.training import train
 from letkd_keras.recipes.trainings.training_data import balanced_class_weights
@@ -145,7 +145,7 @@ def test_class_weights_weight_the_loss(data, tmp_path):
         class_weights="balanced",
         augmentation={"flip": False, "crop_padding": 0},
     )
-    (row,) = results.read_metrics(tmp_path / "metrics.csv")
+    (row,) = training_folder.read_metrics(tmp_path / "metrics.csv")
     batch = next(iter(unbalanced.evaluation_batches(66, "train")))
     log_p = keras.ops.log_softmax(small_model()(batch[0], training=True))
     losses = -np.asarray(log_p)[np.arange(66), labels]
@@ -289,7 +289,10 @@ def test_learning_rates_scale_with_the_batch_by_hand():
     for role in ("teacher_schedule", "student_schedule"):
         schedule = getattr(scaled, role)
         assert schedule == replace(
-            getattr(plain, role), learning_rate=pytest.approx(0.2), warm_up_epochs=5
+            getattr(plain, role),
+            learning_rate=pytest.approx(0.2),
+            warm_up_epochs=5,
+            learning_rate_scale=4.0,
         )
     rates = scaled.student_schedule.learning_rates(10)
     assert [float(rates(step)) for step in (0, 24, 49, 1000)] == pytest.approx(

@@ -8,6 +8,7 @@ from PIL import Image
 from letkd_keras.commands.run_folder import differences
 from letkd_keras.data import DataSpec
 from letkd_keras.functional import fingerprint
+from letkd_keras.levels import LEVELS
 from letkd_keras.recipes import digits
 from letkd_keras.recipes import folder as folder_recipe
 from letkd_keras.recipes.experiments.experiment import OPEN_KEYS, Experiment
@@ -35,6 +36,11 @@ def test_the_config_has_layers_and_data(prepared):
     assert config["data"]["digest"] == prepared.data.digest
     assert config["data"]["mean"] == list(prepared.data.mean)
     assert DataSpec.from_config(config["data"]) == prepared.spec
+
+
+def test_templates_of_both_levels():
+    experiment = _experiment("--templates 16 --subclasses 3")
+    assert [experiment.templates_of(level) for level in LEVELS] == [16, 30]
 
 
 def test_an_experiment_is_rebuilt_from_its_config(prepared):

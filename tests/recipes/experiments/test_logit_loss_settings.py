@@ -1,6 +1,5 @@
 import pytest
 
-from letkd_keras import models
 from letkd_keras.recipes import cifar100, imagenet
 from letkd_keras.recipes.experiments import logit_loss_settings
 
@@ -36,6 +35,6 @@ def test_on_imagenet_the_pairs_beta_is_before_that_of_the_data_set(pair, beta):
 
 
 def _betas(settings, pair):
-    pair = settings.find_pair(pair, models.names())
+    pair = settings.find_pair(pair)
     losses = logit_loss_settings.of_pair(settings, pair)
     return {losses[name]["options"]["beta"] for name in ("dkd", "dkd-ls")}

@@ -53,7 +53,8 @@ def test_the_help_has_the_defaults_where_there_is_no_pair(capsys):
     with pytest.raises(SystemExit):
         folder.parse(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "of the student's first epochs (default: 0.05, or 0.001 with adamw)" in text
+    for role in ("student", "teacher"):
+        assert f"of the {role}'s first epochs (default: 0.001 with adamw, 0.05 with sgd)" in text
     assert "alpha of the penultimate KD layer (default: 1)" in text
     with pytest.raises(SystemExit):
         cifar100.parse(["--help"])

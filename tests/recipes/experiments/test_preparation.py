@@ -11,7 +11,7 @@ from letkd_keras.data import ImageData
 from letkd_keras.recipes import digits
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.preparation import prepare
-from letkd_keras.recipes.trainings import gpus, workers
+from letkd_keras.recipes.trainings import gpus, sharing
 
 SMALL = "--train-examples 40 --test-examples 20 --batch-size 20 --templates 16"
 
@@ -131,14 +131,14 @@ class _Workers:
     ],
 )
 def test_what_several_workers_cannot_train_is_refused(text, message):
-    with workers.sharing(_Workers()), pytest.raises(ValueError, match=message):
+    with sharing.by(_Workers()), pytest.raises(ValueError, match=message):
         prepare(_experiment(text))
-    assert workers.current() is None
+    assert sharing.current() is None
 
 
 def test_one_device_may_clip_the_gradient_and_several_gpus_may_not(monkeypatch):
     experiment = _experiment("--clip-norm 1")
-    with workers.sharing(_Workers(devices=1)):
+    with sharing.by(_Workers(devices=1)):
         prepare(experiment)
     monkeypatch.setattr(gpus, "used_together", lambda: 2)
     with pytest.raises(ValueError, match=r"`clip_norm` .* on several GPUs.*clip_norm=1.0 with 2"):

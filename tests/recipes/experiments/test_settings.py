@@ -77,25 +77,25 @@ def test_an_unknown_pair_is_refused_with_those_that_exist():
     with pytest.raises(
         ValueError, match=r"one of wrn40_2-wrn16_2, .*Did you mean resnet56-resnet20\?"
     ):
-        cifar100.SETTINGS.find_pair("resnet56-resnet2", models.names())
+        cifar100.SETTINGS.find_pair("resnet56-resnet2")
     with pytest.raises(ValueError, match="must be two networks of the zoo"):
-        folder.SETTINGS.find_pair("resnet20-resnet9", models.names())
+        folder.SETTINGS.find_pair("resnet20-resnet9")
 
 
 def test_any_two_networks_of_the_zoo_are_a_pair():
     settings = cifar100.SETTINGS
     assert Pair("resnet20", "mnv2").name == "resnet20-mnv2"
-    assert settings.find_pair("resnet20-mnv2", models.names()) == Pair("resnet20", "mnv2", 0.01)
-    assert settings.find_pair("resnet20-resnet8", models.names()).learning_rate == 0.05
+    assert settings.find_pair("resnet20-mnv2") == Pair("resnet20", "mnv2", 0.01)
+    assert settings.find_pair("resnet20-resnet8").learning_rate == 0.05
     for settings in PAPER[:2]:
         for student in ("snv1", "snv2", "mnv2"):
-            pair = settings.find_pair(f"resnet32x4-{student}", models.names())
+            pair = settings.find_pair(f"resnet32x4-{student}")
             assert pair.learning_rate == 0.01, (settings.dataset, student)
-    pair = imagenet.SETTINGS.find_pair("imagenet_resnet34-imagenet_mobilenet_v2", models.names())
+    pair = imagenet.SETTINGS.find_pair("imagenet_resnet34-imagenet_mobilenet_v2")
     assert pair.learning_rate == 0.1
 
 
 def test_a_pair_of_the_table_keeps_its_settings():
-    pair = cifar100.SETTINGS.find_pair("resnet50-mnv2", ())
+    pair = cifar100.SETTINGS.find_pair("resnet50-mnv2")
     assert (pair.penultimate_alpha, pair.intermediate_alpha) == (0.1, 0.2)
     assert Settings("x", learning_rate=0.3).learning_rate_of("anything") == 0.3

@@ -144,15 +144,47 @@ def test_layers_that_only_supervise_do_not_count(prepared, caplog):
     assert set(sizes.measure(experiment, student, student)) == {"teacher", "student"}
 
 
+def _warnings(caplog):
+    return [record.message for record in caplog.records if record.levelname == "WARNING"]
+
+
 def test_a_student_that_is_not_smaller_is_warned_about(prepared, caplog):
     student = prepared.student.build(prepared.data, "student")
     with caplog.at_level("INFO", logger="letkd_keras"):
         sizes.measure(prepared, student, student)
-    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    (warning,) = _warnings(caplog)
     assert warning.startswith("The student resnet8 with KD layers has ")
-    assert warning.endswith("fewer --templates or --growth 25%.")
     assert "size of the student with KD layers (letkd2): " in caplog.text
     caplog.clear()
     teacher = prepared.teacher.build(prepared.data, "teacher")
     sizes.measure(prepared, teacher, student)
-    assert not caplog.records or all(r.levelname != "WARNING" for r in caplog.records)
+    assert not _warnings(caplog)
+
+
+@pytest.mark.parametrize(
+    ("growth", "times", "remedies"),
+    [
+        (None, 1.0, "a smaller student"),
+        (None, 1.2, "a smaller student or fewer --templates"),
+        (None, 1.3, "a smaller student, fewer --templates or --growth 25%"),
+        (0.25, 1.0, "a smaller student"),
+        (0.25, 1.2, "a smaller student or a smaller --growth"),
+    ],
+)
+def test_only_what_makes_the_student_smaller_is_advised(
+    growth, times, remedies, prepared, caplog, monkeypatch
+):
+    """The student without its KD layers may be too large already, or growth given."""
+    student = prepared.student.build(prepared.data, "student")
+    templates = 2000 if growth is None else prepared.templates
+    experiment = replace(prepared, growth=growth, templates=templates)
+    size_of, teacher = sizes.size_of, object()
+    parameters = int(times * size_of(student).parameters)
+
+    def size(model):
+        return sizes.Size(parameters, 4 * parameters, 1) if model is teacher else size_of(model)
+
+    monkeypatch.setattr(sizes, "size_of", size)
+    sizes.measure(experiment, teacher, student)
+    (warning,) = _warnings(caplog)
+    assert warning.endswith(f"and its teacher resnet20 only {parameters:,}: use {remedies}.")

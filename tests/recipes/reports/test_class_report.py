@@ -1,6 +1,7 @@
 """Accuracy by class, confusion matrix and mistakes, with networks that are known exactly."""
 
 import csv
+from functools import partialmethod
 
 import keras
 import numpy as np
@@ -87,7 +88,9 @@ def test_the_worst_mistakes_come_first_with_their_pixels(predictions, networks, 
 
 
 def test_batches_are_merged(networks, data, predictions, monkeypatch):
-    monkeypatch.setattr(class_report, "_BATCH", 4)
+    small = partialmethod(ImageData.evaluation_batches, 4)
+    monkeypatch.setattr(ImageData, "evaluation_batches", small)
+    assert len(data.evaluation_batches()) == 2
     again = class_report.predict(*networks, data)
     np.testing.assert_array_equal(again.student, predictions.student)
     pairs = zip(again.mistakes, predictions.mistakes, strict=True)

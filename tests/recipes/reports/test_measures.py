@@ -10,7 +10,7 @@ from letkd_keras.recipes.imagenet import top1_and_top5
 from letkd_keras.recipes.reports import measures
 from letkd_keras.recipes.reports.measures import top_accuracy
 from letkd_keras.recipes.tiny_imagenet import halves
-from letkd_keras.recipes.trainings.results import student_folder
+from letkd_keras.recipes.trainings.training_folder import student_folder
 from letkd_keras.recipes.trainings.training_state import finish
 
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from letkd_keras.recipes.reports import method_table
-from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.trainings import training_folder
 from letkd_keras.recipes.trainings.schedule import Schedule
 
 TEACHER = {"accuracy_last": 90.0, "parameters": 1000}
@@ -44,7 +44,7 @@ def folder(tmp_path):
         *(("kd/seed0 (copy)", 4), ("kd (copy)/seed0", 4)),
     ):
         (tmp_path / name).mkdir(parents=True)
-        results.write_checked_json(
+        training_folder.write_checked_json(
             tmp_path / name / "result.json",
             {
                 "accuracy_last": 50.0,

@@ -21,7 +21,7 @@ from letkd_keras.recipes.recipe_command import exit_status
 from letkd_keras.recipes.recipe_of_data import settings_of
 from letkd_keras.recipes.reports import method_table
 from letkd_keras.recipes.studies import grid
-from letkd_keras.recipes.trainings import results, workers
+from letkd_keras.recipes.trainings import sharing, training_folder
 from letkd_keras.recipes.trainings.training_state import finish
 
 SMALL = "--epochs 1 --train-examples 40 --batch-size 20"
@@ -39,7 +39,7 @@ def cells(monkeypatch):
 
     def student(experiment, method, seed, teacher, prototypes, folder):
         trained.append((method, seed))
-        training = results.student_folder(folder, method, seed)
+        training = training_folder.student_folder(folder, method, seed)
         if (method, seed) in failing:
             raise RuntimeError(f"{method} burst\nand more")
         accuracies = {"accuracy_last": 60.0 + 10 * seed, "accuracy_best": 90.0}
@@ -207,7 +207,7 @@ class Process:
     def __init__(self, command, env, stdout, stderr):
         *_, folder, self.method, seed = command
         self.started.append((self.method, int(seed), env))
-        self.training = results.student_folder(folder, self.method, int(seed))
+        self.training = training_folder.student_folder(folder, self.method, int(seed))
 
     def wait(self):
         if self.method == "sp":
@@ -257,7 +257,7 @@ def test_on_jax_the_processes_need_no_tensorflow(monkeypatch):
 def test_a_cell_that_another_process_trains_is_left_to_it(cells, tmp_path):
     out = tmp_path / "grid"
     grid.run(_experiment(["student"]), out)
-    training = results.student_folder(out, "kd", 0)
+    training = training_folder.student_folder(out, "kd", 0)
     with grid._locked(training):
         rows = grid.run(_experiment(["kd"]), out)
     assert rows[1]["failed"] == 1
@@ -277,7 +277,7 @@ def test_a_cell_is_not_trained_on_other_images(cells, tmp_path):
 
 
 def test_jobs_are_refused_where_workers_share_the_trainings(cells, tmp_path):
-    with workers.sharing(object()), pytest.raises(ValueError, match="`jobs` must be 1"):
+    with sharing.by(object()), pytest.raises(ValueError, match="`jobs` must be 1"):
         grid.run(None, tmp_path, jobs=2)
 
 

@@ -13,11 +13,11 @@ from letkd_keras.recipes.trainings.training_state import SaveState, read_state
 def test_one_worker_trains_by_the_order_of_the_chief(monkeypatch):
     schedule = Schedule(2, 0.1, (1,))
     calls = []
-    monkeypatch.setattr(fit_on_workers, "load_model", str)
+    monkeypatch.setattr(fit_on_workers, "model_of_bytes", lambda content, _: content.decode())
     monkeypatch.setattr(training, "train", lambda *args, **options: calls.append((args, options)))
     order = {"schedule": schedule.config(), "digest": "1", "seed": 5, "augmentation": {}}
-    fit_on_workers.fit_alone("file", "data", order, "folder")
-    assert calls == [(("file", "data", schedule, "folder"), {"seed": 5, "augmentation": {}})]
+    fit_on_workers.fit_alone(b"model", "data", order, "folder")
+    assert calls == [(("model", "data", schedule, "folder"), {"seed": 5, "augmentation": {}})]
 
 
 def test_what_is_saved_in_scope_sees_the_end_of_the_training(tmp_path):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from letkd_keras.data import DataSpec
-from letkd_keras.recipes.trainings import ray_workers, results
+from letkd_keras.recipes.trainings import ray_workers, training_folder
 from letkd_keras.recipes.trainings.training_data import few_for_students
 
 
@@ -46,7 +46,7 @@ def test_epochs_of_the_workers_are_logged(tmp_path, caplog):
     def write(epochs):
         rows = [{"epoch": i, "loss": 2.0 - i, "val_accuracy": 0.25} for i in range(epochs)]
         state = {"epochs": epochs, "last": None, "best": None, "rows": rows}
-        results.write_checked_json(tmp_path / "state.json", state)
+        training_folder.write_checked_json(tmp_path / "state.json", state)
 
     write(1)
     order = {"schedule": {"epochs": 3}}

@@ -13,11 +13,14 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
+from small_training import small_model
 from worker_threads import Threads, in_threads
 
-from letkd_keras.recipes.trainings import results, shared_training, workers
+from letkd_keras.data import load_digits
+from letkd_keras.recipes.trainings import shared_training, sharing, training_folder
 from letkd_keras.recipes.trainings.schedule import Schedule
 
 PROGRAM = Path(__file__).parents[2] / "programs" / "recipe_on_workers.py"
@@ -236,8 +239,8 @@ def trained(monkeypatch):
     """The trainings of all workers, without any training."""
     calls = []
 
-    def fit(group, file, data, order, folder):
-        calls.append((group.index, file.read_bytes(), data, order, folder))
+    def fit(group, content, data, order, folder):
+        calls.append((group.index, content, data, order, folder))
         if order.get("fails"):
             raise FloatingPointError("not finite")
 
@@ -271,7 +274,7 @@ def _on_threads(command, monkeypatch):
     def run(group):
         groups[group.index] = group
         try:
-            return shared_training.run_on_workers(group.index, lambda: Experiment, command)
+            return shared_training.lead_or_serve(group.index, lambda: Experiment, command)
         except Exception as error:
             return error
 
@@ -280,7 +283,7 @@ def _on_threads(command, monkeypatch):
 
 def test_the_chief_runs_the_recipe_and_the_others_its_trainings(trained, monkeypatch, tmp_path):
     def command(experiment):
-        chief = shared_training.workers.current()
+        chief = sharing.current()
         assert chief.devices == 3
         for seed in range(2):
             chief.train(Model(), experiment.data, {"seed": seed}, tmp_path)
@@ -306,7 +309,7 @@ def test_an_error_of_the_chief_ends_the_others(trained, monkeypatch):
 
 def test_after_a_loss_that_is_not_finite_other_trainings_go_on(trained, monkeypatch, tmp_path):
     def command(experiment):
-        chief = shared_training.workers.current()
+        chief = sharing.current()
         with pytest.raises(FloatingPointError):
             chief.train(Model(), experiment.data, {"fails": True}, tmp_path)
         chief.train(Model(), experiment.data, {}, tmp_path)
@@ -325,9 +328,31 @@ def test_nothing_is_trained_after_a_worker_was_lost(tmp_path):
 
 def test_a_training_that_a_callback_ended_is_not_continued(tmp_path, monkeypatch):
     state = {"epochs": 1, "last": None, "best": None, "rows": [], "stopped": True}
-    results.write_checked_json(tmp_path / "state.json", state)
+    training_folder.write_checked_json(tmp_path / "state.json", state)
     monkeypatch.setattr(shared_training.training, "train", lambda *args, **options: "result")
     # This group would fail, since it cannot train.
-    with workers.sharing(object()):
-        data, schedule = SimpleNamespace(digest="1"), Schedule(3, 0.1, ())
-        assert shared_training.train(None, data, schedule, tmp_path, callbacks=()) == "result"
+    with sharing.by(object()):
+        data, schedule = SimpleNamespace(digest="1", train_examples=64), Schedule(3, 0.1, ())
+        model = small_model()
+        assert shared_training.train(model, data, schedule, tmp_path, callbacks=()) == "result"
+
+
+def test_a_short_training_ends_with_averages_of_its_last_weights(tmp_path):
+    """With the momentum of MobileNetV3 the averages are those of the first weights."""
+    data = load_digits()
+    schedule = Schedule(4, 0.1, (3,), batch_size=64)
+
+    def accuracy(train, folder):
+        keras.utils.set_random_seed(0)
+        images = keras.Input((32, 32, 3))
+        x = keras.layers.Conv2D(16, 4, strides=4)(images)
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.999)(x))
+        x = keras.layers.Conv2D(16, 3, padding="same")(x)
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.999)(x))
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        model = keras.Model(images, keras.layers.Dense(10)(x))
+        options = {"seed": 0, "augmentation": {"flip": False}, "callbacks": ()}
+        return train(model, data, schedule, tmp_path / folder, **options)["accuracy_last"]
+
+    limited = accuracy(shared_training.train, "limited")
+    assert limited > accuracy(shared_training.training.train, "unlimited") + 20

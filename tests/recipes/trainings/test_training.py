@@ -6,7 +6,7 @@ import pytest
 from small_training import small_model
 
 from letkd_keras.data import load_digits
-from letkd_keras.recipes.trainings import results, training
+from letkd_keras.recipes.trainings import training, training_folder
 from letkd_keras.recipes.trainings.schedule import Schedule
 from letkd_keras.recipes.trainings.training import train
 from letkd_keras.recipes.trainings.training_state import finish
@@ -82,15 +82,15 @@ def test_an_epoch_is_selected_on_validation_images_and_tested_once(data, tmp_pat
     read = []
     batches = type(data).evaluation_batches
 
-    def counted(self, size, split="test"):
+    def counted(self, batch_size=256, split="test", part=None):
         read.append(split)
-        return batches(self, size, split)
+        return batches(self, batch_size, split, part)
 
     monkeypatch.setattr(type(data), "evaluation_batches", counted)
     model = small_model()
     result = _train(model, data, tmp_path, Schedule(4, 0.3, (), batch_size=16))
     assert read == ["validation", "test"]
-    rows = results.read_metrics(tmp_path / "metrics.csv")
+    rows = training_folder.read_metrics(tmp_path / "metrics.csv")
     validation = [row["val_accuracy"] for row in rows]
     assert result["best_epoch"] == 1 + validation.index(max(validation))
     assert result["accuracy_validation"] == 100 * max(validation)

@@ -4,7 +4,7 @@ import pytest
 from small_training import small_model, small_schedule
 
 from letkd_keras.data import load_digits
-from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.trainings import training_folder
 from letkd_keras.recipes.trainings.training import train
 from letkd_keras.recipes.trainings.training_state import SaveState, finish, is_over, read_state
 
@@ -46,7 +46,7 @@ def test_a_kill_before_the_last_state_loses_no_row(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:
-        context.setattr(results, "write_checked_json", killed)
+        context.setattr(training_folder, "write_checked_json", killed)
         with pytest.raises(KeyboardInterrupt):
             _train(tmp_path)
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
@@ -86,12 +86,12 @@ def test_a_damaged_state_is_refused(name, damage, tmp_path):
 
 
 def test_a_finished_training_needs_no_state(tmp_path):
-    assert results.finished(tmp_path) is None
+    assert training_folder.finished(tmp_path) is None
     result = _train(tmp_path)
-    assert results.finished(tmp_path) is None
+    assert training_folder.finished(tmp_path) is None
     # Of a second start while this one trained.
     (tmp_path / "error.txt").write_text("ValueError: it is being trained by another process")
     finish(tmp_path, result)
-    assert results.finished(tmp_path) == result
-    assert results.failure(tmp_path) is None
+    assert training_folder.finished(tmp_path) == result
+    assert training_folder.failure(tmp_path) is None
     assert not list(tmp_path.glob("state*"))

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from letkd_keras.recipes.trainings import workers
+from letkd_keras.recipes.trainings import sharing
 from letkd_keras.recipes.trainings.worker_environment import connect, process_of, task_of
 
 JAX_NAMES = tuple(
@@ -85,4 +85,4 @@ def test_workers_of_another_backend_are_refused(monkeypatch):
 def test_a_single_worker_is_alone(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", _config({"worker": ["one:1"]}, index=0))
     assert connect("tensorflow") is None
-    assert workers.current() is None and workers.devices() == 1
+    assert sharing.current() is None and sharing.devices() == 1

@@ -13,72 +13,13 @@ from letkd_keras.commands.common_options import add_data_options
 from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.data import DataSpec
 from letkd_keras.data.npz import save_npz
-from letkd_keras.export.run_folders import (
-    check_sweep_folder,
-    find_student,
-    open_data,
-    provenance_of,
-)
+from letkd_keras.export.data_of_student import open_data
 
 
 def _options(*arguments):
     parser = Parser("test", "")
     add_data_options(parser)
     return parser.parse_args(list(map(str, arguments)))
-
-
-@pytest.fixture
-def run(tmp_path, data_file):
-    """A run folder that exports letkd2; its files are not models, since none is loaded here."""
-    spec = DataSpec(str(data_file), pixels="0..1", validation_fraction=0.25)
-    data = spec.open()
-    config = {
-        "data": {**spec.config(), "name": data.name, "digest": data.digest},
-        "export_method": "letkd2",
-        "seed": 3,
-    }
-    folder = RunFolder(tmp_path / "run", config).path
-    for method in ("kd", "letkd2"):
-        (folder / method / "seed3").mkdir(parents=True)
-        (folder / method / "seed3" / "student.keras").write_text("")
-    (folder / "letkd2" / "seed3" / "result.json").write_text('{"epochs": 4}')
-    return folder
-
-
-def test_student_of_a_run(run):
-    letkd2 = run / "letkd2" / "seed3" / "student.keras"
-    assert find_student(run) == find_student(letkd2.parent) == letkd2
-    letkd2.unlink()
-    assert find_student(run) == run / "kd" / "seed3" / "student.keras"
-    (run / "kd" / "seed4").mkdir()
-    (run / "kd" / "seed4" / "student.keras").write_text("")
-    with pytest.raises(ValueError, match=r"one student of this run folder.*kd/seed3, kd/seed4"):
-        find_student(run)
-
-
-def test_a_sweep_does_not_write_where_a_student_lies(run, tmp_path):
-    for folder in (run, run / "letkd2" / "seed3"):
-        with pytest.raises(ValueError, match=r"`out` must not be a run folder or a folder with st"):
-            check_sweep_folder(folder)
-    for folder in (tmp_path / "new", tmp_path, run / "sweep"):
-        check_sweep_folder(folder)
-
-
-def test_folder_without_a_student(tmp_path):
-    with pytest.raises(FileNotFoundError, match="`model` must be a folder with a trained student"):
-        find_student(tmp_path)
-
-
-def test_provenance(run, tmp_path):
-    provenance = provenance_of(run)
-    assert provenance["run"] == "run"
-    assert provenance["student"] == "letkd2/seed3/student.keras"
-    assert provenance["config"]["seed"] == 3
-    assert provenance["result"] == {"epochs": 4}
-    assert provenance_of(run / "letkd2" / "seed3" / "student.keras") == provenance
-    assert provenance_of(run / "kd" / "seed3")["student"] == "kd/seed3/student.keras"
-    assert provenance_of(tmp_path / "elsewhere.keras") is None
-    assert provenance_of(object()) is None
 
 
 @pytest.mark.parametrize("inside", [".", "letkd2/seed3", "letkd2/seed3/student.keras"])
@@ -313,21 +254,13 @@ def test_no_data(tmp_path):
     assert open_data(tmp_path / "student.keras", _options()) is None
 
 
-def test_data_of_a_sweep(tmp_path, data_file):
-    spec = DataSpec(str(data_file))
-    sweep = {"data": {**spec.config(), "digest": spec.open().digest}, "training": {"run": "a"}}
-    (tmp_path / "sweep.json").write_text(json.dumps({**sweep, "reduced": {"form": "reduced-4"}}))
-    assert open_data(tmp_path, _options()).data.name == "blocks"
-    assert provenance_of(tmp_path) == {"run": "a", "reduced": {"form": "reduced-4"}}
-    assert open_data(tmp_path / "reduced.keras", _options()).data.name == "blocks"
-    assert provenance_of(tmp_path / "reduced.keras") == provenance_of(tmp_path)
-    assert provenance_of(tmp_path / "other.keras") is None
+def test_data_of_a_sweep(sweep):
+    assert open_data(sweep, _options()).data.name == "blocks"
+    assert open_data(sweep / "reduced.keras", _options()).data.name == "blocks"
     # A student beside it is that of the folder, which the sweep does not describe.
-    (tmp_path / "student.keras").write_text("")
-    assert find_student(tmp_path) == tmp_path / "student.keras"
-    assert provenance_of(tmp_path) is open_data(tmp_path, _options()) is None
-    assert provenance_of(tmp_path / "reduced.keras")["run"] == "a"
-    (tmp_path / "student.keras").unlink()
-    (tmp_path / "sweep.json").write_text("[]")
+    (sweep / "student.keras").write_text("")
+    assert open_data(sweep, _options()) is None
+    (sweep / "student.keras").unlink()
+    (sweep / "sweep.json").write_text("[]")
     with pytest.raises(ValueError, match=r"sweep.json is damaged"):
-        open_data(tmp_path, Namespace(data=None))
+        open_data(sweep, Namespace(data=None))

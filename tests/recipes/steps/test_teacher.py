@@ -8,10 +8,10 @@ import pytest
 from digit_classifiers import classifier
 
 from letkd_keras.recipes import digits
-from letkd_keras.recipes import run as run_module
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.preparation import prepare
-from letkd_keras.recipes.trainings import results
+from letkd_keras.recipes.steps import teacher as step
+from letkd_keras.recipes.trainings import training_folder
 
 SMALL = [
     *("--train-examples", "40", "--test-examples", "20", "--batch-size", "20"),
@@ -43,7 +43,7 @@ def _weights(file, *layers):
 
 def _teacher(experiment, folder):
     folder.mkdir(exist_ok=True)
-    return run_module.train_teacher(experiment, folder)
+    return step.train_teacher(experiment, folder)
 
 
 def test_a_head_is_trained_on_frozen_features(backbone, tmp_path, caplog):
@@ -72,7 +72,7 @@ def test_fine_tuning_follows_and_continues_after_an_interruption(backbone, tmp_p
     assert list(experiment.teacher_phases) == ["head_schedule", "fine_tune_schedule"]
     rate = digits.SETTINGS.learning_rate
     assert experiment.fine_tune_schedule.learning_rate == pytest.approx(rate / 10)
-    trained, real = [], run_module.train
+    trained, real = [], step.train
 
     def train(model, data, schedule, folder, **kwargs):
         trained.append(schedule)
@@ -80,14 +80,14 @@ def test_fine_tuning_follows_and_continues_after_an_interruption(backbone, tmp_p
             raise KeyboardInterrupt
         return real(model, data, schedule, folder, **kwargs)
 
-    monkeypatch.setattr(run_module, "train", train)
+    monkeypatch.setattr(step, "train", train)
     with pytest.raises(KeyboardInterrupt):
         _teacher(experiment, tmp_path / "run")
     _, result = _teacher(experiment, tmp_path / "run")
     # The head is trained once.
     assert trained == [experiment.head_schedule, *[experiment.fine_tune_schedule] * 2]
     folder = tmp_path / "run" / "teacher"
-    assert results.finished(folder) == result and result["epochs"] == 2
+    assert training_folder.finished(folder) == result and result["epochs"] == 2
     head, tuned = (
         _weights(file / "teacher.keras", "first")[0] for file in (folder / "head", folder)
     )
@@ -153,10 +153,10 @@ def test_only_a_foreign_teacher_at_chance_is_warned_about(tmp_path, caplog):
     assert "hardly better than chance" in caplog.text
     caplog.clear()
     # The same file in a folder of a recipe, which says that the teacher was no better.
-    results.write_checked_json(tmp_path / "result.json", result)
+    training_folder.write_checked_json(tmp_path / "result.json", result)
     _teacher(experiment, tmp_path / "run")
     assert "hardly better than chance" not in caplog.text
-    results.write_checked_json(tmp_path / "result.json", {**result, "accuracy_last": 80.0})
+    training_folder.write_checked_json(tmp_path / "result.json", {**result, "accuracy_last": 80.0})
     _teacher(experiment, tmp_path / "run")
     assert "hardly better than chance" in caplog.text
 

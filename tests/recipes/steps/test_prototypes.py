@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from letkd_keras.data import ImageData
-from letkd_keras.recipes import run
+from letkd_keras.recipes.steps import prototypes
 
 
 def test_prototypes_are_fitted_with_every_setting_of_the_experiment(tmp_path, monkeypatch):
@@ -13,7 +13,7 @@ def test_prototypes_are_fitted_with_every_setting_of_the_experiment(tmp_path, mo
         calls.append((teacher, data, options))
         return SimpleNamespace(save=lambda file: file.write_text("prototypes"))
 
-    monkeypatch.setattr(run, "fit_prototypes", fit_prototypes)
+    monkeypatch.setattr(prototypes, "fit_prototypes", fit_prototypes)
     numbers = {
         "templates": 7,
         "subclasses": 3,
@@ -41,10 +41,10 @@ def test_prototypes_are_fitted_with_every_setting_of_the_experiment(tmp_path, mo
         "class_names": ("cat", "dog"),
         "workdir": tmp_path / "prototypes.work",
     }
-    run.prototypes_of(experiment, "teacher", tmp_path, expected["levels"])
+    prototypes.prototypes_of(experiment, "teacher", tmp_path, expected["levels"])
     assert (tmp_path / "prototypes.npz").read_text() == "prototypes"
     (tmp_path / "prototypes.npz").unlink()
-    run.prototypes_of(experiment, "teacher", tmp_path, ("penultimate",))
+    prototypes.prototypes_of(experiment, "teacher", tmp_path, ("penultimate",))
     letkd1 = {
         "levels": ("penultimate",),
         "intermediate_layer": None,

@@ -1,0 +1,1 @@
+"""Steps of a run: its folder, the teacher, the prototypes, a student."""
