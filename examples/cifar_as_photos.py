@@ -1,4 +1,4 @@
-"""Write some images of CIFAR-100 as a tree of JPEG files, to try the folder recipe on.
+"""Write some images of CIFAR-100 as trees of JPEG files, to try the folder recipe on.
 
 python examples/cifar_as_photos.py photos
 
@@ -15,23 +15,31 @@ from PIL import Image
 from letkd_keras.data import load_cifar
 
 CLASSES = ("bicycle", "castle", "orange", "sunflower", "wardrobe")
-TRAIN, TEST, UNLABELLED = 60, 20, 100
+# Images of each class. Those of the last three are different images of the training set.
+TEST, TRAIN, UNLABELLED, TEACHER = 100, 20, 140, 340
 SIZE = 96
 
 
 def write(folder):
-    """`train` and `val` with a folder for each class; further images in FOLDER_unlabelled."""
+    """Write FOLDER with `train` and `val`, FOLDER_unlabelled, and FOLDER_teacher for a teacher.
+
+    FOLDER_unlabelled has images in no order of classes; the others have a folder for each class.
+    """
     data = load_cifar("cifar100")
     rng = np.random.default_rng(0)
-    further = []
+    unlabelled = []
     for name in CLASSES:
         label = data.class_names.index(name)
-        train = rng.permutation(np.flatnonzero(data.y_train == label))
+        rows = rng.permutation(np.flatnonzero(data.y_train == label))
+        train, further, teacher = np.split(
+            rows[: TRAIN + UNLABELLED + TEACHER], np.cumsum([TRAIN, UNLABELLED])
+        )
         test = np.flatnonzero(data.y_test == label)[:TEST]
-        _save(data.x_train[train[:TRAIN]], Path(folder, "train", name))
+        _save(data.x_train[train], Path(folder, "train", name))
         _save(data.x_test[test], Path(folder, "val", name))
-        further.append(train[TRAIN : TRAIN + UNLABELLED // len(CLASSES)])
-    rows = rng.permutation(np.concatenate(further))
+        _save(data.x_train[teacher], Path(f"{folder}_teacher", name))
+        unlabelled.append(further)
+    rows = rng.permutation(np.concatenate(unlabelled))
     _save(data.x_train[rows], Path(f"{folder}_unlabelled"))
 
 

@@ -15,7 +15,10 @@ from pathlib import Path
 import nbclient
 import nbformat
 
-_NOISE = ("WARNING:", "INFO:tensorflow", "I0000 ", "W0000 ", "E0000 ")
+_NOISE = (
+    *("WARNING:", "INFO:tensorflow", "I0000 ", "W0000 ", "E0000 "),
+    "To enable the following instructions:",
+)
 # A terminal begins a line again at the first; the second sets colors and moves the cursor.
 _AGAIN = re.compile(r"\r|\x1b\[2K")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
