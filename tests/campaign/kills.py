@@ -47,6 +47,17 @@ _SMALL = (
 COMMANDS = {
     "recipes.digits": f"{_SMALL} --methods letkd2 --formats tflite --out OUT/run",
     "recipes.compare": f"{_SMALL} --methods student kd --out OUT/run",
+    # Files of images: a new head of the teacher, images without labels, training for int8.
+    "recipes.folder": "--data GIVEN/photos --unlabelled GIVEN/photos_unlabelled --image-size 32 "
+    "--teacher GIVEN/teacher.keras --student GIVEN/plain_student.keras --methods letkd2 "
+    "--head-epochs 1 --fine-tune-epochs 1 --epochs 2 --quantization-aware-epochs 1 --batch-size 8 "
+    "--templates 12 --subclasses 2 --components 2 --iterations 3 --formats tflite-int8 "
+    "--out OUT/run",
+    # Images that are read from their files in each epoch.
+    "recipes.imagenet": "--data imagenet:GIVEN/photos --image-size 32 "
+    "--teacher GIVEN/teacher.keras --student GIVEN/plain_student.keras --methods letkd2 "
+    "--epochs 2 --batch-size 8 --templates 12 --subclasses 2 --components 2 --iterations 3 "
+    "--formats tflite --out OUT/run",
     "prototypes": "--teacher GIVEN/teacher.keras --data digits --templates 64 --subclasses 4 "
     "--iterations 40 --feature-cache float32 --batch-size 32 --out OUT/p.npz",
     "export": "GIVEN/student.keras --formats savedmodel tflite --out OUT/exported",
@@ -259,6 +270,7 @@ def make_given(folder, log):
         try:
             output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(output, 2)
+            from image_trees import COLOURS, write_tree
             from random_students import with_kd_layers
             from small_problem import small_teacher
 
@@ -267,6 +279,10 @@ def make_given(folder, log):
             plain = small_teacher(num_classes=10, size=32, width=4, seed=1)
             plain.save(folder / "plain_student.keras")
             with_kd_layers("resnet8", classes=10, size=32).save(folder / "student.keras")
+            write_tree(folder / "photos" / "train", images=8, suffix=".jpg", size=(40, 36))
+            write_tree(folder / "photos" / "val", images=4, suffix=".jpg", size=(40, 36))
+            several = dict(list(COLOURS.items())[:2])
+            write_tree(folder / "photos_unlabelled", images=6, colours=several, size=(40, 36))
             status = 0
         finally:
             os._exit(status)

@@ -25,6 +25,7 @@ def test_killed_commands_end_as_undisturbed_ones():
 
 @pytest.mark.slow
 def test_killed_recipes_end_as_undisturbed_ones():
-    done = _driver("--kills", 3, "--commands", "recipes.digits", "recipes.compare")
+    recipes = ("recipes.digits", "recipes.compare", "recipes.folder", "recipes.imagenet")
+    done = _driver("--kills", 3, "--commands", *recipes)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert done.stdout.count("| none |") == 2
+    assert done.stdout.count("| none |") == 4
