@@ -47,6 +47,10 @@ _SMALL = (
 COMMANDS = {
     "recipes.digits": f"{_SMALL} --methods letkd2 --formats tflite --out OUT/run",
     "recipes.compare": f"{_SMALL} --methods student kd --out OUT/run",
+    "prototypes": "--teacher GIVEN/teacher.keras --data digits --templates 64 --subclasses 4 "
+    "--iterations 40 --feature-cache float32 --batch-size 32 --out OUT/p.npz",
+    "export": "GIVEN/student.keras --formats savedmodel tflite --out OUT/exported",
+    "data": "--data digits --out OUT/digits.npz",
     # Files of images: a new head of the teacher, images without labels, training for int8.
     "recipes.folder": "--data GIVEN/photos --unlabelled GIVEN/photos_unlabelled --image-size 32 "
     "--teacher GIVEN/teacher.keras --student GIVEN/plain_student.keras --methods letkd2 "
@@ -58,10 +62,6 @@ COMMANDS = {
     "--teacher GIVEN/teacher.keras --student GIVEN/plain_student.keras --methods letkd2 "
     "--epochs 2 --batch-size 8 --templates 12 --subclasses 2 --components 2 --iterations 3 "
     "--formats tflite --out OUT/run",
-    "prototypes": "--teacher GIVEN/teacher.keras --data digits --templates 64 --subclasses 4 "
-    "--iterations 40 --feature-cache float32 --batch-size 32 --out OUT/p.npz",
-    "export": "GIVEN/student.keras --formats savedmodel tflite --out OUT/exported",
-    "data": "--data digits --out OUT/digits.npz",
 }
 
 
