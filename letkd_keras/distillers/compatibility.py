@@ -2,13 +2,12 @@
 
 import logging
 
+from letkd_keras.data_format import check_data_format, spatial_shape
 from letkd_keras.functional.graph import (
-    check_data_format,
     find_layer,
     flatten,
     output_of,
     output_shape_of,
-    spatial_shape,
 )
 from letkd_keras.functional.softmax_removal import remove_softmax
 from letkd_keras.shapes import shapes_agree

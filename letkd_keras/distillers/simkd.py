@@ -1,5 +1,6 @@
 import keras
 
+from letkd_keras.data_format import spatial_shape
 from letkd_keras.distillers.compatibility import matching_models
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import compared_layers
@@ -12,10 +13,8 @@ from letkd_keras.distillers.feature_maps import (
 from letkd_keras.functional.graph import (
     find_layer,
     flatten,
-    grid_ratio,
     output_of,
     readers,
-    spatial_shape,
 )
 from letkd_keras.functional.graph_copy import copy_with
 from letkd_keras.functional.layer_suggestions import suggest_layers
@@ -23,6 +22,7 @@ from letkd_keras.layers import AdaptiveAveragePooling
 from letkd_keras.models import blocks
 from letkd_keras.models.initialization import PYTORCH_DEFAULT
 from letkd_keras.ranges import non_negative_number, positive_integer
+from letkd_keras.shapes import grid_ratio
 
 _PROJECTED = "simkd_projected"
 

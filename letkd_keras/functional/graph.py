@@ -90,39 +90,6 @@ def _how_to_keep_logits(model, argument):
     )
 
 
-def check_data_format(model):
-    """Check that layers have Keras' data format, in which shapes of feature maps are read.
-
-    Args:
-        model: Functional `keras.Model` without models inside.
-
-    Raises:
-        ValueError: If a layer has the other one, naming it.
-    """
-    expected = keras.config.image_data_format()
-    for layer in model.layers:
-        found = getattr(layer, "data_format", expected)
-        if found != expected:
-            raise ValueError(
-                f"The layers of {model.name!r} must have Keras' data format, {expected!r}: call "
-                f"`keras.config.set_image_data_format({found!r})` before the models are made. "
-                f"Received: {layer.name!r} with data_format={found!r}"
-            )
-
-
-def spatial_shape(shape):
-    """Height and width of a shape [B, H, W, C], or [B, C, H, W] under that Keras setting."""
-    if keras.config.image_data_format() == "channels_last":
-        return tuple(shape[1:3])
-    return tuple(shape[2:4])
-
-
-def grid_ratio(fine, coarse):
-    """Ratio of two grids (height, width), or `None` if it is no integer or differs by direction."""
-    ratios = {f // c if f % c == 0 else None for f, c in zip(fine, coarse, strict=True)}
-    return ratios.pop() if len(ratios) == 1 else None
-
-
 def is_model(operation):
     """Whether an operation is a functional or sequential model, whose layers can be reached.
 

@@ -5,6 +5,7 @@ import re
 
 from keras import layers
 
+from letkd_keras.data_format import spatial_shape
 from letkd_keras.functional.classifier import check_classifier
 from letkd_keras.functional.graph import (
     IDLE_AT_INFERENCE,
@@ -19,7 +20,6 @@ from letkd_keras.functional.graph import (
     open_layer,
     output_shapes,
     readers,
-    spatial_shape,
 )
 from letkd_keras.functional.token_grid import TokenGrids
 

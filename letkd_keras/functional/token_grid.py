@@ -4,12 +4,11 @@ import math
 
 import keras
 
+from letkd_keras.data_format import check_data_format, spatial_shape
 from letkd_keras.functional.graph import (
-    check_data_format,
     layers_inside,
     nodes,
     outputs_at,
-    spatial_shape,
 )
 from letkd_keras.layers.tokens_to_grid import TokensToGrid
 

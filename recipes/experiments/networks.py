@@ -11,15 +11,14 @@ import keras
 
 from letkd_keras import models, ranges
 from letkd_keras.data.normalization import statistics_of
+from letkd_keras.data_format import spatial_shape
 from letkd_keras.distillers.compatibility import check_takes_kd_layer
 from letkd_keras.errors import argument_renamed
 from letkd_keras.functional import fingerprint, load_model, remove_softmax, suggest_layers
 from letkd_keras.functional.graph import (
     as_functional,
     flatten,
-    grid_ratio,
     outputs_at,
-    spatial_shape,
 )
 from letkd_keras.functional.graph_copy import finalize_normalization
 from letkd_keras.functional.token_grid import feature_maps
@@ -30,7 +29,7 @@ from letkd_keras.models.network_names import (
     parse_network_name,
 )
 from letkd_keras.models.networks import OpenedNetwork, open_network
-from letkd_keras.shapes import shapes_agree
+from letkd_keras.shapes import grid_ratio, shapes_agree
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from letkd_keras.functional.graph import (
     find_layer,
     flatten,
     flatten_if_savable,
-    grid_ratio,
     is_model,
     layers_inside,
     maker,
@@ -25,7 +24,6 @@ from letkd_keras.functional.graph import (
     outputs_at,
     readers,
     run,
-    spatial_shape,
 )
 
 
@@ -311,15 +309,6 @@ def test_several_outputs_are_refused():
     inputs = keras.Input((4,))
     with pytest.raises(ValueError, match="1 inputs and 2 outputs"):
         as_functional(keras.Model(inputs, [inputs, keras.ops.relu(inputs)]), "net")
-
-
-def test_grids():
-    assert spatial_shape((None, 8, 6, 3)) == (8, 6)
-    assert grid_ratio((8, 6), (4, 3)) == 2
-    assert grid_ratio((8, 8), (8, 8)) == 1
-    assert grid_ratio((8, 8), (4, 8)) is None
-    assert grid_ratio((8, 8), (3, 3)) is None
-    assert grid_ratio((4, 4), (8, 8)) is None
 
 
 def test_a_graph_runs_on_other_tensors_and_operations():
