@@ -7,6 +7,7 @@ from keras import layers
 
 from letkd_keras.data_format import spatial_shape
 from letkd_keras.functional.classifier import check_classifier
+from letkd_keras.functional.composite_layers import open_layer
 from letkd_keras.functional.graph import (
     IDLE_AT_INFERENCE,
     KERNELS,
@@ -17,7 +18,6 @@ from letkd_keras.functional.graph import (
     layers_inside,
     maker,
     nodes,
-    open_layer,
     output_shapes,
     readers,
 )

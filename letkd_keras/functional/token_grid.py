@@ -5,10 +5,10 @@ import math
 import keras
 
 from letkd_keras.data_format import check_data_format, spatial_shape
+from letkd_keras.functional.composite_layers import outputs_at
 from letkd_keras.functional.graph import (
     layers_inside,
     nodes,
-    outputs_at,
 )
 from letkd_keras.layers.tokens_to_grid import TokensToGrid
 

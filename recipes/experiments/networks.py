@@ -15,10 +15,10 @@ from letkd_keras.data_format import spatial_shape
 from letkd_keras.distillers.compatibility import check_takes_kd_layer
 from letkd_keras.errors import argument_renamed
 from letkd_keras.functional import fingerprint, load_model, remove_softmax, suggest_layers
+from letkd_keras.functional.composite_layers import outputs_at
 from letkd_keras.functional.graph import (
     as_functional,
     flatten,
-    outputs_at,
 )
 from letkd_keras.functional.graph_copy import finalize_normalization
 from letkd_keras.functional.token_grid import feature_maps

@@ -7,6 +7,7 @@ import pytest
 from random_students import trained_looking
 
 import letkd_keras
+from letkd_keras.functional.composite_layers import outputs_at
 from letkd_keras.functional.graph import (
     TESTED_KERAS,
     as_functional,
@@ -21,7 +22,6 @@ from letkd_keras.functional.graph import (
     output_of,
     output_shape_of,
     output_shapes,
-    outputs_at,
     readers,
     run,
 )
