@@ -14,6 +14,13 @@ from letkd_keras.functional.graph import (
     retrace,
 )
 
+# Layers that classifiers end in. What others put out is looked at.
+_OF_LOGITS = (keras.layers.Dense, keras.layers.Conv2D)
+# Height and width that stand for sizes a model leaves open.
+_ANY_SIZE = 64
+# Operations on tensors have no attribute `activation`. Their class names identify them.
+_OPERATIONS = {"Softmax": keras.activations.softmax, "Sigmoid": keras.activations.sigmoid}
+
 
 def remove_softmax(model, argument="model"):
     """Convert a classifier that returns probabilities into one that returns logits.
@@ -106,15 +113,6 @@ def _check_no_probabilities(model, last, argument):
             f"Received: {argument}={model.name!r}, whose outputs are probabilities, but whose "
             f"last layer {last.name!r} is no softmax. Build a model of its logits"
         )
-
-
-# Layers that classifiers end in. What others put out is looked at.
-_OF_LOGITS = (keras.layers.Dense, keras.layers.Conv2D)
-# Height and width that stand for sizes a model leaves open.
-_ANY_SIZE = 64
-
-# Operations on tensors have no attribute `activation`. Their class names identify them.
-_OPERATIONS = {"Softmax": keras.activations.softmax, "Sigmoid": keras.activations.sigmoid}
 
 
 def _activation_of(operation):
