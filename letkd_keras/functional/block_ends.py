@@ -8,7 +8,6 @@ from letkd_keras.functional.graph import (
     KERNELS,
     layers_directly_inside,
     layers_inside,
-    maker,
     nodes,
 )
 
@@ -143,11 +142,3 @@ def changes_little(operation):
 
 def _is_tensor_operation(operation, names):
     return not isinstance(operation, layers.Layer) and type(operation).__name__ in names
-
-
-def follows_convolution(node):
-    """Whether an activation follows a convolution over all channels, perhaps normalized."""
-    source = maker(node.input_tensors[0])
-    while isinstance(source, layers.BatchNormalization):
-        source = maker(source.input)
-    return isinstance(source, layers.Conv2D) and source.groups == 1

@@ -11,7 +11,6 @@ from letkd_keras.functional.block_ends import (
     changes_little,
     count_convolutions,
     cuts,
-    follows_convolution,
     merges,
     token_blocks,
 )
@@ -158,7 +157,7 @@ class _FeatureMaps:
             is_place = convolutions > 1 and self._has_a_name(operation)
             if is_place and any(merges(reader) for reader in readers(self.model, operation)):
                 return self._with_activation(operation)
-            if plain is None and activates(operation) and follows_convolution(node):
+            if plain is None and activates(operation) and self._follows_convolution(node):
                 activated = self._with_a_name(node).operation
                 plain = activated if self._has_a_name(activated) else None
         return plain
@@ -292,6 +291,13 @@ class _FeatureMaps:
         reading = readers(self.model, operation)
         alone = len(reading) == 1 and activates(reading[0])
         return reading[0] if alone and self._has_a_name(reading[0]) else operation
+
+    def _follows_convolution(self, node):
+        """Whether an activation follows a convolution over all channels, perhaps normalized."""
+        node = self.makers[id(node.input_tensors[0])]
+        while isinstance(node.operation, layers.BatchNormalization):
+            node = self.makers[id(node.input_tensors[0])]
+        return isinstance(node.operation, layers.Conv2D) and node.operation.groups == 1
 
     def _has_a_name(self, operation):
         """Whether the name of an operation stands for one output."""
