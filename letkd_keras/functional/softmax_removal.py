@@ -13,6 +13,7 @@ from letkd_keras.functional.graph import (
     nodes,
     retrace,
 )
+from letkd_keras.functional.graph_copy import copy_of
 
 # Layers that classifiers end in. What others put out is looked at.
 _OF_LOGITS = (keras.layers.Dense, keras.layers.Conv2D)
@@ -82,7 +83,7 @@ def _call_without_activation(layer, *args, **kwargs):
     is_frozen = not layer.trainable
     if is_frozen:  # Keras would count weights that are frozen now as never trainable.
         layer.trainable = True
-    linear = layer.__class__.from_config({**layer.get_config(), "activation": "linear"})
+    linear = copy_of(layer, activation="linear")
     # Weights of layers inside are copied.
     own = {} if layers_inside(layer) else {weight.name: weight for weight in layer.weights}
     add_weight = linear.add_weight
