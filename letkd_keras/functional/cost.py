@@ -109,7 +109,7 @@ def _multiply_adds_of(model, sources, pooled=False):
 
     def call(operation, *args, **kwargs):
         if is_model(operation):  # inside a layer of another package
-            return run(operation, args or kwargs["inputs"], call)
+            return run(operation, args, call)
         outputs = operation.compute_output_spec(*args, **kwargs)
         one_product = pooled and isinstance(operation, KDLayer) and is_only_pooled(model, operation)
         products.append(_multiply_adds(operation, args, kwargs, outputs, one_product))

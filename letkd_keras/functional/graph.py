@@ -6,6 +6,7 @@ releases that it was run with.
 
 import difflib
 import functools
+import inspect
 import json
 import re
 
@@ -211,8 +212,9 @@ def run(model, inputs, call_fn):
     Args:
         model: Functional or sequential `keras.Model`.
         inputs: Tensor or tensors: symbolic, eager or of another library, as `call_fn` accepts.
-        call_fn: `call_fn(operation, *args, **kwargs)` computes the outputs of one operation. A
-            model inside the model is one operation; `is_model` recognizes it, and `run` can run it.
+        call_fn: `call_fn(operation, *args, **kwargs)` computes the outputs of one operation, whose
+            first argument always is `args[0]`. A model inside the model is one operation;
+            `is_model` recognizes it, and `run` can run it.
 
     Returns:
         The outputs, in the structure of the model's outputs.
@@ -220,7 +222,14 @@ def run(model, inputs, call_fn):
     inputs = keras.tree.flatten(inputs)
     if isinstance(model, keras.Sequential):
         return functools.reduce(lambda x, layer: call_fn(layer, x), model.layers, inputs[0])
-    return model._run_through_graph(inputs, operation_fn=lambda x: x, call_fn=call_fn)
+
+    def call(operation, *args, **kwargs):
+        if not args:  # as in `layer(inputs=x)`
+            first = next(iter(inspect.signature(operation.call).parameters))
+            args = (kwargs.pop(first),) if first in kwargs else ()
+        return call_fn(operation, *args, **kwargs)
+
+    return model._run_through_graph(inputs, operation_fn=lambda x: x, call_fn=call)
 
 
 def retrace(model, call_fn, dtype=None):
@@ -312,7 +321,7 @@ def flatten(model):
 
     def call(operation, *args, training=None, path=(), **kwargs):
         if is_model(operation):
-            given = keras.tree.flatten(args[0] if args else kwargs["inputs"])
+            given = keras.tree.flatten(args[0])
             taken = getattr(operation, "inputs", given)
             tensors = list(map(_as_the_model_takes_it, given, taken))
             path = (*path, operation.name)

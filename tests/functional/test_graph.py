@@ -311,6 +311,22 @@ def test_several_outputs_are_refused():
         as_functional(keras.Model(inputs, [inputs, keras.ops.relu(inputs)]), "net")
 
 
+def test_the_first_argument_of_a_call_may_be_given_by_its_name():
+    inputs, attention = keras.Input((4, 2)), keras.layers.MultiHeadAttention(1, 2)
+    x = keras.layers.Dropout(0.1)(inputs=inputs)
+    x = attention(query=x, value=x)
+    inner = keras.Model(inputs, keras.ops.relu(x))
+    outer = keras.Input((4, 2))
+    model = keras.Model(outer, inner(inputs=outer), name="m")
+
+    def call(operation, x, **kwargs):
+        return operation(x, **kwargs)
+
+    images = np.ones((3, 4, 2), "float32")
+    for graph in (model, inner, flatten(model)):
+        np.testing.assert_array_equal(run(graph, images, call), model(images))
+
+
 def test_a_graph_runs_on_other_tensors_and_operations():
     """In NumPy, with every layer doubled; the model inside is one operation."""
     model, called = _nested(), []
