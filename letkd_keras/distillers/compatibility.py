@@ -3,12 +3,7 @@
 import logging
 
 from letkd_keras.data_format import check_data_format, spatial_shape
-from letkd_keras.functional.graph import (
-    find_layer,
-    flatten,
-    output_of,
-    output_shape_of,
-)
+from letkd_keras.functional.graph import find_layer, flatten, output_of, output_shape_of
 from letkd_keras.functional.softmax_removal import remove_softmax
 from letkd_keras.shapes import shapes_agree
 

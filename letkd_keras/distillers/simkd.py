@@ -10,12 +10,7 @@ from letkd_keras.distillers.feature_maps import (
     common_grid,
     on_one_grid,
 )
-from letkd_keras.functional.graph import (
-    find_layer,
-    flatten,
-    output_of,
-    readers,
-)
+from letkd_keras.functional.graph import find_layer, flatten, output_of, readers
 from letkd_keras.functional.graph_copy import copy_of, copy_with, with_weights
 from letkd_keras.functional.layer_suggestions import suggest_layers
 from letkd_keras.layers import AdaptiveAveragePooling

@@ -2,12 +2,7 @@
 
 import keras
 
-from letkd_keras.functional.graph import (
-    as_functional,
-    find_layer,
-    flatten,
-    only_reader,
-)
+from letkd_keras.functional.graph import as_functional, find_layer, flatten, only_reader
 from letkd_keras.functional.graph_copy import copy_with
 from letkd_keras.functional.layer_suggestions import suggest_layers
 from letkd_keras.layers import KDLayer

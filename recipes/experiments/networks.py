@@ -16,18 +16,11 @@ from letkd_keras.distillers.compatibility import check_takes_kd_layer
 from letkd_keras.errors import argument_renamed
 from letkd_keras.functional import fingerprint, load_model, remove_softmax, suggest_layers
 from letkd_keras.functional.composite_layers import outputs_at
-from letkd_keras.functional.graph import (
-    as_functional,
-    flatten,
-)
+from letkd_keras.functional.graph import as_functional, flatten
 from letkd_keras.functional.graph_copy import copy_of, finalize_normalization
 from letkd_keras.functional.token_grid import feature_maps
 from letkd_keras.levels import LEVELS
-from letkd_keras.models.network_names import (
-    APPLICATIONS,
-    check_network_name,
-    parse_network_name,
-)
+from letkd_keras.models.network_names import APPLICATIONS, check_network_name, parse_network_name
 from letkd_keras.models.networks import OpenedNetwork, open_network
 from letkd_keras.shapes import grid_ratio, shapes_agree
 
