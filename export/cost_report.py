@@ -259,11 +259,7 @@ def _form_colors(forms):
     """Color of each form: the fewer templates, the lighter."""
     from matplotlib import colormaps
 
-    colors = {
-        "plain": palette.GRAY,
-        "trained": palette.ORANGE,
-        "folded": palette.BLUE,
-    }
+    colors = {"plain": palette.GRAY, "trained": palette.ORANGE, "folded": palette.BLUE}
     reduced = sorted({form for form in forms if form not in colors}, key=_templates_of)
     scale = colormaps["viridis"]
     colors |= {

@@ -12,13 +12,7 @@ from letkd_keras.functional.graph import (
 )
 
 _MERGES = (layers.Add, layers.Concatenate, layers.Average, layers.Subtract, layers.Maximum)
-_ACTIVATIONS = (
-    layers.Activation,
-    layers.ReLU,
-    layers.LeakyReLU,
-    layers.PReLU,
-    layers.ELU,
-)
+_ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU)
 # Operations on tensors (`x + shortcut`, `keras.ops.relu(x)`) are identified by the names of their
 # classes, because Keras has no public names for these classes.
 _MERGING_OPERATIONS = ("Add", "Concatenate")
