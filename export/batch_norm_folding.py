@@ -5,7 +5,7 @@ import numpy as np
 
 from letkd_keras.export.input_scaling import is_augmentation
 from letkd_keras.functional.graph import IDLE_AT_INFERENCE, layers_inside, only_reader
-from letkd_keras.functional.graph_copy import copy_with, with_weights
+from letkd_keras.functional.graph_copy import copy_of, copy_with, copy_without, with_weights
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
 
 _CONVOLUTIONS = (
@@ -30,7 +30,8 @@ def fold_batch_norms(model):
     Returns:
         A functional model in float32 that computes the same at inference.
     """
-    model = _without_idle_layers(model)
+    if any(map(_is_idle, model.layers)):
+        model = copy_without(model, _is_idle, dtype="float32")
     folded, before = set(), {}  # before: dense layer -> batch normalization to fold into it
 
     def call(layer, call_copy, *args, **kwargs):
@@ -43,7 +44,6 @@ def fold_batch_norms(model):
         folds_next = _folds_into(following, layer)
         if not folds_next and layer not in before:
             return call_copy(*args, **kwargs)
-        config = {**layer.get_config(), "use_bias": True, "dtype": "float32"}
         kernel, *bias = (np.asarray(weight, "float64") for weight in layer.get_weights())
         bias = bias[0] if bias else 0
         if layer in before:
@@ -55,22 +55,13 @@ def fold_batch_norms(model):
             # A depthwise kernel [kh, kw, C, m] has its outputs on the last two axes.
             shape = kernel.shape[-2:] if isinstance(layer, keras.layers.DepthwiseConv2D) else (-1,)
             kernel, bias = kernel * factor.reshape(shape), bias * factor + offset
-        return with_weights(type(layer).from_config(config), [kernel, bias], *args)
+        return with_weights(copy_of(layer, use_bias=True, dtype="float32"), [kernel, bias], *args)
 
     return copy_with(model, call, dtype="float32")
 
 
-def _without_idle_layers(model):
-    def is_idle(layer):
-        return type(layer) in IDLE_AT_INFERENCE or is_augmentation(layer)
-
-    if not any(map(is_idle, model.layers)):
-        return model
-
-    def call(layer, call_copy, *args, **kwargs):
-        return args[0] if is_idle(layer) else call_copy(*args, **kwargs)
-
-    return copy_with(model, call, dtype="float32")
+def _is_idle(layer):
+    return type(layer) in IDLE_AT_INFERENCE or is_augmentation(layer)
 
 
 def affine_of(batch_norm):

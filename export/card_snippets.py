@@ -16,7 +16,7 @@ def python_snippet(card, name):
         Lines.
     """
     inputs, artifact, output = card["inputs"], card["artifacts"][name], card["outputs"]["kind"]
-    height, width = _size(inputs)
+    height, width, _ = inputs["shape"]
     crop = "" if inputs["crop"] == 1 else f", bleed={(1 - inputs['crop']) / 2:.4f}"
     lines = [
         "import numpy as np",
@@ -57,7 +57,7 @@ def kotlin_snippet(card, name):
         Lines.
     """
     inputs, artifact, outputs = card["inputs"], card["artifacts"][name], card["outputs"]
-    height, width = _size(inputs)
+    height, width, _ = inputs["shape"]
     is_byte = artifact["input_dtype"] == "uint8"
     size = math.prod((height, width, 3)) * (1 if is_byte else 4)
     kind, count = outputs["kind"], outputs["classes"]
@@ -117,10 +117,6 @@ def has_snippets(card, name):
     is_rgb = len(shape) == 3 and shape[-1] == 3 and None not in shape
     known = options_of(card).knows_pixels
     return artifact["file"].endswith(".tflite") and known and is_rgb and not integer
-
-
-def _size(inputs):
-    return inputs["shape"][:2]
 
 
 def _part(inputs):

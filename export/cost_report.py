@@ -11,14 +11,14 @@ from letkd_keras.commands import palette
 from letkd_keras.commands.command_line import hidden_messages
 from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.export import formats
-from letkd_keras.export.comparison import latency_ms, reload_outputs
 from letkd_keras.export.folding import fold
 from letkd_keras.export.loading import load_student
+from letkd_keras.export.new_process import latency_ms, reload_outputs
 from letkd_keras.export.student import prepare
 from letkd_keras.files import save_figure, size_on_disk
 from letkd_keras.functional.cost import known_cost_of
 from letkd_keras.functional.graph import flatten
-from letkd_keras.functional.graph_copy import copy_with
+from letkd_keras.functional.graph_copy import copy_without
 from letkd_keras.functional.insertion import kd_layers_of
 from letkd_keras.layers import KDLayer
 
@@ -155,11 +155,7 @@ def forms_of(student, images, labels=None, plain=None):
 
 def without_kd_layers(student):
     """Copy a student without its KD layers, to measure what the plain network costs."""
-
-    def call(layer, call_copy, *args, **kwargs):
-        return args[0] if isinstance(layer, KDLayer) else call_copy(*args, **kwargs)
-
-    return copy_with(flatten(student), call, dtype="float32")
+    return copy_without(flatten(student), lambda x: isinstance(x, KDLayer), dtype="float32")
 
 
 def form_title(form):
@@ -263,11 +259,7 @@ def _form_colors(forms):
     """Color of each form: the fewer templates, the lighter."""
     from matplotlib import colormaps
 
-    colors = {
-        "plain": palette.GRAY,
-        "trained": palette.ORANGE,
-        "folded": palette.BLUE,
-    }
+    colors = {"plain": palette.GRAY, "trained": palette.ORANGE, "folded": palette.BLUE}
     reduced = sorted({form for form in forms if form not in colors}, key=_templates_of)
     scale = colormaps["viridis"]
     colors |= {

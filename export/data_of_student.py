@@ -107,8 +107,12 @@ def _open_named(options, trained, moved, given, student):
             return opened
     spec = _sized_for(student, DataSpec.from_options(options))
     is_assumed = trained is None and spec.pixels is None
-    if is_assumed and student is not None and _takes_pixels(student):
-        spec, is_assumed = replace(spec, pixels="0..255"), False
+    if is_assumed and student is not None:
+        # Imports Keras, for which `--help` does not wait.
+        from letkd_keras.export.input_scaling import takes_pixels
+
+        if takes_pixels(student):
+            spec, is_assumed = replace(spec, pixels="0..255"), False
     data = _open_others(trained, spec)
     _check_fit(student, data)
     data = _normalized_as_in(trained, spec, data)
@@ -207,13 +211,6 @@ def _spec_of_run(config):
         is_folder = spec.kind == "folder"
         return replace(spec, skip_corrupt=is_folder and config.get("skip_corrupt", False))
     return DataSpec.from_config(config)
-
-
-def _takes_pixels(student):
-    # Imports Keras, for which `--help` does not wait.
-    from letkd_keras.export.input_scaling import takes_pixels
-
-    return takes_pixels(student)
 
 
 def _sized_for(student, spec):

@@ -42,8 +42,7 @@ class EvaluationImages:
 
     def options(self):
         """Arguments of `export_student` and `export_bundle`."""
-        fields = ("images", "labels", "calibration", "mean", "std", "crop", "class_names")
-        return {name: getattr(self, name) for name in fields}
+        return {name: value for name, value in vars(self).items() if name != "name"}
 
 
 @dataclass(frozen=True)

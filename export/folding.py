@@ -7,7 +7,8 @@ import keras
 import numpy as np
 
 from letkd_keras.export.batch_norm_folding import affine_of, fold_batch_norms
-from letkd_keras.export.comparison import compare, images_for, logits_of
+from letkd_keras.export.comparison import compare, logits_of
+from letkd_keras.export.images_and_labels import images_for
 from letkd_keras.export.inverse_rms import InverseRMS
 from letkd_keras.export.loading import load_student
 from letkd_keras.functional.graph import flatten, is_called_once, only_reader

@@ -115,7 +115,7 @@ class ExportOptions:
             if getattr(self, name) is not None:
                 values.check(getattr(self, name), name)
 
-    def for_student(self, student, takes_pixels=False):
+    def for_student(self, student, takes_pixels):
         """Check the options and decide what the artifacts of a student take.
 
         Args:

@@ -9,8 +9,9 @@ from scipy.special import softmax
 
 from letkd_keras import ranges
 from letkd_keras.export.batch_norm_folding import fold_batch_norms
-from letkd_keras.export.comparison import images_for, logits_of
+from letkd_keras.export.comparison import logits_of
 from letkd_keras.export.folding import Kernels, fold_kd_layers, kernels_of
+from letkd_keras.export.images_and_labels import images_for
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.ridge import NormalEquations, fit_ridge, select_features
 from letkd_keras.functional.graph import flatten, output_of

@@ -47,13 +47,11 @@ def fit_ridge(equations, held_out, penalties=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2)):
     values, vectors = linalg.eigh(equations.gram)
     rotated = vectors.T @ equations.cross
     scale = np.trace(equations.gram) / len(values)
-    best = None
-    for penalty in penalties:
-        kernel = vectors @ (rotated / (np.maximum(values, 0) + penalty * scale)[:, None])
-        error = held_out.error(kernel)
-        if best is None or error < best[1]:
-            best = kernel, error
-    return best
+    kernels = (
+        vectors @ (rotated / (np.maximum(values, 0) + penalty * scale)[:, None])
+        for penalty in penalties
+    )
+    return min(((kernel, held_out.error(kernel)) for kernel in kernels), key=lambda fit: fit[1])
 
 
 def select_features(equations, count):

@@ -17,19 +17,17 @@ from letkd_keras.export.comparison import (
     Comparison,
     ExportMismatch,
     check_classify,
-    check_labels,
     compare,
-    images_for,
     outputs_of,
-    pixels_for_classify,
-    reload_in_one_process,
 )
 from letkd_keras.export.folding import fold as fold_model
 from letkd_keras.export.formats import table
 from letkd_keras.export.formats.litert_quantizer import layer_precisions
+from letkd_keras.export.images_and_labels import check_labels, images_for, pixels_for_classify
 from letkd_keras.export.input_scaling import takes_pixels, with_pixel_input
 from letkd_keras.export.inverse_rms import with_calibrated_floors
 from letkd_keras.export.loading import load_student
+from letkd_keras.export.new_process import reload_in_one_process
 from letkd_keras.export.options import ExportOptions
 from letkd_keras.export.quantization_noise import always_zero, layer_noise
 from letkd_keras.export.student_folder import provenance_of
@@ -145,11 +143,8 @@ def export_student(
         ExportMismatch: If the artifact does not compute what the student computes (a
             `ValueError`). Nothing is written then.
     """
-    table.check_installed([format])
-    _check_folder(path)
-    table.check_calibration([format], options.get("calibration"))
-    job = prepare(model, images=images, labels=labels, fold=fold, **options)
-    _check_accuracy(job, provenance_of(model))
+    options |= {"images": images, "labels": labels, "fold": fold}
+    job, _ = _job_and_training(model, path, [format], options)
     result = write(job, path, format, tolerance=tolerance, min_agreement=min_agreement)
     write_labels(path, job.options.class_names)
     _check_labels_file(path, job.options)
@@ -191,12 +186,7 @@ def export_bundle(
             in the card, and in the attribute `exported` of the error.
     """
     wanted = table.expand(formats)
-    table.check_installed(wanted)
-    _check_folder(path)
-    table.check_calibration(wanted, options.get("calibration"))
-    training = provenance_of(model)
-    job = prepare(model, **options)
-    _check_accuracy(job, training)
+    job, training = _job_and_training(model, path, wanted, options)
     if "tflite-int4" in wanted:
         layer_precisions(job.written, job.options.precision or {})
     described = {
@@ -229,6 +219,19 @@ def export_bundle(
     if refused:
         raise ExportMismatch("\n".join(refused), results)
     return results
+
+
+def _job_and_training(model, path, formats, options):
+    """The `ExportJob` of a student, and how it was made, after all checks of the arguments."""
+    table.check_installed(formats)
+    check_writable(path)
+    for name in table.names():  # what a killed export left
+        remove_leftovers(Path(path) / table.find(name).file_name)
+    table.check_calibration(formats, options.get("calibration"))
+    training = provenance_of(model)
+    job = prepare(model, **options)
+    _check_accuracy(job, training)
+    return job, training
 
 
 @dataclass(frozen=True)
@@ -269,7 +272,7 @@ def prepare(model, *, images=None, labels=None, fold=True, **options):
     if options.calibration is not None:
         calibration = images_for(student, options.calibration, "calibration", options)
         options = replace(options, calibration=calibration)
-    real = not (images is None and options.calibration is None)
+    real = images is not None or options.calibration is not None
     if images is None and real:
         images = options.calibration
     else:
@@ -436,10 +439,3 @@ def _check_labels_file(path, options):
             "another student, remove it.",
             Path(path) / LABELS,
         )
-
-
-def _check_folder(path):
-    """Refuse a folder that cannot be written; remove what a killed export left in it."""
-    check_writable(path)
-    for name in table.names():
-        remove_leftovers(Path(path) / table.find(name).file_name)

@@ -1,5 +1,6 @@
 """The folder of a student, that of a run or of a sweep: the student in it, and how it was made."""
 
+import os
 from pathlib import Path
 
 from letkd_keras.commands.run_folder import CONFIG, is_run_folder, read_config
@@ -89,7 +90,7 @@ def provenance_of(model):
     student = find_student(path) if path.is_dir() else path
     provenance = {
         "run": run.resolve().name,
-        "student": student.resolve().relative_to(run.resolve()).as_posix(),
+        "student": os.path.relpath(student, run),
         "config": read_config(run, "model"),
     }
     if (student.parent / "result.json").is_file():

@@ -10,15 +10,8 @@ from letkd_keras import ranges
 from letkd_keras.commands.progress import bar
 from letkd_keras.export import formats
 from letkd_keras.export.card import kd_layers
-from letkd_keras.export.comparison import check_labels, images_for
-from letkd_keras.export.cost_report import (
-    CostRow,
-    form_title,
-    forms_of,
-    measure,
-    plot,
-    table,
-)
+from letkd_keras.export.cost_report import CostRow, form_title, forms_of, measure, plot, table
+from letkd_keras.export.images_and_labels import check_labels, images_for
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.reduction import fine_tune, reduce_templates
 from letkd_keras.export.student_folder import REDUCED, SWEEP

@@ -88,7 +88,7 @@ def costs(experiment, folder):
 
     Returns:
         `(rows, images)`: `CostRow`s, and the number of test images of their top-1. There are no
-        rows if nothing is exported, multiply-adds cannot be counted, or nothing runs TFLite. Forms
+        rows if nothing is exported, the student cannot be folded, or nothing runs TFLite. Forms
         that cannot be measured are left out with a warning.
     """
     if not _exports(experiment):

@@ -1,6 +1,6 @@
 import pytest
 
-from letkd_keras.shapes import shapes_agree
+from letkd_keras.shapes import grid_ratio, shapes_agree
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,11 @@ from letkd_keras.shapes import shapes_agree
 def test_shapes_agree_where_both_are_known(first, second, agree):
     assert shapes_agree(first, second) is agree
     assert shapes_agree(second, first) is agree
+
+
+def test_ratios_of_grids():
+    assert grid_ratio((8, 6), (4, 3)) == 2
+    assert grid_ratio((8, 8), (8, 8)) == 1
+    assert grid_ratio((8, 8), (4, 8)) is None
+    assert grid_ratio((8, 8), (3, 3)) is None
+    assert grid_ratio((4, 4), (8, 8)) is None

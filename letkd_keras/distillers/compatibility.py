@@ -2,14 +2,8 @@
 
 import logging
 
-from letkd_keras.functional.graph import (
-    check_data_format,
-    find_layer,
-    flatten,
-    output_of,
-    output_shape_of,
-    spatial_shape,
-)
+from letkd_keras.data_format import check_data_format, spatial_shape
+from letkd_keras.functional.graph import find_layer, flatten, output_of, output_shape_of
 from letkd_keras.functional.softmax_removal import remove_softmax
 from letkd_keras.shapes import shapes_agree
 
@@ -135,23 +129,22 @@ def _belong_to(prototypes, model):
     return True
 
 
-def check_takes_kd_layer(shape, layer, level):
+def check_takes_kd_layer(shape, layer, argument):
     """Refuse a layer of a student that no KD layer can follow.
 
     Args:
         shape: Shape of the layer's output, with the batch dimension.
         layer: Name of the layer.
-        level: `"penultimate"` or `"intermediate"`; `"student_penultimate"` and so on where the
-            argument in the error is `student_penultimate_layer`.
+        argument: Name of the argument that named it, for the error.
 
     Raises:
         ValueError: If the output is no feature map.
     """
     if len(shape) != 4:
         raise ValueError(
-            f"`{level}_layer` must name a layer of the student with a feature map [B, H, W, C], "
+            f"`{argument}` must name a layer of the student with a feature map [B, H, W, C], "
             "which KD layers need: only a teacher may have tokens. "
-            f"Received: {level}_layer={layer!r} of shape {tuple(shape)}"
+            f"Received: {argument}={layer!r} of shape {tuple(shape)}"
         )
 
 
@@ -177,7 +170,7 @@ def score_grid(teacher, student, layer, prototypes, level, image_shape=None):
     flat = flatten(student)
     check_data_format(flat)
     output = output_of(flat, find_layer(flat, layer, argument=f"{level}_layer"))
-    check_takes_kd_layer(output.shape, layer, level)
+    check_takes_kd_layer(output.shape, layer, f"{level}_layer")
     grid = spatial_shape(output.shape)
     if None in grid:
         shape = tuple(teacher.inputs[0].shape[1:])

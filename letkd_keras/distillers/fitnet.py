@@ -7,10 +7,10 @@ from letkd_keras.distillers.feature_maps import (
     common_grid,
     on_one_grid,
 )
-from letkd_keras.functional.graph import grid_ratio
 from letkd_keras.layers import TorchBatchNormalization
 from letkd_keras.models.initialization import torch_bias_uniform, torch_uniform
 from letkd_keras.ranges import non_negative_number
+from letkd_keras.shapes import grid_ratio
 
 
 @keras.saving.register_keras_serializable("letkd_keras")

@@ -1,5 +1,6 @@
 import keras
 
+from letkd_keras.data_format import spatial_shape
 from letkd_keras.distillers.compatibility import matching_models
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import compared_layers
@@ -9,20 +10,14 @@ from letkd_keras.distillers.feature_maps import (
     common_grid,
     on_one_grid,
 )
-from letkd_keras.functional.graph import (
-    find_layer,
-    flatten,
-    grid_ratio,
-    output_of,
-    readers,
-    spatial_shape,
-)
-from letkd_keras.functional.graph_copy import copy_with
+from letkd_keras.functional.graph import find_layer, flatten, output_of, readers
+from letkd_keras.functional.graph_copy import copy_of, copy_with, with_weights
 from letkd_keras.functional.layer_suggestions import suggest_layers
 from letkd_keras.layers import AdaptiveAveragePooling
 from letkd_keras.models import blocks
 from letkd_keras.models.initialization import PYTORCH_DEFAULT
 from letkd_keras.ranges import non_negative_number, positive_integer
+from letkd_keras.shapes import grid_ratio
 
 _PROJECTED = "simkd_projected"
 
@@ -144,12 +139,9 @@ def _reusing_classifier(teacher, student, teacher_layers, student_layers, factor
         x = blocks.batch_norm(x, name=f"simkd_bn{number}")
         x = blocks.relu(x, name=f"simkd_relu{number}" if number < 3 else _PROJECTED)
     # Names of their own: the student may have layers of the teacher's names.
-    x = pooling.__class__.from_config({**pooling.get_config(), "name": "simkd_pooling"})(x)
-    reused = keras.layers.Dense.from_config(
-        {**classifier.get_config(), "name": "simkd_classifier", "trainable": False}
-    )
-    logits = reused(x)
-    reused.set_weights(classifier.get_weights())
+    x = copy_of(pooling, name="simkd_pooling")(x)
+    reused = copy_of(classifier, keras.layers.Dense, name="simkd_classifier", trainable=False)
+    logits = with_weights(reused, classifier.get_weights(), x)
     return keras.Model(copy.inputs[0], logits, name=student.name)
 
 

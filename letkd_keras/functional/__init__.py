@@ -3,10 +3,7 @@
 from letkd_keras.functional.batch_normalization import limit_normalization_momentum
 from letkd_keras.functional.classifier import check_classifier
 from letkd_keras.functional.cost import Cost, cost_of
-from letkd_keras.functional.fake_quantization import (
-    quantization_aware,
-    without_fake_quantization,
-)
+from letkd_keras.functional.fake_quantization import quantization_aware, without_fake_quantization
 from letkd_keras.functional.fingerprint import fingerprint
 from letkd_keras.functional.insertion import insert_after, insert_kd_layers
 from letkd_keras.functional.layer_suggestions import suggest_layers, suggest_stage_ends

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import keras
 
+from letkd_keras.functional.composite_layers import open_layer
 from letkd_keras.functional.fake_quantization import without_fake_quantization
-from letkd_keras.functional.graph import KERNELS, as_functional, flatten, is_model, open_layer, run
+from letkd_keras.functional.graph import KERNELS, as_functional, flatten, is_model, run
 from letkd_keras.functional.insertion import is_only_pooled
 from letkd_keras.layers import KDLayer
 
@@ -102,7 +103,7 @@ def _multiply_adds_of(model, sources, pooled=False):
 
     def call(operation, *args, **kwargs):
         if is_model(operation):  # inside a layer of another package
-            return run(operation, args or kwargs["inputs"], call)
+            return run(operation, args, call)
         outputs = operation.compute_output_spec(*args, **kwargs)
         one_product = pooled and isinstance(operation, KDLayer) and is_only_pooled(model, operation)
         products.append(_multiply_adds(operation, args, kwargs, outputs, one_product))

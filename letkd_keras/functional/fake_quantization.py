@@ -5,7 +5,7 @@ import logging
 import keras
 
 from letkd_keras.functional.graph import IDLE_AT_INFERENCE, as_functional, flatten, readers
-from letkd_keras.functional.graph_copy import copy_of, copy_with
+from letkd_keras.functional.graph_copy import copy_of, copy_with, copy_without
 from letkd_keras.functional.lora import without_lora
 from letkd_keras.layers import ChannelShuffle, ChannelSplit, KDLayer
 from letkd_keras.layers.fake_quantization import FAKE_QUANTIZED, FakeQuantization
@@ -109,10 +109,7 @@ def without_fake_quantization(model):
             return copy_of(layer)
         return kind.from_config({name: config[name] for name in config if name not in _OWN_OPTIONS})
 
-    def call(layer, call_copy, *args, **kwargs):
-        return args[0] if isinstance(layer, FakeQuantization) else call_copy(*args, **kwargs)
-
-    return copy_with(flat, call, copy)
+    return copy_without(flat, lambda x: isinstance(x, FakeQuantization), copy_fn=copy)
 
 
 def is_quantization_aware(model):

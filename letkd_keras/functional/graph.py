@@ -12,8 +12,6 @@ import re
 
 import keras
 
-from letkd_keras.errors import error_reason
-
 # A test compares the installed release with this list.
 TESTED_KERAS = ("3.14.0", "3.15.1")
 
@@ -88,39 +86,6 @@ def _how_to_keep_logits(model, argument):
         f". Keep the logits: keras.Model(model.input, model.output{likely})"
         f'.save("{argument}.keras"). The outputs are {", ".join(paths)}'
     )
-
-
-def check_data_format(model):
-    """Check that layers have Keras' data format, in which shapes of feature maps are read.
-
-    Args:
-        model: Functional `keras.Model` without models inside.
-
-    Raises:
-        ValueError: If a layer has the other one, naming it.
-    """
-    expected = keras.config.image_data_format()
-    for layer in model.layers:
-        found = getattr(layer, "data_format", expected)
-        if found != expected:
-            raise ValueError(
-                f"The layers of {model.name!r} must have Keras' data format, {expected!r}: call "
-                f"`keras.config.set_image_data_format({found!r})` before the models are made. "
-                f"Received: {layer.name!r} with data_format={found!r}"
-            )
-
-
-def spatial_shape(shape):
-    """Height and width of a shape [B, H, W, C], or [B, C, H, W] under that Keras setting."""
-    if keras.config.image_data_format() == "channels_last":
-        return tuple(shape[1:3])
-    return tuple(shape[2:4])
-
-
-def grid_ratio(fine, coarse):
-    """Ratio of two grids (height, width), or `None` if it is no integer or differs by direction."""
-    ratios = {f // c if f % c == 0 else None for f, c in zip(fine, coarse, strict=True)}
-    return ratios.pop() if len(ratios) == 1 else None
 
 
 def is_model(operation):
@@ -247,8 +212,9 @@ def run(model, inputs, call_fn):
     Args:
         model: Functional or sequential `keras.Model`.
         inputs: Tensor or tensors: symbolic, eager or of another library, as `call_fn` accepts.
-        call_fn: `call_fn(operation, *args, **kwargs)` computes the outputs of one operation. A
-            model inside the model is one operation; `is_model` recognizes it, and `run` can run it.
+        call_fn: `call_fn(operation, *args, **kwargs)` computes the outputs of one operation, whose
+            first argument always is `args[0]`. A model inside the model is one operation;
+            `is_model` recognizes it, and `run` can run it.
 
     Returns:
         The outputs, in the structure of the model's outputs.
@@ -256,7 +222,14 @@ def run(model, inputs, call_fn):
     inputs = keras.tree.flatten(inputs)
     if isinstance(model, keras.Sequential):
         return functools.reduce(lambda x, layer: call_fn(layer, x), model.layers, inputs[0])
-    return model._run_through_graph(inputs, operation_fn=lambda x: x, call_fn=call_fn)
+
+    def call(operation, *args, **kwargs):
+        if not args:  # as in `layer(inputs=x)`
+            first = next(iter(inspect.signature(operation.call).parameters))
+            args = (kwargs.pop(first),) if first in kwargs else ()
+        return call_fn(operation, *args, **kwargs)
+
+    return model._run_through_graph(inputs, operation_fn=lambda x: x, call_fn=call)
 
 
 def retrace(model, call_fn, dtype=None):
@@ -348,7 +321,7 @@ def flatten(model):
 
     def call(operation, *args, training=None, path=(), **kwargs):
         if is_model(operation):
-            given = keras.tree.flatten(args[0] if args else kwargs["inputs"])
+            given = keras.tree.flatten(args[0])
             taken = getattr(operation, "inputs", given)
             tensors = list(map(_as_the_model_takes_it, given, taken))
             path = (*path, operation.name)
@@ -420,88 +393,3 @@ def _can_be_made_again(layer):
     except Exception:  # whatever the code of the layer raises
         return False
     return True
-
-
-def outputs_at(model, names, argument="layer"):
-    """The outputs of named layers, also of layers inside composite layers.
-
-    A transformer of keras-hub is one layer that calls its blocks. `"vit_encoder/block_9"` names the
-    block inside. The composite layer is then replaced by a model of the layers that it calls, which
-    computes the same.
-
-    Args:
-        model: Functional `keras.Model` with one input and one output. Models inside are flattened.
-        names: Names of layers. A `/` separates a composite layer from a layer inside it.
-        argument: Name of the argument in errors, or a list of one for each name.
-
-    Returns:
-        `(flat, outputs)`: the flattened model, which shares all layers, and a list of symbolic
-        tensors of it in the order of `names`.
-
-    Raises:
-        ValueError: If there is no such layer, it is called more than once, or a composite layer
-            cannot be looked into.
-    """
-    flat = flatten(model)
-    inside, found = {}, {}
-    arguments = [argument] * len(names) if isinstance(argument, str) else argument
-    for name, argument in zip(names, arguments, strict=True):
-        outer, _, inner = str(name).partition("/")
-        find_layer(flat, outer, argument)
-        if inner:
-            inside.setdefault(outer, {})[inner] = argument
-
-    def call(operation, *args, **kwargs):
-        wanted = inside.get(operation.name)
-        if wanted is None:
-            return operation(*args, **kwargs)
-        opened, outputs = outputs_at(
-            open_layer(operation, args[0]), list(wanted), list(wanted.values())
-        )
-        opened = keras.Model(opened.inputs, [*opened.outputs, *outputs], name=operation.name)
-        first, *outputs = opened(args[0])
-        for inner, output in zip(wanted, outputs, strict=True):
-            found[f"{operation.name}/{inner}"] = output
-        return first
-
-    if inside:
-        flat = keras.Model(*retrace(flat, call), name=flat.name)
-    for name in names:
-        if name not in found:
-            found[name] = output_of(flat, find_layer(flat, name))
-    return flat, [found[name] for name in names]
-
-
-def open_layer(layer, *args, **kwargs):
-    """A functional model of the layers that a composite layer calls, to its first output.
-
-    Args:
-        layer: A built layer. `call` must use `keras.ops`.
-        *args: The arguments of a call. Symbolic tensors stand for inputs of their shapes and types.
-        **kwargs: Likewise.
-
-    Raises:
-        ValueError: If the layer cannot be called in this way.
-    """
-    sources = []
-
-    def source_of(value):
-        if not isinstance(value, keras.KerasTensor):
-            return value
-        sources.append(keras.Input(batch_shape=value.shape, dtype=value.dtype))
-        return sources[-1]
-
-    args, kwargs = keras.tree.map_structure(source_of, (args, kwargs))
-    # Without the scores, blocks of DeiT in keras-hub return `None`, which no graph can have.
-    scores = "return_attention_scores"
-    if scores in inspect.signature(layer.call).parameters:
-        kwargs[scores] = True
-    try:
-        with keras.StatelessScope():  # a layer may count its calls
-            outputs = keras.tree.flatten(layer.call(*args, **kwargs))
-            return keras.Model(sources, outputs[0], name=layer.name)
-    except Exception as error:  # whatever the code of the layer raises
-        raise ValueError(
-            f"The layers inside {layer.name!r} must be reachable by calling it with a symbolic "
-            f"tensor. Received: {type(layer).__name__}, which fails: {error_reason(error)}"
-        ) from error

@@ -85,6 +85,25 @@ def copy_with(model, call_fn=_call, copy_fn=copy_of, dtype=None):
     return copied
 
 
+def copy_without(model, is_left_out, **options):
+    """Copy a functional model without layers that its readers can do without.
+
+    Args:
+        model: Functional `keras.Model`; it is not changed.
+        is_left_out: Function from a layer or operation to whether it is left out: its first input
+            takes the place of its output.
+        **options: `copy_fn` and `dtype` of `copy_with`.
+
+    Returns:
+        A functional model; the layers that are copied keep their names and weights.
+    """
+
+    def call(layer, call_copy, *args, **kwargs):
+        return args[0] if is_left_out(layer) else call_copy(*args, **kwargs)
+
+    return copy_with(model, call, **options)
+
+
 def _check_not_quantized(model):
     """Refuse layers of integer weights: they cannot be trained, and copied in float32 neither."""
     for layer in layers_inside(model):

@@ -2,13 +2,7 @@
 
 import keras
 
-from letkd_keras.functional.graph import (
-    as_functional,
-    find_layer,
-    flatten,
-    is_called_once,
-    readers,
-)
+from letkd_keras.functional.graph import as_functional, find_layer, flatten, only_reader
 from letkd_keras.functional.graph_copy import copy_with
 from letkd_keras.functional.layer_suggestions import suggest_layers
 from letkd_keras.layers import KDLayer
@@ -101,14 +95,11 @@ def insert_kd_layers(
 
 def is_only_pooled(student, layer):
     """Whether a KD layer's output is only read by a global average pooling."""
-    reading = readers(student, layer)
+    pooling = only_reader(student, layer)
     return (
-        len(reading) == 1
-        and isinstance(reading[0], keras.layers.GlobalAveragePooling2D)
-        and reading[0].data_format == layer.data_format
-        and not reading[0].keepdims
-        # A pooling that is called again also reads another feature map.
-        and is_called_once(student, reading[0])
+        isinstance(pooling, keras.layers.GlobalAveragePooling2D)
+        and pooling.data_format == layer.data_format
+        and not pooling.keepdims
     )
 
 

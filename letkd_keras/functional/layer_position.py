@@ -2,7 +2,8 @@
 
 import hashlib
 
-from letkd_keras.functional.graph import find_layer, flatten, nodes, open_layer
+from letkd_keras.functional.composite_layers import open_layer
+from letkd_keras.functional.graph import find_layer, flatten, nodes
 
 
 def layer_position(model, name, argument="layer"):

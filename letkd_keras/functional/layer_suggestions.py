@@ -5,45 +5,25 @@ import re
 
 from keras import layers
 
+from letkd_keras.data_format import spatial_shape
+from letkd_keras.functional.block_ends import (
+    activates,
+    changes_little,
+    count_convolutions,
+    cuts,
+    merges,
+    token_blocks,
+)
 from letkd_keras.functional.classifier import check_classifier
 from letkd_keras.functional.graph import (
-    IDLE_AT_INFERENCE,
-    KERNELS,
     as_functional,
     flatten,
     is_called_once,
-    layers_directly_inside,
-    layers_inside,
-    maker,
     nodes,
-    open_layer,
     output_shapes,
     readers,
-    spatial_shape,
 )
 from letkd_keras.functional.token_grid import TokenGrids
-
-_MERGES = (layers.Add, layers.Concatenate, layers.Average, layers.Subtract, layers.Maximum)
-_ACTIVATIONS = (
-    layers.Activation,
-    layers.ReLU,
-    layers.LeakyReLU,
-    layers.PReLU,
-    layers.ELU,
-)
-# Operations on tensors (`x + shortcut`, `keras.ops.relu(x)`) are identified by the names of their
-# classes, because Keras has no public names for these classes.
-_MERGING_OPERATIONS = ("Add", "Concatenate")
-_ACTIVATING_OPERATIONS = (
-    "Relu",
-    "ReLU",
-    "Relu6",
-    "Silu",
-    "Gelu",
-    "HardSwish",
-    "HardSilu",
-    "LeakyRelu",
-)
 
 
 def suggest_layers(model):
@@ -130,10 +110,12 @@ class _FeatureMaps:
         self.model = flatten(model)
         self.names = {layer.name for layer in self.model.layers if self._has_a_name(layer)}
         self.shapes = output_shapes(self.model)
-        self.token_grids = TokenGrids(self.model, lambda tensor: self.shapes[id(tensor)])
-        calls = [node for node in nodes(self.model) if not node.is_input]
-        last = self._with_a_name(calls[self._index_of_last(calls)])
-        self.calls = calls[: calls.index(last) + 1]
+        self.token_grids = TokenGrids(self.model, self._shape)
+        calls = nodes(self.model)
+        self.makers = {id(tensor): node for node in calls for tensor in node.output_tensors}
+        self.calls = [node for node in calls if not node.is_input]
+        last = self._with_a_name(self._last_map())
+        self.calls = self.calls[: self.calls.index(last) + 1]
 
     @property
     def last(self):
@@ -158,24 +140,24 @@ class _FeatureMaps:
         grid = self._grid(self.calls[-1])
         convolutions = 0
         plain = None
-        for node, is_cut in zip(self.calls, _cuts(self.calls), strict=True):
+        for node, is_cut in zip(self.calls, cuts(self.calls), strict=True):
             operation = node.operation
             if self._grid(node) != grid:
                 continue
-            own_convolutions = _convolutions(operation)
+            own_convolutions = count_convolutions(operation)
             convolutions += own_convolutions
             if not (convolutions and is_cut):
                 continue
-            if _merges(operation) or own_convolutions > 1:
+            if merges(operation) or own_convolutions > 1:
                 block = self._with_activation(operation)
                 if self._has_a_name(block):
                     return block
                 continue
             # A convolution that only changes the grid before the first block is no block.
             is_place = convolutions > 1 and self._has_a_name(operation)
-            if is_place and any(_merges(reader) for reader in readers(self.model, operation)):
+            if is_place and any(merges(reader) for reader in readers(self.model, operation)):
                 return self._with_activation(operation)
-            if plain is None and _activates(operation) and _follows_convolution(node):
+            if plain is None and activates(operation) and self._follows_convolution(node):
                 activated = self._with_a_name(node).operation
                 plain = activated if self._has_a_name(activated) else None
         return plain
@@ -198,7 +180,7 @@ class _FeatureMaps:
         ends = []
         computed = self._computed_by_weights()
         last = self.last
-        for node, is_cut in zip(self.calls, _cuts(self.calls), strict=True):
+        for node, is_cut in zip(self.calls, cuts(self.calls), strict=True):
             padded = isinstance(node.operation, layers.ZeroPadding2D)
             is_map = self._any_grid(node) and id(node.output_tensors[0]) in computed
             if node.operation is last or (is_map and is_cut and not padded):
@@ -219,30 +201,28 @@ class _FeatureMaps:
 
     def _token_blocks(self):
         """Names of the blocks on the last grid of tokens, in order; `None` for one without."""
-        shape = self.shapes[id(self.calls[-1].output_tensors[0])]
-        names = _token_blocks(self.calls, lambda tensor: self.shapes[id(tensor)], shape)
+        names = token_blocks(self.calls, self._shape, self._shapes(self.calls[-1])[0])
         called = [node.operation.name for node in nodes(self.model)]
         return [name if called.count(name.partition("/")[0]) == 1 else None for name in names]
 
-    def _index_of_last(self, calls):
-        """Index of the call whose feature map the classifier pools or flattens."""
-        makers = {id(tensor): i for i, node in enumerate(calls) for tensor in node.output_tensors}
+    def _last_map(self):
+        """The call whose feature map the classifier pools or flattens."""
         # Global pooling ends the maps, even if convolutions follow on a grid of 1 x 1 before the
         # flattening.
         for ends, grid in (
-            (self._pools_globally, self._grid),
+            (_pools_globally, self._grid),
             (self._leaves_tokens, self._token_grid),
             (self._leaves_the_grid, self._grid),
         ):
-            for node in reversed(calls):
+            for node in filter(ends, reversed(self.calls)):
                 for source in node.input_tensors:
-                    made = makers.get(id(source))
-                    if made is None or grid(calls[made]) is None or not ends(node):
+                    made = self.makers[id(source)]
+                    if made.is_input or grid(made) is None:
                         continue
                     # Another layer reads the map that a squeeze-and-excitation block pools.
-                    reading = [n for n in calls if any(t is source for t in n.input_tensors)]
-                    if len(reading) == 1 or all(ends(reader) for reader in reading):
-                        return self._before_scores(calls, made, makers)
+                    reading = (x for x in self.calls if any(t is source for t in x.input_tensors))
+                    if all(map(ends, reading)):
+                        return self._before_scores(made)
         check_classifier(self.model)
         raise ValueError(
             "`model` must have a feature map [B, H, W, C], or tokens [B, N, C] that are patches, "
@@ -250,46 +230,49 @@ class _FeatureMaps:
             f"Received: {self.model.name!r}, which does not. Name the layers"
         )
 
-    def _before_scores(self, calls, index, makers):
-        """Index of the call whose map a last convolution makes class scores of, or the index given.
+    def _before_scores(self, last):
+        """The call whose map a last convolution makes class scores of, or the call given.
 
         In SqueezeNet and networks of convolutions alone, these scores are pooled.
         """
-        if any(_convolutions(node.operation) for node in calls[index + 1 :]):
-            return index
-        node = calls[index]
-        while not _convolutions(node.operation) and len(node.input_tensors) == 1:
-            made = makers.get(id(node.input_tensors[0]))
-            if made is None:
-                return index
-            node = calls[made]
+        after = self.calls[self.calls.index(last) + 1 :]
+        if any(count_convolutions(node.operation) for node in after):
+            return last
+        node = last
+        while not count_convolutions(node.operation) and len(node.input_tensors) == 1:
+            node = self.makers[id(node.input_tensors[0])]
         is_classifier = (
             isinstance(node.operation, layers.Conv2D)
             and node.operation.filters == self.model.outputs[0].shape[-1]
         )
-        return makers.get(id(node.input_tensors[0]), index) if is_classifier else index
-
-    def _pools_globally(self, node):
-        pooling = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D)
-        return isinstance(node.operation, pooling)
+        before = self.makers[id(node.input_tensors[0])] if is_classifier else last
+        return last if before.is_input else before
 
     def _leaves_tokens(self, node):
         """Whether a call selects the class token, or pools or flattens the tokens."""
-        outputs = [self.shapes[id(tensor)] for tensor in node.output_tensors]
-        return all(len(shape) <= 3 and not self.token_grids.layout(shape) for shape in outputs)
+        return all(
+            len(shape) <= 3 and not self.token_grids.layout(shape) for shape in self._shapes(node)
+        )
 
     def _leaves_the_grid(self, node):
-        outputs = [self.shapes[id(tensor)] for tensor in node.output_tensors]
-        return all(len(shape) != 4 and not self.token_grids.layout(shape) for shape in outputs)
+        return all(
+            len(shape) != 4 and not self.token_grids.layout(shape) for shape in self._shapes(node)
+        )
+
+    def _shape(self, tensor):
+        return self.shapes[id(tensor)]
+
+    def _shapes(self, node):
+        return [self._shape(tensor) for tensor in node.output_tensors]
 
     def _grid(self, node):
         """Height and width of a call's output, or `None` if it is not one feature map."""
-        shapes = [self.shapes[id(tensor)] for tensor in node.output_tensors]
+        shapes = self._shapes(node)
         return spatial_shape(shapes[0]) if [len(shape) for shape in shapes] == [4] else None
 
     def _token_grid(self, node):
         """Height and width of the patches that a call's first output consists of, or `None`."""
-        layout = self.token_grids.layout(self.shapes[id(node.output_tensors[0])])
+        layout = self.token_grids.layout(self._shapes(node)[0])
         return layout and layout[0]
 
     def _any_grid(self, node):
@@ -300,14 +283,21 @@ class _FeatureMaps:
         computed = set()
         for node in self.calls:
             inputs = {id(tensor) for tensor in node.input_tensors}
-            if _convolutions(node.operation) or inputs & computed:
+            if count_convolutions(node.operation) or inputs & computed:
                 computed.update(id(tensor) for tensor in node.output_tensors)
         return computed
 
     def _with_activation(self, operation):
         reading = readers(self.model, operation)
-        alone = len(reading) == 1 and _activates(reading[0])
+        alone = len(reading) == 1 and activates(reading[0])
         return reading[0] if alone and self._has_a_name(reading[0]) else operation
+
+    def _follows_convolution(self, node):
+        """Whether an activation follows a convolution over all channels, perhaps normalized."""
+        node = self.makers[id(node.input_tensors[0])]
+        while isinstance(node.operation, layers.BatchNormalization):
+            node = self.makers[id(node.input_tensors[0])]
+        return isinstance(node.operation, layers.Conv2D) and node.operation.groups == 1
 
     def _has_a_name(self, operation):
         """Whether the name of an operation stands for one output."""
@@ -315,125 +305,12 @@ class _FeatureMaps:
 
     def _with_a_name(self, node):
         """The call, or the one that its activation follows if the activation is called again."""
-        while _changes_little(node.operation) and not self._has_a_name(node.operation):
+        while changes_little(node.operation) and not self._has_a_name(node.operation):
             (source,) = node.input_tensors
-            node = next(
-                call for call in nodes(self.model) if any(t is source for t in call.output_tensors)
-            )
+            node = self.makers[id(source)]
         return node
 
 
-def _cuts(calls):
-    """For each call, whether all later calls depend on its output alone."""
-    waiting = {}
-    for node in calls:
-        for tensor in node.input_tensors:
-            waiting[id(tensor)] = waiting.get(id(tensor), 0) + 1
-    produced = set()
-    for node in calls:
-        for tensor in node.input_tensors:
-            waiting[id(tensor)] -= 1
-        produced.update(id(tensor) for tensor in node.output_tensors)
-        pending = {key for key in produced if waiting.get(key, 0) > 0}
-        yield pending <= {id(tensor) for tensor in node.output_tensors}
-
-
-def _token_blocks(calls, shape_of, shape, only_layers=False):
-    """Names of the blocks among calls that map tokens of a shape to tokens of the same shape.
-
-    A block ends where all later calls depend on its output alone: at a residual addition, or at a
-    layer of several dense layers. Of the ends after one attention layer and before the next, the
-    last counts. A layer of several blocks is looked into; operations on tensors in there have names
-    that change.
-    """
-    ends, attentions = {}, 0
-    for node, is_cut in zip(calls, _cuts(calls), strict=True):
-        operation = node.operation
-        attentions += _attends(operation)
-        same = any(shape_of(tensor) == shape for tensor in node.input_tensors)
-        if not (is_cut and same and shape_of(node.output_tensors[0]) == shape):
-            continue
-        if only_layers and not isinstance(operation, layers.Layer):
-            continue
-        names = [operation.name] if _merges(operation) or _convolutions(operation) > 1 else []
-        if _holds_blocks(operation):
-            names = _blocks_inside(operation, node.input_tensors[0]) or names
-        if names:
-            ends.setdefault(attentions, []).append(names)
-    if attentions:
-        return [name for number in sorted(ends) if number for name in ends[number][-1]]
-    return [name for names in ends.get(0, ()) for name in names]
-
-
-def _blocks_inside(layer, inputs):
-    """Names of the blocks inside a layer; none if its code cannot be called symbolically."""
-    try:
-        opened = open_layer(layer, inputs)
-    except ValueError:
-        return []
-    calls = [node for node in nodes(opened) if not node.is_input]
-    inside = _token_blocks(
-        calls, lambda tensor: tuple(tensor.shape), tuple(opened.inputs[0].shape), only_layers=True
-    )
-    return [f"{layer.name}/{name}" for name in inside]
-
-
-def _attends(operation):
-    """Whether an operation is or contains attention."""
-    names = [type(operation).__name__]
-    if isinstance(operation, layers.Layer):
-        names += [type(layer).__name__ for layer in layers_inside(operation)]
-    return any("attention" in name.lower() or name == "Softmax" for name in names)
-
-
-def _holds_blocks(operation):
-    """Whether a layer calls several blocks of one kind, each with dense layers and norms."""
-    if not isinstance(operation, layers.Layer):
-        return False
-    kinds = [
-        type(layer)
-        for layer in layers_directly_inside(operation)
-        if _convolutions(layer) > 1
-        and any("Normalization" in type(part).__name__ for part in layers_inside(layer))
-    ]
-    return any(kinds.count(kind) > 1 for kind in kinds)
-
-
-def _convolutions(operation):
-    """Number of convolutions, or dense layers, that an operation is or consists of."""
-    if not isinstance(operation, layers.Layer):
-        return int(type(operation).__name__ in ("Conv", "DepthwiseConv", "SeparableConv"))
-    parts = [operation, *layers_inside(operation)]
-    return sum(any(name in KERNELS for name in _own_weights(part)) for part in parts)
-
-
-def _own_weights(layer):
-    inside = {id(weight) for part in layers_inside(layer) for weight in part.weights}
-    return [weight.name for weight in layer.weights if id(weight) not in inside]
-
-
-def _merges(operation):
-    return isinstance(operation, _MERGES) or _is_tensor_operation(operation, _MERGING_OPERATIONS)
-
-
-def _activates(operation):
-    return isinstance(operation, _ACTIVATIONS) or _is_tensor_operation(
-        operation, _ACTIVATING_OPERATIONS
-    )
-
-
-def _changes_little(operation):
-    """Whether an operation is an activation, or does nothing at inference."""
-    return _activates(operation) or isinstance(operation, IDLE_AT_INFERENCE)
-
-
-def _is_tensor_operation(operation, names):
-    return not isinstance(operation, layers.Layer) and type(operation).__name__ in names
-
-
-def _follows_convolution(node):
-    """Whether an activation follows a convolution over all channels, perhaps normalized."""
-    source = maker(node.input_tensors[0])
-    while isinstance(source, layers.BatchNormalization):
-        source = maker(source.input)
-    return isinstance(source, layers.Conv2D) and source.groups == 1
+def _pools_globally(node):
+    pooling = (layers.GlobalAveragePooling2D, layers.GlobalMaxPooling2D)
+    return isinstance(node.operation, pooling)

@@ -112,26 +112,26 @@ def model_name(path):
     Returns:
         The name, or `None` where there is none that can be read.
     """
-    config = _config(path)
-    config = config.get("config") if isinstance(config, dict) else None
+    config = _config(path).get("config")
     return config.get("name") if isinstance(config, dict) else None
 
 
 def _config(path):
-    """The configuration of the model in a file; `None` where it cannot be read."""
+    """The configuration of the model in a file; an empty one where it cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.getinfo("config.json").file_size > _LARGEST_TEXT:
-                return None
-            return json.loads(archive.read("config.json"))
+                return {}
+            config = json.loads(archive.read("config.json"))
     except (KeyError, ValueError, OSError, zipfile.BadZipFile):
-        return None
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _unknown_class(path):
     """Name of the class of the model in a file, if it is the user's own; otherwise `None`."""
     config = _config(path)
-    name = config.get("registered_name") if isinstance(config, dict) else None
+    name = config.get("registered_name")
     if not isinstance(name, str) or str(config.get("module")).startswith("keras."):
         return None
     known = keras.saving.get_registered_object(name) is not None

@@ -13,6 +13,14 @@ from letkd_keras.functional.graph import (
     nodes,
     retrace,
 )
+from letkd_keras.functional.graph_copy import copy_of
+
+# Layers that classifiers end in. What others put out is looked at.
+_OF_LOGITS = (keras.layers.Dense, keras.layers.Conv2D)
+# Height and width that stand for sizes a model leaves open.
+_ANY_SIZE = 64
+# Operations on tensors have no attribute `activation`. Their class names identify them.
+_OPERATIONS = {"Softmax": keras.activations.softmax, "Sigmoid": keras.activations.sigmoid}
 
 
 def remove_softmax(model, argument="model"):
@@ -75,7 +83,7 @@ def _call_without_activation(layer, *args, **kwargs):
     is_frozen = not layer.trainable
     if is_frozen:  # Keras would count weights that are frozen now as never trainable.
         layer.trainable = True
-    linear = layer.__class__.from_config({**layer.get_config(), "activation": "linear"})
+    linear = copy_of(layer, activation="linear")
     # Weights of layers inside are copied.
     own = {} if layers_inside(layer) else {weight.name: weight for weight in layer.weights}
     add_weight = linear.add_weight
@@ -106,15 +114,6 @@ def _check_no_probabilities(model, last, argument):
             f"Received: {argument}={model.name!r}, whose outputs are probabilities, but whose "
             f"last layer {last.name!r} is no softmax. Build a model of its logits"
         )
-
-
-# Layers that classifiers end in. What others put out is looked at.
-_OF_LOGITS = (keras.layers.Dense, keras.layers.Conv2D)
-# Height and width that stand for sizes a model leaves open.
-_ANY_SIZE = 64
-
-# Operations on tensors have no attribute `activation`. Their class names identify them.
-_OPERATIONS = {"Softmax": keras.activations.softmax, "Sigmoid": keras.activations.sigmoid}
 
 
 def _activation_of(operation):

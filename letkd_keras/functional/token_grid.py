@@ -4,13 +4,9 @@ import math
 
 import keras
 
-from letkd_keras.functional.graph import (
-    check_data_format,
-    layers_inside,
-    nodes,
-    outputs_at,
-    spatial_shape,
-)
+from letkd_keras.data_format import check_data_format, spatial_shape
+from letkd_keras.functional.composite_layers import outputs_at
+from letkd_keras.functional.graph import layers_inside, nodes
 from letkd_keras.layers.tokens_to_grid import TokensToGrid
 
 # A class token, a distillation token and the registers of DINOv2 are fewer.

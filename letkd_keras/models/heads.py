@@ -4,12 +4,12 @@ import contextlib
 
 import keras
 
+from letkd_keras.data_format import spatial_shape
 from letkd_keras.functional.graph import (
     as_functional,
     calls_from_output,
     flatten,
     flatten_if_savable,
-    spatial_shape,
 )
 from letkd_keras.ranges import class_count
 

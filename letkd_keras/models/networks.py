@@ -9,13 +9,9 @@ import keras
 import numpy as np
 
 from letkd_keras.data.normalization import PIXELS, statistics_of
+from letkd_keras.data_format import spatial_shape
 from letkd_keras.errors import error_reason
-from letkd_keras.functional.graph import (
-    as_functional,
-    flatten,
-    flatten_if_savable,
-    spatial_shape,
-)
+from letkd_keras.functional.graph import as_functional, flatten, flatten_if_savable
 from letkd_keras.functional.loading import load_model
 from letkd_keras.functional.softmax_removal import remove_softmax
 from letkd_keras.models import zoo

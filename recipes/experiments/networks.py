@@ -11,26 +11,18 @@ import keras
 
 from letkd_keras import models, ranges
 from letkd_keras.data.normalization import statistics_of
+from letkd_keras.data_format import spatial_shape
 from letkd_keras.distillers.compatibility import check_takes_kd_layer
 from letkd_keras.errors import argument_renamed
 from letkd_keras.functional import fingerprint, load_model, remove_softmax, suggest_layers
-from letkd_keras.functional.graph import (
-    as_functional,
-    flatten,
-    grid_ratio,
-    outputs_at,
-    spatial_shape,
-)
-from letkd_keras.functional.graph_copy import finalize_normalization
+from letkd_keras.functional.composite_layers import outputs_at
+from letkd_keras.functional.graph import as_functional, flatten
+from letkd_keras.functional.graph_copy import copy_of, finalize_normalization
 from letkd_keras.functional.token_grid import feature_maps
 from letkd_keras.levels import LEVELS
-from letkd_keras.models.network_names import (
-    APPLICATIONS,
-    check_network_name,
-    parse_network_name,
-)
+from letkd_keras.models.network_names import APPLICATIONS, check_network_name, parse_network_name
 from letkd_keras.models.networks import OpenedNetwork, open_network
-from letkd_keras.shapes import shapes_agree
+from letkd_keras.shapes import grid_ratio, shapes_agree
 
 log = logging.getLogger(__name__)
 
@@ -301,7 +293,7 @@ def _with_stable_names(model):
     def clone(layer):
         if names.get(layer.name, layer.name) == layer.name:
             return layer  # not all layers of other packages can be made again
-        return type(layer).from_config({**layer.get_config(), "name": names[layer.name]})
+        return copy_of(layer, name=names[layer.name])
 
     copy = keras.models.clone_model(model, clone_function=clone)
     copy.set_weights(model.get_weights())
@@ -378,6 +370,6 @@ def pool_size(teacher, teacher_layer, student, student_layer, level):
         ValueError: If a layer has no feature map, or the student's has tokens.
     """
     _, (output,) = outputs_at(student, [student_layer], f"{level}_layer")
-    check_takes_kd_layer(output.shape, student_layer, f"student_{level}")
+    check_takes_kd_layer(output.shape, student_layer, f"student_{level}_layer")
     teacher_grid = grid(teacher, teacher_layer, f"teacher_{level}_layer")
     return grid_ratio(teacher_grid, grid(student, student_layer, f"{level}_layer")) or 1

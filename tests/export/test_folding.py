@@ -171,6 +171,20 @@ def test_batch_norms_next_to_idle_layers_and_before_a_classifier(images):
     assert "kd_logits" in [layer.name for layer in folded.layers]  # merged with the classifier
 
 
+def test_layers_may_be_called_by_the_names_of_their_arguments(images):
+    x = inputs = keras.Input((16, 16, 3))
+    for layer in (
+        keras.layers.Conv2D(6, 3),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dropout(0.1),
+        KDLayer(12, name="kd"),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(4),
+    ):
+        x = layer(inputs=x)
+    _check(trained_looking(keras.Model(inputs, x)), images)
+
+
 def test_a_random_crop_is_a_crop_of_the_center():
     inputs = keras.Input((12, 12, 3))
     x = keras.layers.Conv2D(4, 3)(keras.layers.RandomCrop(8, 8)(inputs))

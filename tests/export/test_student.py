@@ -9,11 +9,12 @@ from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.distillers import KD
 from letkd_keras.export import export_bundle, export_student, fold, formats
 from letkd_keras.export import student as exporting
-from letkd_keras.export.comparison import ExportMismatch, reload_outputs
+from letkd_keras.export.comparison import ExportMismatch
 from letkd_keras.export.cost_report import without_kd_layers
 from letkd_keras.export.formats import tflite
 from letkd_keras.export.formats.tflite import write_tflite
 from letkd_keras.export.loading import load_student
+from letkd_keras.export.new_process import reload_outputs
 from letkd_keras.files import write_json
 from letkd_keras.functional.fingerprint import fingerprint
 from letkd_keras.functional.insertion import kd_layers_of

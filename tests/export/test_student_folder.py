@@ -39,6 +39,16 @@ def test_provenance(run, tmp_path):
     assert provenance_of(object()) is None
 
 
+def test_provenance_of_a_student_that_is_a_link(run, tmp_path):
+    student = run / "kd" / "seed3" / "student.keras"
+    student.rename(tmp_path / "elsewhere.keras")
+    student.symlink_to(tmp_path / "elsewhere.keras")
+    assert provenance_of(student)["student"] == "kd/seed3/student.keras"
+    (tmp_path / "linked").symlink_to(run)
+    linked = tmp_path / "linked" / "kd" / "seed3"
+    assert provenance_of(linked) == provenance_of(student)
+
+
 def test_provenance_of_a_sweep(sweep):
     assert provenance_of(sweep) == {"run": "a", "reduced": {"form": "reduced-4"}}
     assert provenance_of(sweep / "reduced.keras") == provenance_of(sweep)

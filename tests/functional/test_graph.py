@@ -7,6 +7,7 @@ import pytest
 from random_students import trained_looking
 
 import letkd_keras
+from letkd_keras.functional.composite_layers import outputs_at
 from letkd_keras.functional.graph import (
     TESTED_KERAS,
     as_functional,
@@ -14,7 +15,6 @@ from letkd_keras.functional.graph import (
     find_layer,
     flatten,
     flatten_if_savable,
-    grid_ratio,
     is_model,
     layers_inside,
     maker,
@@ -22,10 +22,8 @@ from letkd_keras.functional.graph import (
     output_of,
     output_shape_of,
     output_shapes,
-    outputs_at,
     readers,
     run,
-    spatial_shape,
 )
 
 
@@ -313,13 +311,20 @@ def test_several_outputs_are_refused():
         as_functional(keras.Model(inputs, [inputs, keras.ops.relu(inputs)]), "net")
 
 
-def test_grids():
-    assert spatial_shape((None, 8, 6, 3)) == (8, 6)
-    assert grid_ratio((8, 6), (4, 3)) == 2
-    assert grid_ratio((8, 8), (8, 8)) == 1
-    assert grid_ratio((8, 8), (4, 8)) is None
-    assert grid_ratio((8, 8), (3, 3)) is None
-    assert grid_ratio((4, 4), (8, 8)) is None
+def test_the_first_argument_of_a_call_may_be_given_by_its_name():
+    inputs, attention = keras.Input((4, 2)), keras.layers.MultiHeadAttention(1, 2)
+    x = keras.layers.Dropout(0.1)(inputs=inputs)
+    x = attention(query=x, value=x)
+    inner = keras.Model(inputs, keras.ops.relu(x))
+    outer = keras.Input((4, 2))
+    model = keras.Model(outer, inner(inputs=outer), name="m")
+
+    def call(operation, x, **kwargs):
+        return operation(x, **kwargs)
+
+    images = np.ones((3, 4, 2), "float32")
+    for graph in (model, inner, flatten(model)):
+        np.testing.assert_array_equal(run(graph, images, call), model(images))
 
 
 def test_a_graph_runs_on_other_tensors_and_operations():

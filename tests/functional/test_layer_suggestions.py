@@ -285,6 +285,16 @@ def test_layers_of_a_nested_backbone_are_suggested():
     )
 
 
+def test_a_normalization_may_be_in_another_model_than_its_convolution():
+    x = inputs = keras.Input((8, 8, 3))
+    for number in (1, 2):
+        inner = keras.Input((8, 8, 4))
+        activated = layers.ReLU(name=f"relu{number}")(layers.BatchNormalization()(inner))
+        x = keras.Model(inner, activated)(layers.Conv2D(4, 3, padding="same")(x))
+    model = keras.Model(inputs, layers.Dense(5)(layers.GlobalAveragePooling2D()(x)))
+    assert suggest_layers(model) == {"penultimate": "relu2", "intermediate": "relu1"}
+
+
 @pytest.mark.parametrize("relu", [keras.ops.relu, keras.activations.relu])
 def test_operations_on_tensors_count_like_layers(relu):
     inputs = keras.Input((8, 8, 3))

@@ -5,7 +5,7 @@ from keras import layers
 from small_vit import small_vit
 
 from letkd_keras.functional import feature_maps, suggest_layers, suggest_stage_ends
-from letkd_keras.functional.graph import open_layer, outputs_at
+from letkd_keras.functional.composite_layers import open_layer, outputs_at
 from letkd_keras.functional.token_grid import TokenGrids
 
 NAMES = {"penultimate": "norm", "intermediate": "block3"}
