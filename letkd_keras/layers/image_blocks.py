@@ -194,7 +194,8 @@ def _loop(body, carry, blocks, example):
     ]
 
     def step(number, carry, arrays):
-        carry, outputs = body(carry, [block[number] for block in blocks])
+        # `block[number]` cannot be compiled by XLA where there are no blocks.
+        carry, outputs = body(carry, [tf.gather(block, number) for block in blocks])
         arrays = [array.write(number, x) for array, x in zip(arrays, outputs, strict=True)]
         return number + 1, carry, arrays
 

@@ -67,3 +67,31 @@ def test_reduced_images_are_the_sums_of_one_call(block_size):
 
     x = _values(8, 3, seed=0)
     _check_same(reduce_images(function, [x], block_size), function(x))
+
+
+@pytest.mark.parametrize("images", [1, 4, 9])
+def test_under_xla_the_last_batch_may_be_smaller_than_a_block(images):
+    import tensorflow as tf
+
+    def function(x, kernel):
+        return keras.ops.sum(keras.ops.tanh(x @ kernel) ** 2)
+
+    def in_blocks(x, kernel):
+        mapped = map_images(lambda x, kernel: keras.ops.tanh(x @ kernel), [x], [kernel], 4)
+        (reduced,) = reduce_images(lambda x: [keras.ops.sum(x)], [x], 4)
+        return sum_images(function, [x], [kernel], 4) + keras.ops.sum(mapped**2) + 0 * reduced
+
+    # As in `fit`, the number of images is not known when the step is traced.
+    @tf.function(
+        jit_compile=True, input_signature=[tf.TensorSpec((None, 3)), tf.TensorSpec((3, 5))]
+    )
+    def compiled(x, kernel):
+        with tf.GradientTape() as tape:
+            tape.watch([x, kernel])
+            value = in_blocks(x, kernel)
+        return [value, *tape.gradient(value, [x, kernel])]
+
+    x, kernel = (_values(*shape, seed=1).astype("float32") for shape in ((images, 3), (3, 5)))
+    expected = _gradients(lambda *a: 2 * function(*a), x, kernel)
+    for actual, value in zip(compiled(x, kernel), expected, strict=True):
+        np.testing.assert_allclose(actual, value, rtol=1e-5, atol=1e-6)
