@@ -42,7 +42,7 @@ def test_two_workers_of_which_one_dies_end_as_one_device(tmp_path):
     """Losses and weights, within roundings of float64, after both have been started again."""
     done = subprocess.run(
         [
-            *(sys.executable, str(PROGRAMS / "train_on_replicas.py"), "1", "float64", "0"),
+            *(sys.executable, str(PROGRAMS / "train_on_replicas.py"), "1", "float64", "0", "2"),
             str(tmp_path / "one.npz"),
         ],
         capture_output=True,

@@ -2,9 +2,9 @@
 
 A program of its own: TensorFlow's devices are set once a process.
 
-    python train_on_replicas.py DEVICES FLOATX BLOCK_SIZE FILE.npz
+    python train_on_replicas.py DEVICES FLOATX BLOCK_SIZE EPOCHS FILE.npz
 
-A block size of 0 means none.
+A block size of 0 means none. An epoch has three steps.
 
 Prototypes are fitted once, in `prototypes.npz` beside the file: a point between two clusters may
 fall to either for a rounding.
@@ -65,7 +65,7 @@ def small_letkd(folder, block_size=None):
     return model, teacher
 
 
-def main(devices, block_size, path):
+def main(devices, block_size, epochs, path):
     import tensorflow as tf
 
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -79,7 +79,7 @@ def main(devices, block_size, path):
         model, teacher = small_letkd(Path(path).parent, block_size)
     before = teacher.get_weights()
     data = tf.data.Dataset.from_tensor_slices(images()).batch(16)
-    history = model.fit(data, epochs=2, verbose=0, shuffle=False)
+    history = model.fit(data, epochs=epochs, verbose=0, shuffle=False)
     for after, expected in zip(teacher.get_weights(), before, strict=True):
         np.testing.assert_array_equal(after, expected)
     logs = {f"log {name}": values for name, values in history.history.items()}
@@ -89,4 +89,4 @@ def main(devices, block_size, path):
 
 if __name__ == "__main__":
     keras.config.set_floatx(sys.argv[2])
-    main(int(sys.argv[1]), int(sys.argv[3]) or None, sys.argv[4])
+    main(int(sys.argv[1]), int(sys.argv[3]) or None, int(sys.argv[4]), sys.argv[5])
