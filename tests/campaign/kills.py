@@ -262,27 +262,30 @@ def _of_weights(content):
 # === The driver ===
 
 
-def make_given(folder, log):
-    """Write the files that commands are given, in a process of its own."""
+def write_given(folder):
+    """Write the files that commands are given into an empty folder."""
+    from image_trees import COLOURS, write_tree
+    from random_students import with_kd_layers
+    from small_problem import small_teacher
+
+    small_teacher(num_classes=10, size=32).save(folder / "teacher.keras")
+    small_teacher(num_classes=10, size=32, width=4, seed=1).save(folder / "plain_student.keras")
+    with_kd_layers("resnet8", classes=10, size=32).save(folder / "student.keras")
+    for part, images in (("train", 8), ("val", 4)):
+        write_tree(folder / "photos" / part, images=images, suffix=".jpg", size=(40, 36))
+    two_classes = dict(list(COLOURS.items())[:2])
+    write_tree(folder / "photos_unlabelled", images=6, colours=two_classes, size=(40, 36))
+
+
+def _write_given_in_a_process(folder, log):
     child = os.fork()
     if not child:
         status = 1
         try:
             output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(output, 2)
-            from image_trees import COLOURS, write_tree
-            from random_students import with_kd_layers
-            from small_problem import small_teacher
-
             folder.mkdir()
-            small_teacher(num_classes=10, size=32).save(folder / "teacher.keras")
-            plain = small_teacher(num_classes=10, size=32, width=4, seed=1)
-            plain.save(folder / "plain_student.keras")
-            with_kd_layers("resnet8", classes=10, size=32).save(folder / "student.keras")
-            write_tree(folder / "photos" / "train", images=8, suffix=".jpg", size=(40, 36))
-            write_tree(folder / "photos" / "val", images=4, suffix=".jpg", size=(40, 36))
-            several = dict(list(COLOURS.items())[:2])
-            write_tree(folder / "photos_unlabelled", images=6, colours=several, size=(40, 36))
+            write_given(folder)
             status = 0
         finally:
             os._exit(status)
@@ -308,7 +311,7 @@ def main(arguments=None):
     print("|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        make_given(folder / "given", folder / "log.txt")
+        _write_given_in_a_process(folder / "given", folder / "log.txt")
         gc.freeze()  # a forked process would copy every page that its garbage collector looks at
         for module in options.commands:
             if options.seconds and time.monotonic() - begun > options.seconds:

@@ -12,8 +12,6 @@ import subprocess
 import kills
 import pytest
 from command_in_process import run_command
-from random_students import with_kd_layers
-from small_problem import small_teacher
 
 from letkd_keras import files, memory_mapped
 from letkd_keras.commands.run_folder import is_own_hidden
@@ -55,11 +53,9 @@ def read_only(tmp_path):
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
-    """The networks that the commands of kills.py are given."""
+    """The files that the commands of kills.py are given."""
     folder = tmp_path_factory.mktemp("given")
-    small_teacher(num_classes=10, size=32).save(folder / "teacher.keras")
-    small_teacher(num_classes=10, size=32, width=4, seed=1).save(folder / "plain_student.keras")
-    with_kd_layers("resnet8", classes=10, size=32).save(folder / "student.keras")
+    kills.write_given(folder)
     return folder
 
 
