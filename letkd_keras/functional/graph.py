@@ -212,9 +212,9 @@ def run(model, inputs, call_fn):
     Args:
         model: Functional or sequential `keras.Model`.
         inputs: Tensor or tensors: symbolic, eager or of another library, as `call_fn` accepts.
-        call_fn: `call_fn(operation, *args, **kwargs)` computes the outputs of one operation, whose
-            first argument always is `args[0]`. A model inside the model is one operation;
-            `is_model` recognizes it, and `run` can run it.
+        call_fn: `call_fn(operation, *args, **kwargs)` computes the outputs of one operation. Its
+            first argument is `args[0]`, unless its `call` takes that by name alone. A model inside
+            the model is one operation; `is_model` recognizes it, and `run` can run it.
 
     Returns:
         The outputs, in the structure of the model's outputs.
@@ -225,8 +225,9 @@ def run(model, inputs, call_fn):
 
     def call(operation, *args, **kwargs):
         if not args:  # as in `layer(inputs=x)`
-            first = next(iter(inspect.signature(operation.call).parameters))
-            args = (kwargs.pop(first),) if first in kwargs else ()
+            first = next(iter(inspect.signature(operation.call).parameters.values()))
+            if first.name in kwargs and first.kind is not first.KEYWORD_ONLY:
+                args = (kwargs.pop(first.name),)
         return call_fn(operation, *args, **kwargs)
 
     return model._run_through_graph(inputs, operation_fn=lambda x: x, call_fn=call)

@@ -327,6 +327,17 @@ def test_the_first_argument_of_a_call_may_be_given_by_its_name():
         np.testing.assert_array_equal(run(graph, images, call), model(images))
 
 
+class _ByName(keras.layers.Layer):
+    def call(self, *, image):
+        return 2 * image
+
+
+def test_an_argument_may_be_given_by_its_name_alone():
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, _ByName()(image=inputs))
+    assert run(model, np.ones((1, 2)), lambda layer, **kwargs: layer.call(**kwargs)).sum() == 4
+
+
 def test_a_graph_runs_on_other_tensors_and_operations():
     """In NumPy, with every layer doubled; the model inside is one operation."""
     model, called = _nested(), []
