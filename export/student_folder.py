@@ -90,7 +90,7 @@ def provenance_of(model):
     student = find_student(path) if path.is_dir() else path
     provenance = {
         "run": run.resolve().name,
-        "student": os.path.relpath(student, run),
+        "student": Path(os.path.relpath(student, run)).as_posix(),
         "config": read_config(run, "model"),
     }
     if (student.parent / "result.json").is_file():
