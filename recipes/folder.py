@@ -49,7 +49,7 @@ SETTINGS = Settings(
     # Raw pixels; networks scale them.
     pixels="0..255",
     # AdamW suits unknown networks and few images. The published schedule, SGD with milestones, can
-    # diverge there (docs/results.md).
+    # diverge there (docs/more_results.md).
     epochs=60,
     batch_size=64,
     optimizer="adamw",
