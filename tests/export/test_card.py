@@ -8,10 +8,10 @@ from random_students import with_kd_layers
 
 from letkd_keras import models
 from letkd_keras.export import Exported, ExportMismatch, export_bundle, fold, formats
+from letkd_keras.export.artifact_verification import verify_artifacts
 from letkd_keras.export.card import kd_layers, read_card, write_card
 from letkd_keras.export.comparison import Comparison
 from letkd_keras.export.student import prepare
-from letkd_keras.export.verification import verify_artifacts
 from letkd_keras.files import checksum
 from letkd_keras.functional import cost_of
 from letkd_keras.functional.fingerprint import fingerprint

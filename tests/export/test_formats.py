@@ -12,9 +12,9 @@ from random_students import trained_looking, with_kd_layers
 from letkd_keras import KDLayer, insert_kd_layers
 from letkd_keras.export import export_bundle, export_student, formats
 from letkd_keras.export.__main__ import main
+from letkd_keras.export.artifact_verification import verify_artifacts
 from letkd_keras.export.comparison import Comparison, ExportMismatch
 from letkd_keras.export.inverse_rms import InverseRMS, with_calibrated_floors
-from letkd_keras.export.verification import verify_artifacts
 from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
 
 _RNG = np.random.default_rng(3)

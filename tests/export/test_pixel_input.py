@@ -5,11 +5,11 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from letkd_keras.export import export_bundle, export_student
+from letkd_keras.export.artifact_verification import verify_artifacts
 from letkd_keras.export.images_and_labels import pixels_for_classify
 from letkd_keras.export.input_scaling import takes_pixels, with_pixel_input
 from letkd_keras.export.new_process import reload_outputs
 from letkd_keras.export.student import prepare
-from letkd_keras.export.verification import verify_artifacts
 
 _RNG = np.random.default_rng(3)
 _MEAN, _STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)

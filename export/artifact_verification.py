@@ -1,4 +1,4 @@
-"""Checking the artifacts of a card again."""
+"""Checking the artifacts of a card again, for the command `verify`."""
 
 from pathlib import Path
 
