@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from letkd_keras.chance import is_near_chance
 from letkd_keras.commands.progress import bar
 from letkd_keras.export.batch_norm_folding import untrained_batch_norms
 from letkd_keras.export.card import listed_files, write_card
@@ -32,7 +33,6 @@ from letkd_keras.export.options import ExportOptions
 from letkd_keras.export.quantization_noise import always_zero, layer_noise
 from letkd_keras.export.student_folder import provenance_of
 from letkd_keras.files import atomic_path, check_writable, remove_leftovers, size_on_disk
-from letkd_keras.functional.classifier import is_near_chance
 from letkd_keras.functional.graph import layers_inside, nodes
 
 log = logging.getLogger(__name__)
