@@ -8,7 +8,7 @@ _PUBLIC = {
     "Comparison": "comparison",
     "ExportMismatch": "comparison",
     "ExportOptions": "options",
-    "Exported": "student",
+    "Exported": "artifact",
     "InverseRMS": "inverse_rms",
     "Reduction": "reduction",
     "export_bundle": "student",

@@ -110,7 +110,7 @@ def logits_of(student, images):
     return np.concatenate([np.asarray(output).astype("float32") for output in outputs])
 
 
-def outputs_of(student, images, options):
+def expected_outputs(student, images, options):
     """Compute in Keras what an artifact should return for images.
 
     Args:

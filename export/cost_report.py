@@ -12,9 +12,9 @@ from letkd_keras.commands.command_line import hidden_messages
 from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.export import formats
 from letkd_keras.export.folding import fold
+from letkd_keras.export.job import prepare_job
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.new_process import latency_ms, reload_outputs
-from letkd_keras.export.student import prepare
 from letkd_keras.files import save_figure, size_on_disk
 from letkd_keras.functional.cost import known_cost_of
 from letkd_keras.functional.graph import flatten
@@ -92,7 +92,7 @@ def measure(
     formats.check_installed([format])
     formats.check_calibration([format], calibration)
     file_format = formats.find(format)
-    job = prepare(model, images=images[:8], calibration=calibration, fold=False)
+    job = prepare_job(model, images=images[:8], calibration=calibration, fold=False)
     batch = np.resize(images, (32, *images.shape[1:])).astype("float32")
     cost = known_cost_of(job.student, images.shape[1:])
     with tempfile.TemporaryDirectory() as folder:

@@ -49,9 +49,9 @@ def main(arguments=None):
     """
     options = parse(arguments)
     # TensorFlow is imported only after the options are parsed.
+    from letkd_keras.export.artifact_verification import verify_artifacts
     from letkd_keras.export.comparison import ExportMismatch
     from letkd_keras.export.loading import load_student
-    from letkd_keras.export.verification import verify_artifacts
 
     student = load_student(options.model)
     opened = open_data(options.model, options, student)

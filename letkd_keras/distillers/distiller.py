@@ -15,10 +15,8 @@ from letkd_keras.distillers.feature_maps import channels_last, channels_last_sha
 from letkd_keras.distillers.layer_outputs import LayerOutputs, images_of
 from letkd_keras.distillers.training_arguments import (
     check_images_and_labels,
+    check_loss,
     check_metrics,
-    check_one_loss,
-    check_takes_logits,
-    check_tells_classes,
     expected_labels,
     label_out_of_range,
 )
@@ -288,9 +286,7 @@ class Distiller(TrainStep, keras.Model):
         # Not in `compile`: Keras loads a model that has a `compile` of its own without its
         # optimizer and loss.
         if self.compiled:
-            check_one_loss(self.loss)
-            check_takes_logits(self.loss)
-            check_tells_classes(self.loss, self._classes)
+            check_loss(self.loss, self._classes)
         return super().compute_loss(
             x=x,
             y=self._valid_labels(y),

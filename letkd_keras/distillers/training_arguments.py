@@ -18,32 +18,27 @@ _BLOCK = 256
 _OF_PROBABILITIES = {"kldivergence", "poisson", "dice", "tversky"}
 
 
-def check_one_loss(loss):
-    """Refuse losses by the names of outputs: a distiller has one output, which has no name.
+# Largest integer up to which a type has all integers.
+_LARGEST_EXACT = {"bfloat16": 2**8, "float16": 2**11}
+
+
+def check_loss(loss, classes):
+    """Refuse a loss that does not fit the one output of a distiller, the logits of its student.
 
     Args:
         loss: What `compile` was given.
+        classes: Number of classes.
 
     Raises:
-        ValueError: If it is a dictionary.
+        ValueError: If it is a dictionary, by names of outputs; if it is a cross-entropy of Keras
+            without `from_logits=True`, or another loss of Keras on probabilities; or if Keras,
+            which casts labels to the type of the loss, would round indices of classes.
     """
     if isinstance(loss, dict):
         raise ValueError(
             "`loss` must be one loss, since a student has one output. "
             f"Received: a dictionary with the keys {', '.join(map(str, loss))}"
         )
-
-
-def check_takes_logits(loss):
-    """Refuse a cross-entropy of probabilities: a distiller's outputs are logits.
-
-    Args:
-        loss: What `compile` was given.
-
-    Raises:
-        ValueError: If it is a cross-entropy of Keras without `from_logits=True`, or another loss of
-            Keras on probabilities.
-    """
     for each in keras.tree.flatten(loss):
         found = keras.losses.get(each) if isinstance(each, str) else each
         if _is_of_probabilities(found):
@@ -51,6 +46,12 @@ def check_takes_logits(loss):
                 "`loss` must take logits, since a softmax at the end of the student is removed: "
                 "keras.losses.SparseCategoricalCrossentropy(from_logits=True). "
                 f"Received: loss={each if isinstance(each, str) else _name(found)} of probabilities"
+            )
+        dtype = getattr(found, "dtype", keras.config.floatx())
+        if classes - 1 > _LARGEST_EXACT.get(dtype, classes):
+            raise ValueError(
+                f"`loss` must have dtype='float32' for {classes} classes, since Keras rounds "
+                f"labels to its dtype. Received: loss={_name(found)} with dtype={dtype}"
             )
 
 
@@ -115,31 +116,6 @@ def _takes_probabilities(metric):
     else:
         of_probabilities = _is_of_probabilities(getattr(metric, "_fn", metric))
     return of_probabilities and not metric.get_config().get("from_logits", False)
-
-
-# Largest integer up to which a type has all integers.
-_LARGEST_EXACT = {"bfloat16": 2**8, "float16": 2**11}
-
-
-def check_tells_classes(loss, classes):
-    """Refuse a loss of half precision with more classes than it tells apart.
-
-    Keras casts labels to the type of the loss.
-
-    Args:
-        loss: What `compile` was given.
-        classes: Number of classes.
-
-    Raises:
-        ValueError: If the loss would round indices of classes.
-    """
-    for each in keras.tree.flatten(loss):
-        dtype = getattr(each, "dtype", keras.config.floatx())
-        if classes - 1 > _LARGEST_EXACT.get(dtype, classes):
-            raise ValueError(
-                f"`loss` must have dtype='float32' for {classes} classes, since Keras rounds "
-                f"labels to its dtype. Received: loss={_name(each)} with dtype={dtype}"
-            )
 
 
 def check_images_and_labels(images, labels, classes, takes_unlabelled=False):

@@ -1,4 +1,4 @@
-"""Whether a model is a classifier, with one sentence about what to do where it is not; chance."""
+"""Whether a model is a classifier, with one sentence about what to do where it is not."""
 
 import keras
 
@@ -34,21 +34,6 @@ def check_classifier(model, argument="model"):
             f"`{argument}` must have at least two classes; for a binary problem end it in "
             f"`Dense(2)`. Received: {argument}={model.name!r} with outputs {shape}"
         )
-
-
-def is_near_chance(accuracy, num_classes):
-    """Whether an accuracy is hardly better than that of guessing.
-
-    Args:
-        accuracy: Top-1 accuracy, in [0, 1].
-        num_classes: Number of classes.
-
-    Returns:
-        Whether it is less than twice that of guessing; of fewer than eleven classes, less than that
-        of guessing and a tenth of the rest.
-    """
-    chance = 1 / num_classes
-    return accuracy < chance + min(chance, (1 - chance) / 10)
 
 
 def _head(shape):

@@ -49,9 +49,7 @@ def as_functional(model, argument="model"):
             f"what its `call` does. Received: {argument}={model.name!r} of {type(model)}, which "
             "overrides `call`"
         )
-    if is_sequential and model.built:
-        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-    if is_sequential or not is_model(model):
+    if not is_model(model) or (is_sequential and not model.built):
         hint = ", which has no `keras.Input(shape)` at its beginning" if is_sequential else ""
         if isinstance(getattr(model, "student", None), keras.Model):
             hint = f"; give `{argument}.student`"
@@ -65,7 +63,7 @@ def as_functional(model, argument="model"):
             f"Received: {len(model.inputs)} inputs and {len(model.outputs)} outputs"
             f"{_how_to_keep_logits(model, argument)}"
         )
-    if any(map(keras.tree.is_nested, (model.input, model.output))):
+    if is_sequential or any(map(keras.tree.is_nested, (model.input, model.output))):
         return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     return model
 
@@ -74,17 +72,22 @@ def _how_to_keep_logits(model, argument):
     """How to make a model with one output of one with several, as a sentence."""
     if len(model.outputs) < 2 or len(model.inputs) != 1:
         return ""
+    is_sequential = isinstance(model, keras.Sequential)
+    outputs = model.compute_output_spec(model.inputs[0]) if is_sequential else model.output
     paths = {
         "".join(f"[{json.dumps(key)}]" for key in path): output
-        for path, output in keras.tree.flatten_with_path(model.output)
+        for path, output in keras.tree.flatten_with_path(outputs)
     }
     flat = [path for path, output in paths.items() if len(output.shape) == 2] or list(paths)
     named = [path for path in flat if re.search("logit|class|predict", path.lower())]
     # A classifier is more often the last output than the first one.
     likely = (named or flat)[-1]
+    kept = f"model.input, model.output{likely}"
+    if is_sequential:  # it has no `input` and `output` of its own
+        kept = f"model.inputs, model.outputs[{list(paths).index(likely)}]"
     return (
-        f". Keep the logits: keras.Model(model.input, model.output{likely})"
-        f'.save("{argument}.keras"). The outputs are {", ".join(paths)}'
+        f'. Keep the logits: keras.Model({kept}).save("{argument}.keras"). '
+        f"The outputs are {', '.join(paths)}"
     )
 
 

@@ -314,6 +314,7 @@ def _fits(model, data):
 
 
 def _from_zoo(name, data):
+    """A network of the zoo as `open_network` opens it, but also for images that are not square."""
     model = models.build(name, num_classes=data.num_classes, input_shape=data.image_shape)
     if (tuple(data.mean), tuple(data.std)) != statistics_of("0..255", data.image_shape[-1]):
         return model

@@ -6,6 +6,7 @@ from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.functional import load_model
 from letkd_keras.recipes.reports import method_style, method_table
 from letkd_keras.recipes.trainings import training_folder
+from letkd_keras.recipes.trainings.predictions import predictions
 
 
 def measure_networks(experiment, folder, teacher, measures):
@@ -53,11 +54,8 @@ def top_accuracy(logits, labels, k=1):
 
 
 def _measure(model, data, measures):
-    logits, labels = [], []
-    for images, batch_labels in data.evaluation_batches():
-        logits.append(np.asarray(model.predict_on_batch(images), "float32"))
-        labels.append(np.asarray(batch_labels))
-    return measures(np.concatenate(logits), np.concatenate(labels))
+    logits, labels = map(np.concatenate, zip(*predictions(model, data), strict=True))
+    return measures(logits.astype("float32"), labels)
 
 
 def markdown(experiment, measured):

@@ -9,6 +9,7 @@ from letkd_keras.commands.run_folder import OtherSettings
 from letkd_keras.data import NumberedBatches
 from letkd_keras.prototypes import Prototypes, fit_prototypes, remove_workdir
 from letkd_keras.recipes.trainings import sharing
+from letkd_keras.recipes.trainings.predictions import predicted_classes
 from letkd_keras.recipes.trainings.ray_workers import RayWorkers
 
 log = logging.getLogger(__name__)
@@ -108,17 +109,8 @@ def with_teachers_classes(data, teacher):
         return data
     log.info("the teacher classifies %d images without a label", data.unlabelled_examples)
     known = np.asarray(data.y_train) >= 0
-    labels = np.where(known, data.y_train, classes_of(teacher, data, "train"))
+    labels = np.where(known, data.y_train, predicted_classes(teacher, data, "train"))
     return replace(data, y_train=labels)
-
-
-def classes_of(model, data, split="test"):
-    """The class that a model gives each image of a split, integers [N]."""
-    classes = [
-        np.argmax(model.predict_on_batch(images), axis=-1)
-        for images, _ in data.evaluation_batches(split=split)
-    ]
-    return np.concatenate(classes)
 
 
 def _engine():

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import keras
 
+from letkd_keras.chance import is_near_chance
 from letkd_keras.files import checksum, save_model
 from letkd_keras.functional import load_model
-from letkd_keras.functional.classifier import is_near_chance
 from letkd_keras.models import frozen_backbone
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.experiments.remedies import remedies

@@ -11,10 +11,10 @@ from letkd_keras.functional import load_model
 from letkd_keras.functional.insertion import kd_layers_of
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.reports import method_style
-from letkd_keras.recipes.steps.prototypes import classes_of
 from letkd_keras.recipes.steps.teacher import train_teacher
 from letkd_keras.recipes.studies import probe
 from letkd_keras.recipes.trainings import accuracies, training_folder
+from letkd_keras.recipes.trainings.predictions import predicted_classes
 
 # Epochs over which an accuracy is averaged before two methods are compared: single epochs differ
 # by a point or more at the first learning rate. In short trainings it is a twentieth of the epochs.
@@ -40,7 +40,7 @@ def write(experiment, folder):
     if experiment.teacher_phases and training_folder.finished(folder / "teacher") is None:
         raise ValueError(f"`folder` must have a finished teacher. Received: none in {folder}.")
     teacher, _ = train_teacher(experiment, folder)
-    teacher_classes = classes_of(teacher, experiment.data)
+    teacher_classes = predicted_classes(teacher, experiment.data)
     rows = [
         _row(method, seed, training, teacher_classes, experiment.data)
         for method, seed, training in trainings
@@ -73,7 +73,7 @@ def _row(method, seed, training, teacher_classes, data):
         "method": method,
         "seed": seed,
         "accuracy": accuracies.accuracy_of(training_folder.finished(training)),
-        "agreement": 100 * float(np.mean(classes_of(student, data) == teacher_classes)),
+        "agreement": 100 * float(np.mean(predicted_classes(student, data) == teacher_classes)),
         "kl_penultimate": last.get("kl_penultimate"),
         "kl_intermediate": last.get("kl_intermediate"),
         "x": None,

@@ -5,6 +5,7 @@ import numpy as np
 
 from letkd_keras.functional.graph import nodes
 from letkd_keras.functional.insertion import kd_layers_of
+from letkd_keras.recipes.trainings.predictions import predictions
 
 
 def pooled_features(student, layer_name, data, split):
@@ -34,8 +35,8 @@ def pooled_features(student, layer_name, data, split):
     )
     axes = (2, 3) if layer.data_format == "channels_first" else (1, 2)
     features = {"x": [], "x_hat": [], "labels": []}
-    for batch, labels in data.evaluation_batches(split=split):
-        for name, maps in model.predict_on_batch(batch).items():
-            features[name].append(np.asarray(maps).mean(axes))
-        features["labels"].append(np.asarray(labels))
+    for outputs, labels in predictions(model, data, split):
+        for name, maps in outputs.items():
+            features[name].append(maps.mean(axes))
+        features["labels"].append(labels)
     return {name: np.concatenate(values) for name, values in features.items()}

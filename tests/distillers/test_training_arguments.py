@@ -5,9 +5,8 @@ import pytest
 from letkd_keras.distillers import KD
 from letkd_keras.distillers.training_arguments import (
     check_images_and_labels,
+    check_loss,
     check_metrics,
-    check_takes_logits,
-    check_tells_classes,
 )
 from letkd_keras.losses import DISTLoss
 
@@ -122,7 +121,7 @@ def _own_crossentropy(y_true, y_pred):
     ],
 )
 def test_other_losses_are_taken(loss):
-    check_takes_logits(loss)
+    check_loss(loss, 3)
 
 
 def test_losses_by_the_names_of_outputs_are_refused_before_the_training():
@@ -138,7 +137,7 @@ def test_losses_by_the_names_of_outputs_are_refused_before_the_training():
 @pytest.mark.parametrize("loss", ["kl_divergence", keras.losses.Poisson(), keras.losses.Dice()])
 def test_other_losses_of_probabilities_are_refused(loss):
     with pytest.raises(ValueError, match="`loss` must take logits"):
-        check_takes_logits(loss)
+        check_loss(loss, 3)
 
 
 @pytest.mark.parametrize(
@@ -221,10 +220,10 @@ def test_a_metric_and_a_loss_of_one_name_are_refused():
 
 def test_a_loss_that_would_round_labels_is_refused():
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype="bfloat16")
-    check_tells_classes(loss, 257)
-    check_tells_classes(["mse", keras.losses.MeanSquaredError(), None], 10**6)
+    check_loss(loss, 257)
+    check_loss(["mse", keras.losses.MeanSquaredError(), None], 10**6)
     with pytest.raises(ValueError, match=r"dtype='float32' for 258 classes.* dtype=bfloat16"):
-        check_tells_classes(loss, 258)
+        check_loss(loss, 258)
     model = KD(_classifier(classes=258), _classifier(classes=258))
     model.compile("sgd", loss)
     with pytest.raises(ValueError, match=r"`loss` must have dtype='float32'"):

@@ -8,10 +8,10 @@ from random_students import with_kd_layers
 
 from letkd_keras import models
 from letkd_keras.export import Exported, ExportMismatch, export_bundle, fold, formats
+from letkd_keras.export.artifact_verification import verify_artifacts
 from letkd_keras.export.card import kd_layers, read_card, write_card
 from letkd_keras.export.comparison import Comparison
-from letkd_keras.export.student import prepare
-from letkd_keras.export.verification import verify_artifacts
+from letkd_keras.export.job import prepare_job
 from letkd_keras.files import checksum
 from letkd_keras.functional import cost_of
 from letkd_keras.functional.fingerprint import fingerprint
@@ -121,7 +121,7 @@ def test_input_line_of_normalized_images(student, images, tmp_path):
 )
 @pytest.mark.parametrize("names", [range(5), np.arange(5)])
 def test_card_has_numbers_and_texts_of_any_type(student, tmp_path, given, mean, std, names):
-    job = prepare(student, class_names=names, crop=0.875, input="normalized", **given)
+    job = prepare_job(student, class_names=names, crop=0.875, input="normalized", **given)
     write_card(tmp_path, job, {})
     card = read_card(tmp_path)
     assert (card["inputs"]["mean"], card["inputs"]["std"]) == (mean, [std] * 3)
@@ -133,7 +133,7 @@ def test_card_has_numbers_and_texts_of_any_type(student, tmp_path, given, mean, 
 
 
 def test_names_are_the_same_in_the_card_and_in_the_labels(student, tmp_path):
-    job = prepare(student, class_names=("a  b", "c\td", "e", "f", "g"))
+    job = prepare_job(student, class_names=("a  b", "c\td", "e", "f", "g"))
     write_card(tmp_path, job, {})
     names = (tmp_path / "labels.txt").read_text().splitlines()
     assert names == read_card(tmp_path)["class_names"] == ["a b", "c d", "e", "f", "g"]
@@ -232,7 +232,7 @@ def test_kd_layers_follow_the_layers_that_were_chosen(student):
     ],
 )
 def test_markdown_says_which_images_selected_the_weights(student, images, tmp_path, result, line):
-    job = prepare(student, images=images / 255)
+    job = prepare_job(student, images=images / 255)
     config = {"pair": "a-b", "data": {"name": "blocks", "split": "made for tests"}}
     write_card(tmp_path, job, {}, training={"run": "r", "config": config, "result": result})
     lines = (tmp_path / "card.md").read_text().splitlines()
@@ -256,7 +256,7 @@ _FEW = "; the student was trained on 60 of the training images"
 def test_markdown_has_method_and_seed_of_this_student(
     student, images, tmp_path, file, trained, data
 ):
-    job = prepare(student, images=images / 255)
+    job = prepare_job(student, images=images / 255)
     config = {"pair": "a-b", "export_method": "letkd2", "seed": 0, "student_examples": 60}
     config["data"] = {"name": "blocks", "split": "seed 0"}
     write_card(tmp_path, job, {}, training={"run": "r", "student": file, "config": config})
@@ -271,7 +271,7 @@ def test_markdown_has_templates_of_the_run_only_for_students_with_kd_layers(
     plain = models.build("resnet8", num_classes=5, input_shape=(16, 16, 3))
     config = {"pair": "a-b", "templates": 24, "subclasses": 2}
     for model, templates in ((student, ", templates 24, subclasses 2"), (plain, "")):
-        job = prepare(model, images=images / 255)
+        job = prepare_job(model, images=images / 255)
         write_card(tmp_path, job, {}, training={"run": "r", "config": config})
         lines = (tmp_path / "card.md").read_text().splitlines()
         assert f"- Training: run r, pair a-b{templates}" in lines
@@ -376,8 +376,8 @@ def test_files_with_other_class_names_or_layers_are_not_described(tmp_path):
     student, names = _rescaled(1 / 255, 0), {"class_names": ("a", "b")}
 
     def files_after(student, **options):
-        write_card(tmp_path, prepare(_rescaled(1 / 255, 0), **names), written)
-        write_card(tmp_path, prepare(student, **options), {})
+        write_card(tmp_path, prepare_job(_rescaled(1 / 255, 0), **names), written)
+        write_card(tmp_path, prepare_job(student, **options), {})
         return list(read_card(tmp_path)["artifacts"])
 
     written = _written(tmp_path, "savedmodel", "tflite")
@@ -392,7 +392,7 @@ def test_files_with_other_class_names_or_layers_are_not_described(tmp_path):
 
 def test_tensor_has_the_type_of_the_files(tmp_path):
     def tensors(*names):
-        job = prepare(_rescaled(1 / 255, 0), integer_io=True)
+        job = prepare_job(_rescaled(1 / 255, 0), integer_io=True)
         write_card(tmp_path, job, _written(tmp_path, *names))
         lines = (tmp_path / "card.md").read_text().splitlines()
         return [line for line in lines if line.startswith("- Tensor")]

@@ -12,9 +12,9 @@ from random_students import trained_looking, with_kd_layers
 from letkd_keras import KDLayer, insert_kd_layers
 from letkd_keras.export import export_bundle, export_student, formats
 from letkd_keras.export.__main__ import main
+from letkd_keras.export.artifact_verification import verify_artifacts
 from letkd_keras.export.comparison import Comparison, ExportMismatch
 from letkd_keras.export.inverse_rms import InverseRMS, with_calibrated_floors
-from letkd_keras.export.verification import verify_artifacts
 from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
 
 _RNG = np.random.default_rng(3)
@@ -169,7 +169,7 @@ def test_a_wrong_endpoint_for_raw_images_is_refused(student, tmp_path, monkeypat
         probabilities = np.full((len(images["classify"]), 5), 0.2, "float32")
         return {"savedmodel": np.asarray(student(images["savedmodel"])), "classify": probabilities}
 
-    monkeypatch.setattr("letkd_keras.export.student.reload_in_one_process", reload)
+    monkeypatch.setattr("letkd_keras.export.artifact.reload_in_one_process", reload)
     with pytest.raises(ExportMismatch, match=r"`classify` of .* differs from the student's"):
         export_student(student, tmp_path, mean=0.5, std=0.25, input="normalized")
     assert list(tmp_path.iterdir()) == []

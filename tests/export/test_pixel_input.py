@@ -5,11 +5,11 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from letkd_keras.export import export_bundle, export_student
+from letkd_keras.export.artifact_verification import verify_artifacts
 from letkd_keras.export.images_and_labels import pixels_for_classify
 from letkd_keras.export.input_scaling import takes_pixels, with_pixel_input
+from letkd_keras.export.job import prepare_job
 from letkd_keras.export.new_process import reload_outputs
-from letkd_keras.export.student import prepare
-from letkd_keras.export.verification import verify_artifacts
 
 _RNG = np.random.default_rng(3)
 _MEAN, _STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -142,11 +142,11 @@ def test_a_student_that_rescales_pixels_is_left_as_it_is(tmp_path):
 
 def test_pixels_that_would_be_normalized_twice_are_warned_of(student, caplog):
     rescaling = _with_rescaling(1 / 127.5)
-    prepare(rescaling, fold=False)
-    prepare(rescaling, fold=False, mean=0, std=1 / 255)
-    prepare(student, fold=False, mean=_MEAN, std=_STD)
+    prepare_job(rescaling, fold=False)
+    prepare_job(rescaling, fold=False, mean=0, std=1 / 255)
+    prepare_job(student, fold=False, mean=_MEAN, std=_STD)
     assert "rescales" not in caplog.text
-    prepare(rescaling, fold=False, mean=_MEAN, std=_STD)
+    prepare_job(rescaling, fold=False, mean=_MEAN, std=_STD)
     assert "rescales pixels itself, and its files normalize them with `mean`" in caplog.text
 
 

@@ -296,7 +296,7 @@ def test_a_student_that_hardly_recognizes_the_labelled_images_is_warned_about_on
 def test_a_student_of_a_run_that_never_was_better_is_not_suspected_of_other_images(
     export, result, learned, student, tmp_path, caplog, monkeypatch
 ):
-    monkeypatch.setattr(exporting, "write", lambda *args, **limits: None)
+    monkeypatch.setattr(exporting, "write_artifact", lambda *args, **limits: None)
     monkeypatch.setattr(exporting, "write_card", lambda *args, **described: None)
     run = RunFolder(tmp_path / "run", {"export_method": "kd", "seed": 0}).path
     (run / "kd" / "seed0").mkdir(parents=True)
@@ -319,7 +319,7 @@ def test_a_student_of_a_run_that_never_was_better_is_not_suspected_of_other_imag
 def test_labels_of_an_earlier_student_are_not_left_without_a_warning(
     student, tmp_path, caplog, monkeypatch
 ):
-    monkeypatch.setattr(exporting, "write", lambda *args, **limits: None)
+    monkeypatch.setattr(exporting, "write_artifact", lambda *args, **limits: None)
     export_student(student, tmp_path, "tflite", class_names="abcde")
     assert (tmp_path / "labels.txt").read_text() == "a\nb\nc\nd\ne\n"
     assert "labels.txt" not in caplog.text

@@ -239,6 +239,33 @@ def test_a_model_of_several_outputs_is_refused_with_the_line_that_keeps_one(
     assert as_functional(loaded, "net").output_shape == eval(f"model.output{kept}.shape")
 
 
+@pytest.mark.parametrize(
+    ("outputs", "kept", "all_outputs"),
+    [
+        (lambda features, logits: [features, logits], 1, "[0], [1]"),
+        (
+            lambda features, logits: {"logits": logits, "pooled": features},
+            0,
+            '["logits"], ["pooled"]',
+        ),
+    ],
+)
+def test_a_sequential_model_of_several_outputs_is_refused_likewise(outputs, kept, all_outputs):
+    inputs = keras.Input((4,))
+    features = keras.layers.Dense(3)(inputs)
+    last = keras.Model(inputs, outputs(features, keras.layers.Dense(2)(features)))
+    model = keras.Sequential([keras.Input((4,)), last])
+    line = f"keras.Model(model.inputs, model.outputs[{kept}])"
+    with pytest.raises(ValueError) as error:
+        as_functional(model, "net")
+    assert str(error.value) == (
+        "`net` must have one input and one output. Received: 1 inputs and 2 outputs. "
+        f'Keep the logits: {line}.save("net.keras"). The outputs are {all_outputs}'
+    )
+    kept_model = eval(line, {"keras": keras, "model": model})
+    assert as_functional(kept_model, "net").output_shape == (None, 2)
+
+
 def _overriding(base):
     class Halving(base):
         def call(self, inputs, training=None):

@@ -1,10 +1,10 @@
-"""Checking the artifacts of a card again."""
+"""Checking the artifacts of a card again, for the command `verify`."""
 
 from pathlib import Path
 
 from letkd_keras.export import formats
 from letkd_keras.export.card_file import options_of, read_card
-from letkd_keras.export.comparison import ExportMismatch, compare, outputs_of
+from letkd_keras.export.comparison import ExportMismatch, compare, expected_outputs
 from letkd_keras.export.images_and_labels import check_labels, images_for
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.new_process import reload_outputs
@@ -46,7 +46,7 @@ def verify_artifacts(folder, model, *, images=None, labels=None):
     real, options = images is not None, options_of(card)
     images = images_for(student, images, options=options)
     labels = check_labels(labels, images, student.output_shape[-1])
-    reference = outputs_of(student, images, options)
+    reference = expected_outputs(student, images, options)
     results = {}
     for name, artifact in card["artifacts"].items():
         try:
