@@ -66,6 +66,7 @@ class CRD(Distiller):
     `({"image": images, "row": integers [B]}, labels)`, as `ImageData.training_batches` gives where
     it is asked for rows. `evaluate` and `predict` take images. The banks are updated in every step;
     several replicas of a distribution strategy would each update their own, and are refused.
+    Images of `sample_weight` 0 are not in the loss, but they do change their memories.
 
     Args:
         teacher: Functional or sequential `keras.Model` from images to logits; see `Distiller`.

@@ -17,6 +17,7 @@ from letkd_keras.distillers.training_arguments import (
     check_images_and_labels,
     check_loss,
     check_metrics,
+    check_suits_labels,
     expected_labels,
     label_out_of_range,
 )
@@ -28,6 +29,7 @@ from letkd_keras.distillers.unlabelled import (
 )
 from letkd_keras.functional.loading import load_model
 from letkd_keras.losses.loss import ScalarLoss
+from letkd_keras.precision import dtype_policy
 from letkd_keras.ranges import non_negative_integer, non_negative_number
 
 if keras.backend.backend() == "tensorflow":
@@ -230,10 +232,13 @@ class Distiller(TrainStep, keras.Model):
         more. JAX finds no wrong label in other batches: the task loss of such an image is 0.
 
         Raises:
-            ValueError: If images in an array are not finite, labels in an array are not the
-                student's classes, or -1, TensorFlow finds another label in a batch, a
-                `class_weight` meets the label -1 in a `tf.data.Dataset`, or as `compute_loss`.
+            ValueError: If `y` is not one array, images in an array are not finite, labels in an
+                array are not the student's classes, or -1, TensorFlow finds another label in a
+                batch, a `class_weight` meets the label -1 in a `tf.data.Dataset`, or as
+                `compute_loss`.
         """
+        if y is not None:
+            self.check_labels(y)
         check_images_and_labels(x, y, self._classes, self.takes_unlabelled)
         try:
             return super().fit(x, y, *args, **kwargs)
@@ -280,13 +285,14 @@ class Distiller(TrainStep, keras.Model):
 
         Raises:
             ValueError: If the compiled loss is a dictionary, is a cross-entropy of probabilities or
-                rounds labels, or `y` is not one tensor.
+                of another kind of labels, or rounds labels, or `y` is not one tensor.
         """
         self.check_labels(y)
         # Not in `compile`: Keras loads a model that has a `compile` of its own without its
         # optimizer and loss.
         if self.compiled:
             check_loss(self.loss, self._classes)
+            check_suits_labels(self.loss, y, self._classes)
         return super().compute_loss(
             x=x,
             y=self._valid_labels(y),
@@ -428,14 +434,16 @@ class Distiller(TrainStep, keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
-        config["student"] = keras.saving.deserialize_keras_object(
-            config["student"], custom_objects=custom_objects
-        )
-        if "logit_losses" in config:
-            config["logit_losses"] = logit_losses_argument.deserialize(
-                config["logit_losses"], custom_objects
+        # What is made without a dtype, such as adapters, takes the policy that is set in Keras.
+        with dtype_policy(keras.dtype_policies.get(config.get("dtype"))):
+            config["student"] = keras.saving.deserialize_keras_object(
+                config["student"], custom_objects=custom_objects
             )
-        return cls(teacher=None, **config)
+            if "logit_losses" in config:
+                config["logit_losses"] = logit_losses_argument.deserialize(
+                    config["logit_losses"], custom_objects
+                )
+            return cls(teacher=None, **config)
 
     def save_assets(self, directory):
         """The teacher, in a whole `.keras` file only (Keras calls this)."""

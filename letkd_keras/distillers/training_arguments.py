@@ -55,13 +55,48 @@ def check_loss(loss, classes):
             )
 
 
+_OF_INTEGERS = {"sparsecategoricalcrossentropy"}
+_OF_DISTRIBUTIONS = {"categoricalcrossentropy", "categoricalfocalcrossentropy"}
+
+
+def check_suits_labels(loss, labels, classes):
+    """Refuse a cross-entropy of Keras for the other kind of labels; Keras' error names neither.
+
+    Args:
+        loss: What `check_loss` has let pass.
+        labels: Labels of a batch.
+        classes: Number of classes.
+
+    Raises:
+        ValueError: If the loss takes integers and the labels are distributions, or the reverse.
+    """
+    shape = tuple(labels.shape)
+    if classes == 1 or None in shape[1:]:
+        return
+    are_distributions = len(shape) == 2 and shape[1] == classes
+    wrong = _OF_INTEGERS if are_distributions else _OF_DISTRIBUTIONS
+    suitable = "CategoricalCrossentropy" if are_distributions else "SparseCategoricalCrossentropy"
+    kind = "distributions over the classes" if are_distributions else "integers"
+    for each in keras.tree.flatten(loss):
+        if _kind_of_keras(each) in wrong:
+            raise ValueError(
+                f"`loss` must be keras.losses.{suitable}(from_logits=True) for labels that are "
+                f"{kind}. Received: loss={_name(each)} and labels of shape {shape}"
+            )
+
+
 def _is_of_probabilities(loss):
-    """Whether it is a loss of Keras, an object or a function, without `from_logits=True`."""
+    """Whether it is a loss of Keras on probabilities, without `from_logits=True`."""
+    kind = _kind_of_keras(loss)
+    of_probabilities = kind.endswith("crossentropy") or kind in _OF_PROBABILITIES
+    return of_probabilities and not getattr(loss, "from_logits", False)
+
+
+def _kind_of_keras(loss):
+    """The name of a loss of Keras, an object or a function, without underscores, or `""`."""
     name = _name(loss)
     of_keras = getattr(keras.losses, name, None) in (loss, type(loss))
-    kind = name.lower().replace("_", "")
-    of_probabilities = kind.endswith("crossentropy") or kind in _OF_PROBABILITIES
-    return of_keras and of_probabilities and not getattr(loss, "from_logits", False)
+    return name.lower().replace("_", "") if of_keras else ""
 
 
 def _name(loss):
@@ -146,8 +181,13 @@ def check_images_and_labels(images, labels, classes, takes_unlabelled=False):
                 raise ValueError(
                     f"`x` must be finite. Received: NaN or infinite values in image {bad}{place}"
                 )
-    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iufb":
+    if not isinstance(labels, np.ndarray):
         return
+    if labels.dtype.kind not in "iufb":
+        raise ValueError(
+            f"{expected_labels(classes, takes_unlabelled)}. "
+            f"Received: labels of type {labels.dtype}{place}"
+        )
     if labels.ndim == 2 and labels.shape[1] == classes:
         if labels.min(initial=0) < 0 or not add_up_to_one(labels):
             sums = labels.sum(axis=1, dtype="float64")

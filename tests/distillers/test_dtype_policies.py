@@ -48,6 +48,16 @@ def test_mixed_precision_trains_and_evaluates(name, policy, setting):
     assert model.student.compute_dtype == policy.removeprefix("mixed_")
 
 
+@pytest.mark.parametrize("name", ["KD", "HintedLetKD", "FitNet", "VID", "CRD"])
+def test_a_loaded_distiller_computes_in_the_policy_that_it_was_made_under(name, policy, setting):
+    model = METHODS[name](setting, setting.student())
+    keras.config.set_dtype_policy("float32")
+    loaded = type(model).from_config(model.get_config())
+    made, restored = ([layer.compute_dtype for layer in m.layers] for m in (model, loaded))
+    assert made == restored
+    assert keras.config.dtype_policy().name == "float32"
+
+
 def test_a_step_under_a_scaled_loss_is_that_of_float32(setting):
     changes = []
     before = keras.config.dtype_policy()

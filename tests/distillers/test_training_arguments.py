@@ -7,6 +7,7 @@ from letkd_keras.distillers.training_arguments import (
     check_images_and_labels,
     check_loss,
     check_metrics,
+    check_suits_labels,
 )
 from letkd_keras.losses import DISTLoss
 
@@ -245,3 +246,51 @@ def test_labels_of_two_classes_may_be_booleans():
     losses = [model.evaluate(x, labels, verbose=0) for labels in (y, y.astype(int))]
     assert losses[0] == pytest.approx(losses[1])
     model.fit(x, y, verbose=0)
+
+
+_SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+_CATEGORICAL = keras.losses.CategoricalCrossentropy(from_logits=True)
+_FOCAL = keras.losses.CategoricalFocalCrossentropy(from_logits=True)
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels", "suitable"),
+    [
+        (_SPARSE, np.eye(3, dtype="float32"), r"\.CategoricalCrossentropy.* distributions"),
+        (_SPARSE, np.eye(3, dtype="int32"), r"\.CategoricalCrossentropy.* distributions"),
+        (_CATEGORICAL, np.arange(3), r"\.SparseCategoricalCrossentropy.* integers"),
+        (_CATEGORICAL, np.arange(3)[:, None], r"\.SparseCategoricalCrossentropy.* integers"),
+        (_FOCAL, np.arange(3), r"\.SparseCategoricalCrossentropy.* integers"),
+    ],
+)
+def test_a_loss_for_the_other_kind_of_labels_is_refused(loss, labels, suitable):
+    model = KD(_classifier(), _classifier())
+    model.compile("sgd", loss, run_eagerly=True)
+    x = np.zeros((3, 8, 8, 3), "float32")
+    for call in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match=f"`loss` must be keras.losses{suitable}.* of shape"):
+            call(x, labels, verbose=0)
+
+
+def test_losses_that_suit_the_labels_are_taken():
+    for loss, labels in (
+        (_SPARSE, np.arange(3)),
+        (_SPARSE, np.arange(3)[:, None]),
+        (_CATEGORICAL, np.eye(3)),
+        ([_CATEGORICAL], keras.KerasTensor((None, None))),
+        (lambda y_true, y_pred: 0.0, np.arange(3)),
+    ):
+        check_suits_labels(loss, labels, 3)
+
+
+@pytest.mark.parametrize("labels", [np.array(["cat", "dog"]), np.array([0, 1], object)])
+def test_labels_that_are_no_numbers_are_refused(labels):
+    with pytest.raises(ValueError, match=r"`y` must be integers from 0 to 2, .* labels of type "):
+        check_images_and_labels(None, labels, 3)
+
+
+def test_labels_in_a_list_are_refused_before_the_training():
+    model = KD(_classifier(), _classifier())
+    model.compile("sgd", _SPARSE)
+    with pytest.raises(ValueError, match=r"`y` must be one tensor of labels.* y=list"):
+        model.fit(np.zeros((2, 8, 8, 3), "float32"), [0, 1], verbose=0)
