@@ -127,6 +127,8 @@ class Distiller(TrainStep, keras.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        # What is made without a dtype, such as adapters, takes this policy, whatever `dtype` is.
+        self._made_under = keras.config.dtype_policy()
         teacher, self.student = matching_models(teacher, student)
         if self.suggested_layers is not None:
             teacher_layers, student_layers = compared_layers(
@@ -429,13 +431,13 @@ class Distiller(TrainStep, keras.Model):
                 self.logit_losses, self.distillation_weights
             ),
             "warm_up_steps": self.warm_up_steps,
+            "made_under": keras.dtype_policies.serialize(self._made_under),
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
-        # What is made without a dtype, such as adapters, takes the policy that is set in Keras.
-        with dtype_policy(keras.dtype_policies.get(config.get("dtype"))):
+        with dtype_policy(keras.dtype_policies.get(config.pop("made_under", None))):
             config["student"] = keras.saving.deserialize_keras_object(
                 config["student"], custom_objects=custom_objects
             )

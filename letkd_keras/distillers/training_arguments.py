@@ -71,9 +71,9 @@ def check_suits_labels(loss, labels, classes):
         ValueError: If the loss takes integers and the labels are distributions, or the reverse.
     """
     shape = tuple(labels.shape)
-    if classes == 1 or None in shape[1:]:
-        return
-    are_distributions = len(shape) == 2 and shape[1] == classes
+    are_distributions = shape[1:] == (classes,)
+    if not are_distributions and shape[1:] not in ((), (1,)):
+        return  # of unknown or wrong width
     wrong = _OF_INTEGERS if are_distributions else _OF_DISTRIBUTIONS
     suitable = "CategoricalCrossentropy" if are_distributions else "SparseCategoricalCrossentropy"
     kind = "distributions over the classes" if are_distributions else "integers"
@@ -181,7 +181,7 @@ def check_images_and_labels(images, labels, classes, takes_unlabelled=False):
                 raise ValueError(
                     f"`x` must be finite. Received: NaN or infinite values in image {bad}{place}"
                 )
-    if not isinstance(labels, np.ndarray):
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind == "V":  # such as bfloat16
         return
     if labels.dtype.kind not in "iufb":
         raise ValueError(

@@ -58,6 +58,14 @@ def test_a_loaded_distiller_computes_in_the_policy_that_it_was_made_under(name, 
     assert keras.config.dtype_policy().name == "float32"
 
 
+def test_a_dtype_of_the_distiller_alone_is_not_that_of_its_adapters(setting):
+    model = FitNet(setting.teacher, setting.student(), dtype="float16", **LAYERS)
+    loaded = FitNet.from_config(model.get_config())
+    for each in (model, loaded):
+        assert each.dtype_policy.name == "float16"
+        assert {weight.dtype for weight in each.weights} == {"float32"}
+
+
 def test_a_step_under_a_scaled_loss_is_that_of_float32(setting):
     changes = []
     before = keras.config.dtype_policy()

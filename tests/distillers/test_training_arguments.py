@@ -278,6 +278,9 @@ def test_losses_that_suit_the_labels_are_taken():
         (_SPARSE, np.arange(3)[:, None]),
         (_CATEGORICAL, np.eye(3)),
         ([_CATEGORICAL], keras.KerasTensor((None, None))),
+        # The number of classes is wrong, not the loss: Keras names both shapes.
+        (_CATEGORICAL, np.eye(5)),
+        (_CATEGORICAL, np.eye(3)[:, None]),
         (lambda y_true, y_pred: 0.0, np.arange(3)),
     ):
         check_suits_labels(loss, labels, 3)
@@ -287,6 +290,14 @@ def test_losses_that_suit_the_labels_are_taken():
 def test_labels_that_are_no_numbers_are_refused(labels):
     with pytest.raises(ValueError, match=r"`y` must be integers from 0 to 2, .* labels of type "):
         check_images_and_labels(None, labels, 3)
+
+
+def test_distributions_in_bfloat16_are_taken():
+    model = KD(_classifier(), _classifier())
+    model.compile("sgd", _CATEGORICAL)
+    labels = keras.ops.convert_to_numpy(keras.ops.eye(3, dtype="bfloat16"))
+    assert isinstance(labels, np.ndarray) and labels.dtype == "bfloat16"
+    model.fit(np.zeros((3, 8, 8, 3), "float32"), labels, verbose=0)
 
 
 def test_labels_in_a_list_are_refused_before_the_training():
