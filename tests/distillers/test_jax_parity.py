@@ -49,4 +49,4 @@ def test_metrics_and_labels_on_jax():
 
 def test_memories_on_jax():
     """CRD, whose memories are variables that the step changes."""
-    assert "2 passed" in _passed_on_jax("test_dtype_policies.py", "-k", "CRD")
+    assert "4 passed" in _passed_on_jax("test_dtype_policies.py", "-k", "CRD")
