@@ -29,6 +29,8 @@ class Exported(Comparison):
         parameters: Number of parameters of the model that was written.
         tolerance: Largest relative difference of a logit that was allowed; `None` for any.
         min_agreement: Smallest agreement that was allowed.
+        min_accuracy: Smallest accuracy, as a share of the student's, with which a smaller agreement
+            was allowed, too; `None` for none.
         layer_noise: List of `LayerNoise`, if it was asked for and the format is quantized.
     """
 
@@ -38,6 +40,7 @@ class Exported(Comparison):
     parameters: int
     tolerance: float | None = None
     min_agreement: float | None = None
+    min_accuracy: float | None = None
     layer_noise: list | None = None
 
     def __str__(self):
@@ -52,7 +55,9 @@ def write_artifact(job, path, format, *, tolerance=None, min_agreement=None):
     file_format = formats.find(format)
     target = Path(path) / file_format.file_name
     tolerance = file_format.tolerance if tolerance is None else tolerance
-    min_agreement = file_format.min_agreement if min_agreement is None else min_agreement
+    min_accuracy = None
+    if min_agreement is None:
+        min_agreement, min_accuracy = file_format.min_agreement, file_format.min_accuracy
     with atomic_path(target) as temporary:
         file_format.write(job.written, temporary, job.options)
         images = {file_format.runtime: job.images}
@@ -62,7 +67,8 @@ def write_artifact(job, path, format, *, tolerance=None, min_agreement=None):
         try:
             outputs = reload_in_one_process(temporary, images)
             comparison = compare(job.reference, outputs[file_format.runtime], job.labels)
-            comparison.check(name, tolerance, min_agreement if job.real else None)
+            least = min_agreement if job.real else None
+            comparison.check(name, tolerance, least, min_accuracy)
         except ExportMismatch as mismatch:
             if file_format.needs_calibration and file_format.is_quantized:
                 _check_ranges(name, job, mismatch)
@@ -80,6 +86,7 @@ def write_artifact(job, path, format, *, tolerance=None, min_agreement=None):
         parameters=job.written.count_params(),
         tolerance=tolerance,
         min_agreement=min_agreement,
+        min_accuracy=min_accuracy,
         layer_noise=noise,
         **vars(comparison),
     )

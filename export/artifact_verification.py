@@ -56,7 +56,7 @@ def verify_artifacts(folder, model, *, images=None, labels=None):
             logits = reload_outputs(formats.find(name).runtime, file, images)
             results[name] = compare(reference, logits, labels)
             least = artifact["min_agreement"] if real else None
-            results[name].check(name, artifact["tolerance"], least)
+            results[name].check(name, artifact["tolerance"], least, artifact["min_accuracy"])
         except ExportMismatch as mismatch:
             results[name] = mismatch
     return results

@@ -124,6 +124,7 @@ def _artifact(result, job, data):
         "accuracy": result.accuracy,
         "tolerance": result.tolerance,
         "min_agreement": result.min_agreement,
+        "min_accuracy": result.min_accuracy,
         **({"precision": options.precision} if has_precisions else {}),
         **({} if noise is None else {"layer_snr_db": [asdict(layer) for layer in noise]}),
     }

@@ -64,10 +64,11 @@ def write_labels(path, class_names):
 
 def _check_artifact(card, name, artifact):
     file_name = formats.find(name, "artifacts").file_name
-    keys = {"file", "sha256", "tolerance", "min_agreement"}
+    limits = ("tolerance", "min_agreement", "min_accuracy")
+    keys = {"file", "sha256", *limits}
     if not isinstance(artifact, dict) or not keys <= set(artifact):
         raise ValueError(f"{card} is damaged: {name} must have {', '.join(sorted(keys))}.")
-    for key in ("tolerance", "min_agreement"):
+    for key in limits:
         if artifact[key] is not None and not _is_number(artifact[key]):
             raise ValueError(f"{card} is damaged: `{key}` of {name} must be a number or null.")
     if artifact["file"] != file_name:

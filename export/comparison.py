@@ -6,6 +6,8 @@ import numpy as np
 from scipy.special import softmax
 
 _BATCH = 64
+# Fewer labelled images cannot show whether an accuracy fell by a hundredth.
+_ENOUGH_LABELS = 1000
 
 
 class ExportMismatch(ValueError):
@@ -49,13 +51,17 @@ class Comparison:
             text += f", accuracy {100 * self.accuracy_before:.2f}% -> {100 * self.accuracy:.2f}%"
         return text
 
-    def check(self, name, tolerance=None, min_agreement=None):
+    def check(self, name, tolerance=None, min_agreement=None, min_accuracy=None):
         """Refuse an artifact that differs too much from the student.
 
         Args:
             name: Name of the artifact for the error.
             tolerance: Largest difference allowed, relative to `scale`; `None` for any.
             min_agreement: Smallest agreement allowed; `None` for any.
+            min_accuracy: Smallest accuracy, as a share of the student's, with which a smaller
+                agreement is allowed, too, on at least 1000 labelled images; `None` for none. Where
+                the student is often wrong it is often unsure, and another top-1 class need not be a
+                worse one.
 
         Raises:
             ExportMismatch: If a limit is exceeded, or a logit is not finite.
@@ -67,11 +73,15 @@ class Comparison:
                 f"{name} differs from the student by more than {tolerance:.0e} of its logits' "
                 f"scale {self.scale:.3g}: {self}."
             )
-        if min_agreement is not None and not self.agreement >= min_agreement:
-            raise ExportMismatch(
-                f"{name} agrees with the student on less than {100 * min_agreement:.1f}% of the "
-                f"images: {self}. docs/export.md#int8 says what helps."
-            )
+        if min_agreement is None or self.agreement >= min_agreement:
+            return
+        missed = f"agrees with the student on less than {100 * min_agreement:.1f}% of the images"
+        is_known = self.accuracy is not None and self.num_images >= _ENOUGH_LABELS
+        if min_accuracy is not None and is_known:
+            if self.accuracy >= min_accuracy * self.accuracy_before:
+                return
+            missed += f" and has less than {100 * min_accuracy:.0f}% of its accuracy"
+        raise ExportMismatch(f"{name} {missed}: {self}. docs/export.md#int8 says what helps.")
 
 
 def compare(reference, logits, labels=None):

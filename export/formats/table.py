@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from letkd_keras.commands.log_file import stderr_to_log
 
+# Share of the accuracy in float32 that benchmarks of quantized networks usually require (MLPerf).
+_MIN_ACCURACY = 0.99
 # Extra of this package that installs a package.
 _EXTRAS = {
     **dict.fromkeys(("ai_edge_litert", "onnx", "onnxruntime", "tf2onnx"), "export"),
@@ -28,6 +30,8 @@ class Format:
             `None` where quantization changes the logits, so that only their order is compared.
         min_agreement: Smallest share of real images for which artifact and student must have the
             same top-1 class.
+        min_accuracy: Smallest accuracy, as a share of the student's, with which a smaller agreement
+            is allowed, too; see `letkd_keras.export.comparison.Comparison.check`.
         needs_calibration: Whether the writer needs training images.
         is_quantized: Whether it is a TFLite file of the same network in fewer bits.
         converters: Packages that the writer needs besides TensorFlow.
@@ -38,6 +42,7 @@ class Format:
     writer: str
     tolerance: float | None
     min_agreement: float
+    min_accuracy: float | None = None
     needs_calibration: bool = False
     is_quantized: bool = False
     converters: tuple = ()
@@ -88,13 +93,20 @@ def _tflite(name, function, tolerance, min_agreement, **options):
     return Format(f"student{name}.tflite", "tflite", writer, tolerance, min_agreement, **options)
 
 
+def _quantized(name, function, min_agreement, **options):
+    options |= {"is_quantized": True, "min_accuracy": _MIN_ACCURACY}
+    return _tflite(name, function, None, min_agreement, **options)
+
+
 def _trained(name, function):
     # Such a student was trained further and is another network. It has the accuracy of the
     # original, but disagrees with it where the original itself is unsure.
-    writer = f"tfmot.compression:{function}"
-    packages = ("tensorflow_model_optimization", "tf_keras")
-    file = f"student_{name}.tflite"
-    return Format(file, "tflite", writer, None, 0.98, needs_calibration=True, converters=packages)
+    return Format(
+        *(f"student_{name}.tflite", "tflite", f"tfmot.compression:{function}", None, 0.98),
+        min_accuracy=_MIN_ACCURACY,
+        needs_calibration=True,
+        converters=("tensorflow_model_optimization", "tf_keras"),
+    )
 
 
 _FORMATS = {
@@ -103,19 +115,16 @@ _FORMATS = {
     ),
     "tflite": _tflite("", "write_tflite", 1e-4, 1.0),
     "tflite-float16": _tflite("_float16", "write_float16", 0.02, 0.99),
-    "tflite-dynamic": _tflite("_dynamic", "write_dynamic_range", None, 0.98, is_quantized=True),
-    "tflite-int8": _tflite(
-        "_int8", "write_int8", None, 0.98, needs_calibration=True, is_quantized=True
-    ),
-    "tflite-int16x8": _tflite(
-        "_int16x8", "write_int16x8", None, 0.99, needs_calibration=True, is_quantized=True
-    ),
+    "tflite-dynamic": _quantized("_dynamic", "write_dynamic_range", 0.98),
+    "tflite-int8": _quantized("_int8", "write_int8", 0.98, needs_calibration=True),
+    "tflite-int16x8": _quantized("_int16x8", "write_int16x8", 0.99, needs_calibration=True),
     "tflite-int4": Format(
         "student_int4.tflite",
         "tflite",
         "formats.litert_quantizer:write_int4",
         None,
         0.95,
+        min_accuracy=_MIN_ACCURACY,
         is_quantized=True,
         converters=("litert_quantizer",),
     ),

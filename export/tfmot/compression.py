@@ -5,6 +5,8 @@ class probabilities of the original. This needs images, but no labels.
 """
 
 import tempfile
+from collections import defaultdict
+from unittest import mock
 
 import numpy as np
 from scipy.special import softmax
@@ -23,9 +25,9 @@ _BATCH = 32
 def write_quantization_aware(student, path, options):
     """Write an int8 TFLite file after training with the quantization in the network.
 
-    tfmot starts the range of every result at [-6, 6] and moves it by a thousandth of the distance
-    in each step. After a short training, logits beyond 6 are probably cut off. `tflite-int8`
-    measures the ranges, and was better for the students that were tried.
+    The ranges of the results start at those of the calibration images. tfmot itself starts them at
+    [-6, 6] and moves them by a thousandth of the distance in each step, so that a short training
+    would cut off larger results.
 
     Args:
         student: Functional `keras.Model` that returns logits, folded.
@@ -83,6 +85,8 @@ def write_quantization_aware(student, path, options):
         plain = to_tf_keras(student)
         annotated = tf_keras.models.clone_model(plain, clone_function=annotate)
         model = quantization.quantize_apply(annotated)
+        _freeze_batch_norms(model)
+        _measure_ranges(model, quantization.quantizers.MovingAverageQuantizer, options.calibration)
         _fine_tune(model, student, options)
         _write(model, path, options, quantized=True)
 
@@ -151,6 +155,31 @@ def _has_kernel(layer, tf_keras):
     return isinstance(layer, tf_keras.layers.Conv2D | tf_keras.layers.Dense) and not depthwise
 
 
+def _measure_ranges(model, quantizer_type, images):
+    """Start the range of each result where tfmot's moving average would end without training.
+
+    Args:
+        model: Quantized tf_keras model.
+        quantizer_type: Type of the quantizers that have a moving average of the range.
+        images: Images that the model takes, [N, H, W, C].
+    """
+    lowest, highest = defaultdict(list), defaultdict(list)
+
+    def measure(_, results, training, weights, **kwargs):
+        lowest[weights["min_var"].ref()].append(np.min(results))
+        highest[weights["max_var"].ref()].append(np.max(results))
+        return results
+
+    # The ranges belong to tfmot's own layers too, whose quantizers cannot be replaced one by one.
+    with mock.patch.object(quantizer_type, "__call__", measure):
+        for start in range(0, len(images), _BATCH):
+            # The kernels are rounded as in the training.
+            model(images[start : start + _BATCH], training=True)
+    for ranges in (lowest, highest):
+        for variable, values in ranges.items():
+            variable.deref().assign(np.mean(values))
+
+
 def _fine_tune(model, student, options, epochs=3, learning_rate=1e-4, callbacks=()):
     """Train a tf_keras model to match the student's probabilities on the calibration images.
 
@@ -162,10 +191,7 @@ def _fine_tune(model, student, options, epochs=3, learning_rate=1e-4, callbacks=
     learning_rate = options.learning_rate or learning_rate
     images = np.asarray(options.calibration, "float32")
     targets = softmax(logits_of(student, images), axis=-1)
-    for layer in model.layers:
-        inner = getattr(layer, "layer", layer)  # the layer inside a wrapper of tfmot
-        if isinstance(inner, tf_keras.layers.BatchNormalization):
-            inner.trainable = False
+    _freeze_batch_norms(model)
     model.compile(
         optimizer=tf_keras.optimizers.Adam(learning_rate),
         loss=tf_keras.losses.CategoricalCrossentropy(from_logits=True),
@@ -179,6 +205,15 @@ def _fine_tune(model, student, options, epochs=3, learning_rate=1e-4, callbacks=
         callbacks=list(callbacks),
         verbose=0,
     )
+
+
+def _freeze_batch_norms(model):
+    import tf_keras
+
+    for layer in model.layers:
+        inner = getattr(layer, "layer", layer)  # the layer inside a wrapper of tfmot
+        if isinstance(inner, tf_keras.layers.BatchNormalization):
+            inner.trainable = False
 
 
 def _write(model, path, options, quantized=False):

@@ -383,6 +383,7 @@ def _write_bundle(folder):
         "sha256": checksum(file),
         "tolerance": 1e-4,
         "min_agreement": 1.0,
+        "min_accuracy": None,
     }
     inputs = {"kind": "normalized", "shape": [32, 32, 3], "mean": None, "std": None, "crop": 1.0}
     card = {

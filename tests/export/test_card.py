@@ -469,7 +469,7 @@ def test_links_inside_a_folder_are_checked(copy):
         ('{"student": "a", "artifacts": {"caffe": {}}}', "`artifacts` must be one of savedmodel"),
         (
             '{"student": "a", "artifacts": {"onnx": {"file": "student.onnx", "sha256": "", '
-            '"tolerance": "1", "min_agreement": 1}}}',
+            '"tolerance": "1", "min_agreement": 1, "min_accuracy": null}}}',
             "`tolerance` of onnx must be a number or null",
         ),
     ],

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from letkd_keras.export import ExportMismatch
+from letkd_keras.export.comparison import compare
+
+
+def _logits(classes):
+    return np.eye(4, dtype="float32")[classes]
+
+
+def _comparison(images, wrong_before, changed):
+    """A student with `wrong_before` errors, of which `changed` become other errors in the file."""
+    labels = np.zeros(images, int)
+    student, file = labels.copy(), labels.copy()
+    student[:wrong_before] = file[:wrong_before] = 1
+    file[:changed] = 2
+    return compare(_logits(student), _logits(file), labels)
+
+
+def test_errors_that_become_other_errors_are_allowed_by_the_accuracy():
+    comparison = _comparison(1000, 400, 50)
+    assert comparison.agreement == 0.95
+    assert comparison.accuracy == comparison.accuracy_before == 0.6
+    comparison.check("file", min_agreement=0.98, min_accuracy=0.99)
+    with pytest.raises(ExportMismatch, match=r"less than 98.0% of the images: max"):
+        comparison.check("file", min_agreement=0.98)
+
+
+def test_the_accuracy_must_be_known_from_enough_images():
+    with pytest.raises(ExportMismatch, match=r"less than 98.0% of the images: max"):
+        _comparison(999, 400, 50).check("file", min_agreement=0.98, min_accuracy=0.99)
+
+
+@pytest.mark.parametrize(("lost", "is_refused"), [(6, False), (7, True)])
+def test_a_lower_accuracy(lost, is_refused):
+    labels = np.zeros(1000, int)
+    student, file = labels.copy(), labels.copy()
+    student[:400] = file[:400] = 1
+    file[:50] = 2
+    file[400 : 400 + lost] = 3  # of the 600 that the student names
+    comparison = compare(_logits(student), _logits(file), labels)
+    if is_refused:
+        with pytest.raises(ExportMismatch, match="and has less than 99% of its accuracy: max"):
+            comparison.check("file", min_agreement=0.98, min_accuracy=0.99)
+    else:
+        comparison.check("file", min_agreement=0.98, min_accuracy=0.99)
+
+
+def test_the_accuracy_replaces_no_tolerance():
+    comparison = _comparison(1000, 400, 50)
+    with pytest.raises(ExportMismatch, match="differs from the student by more than"):
+        comparison.check("file", tolerance=1e-4, min_agreement=1.0, min_accuracy=0.99)
