@@ -5,7 +5,6 @@ class probabilities of the original. This needs images, but no labels.
 """
 
 import tempfile
-from collections import defaultdict
 from unittest import mock
 
 import numpy as np
@@ -87,7 +86,8 @@ def write_quantization_aware(student, path, options):
         model = quantization.quantize_apply(annotated)
         _freeze_batch_norms(model)
         _measure_ranges(model, quantization.quantizers.MovingAverageQuantizer, options.calibration)
-        _fine_tune(model, student, options)
+        # Larger steps move the student further from its probabilities than rounding does.
+        _fine_tune(model, student, options, learning_rate=1e-5)
         _write(model, path, options, quantized=True)
 
 
@@ -156,28 +156,29 @@ def _has_kernel(layer, tf_keras):
 
 
 def _measure_ranges(model, quantizer_type, images):
-    """Start the range of each result where tfmot's moving average would end without training.
+    """Start the range of each result at its smallest and largest value for the images.
 
     Args:
         model: Quantized tf_keras model.
         quantizer_type: Type of the quantizers that have a moving average of the range.
         images: Images that the model takes, [N, H, W, C].
     """
-    lowest, highest = defaultdict(list), defaultdict(list)
+    ranges = {}
 
     def measure(_, results, training, weights, **kwargs):
-        lowest[weights["min_var"].ref()].append(np.min(results))
-        highest[weights["max_var"].ref()].append(np.max(results))
+        lowest, highest = weights["min_var"].ref(), weights["max_var"].ref()
+        # tfmot's ranges contain 0.
+        ranges[lowest] = min(ranges.get(lowest, 0), np.min(results))
+        ranges[highest] = max(ranges.get(highest, 0), np.max(results))
         return results
 
-    # The ranges belong to tfmot's own layers too, whose quantizers cannot be replaced one by one.
+    # For most layers tfmot makes the quantizers itself, so that none can be passed to it.
     with mock.patch.object(quantizer_type, "__call__", measure):
         for start in range(0, len(images), _BATCH):
-            # The kernels are rounded as in the training.
+            # As in the training, so that the kernels are rounded.
             model(images[start : start + _BATCH], training=True)
-    for ranges in (lowest, highest):
-        for variable, values in ranges.items():
-            variable.deref().assign(np.mean(values))
+    for variable, value in ranges.items():
+        variable.deref().assign(value)
 
 
 def _fine_tune(model, student, options, epochs=3, learning_rate=1e-4, callbacks=()):

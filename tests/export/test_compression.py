@@ -153,6 +153,23 @@ def test_quantization_aware_training_gives_an_int8_file(student, images, tmp_pat
     assert result.max_difference < 0.25 * scale
 
 
+def test_ranges_start_at_those_of_the_images(tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, activation="relu", name="conv")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    student = trained_looking(keras.Model(inputs, keras.layers.Dense(4, name="logits")(x)))
+    dense = student.get_layer("logits")
+    dense.kernel.assign(100 * dense.kernel)
+    pixels = np.random.default_rng(4).integers(0, 256, (64, 8, 8, 3), "uint8")
+    given = {"images": pixels, "calibration": pixels, "mean": 0.5, "std": 0.25}
+    options = {"epochs": 1, "learning_rate": 1e-6, "min_agreement": 0}
+    result = export_student(student, tmp_path, "tflite-qat", **given, **options)
+    assert result.scale > 50
+    # tfmot would start at ranges of [-6, 6], that of the pixels included.
+    assert result.max_difference < 0.05 * result.scale
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tflite-qat", "tflite-pruned", "tflite-clustered"])
 def test_training_leaves_the_scaling_of_pixels_as_it_is(student, tmp_path, name):
