@@ -71,9 +71,8 @@ def _deviation_sums(directions, kernel, shift, block_size, dtype):
             centered = rows - mean
             at_mean = first + 2.0 * second * (mean @ kernel - shift)
             weighted = 2.0 * second * kernel
-            to_rows = centered @ (weighted @ ops.transpose(kernel)) + at_mean @ ops.transpose(
-                kernel
-            )
+            transposed = ops.transpose(kernel)
+            to_rows = centered @ (weighted @ transposed) + at_mean @ transposed
             covariance = ops.transpose(centered) @ centered
             row_sum = ops.sum(rows, axis=0)[:, None]
             to_kernel = covariance @ weighted + row_sum @ at_mean
