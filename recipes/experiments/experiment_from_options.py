@@ -115,8 +115,8 @@ def _networks(options, settings):
     teacher, student = (
         Network.of(
             getattr(options, role) or getattr(pair, role),
-            getattr(options, f"{role}_penultimate_layer"),
-            getattr(options, f"{role}_intermediate_layer"),
+            penultimate_layer=getattr(options, f"{role}_penultimate_layer"),
+            intermediate_layer=getattr(options, f"{role}_intermediate_layer"),
             weights=getattr(options, f"{role}_weights"),
             input_size=getattr(options, f"{role}_image_size"),
             pixels=getattr(options, f"{role}_pixels"),

@@ -43,14 +43,7 @@ class Size:
 
 
 def size_of(model):
-    """The `Size` of a model.
-
-    Args:
-        model: Functional `keras.Model` of images of a known size.
-
-    Returns:
-        `Size`.
-    """
+    """The `Size` of a functional `keras.Model` of images of a known size."""
     cost = known_cost_of(model, pooled=True)
     return Size(cost.parameters, 4 * cost.parameters, cost.multiply_adds)
 
