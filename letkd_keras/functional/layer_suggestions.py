@@ -106,8 +106,7 @@ class _FeatureMaps:
     """The calls of a model up to its last feature map, with the shapes of their outputs."""
 
     def __init__(self, model):
-        model = as_functional(model)
-        self.model = flatten(model)
+        self.model = flatten(as_functional(model))
         self.names = {layer.name for layer in self.model.layers if self._has_a_name(layer)}
         self.shapes = output_shapes(self.model)
         self.token_grids = TokenGrids(self.model, self._shape)
