@@ -173,11 +173,8 @@ def _schedules(options, settings, pair):
     epochs = _given(options, "teacher_epochs", settings.teacher_epochs or student_epochs)
     teacher = schedule("teacher_learning_rate", settings.learning_rate, epochs)
     head_epochs = _given(options, "head_epochs", HEAD_EPOCHS)
-    head = Schedule.of(
-        settings,
-        *(ADAMW["learning_rate"], head_epochs, batch_size),
-        **{**shared, **_HEAD},
-    )
+    of_head = {**shared, **_HEAD}
+    head = Schedule.of(settings, ADAMW["learning_rate"], head_epochs, batch_size, **of_head)
     fine_tune = None
     if options.fine_tune_epochs:
         fine_tune = replace(
