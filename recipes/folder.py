@@ -74,7 +74,6 @@ def parse(arguments=None):
     add_experiment_options(
         parser,
         SETTINGS,
-        data_required="a folder of class folders",
         methods=("student", "kd", "letkd2+dkd"),
         networks_required=True,
     )

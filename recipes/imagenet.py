@@ -67,7 +67,7 @@ SETTINGS = Settings(
 def parse(arguments=None):
     """Parse the command line."""
     parser = Parser("letkd_keras.recipes.imagenet", __doc__)
-    add_experiment_options(parser, SETTINGS, data_required="imagenet:DIR")
+    add_experiment_options(parser, SETTINGS)
     return parser.parse_args(arguments)
 
 

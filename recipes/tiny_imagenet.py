@@ -58,7 +58,7 @@ SETTINGS = Settings(
 def parse(arguments=None):
     """Parse the command line."""
     parser = Parser("letkd_keras.recipes.tiny_imagenet", __doc__)
-    add_experiment_options(parser, SETTINGS, data_required="tiny-imagenet:DIR")
+    add_experiment_options(parser, SETTINGS)
     return parser.parse_args(arguments)
 
 

@@ -106,8 +106,7 @@ class _FeatureMaps:
     """The calls of a model up to its last feature map, with the shapes of their outputs."""
 
     def __init__(self, model):
-        model = as_functional(model)
-        self.model = flatten(model)
+        self.model = flatten(as_functional(model))
         self.names = {layer.name for layer in self.model.layers if self._has_a_name(layer)}
         self.shapes = output_shapes(self.model)
         self.token_grids = TokenGrids(self.model, self._shape)
@@ -154,8 +153,8 @@ class _FeatureMaps:
                     return block
                 continue
             # A convolution that only changes the grid before the first block is no block.
-            is_place = convolutions > 1 and self._has_a_name(operation)
-            if is_place and any(merges(reader) for reader in readers(self.model, operation)):
+            may_end_block = convolutions > 1 and self._has_a_name(operation)
+            if may_end_block and any(merges(reader) for reader in readers(self.model, operation)):
                 return self._with_activation(operation)
             if plain is None and activates(operation) and self._follows_convolution(node):
                 activated = self._with_a_name(node).operation

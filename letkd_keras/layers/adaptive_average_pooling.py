@@ -73,10 +73,9 @@ class AdaptiveAveragePooling(keras.layers.Layer):
 
     def __init__(self, grid, data_format=None, **kwargs):
         super().__init__(**kwargs)
-        if not isinstance(grid, (tuple, list)) or len(grid) != 2:
+        if not isinstance(grid, tuple | list) or len(grid) != 2:
             raise ValueError(f"`grid` must be (height, width). Received: grid={grid!r}")
-        height, width = grid
-        self.grid = positive_integer.check(height, "grid"), positive_integer.check(width, "grid")
+        self.grid = tuple(positive_integer.check(size, "grid") for size in grid)
         self.data_format = data_format_or_default(data_format)
         self.input_spec = keras.layers.InputSpec(ndim=4)
         self.built = True

@@ -82,9 +82,6 @@ class FakeQuantization(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return input_shape
 
-    def compute_output_spec(self, inputs, training=None):
-        return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
-
     def get_config(self):
         return {**super().get_config(), "bits": self.bits, "momentum": self.momentum}
 
@@ -223,8 +220,8 @@ class FakeQuantizedKDLayer(KDLayer):
         directions = self._directions(directions, training=training)
         scores = self._convolve(directions, self._unit_columns(self.template_kernel))
         scores = scores * ops.cast(self.template_scale, scores.dtype)
+        outputs = ops.mean(inputs, axis=self.location_axes) if pool_output else inputs
         if self.alpha == 0:
-            outputs = ops.mean(inputs, axis=self.location_axes) if pool_output else inputs
             return (outputs, scores) if return_scores else outputs
         responses = ops.relu(self.batch_normalization(scores, training=training))
         responses = self._responses(at_least_float32(responses), training=training)
@@ -235,11 +232,11 @@ class FakeQuantizedKDLayer(KDLayer):
             means = ops.mean(directions, axis=self.location_axes)
             means = self._means(means, training=training)
             values = self._mean_values(ops.matmul(means, kernel), training=training)
-            outputs = at_least_float32(ops.mean(inputs, axis=self.location_axes)) + values
+            outputs = at_least_float32(outputs) + values
         else:
             values = at_least_float32(self._convolve(directions, kernel))
             values = self._values(values, training=training)
-            outputs = self._outputs(at_least_float32(inputs) + values, training=training)
+            outputs = self._outputs(at_least_float32(outputs) + values, training=training)
         outputs = ops.cast(outputs, self.compute_dtype)
         return (outputs, scores) if return_scores else outputs
 

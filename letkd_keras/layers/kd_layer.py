@@ -163,22 +163,20 @@ class KDLayer(keras.layers.Layer):
 
     def call(self, inputs, training=None, return_scores=False, pool_output=False):
         scores = self.scores(inputs)
-        if self.alpha == 0:
-            outputs = ops.mean(inputs, axis=self.location_axes) if pool_output else inputs
-        else:
+        outputs = ops.mean(inputs, axis=self.location_axes) if pool_output else inputs
+        if self.alpha > 0:
             responses = ops.relu(self.batch_normalization(scores, training=training))
             inverse = inverse_norm(responses, self.channel_axis)
             if pool_output:
-                features = ops.mean(inputs, axis=self.location_axes)
                 responses, inverse = (
                     to_channels_last(x, self.data_format) for x in (responses, inverse)
                 )
-                outputs = features + self._value(self._mean_direction(responses, inverse))
+                outputs = outputs + self._value(self._mean_direction(responses, inverse))
             else:
                 # Dividing the values of a location by the norm of its responses is the same as
                 # dividing the responses.
                 value = at_least_float32(self._convolve(responses, self._value_kernel()))
-                outputs = inputs + ops.cast(value * inverse, self.compute_dtype)
+                outputs = outputs + ops.cast(value * inverse, self.compute_dtype)
         return (outputs, scores) if return_scores else outputs
 
     def call_in_blocks(self, inputs, block_size, training=None, pool_output=False):
@@ -197,8 +195,9 @@ class KDLayer(keras.layers.Layer):
         Returns:
             `x_hat`, or its global average.
         """
+        features = ops.mean(inputs, axis=self.location_axes) if pool_output else inputs
         if self.alpha == 0:
-            return ops.mean(inputs, axis=self.location_axes) if pool_output else inputs
+            return features
         directions, kernel = self.directions(inputs), self.score_kernel()
         bn = self.batch_normalization
         if training and bn.trainable:
@@ -212,10 +211,7 @@ class KDLayer(keras.layers.Layer):
             )
         slope = bn.gamma * ops.rsqrt(variance + bn.epsilon)
         shared = [kernel, mean, slope, bn.beta]
-        features = inputs
-        if pool_output:
-            features = ops.mean(inputs, axis=self.location_axes)
-        else:
+        if not pool_output:
             shared.append(self._value_kernel())
 
         def values_of(directions, kernel, mean, slope, beta, value_kernel=None):
@@ -225,10 +221,8 @@ class KDLayer(keras.layers.Layer):
             inverse = inverse_norm(responses, -1)
             if pool_output:
                 return self._mean_direction(responses, inverse)
-            return (
-                at_least_float32(pointwise_conv(responses, value_kernel, self.compute_dtype))
-                * inverse
-            )
+            value = pointwise_conv(responses, value_kernel, self.compute_dtype)
+            return at_least_float32(value) * inverse
 
         value = map_images(values_of, [directions], shared, block_size)
         if pool_output:
@@ -238,8 +232,7 @@ class KDLayer(keras.layers.Layer):
 
     def directions(self, inputs):
         """The l2-normalized features in at least float32, [B, H, W, C] in any data format."""
-        inputs = to_channels_last(inputs, self.data_format)
-        return l2_normalize(inputs, -1)
+        return l2_normalize(to_channels_last(inputs, self.data_format), -1)
 
     def score_kernel(self):
         """The first kernel as applied: s1 * W1, normalized over the channels."""

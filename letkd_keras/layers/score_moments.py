@@ -58,10 +58,9 @@ def _deviation_sums(directions, kernel, shift, block_size, dtype):
             scores = ops.cast(pointwise_conv(directions, constant_kernel, dtype), shift.dtype)
             deviations = scores - shift
             axes = (0, 1, 2)
-            sums = [ops.sum(deviations, axes), ops.sum(ops.square(deviations), axes)]
-            return [ops.stack(sums)]
+            return [ops.sum(deviations, axes), ops.sum(ops.square(deviations), axes)]
 
-        (sums,) = reduce_images(of_block, [directions], block_size)
+        sums = ops.stack(reduce_images(of_block, [directions], block_size))
 
         def gradient(upstream):
             # With s = d W, the gradient of the scores is first + 2 second (s - shift).
@@ -71,9 +70,8 @@ def _deviation_sums(directions, kernel, shift, block_size, dtype):
             centered = rows - mean
             at_mean = first + 2.0 * second * (mean @ kernel - shift)
             weighted = 2.0 * second * kernel
-            to_rows = centered @ (weighted @ ops.transpose(kernel)) + at_mean @ ops.transpose(
-                kernel
-            )
+            transposed = ops.transpose(kernel)
+            to_rows = centered @ (weighted @ transposed) + at_mean @ transposed
             covariance = ops.transpose(centered) @ centered
             row_sum = ops.sum(rows, axis=0)[:, None]
             to_kernel = covariance @ weighted + row_sum @ at_mean

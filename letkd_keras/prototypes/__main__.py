@@ -179,7 +179,7 @@ def _inspect(options):
     from letkd_keras.prototypes.pictures import draw
 
     teacher = images = preprocess = class_names = None
-    if options.teacher is not None and options.data is not None:
+    if options.teacher is not None:
         teacher = load_model(options.teacher, "teacher")
         data = DataSpec.from_options(options).open()
         images, preprocess = _training_images(data, options.batch_size)

@@ -253,7 +253,7 @@ def _penultimate(passes, iterations):
     per_class = np.bincount(images, minlength=features.num_classes)
     _check_points(per_class, features, passes.templates, passes.subclasses)
     total = passes.total(step)
-    _tell_sample(len(points), total, "templates", passes.templates)
+    _log_sample_size(len(points), total, "templates", passes.templates)
     task = passes.progress.add_task("penultimate: k-means", total=iterations)
     last = steps.load_checkpoint(step)
 
@@ -279,7 +279,7 @@ def _subclasses(passes, iterations):
     projected = passes.steps.load("projected")
     points, sizes = projected["points"], projected["sizes"]
     total = passes.total("intermediate")
-    _tell_sample(len(points), total, "subclasses", passes.subclasses, len(sizes))
+    _log_sample_size(len(points), total, "subclasses", passes.subclasses, len(sizes))
     task = passes.progress.add_task("sub-classes: k-means", total=len(sizes))
     centers = fit_subclasses(
         points,
@@ -384,7 +384,7 @@ def _layers(teacher, levels, penultimate_layer, intermediate_layer):
     return layers
 
 
-def _tell_sample(points, total, argument, number, times=1):
+def _log_sample_size(points, total, argument, number, times=1):
     """Say how few feature vectors a k-means has for its `times` the `number` of an argument."""
     centers = number * times
     if points < total:

@@ -40,7 +40,7 @@ def penultimate_health(centers, points, labels, num_classes):
         "used_templates": int(np.sum(sizes > 0)),
         "sizes": _spread(sizes),
         "purity": float(votes.max(axis=1).sum() / seen),
-        "mean_target_entropy": _mean_soft_entropy(points, centers),
+        "mean_target_entropy": _mean_target_entropy(points, centers),
         "template_classes": np.where(sizes > 0, votes.argmax(axis=1), -1).tolist(),
     }
 
@@ -74,7 +74,7 @@ def _spread(sizes):
     return [int(sizes.min()), int(np.median(sizes)), int(sizes.max())]
 
 
-def _mean_soft_entropy(points, centers):
+def _mean_target_entropy(points, centers):
     """Mean entropy of the targets softmax(-||f - rho||^2)."""
     count = min(len(points), _ENTROPY_POINTS)
     rows = np.linspace(0, len(points) - 1, count).astype("int64")

@@ -120,11 +120,7 @@ class LabeledImages:
             yield first, self._prepared(images, first), labels
 
     def num_batches(self):
-        """Number of batches, of data whose batches can be read by their numbers.
-
-        Raises:
-            ValueError: If the data are not of that kind.
-        """
+        """Number of batches, once `check_numbered` was called."""
         return math.ceil(len(self.labels) / self.batch_size) if self._arrays else len(self.data)
 
     def numbered_batches(self, start, stop):

@@ -178,28 +178,17 @@ def draw_confusion(intermediate, class_names=None):
     side = max(7.5, 0.16 * len(labels))
     figure = Figure(figsize=(2.8 * side, side), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 0.75))
-    _heat_map(
-        figure,
-        left,
-        _largest_of_blocks(scores[np.ix_(rows, rows)]),
-        f"{len(scores)} sub-classes",
-    )
-    _heat_map(
-        figure,
-        middle,
-        by_class[np.ix_(order, order)],
-        f"{classes} classes, means of their sub-classes",
-    )
+    cells = _largest_of_blocks(scores[np.ix_(rows, rows)])
+    _heat_map(left, cells, f"{len(scores)} sub-classes")
+    means = by_class[np.ix_(order, order)]
+    _heat_map(middle, means, f"{classes} classes, means of their sub-classes")
     left.set(xlabel="sub-class of the nearest center", ylabel="sub-class of the location")
     middle.set(xlabel="class of the nearest center", ylabel="class of the location")
     # All classes have their names, unless these would be too small to read.
     names = [class_name(order[position], class_names) for position in labels]
     size = min(10, 40 * side / len(labels))
-    rows_of_class = len(_largest_of_blocks(scores)) / classes
-    for axis, ticks in (
-        (left, (labels + 0.5) * rows_of_class - 0.5),
-        (middle, labels),
-    ):
+    rows_of_class = len(cells) / classes
+    for axis, ticks in ((left, (labels + 0.5) * rows_of_class - 0.5), (middle, labels)):
         axis.set_xticks(ticks, names, rotation=90, fontsize=size, parse_math=False)
         axis.set_yticks(ticks, names, fontsize=size, parse_math=False)
     figure.suptitle(
@@ -225,14 +214,14 @@ def _largest_of_blocks(values):
     return np.maximum.reduceat(np.maximum.reduceat(values, starts, axis=0), starts, axis=1)
 
 
-def _heat_map(figure, axis, values, title):
+def _heat_map(axis, values, title):
     seen = values[values > 0]
     norm = LogNorm(vmin=max(seen.min(), 1e-4), vmax=seen.max())
     image = axis.imshow(
         np.maximum(values, norm.vmin), norm=norm, cmap="cividis", interpolation="nearest"
     )
     axis.set_title(title, fontsize=10)
-    figure.colorbar(image, ax=axis, shrink=0.7, label="share of the locations of a row")
+    axis.figure.colorbar(image, ax=axis, shrink=0.7, label="share of the locations of a row")
 
 
 def _strongest_pairs(axis, by_class, class_names):
@@ -255,12 +244,11 @@ def _strongest_pairs(axis, by_class, class_names):
 # === Maps of sub-classes ===
 
 
-def subclass_legend(figure, axis, colors, other_class):
+def subclass_legend(axis, colors, other_class):
     """Name the colors of the sub-classes below a picture.
 
     Args:
-        figure: `Figure`.
-        axis: One of its axes that shows nothing but an image.
+        axis: One of the picture's axes, which shows nothing but an image.
         colors: Color of each sub-class.
         other_class: Color of the sub-classes of other classes.
     """
@@ -268,7 +256,7 @@ def subclass_legend(figure, axis, colors, other_class):
         axis.bar(0, 0, color=color, label=f"{number}")
     axis.bar(0, 0, color=other_class, label="of another class")
     handles, texts = axis.get_legend_handles_labels()
-    figure.legend(
+    axis.figure.legend(
         handles,
         texts,
         title="sub-classes of the image's class",
@@ -284,25 +272,24 @@ def draw_subclass_maps(prototypes, teacher, data, preprocess=None, class_names=N
     own = own_subclasses(
         prototypes, teacher, images if preprocess is None else preprocess(images), labels
     )
+    colors = np.array(category_colors(intermediate.subclasses))
     figure = Figure(figsize=(4.4 + 3.4 * _HISTOGRAMS, 2.3 * len(images)), layout="constrained")
-    columns = 2 + _HISTOGRAMS
-    axes = figure.subplots(
-        len(images), columns, squeeze=False, width_ratios=[1, 1] + [1.2] * _HISTOGRAMS
-    )
+    widths = [1, 1] + [1.2] * _HISTOGRAMS
+    axes = figure.subplots(len(images), len(widths), squeeze=False, width_ratios=widths)
     for row, image, label, subclasses in zip(axes, images, labels, own, strict=True):
         picture = _displayed(image)
         row[0].imshow(picture)
         row[0].set_title(class_name(label, class_names), fontsize=10, parse_math=False)
-        _overlay(row[1], picture, subclasses, _subclass_colors(intermediate))
+        _overlay(row[1], picture, subclasses, colors)
         shown, counts = np.unique(subclasses, return_counts=True)
         shown = shown[np.argsort(-counts, kind="stable")]
         for axis, subclass in zip(row[2:], shown, strict=False):
             share = np.mean(subclasses == subclass)
-            _histogram(axis, intermediate, label, subclass, share, class_names)
+            _histogram(axis, intermediate, label, subclass, share, class_names, colors)
         for axis in (*row[:2], *row[2 + len(shown) :]):
             axis.set_axis_off()
     axes[0, 1].set_title("sub-class", fontsize=10)
-    subclass_legend(figure, axes[0, 0], _subclass_colors(intermediate), _OTHER_CLASS)
+    subclass_legend(axes[0, 0], colors, _OTHER_CLASS)
     for axis in axes[-1, 2:]:
         axis.set_xlabel("target", fontsize=8)
     for axis in axes[:, 2]:
@@ -375,29 +362,18 @@ def _overlay(axis, picture, subclasses, colors):
     axis.imshow(gray * colors[subclasses[np.ix_(rows, columns)]][..., :3])
 
 
-def _histogram(axis, intermediate, label, subclass, share, class_names):
+def _histogram(axis, intermediate, label, subclass, share, class_names, colors):
     row = intermediate.subclass_scores[label * intermediate.subclasses + subclass]
     largest = np.argsort(-row, kind="stable")[:_BARS]
     positions = np.arange(len(largest))
-    own = largest // intermediate.subclasses == label
-    of_subclass = _subclass_colors(intermediate)
-    colors = [
-        of_subclass[nearest % intermediate.subclasses] if same else _OTHER_CLASS
-        for nearest, same in zip(largest, own, strict=True)
-    ]
-    axis.barh(positions, row[largest], color=colors)
-    names = [
-        f"{class_name(nearest_class, class_names)}, {nearest}"
-        for nearest_class, nearest in zip(*divmod(largest, intermediate.subclasses), strict=True)
-    ]
+    # The class of each bar, and the number of the sub-class in it.
+    bars = [divmod(index, intermediate.subclasses) for index in largest]
+    bar_colors = [colors[number] if owner == label else _OTHER_CLASS for owner, number in bars]
+    axis.barh(positions, row[largest], color=bar_colors)
+    names = [f"{class_name(owner, class_names)}, {number}" for owner, number in bars]
     axis.set_yticks(positions, names, fontsize=7, parse_math=False)
     axis.tick_params(axis="x", labelsize=7)
     axis.invert_yaxis()
     axis.set_title(f"target of {subclass} ({share:.0%} of the image)", fontsize=9)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.spines["left"].set(color=of_subclass[subclass], linewidth=5)
-
-
-def _subclass_colors(intermediate):
-    """Colors of the sub-classes of one class, [sub-classes, 4]."""
-    return np.array(category_colors(intermediate.subclasses))
+    axis.spines["left"].set(color=colors[subclass], linewidth=5)

@@ -1,7 +1,7 @@
 import hashlib
 import json
 import zipfile
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -151,10 +151,8 @@ class Prototypes:
         """
         arrays, levels = {}, {}
         for level in self.levels:
-            part = getattr(self, level)
             levels[level] = {}
-            for name in (f.name for f in fields(part)):
-                value = getattr(part, name)
+            for name, value in vars(getattr(self, level)).items():
                 if isinstance(value, np.ndarray):
                     arrays[f"{level}/{name}"] = np.ascontiguousarray(value)
                 else:

@@ -115,8 +115,8 @@ def _networks(options, settings):
     teacher, student = (
         Network.of(
             getattr(options, role) or getattr(pair, role),
-            getattr(options, f"{role}_penultimate_layer"),
-            getattr(options, f"{role}_intermediate_layer"),
+            penultimate_layer=getattr(options, f"{role}_penultimate_layer"),
+            intermediate_layer=getattr(options, f"{role}_intermediate_layer"),
             weights=getattr(options, f"{role}_weights"),
             input_size=getattr(options, f"{role}_image_size"),
             pixels=getattr(options, f"{role}_pixels"),
@@ -173,11 +173,8 @@ def _schedules(options, settings, pair):
     epochs = _given(options, "teacher_epochs", settings.teacher_epochs or student_epochs)
     teacher = schedule("teacher_learning_rate", settings.learning_rate, epochs)
     head_epochs = _given(options, "head_epochs", HEAD_EPOCHS)
-    head = Schedule.of(
-        settings,
-        *(ADAMW["learning_rate"], head_epochs, batch_size),
-        **{**shared, **_HEAD},
-    )
+    of_head = {**shared, **_HEAD}
+    head = Schedule.of(settings, ADAMW["learning_rate"], head_epochs, batch_size, **of_head)
     fine_tune = None
     if options.fine_tune_epochs:
         fine_tune = replace(

@@ -61,23 +61,18 @@ class Network:
     fingerprint: str | None = None
 
     @classmethod
-    def of(cls, name, penultimate_layer=None, intermediate_layer=None, **options):
+    def of(cls, name, **options):
         """The network of a name (`letkd_keras.models.network_names`).
 
         Args:
             name: The name, or the path of a file.
-            penultimate_layer: See above.
-            intermediate_layer: See above.
-            **options: `weights`, `input_size` and `pixels`.
+            **options: `weights`, `input_size`, `pixels`, `penultimate_layer` and
+                `intermediate_layer`.
 
         Returns:
             `Network`.
         """
         parsed = parse_network_name(name)
-        options |= {
-            "penultimate_layer": penultimate_layer,
-            "intermediate_layer": intermediate_layer,
-        }
         if parsed.kind == "file":
             # An absolute path, so that a configuration is valid in every working folder. A file
             # that does not exist is refused later, by the name that was typed.
@@ -226,27 +221,21 @@ class Network:
             ValueError: If a layer that was named is not in the model or has tokens that are no
                 grid, or none can be suggested.
         """
-        given = {
-            "penultimate_layer": self.penultimate_layer,
-            "intermediate_layer": self.intermediate_layer,
-        }
-        for name, layer in given.items():
-            if layer is not None:
-                feature_maps(model, [layer], f"{argument}_{name}")
-        if None in given.values():
+        layers = {level: self.layer(level) for level in LEVELS}
+        for level, name in layers.items():
+            if name is not None:
+                feature_maps(model, [name], f"{argument}_{level}_layer")
+        if None in layers.values():
             try:
                 suggested = suggest_layers(model)
             except ValueError:
                 if required:
                     raise
                 suggested = dict.fromkeys(LEVELS)
-            given = {
-                name: layer or suggested[name.removesuffix("_layer")]
-                for name, layer in given.items()
-            }
+            layers = {level: name or suggested[level] for level, name in layers.items()}
         return replace(
             self,
-            **given,
+            **{f"{level}_layer": name for level, name in layers.items()},
             fingerprint=None if self.file is None else self._fingerprint(model, argument),
         )
 
@@ -260,8 +249,7 @@ class Network:
 
     def describe(self, model):
         """The layers and the shapes of their feature maps in a few words."""
-        layers = {level: self.layer(level) for level in LEVELS}
-        layers = {level: name for level, name in layers.items() if name is not None}
+        layers = {level: name for level in LEVELS if (name := self.layer(level)) is not None}
         _, maps = feature_maps(model, list(layers.values()))
         return ", ".join(
             " ".join([*dict.fromkeys([level, name]), "x".join(map(str, output.shape[1:]))])

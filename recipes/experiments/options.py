@@ -76,7 +76,6 @@ def add_experiment_options(
     settings=None,
     *,
     data=None,
-    data_required=None,
     methods=("letkd2",),
     networks_required=False,
     exports=True,
@@ -87,8 +86,7 @@ def add_experiment_options(
     Args:
         parser: `Parser`.
         settings: `Settings` whose values are the defaults; `None` if they depend on `--data`.
-        data: Default of `--data`.
-        data_required: What `--data` must be given as, where it has no default.
+        data: Default of `--data`; `None` if it must be given.
         methods: Default of `--methods`.
         networks_required: Whether `--teacher` and `--student` must be given, without `--pair`.
         exports: Whether the recipe exports a student.
@@ -99,7 +97,7 @@ def add_experiment_options(
     add_data_options(
         parser,
         default=data,
-        required=data_required is not None,
+        required=data is None,
         pixels_text=settings.pixels if settings else "as in the recipe of the data set",
     )
     add_unlabelled_options(parser)

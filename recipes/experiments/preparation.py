@@ -15,10 +15,7 @@ from letkd_keras.recipes.experiments.model_of_method import build
 from letkd_keras.recipes.experiments.networks import grid, pool_size
 from letkd_keras.recipes.experiments.options import OF_KD_LAYERS, OF_PROTOTYPES
 from letkd_keras.recipes.trainings import gpus, sharing
-from letkd_keras.recipes.trainings.training_data import (
-    balanced_class_weights,
-    few_for_students,
-)
+from letkd_keras.recipes.trainings.training_data import balanced_class_weights, few_for_students
 
 log = logging.getLogger(__name__)
 
@@ -239,11 +236,11 @@ def _warn_about_classifiers(experiment):
 
 def _with_possible_methods(experiment):
     """The same experiment with letKD-1 for letKD-2 where an intermediate layer is missing."""
-    missing = [
+    missing = dict.fromkeys(
         network.title
         for network in (experiment.teacher, experiment.student)
         if network.intermediate_layer is None
-    ]
+    )
     if not missing:
         return experiment
     names = tuple(
@@ -251,7 +248,6 @@ def _with_possible_methods(experiment):
     )
     if names == experiment.methods:
         return experiment
-    missing = list(dict.fromkeys(missing))
     log.warning(
         "%s %s no intermediate layer that could be suggested, so letkd1 is used in place of "
         "letkd2.",

@@ -43,14 +43,7 @@ class Size:
 
 
 def size_of(model):
-    """The `Size` of a model.
-
-    Args:
-        model: Functional `keras.Model` of images of a known size.
-
-    Returns:
-        `Size`.
-    """
+    """The `Size` of a functional `keras.Model` of images of a known size."""
     cost = known_cost_of(model, pooled=True)
     return Size(cost.parameters, 4 * cost.parameters, cost.multiply_adds)
 
@@ -194,18 +187,10 @@ def within_budget(experiment, student):
         available -= subclasses * of_subclass
     if of_template:
         templates = min(templates, available // of_template)
-    log.info(
-        "templates for a growth of %.1f%%: %s",
-        100 * experiment.growth,
-        ", ".join(
-            f"{count} {what}"
-            for count, what, used in (
-                (templates, "penultimate", of_template),
-                (subclasses * experiment.data.num_classes, "intermediate", of_subclass),
-            )
-            if used
-        ),
-    )
+    counts = [f"{templates} penultimate"] if of_template else []
+    if of_subclass:
+        counts.append(f"{subclasses * experiment.data.num_classes} intermediate")
+    log.info("templates for a growth of %.1f%%: %s", 100 * experiment.growth, ", ".join(counts))
     return replace(experiment, templates=templates, subclasses=subclasses)
 
 

@@ -71,38 +71,31 @@ def predict(student, teacher, data, mistakes=_MISTAKES):
     Returns:
         `Predictions`.
     """
-    labels, classes, worst = [], {"student": [], "teacher": []}, []
-    for images, batch_labels in data.evaluation_batches():
-        known = np.asarray(batch_labels)
-        logits = {
-            role: np.asarray(model.predict_on_batch(images), "float64")
-            for role, model in (("student", student), ("teacher", teacher))
-        }
-        predicted = {role: np.argmax(values, axis=-1) for role, values in logits.items()}
-        labels.append(known)
-        for role, values in predicted.items():
-            classes[role].append(values)
-        confidence = np.max(softmax(logits["student"], axis=-1), axis=-1)
-        wrong = np.flatnonzero(predicted["student"] != known)
+    classes, worst = [], []
+    for images, labels in data.evaluation_batches():
+        labels = np.asarray(labels)
+        logits, logits_of_teacher = (
+            np.asarray(model.predict_on_batch(images), "float64") for model in (student, teacher)
+        )
+        by_student, by_teacher = logits.argmax(axis=-1), logits_of_teacher.argmax(axis=-1)
+        classes.append((labels, by_student, by_teacher))
+        confidence = softmax(logits, axis=-1).max(axis=-1)
+        wrong = np.flatnonzero(by_student != labels)
         # Of a batch only images that can be among the worst are kept.
         wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:mistakes]
         pixels = _pixels(np.asarray(images)[wrong], data)
         worst += [
             Mistake(
                 image,
-                int(known[row]),
-                int(predicted["student"][row]),
+                int(labels[row]),
+                int(by_student[row]),
                 float(confidence[row]),
-                int(predicted["teacher"][row]),
+                int(by_teacher[row]),
             )
             for image, row in zip(pixels, wrong, strict=True)
         ]
         worst = sorted(worst, key=lambda mistake: -mistake.confidence)[:mistakes]
-    return Predictions(
-        np.concatenate(labels),
-        *(np.concatenate(classes[role]) for role in ("student", "teacher")),
-        tuple(worst),
-    )
+    return Predictions(*map(np.concatenate, zip(*classes, strict=True)), tuple(worst))
 
 
 def by_class(predictions, class_names):
@@ -183,10 +176,8 @@ def markdown(rows, title, has_mistakes):
     if len(rows) > _MOST_ROWS:
         shown = sorted(rows, key=lambda row: math.inf if row["student"] is None else row["student"])
         shown = shown[:_MOST_ROWS]
-        lines += [
-            f"The {_MOST_ROWS} classes that the student knows least; all are in `classes.csv`."
-        ]
-        lines += [""]
+        note = f"The {_MOST_ROWS} classes that the student knows least; all are in `classes.csv`."
+        lines += [note, ""]
     heads, table = ["class", "test images", "student's accuracy", "teacher's accuracy"], []
     for row in shown:
         # A name may have a line break, which would end the table.
@@ -201,8 +192,9 @@ def markdown(rows, title, has_mistakes):
         "",
         "Accuracies in percent, of the weights that were saved.",
         "",
+        "![Confusion matrix of the student](confusion.png)",
+        "",
     ]
-    lines += ["![Confusion matrix of the student](confusion.png)", ""]
     if has_mistakes:
         lines += [
             "The student's most confident mistakes, with the true class, the student's and the "

@@ -122,12 +122,7 @@ def markdown(experiment, teacher, table, picture):
         "",
     ]
     if sources:
-        lines += [
-            "Sources of the published numbers:",
-            "",
-            *(f"- {source}" for source in sources),
-            "",
-        ]
+        lines += ["Sources of the published numbers:", "", *(f"- {text}" for text in sources), ""]
     failed = [(row["title"], seed, text) for row in table for seed, text in row["errors"].items()]
     if failed:
         lines += ["These trainings failed. A command with the same method tries them again:", ""]

@@ -93,5 +93,5 @@ def draw(images, labels, subclasses, intermediate, data):
             axis.set(xticks=[], yticks=[])
     axes[0, 1].set_title("sub-classes", fontsize=10)
     axes[-1, 2].set_xlabel("sub-classes, class by class")
-    pictures.subclass_legend(figure, axes[0, 0], own_colors, _OTHER_CLASS)
+    pictures.subclass_legend(axes[0, 0], own_colors, _OTHER_CLASS)
     return figure

@@ -15,6 +15,7 @@ from letkd_keras.commands.run_folder import (
     read_config,
 )
 from letkd_keras.files import save_figure, write_text
+from letkd_keras.levels import LEVELS
 from letkd_keras.recipes.experiments.networks import Network
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import method_style, method_table
@@ -54,8 +55,8 @@ def run(experiment, setting, values, out, jobs=1):
     if prepared[0].teacher_phases:
         with folder.locked(), logged_to(out / "log.txt", messages), gpus.scope():
             train_teacher(prepared[0], out)
-        layers = experiment.teacher.penultimate_layer, experiment.teacher.intermediate_layer
-        teacher = Network.of(str(out / "teacher" / "teacher.keras"), *layers)
+        layers = {f"{level}_layer": experiment.teacher.layer(level) for level in LEVELS}
+        teacher = Network.of(str(out / "teacher" / "teacher.keras"), **layers)
         experiments = {
             tried: replace(candidate, teacher=teacher, fine_tune_schedule=None, typed=())
             for tried, candidate in experiments.items()
