@@ -6,8 +6,8 @@ import numpy as np
 from scipy.special import softmax
 
 _BATCH = 64
-# Fewer labelled images cannot show whether an accuracy fell by a hundredth.
-_ENOUGH_LABELS = 1000
+# With fewer labelled images, chance could hide a loss of accuracy.
+_ENOUGH_LABELS = 500
 
 
 class ExportMismatch(ValueError):
@@ -59,7 +59,7 @@ class Comparison:
             tolerance: Largest difference allowed, relative to `scale`; `None` for any.
             min_agreement: Smallest agreement allowed; `None` for any.
             min_accuracy: Smallest accuracy, as a share of the student's, with which a smaller
-                agreement is allowed, too, on at least 1000 labelled images; `None` for none. Where
+                agreement is allowed, too, on at least 500 labelled images; `None` for none. Where
                 the student is often wrong it is often unsure, and another top-1 class need not be a
                 worse one.
 

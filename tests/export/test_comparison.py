@@ -29,7 +29,7 @@ def test_errors_that_become_other_errors_are_allowed_by_the_accuracy():
 
 def test_the_accuracy_must_be_known_from_enough_images():
     with pytest.raises(ExportMismatch, match=r"less than 98.0% of the images: max"):
-        _comparison(999, 400, 50).check("file", min_agreement=0.98, min_accuracy=0.99)
+        _comparison(499, 200, 25).check("file", min_agreement=0.98, min_accuracy=0.99)
 
 
 @pytest.mark.parametrize(("lost", "is_refused"), [(6, False), (7, True)])
