@@ -15,6 +15,7 @@ the images are used for the check, and by some formats for calibration.
 import argparse
 from functools import partial
 
+from letkd_keras import ranges
 from letkd_keras.commands.command_line import Parser, run_main
 from letkd_keras.commands.common_options import (
     add_data_options,
@@ -56,8 +57,13 @@ def layer_precision(text):
 def _check_use(parser, options):
     """Refuse an option that none of the formats uses."""
     wanted = formats.expand(options.formats)
-    calibrated = tuple(name for name in formats.names() if formats.find(name).needs_calibration)
-    for name, users in {**formats.OPTIONS, "calibration_images": calibrated}.items():
+    rows = {name: formats.find(name) for name in formats.names()}
+    users_of = {
+        **formats.OPTIONS,
+        "calibration_images": [name for name, row in rows.items() if row.needs_calibration],
+        "min_agreement": [name for name, row in rows.items() if row.is_inexact],
+    }
+    for name, users in users_of.items():
         is_given = getattr(options, name) != parser.get_default(name)
         if is_given and not set(users) & set(wanted):
             received = " ".join(options.formats)
@@ -133,6 +139,13 @@ def parse(arguments=None):
         help="tflite-int4: types of the weights of single layers, such as 'kd_*=int8' or "
         "'conv1=float32'; a later one has priority (default: int4 everywhere)",
     )
+    add(
+        "--min-agreement",
+        type=ranges.fraction,
+        metavar="F",
+        help="formats that are quantized or trained: smallest share of the test images with the "
+        "same top-1 class (default: 0.95 to 0.99, or 99%% of the accuracy)",
+    )
     add("--channels-first", action="store_true", help="onnx: images [N, C, H, W]")
 
     def add_number(name, help):
@@ -178,6 +191,7 @@ def main(arguments=None):
         images = evaluation_images(
             opened.data, options.check_images, options.calibration_images, options.seed
         )
+    limits = {} if options.min_agreement is None else {"min_agreement": options.min_agreement}
     with logged_to(options.out / "log.txt", messages):
         results = export_bundle(
             options.model,
@@ -185,6 +199,7 @@ def main(arguments=None):
             wanted,
             data_name=None if images is None else images.name,
             assumed_normalization=opened is not None and opened.is_assumed,
+            verify={name: limits for name in wanted if formats.find(name).is_inexact},
             fold=not options.no_fold,
             integer_io=options.integer_io,
             input=options.input,

@@ -47,6 +47,11 @@ class Format:
     is_quantized: bool = False
     converters: tuple = ()
 
+    @property
+    def is_inexact(self):
+        """Whether only the order of its logits is compared with that of the student's."""
+        return self.tolerance is None
+
     def write(self, student, path, options):
         """Write a student in this format.
 

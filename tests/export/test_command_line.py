@@ -106,6 +106,22 @@ def test_inputs_and_outputs_of_the_command(student, data_file, tmp_path):
         _run(command.main, *arguments[:-2], "tflite-int8", *arguments[-2:])
 
 
+@pytest.mark.parametrize(
+    ("options", "limits"), [((), (0.98, 0.99)), (("--min-agreement", 0.5), (0.5, None))]
+)
+def test_the_least_agreement_is_that_of_the_command(student, data_file, tmp_path, options, limits):
+    student.save(tmp_path / "student.keras")
+    arguments = (tmp_path / "student.keras", "--data", data_file, "--out", tmp_path / "out")
+    _run(command.main, *arguments, "--formats", "tflite", "tflite-int8", *options)
+    artifacts = read_card(tmp_path / "out")["artifacts"]
+    assert {
+        name: (row["min_agreement"], row["min_accuracy"]) for name, row in artifacts.items()
+    } == {
+        "tflite": (1.0, None),
+        "tflite-int8": limits,
+    }
+
+
 def test_without_images_files_are_checked_on_noise(student, tmp_path, capsys):
     student.save(tmp_path / "student.keras")
     out = tmp_path / "out"
