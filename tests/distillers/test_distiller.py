@@ -60,6 +60,22 @@ def test_a_subclass_changes_training_and_evaluation_by_compute_loss(setting):
     np.testing.assert_allclose(logs[1], 2 * np.array(logs[0]), rtol=1e-3)
 
 
+def test_what_a_method_adds_by_add_loss_counts_in_its_own_step_alone(setting):
+    class Small(Distiller):
+        def compute_student_outputs(self, x):
+            outputs = super().compute_student_outputs(x)
+            self.add_loss(ops.mean(ops.square(outputs["logits"])))
+            return outputs
+
+    model = _compiled(Small(setting.teacher, setting.student()))
+    model.optimizer.learning_rate = 0.0
+    expected = np.mean(np.square(model.student(setting.x, training=True)))
+    for _ in range(2):
+        model.reset_metrics()
+        logs = model.train_on_batch(setting.x, setting.y, return_dict=True)
+        np.testing.assert_allclose(logs["loss"] - logs["task_loss"], expected, rtol=1e-4)
+
+
 def test_an_override_of_compute_loss_needs_no_argument_training(setting):
     class WithoutTraining(Distiller):
         def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
