@@ -314,9 +314,11 @@ class Distiller(TrainStep, keras.Model):
                 no scalars, or others than those of `loss_weights`.
         """
         logits = student_outputs["logits"]
-        task_loss = self.compute_loss(
-            x=x, y=y, y_pred=logits, sample_weight=sample_weight, training=True
-        )
+        # First, since the regularizers of its layers are known only after it.
+        own = self.compute_distillation_losses(student_outputs, teacher_outputs, sample_weight)
+        _check_losses(own, [x for x in self.distillation_weights if x not in self.logit_losses])
+        # Without `training`, which Keras allows an override of this method not to have.
+        task_loss = self.compute_loss(x=x, y=y, y_pred=logits, sample_weight=sample_weight)
         if _rank(task_loss):
             raise ValueError(
                 "`loss` of `compile` must have a reduction, so that it is a scalar. "
@@ -326,8 +328,6 @@ class Distiller(TrainStep, keras.Model):
         regularizers = sum(self.scalar_loss(0.0, ops.sum(loss)) for loss in self.losses)
         task_loss = task_loss - regularizers
         y = complete_labels(y, teacher_outputs["logits"])
-        own = self.compute_distillation_losses(student_outputs, teacher_outputs, sample_weight)
-        _check_losses(own, [x for x in self.distillation_weights if x not in self.logit_losses])
         parts = {"task_loss": task_loss, **own}
         for name, loss in self.logit_losses.items():
             parts[name] = loss((teacher_outputs["logits"], y), logits, sample_weight)

@@ -1,6 +1,6 @@
 import keras
 
-from letkd_keras.data_format import spatial_shape
+from letkd_keras.data_format import check_data_format, spatial_shape
 from letkd_keras.distillers.compatibility import matching_models
 from letkd_keras.distillers.distiller import Distiller
 from letkd_keras.distillers.feature_layers import compared_layers
@@ -111,6 +111,8 @@ def _reusing_classifier(teacher, student, teacher_layers, student_layers, factor
     """A copy of the student up to its layer, then the projector and the teacher's classifier."""
     (teacher_layer,), (student_layer,) = teacher_layers, student_layers
     flat_teacher = flatten(teacher)
+    for model in (flat_teacher, student):
+        check_data_format(model)
     features = output_of(flat_teacher, find_layer(flat_teacher, teacher_layer, "teacher_layers"))
     pooling, classifier = _classifier(flat_teacher, teacher_layer)
     copy = copy_with(student)

@@ -71,6 +71,8 @@ class TrainStep(StepOnWorkers):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self.check_labels(y)
         replicas = self.distribute_strategy.num_replicas_in_sync
+        # Keras does so where a model is called, and a step calls its student.
+        self._clear_losses()
         with self.all_layers_built():
             teacher_outputs = self.compute_teacher_outputs(x, y)
             with tf.GradientTape() as tape:

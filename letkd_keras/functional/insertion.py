@@ -2,7 +2,14 @@
 
 import keras
 
-from letkd_keras.functional.graph import as_functional, find_layer, flatten, only_reader
+from letkd_keras.functional.graph import (
+    as_functional,
+    calls_from_output,
+    find_layer,
+    flatten,
+    only_reader,
+    output_of,
+)
 from letkd_keras.functional.graph_copy import copy_with
 from letkd_keras.functional.layer_suggestions import suggest_layers
 from letkd_keras.layers import KDLayer
@@ -64,8 +71,9 @@ def insert_kd_layers(
 
     Raises:
         ValueError: If the student is not functional, has no layer of a given name or calls that
-            layer more than once, what is to be inserted is no `KDLayer`, no layer is named and none
-            can be suggested, or it has a layer whose `get_config` loses an argument.
+            layer more than once, what is to be inserted is no `KDLayer` or one of another data
+            format, no layer is named and none can be suggested, or it has a layer whose
+            `get_config` loses an argument.
     """
     student = as_functional(student, "student")
     flat = flatten(student)
@@ -88,9 +96,25 @@ def insert_kd_layers(
                 f"`{level}_layer` must name a layer of {student.name!r}, since none can be "
                 f"suggested. Received: {level}_layer=None"
             )
-        find_layer(flat, name, f"{level}_layer")
+        found = _data_format_at(flat, find_layer(flat, name, f"{level}_layer"))
+        if found not in (None, layer.data_format):
+            raise ValueError(
+                f"`{level}` must have the data format of the layers before it: "
+                f"KDLayer({layer.templates}, data_format={found!r}). "
+                f"Received: {level} with data_format={layer.data_format!r} after {name!r}"
+            )
         insertions.setdefault(name, []).append(layer)
     return insert_after(flat, insertions)
+
+
+def _data_format_at(model, layer):
+    """The data format of the last layer with one, up to a layer; `None` where none tells it."""
+    up_to_layer = keras.Model(model.inputs[0], output_of(model, layer))
+    for node in calls_from_output(up_to_layer):
+        found = getattr(node.operation, "data_format", None)
+        if found is not None or isinstance(node.operation, keras.layers.Permute):
+            return found
+    return None
 
 
 def is_only_pooled(student, layer):

@@ -60,6 +60,32 @@ def test_a_subclass_changes_training_and_evaluation_by_compute_loss(setting):
     np.testing.assert_allclose(logs[1], 2 * np.array(logs[0]), rtol=1e-3)
 
 
+def test_what_a_method_adds_by_add_loss_counts_in_its_own_step_alone(setting):
+    class Small(Distiller):
+        def compute_student_outputs(self, x):
+            outputs = super().compute_student_outputs(x)
+            self.add_loss(ops.mean(ops.square(outputs["logits"])))
+            return outputs
+
+    model = _compiled(Small(setting.teacher, setting.student()))
+    model.optimizer.learning_rate = 0.0
+    expected = np.mean(np.square(model.student(setting.x, training=True)))
+    for _ in range(2):
+        model.reset_metrics()
+        logs = model.train_on_batch(setting.x, setting.y, return_dict=True)
+        np.testing.assert_allclose(logs["loss"] - logs["task_loss"], expected, rtol=1e-4)
+
+
+def test_an_override_of_compute_loss_needs_no_argument_training(setting):
+    class WithoutTraining(Distiller):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+            return 1.0 + super().compute_loss(x, y, y_pred, sample_weight)
+
+    model = _compiled(WithoutTraining(setting.teacher, setting.student()))
+    logs = model.train_on_batch(setting.x, setting.y, return_dict=True)
+    assert logs["task_loss"] > 1.0
+
+
 class Squares(Distiller):
     """A method whose losses are chosen by a test."""
 
@@ -82,6 +108,19 @@ def _compiled(model, reduction="sum_over_batch_size"):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
     model.compile(keras.optimizers.SGD(0.1), loss, run_eagerly=True)
     return model
+
+
+def test_the_activity_regularizer_of_an_adapter_is_part_of_the_loss(setting):
+    adapter = keras.layers.Dense(3, activity_regularizer=keras.regularizers.L2(0.5))
+    adapter.build((None, 3))
+    model = _compiled(Squares(setting.teacher, setting.student(), _mean, adapter))
+    model.optimizer.learning_rate = 0.0
+    logs = model.train_on_batch(setting.x, setting.y, return_dict=True)
+    outputs = ops.convert_to_numpy(adapter(model.student(setting.x, training=True)))
+    # Keras divides what depends on a batch by the number of its images.
+    expected = 0.5 * np.sum(outputs**2) / len(setting.x)
+    regularizers = logs["loss"] - logs["task_loss"] - logs["squares"]
+    np.testing.assert_allclose(regularizers, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

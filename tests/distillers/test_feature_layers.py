@@ -117,3 +117,19 @@ def test_crd_and_simkd_refuse_layers_without_a_feature_map(setting):
         CRD(setting.teacher, setting.student(), setting.y, **pooled)
     with pytest.raises(ValueError, match=expected):
         SimKD(setting.teacher, setting.student(), **pooled)
+
+
+@pytest.mark.parametrize("method", [AT, SimKD])
+def test_layers_of_another_data_format_than_that_of_keras_are_refused(method):
+    def network(width):
+        inputs, first = keras.Input((3, 8, 8)), {"data_format": "channels_first"}
+        x = keras.layers.Conv2D(width, 3, 2, activation="relu", name=f"conv{width}", **first)(
+            inputs
+        )
+        x = keras.layers.GlobalAveragePooling2D(**first)(x)
+        return keras.Model(inputs, keras.layers.Dense(3)(x))
+
+    with pytest.raises(
+        ValueError, match=r"must have Keras' data format, 'channels_last'.*'conv\d'"
+    ):
+        method(network(6), network(4), student_layers="conv4", teacher_layers="conv6")

@@ -155,6 +155,41 @@ def test_what_cannot_take_a_kd_layer_is_refused():
         insert_after(unsafe, {"cnv": []})
 
 
+def _with_map(data_format, moved=False):
+    """A network of convolutions of a data format with a map of 4x6 named `map`."""
+    inputs = keras.Input((2, 4, 6) if data_format == "channels_first" else (4, 6, 2))
+    x = keras.layers.Conv2D(5, 3, padding="same", data_format=data_format, name="conv")(inputs)
+    if moved:
+        x = keras.layers.Permute((2, 3, 1), name="moved")(x)
+    x = keras.layers.ReLU(name="map")(x)
+    return keras.Model(inputs, keras.layers.Flatten()(x))
+
+
+@pytest.mark.parametrize(
+    ("data_format", "other"),
+    [("channels_last", "channels_first"), ("channels_first", "channels_last")],
+)
+def test_a_kd_layer_has_the_data_format_of_the_layers_before_it(data_format, other):
+    network = _with_map(data_format)
+    kd_layer = KDLayer(3, data_format=data_format, name="kd")
+    student = insert_kd_layers(network, kd_layer, penultimate_layer="map")
+    # The channels are those of the convolution.
+    assert tuple(student.get_layer("kd").template_kernel.shape) == (5, 3)
+    expected = (
+        rf"`penultimate` must have the data format .*: KDLayer\(3, data_format='{data_format}'\)\. "
+        f"Received: penultimate with data_format='{other}' after 'map'"
+    )
+    with pytest.raises(ValueError, match=expected):
+        insert_kd_layers(network, KDLayer(3, data_format=other), penultimate_layer="map")
+
+
+def test_a_permutation_before_a_kd_layer_may_change_the_data_format():
+    student = insert_kd_layers(
+        _with_map("channels_first", moved=True), KDLayer(3, name="kd"), penultimate_layer="map"
+    )
+    assert tuple(student.get_layer("kd").template_kernel.shape) == (5, 3)
+
+
 def test_without_names_the_layers_are_the_suggested_ones():
     inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(4, 3, activation="relu", name="first")(inputs)
