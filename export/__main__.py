@@ -160,7 +160,7 @@ def parse(arguments=None):
     )
     add_number(
         "learning_rate",
-        f"{trained}learning rate of Adam (default: 0.00001 for tflite-qat, 0.0001 otherwise)",
+        f"{trained}learning rate of Adam (default: 0.00001, 0.0003 and 0.0001)",
     )
     add_number("sparsity", "tflite-pruned: share of each kernel that becomes zero")
     add_number("clusters", "tflite-clustered: largest number of different values in each kernel")

@@ -53,8 +53,8 @@ class ExportOptions:
             transpositions around averages.
         epochs: Passes over `calibration` of the formats that train; `None`: 10 for
             `tflite-pruned`, 3 for the others.
-        learning_rate: Learning rate of their optimizer, Adam; `None`: 1e-5 for `tflite-qat`, 1e-4
-            for the others.
+        learning_rate: Learning rate of their optimizer, Adam; `None`: 1e-5 for `tflite-qat`,
+            3e-4 for `tflite-pruned`, 1e-4 for `tflite-clustered`.
         sparsity: Share of each kernel that `tflite-pruned` sets to zero.
         clusters: Largest number of different values in each kernel of `tflite-clustered`.
         seed: Seed of the trainings of the formats that train.

@@ -116,7 +116,7 @@ def write_pruned(student, path, options):
 
     with tf_keras.utils.custom_object_scope(CUSTOM):
         model = tf_keras.models.clone_model(to_tf_keras(student), clone_function=prune)
-        _fine_tune(model, student, options, epochs, callbacks=[sparsity.UpdatePruningStep()])
+        _fine_tune(model, student, options, epochs, 3e-4, [sparsity.UpdatePruningStep()])
         _write(sparsity.strip_pruning(model), path, options)
 
 
