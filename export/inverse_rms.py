@@ -73,6 +73,30 @@ def with_calibrated_floors(model, images):
         squares = squares[squares > 2 * layer.floor]
         if len(squares):
             floors[layer.name] = float(np.quantile(squares, _SHARE))
+    return _with_floors(model, floors)
+
+
+def with_float16_floors(model):
+    """Copy a folded model with floors of its `InverseRMS` layers that float16 can represent.
+
+    The default floor is 0 in float16. The factor of a location of zeros would be infinite, and the
+    normalized values not a number.
+
+    Args:
+        model: Functional `keras.Model`.
+
+    Returns:
+        A functional model.
+    """
+    smallest = float(np.finfo("float16").tiny)
+    layers = [layer for layer in model.layers if isinstance(layer, InverseRMS)]
+    return _with_floors(model, {layer.name: max(layer.floor, smallest) for layer in layers})
+
+
+def _with_floors(model, floors):
+    """A copy in which layers have other floors, by their names."""
+    if not floors:
+        return model
 
     def copy(layer, **changes):
         if layer.name in floors:

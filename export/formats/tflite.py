@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 
 from letkd_keras.export.formats.savedmodel import write_serving
-from letkd_keras.export.inverse_rms import with_calibrated_floors
+from letkd_keras.export.inverse_rms import with_calibrated_floors, with_float16_floors
 
 
 def write_tflite(student, path, options):
@@ -19,7 +19,7 @@ def write_float16(student, path, options):
     def configure(converter):
         converter.target_spec.supported_types = [tf.float16]
 
-    _convert(student, path, options, configure, quantized=True)
+    _convert(with_float16_floors(student), path, options, configure, quantized=True)
 
 
 def write_dynamic_range(student, path, options):

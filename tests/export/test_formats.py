@@ -97,6 +97,16 @@ def test_floors_leave_images_as_they_are_and_keep_zeros_in_range():
     assert model.layers[1].floor == 1e-12
 
 
+def test_float16_of_locations_without_responses_is_finite(images, tmp_path):
+    student = with_kd_layers("resnet8")
+    for layer in student.layers:
+        if isinstance(layer, KDLayer):
+            layer.batch_normalization.beta.assign(np.full(layer.templates, -100.0))
+    # The default floor is 0 in float16: its factor would be infinite.
+    result = export_student(student, tmp_path, "tflite-float16", images=images)
+    assert result.max_difference < 0.02 * result.scale
+
+
 @pytest.mark.parametrize("floor", [0, float("inf"), "a"])
 def test_floors_are_positive_numbers(floor):
     with pytest.raises(ValueError, match="`floor` must be a finite number"):
