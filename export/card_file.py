@@ -67,7 +67,10 @@ def _check_artifact(card, name, artifact):
     limits = ("tolerance", "min_agreement", "min_accuracy")
     keys = {"file", "sha256", *limits}
     if not isinstance(artifact, dict) or not keys <= set(artifact):
-        raise ValueError(f"{card} is damaged: {name} must have {', '.join(sorted(keys))}.")
+        raise ValueError(
+            f"{card} is damaged, or of an earlier version: {name} must have "
+            f"{', '.join(sorted(keys))}. Export the student again."
+        )
     for key in limits:
         if artifact[key] is not None and not _is_number(artifact[key]):
             raise ValueError(f"{card} is damaged: `{key}` of {name} must be a number or null.")

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
+from letkd_keras.chance import is_near_chance
+
 _BATCH = 64
 # With fewer labelled images, chance could hide a loss of accuracy.
-_ENOUGH_LABELS = 500
+_ENOUGH_LABELS = 400
 
 
 class ExportMismatch(ValueError):
@@ -31,6 +33,7 @@ class Comparison:
         scale: Largest absolute logit of the student.
         agreement: Share of the images with the same top-1 class, in [0, 1].
         num_images: Number of images compared.
+        num_classes: Number of classes.
         accuracy_before: Accuracy of the student, in [0, 1]; `None` without labels.
         accuracy: Accuracy of the artifact likewise.
     """
@@ -39,6 +42,7 @@ class Comparison:
     scale: float
     agreement: float
     num_images: int
+    num_classes: int
     accuracy_before: float | None = None
     accuracy: float | None = None
 
@@ -59,9 +63,10 @@ class Comparison:
             tolerance: Largest difference allowed, relative to `scale`; `None` for any.
             min_agreement: Smallest agreement allowed; `None` for any.
             min_accuracy: Smallest accuracy, as a share of the student's, with which a smaller
-                agreement is allowed, too, on at least 500 labelled images; `None` for none. Where
+                agreement is allowed, too, on at least 400 labelled images; `None` for none. Where
                 the student is often wrong it is often unsure, and another top-1 class need not be a
-                worse one.
+                worse one. If the student is hardly better than chance, its accuracy does not count:
+                any file would have it.
 
         Raises:
             ExportMismatch: If a limit is exceeded, or a logit is not finite.
@@ -76,12 +81,17 @@ class Comparison:
         if min_agreement is None or self.agreement >= min_agreement:
             return
         missed = f"agrees with the student on less than {100 * min_agreement:.1f}% of the images"
-        is_known = self.accuracy is not None and self.num_images >= _ENOUGH_LABELS
-        if min_accuracy is not None and is_known:
+        if min_accuracy is not None and self._tells_accuracy():
             if self.accuracy >= min_accuracy * self.accuracy_before:
                 return
             missed += f" and has less than {100 * min_accuracy:.0f}% of its accuracy"
         raise ExportMismatch(f"{name} {missed}: {self}. docs/export.md#int8 says what helps.")
+
+    def _tells_accuracy(self):
+        """Whether the labels tell how much of the student's accuracy the artifact has."""
+        if self.accuracy is None or self.num_images < _ENOUGH_LABELS:
+            return False
+        return not is_near_chance(self.accuracy_before, self.num_classes)
 
 
 def compare(reference, logits, labels=None):
@@ -108,6 +118,7 @@ def compare(reference, logits, labels=None):
         scale=float(np.max(np.abs(reference))),
         agreement=float(np.mean(classes == expected)),
         num_images=len(reference),
+        num_classes=reference.shape[-1],
         accuracy_before=None if labels is None else float(np.mean(expected == labels)),
         accuracy=None if labels is None else float(np.mean(classes == labels)),
     )

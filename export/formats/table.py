@@ -104,8 +104,8 @@ def _quantized(name, function, min_agreement, **options):
 
 
 def _trained(name, function):
-    # Such a student was trained further and is another network. It has the accuracy of the
-    # original, but disagrees with it where the original itself is unsure.
+    # Such a student was trained further and is another network. Even with the same accuracy it
+    # disagrees with the original where the original is unsure.
     return Format(
         *(f"student_{name}.tflite", "tflite", f"tfmot.compression:{function}", None, 0.98),
         min_accuracy=_MIN_ACCURACY,

@@ -158,6 +158,8 @@ def _has_kernel(layer, tf_keras):
 def _measure_ranges(model, quantizer_type, images):
     """Start the range of each result at its smallest and largest value for the images.
 
+    A result that is 0 for all images keeps the range of tfmot: TFLite needs one that is not empty.
+
     Args:
         model: Quantized tf_keras model.
         quantizer_type: Type of the quantizers that have a moving average of the range.
@@ -166,10 +168,10 @@ def _measure_ranges(model, quantizer_type, images):
     ranges = {}
 
     def measure(_, results, training, weights, **kwargs):
-        lowest, highest = weights["min_var"].ref(), weights["max_var"].ref()
+        variables = weights["min_var"].ref(), weights["max_var"].ref()
         # tfmot's ranges contain 0.
-        ranges[lowest] = min(ranges.get(lowest, 0), np.min(results))
-        ranges[highest] = max(ranges.get(highest, 0), np.max(results))
+        lowest, highest = ranges.get(variables, (0.0, 0.0))
+        ranges[variables] = min(lowest, np.min(results)), max(highest, np.max(results))
         return results
 
     # For most layers tfmot makes the quantizers itself, so that none can be passed to it.
@@ -177,8 +179,10 @@ def _measure_ranges(model, quantizer_type, images):
         for start in range(0, len(images), _BATCH):
             # As in the training, so that the kernels are rounded.
             model(images[start : start + _BATCH], training=True)
-    for variable, value in ranges.items():
-        variable.deref().assign(value)
+    for variables, measured in ranges.items():
+        if any(measured):
+            for variable, value in zip(variables, measured, strict=True):
+                variable.deref().assign(value)
 
 
 def _fine_tune(model, student, options, epochs=3, learning_rate=1e-4, callbacks=()):

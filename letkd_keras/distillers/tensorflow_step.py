@@ -71,7 +71,7 @@ class TrainStep(StepOnWorkers):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         self.check_labels(y)
         replicas = self.distribute_strategy.num_replicas_in_sync
-        # Keras does so where a model is called, and a step calls its student.
+        # Keras clears the losses of a model when it is called. A step calls the student instead.
         self._clear_losses()
         with self.all_layers_built():
             teacher_outputs = self.compute_teacher_outputs(x, y)

@@ -14,6 +14,11 @@ from letkd_keras.functional.graph_copy import copy_with
 from letkd_keras.functional.layer_suggestions import suggest_layers
 from letkd_keras.layers import KDLayer
 
+# Layers and operations of Keras that may move the channels to another axis.
+_MAY_MOVE_CHANNELS = frozenset(
+    {"Einsum", "Lambda", "Moveaxis", "Permute", "Reshape", "Swapaxes", "Transpose"}
+)
+
 
 def insert_after(model, insertions):
     """Copy a functional model and insert layers after named ones.
@@ -112,9 +117,14 @@ def _data_format_at(model, layer):
     up_to_layer = keras.Model(model.inputs[0], output_of(model, layer))
     for node in calls_from_output(up_to_layer):
         found = getattr(node.operation, "data_format", None)
-        if found is not None or isinstance(node.operation, keras.layers.Permute):
+        if found is not None or _may_move_channels(node.operation):
             return found
     return None
+
+
+def _may_move_channels(operation):
+    is_known = type(operation).__module__.split(".")[0] in ("keras", "letkd_keras")
+    return not is_known or type(operation).__name__ in _MAY_MOVE_CHANNELS
 
 
 def is_only_pooled(student, layer):

@@ -29,7 +29,20 @@ def test_errors_that_become_other_errors_are_allowed_by_the_accuracy():
 
 def test_the_accuracy_must_be_known_from_enough_images():
     with pytest.raises(ExportMismatch, match=r"less than 98.0% of the images: max"):
-        _comparison(499, 200, 25).check("file", min_agreement=0.98, min_accuracy=0.99)
+        _comparison(399, 160, 20).check("file", min_agreement=0.98, min_accuracy=0.99)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_the_accuracy_of_guessing_does_not_count(share):
+    # As where the labels are in another order: any file has this accuracy.
+    labels = np.zeros(1000, int)
+    student, file = labels + 1, labels + 2
+    known = int(share * len(labels))
+    student[:known] = file[-known or len(file) :] = 0
+    comparison = compare(_logits(student), _logits(file), labels)
+    assert comparison.accuracy == comparison.accuracy_before == share
+    with pytest.raises(ExportMismatch, match=r"less than 98.0% of the images: max"):
+        comparison.check("file", min_agreement=0.98, min_accuracy=0.99)
 
 
 @pytest.mark.parametrize(("lost", "is_refused"), [(6, False), (7, True)])

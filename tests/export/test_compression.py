@@ -170,6 +170,21 @@ def test_ranges_start_at_those_of_the_images(tmp_path):
     assert result.max_difference < 0.05 * result.scale
 
 
+def test_a_result_that_is_zero_for_all_images_has_a_range(tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, activation="relu")(inputs)
+    dead = keras.initializers.Constant(-100)
+    zeros = keras.layers.Conv2D(8, 1, activation="relu", bias_initializer=dead)(x)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Add()([x, zeros]))
+    student = keras.Model(inputs, keras.layers.Dense(4)(x))
+    images = np.random.default_rng(4).standard_normal((40, 8, 8, 3)).astype("float32")
+    result = export_student(
+        student, tmp_path, "tflite-qat", images=images, calibration=images, epochs=1
+    )
+    assert result.max_difference < 0.1 * result.scale
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tflite-qat", "tflite-pruned", "tflite-clustered"])
 def test_training_leaves_the_scaling_of_pixels_as_it_is(student, tmp_path, name):

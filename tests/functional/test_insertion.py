@@ -155,12 +155,17 @@ def test_what_cannot_take_a_kd_layer_is_refused():
         insert_after(unsafe, {"cnv": []})
 
 
-def _with_map(data_format, moved=False):
+class _ToChannelsLast(keras.layers.Layer):
+    def call(self, inputs):
+        return keras.ops.transpose(inputs, (0, 2, 3, 1))
+
+
+def _with_map(data_format, move=None):
     """A network of convolutions of a data format with a map of 4x6 named `map`."""
     inputs = keras.Input((2, 4, 6) if data_format == "channels_first" else (4, 6, 2))
     x = keras.layers.Conv2D(5, 3, padding="same", data_format=data_format, name="conv")(inputs)
-    if moved:
-        x = keras.layers.Permute((2, 3, 1), name="moved")(x)
+    if move is not None:
+        x = move(x)
     x = keras.layers.ReLU(name="map")(x)
     return keras.Model(inputs, keras.layers.Flatten()(x))
 
@@ -183,10 +188,20 @@ def test_a_kd_layer_has_the_data_format_of_the_layers_before_it(data_format, oth
         insert_kd_layers(network, KDLayer(3, data_format=other), penultimate_layer="map")
 
 
-def test_a_permutation_before_a_kd_layer_may_change_the_data_format():
-    student = insert_kd_layers(
-        _with_map("channels_first", moved=True), KDLayer(3, name="kd"), penultimate_layer="map"
-    )
+@pytest.mark.parametrize(
+    "move",
+    [
+        keras.layers.Permute((2, 3, 1)),
+        keras.Sequential([keras.Input((5, 4, 6)), keras.layers.Permute((2, 3, 1))]),
+        lambda x: keras.ops.transpose(x, (0, 2, 3, 1)),
+        lambda x: keras.ops.moveaxis(x, 1, -1),
+        _ToChannelsLast(),
+    ],
+    ids=["Permute", "model", "transpose", "moveaxis", "own layer"],
+)
+def test_a_permutation_before_a_kd_layer_may_change_the_data_format(move):
+    network = _with_map("channels_first", move)
+    student = insert_kd_layers(network, KDLayer(3, name="kd"), penultimate_layer="map")
     assert tuple(student.get_layer("kd").template_kernel.shape) == (5, 3)
 
 
