@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from letkd_keras.commands.log_file import stderr_to_log
 
-# Share of the accuracy in float32 that benchmarks of quantized networks usually require (MLPerf).
+# Share of the student's accuracy with which a file is accepted whatever its agreement is.
 _MIN_ACCURACY = 0.99
 # Extra of this package that installs a package.
 _EXTRAS = {
