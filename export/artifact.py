@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Exported(Comparison):
-    """An artifact that was written and verified; `open` and `pathlib.Path` take it as its path.
+    """An artifact that was written and verified. It can be given to `open` and `pathlib.Path`.
 
     Attributes:
         max_difference, scale, agreement, num_images, accuracy_before, accuracy: Those of its

@@ -19,7 +19,8 @@ def load_student(model):
 
     Args:
         model: A distiller (anything with a `.student`), a functional or sequential `keras.Model`, a
-            `.keras` file of either, a recipe's run folder, or a sweep's folder.
+            `.keras` file of either, the run folder of a recipe, the folder of one training, or the
+            folder of a sweep.
 
     Returns:
         A functional `keras.Model` without models inside. It returns logits, even if `model` ends in

@@ -50,8 +50,8 @@ def export_student(
     in the log.
 
     Args:
-        model: A distiller, a student, a `.keras` file of either, a recipe's run folder, or a
-            sweep's folder.
+        model: A distiller, a student, a `.keras` file of either, the run folder of a recipe, the
+            folder of one training, or the folder of a sweep.
         path: Folder to write into. It is created if needed. The artifact is named `savedmodel/`,
             `student.tflite`, `student_float16.tflite`, `student_dynamic.tflite`,
             `student_int8.tflite`, `student_int16x8.tflite`, `student_int4.tflite`,

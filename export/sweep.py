@@ -26,7 +26,12 @@ def parse(arguments=None):
     """Parse the command line."""
     parser = Parser("letkd_keras.export.sweep", __doc__)
     add = parser.add_argument
-    add("model", type=path, metavar="MODEL", help="a .keras file or a recipe's run folder")
+    add(
+        "model",
+        type=path,
+        metavar="MODEL",
+        help="a run folder, the folder of one training, or a .keras file",
+    )
     add_out_option(parser, required=True, help="folder to write into")
     add(
         "--templates",

@@ -32,7 +32,8 @@ def parse(arguments=None):
         type=path,
         required=True,
         metavar="MODEL",
-        help="the student that was exported: a .keras file, a run folder, or a sweep's folder",
+        help="the student that was exported: a run folder, the folder of one training or of a "
+        "sweep, or a .keras file",
     )
     add_image_options(parser)
     add_seed_option(parser)

@@ -29,7 +29,7 @@ class ImageData(Dataset):
         std: Standard deviation of each channel, of pixels in [0, 1].
         class_names: Name of each class, in the order of the labels.
         split: How the images were split, for a reader of an accuracy.
-        x_validation: Images held out of the training set to choose by, or `None`.
+        x_validation: Validation images, held out of the training images, or `None`.
         y_validation: Their classes, or `None`.
         files: Paths of the image files of all splits, as the loader read them; empty where images
             have no files of their own.

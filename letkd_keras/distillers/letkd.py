@@ -74,14 +74,15 @@ class LetKD(Distiller):
         penultimate_weight: Weight of the penultimate KL.
         intermediate_weight: Weight of the intermediate KL.
         initial_template_scale: Initial value of the trainable scale of both KD layers' scores.
-        temperature: Sharpness T of the penultimate targets.
+        temperature: Factor of the squared distances in the penultimate targets, more than 0. A
+            larger one makes sharper targets.
         synchronized: Whether batch normalization in the KD layers spans replicas; `None` is yes
             where there are several.
         block_size: Images of the blocks in which scores, targets and their losses are computed, so
             that memory grows with the size of a block and not with that of the batch. Losses and
             gradients are the same up to rounding; a step computes the scores four times instead of
-            once. `None` computes the whole batch at once, and so does a student of
-            `quantization_aware`, which rounds to ranges of the whole batch.
+            once. `None` computes the whole batch at once. So does every `block_size` for a student
+            of `quantization_aware`, because it rounds to ranges of the whole batch.
         grids: Grids, by level, on which scores and targets are compared where the student's is not
             that of the prototypes. Needed only without prototypes.
         student_layers: Names of further layers of the student that a subclass compares. Without

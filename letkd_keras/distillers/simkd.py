@@ -43,9 +43,9 @@ class SimKD(Distiller):
         student_layers: The student's feature map, by name. `None` for the end of its last
             stage, the last one that RepDistiller's networks list.
         teacher_layers: The teacher's, likewise, which its classifier must read. `None` for its
-            penultimate layer. In a wide ResNet that is not the listed one, a raw sum: batch
-            normalization and ReLU lie between it and the classifier, so that features regressed to
-            it could not be classified.
+            penultimate layer. In a wide ResNet this is not the layer that RepDistiller lists, which
+            is a sum before the last batch normalization and ReLU. The teacher's classifier could
+            not classify features of that layer.
         factor: How many times thinner the projector is inside, at most the teacher's channels; 2 in
             the paper.
         weight: Weight of the loss.

@@ -32,7 +32,8 @@ class SP(Distiller):
 
         loss = CE + weight * ||G_T - G_S||_F^2 / B^2
 
-    G says which images of a batch activate alike, so that neither channels nor grids need agree.
+    G says which images of a batch have similar features. So channels and grids of the two layers
+    may differ.
     The matrices are those of one replica: under a distribution strategy each replica compares the
     images of its own part of the batch, and B is their number. A `sample_weight` weighs the rows of
     the difference: an image of weight 0 is still compared with the others.

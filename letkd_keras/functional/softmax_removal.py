@@ -37,9 +37,9 @@ def remove_softmax(model, argument="model"):
 
     Returns:
         The model itself, as a functional one, if it does not end in an activation. Otherwise a
-        functional model without models inside, which shares all layers but that of the softmax, and
-        the weights of that one. Training one model trains the other. Only the weights of a softmax
-        layer that has layers inside are copied.
+        functional model without models inside. It shares all layers except that of the softmax. If
+        that layer has weights, a new layer takes its place and shares them. So training one model
+        trains the other. Only the weights of layers inside that layer are copied.
 
     Raises:
         ValueError: If the model is no classifier, ends in an activation that is not a softmax, or

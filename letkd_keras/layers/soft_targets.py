@@ -150,10 +150,11 @@ class PenultimateTargets(_SoftTargets):
 
 @keras.saving.register_keras_serializable("letkd_keras")
 class IntermediateTargets(_SoftTargets):
-    """Rows of `subclass_scores`: what the teacher confuses the sub-class of a location with.
+    """What the teacher confuses the sub-class of a location with: a row of `subclass_scores`.
 
-    A fixed 1x1 convolution projects the teacher's features with its LDA. Among the sub-classes of
-    the image's true class, the one with the nearest center selects the row that is the target.
+    A fixed 1x1 convolution projects the teacher's features with its LDA. The sub-class of a
+    location is the one with the nearest center, of those of the image's true class. Its row is the
+    target.
 
     The mean is subtracted before the projection and the distances to the centers are computed
     without a matrix product, since GPUs may round the factors of products to the 10-bit mantissa of

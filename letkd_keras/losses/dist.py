@@ -25,8 +25,8 @@ class DISTLoss(Loss):
     correlation: of a sample's probabilities over the classes (inter-class), and of a class's
     probabilities over the batch (intra-class). Correlation asks for less than equality, which a
     small student cannot reach under a strong teacher (Huang et al., "Knowledge Distillation from A
-    Stronger Teacher", NeurIPS 2022). T squared is the authors' program's; the paper's listing has
-    none. The labels are not used.
+    Stronger Teacher", NeurIPS 2022). The factor T squared is that of the authors' program. The
+    paper's listing has none. The labels are not used.
 
     The intra-class part is a value of the whole batch, which `call` adds to each sample's
     inter-class part, so that the mean over the batch is the sum above. **It is computed per
@@ -42,7 +42,7 @@ class DISTLoss(Loss):
     Args:
         beta: Weight of the inter-class part, 0 or more. With two classes this part has no gradient.
         gamma: Weight of the intra-class part, 0 or more.
-        temperature: T, more than 0; 1 in the authors' program for ImageNet, 4 usual on CIFAR-100.
+        temperature: T, more than 0; 1 in the authors' program for ImageNet, usually 4 on CIFAR-100.
         reduction: Keras' reduction over the samples.
         name: Name of the loss.
         dtype: Dtype of the value, computed in at least float32; the default is Keras' `floatx`.

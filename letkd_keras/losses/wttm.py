@@ -14,8 +14,8 @@ class WTTMLoss(Loss):
 
     with p = softmax(teacher) and g the power. The transformed teacher is softmax(g teacher), the
     teacher at the temperature 1 / g; the student has no temperature, and there is no temperature
-    squared. The power sum U is 1 for a certain teacher and at most `classes`^(1 - g) for an
-    undecided one: samples whose teacher is smooth count for more (Zheng and Yang, "Knowledge
+    squared. The power sum U is 1 where the teacher is certain and at most `classes`^(1 - g) where
+    it is not. So samples count for more if the teacher is less certain (Zheng and Yang, "Knowledge
     Distillation Based on Transformed Teacher Matching", ICLR 2024). The labels are not used.
 
     Args:

@@ -79,10 +79,10 @@ def fit_prototypes(
     mode and stays as it is. Memory does not grow with the number of images.
 
     Args:
-        teacher: A functional `keras.Model` from images to the logits [B, classes] of a classifier.
-            A softmax at its end is left out. Where it takes images of any size, the grids are those
-            of the first image. The tokens of a transformer become a grid without the class token
-            and other tokens that are no patches (`letkd_keras.functional.feature_maps`).
+        teacher: Functional or sequential `keras.Model` from images to logits or softmax
+            probabilities [B, classes]. Where it takes images of any size, the grids are those of
+            the first image. The tokens of a transformer become a grid without the class token and
+            other tokens that are no patches (`letkd_keras.functional.feature_maps`).
         data: `(images, labels)` arrays, or a set of `(images, labels, ...)` batches that can be
             iterated over several times, such as a `tf.data.Dataset`: the training images as the
             teacher takes them, normalized, without augmentation and in the same order at each pass.
@@ -99,19 +99,18 @@ def fit_prototypes(
             one that `suggest_layers` names.
         intermediate_layer: Name of the teacher's layer whose output is divided into sub-classes.
             `None` means the one that `suggest_layers` names.
-        pool_size: Window and stride of the average pooling that makes the teacher's grid the
-            student's: 2 for the paper's ShuffleNets, 1 for none. Where it does not divide the grid,
-            the windows at the edges are smaller: 2 makes 4x4 of 7x7. One integer, or a dictionary
-            by level. `LetKD` brings other grids together by itself.
+        pool_size: Window and stride of the average pooling that gives the teacher's features the
+            grid of the student: 2 for the paper's ShuffleNets, 1 for none. Where it does not divide
+            the grid, the windows at the edges are smaller: 2 makes 4x4 of 7x7. One integer, or a
+            dictionary by level. If the grids still differ, `LetKD` averages the finer one.
         iterations: Number of iterations of each k-means.
         seed: Seed of the k-means runs and of the sample of feature vectors.
-        memory: Bytes of feature vectors that a step holds. Each k-means takes all vectors while
-            they fit, else a uniform sample; LDA and scores always take all. `None` means 256 MiB,
-            or as much as 256 vectors for each center need if that is more. With 4096 templates
-            those are 0.29e9 bytes for 64 channels, 2.2e9 for 512 and 8.6e9 for 2048. (All vectors
-            of CIFAR-100 with 64 channels on an 8x8 grid are 0.9e9 bytes. All of ImageNet with 2048
-            channels on a 7x7 grid are 0.51e12, half of that as a float16 cache, so that a sample is
-            the default.) With fewer than 256 vectors for each center a warning is logged.
+        memory: Bytes of feature vectors that a step holds. If all vectors fit, each k-means takes
+            all of them, otherwise a uniform sample. LDA and scores always take all. `None` means
+            256 MiB, or as much as 256 vectors for each center need if that is more. With 4096
+            templates those are 0.29e9 bytes for 64 channels, 2.2e9 for 512 and 8.6e9 for 2048. All
+            vectors of CIFAR-100 with 64 channels on an 8x8 grid are 0.9e9 bytes. If there are fewer
+            than 256 vectors for each center, a warning is logged.
         feature_cache: `"float32"` or `"float16"` to keep all vectors in a memory-mapped file in
             `workdir`, whatever `memory` is, so that each k-means takes all of them. `None` means no
             file.

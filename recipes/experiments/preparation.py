@@ -8,6 +8,7 @@ import numpy as np
 from letkd_keras.commands.option_types import option_of
 from letkd_keras.data.keras_cv_policies import mixes_labels
 from letkd_keras.distillers import Distiller, HintedLetKD, LetKD
+from letkd_keras.functional.insertion import kd_layers_of
 from letkd_keras.levels import LEVELS
 from letkd_keras.losses import LOGIT_LOSSES
 from letkd_keras.recipes.experiments import methods, sizes
@@ -60,6 +61,7 @@ def prepare(experiment):
             ("student", experiment.student, student),
         ):
             log.info("layers of the %s %s: %s", role, network.label, network.describe(model))
+    _check_kd_layers(experiment, student)
     pool_sizes = _pool_sizes(experiment, teacher, student)
     experiment = replace(experiment, pool_sizes=pool_sizes)
     experiment = sizes.within_budget(experiment, student)
@@ -287,6 +289,22 @@ def _check_methods(experiment, teacher, student):
             build("fitnet" if hinted else name, teacher, student, None, own)
         except ValueError as error:
             raise ValueError(f"{name} does not fit these networks: {error}") from error
+
+
+def _check_kd_layers(experiment, student):
+    """Refuse a student that has KD layers already where the methods insert theirs."""
+    inserted = {
+        f"kd_{level}"
+        for name in experiment.methods
+        for level in sizes.remaining_alphas(experiment, name)
+    }
+    present = [name for name in kd_layers_of(student) if name in inserted]
+    if present:
+        raise ValueError(
+            "`student` must have no KD layers where a method inserts them: train it further by a "
+            f"method without KD layers, such as kd. Received: student={experiment.student.name!r} "
+            f"with {', '.join(present)}"
+        )
 
 
 def _check_templates(experiment, teacher, window):

@@ -7,7 +7,9 @@ import keras
 import pytest
 from digit_classifiers import classifier, one_block
 
+from letkd_keras import KDLayer, insert_kd_layers
 from letkd_keras.data import ImageData
+from letkd_keras.models import build
 from letkd_keras.recipes import digits
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.preparation import prepare
@@ -85,6 +87,16 @@ def test_a_method_that_does_not_fit_the_teacher_is_refused(tmp_path):
     for method in ("fitnet", "fitnet_letkd"):
         with pytest.raises(ValueError, match=f"{method} does not fit.*'stage2' of shape"):
             prepare(_experiment(f"--methods student {method} --teacher {tmp_path}/t.keras"))
+
+
+def test_a_student_with_kd_layers_is_trained_by_methods_that_insert_no_others(tmp_path):
+    student = insert_kd_layers(build("resnet8", num_classes=10), KDLayer(4, name="kd_penultimate"))
+    student.save(tmp_path / "s.keras")
+    text = f"--pair resnet20-resnet8 --student {tmp_path}/s.keras"
+    prepare(_experiment(f"--methods kd letkd_i1 {text}"))
+    for method in ("letkd1", "fitnet_layer", "letkd2+dkd --growth 30%"):
+        with pytest.raises(ValueError, match=r"`student` must have no KD .* with kd_penultimate$"):
+            prepare(_experiment(f"--methods kd {method} {text}"))
 
 
 @pytest.mark.parametrize(
