@@ -20,7 +20,7 @@ TITLES = {
     "tdd+crd": "TDD + CRD",
     "at+kd": "AT + KD",
     "mlkd": "MLKD",
-    "mlkd-ls": "MLKD + logit standardisation",
+    "mlkd-ls": "MLKD + LS",
     "wttm+crd": "WTTM + CRD",
     "wttm+itrd": "WTTM + ITRD",
 }

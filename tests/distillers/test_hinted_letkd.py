@@ -21,6 +21,8 @@ def _made(setting, **options):
 def test_it_is_letkd_1_with_the_hint_of_fitnet(setting):
     model = _made(setting, hint_weight=3.0)
     assert model.levels == ("penultimate",)
+    weights = _made(setting).distillation_weights
+    assert weights == {"kl_penultimate": 1, "hint": 100}  # as letKD-1 and FitNet
     assert [x.name for x in model.student.layers if isinstance(x, KDLayer)] == ["kd_penultimate"]
     student_outputs = model.compute_student_outputs(setting.x)
     teacher_outputs = model.compute_teacher_outputs(setting.x, setting.y)

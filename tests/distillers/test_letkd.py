@@ -55,6 +55,17 @@ def test_the_whole_story_with_networks_of_the_zoo(tmp_path):
     ]
 
 
+def test_the_defaults_are_those_of_the_paper(setting):
+    model = LetKD(setting.teacher, setting.student(), setting.prototypes)
+    assert model.levels == ("penultimate", "intermediate")
+    assert model.distillation_weights == {"kl_penultimate": 1, "kl_intermediate": 1}
+    assert (model.task_weight, model.temperature) == (1, 1)
+    layers = [model.student.get_layer(f"kd_{level}") for level in model.levels]
+    assert [layer.alpha for layer in layers] == [1, 1]
+    assert [float(layer.template_scale) for layer in layers] == [3, 3]
+    assert [float(layer.value_scale) for layer in layers] == [1, 1]
+
+
 # A step
 
 

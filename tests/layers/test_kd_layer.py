@@ -183,6 +183,10 @@ def test_square_kernels_start_different_and_with_the_authors_spread():
     wide = _layer(templates=2000, channels=50)
     assert np.std(wide.template_kernel) == pytest.approx(np.sqrt(2 / 50), rel=0.02)
     assert np.std(wide.value_kernel) == pytest.approx(np.sqrt(2 / 2000), rel=0.02)
+    for kernel in (wide.template_kernel, wide.value_kernel):
+        # 3 for a normal distribution, 1.8 for a uniform one, 2.3 for one cut off at two deviations.
+        sample = np.asarray(kernel, "float64")
+        assert np.mean(sample**4) / np.mean(sample**2) ** 2 == pytest.approx(3, abs=0.15)
     assert float(wide.template_scale) == 3.0
     assert float(wide.value_scale) == 1.0
 

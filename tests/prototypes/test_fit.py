@@ -373,5 +373,5 @@ def test_nothing_is_shown_unless_wanted_or_in_a_terminal(teacher, capsys, verbos
 
 def test_the_defaults_are_those_of_the_paper():
     parameters = inspect.signature(fit_prototypes).parameters
-    names = ("templates", "subclasses", "iterations")
-    assert [parameters[name].default for name in names] == [4096, 8, 20]
+    names = ("templates", "subclasses", "components", "iterations")
+    assert [parameters[name].default for name in names] == [4096, 8, 60, 20]

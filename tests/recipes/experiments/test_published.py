@@ -163,6 +163,65 @@ def test_number_of_numbers_of_the_paper(dataset, count):
     assert len(numbers) == count
 
 
+# Sums of the letKD paper's numbers in each column and each row. A wrong cell changes two of them.
+COLUMNS = {
+    "cifar100": {
+        **{"teacher": 765.39, "student": 704.42, "kd": 726.90, "fitnet": 712.60, "at": 709.73},
+        **{"ab": 716.43, "fsp": 357.48, "sp": 722.24, "vid": 721.61, "crd": 737.15},
+        **{"crd+kd": 739.40, "tdd": 364.55, "tdd+crd": 367.50, "dkd": 674.02, "simkd": 740.33},
+        **{"quest": 744.30, "letkd1": 748.82, "letkd2": 752.83},
+    },
+    "tiny_imagenet": {
+        **{"teacher": 311.09, "student": 284.95, "kd": 293.43, "fitnet": 167.03, "at": 284.94},
+        **{"fsp": 110.88, "sp": 286.19, "vid": 290.21, "tdd": 296.45, "tdd+crd": 298.80},
+        **{"quest": 298.56, "letkd1": 303.10, "letkd2": 307.45},
+    },
+    "imagenet": {
+        **{"teacher": 149.44, "student": 138.62, "kd": 139.24, "at+kd": 140.26, "dkd": 143.75},
+        **{"quest": 144.21, "letkd1": 146.11, "letkd2": 146.36},
+    },
+}
+ROWS = {
+    "cifar100": {
+        "wrn40_2-wrn16_2": 1347.89,
+        "wrn40_2-wrn40_1": 1255.67,
+        "resnet56-resnet20": 1275.96,
+        "resnet110-resnet20": 1063.41,
+        "resnet110-resnet32": 1166.66,
+        "resnet32x4-resnet8x4": 1199.05,
+        "wrn40_2-snv1": 1278.13,
+        "resnet32x4-snv1": 1123.81,
+        "resnet32x4-snv2": 1133.57,
+        "resnet50-mnv2": 1161.55,
+    },
+    "tiny_imagenet": {
+        "wrn40_2-wrn16_2": 767.82,
+        "wrn40_2-wrn40_1": 640.92,
+        "resnet56-resnet20": 707.28,
+        "wrn40_2-snv1": 706.53,
+        "resnet50-mnv2": 710.53,
+    },
+    "imagenet": {RN34: 572.50, MNV1: 575.49},
+}
+
+
+@pytest.mark.parametrize("dataset", COLUMNS)
+def test_sums_of_the_numbers_of_the_paper(dataset):
+    columns, rows = Counter(), Counter()
+    for of, pair in PAIRS:
+        for method, accuracy in methods_of(of, pair).items():
+            if of == dataset and accuracy.source == "letKD":
+                columns[method] += accuracy.top1
+                rows[pair] += accuracy.top1
+    assert columns == pytest.approx(COLUMNS[dataset], abs=1e-3)
+    assert rows == pytest.approx(ROWS[dataset], abs=1e-3)
+
+
+def test_sums_of_top5():
+    sums = [sum(x.top5 or 0 for x in methods_of("imagenet", p).values()) for p in (RN34, MNV1)]
+    assert sums == pytest.approx([723.66, 725.92], abs=1e-3)
+
+
 def test_methods_in_the_order_of_the_tables():
     assert list(methods_of("cifar100", "resnet56-resnet20")) == [
         *("teacher", "student", "kd", "fitnet", "at", "ab", "fsp", "sp", "vid"),
@@ -248,6 +307,7 @@ def test_titles_of_methods_without_implementation():
     published_methods = {m for dataset, pair in PAIRS for m in methods_of(dataset, pair)}
     assert set(TITLES) <= published_methods
     assert TITLES["tdd+crd"] == "TDD + CRD"
+    assert TITLES["mlkd-ls"] == "MLKD + LS"  # as KD + LS and DKD + LS
 
 
 def test_a_cell_that_is_no_number_and_a_short_row():
