@@ -295,6 +295,17 @@ def test_the_probe_reads_before_and_behind_the_layer(data):
     assert accuracies["x"] < 100  # sizes over six decades hide the sign
 
 
+def test_the_probe_is_fitted_to_training_images_and_scored_on_test_images(data):
+    batches = data.evaluation_batches
+
+    def with_wrong_test_labels(split):
+        ((images, labels),) = batches(split)
+        return [(images, 1 - labels if split == "test" else labels)]
+
+    data.evaluation_batches = with_wrong_test_labels
+    assert probe.lda_accuracies(_student(), data)["x_hat"] == 0
+
+
 def test_features_are_those_of_the_images(data):
     features = layer_features.pooled_features(_student(), "kd_intermediate", data, "test")
     ((images, labels),) = data.evaluation_batches("test")
