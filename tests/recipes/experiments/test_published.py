@@ -290,6 +290,7 @@ def test_sources(method, words):
 def test_notes_where_sources_differ():
     assert "74.73" in published("cifar100", "wrn40_2-wrn40_1", "dist").note
     assert "70.13" in published("imagenet", MNV1, "dist").note
+    assert "temperature 3" in published("cifar100", "resnet50-mnv2", "kd-ls").note
     assert published("cifar100", "wrn40_2-wrn40_1", "wttm").note == ""
 
 
