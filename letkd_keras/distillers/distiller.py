@@ -17,6 +17,7 @@ from letkd_keras.distillers.training_arguments import (
     check_images_and_labels,
     check_loss,
     check_metrics,
+    check_sample_weight,
     check_suits_labels,
     expected_labels,
     label_out_of_range,
@@ -287,9 +288,11 @@ class Distiller(TrainStep, keras.Model):
 
         Raises:
             ValueError: If the compiled loss is a dictionary, is a cross-entropy of probabilities or
-                of another kind of labels, or rounds labels, or `y` is not one tensor.
+                of another kind of labels, or rounds labels, `y` is not one tensor, or
+                `sample_weight` is neither [B] nor [B, 1].
         """
         self.check_labels(y)
+        check_sample_weight(sample_weight, y)
         # Not in `compile`: Keras loads a model that has a `compile` of its own without its
         # optimizer and loss.
         if self.compiled:
@@ -310,9 +313,10 @@ class Distiller(TrainStep, keras.Model):
             `(total, parts)`: a scalar, and a dictionary of unweighted scalars.
 
         Raises:
-            ValueError: If the compiled loss is no scalar, or `compute_distillation_losses` returns
-                no scalars, or others than those of `loss_weights`.
+            ValueError: If the compiled loss is no scalar, `compute_distillation_losses` returns no
+                scalars, or others than those of `loss_weights`, or as `compute_loss`.
         """
+        check_sample_weight(sample_weight, y)
         logits = student_outputs["logits"]
         # First, since the regularizers of its layers are known only after it.
         own = self.compute_distillation_losses(student_outputs, teacher_outputs, sample_weight)

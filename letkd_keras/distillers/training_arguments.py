@@ -85,6 +85,29 @@ def check_suits_labels(loss, labels, classes):
             )
 
 
+def check_sample_weight(weights, labels):
+    """Refuse weights that are not one for each image; Keras' error does not name them.
+
+    Args:
+        weights: The `sample_weight` of a batch, or `None`.
+        labels: Labels of the batch, [B, ...].
+
+    Raises:
+        ValueError: If the shape is neither [B] nor [B, 1].
+    """
+    shape = getattr(weights, "shape", None)
+    if shape is None or getattr(shape, "rank", 0) is None:
+        return  # `None`, or a tensor of TensorFlow with an unknown number of dimensions
+    shape, images = tuple(shape), labels.shape[0]
+    fits = shape and (images is None or shape[0] in (images, None))
+    if not fits or shape[1:] not in ((), (1,), (None,)):
+        raise ValueError(
+            "`sample_weight` must have one weight for each image, the shape (batch,) or "
+            f"(batch, 1). Received: sample_weight of the shape {shape} for labels of the shape "
+            f"{tuple(labels.shape)}"
+        )
+
+
 def _is_of_probabilities(loss):
     """Whether it is a loss of Keras on probabilities, without `from_logits=True`."""
     kind = _kind_of_keras(loss)

@@ -2,11 +2,12 @@ import keras
 import numpy as np
 import pytest
 
-from letkd_keras.distillers import KD
+from letkd_keras.distillers import KD, Distiller
 from letkd_keras.distillers.training_arguments import (
     check_images_and_labels,
     check_loss,
     check_metrics,
+    check_sample_weight,
     check_suits_labels,
 )
 from letkd_keras.losses import DISTLoss
@@ -284,6 +285,51 @@ def test_losses_that_suit_the_labels_are_taken():
         (lambda y_true, y_pred: 0.0, np.arange(3)),
     ):
         check_suits_labels(loss, labels, 3)
+
+
+@pytest.mark.parametrize("labels", [np.arange(3), np.eye(3, dtype="float32")])
+def test_sample_weights_are_one_for_each_image(labels):
+    x, teacher, student = np.zeros((3, 8, 8, 3), "float32"), _classifier(), _classifier()
+
+    def compiled():
+        model = KD(teacher, student)
+        model.compile("sgd", _SPARSE if labels.ndim == 1 else _CATEGORICAL)
+        return model
+
+    expected = r"`sample_weight` must have .* \(batch,\) or \(batch, 1\).* of the shape "
+    for call in ("fit", "evaluate", "train_on_batch"):
+        # Keras with TensorFlow leaves the size of a batch open.
+        with pytest.raises(ValueError, match=expected + r"\((None|3), 2\) for labels"):
+            getattr(compiled(), call)(x, labels, sample_weight=np.ones((3, 2)))
+    weights = np.array([0.0, 1.0, 2.0])
+    losses = [
+        compiled().evaluate(x, labels, sample_weight=each, verbose=0)
+        for each in (weights, weights[:, None])
+    ]
+    assert losses[0] == losses[1]
+
+
+class WithOwnLoss(Distiller):
+    def compute_distillation_losses(self, student_outputs, teacher_outputs, sample_weight=None):
+        raise AssertionError("the weights are checked before")
+
+
+def test_a_loss_of_the_method_gets_no_other_weights():
+    x = np.zeros((3, 8, 8, 3), "float32")
+    model = WithOwnLoss(_classifier(), _classifier(), loss_weights={"own": 1.0})
+    model.compile("sgd", _SPARSE)
+    with pytest.raises(ValueError, match="`sample_weight` must have one weight for each image"):
+        model.compute_total_loss(x, np.arange(3), {"logits": x}, {"logits": x}, np.ones((3, 2)))
+
+
+def test_weights_for_another_number_of_images_are_refused():
+    labels = np.arange(3)
+    for taken in (None, np.ones(3), np.ones((3, 1)), keras.KerasTensor((None, None))):
+        check_sample_weight(taken, labels)
+    for weights in (np.ones(1), np.ones((3, 1, 1)), np.float32(1), keras.KerasTensor((2, 1))):
+        with pytest.raises(ValueError, match=r"`sample_weight` must .* for labels of the shape "):
+            check_sample_weight(weights, labels)
+    check_sample_weight(np.ones(1), keras.KerasTensor((None,)))
 
 
 @pytest.mark.parametrize("labels", [np.array(["cat", "dog"]), np.array([0, 1], object)])
