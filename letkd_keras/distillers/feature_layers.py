@@ -33,8 +33,8 @@ def compared_layers(teacher, student, teacher_layers, student_layers, which):
                 f"`{role}_layers` must be the name of one layer. Received: {role}_layers={names!r}"
             )
     layers = [
-        _suggested(model, which) if names is None else layer_names(names)
-        for model, names in zip((teacher, student), given.values(), strict=True)
+        _suggested(model, role, which) if names is None else layer_names(names)
+        for model, (role, names) in zip((teacher, student), given.items(), strict=True)
     ]
     if None in given.values():
         count = min(map(len, layers))
@@ -51,8 +51,8 @@ def layer_names(layers):
     return (layers,) if isinstance(layers, str) else tuple(layers)
 
 
-def _suggested(model, which):
+def _suggested(model, role, which):
     if which == "penultimate":
-        return (suggest_layers(model)["penultimate"],)
-    ends = tuple(suggest_stage_ends(model))
+        return (suggest_layers(model, role)["penultimate"],)
+    ends = tuple(suggest_stage_ends(model, role))
     return {"all": ends, "second": ends[:2][-1:], "last": ends[-1:]}[which]

@@ -393,7 +393,7 @@ def _layers(student, levels, named):
         if named[level] is not None:
             layers[level] = named[level]
             continue
-        suggested = suggested or suggest_layers(student)
+        suggested = suggested or suggest_layers(student, "student")
         if suggested[level] is None:
             raise ValueError(
                 f"`{level}_layer` must name a layer of {student.name!r}, since none can be "

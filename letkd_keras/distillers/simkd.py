@@ -76,7 +76,7 @@ class SimKD(Distiller):
         if teacher is None and (teacher_layers is None or not projects):
             raise ValueError("`teacher` is needed for its classifier. Received: teacher=None")
         if teacher_layers is None:
-            teacher_layers = (suggest_layers(teacher)["penultimate"],)
+            teacher_layers = (suggest_layers(teacher, "teacher")["penultimate"],)
         if not projects:
             teacher_layers, student_layers = compared_layers(
                 teacher, student, teacher_layers, student_layers, "last"

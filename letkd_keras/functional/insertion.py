@@ -95,7 +95,7 @@ def insert_kd_layers(
                 f"`{level}_layer`. Received: {level}={layer!r}"
             )
         if name is None:
-            name = suggest_layers(flat)[level]
+            name = suggest_layers(flat, "student")[level]
         if name is None:
             raise ValueError(
                 f"`{level}_layer` must name a layer of {student.name!r}, since none can be "

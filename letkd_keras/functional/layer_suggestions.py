@@ -26,7 +26,7 @@ from letkd_keras.functional.graph import (
 from letkd_keras.functional.token_grid import TokenGrids
 
 
-def suggest_layers(model):
+def suggest_layers(model, argument="model"):
     """Suggest the layers of a classifier at which letKD supervises.
 
     The *penultimate* layer outputs the last feature map, before the grid is pooled or flattened, or
@@ -52,6 +52,7 @@ def suggest_layers(model):
     Args:
         model: Functional or sequential `keras.Model` from images to class scores. Models inside are
             flattened.
+        argument: Name of the model in errors.
 
     Returns:
         `{"penultimate": name, "intermediate": name}`. The latter is `None` if the last grid has
@@ -61,7 +62,7 @@ def suggest_layers(model):
         ValueError: If the model is not functional, has no feature map before its classifier, or the
             layer that outputs the last one is called several times.
     """
-    maps = _FeatureMaps(model)
+    maps = _FeatureMaps(model, argument)
     if {"penultimate", "intermediate"} <= maps.names:
         return {"penultimate": "penultimate", "intermediate": "intermediate"}
     penultimate = maps.last.name
@@ -75,7 +76,7 @@ def suggest_layers(model):
     return {"penultimate": penultimate, "intermediate": intermediate}
 
 
-def suggest_stage_ends(model):
+def suggest_stage_ends(model, argument="model"):
     """Suggest the layers at the ends of a classifier's stages, which feature methods use.
 
     A stage ends with the last feature map of a grid on which all later layers depend. The last
@@ -87,6 +88,7 @@ def suggest_stage_ends(model):
     Args:
         model: Functional or sequential `keras.Model` from images to class scores. Models inside are
             flattened.
+        argument: Name of the model in errors.
 
     Returns:
         Names of the layers, from the finest grid to the coarsest.
@@ -95,7 +97,7 @@ def suggest_stage_ends(model):
         ValueError: If the model is not functional, has no feature map before its classifier, or the
             layer that outputs the last one is called several times.
     """
-    maps = _FeatureMaps(model)
+    maps = _FeatureMaps(model, argument)
     named = [name for name in maps.names if re.fullmatch(r"stage\d+", name)]
     if named:
         return sorted(named, key=lambda name: int(name.removeprefix("stage")))
@@ -105,8 +107,8 @@ def suggest_stage_ends(model):
 class _FeatureMaps:
     """The calls of a model up to its last feature map, with the shapes of their outputs."""
 
-    def __init__(self, model):
-        self.model = flatten(as_functional(model))
+    def __init__(self, model, argument):
+        self.model, self.argument = flatten(as_functional(model, argument)), argument
         self.names = {layer.name for layer in self.model.layers if self._has_a_name(layer)}
         self.shapes = output_shapes(self.model)
         self.token_grids = TokenGrids(self.model, self._shape)
@@ -122,10 +124,10 @@ class _FeatureMaps:
         operation = self.calls[-1].operation
         if not self._has_a_name(operation):
             raise ValueError(
-                "`model` must call the layer of its last feature map once, so that its name stands "
-                "for one output: put `keras.layers.Identity(name=...)` after the last call, or "
-                f"name the layers. Received: {self.model.name!r}, which calls {operation.name!r} "
-                "several times"
+                f"`{self.argument}` must call the layer of its last feature map once, so that its "
+                "name stands for one output: put `keras.layers.Identity(name=...)` after the last "
+                f"call, or name the layers. Received: {self.model.name!r}, which calls "
+                f"{operation.name!r} several times"
             )
         return operation
 
@@ -222,10 +224,10 @@ class _FeatureMaps:
                     reading = (x for x in self.calls if any(t is source for t in x.input_tensors))
                     if all(map(ends, reading)):
                         return self._before_scores(made)
-        check_classifier(self.model)
+        check_classifier(self.model, self.argument)
         raise ValueError(
-            "`model` must have a feature map [B, H, W, C], or tokens [B, N, C] that are patches, "
-            "which it pools or flattens before its classifier. "
+            f"`{self.argument}` must have a feature map [B, H, W, C], or tokens [B, N, C] that are "
+            "patches, which it pools or flattens before its classifier. "
             f"Received: {self.model.name!r}, which does not. Name the layers"
         )
 

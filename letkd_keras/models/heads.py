@@ -16,7 +16,7 @@ from letkd_keras.ranges import class_count
 _POOLING = {4: keras.layers.GlobalAveragePooling2D, 3: keras.layers.GlobalAveragePooling1D}
 
 
-def add_head(model, num_classes, name="classifier"):
+def add_head(model, num_classes, name="classifier", argument="model"):
     """Give a backbone, or a classifier of other classes, a new classifier head.
 
     The head is a dense layer with fresh weights. Feature maps [B, H, W, C] and tokens [B, N, C] are
@@ -29,6 +29,7 @@ def add_head(model, num_classes, name="classifier"):
             changed; the result shares its layers and weights.
         num_classes: Number of classes, at least 2.
         name: Name of the dense layer. A number is added if a layer has this name.
+        argument: Name of the model in errors.
 
     Returns:
         A functional `keras.Model` from the same images to logits [B, num_classes], without models
@@ -39,7 +40,7 @@ def add_head(model, num_classes, name="classifier"):
             no such shape.
     """
     num_classes = class_count.check(num_classes, "num_classes")
-    model = as_functional(model)
+    model = as_functional(model, argument)
     graph, flat = flatten_if_savable(model), flatten(model)
     features = _features(graph)
     # The classifier may be part of a model inside.
@@ -50,7 +51,7 @@ def add_head(model, num_classes, name="classifier"):
         features = _POOLING[rank](name=free_name(flat, "pooling"))(features)
     elif rank != 2:
         raise ValueError(
-            "`model` must output features [B, H, W, C], [B, N, C] or [B, C]. "
+            f"`{argument}` must output features [B, H, W, C], [B, N, C] or [B, C]. "
             f"Received: an output of shape {tuple(features.shape)}"
         )
     head = keras.layers.Dense(num_classes, name=free_name(flat, name))

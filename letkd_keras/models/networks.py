@@ -171,7 +171,7 @@ def _from_file(request, channels):
         )
     if len(model.output_shape) == 2 and model.output_shape[-1] == request.num_classes:
         return model, "everything"
-    return add_head(model, request.num_classes), "backbone"
+    return add_head(model, request.num_classes, argument=argument), "backbone"
 
 
 def _from_applications(request):
@@ -194,7 +194,7 @@ def _from_applications(request):
         trained = "everything"
     else:
         model = _pretrained(builder, request, input_shape=shape, include_top=False)
-        model = add_head(model, request.num_classes)
+        model = add_head(model, request.num_classes, argument=request.argument)
         trained = "backbone"
     if row.pixels == "caffe":
         model = _reading_rgb(model)
@@ -247,7 +247,8 @@ def _from_hub(request):
         expected = _statistics("0..255", 3)
     model = keras.Model(model.inputs, model.outputs, name=model.name)
     if len(model.output_shape) != 2 or model.output_shape[-1] != request.num_classes:
-        model, has_head = add_head(model, request.num_classes), False
+        model = add_head(model, request.num_classes, argument=request.argument)
+        has_head = False
     trained = "everything" if has_head else "backbone"
     return model, expected, trained if load else "nothing"
 

@@ -365,7 +365,7 @@ def _layers(teacher, levels, penultimate_layer, intermediate_layer):
     layers = {"penultimate": penultimate_layer, "intermediate": intermediate_layer}
     layers = {level: layers[level] for level in LEVELS if level in (levels or LEVELS)}
     if None in layers.values():
-        suggested = suggest_layers(teacher)
+        suggested = suggest_layers(teacher, "teacher")
         layers = {level: layer or suggested[level] for level, layer in layers.items()}
     if layers.get("intermediate", "") is None:
         if levels is not None:

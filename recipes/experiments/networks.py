@@ -227,7 +227,7 @@ class Network:
                 feature_maps(model, [name], f"{argument}_{level}_layer")
         if None in layers.values():
             try:
-                suggested = suggest_layers(model)
+                suggested = suggest_layers(model, argument)
             except ValueError:
                 if required:
                     raise

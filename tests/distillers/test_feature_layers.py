@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from letkd_keras import models
-from letkd_keras.distillers import AT, CRD, SP, VID, Distiller, FitNet, SimKD
+from letkd_keras import KDLayer, fit_prototypes, insert_kd_layers, models
+from letkd_keras.distillers import AT, CRD, SP, VID, Distiller, FitNet, LetKD, SimKD
 from letkd_keras.functional import suggest_stage_ends
 
 
@@ -133,3 +133,27 @@ def test_layers_of_another_data_format_than_that_of_keras_are_refused(method):
         ValueError, match=r"must have Keras' data format, 'channels_last'.*'conv\d'"
     ):
         method(network(6), network(4), student_layers="conv4", teacher_layers="conv6")
+
+
+def _without_maps():
+    return keras.Sequential(
+        [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(3)], name="dense"
+    )
+
+
+@pytest.mark.parametrize("method", [AT, SP, CRD, SimKD, LetKD])
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_the_network_of_which_no_layer_can_be_suggested_is_named(method, role, setting):
+    networks = {"teacher": setting.teacher, "student": setting.student(), role: _without_maps()}
+    more = {CRD: [[0, 1, 2]], LetKD: [setting.prototypes]}.get(method, [])
+    if (method, role) == (LetKD, "teacher"):  # its layers come with its prototypes
+        with pytest.raises(ValueError, match="`teacher` must have a feature map"):
+            fit_prototypes(networks["teacher"], (setting.x, setting.y))
+        return
+    with pytest.raises(ValueError, match=f"`{role}` must have a feature map .* 'dense'"):
+        method(*networks.values(), *more)
+
+
+def test_a_student_without_a_place_for_kd_layers_is_named():
+    with pytest.raises(ValueError, match="`student` must have a feature map"):
+        insert_kd_layers(_without_maps(), penultimate=KDLayer(4))

@@ -105,6 +105,8 @@ def test_outputs_of_another_kind_are_refused():
     outputs = layers.Reshape((8, 4, 2, 3))(layers.Conv2D(3, 1)(inputs))
     with pytest.raises(ValueError, match=r"must output features.*\(None, 8, 4, 2, 3\)"):
         add_head(keras.Model(inputs, outputs), 5)
+    with pytest.raises(ValueError, match="`student` must output features"):
+        add_head(keras.Model(inputs, outputs), 5, argument="student")
 
 
 @pytest.mark.parametrize("network", ["small", "zoo"])

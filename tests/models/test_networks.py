@@ -1,3 +1,8 @@
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
+from unittest import mock
+
 import keras
 import numpy as np
 import pytest
@@ -365,3 +370,18 @@ def test_a_preset_that_does_not_exist(hub, tmp_path):
     with pytest.raises(ValueError, match="`teacher` must be a preset of keras-hub") as error:
         opened("keras_hub:no_such_preset", argument="teacher")
     assert "\n" not in str(error.value)
+
+
+def test_a_preset_of_several_outputs_is_refused_by_the_name_of_the_argument(monkeypatch):
+    """Whether keras-hub is installed or not: such presets are large."""
+    inputs = keras.Input((None, None, 3))
+    maps = [keras.layers.Conv2D(4, 3, strides)(inputs) for strides in (1, 2)]
+    presets = SimpleNamespace(from_preset=lambda *args, **kwargs: keras.Model(inputs, maps))
+    none = SimpleNamespace(from_preset=mock.Mock(side_effect=ValueError("no such preset")))
+    stub = ModuleType("keras_hub")
+    stub.__spec__ = ModuleSpec("keras_hub", None)
+    stub.models = SimpleNamespace(ImageClassifier=none, Backbone=presets)
+    stub.layers = SimpleNamespace(ImageConverter=none)
+    monkeypatch.setitem(sys.modules, "keras_hub", stub)
+    with pytest.raises(ValueError, match="`teacher` must have one input and one output"):
+        opened("keras_hub:pyramid", argument="teacher")

@@ -147,7 +147,7 @@ def test_a_network_without_feature_maps_has_no_layers_unless_they_are_needed(sav
     network = Network.of(saved(model))
     model = network.build(CIFAR, "teacher")
     assert network.with_layers(model, "teacher", required=False).penultimate_layer is None
-    with pytest.raises(ValueError, match="feature map"):
+    with pytest.raises(ValueError, match="`teacher` must have a feature map"):
         network.with_layers(model, "teacher")
 
 
