@@ -1,5 +1,6 @@
 """The model card of an export: what was exported and how it was checked."""
 
+import logging
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -14,6 +15,8 @@ from letkd_keras.functional.graph import maker, nodes
 from letkd_keras.layers import KDLayer
 from letkd_keras.versions import versions
 
+log = logging.getLogger(__name__)
+
 # What a row of the table needs. A card of another version may lack it.
 _OF_AN_ARTIFACT = {
     *("file", "bytes", "sha256", "input_dtype", "output_dtype", "layout"),
@@ -25,7 +28,8 @@ _OF_AN_ARTIFACT = {
 def write_card(path, job, results, *, data_name=None, assumed_normalization=False, training=None):
     """Write `card.json`, `card.md` and, with class names, `labels.txt` into an export's folder.
 
-    Without class names, a `labels.txt` that belongs to an earlier card is removed.
+    Without class names, a `labels.txt` that belongs to an earlier card is removed. An earlier card
+    that cannot be read is replaced, with a warning.
 
     Args:
         path: Folder of the artifacts.
@@ -41,6 +45,12 @@ def write_card(path, job, results, *, data_name=None, assumed_normalization=Fals
     """
     path, options = Path(path), job.options
     earlier, data = _earlier_card(path), data_name or ("images" if job.real else "noise")
+    if earlier is None and (path / "card.json").exists():
+        log.warning(
+            "%s is damaged, or of an earlier version: the new card describes only the files of "
+            "this export",
+            path / "card.json",
+        )
     card = {
         "name": job.student.name,
         "student": fingerprint(job.student),

@@ -414,6 +414,19 @@ def test_an_artifact_of_an_earlier_version_is_not_described(student, copy):
     assert set(read_card(folder)["artifacts"]) == {"tflite"}
 
 
+def test_a_card_of_an_earlier_version_is_replaced_with_a_warning(student, copy, caplog):
+    folder, _ = copy
+    card = json.loads((folder / "card.json").read_text())
+    for artifact in card["artifacts"].values():
+        del artifact["min_accuracy"]
+    (folder / "card.json").write_text(json.dumps(card))
+    export_bundle(student, folder, ("tflite", "savedmodel"), mean=_MEAN, std=_STD)
+    warnings = [x.message for x in caplog.records if "of an earlier version" in x.message]
+    expected = "is damaged, or of an earlier version: the new card describes only the files of this"
+    assert len(warnings) == 1 and f"{folder / 'card.json'} {expected}" in warnings[0]
+    assert set(read_card(folder)["artifacts"]) == {"tflite", "savedmodel"}
+
+
 def test_verify_accepts_what_was_exported(student, images, labels, bundle):
     results = verify_artifacts(bundle, student, images=images, labels=labels)
     assert {name: result.accuracy for name, result in results.items()} == {"tflite": 1, "onnx": 1}
