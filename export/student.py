@@ -14,7 +14,7 @@ from letkd_keras.export.comparison import ExportMismatch
 from letkd_keras.export.formats import table
 from letkd_keras.export.formats.litert_quantizer import layer_precisions
 from letkd_keras.export.job import prepare_job
-from letkd_keras.export.student_folder import provenance_of
+from letkd_keras.export.student_folder import find_student, provenance_of
 from letkd_keras.files import check_writable, remove_leftovers
 
 log = logging.getLogger(__name__)
@@ -179,6 +179,8 @@ def _job_and_training(model, path, formats, options):
         remove_leftovers(Path(path) / table.find(name).file_name)
     table.check_calibration(formats, options.get("calibration"))
     training = provenance_of(model)
+    if isinstance(model, str | Path) and Path(model).is_dir():
+        log.info("The student of %s is %s", model, find_student(model))
     job = prepare_job(model, **options)
     _check_accuracy(job, training)
     return job, training

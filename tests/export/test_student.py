@@ -54,7 +54,7 @@ def test_savedmodel_takes_any_batch_and_holds_each_variable_once(student, tmp_pa
     assert variables.stat().st_size < 1.2 * 4 * values
 
 
-def test_distiller_file_and_run_folder_are_the_same_student(student, images, tmp_path):
+def test_distiller_file_and_run_folder_are_the_same_student(student, images, tmp_path, caplog):
     run = RunFolder(tmp_path / "run", {"export_method": "letkd2", "seed": 7}).path
     folder = run / "letkd2" / "seed7"
     folder.mkdir(parents=True)
@@ -65,7 +65,9 @@ def test_distiller_file_and_run_folder_are_the_same_student(student, images, tmp
     files = [tmp_path / "whole.keras", folder / "student.keras", run, str(folder)]
     for model in (distiller, *files):
         np.testing.assert_array_equal(load_student(model)(images), expected)
+    caplog.set_level("INFO")
     result = export_student(run, tmp_path / "out", format="tflite", images=images)
+    assert f"The student of {run} is {folder / 'student.keras'}" in caplog.messages
     assert result.parameters == fold(student).count_params()
     logits = reload_outputs("tflite", result.path, images)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
