@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from letkd_steps import LOSSES, coarse_student, compiled, fine_student, letkd, step
 
-from letkd_keras import LetKD, quantization_aware
+from letkd_keras import LetKD, fit_prototypes, quantization_aware
 
 
 def _losses_and_gradients(setting, student=None, weights=None, **kwargs):
@@ -69,6 +69,43 @@ def test_a_quantization_aware_student_computes_without_blocks(setting):
     ]
     for name in LOSSES:
         assert losses[0][name] == pytest.approx(losses[1][name], rel=1e-5)
+
+
+def _channels_first_network(width, weights=None):
+    inputs = keras.Input((3, 8, 8))
+    x = keras.layers.Conv2D(width, 3, 2, padding="same", name="conv1")(inputs)
+    x = keras.layers.BatchNormalization(axis=1)(x)
+    x = keras.layers.ReLU(name="intermediate")(x)
+    x = keras.layers.Conv2D(width + 2, 3, padding="same", name="conv2")(x)
+    x = keras.layers.ReLU(name="penultimate")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    if weights is not None:
+        model.set_weights(weights)
+    return model
+
+
+def test_in_blocks_channels_first_networks_are_trained_the_same(setting):
+    x, results = np.moveaxis(setting.x, -1, 1), []
+    keras.config.set_image_data_format("channels_first")
+    try:
+        teacher, student = _channels_first_network(6), _channels_first_network(4)
+        prototypes = fit_prototypes(
+            *(teacher, (x, setting.y)), templates=5, subclasses=2, components=2, iterations=3
+        )
+        for size in (5, None):
+            keras.utils.set_random_seed(0)
+            copy = _channels_first_network(4, student.get_weights())
+            model = compiled(LetKD(teacher, copy, prototypes, block_size=size))
+            logs = model.train_on_batch(x, setting.y, return_dict=True)
+            results.append((logs, model.student.get_weights()))
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    (logs, weights), (expected_logs, expected_weights) = results
+    for name in LOSSES:
+        assert float(logs[name]) == pytest.approx(float(expected_logs[name]), rel=1e-4)
+    for actual, expected in zip(weights, expected_weights, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_in_blocks_it_fits_saves_and_loads(tmp_path, setting):
