@@ -96,7 +96,8 @@ def to_tf_keras(model):
         model: A model that `letkd_keras.export.fold` returned.
 
     Returns:
-        A functional `tf_keras.Model` that computes the same.
+        A functional `tf_keras.Model` that computes the same. Its batch normalizations are frozen
+        before tfmot wraps them: of a wrapped one, the scale and offset would still be trained.
 
     Raises:
         ValueError: If a layer or its activation has no counterpart; the message names it.
@@ -132,7 +133,7 @@ def to_tf_keras(model):
                 return CUSTOM[_ACTIVATION_LAYERS[activation]](name=layer.name)
             options["activation"] = _activation(layer, activation)
         if layer.weights:
-            options["trainable"] = layer.trainable
+            options["trainable"] = layer.trainable and name != "BatchNormalization"
         kind = CUSTOM.get(name) or getattr(tf_keras.layers, name)
         return kind(name=layer.name, **options)
 

@@ -84,7 +84,6 @@ def write_quantization_aware(student, path, options):
         plain = to_tf_keras(student)
         annotated = tf_keras.models.clone_model(plain, clone_function=annotate)
         model = quantization.quantize_apply(annotated)
-        _freeze_batch_norms(model)
         _measure_ranges(model, quantization.quantizers.MovingAverageQuantizer, options.calibration)
         # Larger steps move the student further from its probabilities than rounding does.
         _fine_tune(model, student, options, learning_rate=1e-5)
@@ -196,7 +195,6 @@ def _fine_tune(model, student, options, epochs=3, learning_rate=1e-4, callbacks=
     learning_rate = options.learning_rate or learning_rate
     images = np.asarray(options.calibration, "float32")
     targets = softmax(logits_of(student, images), axis=-1)
-    _freeze_batch_norms(model)
     model.compile(
         optimizer=tf_keras.optimizers.Adam(learning_rate),
         loss=tf_keras.losses.CategoricalCrossentropy(from_logits=True),
@@ -210,15 +208,6 @@ def _fine_tune(model, student, options, epochs=3, learning_rate=1e-4, callbacks=
         callbacks=list(callbacks),
         verbose=0,
     )
-
-
-def _freeze_batch_norms(model):
-    import tf_keras
-
-    for layer in model.layers:
-        inner = getattr(layer, "layer", layer)  # the layer inside a wrapper of tfmot
-        if isinstance(inner, tf_keras.layers.BatchNormalization):
-            inner.trainable = False
 
 
 def _write(model, path, options, quantized=False):

@@ -198,6 +198,29 @@ def test_training_leaves_the_scaling_of_pixels_as_it_is(student, tmp_path, name)
     assert result.max_difference < 0.5 * scale
 
 
+@pytest.mark.parametrize("write", ["write_quantization_aware", "write_pruned"])
+def test_batch_normalizations_that_are_not_folded_stay_as_they_are(write, monkeypatch):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 3, name="conv")(inputs)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization(name="bn")(x))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    student = trained_looking(keras.Model(inputs, keras.layers.Dense(4)(x)))
+    written = {}
+
+    def remember(model, *args, **kwargs):
+        written.update({w.name.split(":")[0]: w.numpy() for w in model.weights})
+
+    monkeypatch.setattr(compression, "_write", remember)
+    images = np.random.default_rng(4).standard_normal((32, 8, 8, 3)).astype("float32")
+    options = ExportOptions(calibration=images, epochs=1, learning_rate=1e-2)
+    getattr(compression, write)(student, None, options)
+    for weight in student.get_layer("bn").weights:
+        np.testing.assert_array_equal(written[f"bn/{weight.name}"], weight)
+    (kernel,) = (value for name, value in written.items() if name.endswith("conv/kernel"))
+    assert np.any(kernel != student.get_layer("conv").kernel)
+
+
 def test_pruned_kernels_are_sparse(student, images, tmp_path):
     kernels = _kernels(_export(student, tmp_path, "tflite-pruned", images, sparsity=0.5).path)
     zeros = sum(np.sum(kernel == 0) for kernel in kernels) / sum(k.size for k in kernels)
