@@ -115,7 +115,7 @@ def add_experiment_options(
     add_engine_options(parser, work="each training and the teacher's passes over the images")
     group = parser.add_argument_group("results")
     if exports:
-        add_formats_option(group, ("savedmodel", "tflite"))
+        add_formats_option(group)
     add_out_option(group, out)
     add_seed_option(group)
 
