@@ -67,7 +67,7 @@ def write_card(path, job, results, *, data_name=None, assumed_normalization=Fals
         },
         "outputs": {"kind": options.output, "classes": job.student.output_shape[-1]},
         "class_names": _list(options.class_names),
-        "kd_layers": kd_layers(job.student),
+        "kd_layers": describe_kd_layers(job.student),
         "parameters": job.student.count_params(),
         "multiply_adds": known_cost_of(job.student).multiply_adds,
         "training": training,
@@ -93,7 +93,7 @@ def listed_files(path):
     return set() if card is None else {entry["file"] for entry in card["artifacts"].values()}
 
 
-def kd_layers(student):
+def describe_kd_layers(student):
     """Describe the KD layers of a student.
 
     Returns:

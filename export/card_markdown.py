@@ -242,11 +242,11 @@ def _reduction_lines(reduced):
 
 
 def _row(name, artifact):
-    macs = artifact["multiply_adds"]
+    multiply_adds = artifact["multiply_adds"]
     accuracies = (artifact["accuracy_of_student"], artifact["accuracy"])
     return [
         *(name, f"`{artifact['file']}`", f"{artifact['bytes']:,}", f"{artifact['parameters']:,}"),
-        "-" if macs is None else f"{macs:,}",
+        "-" if multiply_adds is None else f"{multiply_adds:,}",
         f"{artifact['images']} ({artifact['data']})",
         *(f"{artifact['max_difference']:.1e}", f"{100 * artifact['agreement']:.2f}%"),
         *("-" if a is None else f"{100 * a:.2f}%" for a in accuracies),

@@ -1,7 +1,5 @@
 """Programs for the model card that run an artifact on one image."""
 
-import math
-
 from letkd_keras.export.card_file import options_of
 
 
@@ -59,7 +57,7 @@ def kotlin_snippet(card, name):
     inputs, artifact, outputs = card["inputs"], card["artifacts"][name], card["outputs"]
     height, width, _ = inputs["shape"]
     is_byte = artifact["input_dtype"] == "uint8"
-    size = math.prod((height, width, 3)) * (1 if is_byte else 4)
+    size = 3 * height * width * (1 if is_byte else 4)
     kind, count = outputs["kind"], outputs["classes"]
     array = "ByteArray" if artifact["output_dtype"] == "int8" else "FloatArray"
     if is_byte:

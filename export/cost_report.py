@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from letkd_keras.commands import palette
-from letkd_keras.commands.command_line import hidden_messages
 from letkd_keras.commands.markdown_table import markdown_table
+from letkd_keras.commands.terminal_log import hidden_messages
 from letkd_keras.export import formats
 from letkd_keras.export.folding import fold
 from letkd_keras.export.job import prepare_job

@@ -13,6 +13,7 @@ from letkd_keras.export.inverse_rms import InverseRMS
 from letkd_keras.export.loading import load_student
 from letkd_keras.functional.graph import flatten, is_called_once, only_reader
 from letkd_keras.functional.graph_copy import copy_with, with_weights
+from letkd_keras.functional.insertion import only_pooling
 from letkd_keras.layers import KDLayer
 
 log = logging.getLogger(__name__)
@@ -113,8 +114,8 @@ def fold_kd_layers(model, kernels=None):
 
 def _fold_kd_layer(layer, kernels, model, pooled, features):
     responses, inverse = _template_responses(layer, kernels, features)
-    pooling = only_reader(model, layer)
-    if not _averages_all_of(pooling, layer):
+    pooling = only_pooling(model, layer)
+    if pooling is None:
         return _with_values(layer, kernels.values, features, responses, inverse)
     directions = keras.layers.Multiply(name=f"{layer.name}_directions")([responses, inverse])
     mean = keras.layers.GlobalAveragePooling2D(
@@ -152,7 +153,7 @@ def _pointwise(layer, kernel, inputs, name):
 
 def _template_responses(layer, kernels, features):
     """Responses after ReLU with K channels, and the factor that normalizes each location."""
-    axis = -1 if layer.data_format == "channels_last" else 1
+    axis = layer.channel_axis
     inverse = InverseRMS(axis, name=f"{layer.name}_inverse_rms")(features)
     directions = keras.layers.Multiply(name=f"{layer.name}_normalized")([features, inverse])
     convolution = keras.layers.Conv2D(
@@ -181,13 +182,6 @@ def kernels_of(layer):
 
 def _unit_columns(kernel):
     return kernel / np.maximum(np.linalg.norm(kernel, axis=0), 1e-12)
-
-
-def _averages_all_of(pooling, layer):
-    return (
-        isinstance(pooling, keras.layers.GlobalAveragePooling2D)
-        and pooling.data_format == layer.data_format
-    )
 
 
 def _is_linear(layer):

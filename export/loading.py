@@ -24,10 +24,10 @@ def load_student(model):
 
     Returns:
         A functional `keras.Model` without models inside. It returns logits, even if `model` ends in
-        a softmax, and has no fake quantization (`letkd_keras.quantization_aware`). It shares the
-        weights of `model`, except in these cases: without its fake quantization, or with the
-        matrices of LoRA (`enable_lora`) added to the kernels, it is a copy; it is a copy in float32
-        if `model` takes images of another type or computes in another one.
+        a softmax, and has no fake quantization (`letkd_keras.quantization_aware`). The matrices of
+        LoRA (`enable_lora`) are added to the kernels. It is a copy if `model` has one of these two,
+        and a copy in float32 if `model` takes images of another type or computes in another one.
+        Otherwise it shares the weights of `model`.
 
     Raises:
         FileNotFoundError: If a path does not exist or its folder contains no student.

@@ -66,8 +66,8 @@ def reduce_templates(model, images, templates, *, seed=0):
     """
     student = load_student(model)
     images = images_for(student, images)
-    layers = {name: layer for name, layer in kd_layers_of(student).items() if layer.alpha > 0}
-    counts = _counts(layers, templates, student)
+    layers = reducible_layers(student)
+    counts = _counts(layers, templates)
     if len(images) < 10:
         raise ValueError(
             f"`images` must be at least ten, better a few hundred. Received: {len(images)} images"
@@ -93,6 +93,21 @@ def reduce_templates(model, images, templates, *, seed=0):
             100 * errors[name],
         )
     return Reduction(fold_kd_layers(base, kernels), kept, errors)
+
+
+def reducible_layers(student):
+    """The KD layers of a student whose templates can be reduced, by name: alpha is above 0.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    layers = {name: layer for name, layer in kd_layers_of(student).items() if layer.alpha > 0}
+    if not layers:
+        raise ValueError(
+            "`model` must have KD layers with alpha above 0, whose templates can be reduced. "
+            f"Received: model={student.name!r} without one"
+        )
+    return layers
 
 
 def fine_tune(reduced, student, images, *, epochs=5, learning_rate=1e-3, batch_size=64, seed=0):
@@ -196,12 +211,7 @@ def _unit_rms(rows):
     return rows / np.sqrt(np.maximum(square, 1e-12))
 
 
-def _counts(layers, templates, student):
-    if not layers:
-        raise ValueError(
-            "`model` must have KD layers with alpha above 0. "
-            f"Received: model={student.name!r} without one"
-        )
+def _counts(layers, templates):
     counts = templates if isinstance(templates, dict) else dict.fromkeys(layers, templates)
     unknown = sorted(set(counts) - set(layers))
     if unknown:

@@ -97,7 +97,7 @@ def export_student(
     job, _ = _job_and_training(model, path, [format], options)
     result = write_artifact(job, path, format, tolerance=tolerance, min_agreement=min_agreement)
     write_labels(path, job.options.class_names)
-    _check_labels_file(path, job.options)
+    _warn_of_labels_file(path, job.options)
     return result
 
 
@@ -165,7 +165,7 @@ def export_bundle(
             path,
             ", ".join(left),
         )
-    _check_labels_file(path, job.options)
+    _warn_of_labels_file(path, job.options)
     if refused:
         raise ExportMismatch("\n".join(refused), results)
     return results
@@ -182,11 +182,11 @@ def _job_and_training(model, path, formats, options):
     if isinstance(model, str | Path) and Path(model).is_dir():
         log.info("The student of %s is %s", model, find_student(model))
     job = prepare_job(model, **options)
-    _check_accuracy(job, training)
+    _warn_of_accuracy(job, training)
     return job, training
 
 
-def _check_accuracy(job, training):
+def _warn_of_accuracy(job, training):
     """Warn if the student hardly recognizes the labelled images, where there are enough of them.
 
     Args:
@@ -216,7 +216,7 @@ def _check_accuracy(job, training):
         )
 
 
-def _check_labels_file(path, options):
+def _warn_of_labels_file(path, options):
     """Warn of class names beside the files that may be of another student."""
     if options.class_names is None and (Path(path) / LABELS).exists():
         log.warning(

@@ -9,14 +9,13 @@ import keras
 from letkd_keras import ranges
 from letkd_keras.commands.progress import bar
 from letkd_keras.export import formats
-from letkd_keras.export.card import kd_layers
+from letkd_keras.export.card import describe_kd_layers
 from letkd_keras.export.cost_report import CostRow, form_title, forms_of, measure, plot, table
 from letkd_keras.export.images_and_labels import check_labels, images_for
 from letkd_keras.export.loading import load_student
-from letkd_keras.export.reduction import fine_tune, reduce_templates
+from letkd_keras.export.reduction import fine_tune, reduce_templates, reducible_layers
 from letkd_keras.export.student_folder import REDUCED, SWEEP
 from letkd_keras.files import save_model, write_json, write_text
-from letkd_keras.functional.insertion import kd_layers_of
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ class Sweep:
         selected: The row of the smallest number of templates within the allowed loss.
         model: Its model, folded, to be exported.
         selected_on: Description of the images that it was selected on.
-        kd_layers: The KD layers of the student before the reduction, see `card.kd_layers`.
+        kd_layers: The KD layers of the student before the reduction, see `card.describe_kd_layers`.
         templates: Number of templates that the selected model has, by KD layer.
     """
 
@@ -84,14 +83,7 @@ def sweep(
     ranges.non_negative_number.check(max_loss, "max_loss")
     ranges.non_negative_integer.check(fine_tune_epochs, "fine_tune_epochs")
     student = load_student(model)
-    sizes = {
-        name: layer.templates for name, layer in kd_layers_of(student).items() if layer.alpha > 0
-    }
-    if not sizes:
-        raise ValueError(
-            "`model` must have KD layers whose templates can be reduced. "
-            f"Received: model={student.name!r} without one"
-        )
+    sizes = {name: layer.templates for name, layer in reducible_layers(student).items()}
     selection_images = images_for(student, selection.images, "selection")
     classes = student.output_shape[-1]
     selection_labels = check_labels(selection.labels, selection_images, classes)
@@ -130,7 +122,7 @@ def sweep(
             if row.selection_top1 >= folded.selection_top1 - max_loss - 1e-9:
                 selected, best, kept = row, reduced.model, reduced.templates
             advance()
-    return Sweep(rows, selected, best, selection.description, kd_layers(student), kept)
+    return Sweep(rows, selected, best, selection.description, describe_kd_layers(student), kept)
 
 
 def _counts(templates, largest):

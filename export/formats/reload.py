@@ -10,8 +10,9 @@ everybody who has the artifact and its runtime; `letkd_keras.export.classify` an
 `quantization_noise` use it too. Images are float32, or uint8 for the endpoint `classify`.
 """
 
+import functools
 import sys
-import time
+import timeit
 
 import numpy as np
 
@@ -88,12 +89,6 @@ _BLOCKED = {
 }
 
 
-def _seconds(run, images):
-    start = time.perf_counter()
-    run(images)
-    return time.perf_counter() - start
-
-
 def main(artifact, threads, repeats, *jobs):
     """Write the outputs for all images, or how long they take, of every runtime."""
     threads, repeats = int(threads), int(repeats)
@@ -105,7 +100,7 @@ def main(artifact, threads, repeats, *jobs):
         if repeats:
             for _ in range(3):
                 run(images)
-            outputs = np.array([_seconds(run, images) for _ in range(repeats)])
+            outputs = timeit.repeat(functools.partial(run, images), number=1, repeat=repeats)
         else:
             starts = range(0, len(images), _BATCH)
             outputs = np.concatenate([run(images[start : start + _BATCH]) for start in starts])

@@ -93,8 +93,8 @@ class Format:
         )
 
 
-def _tflite(name, function, tolerance, min_agreement, **options):
-    writer = f"formats.tflite:{function}"
+def _tflite(name, function, tolerance, min_agreement, *, module="formats.tflite", **options):
+    writer = f"{module}:{function}"
     return Format(f"student{name}.tflite", "tflite", writer, tolerance, min_agreement, **options)
 
 
@@ -106,8 +106,9 @@ def _quantized(name, function, min_agreement, **options):
 def _trained(name, function):
     # Such a student was trained further and is another network. Even with the same accuracy it
     # disagrees with the original where the original is unsure.
-    return Format(
-        *(f"student_{name}.tflite", "tflite", f"tfmot.compression:{function}", None, 0.98),
+    return _tflite(
+        *(name, function, None, 0.98),
+        module="tfmot.compression",
         min_accuracy=_MIN_ACCURACY,
         needs_calibration=True,
         converters=("tensorflow_model_optimization", "tf_keras"),
@@ -123,19 +124,14 @@ _FORMATS = {
     "tflite-dynamic": _quantized("_dynamic", "write_dynamic_range", 0.98),
     "tflite-int8": _quantized("_int8", "write_int8", 0.98, needs_calibration=True),
     "tflite-int16x8": _quantized("_int16x8", "write_int16x8", 0.99, needs_calibration=True),
-    "tflite-int4": Format(
-        "student_int4.tflite",
-        "tflite",
-        "formats.litert_quantizer:write_int4",
-        None,
-        0.95,
-        min_accuracy=_MIN_ACCURACY,
-        is_quantized=True,
+    "tflite-int4": _quantized(
+        *("_int4", "write_int4", 0.95),
+        module="formats.litert_quantizer",
         converters=("litert_quantizer",),
     ),
-    "tflite-qat": _trained("qat", "write_quantization_aware"),
-    "tflite-pruned": _trained("pruned", "write_pruned"),
-    "tflite-clustered": _trained("clustered", "write_clustered"),
+    "tflite-qat": _trained("_qat", "write_quantization_aware"),
+    "tflite-pruned": _trained("_pruned", "write_pruned"),
+    "tflite-clustered": _trained("_clustered", "write_clustered"),
     "onnx": Format(
         *("student.onnx", "onnx", "formats.onnx_file:write_onnx", 1e-4, 1.0),
         converters=("tf2onnx", "onnx"),

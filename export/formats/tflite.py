@@ -7,9 +7,15 @@ from letkd_keras.export.formats.savedmodel import write_serving
 from letkd_keras.export.inverse_rms import with_calibrated_floors, with_float16_floors
 
 
-def write_tflite(student, path, options):
-    """Write a TFLite (LiteRT) file in float32; see `write_int8` for the arguments."""
-    _convert(student, path, options)
+def write_tflite(student, path, options, configure=lambda converter: None, quantized=False):
+    """Write a TFLite (LiteRT) file, by default in float32.
+
+    `write_int8` and `convert_savedmodel` describe the arguments.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        # Conversion from a SavedModel freezes the variables; from a bare function it does not.
+        write_serving(student, folder, options)
+        convert_savedmodel(folder, path, configure, quantized)
 
 
 def write_float16(student, path, options):
@@ -19,12 +25,12 @@ def write_float16(student, path, options):
     def configure(converter):
         converter.target_spec.supported_types = [tf.float16]
 
-    _convert(with_float16_floors(student), path, options, configure, quantized=True)
+    write_tflite(with_float16_floors(student), path, options, configure, quantized=True)
 
 
 def write_dynamic_range(student, path, options):
     """Write a TFLite file with int8 weights. Activations are quantized while it runs."""
-    _convert(student, path, options, quantized=True)
+    write_tflite(student, path, options, quantized=True)
 
 
 def write_int8(student, path, options):
@@ -73,7 +79,7 @@ def _convert_calibrated(student, path, options, operations, **ends):
         for name, kind in ends.items():
             setattr(converter, name, kind)
 
-    _convert(student, path, options, configure, quantized=True)
+    write_tflite(student, path, options, configure, quantized=True)
 
 
 def _with_full_range(images, options):
@@ -86,13 +92,6 @@ def _with_full_range(images, options):
     images = images.copy()
     images[0, 0, 0], images[0, -1, -1] = 0, 255
     return images
-
-
-def _convert(student, path, options, configure=lambda converter: None, quantized=False):
-    with tempfile.TemporaryDirectory() as folder:
-        # Conversion from a SavedModel freezes the variables; from a bare function it does not.
-        write_serving(student, folder, options)
-        convert_savedmodel(folder, path, configure, quantized)
 
 
 def convert_savedmodel(folder, path, configure=lambda converter: None, quantized=False):

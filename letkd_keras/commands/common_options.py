@@ -217,14 +217,14 @@ def add_out_option(parser, default_text=None, *, type=path, required=False, help
     )
 
 
-def add_formats_option(parser, default=("savedmodel", "tflite")):
+def add_formats_option(parser):
     """Add `--formats`, a list separated by spaces."""
     parser.add_argument(
         "--formats",
         nargs="+",
         type=list_item,
         metavar="FORMAT",
-        default=list(default),
+        default=["savedmodel", "tflite"],
         help="formats to export the student to, or all",
     )
 

@@ -25,9 +25,10 @@ def recorded():
     Yields:
         List of logging records, which grows.
     """
-    handler = _Recorder()
+    handler, records = logging.Handler(), []
+    handler.emit = records.append
     with _handled_by(handler):
-        yield handler.records
+        yield records
 
 
 @contextmanager
@@ -62,15 +63,6 @@ def _handled_by(handler):
         handler.close()
         for logger, level in zip((root, package), levels, strict=True):
             logger.setLevel(level)
-
-
-class _Recorder(logging.Handler):
-    def __init__(self):
-        super().__init__()
-        self.records = []
-
-    def emit(self, record):
-        self.records.append(record)
 
 
 class _LogFile(logging.FileHandler):

@@ -131,7 +131,7 @@ class Dataset:
 
     @contextmanager
     def broken_files_named(self):
-        """A scope that reads images: files that stop it are named, as TensorFlow does not.
+        """A scope that reads images. It names the files that stop it, which TensorFlow does not.
 
         Raises:
             ValueError: Naming files that cannot be read.

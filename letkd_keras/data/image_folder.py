@@ -1,5 +1,4 @@
 import logging
-import math
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from letkd_keras.data.class_folders import (
 from letkd_keras.data.decoding import decode_all
 from letkd_keras.data.image_data import ImageData, digests_of
 from letkd_keras.data.label_file import labelled_images
+from letkd_keras.data.normalization import pixel_statistics
 from letkd_keras.data.selection import held_out
 
 _ADVICE = "Remove this file, or leave such files out with `skip_corrupt` (--skip-corrupt)"
@@ -122,30 +122,6 @@ def load_image_folder(
         files=tuple(file for chosen in files.values() for file in chosen.files),
         **arrays,
     )
-
-
-def pixel_statistics(images, block_pixels=2**21):
-    """Mean and standard deviation of each channel, computed a block of images at a time.
-
-    Args:
-        images: uint8 [N, H, W, C].
-        block_pixels: Number of pixels of the images that are read at once, at least one image.
-            NumPy counts them as int64: the default needs 16 MiB.
-
-    Returns:
-        Two tuples of C numbers, of pixels in [0, 1]; the deviation is at least 1/255.
-    """
-    counts = np.zeros((images.shape[-1], 256))
-    block = max(1, block_pixels // math.prod(images.shape[1:3]))
-    for start in range(0, len(images), block):
-        for channel, count in enumerate(counts):
-            values = images[start : start + block, ..., channel]
-            count += np.bincount(values.ravel(), minlength=256)
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    levels = np.arange(256) / 255
-    mean = shares @ levels
-    std = np.sqrt(np.maximum(shares @ levels**2 - mean**2, 0))
-    return tuple(mean.tolist()), tuple(np.maximum(std, 1 / 255).tolist())
 
 
 def load_unlabelled(path, image_shape, skip_corrupt=False, known=(), known_digests=()):

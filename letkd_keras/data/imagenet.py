@@ -17,6 +17,8 @@ from letkd_keras.data.tfds import streamed
 
 # Mean and standard deviation of the training pixels, as in torchvision's recipes.
 _MEAN, _STD = PIXELS["imagenet"]
+# Its name in tensorflow-datasets.
+_TFDS = "imagenet2012"
 
 
 def load_imagenet(data_dir=None, image_size=224):
@@ -47,8 +49,7 @@ def load_imagenet(data_dir=None, image_size=224):
         name = Path(data_dir).resolve().name
         check_utf8(name, "`data_dir`")
         return _of_folders(folders["train"], test_folder, name, image_size)
-    builder = _prepared("imagenet2012", data_dir)
-    return streamed(builder, "imagenet2012", "validation", image_size)
+    return streamed(_prepared(data_dir), _TFDS, "validation", image_size)
 
 
 def _of_folders(train_folder, test_folder, name, image_size):
@@ -67,19 +68,19 @@ def _of_folders(train_folder, test_folder, name, image_size):
     )
 
 
-def _prepared(name, data_dir):
-    """The `tfds` builder of a data set that was prepared before."""
+def _prepared(data_dir):
+    """The `tfds` builder of ImageNet, which was prepared before."""
     folder = Path(data_dir or "~/tensorflow_datasets").expanduser()
-    versions = sorted((folder / name).glob("*/dataset_info.json"))
+    versions = sorted((folder / _TFDS).glob("*/dataset_info.json"))
     if not versions:
         raise FileNotFoundError(
-            f"`data_dir` must have train/ and val/ with a folder for each class, or {name} as "
+            f"`data_dir` must have train/ and val/ with a folder for each class, or {_TFDS} as "
             f"prepared by tensorflow-datasets. Received: {str(folder)!r}"
         )
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ImportError(
-            f"{name} is read with tensorflow-datasets: pip install 'letkd-keras[datasets]'"
+            f"{_TFDS} is read with tensorflow-datasets: pip install 'letkd-keras[datasets]'"
         ) from error
     return tfds.builder_from_directory(versions[-1].parent)

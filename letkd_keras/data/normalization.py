@@ -1,5 +1,7 @@
 """How pixels are normalized, in one place."""
 
+import math
+
 import numpy as np
 
 # What a network may take: mean and standard deviation of each channel, of pixels in [0, 1].
@@ -33,6 +35,30 @@ def statistics_of(pixels, channels):
             f"Received: images of {channels} channels"
         )
     return mean[:1] * channels, std[:1] * channels
+
+
+def pixel_statistics(images, block_pixels=2**21):
+    """Mean and standard deviation of each channel, computed a block of images at a time.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        block_pixels: Number of pixels of the images that are read at once, at least one image.
+            NumPy counts them as int64: the default needs 16 MiB.
+
+    Returns:
+        Two tuples of C numbers, of pixels in [0, 1]; the deviation is at least 1/255.
+    """
+    counts = np.zeros((images.shape[-1], 256))
+    block = max(1, block_pixels // math.prod(images.shape[1:3]))
+    for start in range(0, len(images), block):
+        for channel, count in enumerate(counts):
+            values = images[start : start + block, ..., channel]
+            count += np.bincount(values.ravel(), minlength=256)
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    levels = np.arange(256) / 255
+    mean = shares @ levels
+    std = np.sqrt(np.maximum(shares @ levels**2 - mean**2, 0))
+    return tuple(mean.tolist()), tuple(np.maximum(std, 1 / 255).tolist())
 
 
 def scale_and_shift(mean, std):

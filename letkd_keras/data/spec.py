@@ -10,12 +10,8 @@ from letkd_keras.commands import option_types
 from letkd_keras.errors import argument_renamed, did_you_mean
 
 _NAMES = ("digits", "cifar10", "cifar100")
-# Sources written as NAME:DIR, or tfds:NAME.
-_PREFIXES = {
-    "tiny-imagenet": "tiny_imagenet",
-    "imagenet": "imagenet",
-    "tfds": "tfds",
-}
+# Of sources written as NAME:DIR, or tfds:NAME.
+_PREFIXES = ("tiny-imagenet", "imagenet", "tfds")
 # Options that not every kind of source has: option -> kinds.
 _APPLIES = {
     "data_dir": ("cifar10", "cifar100", "tfds"),
@@ -249,12 +245,12 @@ class DataSpec:
             if not rest:
                 what = "NAME" if prefix == "tfds" else "DIR"
                 raise ValueError(f"`data` must be {prefix}:{what}. Received: data={self.source!r}")
-            return _PREFIXES[prefix]
+            return prefix.replace("-", "_")
         if Path(self.source).suffix.lower() == ".npz":
             return "npz"
         if Path(self.source).expanduser().is_dir():
             return "folder"
-        known = (*_NAMES, *(_SPELLED[kind] for kind in _PREFIXES.values()))
+        known = [*_NAMES, *(name for name in _SPELLED.values() if ":" in name)]
         raise ValueError(
             "`data` must be digits, cifar10, cifar100, tiny-imagenet:DIR, imagenet:DIR, tfds:NAME, "
             f"an existing folder or an .npz file. Received: data={self.source!r}"
@@ -282,8 +278,8 @@ class DataSpec:
     def _make_absolute(self):
         """Make paths absolute, so that a configuration is valid in every working folder."""
         if self.kind in ("tiny_imagenet", "imagenet"):
-            prefix, _, folder = self.source.partition(":")
-            object.__setattr__(self, "source", f"{prefix}:{_absolute(folder)}")
+            prefix = self.source.partition(":")[0]
+            object.__setattr__(self, "source", f"{prefix}:{_absolute(self.location)}")
         elif self.kind in ("folder", "npz"):
             object.__setattr__(self, "source", _absolute(self.source))
         for name in ("data_dir", "image_cache", "labels", "unlabelled"):
@@ -298,13 +294,12 @@ class DataSpec:
             "classes": ranges.class_count,
             "train_examples": ranges.positive_integer,
             "test_examples": ranges.positive_integer,
+            "labelled_fraction": ranges.positive_fraction,
         }
         for name, range_ in optional.items():
             if getattr(self, name) is not None:
                 range_.check(getattr(self, name), name)
         ranges.fraction.check(self.validation_fraction, "validation_fraction")
-        if self.labelled_fraction is not None:
-            ranges.positive_fraction.check(self.labelled_fraction, "labelled_fraction")
         ranges.seed.check(self.seed, "seed")
         if self.pixels is not None and self.pixels not in option_types.PIXELS:
             raise ValueError(

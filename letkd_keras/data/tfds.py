@@ -10,9 +10,8 @@ import numpy as np
 
 from letkd_keras import ranges
 from letkd_keras.data.image_data import ImageData
-from letkd_keras.data.image_folder import pixel_statistics
 from letkd_keras.data.image_sources import RecordSource
-from letkd_keras.data.normalization import PIXELS
+from letkd_keras.data.normalization import PIXELS, pixel_statistics
 from letkd_keras.data.streamed_images import StreamedImages
 from letkd_keras.errors import did_you_mean, error_reason
 

@@ -100,7 +100,7 @@ def _training_files(root, wnids):
 
 def _validation_files(root, wnids):
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
-    files, labels = [], []
+    rows = []
     lines = (root / "val" / "val_annotations.txt").read_text().splitlines()
     for line in filter(str.strip, lines):
         name, _, rest = line.partition("\t")
@@ -109,15 +109,14 @@ def _validation_files(root, wnids):
             raise ValueError(
                 f"val_annotations.txt must name classes of wnids.txt. Received: {line!r}"
             )
-        files.append(root / "val" / "images" / name)
-        labels.append(label_of[wnid])
-    order = sorted(range(len(files)), key=lambda index: _number(files[index]))
-    missing = [str(file) for file in files if not file.is_file()]
+        rows.append((root / "val" / "images" / name, label_of[wnid]))
+    missing = [str(file) for file, _ in rows if not file.is_file()]
     if missing:
         raise FileNotFoundError(
             f"val_annotations.txt names {len(missing)} images that do not exist: {missing[0]}"
         )
-    return [files[index] for index in order], [labels[index] for index in order]
+    rows.sort(key=lambda row: _number(row[0]))
+    return [file for file, _ in rows], [label for _, label in rows]
 
 
 def _number(file):

@@ -127,14 +127,17 @@ def _may_move_channels(operation):
     return not is_known or type(operation).__name__ in _MAY_MOVE_CHANNELS
 
 
-def is_only_pooled(student, layer):
-    """Whether a KD layer's output is only read by a global average pooling."""
+def only_pooling(student, layer):
+    """The global average pooling that alone reads a KD layer's output; else `None`."""
     pooling = only_reader(student, layer)
-    return (
-        isinstance(pooling, keras.layers.GlobalAveragePooling2D)
-        and pooling.data_format == layer.data_format
-        and not pooling.keepdims
-    )
+    is_pooling = isinstance(pooling, keras.layers.GlobalAveragePooling2D)
+    return pooling if is_pooling and pooling.data_format == layer.data_format else None
+
+
+def is_only_pooled(student, layer):
+    """Whether a KD layer's output is only read by a global average pooling to [B, C]."""
+    pooling = only_pooling(student, layer)
+    return pooling is not None and not pooling.keepdims
 
 
 def kd_layers_of(student):

@@ -106,8 +106,7 @@ def open_network(
     request = _Request(parsed.name, num_classes, image_size, weights, input_size, argument)
     given = _statistics(data_pixels, channels, "data_pixels")
     if parsed.kind == "zoo":
-        is_raw = pixels is None and given == _statistics("0..255", channels)
-        expected = _statistics("-1..1", channels) if is_raw else _statistics(pixels, channels)
+        expected = _statistics(pixels, channels) or pixels_of_zoo(given)
         model, trained = _from_zoo(request, channels), "nothing"
     elif parsed.kind == "file":
         expected = _statistics(pixels, channels)
@@ -132,6 +131,26 @@ def open_network(
         expected=expected or given,
     )
     return OpenedNetwork(model, trained)
+
+
+def pixels_of_zoo(given):
+    """The `(mean, std)` that networks of the zoo get: pixels from 0 to 255 become -1 to 1."""
+    channels = len(given[0])
+    is_raw = given == statistics_of("0..255", channels)
+    return statistics_of("-1..1", channels) if is_raw else given
+
+
+def scaling_layer(given, expected, name="input_scaling"):
+    """The layer that turns pixels of one `(mean, std)` into those of another; `None` if equal."""
+    (given_mean, given_std), (mean, std) = (np.array(each, "float64") for each in (given, expected))
+    # (p - mean) / std of pixels p in [0, 1], of which there is (p - mean') / std'.
+    scale, offset = given_std / std, (given_mean - mean) / std
+    if np.allclose(scale, 1, rtol=1e-7) and np.allclose(offset, 0, atol=1e-7):
+        return None
+    scale, offset = (
+        part[0].item() if np.all(part == part[0]) else part.tolist() for part in (scale, offset)
+    )
+    return keras.layers.Rescaling(scale, offset, name=name)
 
 
 @dataclass(frozen=True)
@@ -319,14 +338,9 @@ def _with_preprocessing(model, *, image_shape, input_size, given, expected):
         # Without an explicit `training`, Keras' layer would take True, and all layers after it too.
         resizing = keras.layers.Resizing(*size, name=free_name(flat, "input_resizing"))
         x = resizing(x, training=False)
-    (given_mean, given_std), (mean, std) = (np.array(each, "float64") for each in (given, expected))
-    # (p - mean) / std of pixels p in [0, 1], of which the model is given (p - mean') / std'.
-    scale, offset = given_std / std, (given_mean - mean) / std
-    if not (np.allclose(scale, 1, rtol=1e-7) and np.allclose(offset, 0, atol=1e-7)):
-        scale, offset = (
-            part[0].item() if np.all(part == part[0]) else part.tolist() for part in (scale, offset)
-        )
-        x = keras.layers.Rescaling(scale, offset, name=free_name(flat, "input_scaling"))(x)
+    scaling = scaling_layer(given, expected, free_name(flat, "input_scaling"))
+    if scaling is not None:
+        x = scaling(x)
     if x is images and flat.input_shape == images.shape:
         return flatten_if_savable(model)
     return flatten_if_savable(keras.Model(images, model(x), name=model.name))

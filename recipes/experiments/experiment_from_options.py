@@ -106,7 +106,9 @@ def _networks(options, settings):
     """Teacher, student and their `Pair`, of names that are checked."""
     from letkd_keras.recipes.experiments.networks import Network
 
-    pair = _named_pair(options, settings)
+    typed = getattr(options, "pair", None)
+    name = typed or settings.pair
+    pair = None if name is None else settings.find_pair(name)
     if pair is None and not (options.teacher and options.student):
         raise ValueError(
             "`teacher` and `student` must be given, or `pair`, for this data set. "
@@ -125,8 +127,7 @@ def _networks(options, settings):
     )
     teacher.check("teacher")
     student.check("student")
-    typed = getattr(options, "pair", None) is not None
-    return teacher, student, _pair_of(teacher, student, pair, settings, typed)
+    return teacher, student, _pair_of(teacher, student, pair, settings, typed is not None)
 
 
 def _data_spec(options, settings, teacher, student):
@@ -233,12 +234,6 @@ def _augmentation(options, settings, data):
             keras_cv_policies.check_channels(options.augment, data.image_shape[-1])
         augmentation["policies"] = list(options.augment)
     return augmentation
-
-
-def _named_pair(options, settings):
-    """The pair that `--pair` or the recipe names, or `None`."""
-    name = getattr(options, "pair", None) or settings.pair
-    return None if name is None else settings.find_pair(name)
 
 
 def _pair_of(teacher, student, named, settings, typed):

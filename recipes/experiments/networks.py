@@ -10,7 +10,6 @@ from pathlib import Path
 import keras
 
 from letkd_keras import models, ranges
-from letkd_keras.data.normalization import statistics_of
 from letkd_keras.data_format import spatial_shape
 from letkd_keras.distillers.compatibility import check_takes_kd_layer
 from letkd_keras.errors import argument_renamed
@@ -21,7 +20,12 @@ from letkd_keras.functional.graph_copy import copy_of, finalize_normalization
 from letkd_keras.functional.token_grid import feature_maps
 from letkd_keras.levels import LEVELS
 from letkd_keras.models.network_names import APPLICATIONS, check_network_name, parse_network_name
-from letkd_keras.models.networks import OpenedNetwork, open_network
+from letkd_keras.models.networks import (
+    OpenedNetwork,
+    open_network,
+    pixels_of_zoo,
+    scaling_layer,
+)
 from letkd_keras.shapes import grid_ratio, shapes_agree
 
 log = logging.getLogger(__name__)
@@ -304,10 +308,9 @@ def _fits(model, data):
 def _from_zoo(name, data):
     """A network of the zoo as `open_network` opens it, but also for images that are not square."""
     model = models.build(name, num_classes=data.num_classes, input_shape=data.image_shape)
-    if (tuple(data.mean), tuple(data.std)) != statistics_of("0..255", data.image_shape[-1]):
-        return model
-    rescaling = keras.layers.Rescaling(2 / 255, offset=-1.0, name="rescaling")
-    return _rebuild(model, data.image_shape, rescaling)
+    given = tuple(data.mean), tuple(data.std)
+    scaling = scaling_layer(given, pixels_of_zoo(given))
+    return model if scaling is None else _rebuild(model, data.image_shape, scaling)
 
 
 def _rebuild(model, image_shape, preprocessing=lambda images: images):

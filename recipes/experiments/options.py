@@ -101,9 +101,6 @@ def add_experiment_options(
         pixels_text=settings.pixels if settings else "as in the recipe of the data set",
     )
     add_unlabelled_options(parser)
-    if settings:
-        parser.set_defaults(pixels=settings.pixels)
-
     _add_network_options(parser, settings, networks_required, of_data)
     _add_training_options(parser, methods, default, networks_required, of_data)
     add_prototype_options(
@@ -115,7 +112,7 @@ def add_experiment_options(
     add_engine_options(parser, work="each training and the teacher's passes over the images")
     group = parser.add_argument_group("results")
     if exports:
-        add_formats_option(group, ("savedmodel", "tflite"))
+        add_formats_option(group)
     add_out_option(group, out)
     add_seed_option(group)
 

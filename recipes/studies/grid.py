@@ -16,9 +16,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from letkd_keras.commands import command_line
 from letkd_keras.commands.log_file import recorded
 from letkd_keras.commands.run_folder import read_config
+from letkd_keras.commands.terminal_log import set_up_logging
 from letkd_keras.files import open_atomic, write_text
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.experiments.experiment import Experiment
@@ -243,7 +243,7 @@ def train_cell(folder, method, seed):
 def main(arguments=None):
     """Train one cell; returns the exit status."""
     folder, method, seed = sys.argv[1:] if arguments is None else arguments
-    command_line.set_up_logging()
+    set_up_logging()
     return 0 if train_cell(Path(folder), method, int(seed)) else 1
 
 

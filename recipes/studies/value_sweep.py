@@ -5,7 +5,6 @@ import operator
 from dataclasses import replace
 from pathlib import Path
 
-from letkd_keras.commands.command_line import hidden_messages
 from letkd_keras.commands.log_file import logged_to, recorded
 from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.commands.run_folder import (
@@ -14,6 +13,7 @@ from letkd_keras.commands.run_folder import (
     is_run_folder,
     read_config,
 )
+from letkd_keras.commands.terminal_log import hidden_messages
 from letkd_keras.files import save_figure, write_text
 from letkd_keras.levels import LEVELS
 from letkd_keras.recipes.experiments.networks import Network

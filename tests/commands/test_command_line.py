@@ -1,5 +1,4 @@
 import errno
-import logging
 import os
 import signal
 import sys
@@ -18,7 +17,6 @@ from letkd_keras.commands.common_options import (
     add_prototype_options,
     add_seed_option,
 )
-from letkd_keras.commands.log_file import logged_to
 from letkd_keras.commands.option_types import byte_count, output_file
 from letkd_keras.data import __main__ as data_command
 
@@ -301,33 +299,6 @@ def test_errors_name_the_option_that_was_typed():
     assert describe(error, ["--image-size", "3"]) == "--image-size must be 8. Received: 3, mean=1"
     assert describe(error, ["--image-size=3"]).startswith("--image-size must")
     assert describe(error, ["--seed", "3"]) == str(error)
-
-
-def test_messages_of_other_packages_are_hidden():
-    def record(name, level):
-        return logging.LogRecord(name, level, "", 0, "", (), None)
-
-    assert command_line._is_shown(record("letkd_keras.prototypes", logging.INFO))
-    assert not command_line._is_shown(record("tensorflow", logging.WARNING))
-    assert not command_line._is_shown(record("absl", logging.INFO))
-    assert not command_line._is_shown(record("py.warnings", logging.WARNING))
-    assert not command_line._is_shown(record("letkd_keras.callbacks", logging.DEBUG))
-    assert command_line._is_shown(record("tensorflow", logging.ERROR))
-
-
-def test_hidden_messages_are_in_the_log_file_only(tmp_path, capsys):
-    log, handler = logging.getLogger("letkd_keras.example"), command_line._TerminalHandler()
-    logging.getLogger().addHandler(handler)
-    try:
-        with logged_to(tmp_path / "log.txt"):
-            with command_line.hidden_messages():
-                log.warning("hidden")
-                log.error("an error")
-            log.info("shown")
-    finally:
-        logging.getLogger().removeHandler(handler)
-    assert capsys.readouterr().err == "an error\nshown\n"
-    assert "WARNING hidden\n" in (tmp_path / "log.txt").read_text()
 
 
 # === The commands ===

@@ -1,7 +1,6 @@
 import logging
 import os
 import shutil
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ from PIL import Image, features
 
 from letkd_keras.data import DataSpec, image_folder, load_image_folder
 from letkd_keras.data.class_folders import find_images, image_suffixes, split_folders
-from letkd_keras.data.image_folder import pixel_statistics
 
 
 def assert_colours_match(images, labels):
@@ -390,25 +388,6 @@ def test_statistics_are_measured_where_none_are_given(tmp_path):
     np.testing.assert_allclose(measured.mean, (measured.x_train / 255).mean((0, 1, 2)))
     given = load_image_folder(tree, 8, mean=np.zeros(3))
     assert given.mean == (0, 0, 0) and given.std == measured.std
-
-
-def test_pixel_statistics_are_those_of_numpy():
-    images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3), dtype="uint8")
-    mean, std = pixel_statistics(images, block_pixels=7 * 16)
-    np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)))
-    np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)))
-    assert pixel_statistics(np.full((2, 4, 4, 1), 7, "uint8"))[1] == (1 / 255,)
-
-
-def test_pixel_statistics_do_not_depend_on_the_blocks_and_need_little_memory():
-    images = np.random.default_rng(0).integers(0, 256, (1024, 96, 96, 3), dtype="uint8")
-    tracemalloc.start()
-    measured = pixel_statistics(images)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 20 * 2**20 < 8 * images[..., 0].size  # that of all images at once, as int64
-    for block_pixels in (1, 96 * 96 * 7, images.size):
-        assert pixel_statistics(images, block_pixels) == measured
 
 
 def test_statistics_that_pixels_name_are_not_measured(tmp_path, monkeypatch):

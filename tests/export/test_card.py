@@ -9,7 +9,7 @@ from random_students import with_kd_layers
 from letkd_keras import models
 from letkd_keras.export import Exported, ExportMismatch, export_bundle, fold, formats
 from letkd_keras.export.artifact_verification import verify_artifacts
-from letkd_keras.export.card import kd_layers, read_card, write_card
+from letkd_keras.export.card import describe_kd_layers, read_card, write_card
 from letkd_keras.export.comparison import Comparison
 from letkd_keras.export.job import prepare_job
 from letkd_keras.files import checksum
@@ -194,7 +194,7 @@ def test_kotlin_function_says_what_to_crop(student, tmp_path):
 
 
 def test_kd_layers_follow_the_layers_that_were_chosen(student):
-    layers = kd_layers(student)
+    layers = describe_kd_layers(student)
     assert [(layer["after"], layer["templates"]) for layer in layers] == [
         ("intermediate", 16),
         ("penultimate", 24),

@@ -14,7 +14,7 @@ from pathlib import Path
 import keras
 from recipe_on_workers import OPTIONS
 
-from letkd_keras.commands.command_line import set_up_logging
+from letkd_keras.commands.terminal_log import set_up_logging
 from letkd_keras.recipes import compare
 
 

@@ -12,7 +12,7 @@ import sys
 
 from float64 import compute_in_float64
 
-from letkd_keras.commands.command_line import set_up_logging
+from letkd_keras.commands.terminal_log import set_up_logging
 from letkd_keras.recipes import compare
 from letkd_keras.recipes.trainings import fit_on_workers, training
 

@@ -22,7 +22,7 @@ importlib.metadata.version = only_of_what_is_there
 
 import keras  # noqa: E402
 
-from letkd_keras.commands.command_line import set_up_logging  # noqa: E402
+from letkd_keras.commands.terminal_log import set_up_logging  # noqa: E402
 from letkd_keras.recipes import cifar100  # noqa: E402
 
 assert keras.backend.backend() == "jax"

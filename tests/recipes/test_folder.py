@@ -57,7 +57,7 @@ def test_any_teacher_supervises_a_student_on_any_images(photos, teacher, tmp_pat
     assert set(report["exported"]) == {"savedmodel", "tflite"}
     student = keras.models.load_model(tmp_path / "run" / "letkd2" / "seed0" / "student.keras")
     # The network scales raw pixels itself.
-    assert student.get_layer("rescaling").scale == pytest.approx(2 / 255)
+    assert student.get_layer("input_scaling").scale == pytest.approx(2 / 255)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["augmentation"] == {"crop_padding": 8, "flip": True, "policies": ["cutmix"]}
     assert config["teacher"]["penultimate_layer"] == "out_relu"

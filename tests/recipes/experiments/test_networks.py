@@ -43,10 +43,10 @@ def test_a_network_of_the_zoo_is_built_for_the_data():
 def test_raw_pixels_are_scaled_inside_a_network_of_the_zoo():
     raw = SimpleNamespace(**{**vars(CIFAR), "mean": (0.0,) * 3, "std": (1 / 255,) * 3})
     model = Network.of("resnet8").build(raw, "student")
-    rescaling = model.get_layer("rescaling")
+    rescaling = model.get_layer("input_scaling")
     pixels = np.array([0, 127.5, 255], dtype="float32").reshape(1, 1, 3, 1)
     np.testing.assert_allclose(np.ravel(rescaling(pixels)), [-1, 0, 1], atol=1e-6)
-    assert "rescaling" not in [
+    assert "input_scaling" not in [
         layer.name for layer in Network.of("resnet8").build(CIFAR, "x").layers
     ]
 
