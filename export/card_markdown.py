@@ -5,7 +5,7 @@ import re
 
 from letkd_keras.commands.markdown_table import markdown_table
 from letkd_keras.export.card_file import LABELS, options_of
-from letkd_keras.export.card_snippets import has_snippets, kotlin_snippet, python_snippet
+from letkd_keras.export.card_snippets import snippets
 
 # Columns of the table of artifacts.
 _HEADS = (
@@ -274,10 +274,8 @@ def _noise_lines(artifacts):
 
 def _snippet_lines(card):
     """Programs for the first artifact that has them."""
-    name = next((name for name in card["artifacts"] if has_snippets(card, name)), None)
-    if name is None:
-        return []
     lines = []
-    for language, snippet in (("Python", python_snippet), ("Kotlin", kotlin_snippet)):
+    name = next((name for name in card["artifacts"] if snippets(card, name)), None)
+    for language, snippet in snippets(card, name).items() if name else ():
         lines += ["", f"{language}:", "", f"```{language.lower()}", *snippet(card, name), "```"]
     return lines

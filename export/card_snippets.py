@@ -14,16 +14,20 @@ def python_snippet(card, name):
         Lines.
     """
     inputs, artifact, output = card["inputs"], card["artifacts"][name], card["outputs"]["kind"]
-    height, width, _ = inputs["shape"]
+    height, width, channels = inputs["shape"]
     crop = "" if inputs["crop"] == 1 else f", bleed={(1 - inputs['crop']) / 2:.4f}"
     lines = [
         "import numpy as np",
         "from ai_edge_litert.interpreter import Interpreter",
         "from PIL import Image, ImageOps",
         "",
-        'image = ImageOps.exif_transpose(Image.open("image.jpg")).convert("RGB")',
+        'image = ImageOps.exif_transpose(Image.open("image.jpg"))',
+        'if image.mode.startswith("I"):  # 16 bits, of which the upper 8 are used',
+        '    image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))',
+        f'image = image.convert("{"RGB" if channels == 3 else "L"}")',
         f"image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.BILINEAR{crop})",
-        f'image = np.asarray(image, "{artifact["input_dtype"]}")[None]',
+        f'image = np.asarray(image, "{artifact["input_dtype"]}")'
+        f"[None{'' if channels == 3 else ', ..., None'}]",
     ]
     if inputs["kind"] == "normalized":
         lines += [
@@ -107,14 +111,29 @@ def kotlin_snippet(card, name):
     ]
 
 
-def has_snippets(card, name):
-    """Whether there are snippets for an artifact: TFLite on RGB pixels or on known ones."""
+def snippets(card, name):
+    """The snippets that an artifact has.
+
+    They are for TFLite files whose pixels are known: the program in Python for RGB and for
+    grayscale, the function in Kotlin for RGB.
+
+    Args:
+        card: The card as a dictionary.
+        name: Name of a format of the card.
+
+    Returns:
+        Dictionary from the language to the function that returns the lines.
+    """
     inputs, artifact = card["inputs"], card["artifacts"][name]
     integer = artifact.get("input_dtype") == "int8"  # needs the scale, which is in the file
     shape = inputs["shape"]
-    is_rgb = len(shape) == 3 and shape[-1] == 3 and None not in shape
+    channels = shape[-1] if len(shape) == 3 and None not in shape else None
     known = options_of(card).knows_pixels
-    return artifact["file"].endswith(".tflite") and known and is_rgb and not integer
+    if not artifact["file"].endswith(".tflite") or not known or integer:
+        return {}
+    of_grayscale = {"Python": python_snippet}
+    of_rgb = of_grayscale | {"Kotlin": kotlin_snippet}
+    return {1: of_grayscale, 3: of_rgb}.get(channels, {})
 
 
 def _part(inputs):

@@ -47,7 +47,8 @@ def classify(file, images):
     Raises:
         FileNotFoundError: If there is no card, no artifact or no image.
         ValueError: If the card does not list the artifact, the artifact is not the file that was
-            exported, it does not take RGB images, or an image is damaged.
+            exported, it takes neither RGB nor grayscale images, or an image is
+            damaged.
         ImportError: If the runtime is not installed.
     """
     import numpy as np
@@ -108,14 +109,17 @@ def _format_of(file, card):
 
 
 def _pixels(image, inputs):
-    """uint8 [H, W, 3] of an image file."""
+    """uint8 [H, W, C] of an image file."""
+    import numpy as np
+    from PIL import Image
+
     from letkd_keras.data.decoding import decode
 
     height, width, channels = inputs["shape"]
     size = height or width or 224
-    if channels != 3 or (height or size) != size or (width or size) != size:
+    if channels not in (1, 3) or (height or size) != size or (width or size) != size:
         raise ValueError(
-            "`file` must take square RGB images. Received: an artifact for images of "
+            "`file` must take square RGB or grayscale images. Received: an artifact for images of "
             f"{height} x {width} x {channels}"
         )
     if not image.is_file():
@@ -123,6 +127,8 @@ def _pixels(image, inputs):
             f"`images` must be image files. Received: {str(image)!r}, which is not a file"
         )
     resized = decode(image, round(size / inputs["crop"]))
+    if channels == 1:
+        resized = np.asarray(Image.fromarray(resized).convert("L"))[..., None]
     border = (len(resized) - size) // 2
     return resized[border : border + size, border : border + size]
 

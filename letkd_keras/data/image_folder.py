@@ -24,6 +24,9 @@ from letkd_keras.data.selection import held_out
 
 _ADVICE = "Remove this file, or leave such files out with `skip_corrupt` (--skip-corrupt)"
 
+# Images without a brighter pixel use at most six of the eight bits.
+_DARK = 63
+
 log = logging.getLogger(__name__)
 
 
@@ -109,6 +112,14 @@ def load_image_folder(
     class_names = files["train"].class_names
     warn_of_class_names(labels or folders["train"], class_names)
     _check_classes(arrays["y_train"], class_names, folders["train"], labels)
+    brightest = int(arrays["x_train"].max())
+    if brightest <= _DARK:
+        log.warning(
+            "%s: the brightest pixel of the training images is %d of 255; of 16 bits only the "
+            "upper 8 are read, so scale 12-bit images to the range of 16 bits before",
+            path,
+            brightest,
+        )
     if mean is None or std is None:
         measured_mean, measured_std = pixel_statistics(arrays["x_train"])
         mean = measured_mean if mean is None else mean

@@ -382,6 +382,18 @@ def test_a_split_of_corrupt_images_only_is_named(tmp_path):
         load_image_folder(tmp_path, 8, skip_corrupt=True)
 
 
+@pytest.mark.parametrize(("largest", "warns"), [(4095, True), (16383, True), (16384, False)])
+def test_images_of_fewer_than_16_bits_in_16_are_warned_about(largest, warns, tmp_path, caplog):
+    for name, pixel in (("ant", largest), ("bee", largest // 2)):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            image = Image.fromarray(np.full((8, 8), pixel, "uint16"))
+            image.save(tmp_path / name / f"{number}.png")
+    assert load_image_folder(tmp_path, 8).x_train.max() == largest >> 8
+    warning = f"the brightest pixel of the training images is {largest >> 8} of 255; of 16 bits"
+    assert (warning in caplog.text) == ("brightest" in caplog.text) == warns
+
+
 def test_statistics_are_measured_where_none_are_given(tmp_path):
     tree = write_tree(tmp_path)
     measured = load_image_folder(tree, 8)

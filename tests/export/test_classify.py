@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 from image_trees import picture
@@ -158,3 +159,34 @@ def test_python_program_of_the_card(student, exported, tmp_path, format, options
     (probabilities,), names = command.classify(artifact, [tmp_path / "image.jpg"])
     assert done.stdout == f"{names[probabilities.argmax()]}\n"
     assert ("labels.txt" in program) == (given["class_names"] is not None)
+
+
+def _split_at(gray):
+    """Class 1 for images that are brighter than a gray value on average, otherwise class 0."""
+    inputs = keras.Input((16, 16, 1))
+    x = keras.layers.Rescaling(1 / 255)(inputs)
+    x = keras.layers.Conv2D(1, 1, kernel_initializer="ones", name="map")(x)
+    head = keras.layers.Dense(2)
+    model = keras.Model(inputs, head(keras.layers.GlobalAveragePooling2D()(x)))
+    head.set_weights([np.array([[0.0, 1.0]]), np.array([gray / 255, 0.0])])
+    return model
+
+
+@pytest.mark.parametrize(("gray", "name"), [(100, "dark"), (200, "bright")])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_grayscale_images_and_16_bits(gray, name, bits, tmp_path):
+    pixels = np.random.default_rng(5).integers(0, 256, (8, 16, 16, 1), "uint8")
+    given = {"images": pixels, "class_names": ["dark", "bright"]}
+    export_bundle(_split_at(150), tmp_path, ("tflite",), **given)
+    pixel = gray if bits == 8 else 256 * gray
+    file = tmp_path / "image.png"
+    Image.fromarray(np.full((20, 16), pixel, f"uint{bits}")).save(file)
+    (probabilities,), names = command.classify(tmp_path / "student.tflite", [file])
+    assert names[probabilities.argmax()] == name
+    card = (tmp_path / "card.md").read_text()
+    assert "kotlin" not in card
+    program = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1].replace("jpg", "png")
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout == f"{name}\n", done.stderr
