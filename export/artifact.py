@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from letkd_keras.export import formats
-from letkd_keras.export.comparison import Comparison, ExportMismatch, check_classify, compare
+from letkd_keras.export.comparison import (
+    Comparison,
+    ExportMismatch,
+    check_classify,
+    compare,
+    lost_class,
+)
 from letkd_keras.export.images_and_labels import pixels_for_classify
 from letkd_keras.export.inverse_rms import with_calibrated_floors
 from letkd_keras.export.new_process import reload_in_one_process
@@ -78,6 +84,19 @@ def write_artifact(job, path, format, *, tolerance=None, min_agreement=None):
         noise = None
         if job.options.snr and file_format.is_quantized:
             noise = _noise(job, file_format, temporary)
+    lost = lost_class(job.reference, outputs[file_format.runtime], job.labels)
+    if lost is not None:
+        label, number, before, after = lost
+        names = job.options.class_names
+        log.warning(
+            "%s recognizes %d of %d images of the class %s, and the student %d. Top-1 of all "
+            "images hardly shows it if the class is rare.",
+            name,
+            after,
+            number,
+            label if names is None else repr(names[label]),
+            before,
+        )
     log.debug("%s: %s", target, comparison)
     return Exported(
         path=target,

@@ -10,6 +10,8 @@ from letkd_keras.chance import is_near_chance
 _BATCH = 64
 # With fewer labelled images, chance could hide a loss of accuracy.
 _ENOUGH_LABELS = 400
+# What a class must lose to be named: a share of its images, and a number of them.
+_LOST_SHARE, _LOST_IMAGES = 0.2, 3
 
 
 class ExportMismatch(ValueError):
@@ -122,6 +124,34 @@ def compare(reference, logits, labels=None):
         accuracy_before=None if labels is None else float(np.mean(expected == labels)),
         accuracy=None if labels is None else float(np.mean(classes == labels)),
     )
+
+
+def lost_class(reference, logits, labels):
+    """The class that an artifact recognizes much less often than the student.
+
+    Top-1 agreement and accuracy hardly tell, if the class has few of the images.
+
+    Args:
+        reference: The student's logits [N, classes].
+        logits: The artifact's logits, of the same shape.
+        labels: Classes [N], or `None`.
+
+    Returns:
+        `(label, images, before, after)`: the class that loses the largest share of its images,
+        their number, and how many of them the student and the artifact name right. `None` if no
+        class loses at least three images and a fifth of its images.
+    """
+    if labels is None:
+        return None
+    found, largest = None, 0.0
+    for label in np.unique(labels):
+        own = labels == label
+        images = int(own.sum())
+        before, after = (int(np.sum(x[own].argmax(-1) == label)) for x in (reference, logits))
+        share = (before - after) / images
+        if before - after >= _LOST_IMAGES and share >= _LOST_SHARE and share > largest:
+            found, largest = (int(label), images, before, after), share
+    return found
 
 
 def logits_of(student, images):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from letkd_keras.export import ExportMismatch
-from letkd_keras.export.comparison import compare
+from letkd_keras.export.comparison import compare, lost_class
 
 
 def _logits(classes):
@@ -64,3 +64,28 @@ def test_the_accuracy_replaces_no_tolerance():
     comparison = _comparison(1000, 400, 50)
     with pytest.raises(ExportMismatch, match="differs from the student by more than"):
         comparison.check("file", tolerance=1e-4, min_agreement=1.0, min_accuracy=0.99)
+
+
+def _lost(images, before, after):
+    """What `lost_class` finds where only class 1 loses images; class 0 has 1000 images."""
+    labels = np.repeat([0, 1], [1000, images])
+    student, file = np.zeros_like(labels), np.zeros_like(labels)
+    student[1000 : 1000 + before] = file[1000 : 1000 + after] = 1
+    return lost_class(_logits(student), _logits(file), labels)
+
+
+def test_a_rare_class_that_the_file_no_longer_recognizes():
+    assert _lost(20, 15, 0) == (1, 20, 15, 0)  # 98.5% of the same top-1
+    assert _lost(20, 15, 11) == (1, 20, 15, 11)
+    assert _lost(20, 15, 12) is None  # less than a fifth
+    assert _lost(20, 11, 15) is None
+    assert _lost(4, 3, 0) == (1, 4, 3, 0)
+    assert _lost(4, 3, 1) is None  # two images
+    assert lost_class(_logits([0, 1]), _logits([0, 0]), None) is None
+
+
+def test_the_class_that_loses_most_is_named():
+    labels = np.repeat([0, 1, 2], [100, 20, 10])
+    file = labels.copy()
+    file[:40], file[100:115], file[120:125] = 3, 0, 0
+    assert lost_class(_logits(labels), _logits(file), labels) == (1, 20, 20, 5)

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.distillers import KD
-from letkd_keras.export import export_bundle, export_student, fold, formats
+from letkd_keras.export import artifact, export_bundle, export_student, fold, formats
 from letkd_keras.export import student as exporting
 from letkd_keras.export.comparison import ExportMismatch
 from letkd_keras.export.cost_report import without_kd_layers
@@ -283,6 +283,18 @@ def test_a_student_that_hardly_recognizes_the_labelled_images_is_warned_about_on
     export_bundle(student, tmp_path, formats, images=images, labels=labels)
     warning = f"hardly better than chance on the labelled images, with 0.0% of {number}: are they"
     assert caplog.text.count("hardly better than chance") == caplog.text.count(warning) == warns
+
+
+@pytest.mark.parametrize(("names", "named"), [(list("abcde"), "'d'"), (None, "3")])
+def test_a_class_that_a_file_hardly_recognizes_is_named(
+    names, named, student, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(artifact, "lost_class", lambda *arrays: (3, 20, 15, 1))
+    images = np.random.default_rng(2).standard_normal((4, 16, 16, 3)).astype("float32")
+    options = {"images": images, "labels": [0, 1, 2, 3], "class_names": names}
+    export_student(student, tmp_path, format="savedmodel", **options)
+    warning = f"recognizes 1 of 20 images of the class {named}, and the student 15. Top-1 of all"
+    assert warning in caplog.text
 
 
 @pytest.mark.parametrize(
