@@ -14,6 +14,7 @@ from letkd_keras.distillers.feature_layers import compared_layers, layer_names
 from letkd_keras.distillers.feature_maps import channels_last, channels_last_shape
 from letkd_keras.distillers.layer_outputs import LayerOutputs, images_of
 from letkd_keras.distillers.training_arguments import (
+    check_class_weight,
     check_images_and_labels,
     check_loss,
     check_metrics,
@@ -237,9 +238,10 @@ class Distiller(TrainStep, keras.Model):
         Raises:
             ValueError: If `y` is not one array, images in an array are not finite, labels in an
                 array are not the student's classes, or -1, TensorFlow finds another label in a
-                batch, a `class_weight` meets the label -1 in a `tf.data.Dataset`, or as
-                `compute_loss`.
+                batch, `class_weight` is no dictionary from classes to weights or meets the label -1
+                in a `tf.data.Dataset`, or as `compute_loss`.
         """
+        check_class_weight(kwargs.get("class_weight"), self._classes)
         if y is not None:
             self.check_labels(y)
         check_images_and_labels(x, y, self._classes, self.takes_unlabelled)

@@ -1,6 +1,8 @@
 """Checks of the losses, metrics, images and labels that a distiller is trained with."""
 
 import logging
+import math
+import numbers
 import re
 
 import keras
@@ -146,13 +148,15 @@ def check_metrics(metrics, losses):
         losses: Names of the losses in the logs.
 
     Raises:
-        ValueError: If a metric of Keras takes probabilities, or has the name of a loss.
+        ValueError: If a metric of Keras takes probabilities, is an AUC, which computes a sigmoid of
+            each logit, or has the name of a loss.
     """
     for metric in metrics:
         if _takes_probabilities(metric):
+            has_option = type(metric) not in _WITH_THRESHOLDS
             raise ValueError(
-                "`metrics` must take logits, which a distiller's student puts out: set "
-                "`from_logits=True`, or evaluate "
+                "`metrics` must take logits, which a distiller's student puts out: "
+                f"{'set `from_logits=True`, or ' if has_option else ''}evaluate "
                 "keras.Sequential([distiller.student, keras.layers.Softmax()]) by the metric. "
                 f"Received: metric {metric.name!r} of probabilities"
             )
@@ -169,11 +173,35 @@ def _takes_probabilities(metric):
         return False  # of one's own
     if type(metric) in _WITH_THRESHOLDS:
         # Precision and recall with `top_k`, and F1 without a threshold, look at the order alone.
-        of_order = getattr(metric, "top_k", None) or getattr(metric, "threshold", 0) is None
-        of_probabilities = not of_order
-    else:
-        of_probabilities = _is_of_probabilities(getattr(metric, "_fn", metric))
+        # With `from_logits=True`, AUC computes a sigmoid of each logit. It is not the probability.
+        return not (getattr(metric, "top_k", None) or getattr(metric, "threshold", 0) is None)
+    of_probabilities = _is_of_probabilities(getattr(metric, "_fn", metric))
     return of_probabilities and not metric.get_config().get("from_logits", False)
+
+
+def check_class_weight(class_weight, classes):
+    """Refuse weights that Keras would leave out without a word, and negative ones.
+
+    Args:
+        class_weight: What `fit` was given.
+        classes: Number of classes.
+
+    Raises:
+        ValueError: If it is not `None` and no dictionary from classes to weights.
+    """
+    if class_weight is None:
+        return
+    expected = (
+        f"`class_weight` must be a dictionary from classes, integers from 0 to {classes - 1}, to "
+        "weights of at least 0"
+    )
+    if not isinstance(class_weight, dict):
+        raise ValueError(f"{expected}. Received: class_weight={class_weight!r}")
+    for label, weight in class_weight.items():
+        is_class = isinstance(label, numbers.Integral) and 0 <= label < classes
+        is_weight = isinstance(weight, numbers.Real) and 0 <= weight < math.inf
+        if not is_class or not is_weight:
+            raise ValueError(f"{expected}. Received: {label!r}: {weight!r}")
 
 
 def check_images_and_labels(images, labels, classes, takes_unlabelled=False):

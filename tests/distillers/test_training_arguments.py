@@ -4,6 +4,7 @@ import pytest
 
 from letkd_keras.distillers import KD, Distiller
 from letkd_keras.distillers.training_arguments import (
+    check_class_weight,
     check_images_and_labels,
     check_loss,
     check_metrics,
@@ -61,6 +62,32 @@ def test_a_label_out_of_range_in_a_data_set_is_named():
     for options in ({}, {"class_weight": weights}):
         with pytest.raises(ValueError, match=r"`y` must be .* from 0 to 2, .* with the label 3$"):
             model.fit(batches, verbose=0, **options)
+
+
+@pytest.mark.parametrize(
+    ("weights", "received"),
+    [
+        ({"lesion": 10.0}, "'lesion': 10.0"),
+        ({0: 1.0, 3: 10.0}, "3: 10.0"),
+        ({-1: 1.0}, "-1: 1.0"),
+        ({0.5: 1.0}, "0.5: 1.0"),
+        ({1: -1.0}, "1: -1.0"),
+        ({1: float("nan")}, "1: nan"),
+        ({1: "2"}, "1: '2'"),
+        ([1.0, 2.0, 3.0], r"class_weight=\[1.0, 2.0, 3.0\]"),
+    ],
+)
+def test_weights_of_no_class_are_refused(weights, received):
+    model = KD(_classifier(), _classifier())
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x, y = np.zeros((2, 8, 8, 3), "float32"), np.zeros(2, "int64")
+    match = rf"`class_weight` must be a dictionary .* from 0 to 2, .*Received: {received}$"
+    with pytest.raises(ValueError, match=match):
+        model.fit(x, y, class_weight=weights, verbose=0)
+
+
+def test_weights_of_classes_are_taken():
+    check_class_weight({np.int64(0): np.float32(2.0), 2: 0}, 3)
 
 
 class _Batches(keras.utils.PyDataset):
@@ -192,6 +219,11 @@ def test_a_threshold_of_f1_is_refused():
         check_metrics([keras.metrics.F1Score(threshold=0.5)], ())
 
 
+def test_an_auc_of_sigmoids_is_refused():
+    with pytest.raises(ValueError, match=r"`metrics` must .* puts out: evaluate .*'a' of prob"):
+        check_metrics([keras.metrics.AUC(from_logits=True, name="a")], ())
+
+
 class _OwnCrossentropy(keras.metrics.SparseCategoricalCrossentropy):
     pass
 
@@ -199,7 +231,6 @@ class _OwnCrossentropy(keras.metrics.SparseCategoricalCrossentropy):
 def test_metrics_of_logits_or_of_their_order_are_taken():
     metrics = [
         keras.metrics.SparseCategoricalCrossentropy(from_logits=True),
-        keras.metrics.AUC(from_logits=True),
         keras.metrics.Precision(top_k=1),
         keras.metrics.SparseCategoricalAccuracy(),
         keras.metrics.SparseTopKCategoricalAccuracy(5),
