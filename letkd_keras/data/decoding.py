@@ -67,7 +67,7 @@ def _check_mode(image):
         raise ValueError("floating-point images are not supported")
     # Where 16 bits have a mode of their own, other integers have this one.
     if image.mode == "I" and image.format not in ("PNG", "PPM"):
-        raise ValueError("32-bit integer images are not supported")
+        raise ValueError("32-bit and signed integer images are not supported")
 
 
 def _rgb(image):

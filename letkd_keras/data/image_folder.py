@@ -120,6 +120,7 @@ def load_image_folder(
             path,
             brightest,
         )
+    _warn_of_copies(path, arrays)
     if mean is None or std is None:
         measured_mean, measured_std = pixel_statistics(arrays["x_train"])
         mean = measured_mean if mean is None else mean
@@ -177,6 +178,23 @@ def _check_classes(labels, class_names, folder, label_file):
         if label_file is not None:
             place = f"of the class {name!r} of {str(label_file)!r}"
         raise ValueError(f"Every class needs readable training images. Received: none {place}")
+
+
+def _warn_of_copies(path, arrays):
+    """Warn if validation or test images are training images, too, whatever files they are in."""
+    known = set(digests_of(arrays["x_train"]))
+    for part in ("validation", "test"):
+        images = arrays.get(f"x_{part}", ())
+        copies = sum(digest in known for digest in digests_of(images))
+        if copies:
+            log.warning(
+                "%s: %d of the %d %s images are training images, too; the accuracy on them is too "
+                "high",
+                path,
+                copies,
+                len(images),
+                part,
+            )
 
 
 def _split(files, test_fraction, seed):

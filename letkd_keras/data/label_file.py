@@ -149,6 +149,9 @@ def labelled_images(root, path, folders):
                 "`labels` must list a training image of each class. "
                 f"Received: {str(path)!r} with none of {name!r}"
             )
-    sizes = ", ".join(f"{len(files)} {split}" for split, files in found.items())
-    log.info("%s: %s images", path, sizes)
+    # Images without splits are split later.
+    sizes = (
+        [f"{len(files)} {split}" for split, files in found.items()] if names[1:] else [len(rows)]
+    )
+    log.info("%s: %s images", path, ", ".join(map(str, sizes)))
     return found

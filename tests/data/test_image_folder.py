@@ -382,6 +382,21 @@ def test_a_split_of_corrupt_images_only_is_named(tmp_path):
         load_image_folder(tmp_path, 8, skip_corrupt=True)
 
 
+def test_copies_of_training_images_among_the_others_are_counted(tmp_path, caplog):
+    for name, seed in (("train", 0), ("val", 1), ("test", 2)):
+        for label, colour in COLOURS.items():
+            (tmp_path / name / label).mkdir(parents=True)
+            for number in range(2):
+                image = picture(colour, seed=10 * seed + number)
+                image.save(tmp_path / name / label / f"{number}.png")
+    load_image_folder(tmp_path, 8)
+    assert not caplog.text
+    shutil.copy(tmp_path / "train" / "ant" / "0.png", tmp_path / "test" / "ant" / "copy.png")
+    load_image_folder(tmp_path, 8)
+    assert f"{tmp_path}: 1 of the 7 test images are training images, too" in caplog.text
+    assert "validation images" not in caplog.text
+
+
 @pytest.mark.parametrize(("largest", "warns"), [(4095, True), (16383, True), (16384, False)])
 def test_images_of_fewer_than_16_bits_in_16_are_warned_about(largest, warns, tmp_path, caplog):
     for name, pixel in (("ant", largest), ("bee", largest // 2)):

@@ -27,18 +27,21 @@ def _rows(numbers=range(10)):
     return [f"{('a', 'b')[n % 2]}/{n}.png,{label}" for n, label in labels.items()]
 
 
-def test_labels_of_a_file_are_the_classes(photos, tmp_path):
+def test_labels_of_a_file_are_the_classes(photos, tmp_path, caplog):
+    caplog.set_level("INFO")
     labels = _write(tmp_path / "labels.csv", _rows(range(9)))
     data = load_image_folder(photos, 16, labels=labels, test_fraction=1 / 3)
     assert data.class_names == ("cat", "dog")
     assert (data.train_examples, data.test_examples) == (6, 3)
+    assert f"{labels}: 9 images" in caplog.text
     for images, classes in ((data.x_train, data.y_train), (data.x_test, data.y_test)):
         numbers = images[:, 0, 0, 0] // 20
         np.testing.assert_array_equal(classes, np.where(numbers % 3 == 0, 0, 1))
     assert 9 not in data.x_train[:, 0, 0, 0] // 20
 
 
-def test_train_and_validation_folders_are_kept(photos, tmp_path):
+def test_train_and_validation_folders_are_kept(photos, tmp_path, caplog):
+    caplog.set_level("INFO")
     (photos / "a").rename(photos / "train")
     (photos / "b").rename(photos / "val")
     rows = [row.replace("a/", "train/").replace("b/", "val/") for row in _rows()]
@@ -46,6 +49,7 @@ def test_train_and_validation_folders_are_kept(photos, tmp_path):
     data = DataSpec(str(photos), image_size=16, labels=str(labels)).open()
     assert sorted(data.x_train[:, 0, 0, 0] // 20) == [0, 2, 4, 6, 8]
     assert data.split == "as in the folders train and val"
+    assert f"{labels}: 5 train, 5 test images" in caplog.text
     Image.new("RGB", (16, 16)).save(photos / "outside.png")
     _write(labels, [*rows, "outside.png,cat"])
     with pytest.raises(ValueError, match=r"list files in train and val.*outside\.png"):
