@@ -53,7 +53,7 @@ def load_student(model):
 def _load(path):
     if not path.exists():
         raise FileNotFoundError(
-            f"`model` must be a .keras file or a run folder. Received: model={str(path)!r}"
+            f"`model` must be an existing .keras file or run folder. Received: model={str(path)!r}"
         )
     # A command imports the package piece by piece. Keras finds the classes of a file, which may be
     # a distiller, only once all of them are imported.

@@ -39,5 +39,7 @@ def did_you_mean(value, names):
     Returns:
         `". Did you mean NAME?"`, to be put after another sentence, or an empty text.
     """
-    close = difflib.get_close_matches(str(value), [str(name) for name in names], n=1)
-    return f". Did you mean {close[0]}?" if close else ""
+    # The dashes of options, which all of them have, make no two options similar.
+    by_word = {str(name).lstrip("-"): name for name in names}
+    close = difflib.get_close_matches(str(value).lstrip("-"), by_word, n=1, cutoff=0.65)
+    return f". Did you mean {by_word[close[0]]}?" if close else ""

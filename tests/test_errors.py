@@ -1,6 +1,6 @@
 import pytest
 
-from letkd_keras.errors import argument_renamed, error_reason
+from letkd_keras.errors import argument_renamed, did_you_mean, error_reason
 
 
 @pytest.mark.parametrize("kind", [ValueError, FileNotFoundError])
@@ -30,3 +30,18 @@ def test_other_errors_are_passed_on():
 )
 def test_it_is_one_line(error, reason):
     assert error_reason(error) == reason
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("--tempates", "--templates"),
+        ("--output", "--out"),
+        ("--batch", "--batch-size"),
+        ("--metrics", None),
+        ("--lr", None),
+    ],
+)
+def test_a_similar_option_is_suggested(wrong, meant):
+    options = ["-h", "--out", "--templates", "--trials", "--batch-size", "--classes"]
+    assert did_you_mean(wrong, options) == (f". Did you mean {meant}?" if meant else "")

@@ -54,7 +54,7 @@ def test_bad_input_is_refused_by_one_sentence(row, material, tmp_path):
     [
         ("recipes.digits", "--templates 0", "error: --templates must be an integer of at least 1"),
         ("recipes.compare", "--methods kdd", "error: --methods must be of "),
-        ("export", "missing.keras --out out", "error: `model` must be a .keras file or a run fol"),
+        ("export", "missing.keras --out out", "error: `model` must be an existing .keras file or"),
         pytest.param(
             *("prototypes", "--inspect missing.npz", "error: No prototypes at missing.npz"),
             marks=pytest.mark.slow,

@@ -214,7 +214,8 @@ def test_refusal_is_one_line_and_status_2(tmp_path):
     done = _subprocess("letkd_keras.export", "none.keras", "--out", tmp_path / "out")
     assert done.returncode == 2
     assert done.stderr == (
-        "error: `model` must be a .keras file or a run folder. Received: model='none.keras'\n"
+        "error: `model` must be an existing .keras file or run folder. "
+        "Received: model='none.keras'\n"
     )
 
 
