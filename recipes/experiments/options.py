@@ -60,7 +60,8 @@ def growth(text):
         A number greater than 0.
 
     Raises:
-        argparse.ArgumentTypeError: If it is not such a number.
+        argparse.ArgumentTypeError: If it is not such a number, or is greater than 1 without a
+            percent sign, which may have been forgotten.
     """
     try:
         number = positive_number(text.strip().removesuffix("%"))
@@ -68,7 +69,13 @@ def growth(text):
         raise argparse.ArgumentTypeError(
             f"must be a share greater than 0 such as 25% or 0.25. Received: {text!r}"
         ) from None
-    return number / 100 if text.strip().endswith("%") else number
+    if text.strip().endswith("%"):
+        return number / 100
+    if number > 1:
+        raise argparse.ArgumentTypeError(
+            f"must have a percent sign if it is greater than 1, such as 25%. Received: {text!r}"
+        )
+    return number
 
 
 def add_experiment_options(

@@ -23,7 +23,9 @@ def test_values_out_of_range_are_refused(text, capsys):
     assert line.startswith(f"error: {text.split()[0]} must be ")
 
 
-@pytest.mark.parametrize(("text", "number"), [("25%", 0.25), ("0.25", 0.25), ("150 %", 1.5)])
+@pytest.mark.parametrize(
+    ("text", "number"), [("25%", 0.25), ("0.25", 0.25), ("150 %", 1.5), ("1", 1.0)]
+)
 def test_growth_is_a_fraction_or_percent(text, number):
     assert options.growth(text) == number
 
@@ -33,6 +35,14 @@ def test_other_growths_are_refused(text, capsys):
     with pytest.raises(SystemExit):
         digits.parse([f"--growth={text}"])
     assert capsys.readouterr().err.startswith("error: --growth must be a share greater than 0")
+
+
+@pytest.mark.parametrize("text", ["25", "1.5"])
+def test_a_growth_whose_percent_sign_may_be_forgotten_is_refused(text, capsys):
+    with pytest.raises(SystemExit):
+        digits.parse(["--growth", text])
+    sentence = "error: --growth must have a percent sign if it is greater than 1, such as 25%"
+    assert capsys.readouterr().err.startswith(sentence)
 
 
 @pytest.mark.parametrize(
