@@ -73,8 +73,9 @@ def layer_noise(reference, quantized, images, layer_names=()):
         floats, values = expected.run(image), received.run(image)
         for name, value in values.items():
             # The converter adds a 1 to the second of two tensors that have the same name.
-            name = name if name in floats else name.removesuffix("1")
-            if name not in floats or floats[name].shape != value.shape:
+            same = (name, name.removesuffix("1"), f"{name}1")
+            name = next((other for other in same if other in floats), None)
+            if name is None or floats[name].shape != value.shape:
                 continue
             float_value = floats[name].astype("float64")
             signal[name] = signal.get(name, 0) + np.sum(float_value**2)
