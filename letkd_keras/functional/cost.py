@@ -189,7 +189,8 @@ def _einsum(layer, inputs, outputs):
         **dict(zip(reversed(trailing), reversed(inputs.shape), strict=False)),
     }
     summed = [size for index, size in sizes.items() if index not in result]
-    return math.prod(outputs.shape) * math.prod(summed)
+    # Not the first size: in Keras 3.14 it is unknown, as when the layer was built. It is 1 here.
+    return math.prod(outputs.shape[1:]) * math.prod(summed)
 
 
 def _attention(layer, query, value, key=None, **kwargs):
