@@ -198,9 +198,11 @@ def check_class_weight(class_weight, classes):
     if not isinstance(class_weight, dict):
         raise ValueError(f"{expected}. Received: class_weight={class_weight!r}")
     for label, weight in class_weight.items():
-        is_class = isinstance(label, numbers.Integral) and 0 <= label < classes
-        is_weight = isinstance(weight, numbers.Real) and 0 <= weight < math.inf
-        if not is_class or not is_weight:
+        # As for Keras, 1.0 is the class 1, and a weight may be a scalar tensor.
+        is_scalar = getattr(weight, "shape", None) == () and not isinstance(weight, str)
+        number = float(weight) if is_scalar else weight
+        is_weight = isinstance(number, numbers.Real) and 0 <= number < math.inf
+        if label not in range(classes) or not is_weight:
             raise ValueError(f"{expected}. Received: {label!r}: {weight!r}")
 
 

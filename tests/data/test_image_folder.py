@@ -389,11 +389,12 @@ def test_copies_of_training_images_among_the_others_are_counted(tmp_path, caplog
             for number in range(2):
                 image = picture(colour, seed=10 * seed + number)
                 image.save(tmp_path / name / label / f"{number}.png")
+        Image.new("RGB", (16, 16), "white").save(tmp_path / name / "ant" / "empty.png")
     load_image_folder(tmp_path, 8)
     assert not caplog.text
     shutil.copy(tmp_path / "train" / "ant" / "0.png", tmp_path / "test" / "ant" / "copy.png")
     load_image_folder(tmp_path, 8)
-    assert f"{tmp_path}: 1 of the 7 test images are training images, too" in caplog.text
+    assert f"{tmp_path}: 1 of the 8 test images are training images, too" in caplog.text
     assert "validation images" not in caplog.text
 
 

@@ -74,6 +74,9 @@ def test_a_label_out_of_range_in_a_data_set_is_named():
         ({1: -1.0}, "1: -1.0"),
         ({1: float("nan")}, "1: nan"),
         ({1: "2"}, "1: '2'"),
+        ({1: np.str_("2")}, r"1: np.str_\('2'\)"),
+        ({1: np.array(-1.0)}, r"1: array\(-1.\)"),
+        ({1: np.array([1.0])}, r"1: array\(\[1.\]\)"),
         ([1.0, 2.0, 3.0], r"class_weight=\[1.0, 2.0, 3.0\]"),
     ],
 )
@@ -88,6 +91,8 @@ def test_weights_of_no_class_are_refused(weights, received):
 
 def test_weights_of_classes_are_taken():
     check_class_weight({np.int64(0): np.float32(2.0), 2: 0}, 3)
+    check_class_weight({np.float32(0): 1.0, 2.0: 3}, 3)  # classes of labels that are floats
+    check_class_weight({0: np.array(2.0), 1: keras.ops.convert_to_tensor(1.5)}, 3)
 
 
 class _Batches(keras.utils.PyDataset):
