@@ -183,7 +183,7 @@ def _check_classes(labels, class_names, folder, label_file):
 def _warn_of_copies(path, arrays):
     """Warn if validation or test images are training images, too, whatever files they are in.
 
-    Images of one colour, such as empty ones, are not counted: they may well be in all parts.
+    Images of one color, such as empty ones, are not counted: they may well be in all parts.
     """
     known = set(digests_of(arrays["x_train"]))
     for part in ("validation", "test"):

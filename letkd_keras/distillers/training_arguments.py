@@ -153,7 +153,10 @@ def check_metrics(metrics, losses):
     """
     for metric in metrics:
         if _takes_probabilities(metric):
-            has_option = type(metric) not in _WITH_THRESHOLDS
+            # An AUC has this option, too, but computes a sigmoid of each logit.
+            has_option = (
+                type(metric) not in _WITH_THRESHOLDS and "from_logits" in metric.get_config()
+            )
             raise ValueError(
                 "`metrics` must take logits, which a distiller's student puts out: "
                 f"{'set `from_logits=True`, or ' if has_option else ''}evaluate "

@@ -229,6 +229,21 @@ def test_an_auc_of_sigmoids_is_refused():
         check_metrics([keras.metrics.AUC(from_logits=True, name="a")], ())
 
 
+@pytest.mark.parametrize(
+    ("metric", "has_option"),
+    [
+        (keras.metrics.CategoricalCrossentropy(), True),
+        (keras.metrics.KLDivergence(), False),
+        (keras.metrics.AUC(), False),
+        (keras.metrics.Precision(), False),
+    ],
+)
+def test_an_option_is_advised_if_the_metric_has_it_and_it_helps(metric, has_option):
+    with pytest.raises(ValueError, match="evaluate") as error:
+        check_metrics([metric], ())
+    assert ("from_logits" in str(error.value)) == has_option
+
+
 class _OwnCrossentropy(keras.metrics.SparseCategoricalCrossentropy):
     pass
 
