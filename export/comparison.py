@@ -3,15 +3,16 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import softmax
+from scipy.special import bdtrc, softmax
 
 from letkd_keras.chance import is_near_chance
 
 _BATCH = 64
 # With fewer labelled images, chance could hide a loss of accuracy.
 _ENOUGH_LABELS = 400
-# What a class must lose to be named: a share of its images, and a number of them.
-_LOST_SHARE, _LOST_IMAGES = 0.2, 3
+# What a class must lose to be named: a share of its images, and a number of them. The probability
+# that any class loses so much by chance must be less.
+_LOST_SHARE, _LOST_IMAGES, _LOST_BY_CHANCE = 0.2, 3, 0.05
 
 
 class ExportMismatch(ValueError):
@@ -139,17 +140,23 @@ def lost_class(reference, logits, labels):
     Returns:
         `(label, images, before, after)`: the class that loses the largest share of its images,
         their number, and how many of them the student and the artifact name right. `None` if no
-        class loses at least three images and a fifth of its images.
+        class loses at least three images and a fifth of its images, or if one of so many classes
+        may do so by chance, where an image is lost as often as one of the other classes.
     """
     if labels is None:
         return None
-    found, largest = None, 0.0
-    for label in np.unique(labels):
+    right, still_right = (x.argmax(-1) == labels for x in (reference, logits))
+    lost = right & ~still_right
+    found, largest, classes = None, 0.0, np.unique(labels)
+    for label in classes:
         own = labels == label
-        images = int(own.sum())
-        before, after = (int(np.sum(x[own].argmax(-1) == label)) for x in (reference, logits))
+        images, before, after = (int(x.sum()) for x in (own, right[own], still_right[own]))
         share = (before - after) / images
-        if before - after >= _LOST_IMAGES and share >= _LOST_SHARE and share > largest:
+        if before - after < _LOST_IMAGES or share < _LOST_SHARE or share <= largest:
+            continue
+        others = lost[~own].mean() if images < len(labels) else 0.0
+        # The probability that at least so many of the images are lost.
+        if bdtrc(before - after - 1, images, others) * len(classes) < _LOST_BY_CHANCE:
             found, largest = (int(label), images, before, after), share
     return found
 

@@ -89,3 +89,14 @@ def test_the_class_that_loses_most_is_named():
     file = labels.copy()
     file[:40], file[100:115], file[120:125] = 3, 0, 0
     assert lost_class(_logits(labels), _logits(file), labels) == (1, 20, 20, 5)
+
+
+@pytest.mark.parametrize(("number", "is_named"), [(3, False), (5, True)])
+def test_a_class_that_loses_images_by_chance_is_not_named(number, is_named):
+    """100 classes have ten images each, and one image in twenty is lost."""
+    labels, logits = np.repeat(np.arange(100), 10), np.eye(100)
+    file = labels.copy()
+    file[10:1000:20] = 0
+    file[10 * 8 : 10 * 8 + number] = 0
+    lost = lost_class(logits[labels], logits[file], labels)
+    assert lost == ((8, 10, 10, 10 - number) if is_named else None)
