@@ -47,8 +47,7 @@ def classify(file, images):
     Raises:
         FileNotFoundError: If there is no card, no artifact or no image.
         ValueError: If the card does not list the artifact, the artifact is not the file that was
-            exported, it takes neither RGB nor grayscale images, or an image is
-            damaged.
+            exported, it takes neither RGB nor grayscale images, or an image is damaged.
         ImportError: If the runtime is not installed.
     """
     import numpy as np
