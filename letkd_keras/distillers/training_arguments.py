@@ -199,7 +199,8 @@ def check_class_weight(class_weight, classes):
         "weights of at least 0"
     )
     if not isinstance(class_weight, dict):
-        raise ValueError(f"{expected}. Received: class_weight={class_weight!r}")
+        received = " ".join(repr(class_weight).split())  # arrays have several lines
+        raise ValueError(f"{expected}. Received: class_weight={received}")
     for label, weight in class_weight.items():
         # As for Keras, 1.0 is the class 1, and a weight may be a scalar tensor.
         is_scalar = getattr(weight, "shape", None) == () and not isinstance(weight, str)

@@ -78,6 +78,7 @@ def test_a_label_out_of_range_in_a_data_set_is_named():
         ({1: np.array(-1.0)}, r"1: array\(-1.\)"),
         ({1: np.array([1.0])}, r"1: array\(\[1.\]\)"),
         ([1.0, 2.0, 3.0], r"class_weight=\[1.0, 2.0, 3.0\]"),
+        (np.eye(3), r"class_weight=array\(\[\[1., 0., 0.\], \[0., 1., 0.\], \[0., 0., 1.\]\]\)"),
     ],
 )
 def test_weights_of_no_class_are_refused(weights, received):
