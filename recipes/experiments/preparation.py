@@ -293,11 +293,9 @@ def _check_methods(experiment, teacher, student):
 
 def _check_kd_layers(experiment, student):
     """Refuse a student that has KD layers already where the methods insert theirs."""
-    inserted = {
-        f"kd_{level}"
-        for name in experiment.methods
-        for level in sizes.remaining_alphas(experiment, name)
-    }
+    # One with alpha 0 is inserted, too, and left out of the export.
+    rows = [methods.parse(name)[0] for name in experiment.methods]
+    inserted = {f"kd_{level}" for row in rows for level in (*row.levels, *row.layers)}
     present = [name for name in kd_layers_of(student) if name in inserted]
     if present:
         raise ValueError(

@@ -94,7 +94,7 @@ def test_a_student_with_kd_layers_is_trained_by_methods_that_insert_no_others(tm
     student.save(tmp_path / "s.keras")
     text = f"--pair resnet20-resnet8 --student {tmp_path}/s.keras"
     prepare(_experiment(f"--methods kd letkd_i1 {text}"))
-    for method in ("letkd1", "fitnet_layer", "letkd2+dkd --growth 30%"):
+    for method in ("letkd1", "quest", "fitnet_layer", "letkd2+dkd --growth 30%"):
         with pytest.raises(ValueError, match=r"`student` must have no KD .* with kd_penultimate$"):
             prepare(_experiment(f"--methods kd {method} {text}"))
 
