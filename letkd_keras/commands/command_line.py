@@ -134,8 +134,6 @@ def run_main(main, *, interrupted="interrupted; the same command continues where
     # Python has no streams where the descriptors are closed (`>&-`).
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
-    set_up_logging()
-    os.environ |= tensorflow_environment()
     received = []
 
     def stop(number, frame):
@@ -149,6 +147,8 @@ def run_main(main, *, interrupted="interrupted; the same command continues where
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         previous[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
     try:
+        set_up_logging()
+        os.environ |= tensorflow_environment()
         status = main()
         sys.stdout.flush()
     except BrokenPipeError:

@@ -230,6 +230,11 @@ def test_ctrl_c_is_one_line_and_status_130(capsys):
     assert capsys.readouterr().err.startswith("interrupted; the same command continues")
 
 
+def test_ctrl_c_before_the_command_begins(monkeypatch):
+    monkeypatch.setattr(command_line, "set_up_logging", raises(KeyboardInterrupt()))
+    assert status_of(lambda: 0) == 130
+
+
 def test_sigterm_is_status_143_and_cleans_up(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     cleaned = []
