@@ -153,7 +153,7 @@ def test_unbuilt_model(tmp_path):
 def test_what_is_no_model(tmp_path):
     with pytest.raises(ValueError, match="`model` must be a functional"):
         export_student(3, tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"must be a \.keras file or a run folder"):
+    with pytest.raises(FileNotFoundError, match=r"must be an existing \.keras file or run folder"):
         export_student(tmp_path / "absent.keras", tmp_path)
     (tmp_path / "broken.keras").write_bytes(b"half a file")
     with pytest.raises(ValueError, match=r"complete \.keras file"):
