@@ -33,3 +33,14 @@ def test_it_computes_the_students_logits_the_scores_and_further_layers():
             np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="`layers` must name a layer"):
         TrainingGraph(student, kd, layers=("stage9",))
+
+
+def test_a_pooling_to_maps_of_one_location_is_not_replaced():
+    x = np.random.default_rng(0).uniform(size=(2, 4, 4, 3)).astype("float32")
+    inputs, kd = keras.Input((4, 4, 3)), KDLayer(5)
+    maps = kd(keras.layers.Conv2D(6, 1)(inputs))
+    maps = keras.layers.GlobalAveragePooling2D(keepdims=True)(maps)
+    logits = keras.layers.Flatten()(keras.layers.Conv2D(3, 1)(maps))
+    student = keras.Model(inputs, logits)
+    outputs = TrainingGraph(student, {"penultimate": kd})(x, training=False)
+    np.testing.assert_allclose(outputs["logits"], student(x), rtol=1e-4, atol=1e-5)
