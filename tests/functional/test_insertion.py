@@ -4,7 +4,12 @@ import pytest
 
 from letkd_keras import KDLayer, LetKD, fit_prototypes, insert_kd_layers, models
 from letkd_keras.functional.graph import flatten, maker
-from letkd_keras.functional.insertion import insert_after, is_only_pooled, kd_layers_of
+from letkd_keras.functional.insertion import (
+    insert_after,
+    is_only_pooled,
+    kd_layers_of,
+    only_pooling,
+)
 from letkd_keras.functional.layer_suggestions import suggest_layers
 
 SIZE = 64
@@ -252,3 +257,12 @@ def test_a_pooling_that_is_called_twice_also_reads_other_maps():
     assert is_only_pooled(once, kd)
     both = keras.layers.Concatenate()([pool(first), pool(last)])
     assert not is_only_pooled(keras.Model(inputs, keras.layers.Dense(3)(both)), kd)
+
+
+def test_a_pooling_over_other_axes_is_not_that_of_the_locations():
+    inputs, kd = keras.Input((8, 8, 3)), KDLayer(5, name="kd_penultimate")
+    for data_format, is_pooling in (("channels_last", True), ("channels_first", False)):
+        pool = keras.layers.GlobalAveragePooling2D(data_format=data_format)
+        model = keras.Model(inputs, keras.layers.Dense(3)(pool(kd(inputs))))
+        assert (only_pooling(model, kd) is pool) == is_pooling
+        assert is_only_pooled(model, kd) == is_pooling
