@@ -25,7 +25,7 @@ import numpy as np
 
 from letkd_keras.models import build
 from letkd_keras.prototypes.engines import make_engine
-from letkd_keras.prototypes.labeled_images import LabeledImages
+from letkd_keras.prototypes.labelled_images import LabelledImages
 from letkd_keras.prototypes.passes import FeatureGatherer
 from letkd_keras.prototypes.points import PointSample
 from letkd_keras.prototypes.teacher_features import TeacherFeatures
@@ -55,7 +55,7 @@ def main():
 
 
 def _measure(kind, workers, features, data, options):
-    images = LabeledImages(data, CLASSES, options.batch_size)
+    images = LabelledImages(data, CLASSES, options.batch_size)
     points = PointSample(options.points, features.channels["penultimate"])
     gatherer = FeatureGatherer(features, points)
     begin = time.perf_counter()

@@ -6,11 +6,11 @@ import keras
 
 import letkd_keras
 from letkd_keras.export.student_folder import find_student
-from letkd_keras.functional.fake_quantization import without_fake_quantization
 from letkd_keras.functional.graph import flatten
 from letkd_keras.functional.graph_copy import copy_with
 from letkd_keras.functional.loading import load_model
 from letkd_keras.functional.lora import without_lora
+from letkd_keras.functional.quantization_aware_copy import without_fake_quantization
 from letkd_keras.functional.softmax_removal import remove_softmax
 
 

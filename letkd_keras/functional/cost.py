@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import keras
 
 from letkd_keras.functional.composite_layers import open_layer
-from letkd_keras.functional.fake_quantization import without_fake_quantization
 from letkd_keras.functional.graph import KERNELS, as_functional, flatten, is_model, run
 from letkd_keras.functional.insertion import is_only_pooled
+from letkd_keras.functional.quantization_aware_copy import without_fake_quantization
 from letkd_keras.layers import KDLayer
 
 log = logging.getLogger(__name__)

@@ -37,14 +37,14 @@ class LocalEngine:
         """Nothing to stop."""
 
     def check(self, images):
-        """Nothing to refuse: every `LabeledImages` can be iterated over."""
+        """Nothing to refuse: every `LabelledImages` can be iterated over."""
 
     def run(self, features, images, gatherer):
         """Give the features of all images to a gatherer, batch by batch, in their order.
 
         Args:
             features: `TeacherFeatures`.
-            images: `LabeledImages`.
+            images: `LabelledImages`.
             gatherer: A gatherer of `letkd_keras.prototypes.passes`.
 
         Yields:

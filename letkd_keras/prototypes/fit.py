@@ -16,7 +16,7 @@ from letkd_keras.memory_mapped import check_room
 from letkd_keras.prototypes.engines import make_engine
 from letkd_keras.prototypes.health import intermediate_health, penultimate_health
 from letkd_keras.prototypes.kmeans import blocks, kmeans
-from letkd_keras.prototypes.labeled_images import LabeledImages
+from letkd_keras.prototypes.labelled_images import LabelledImages
 from letkd_keras.prototypes.passes import POINTS_PER_CENTER, Passes
 from letkd_keras.prototypes.points import NO_ROOM, cache_bytes
 from letkd_keras.prototypes.prototypes import (
@@ -162,7 +162,7 @@ def fit_prototypes(
 
     # === The teacher's layers and the images ===
     teacher = remove_softmax(teacher, "teacher")
-    images = LabeledImages(data, teacher.output_shape[-1], batch_size, preprocess)
+    images = LabelledImages(data, teacher.output_shape[-1], batch_size, preprocess)
     engine.check(images)
     image_shape = tuple(teacher.input_shape[1:])
     if None in image_shape:

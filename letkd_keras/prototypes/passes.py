@@ -14,7 +14,7 @@ import numpy as np
 from rich.progress import Progress
 
 from letkd_keras.prototypes.engines import LocalEngine, RayEngine
-from letkd_keras.prototypes.labeled_images import LabeledImages
+from letkd_keras.prototypes.labelled_images import LabelledImages
 from letkd_keras.prototypes.lda import LinearDiscriminantAnalysis, Projection, lda_components
 from letkd_keras.prototypes.points import PointCache, PointSample, cache_bytes, labels_of
 from letkd_keras.prototypes.steps import MemorySteps, WorkFolder
@@ -36,7 +36,7 @@ class Passes:
 
     Attributes:
         features: The `TeacherFeatures`.
-        images: The `LabeledImages`.
+        images: The `LabelledImages`.
         steps: Where finished steps are kept.
         templates: Centers of the penultimate k-means.
         subclasses: Centers of the k-means of each class.
@@ -49,7 +49,7 @@ class Passes:
     """
 
     features: TeacherFeatures
-    images: LabeledImages
+    images: LabelledImages
     steps: MemorySteps | WorkFolder
     templates: int
     subclasses: int

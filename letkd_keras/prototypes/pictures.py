@@ -12,7 +12,7 @@ from scipy.spatial.distance import squareform
 from letkd_keras.commands.palette import VERMILION, category_colors
 from letkd_keras.files import save_figure
 from letkd_keras.prototypes.kmeans import one_thread
-from letkd_keras.prototypes.labeled_images import LabeledImages
+from letkd_keras.prototypes.labelled_images import LabelledImages
 from letkd_keras.prototypes.teacher_features import TeacherFeatures
 
 # Fewer points than this are laid out by PCA: t-SNE needs neighbors.
@@ -310,7 +310,7 @@ def one_of_each_class(data, num_classes, samples):
     """
     wanted = np.linspace(0, num_classes - 1, min(samples, num_classes)).astype(int)
     chosen = {}
-    for _, images, labels in LabeledImages(data, num_classes).batches():
+    for _, images, labels in LabelledImages(data, num_classes).batches():
         for label in wanted:
             if label not in chosen and label in labels:
                 chosen[label] = np.asarray(images[int((labels == label).argmax())])

@@ -54,7 +54,7 @@ class RayEngine:
         """Refuse images that the actors could not read.
 
         Args:
-            images: `LabeledImages`.
+            images: `LabelledImages`.
 
         Raises:
             ValueError: If they cannot be read by the numbers of their batches.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from letkd_keras.export.student_folder import provenance_of
-from letkd_keras.functional.fake_quantization import is_quantization_aware
+from letkd_keras.functional.quantization_aware_copy import is_quantization_aware
 from letkd_keras.recipes import digits
 from letkd_keras.recipes.experiments.experiment import Experiment
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of

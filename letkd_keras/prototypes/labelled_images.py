@@ -8,7 +8,7 @@ import numpy as np
 from letkd_keras.data.one_hot import classes_of
 
 
-class LabeledImages:
+class LabelledImages:
     """Batches of images and integer labels, the same ones as often as wanted.
 
     Args:

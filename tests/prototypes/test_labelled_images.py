@@ -3,7 +3,7 @@ import pytest
 from small_problem import SIZES, small_images
 
 from letkd_keras.prototypes import fit_prototypes
-from letkd_keras.prototypes.labeled_images import LabeledImages
+from letkd_keras.prototypes.labelled_images import LabelledImages
 
 
 def _batches(x, y, size=16):
@@ -25,7 +25,7 @@ class Shuffled:
 
 def test_batches_and_their_first_numbers():
     x, y = small_images()
-    images = LabeledImages(_batches(x, y), 5)
+    images = LabelledImages(_batches(x, y), 5)
     assert images.labels is None and len(images) == 0
     seen = list(images.batches())
     assert [first for first, _, _ in seen] == [0, 16, 32, 48]
@@ -33,8 +33,8 @@ def test_batches_and_their_first_numbers():
     np.testing.assert_array_equal(images.labels, y)
     np.testing.assert_array_equal(images.per_class(), [12] * 5)
     for labels in (np.eye(5, dtype="float32")[y], 0.8 * np.eye(5)[y] + 0.04):  # one-hot, mixed
-        np.testing.assert_array_equal(LabeledImages((x, labels), 5).labels, y)
-    arrays = LabeledImages((x, y[:, None]), 5, batch_size=7, preprocess=lambda batch: 2 * batch)
+        np.testing.assert_array_equal(LabelledImages((x, labels), 5).labels, y)
+    arrays = LabelledImages((x, y[:, None]), 5, batch_size=7, preprocess=lambda batch: 2 * batch)
     np.testing.assert_array_equal(arrays.labels, y)
     np.testing.assert_array_equal(np.concatenate([b for _, b, _ in arrays.batches()]), 2 * x)
 
@@ -43,7 +43,7 @@ def test_batches_and_their_first_numbers():
 def test_batches_by_number_are_those_of_a_pass(kind):
     x, y = small_images()
     data = (x, y) if kind == "arrays" else _batches(x, y)
-    images = LabeledImages(data, 5, batch_size=16, preprocess=lambda batch: 2 * batch)
+    images = LabelledImages(data, 5, batch_size=16, preprocess=lambda batch: 2 * batch)
     images.check_numbered()
     assert (images.num_batches(), images.num_images) == (4, 60)
     expected = list(images.batches())
@@ -60,12 +60,12 @@ def test_data_without_numbers_are_refused_where_numbers_are_needed():
 
     dataset = tf.data.Dataset.from_tensor_slices(small_images()).batch(16)
     with pytest.raises(ValueError, match=r'pair of arrays with engine="ray".*BatchDataset'):
-        LabeledImages(dataset, 5).check_numbered()
+        LabelledImages(dataset, 5).check_numbered()
 
 
 def test_a_pass_by_others_is_compared_with_the_labels():
     x, y = small_images()
-    images = LabeledImages((x, y), 5)
+    images = LabelledImages((x, y), 5)
     assert [first for first, _, _ in images.follow([("a", y[:40]), ("b", y[40:])])] == [0, 40]
     with pytest.raises(ValueError, match="image 40 of class 1, which was of class 0"):
         list(images.follow([("a", y[:40]), ("b", y[41:])]))
@@ -74,7 +74,7 @@ def test_a_pass_by_others_is_compared_with_the_labels():
 
 
 def test_another_order_at_the_second_pass_is_noticed_at_its_first_batch():
-    images = LabeledImages(Shuffled(*small_images()), 5)
+    images = LabelledImages(Shuffled(*small_images()), 5)
     list(images.batches())
     with pytest.raises(ValueError, match=r"at each pass, without shuffling.*image \d of"):
         next(images.batches())
@@ -83,7 +83,7 @@ def test_another_order_at_the_second_pass_is_noticed_at_its_first_batch():
 def test_more_or_fewer_images_at_the_second_pass_are_noticed():
     x, y = small_images()
     for count, other in ((55, 60), (60, 55)):
-        images = LabeledImages(_batches(x[:count], y[:count]), 5)
+        images = LabelledImages(_batches(x[:count], y[:count]), 5)
         list(images.batches())
         images.data = _batches(x[:other], y[:other])
         with pytest.raises(ValueError, match=f"at each pass. Received: {other} images, {count}"):
@@ -92,13 +92,13 @@ def test_more_or_fewer_images_at_the_second_pass_are_noticed():
 
 def test_labels_of_an_earlier_process_are_compared():
     x, y = small_images()
-    images = LabeledImages(_batches(x, y), 5)
+    images = LabelledImages(_batches(x, y), 5)
     images.expect(y)
     assert len(list(images.batches())) == 4
     with pytest.raises(ValueError, match=r"image 3 of class 4, which was of class 3"):
-        LabeledImages((x, y), 5).expect(np.where(np.arange(60) == 3, 4, y))
+        LabelledImages((x, y), 5).expect(np.where(np.arange(60) == 3, 4, y))
     with pytest.raises(ValueError, match="Received: 59 images, 60 before"):
-        LabeledImages((x, y), 5).expect(y[:59])
+        LabelledImages((x, y), 5).expect(y[:59])
 
 
 def test_a_shuffled_data_set_is_refused_by_the_fit(teacher):
