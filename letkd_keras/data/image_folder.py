@@ -95,12 +95,7 @@ def load_image_folder(
         names = [folders[split].name for split in files]
         split = f"as in the folders {', '.join(names[:-1])} and {names[-1]}"
     else:
-        # One test image of each class, where the share is less.
-        classes = len(files["train"].class_names)
-        test_fraction = max(test_fraction, classes / len(files["train"]))
-        parts = _split(files["train"], test_fraction, seed)
-        files = dict(zip(("train", "test"), map(files["train"].select, parts), strict=True))
-        split = f"{test_fraction:g} of the images of each class are test images, seed {seed}"
+        files, split = _with_test_files(files["train"], test_fraction, seed)
     arrays = {}
     for part, chosen in files.items():
         images, kept = decode_all(chosen.files, image_size, skip_corrupt, image_cache, _ADVICE)
@@ -112,14 +107,7 @@ def load_image_folder(
     class_names = files["train"].class_names
     warn_of_class_names(labels or folders["train"], class_names)
     _check_classes(arrays["y_train"], class_names, folders["train"], labels)
-    brightest = int(arrays["x_train"].max())
-    if brightest <= _DARK:
-        log.warning(
-            "%s: the brightest pixel of the training images is %d of 255; of 16 bits only the "
-            "upper 8 are read, so scale 12-bit images to the range of 16 bits before",
-            path,
-            brightest,
-        )
+    _warn_of_dark_images(path, arrays["x_train"])
     _warn_of_copies(path, arrays)
     if mean is None or std is None:
         measured_mean, measured_std = pixel_statistics(arrays["x_train"])
@@ -180,6 +168,18 @@ def _check_classes(labels, class_names, folder, label_file):
         raise ValueError(f"Every class needs readable training images. Received: none {place}")
 
 
+def _warn_of_dark_images(path, images):
+    """Warn if the training images use few of their bits, as 12-bit images in 16-bit files do."""
+    brightest = int(images.max())
+    if brightest <= _DARK:
+        log.warning(
+            "%s: the brightest pixel of the training images is %d of 255; of 16 bits only the "
+            "upper 8 are read, so scale 12-bit images to the range of 16 bits before",
+            path,
+            brightest,
+        )
+
+
 def _warn_of_copies(path, arrays):
     """Warn if validation or test images are training images, too, whatever files they are in.
 
@@ -203,8 +203,10 @@ def _warn_of_copies(path, arrays):
             )
 
 
-def _split(files, test_fraction, seed):
-    """Indices of the training and of the test images."""
+def _with_test_files(files, test_fraction, seed):
+    """The files by split where a share of them becomes the test images, and that share in words."""
+    # One test image of each class, where the share is less.
+    test_fraction = max(test_fraction, len(files.class_names) / len(files))
     counts = np.bincount(files.labels)
     if counts.min() < 2:
         raise ValueError(
@@ -217,4 +219,5 @@ def _split(files, test_fraction, seed):
             f"{len(counts)} classes. Received: test_fraction={test_fraction} of {len(files)} images"
         )
     test, train = held_out(files.labels, test_fraction, seed)
-    return train, test
+    text = f"{test_fraction:g} of the images of each class are test images, seed {seed}"
+    return {"train": files.select(train), "test": files.select(test)}, text

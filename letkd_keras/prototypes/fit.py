@@ -191,22 +191,11 @@ def fit_prototypes(
     }
     if class_names is not None:
         manifest["data"]["class_names"] = class_names
+    counts = {"templates": templates, "subclasses": subclasses, "components": components}
     steps = MemorySteps()
     if workdir is not None:
         features.check_shape(images.image_shape())
-        settings = {
-            **manifest,
-            "data": {**manifest["data"], "first_batch": images.digest()},
-            "images": len(images) or None,
-            # Without names, which Keras numbers differently in another process.
-            "teacher": {"fingerprint": manifest["teacher"]["fingerprint"]},
-            "layers": {level: features.position(level) for level in layers},
-            "pool_size": features.pool_sizes,
-            "templates": templates,
-            "subclasses": subclasses,
-            "components": components,
-            "batch_size": batch_size,
-        }
+        settings = {**_settings(manifest, images, features), **counts, "batch_size": batch_size}
         steps = WorkFolder(workdir, settings)
 
     # === The steps ===
@@ -216,32 +205,49 @@ def fit_prototypes(
             features,
             images,
             steps,
-            templates=templates,
-            subclasses=subclasses,
-            components=components,
+            **counts,
             seed=seed,
             memory=memory,
             feature_cache=feature_cache,
             engine=engine,
             progress=progress,
         )
-        compute = {
-            "features": lambda: passes.run("features"),
-            "penultimate": lambda: _penultimate(passes, iterations),
-            "projected": lambda: passes.run("projected"),
-            "subclasses": lambda: _subclasses(passes, iterations),
-            "scores": lambda: _scores(passes),
-        }
-        for step in STEPS if "intermediate" in layers else STEPS[:2]:
-            if not steps.has(step):
-                start = time.monotonic()
-                steps.save(step, compute[step]())
-                log.info("%s: %.1f s", step, time.monotonic() - start)
-            _remove_used(steps, step)
+        _run_steps(passes, iterations)
         return _prototypes(passes, manifest)
 
 
-# === Steps between the passes ===
+def _settings(manifest, images, features):
+    """What a work folder belongs to, but the numbers of clusters and components."""
+    return {
+        **manifest,
+        "data": {**manifest["data"], "first_batch": images.digest()},
+        "images": len(images) or None,
+        # Without names, which Keras numbers differently in another process.
+        "teacher": {"fingerprint": manifest["teacher"]["fingerprint"]},
+        "layers": {level: features.position(level) for level in features.layers},
+        "pool_size": features.pool_sizes,
+    }
+
+
+# === The steps ===
+
+
+def _run_steps(passes, iterations):
+    """Compute and keep the steps that are not finished."""
+    steps = passes.steps
+    compute = {
+        "features": lambda: passes.run("features"),
+        "penultimate": lambda: _penultimate(passes, iterations),
+        "projected": lambda: passes.run("projected"),
+        "subclasses": lambda: _subclasses(passes, iterations),
+        "scores": lambda: _scores(passes),
+    }
+    for step in STEPS if "intermediate" in passes.features.layers else STEPS[:2]:
+        if not steps.has(step):
+            start = time.monotonic()
+            steps.save(step, compute[step]())
+            log.info("%s: %.1f s", step, time.monotonic() - start)
+        _remove_used(steps, step)
 
 
 def _penultimate(passes, iterations):
