@@ -143,11 +143,7 @@ class LetKD(Distiller):
             layers = _layers(student, levels, layers)
             fitted = {level: getattr(prototypes, level) for level in levels}
             shape = prototypes.manifest.get("image_shape")
-            grids = {
-                level: score_grid(teacher, student, layers[level], fitted[level], level, shape)
-                for level in levels
-            }
-            _log_grids(grids, fitted)
+            grids = _score_grids(teacher, student, layers, fitted, shape)
             alphas = {"penultimate": penultimate_alpha, "intermediate": intermediate_alpha}
             options = {
                 "initial_template_scale": initial_template_scale,
@@ -179,10 +175,7 @@ class LetKD(Distiller):
         self.block_size = block_size
         self.template_kl = TemplateKLDivergence()
         kd_layers = {level: self.student.get_layer(_kd_name(level)) for level in levels}
-        self._in_blocks = block_size is not None
-        if self._in_blocks and not all(layer.supports_blocks for layer in kd_layers.values()):
-            log.info("`block_size` does not apply to a student of `quantization_aware`")
-            self._in_blocks = False
+        self._in_blocks = block_size is not None and _support_blocks(kd_layers.values())
         self.training_graph = TrainingGraph(
             self.student,
             kd_layers,
@@ -331,11 +324,24 @@ def _resized(targets, grid):
     return averaged, negentropy(averaged)
 
 
-def _log_grids(grids, prototypes):
-    for level, grid in grids.items():
+def _score_grids(teacher, student, layers, prototypes, image_shape):
+    """The grid on which scores and targets are compared, by level; `None` where both are alike."""
+    grids = {}
+    for level, fitted in prototypes.items():
+        grid = score_grid(teacher, student, layers[level], fitted, level, image_shape)
+        grids[level] = grid
         if grid is not None:
-            whose = "scores" if grid == tuple(prototypes[level].grid) else "targets"
+            whose = "scores" if grid == tuple(fitted.grid) else "targets"
             log.info("The %s of the %s level are averaged to a grid of %dx%d", whose, level, *grid)
+    return grids
+
+
+def _support_blocks(kd_layers):
+    """Whether KD layers compute in blocks of images. If they do not, a message says so."""
+    if all(layer.supports_blocks for layer in kd_layers):
+        return True
+    log.info("`block_size` does not apply to a student of `quantization_aware`")
+    return False
 
 
 def _check_both_or_neither(teacher, prototypes):
