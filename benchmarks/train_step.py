@@ -161,7 +161,7 @@ def _compiled_peer_memory(options):
 def _pipeline(options):
     import numpy as np
 
-    from letkd_keras.data.pipeline import training_batches
+    from letkd_keras.data.array_batches import training_batches
 
     images = np.random.default_rng(0).integers(0, 256, (50_000, 32, 32, 3), "uint8")
     labels = np.arange(len(images)) % CLASSES

@@ -9,14 +9,14 @@ _PUBLIC = {
     "ImageData": "image_data",
     "NumberedBatches": "numbered_batches",
     "StreamedImages": "streamed_images",
-    "evaluation_batches": "pipeline",
+    "evaluation_batches": "array_batches",
     "load_cifar": "cifar",
     "load_digits": "digits",
     "load_image_folder": "image_folder",
     "load_imagenet": "imagenet",
     "load_tiny_imagenet": "tiny_imagenet",
-    "steps_per_epoch": "pipeline",
-    "training_batches": "pipeline",
+    "steps_per_epoch": "array_batches",
+    "training_batches": "array_batches",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from letkd_keras import memory_mapped
-from letkd_keras.data import jax_batches, pipeline
+from letkd_keras.data import array_batches, jax_batches
 from letkd_keras.data.dataset import Dataset
 from letkd_keras.data.selection import find_split, fraction_of, held_out, stratified
 
@@ -296,7 +296,7 @@ class ImageData(Dataset):
 
 def _batches():
     """The module that makes batches on this backend."""
-    return jax_batches if keras.backend.backend() == "jax" else pipeline
+    return jax_batches if keras.backend.backend() == "jax" else array_batches
 
 
 def _take(images, rows, argument):

@@ -1,7 +1,7 @@
 """Batches of images in memory on JAX's device, without TensorFlow.
 
-The augmentation is that of `letkd_keras.data.pipeline` with JAX's random numbers. It is again a
-pure function of seed, epoch and step.
+The augmentation is that of `letkd_keras.data.array_batches` with JAX's random numbers. It is again
+a pure function of seed, epoch and step.
 """
 
 import functools
@@ -10,14 +10,14 @@ import math
 import keras
 import numpy as np
 
-from letkd_keras.data.normalization import normalize
-from letkd_keras.data.pipeline import (
+from letkd_keras.data.array_batches import (
     check_batch_size,
     check_images,
     check_padding,
     part_of_batch,
     steps_per_epoch,
 )
+from letkd_keras.data.normalization import normalize
 
 
 class JaxBatches(keras.utils.PyDataset):
@@ -95,7 +95,7 @@ def training_batches(
 ):
     """Shuffled, augmented, normalized training batches.
 
-    Arguments and errors are those of `letkd_keras.data.pipeline.training_batches`.
+    Arguments and errors are those of `letkd_keras.data.array_batches.training_batches`.
 
     Returns:
         `JaxBatches` of (float32 [B, H, W, C], int64 [B]).
@@ -135,7 +135,7 @@ def training_batches(
 def evaluation_batches(images, labels, batch_size, *, mean, std, part=None):
     """Normalized batches in order, without augmentation, as `JaxBatches`.
 
-    Arguments are those of `letkd_keras.data.pipeline.evaluation_batches`.
+    Arguments are those of `letkd_keras.data.array_batches.evaluation_batches`.
     """
     count = check_images(images, labels)
     check_batch_size(batch_size)

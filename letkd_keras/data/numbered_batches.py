@@ -1,4 +1,4 @@
-from letkd_keras.data.pipeline import steps_per_epoch
+from letkd_keras.data.array_batches import steps_per_epoch
 
 
 class NumberedBatches:

@@ -6,15 +6,15 @@ from functools import cached_property
 
 import numpy as np
 
-from letkd_keras.data.dataset import Dataset
-from letkd_keras.data.image_sources import decode
-from letkd_keras.data.pipeline import (
+from letkd_keras.data.array_batches import (
     check_batch_size,
     normalizer,
     part_of_batch,
     steps_per_epoch,
     without_auto_shard,
 )
+from letkd_keras.data.dataset import Dataset
+from letkd_keras.data.image_sources import decode
 from letkd_keras.data.selection import find_split
 
 # In evaluation the shorter side is resized to 256 pixels for a crop of 224, as usual.

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from letkd_keras.data import evaluation_batches, pipeline, training_batches
-from letkd_keras.data.pipeline import augment
+from letkd_keras.data import array_batches, evaluation_batches, training_batches
+from letkd_keras.data.array_batches import augment
 
 STATISTICS = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
 
@@ -32,7 +32,7 @@ def test_batches_read_from_disk_are_those_of_memory(large, problem, tmp_path, mo
         arrays(evaluation_batches(images, labels, 4, **STATISTICS)),
     ]
     if large:
-        monkeypatch.setattr(pipeline, "_COPIED_BYTES", images.nbytes - 1)
+        monkeypatch.setattr(array_batches, "_COPIED_BYTES", images.nbytes - 1)
     else:
         images = memory_mapped(images, tmp_path)
     read = [
@@ -65,7 +65,7 @@ def rotated(image, degrees, monkeypatch=None):
     with pytest.MonkeyPatch.context() as patch:
         draw = lambda shape, seed, minval, maxval: tf.fill(shape, maxval)  # noqa: E731
         patch.setattr(tf.random, "stateless_uniform", draw)
-        return pipeline._rotate(tf.constant(image[None]), [0, 0], degrees)[0].numpy()
+        return array_batches._rotate(tf.constant(image[None]), [0, 0], degrees)[0].numpy()
 
 
 @pytest.mark.parametrize("shape", [(5, 5, 3), (6, 6, 1)])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from letkd_keras.data import evaluation_batches, steps_per_epoch, training_batches
-from letkd_keras.data.pipeline import augment
+from letkd_keras.data.array_batches import augment
 
 PLAIN = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}  # pixels as they are
 
