@@ -169,13 +169,13 @@ def table(rows):
     """Make a Markdown table of rows.
 
     Args:
-        rows: `CostRow`s. Overheads are relative to the first plain row of the same format. The
-            student has a column where there are several.
+        rows: `CostRow`s. Overheads are relative to the plain form of the same student in the same
+            format. The student has a column where there are several.
 
     Returns:
         The table as text.
     """
-    plain = {row.format: row for row in reversed(rows) if row.form == "plain"}
+    plain = {(row.model, row.format): row for row in rows if row.form == "plain"}
     has_selection = any(row.selection_top1 is not None for row in rows)
     accuracies = ["top-1 for selection", "test top-1"] if has_selection else ["top-1"]
     one_model = len({row.model for row in rows}) == 1
@@ -186,9 +186,8 @@ def table(rows):
     ]
     cells = []
     for row in rows:
-        over = "-"
-        if row.form != "plain" and row.format in plain:
-            other = plain[row.format]
+        over, other = "-", plain.get((row.model, row.format))
+        if row.form != "plain" and other is not None:
             over = f"{row.bytes / other.bytes - 1:+.0%}, "
             over += f"{row.latency_ms_1 / other.latency_ms_1 - 1:+.0%}"
         cells.append(

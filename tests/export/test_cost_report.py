@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import keras
 import numpy as np
+from matplotlib.axes import Axes
 
 from letkd_keras import models
 from letkd_keras.export import cost_report, fold
@@ -47,6 +48,11 @@ def test_table_tells_the_overhead_over_the_plain_form():
     plain, folded = text.strip().splitlines()[2:]
     assert plain.endswith("| - | - |")
     assert folded.endswith("| 50.00% | +25%, +10% |")
+    # Each student is compared with its own plain form.
+    rows = [_row("plain", 1000, 2.0), _row("folded", 1250, 2.2)]
+    others = [replace(row, model="other", bytes=2 * row.bytes) for row in rows]
+    lines = table([*rows, *others]).strip().splitlines()[2:]
+    assert [line.endswith("| +25%, +10% |") for line in lines] == [False, True, False, True]
 
 
 def test_table_has_the_accuracy_for_selection_where_there_is_one():
@@ -77,6 +83,25 @@ def test_forms_have_titles():
         "folded",
         "64 templates",
     ]
+
+
+def test_fewer_templates_are_lighter():
+    colors = cost_report._form_colors(["reduced-8", "folded", "reduced-128", "reduced-64"])
+    few, some, many = (sum(colors[f"reduced-{count}"][:3]) for count in (8, 64, 128))
+    assert few > some > many
+
+
+def test_accuracies_for_selection_are_drawn_where_there_are_no_others(tmp_path, monkeypatch):
+    drawn, draw = [], Axes.plot
+
+    def record(axes, x, y, **options):
+        drawn.append(y)
+        return draw(axes, x, y, **options)
+
+    monkeypatch.setattr(Axes, "plot", record)
+    row = replace(_row("reduced-8", 1000, 2.0), selection_top1=60.0)
+    plot([row, replace(row, top1=None)], tmp_path / "cost.png")
+    assert [y for y in drawn if y != []] == [50.0, 60.0] * 3
 
 
 def test_plot_is_an_image(tmp_path):
