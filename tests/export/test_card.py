@@ -275,6 +275,8 @@ def test_markdown_has_templates_of_the_run_only_for_students_with_kd_layers(
         write_card(tmp_path, job, {}, training={"run": "r", "config": config})
         lines = (tmp_path / "card.md").read_text().splitlines()
         assert f"- Training: run r, pair a-b{templates}" in lines
+        warnings = [line for line in lines if line.startswith("- Warning: the statistics of ")]
+        assert len(warnings) == (model is plain)  # which was never trained
 
 
 def test_multiply_adds_are_those_of_the_files(student, images, tmp_path):

@@ -124,6 +124,7 @@ def test_damaged_card(exported, tmp_path, capsys):
         ({"inputs": {**card["inputs"], "std": [0, 1, 1]}}, "`mean` and `std` must be lists"),
         ({"inputs": {**card["inputs"], "crop": 0}}, "`crop` must be a number"),
         ({"inputs": {**card["inputs"], "shape": "big"}}, "`shape` must be"),
+        ({"inputs": {**card["inputs"], "shape": [10**9, 10**9, 3]}}, "`shape` must be"),
         ({"outputs": {"kind": "scores"}}, "`outputs` must have one of logits, probabilities"),
     ):
         (tmp_path / "card.json").write_text(json.dumps({**card, **changes}))

@@ -18,7 +18,7 @@ from letkd_keras.export import classify as classifying
 from letkd_keras.export import sweep as sweeping
 from letkd_keras.export import verify as verifying
 from letkd_keras.export.card import read_card
-from letkd_keras.export.evaluation_images import take
+from letkd_keras.export.evaluation_images import selection_images, take
 
 _QUIET = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
@@ -104,6 +104,72 @@ def test_inputs_and_outputs_of_the_command(student, data_file, tmp_path):
         _run(command.main, *arguments, "--input", "pixels")
     with pytest.raises(ValueError, match=r"--data must be given, since .*: tflite-int8\. Rec"):
         _run(command.main, *arguments[:-2], "tflite-int8", *arguments[-2:])
+
+
+class _Received(Exception):
+    """What a command passes on, in place of the work."""
+
+    def __init__(self, *arguments, **options):
+        self.arguments, self.options = arguments, options
+
+
+def _raise(*arguments, **options):
+    raise _Received(*arguments, **options)
+
+
+def test_options_reach_the_export(run, data_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("letkd_keras.export.student.export_bundle", _raise)
+    monkeypatch.setattr(command.formats, "check_installed", lambda names: None)
+    written = (
+        "--formats tflite-int8 tflite-int4 tflite-pruned tflite-clustered onnx --no-fold "
+        "--integer-io --snr --precision kd_*=int8 conv1=float32 --channels-first --opset 15 "
+        "--epochs 2 --learning-rate 0.1 --sparsity 0.3 --clusters 8 --seed 5 --check-images 10"
+    )
+    with pytest.raises(_Received) as received:
+        _run(command.main, run, "--out", tmp_path / "out", *written.split())
+    expected = {
+        "fold": False,
+        "integer_io": True,
+        "snr": True,
+        "precision": {"kd_*": "int8", "conv1": "float32"},
+        "channels_first": True,
+        "opset": 15,
+        "epochs": 2,
+        "learning_rate": 0.1,
+        "sparsity": 0.3,
+        "clusters": 8,
+        "seed": 5,
+        "assumed_normalization": False,
+    }
+    options = received.value.options
+    assert {name: options[name] for name in expected} == expected
+    images, labels = take(DataSpec(str(data_file)).open(), "test", 10, seed=5)
+    np.testing.assert_array_equal(options["images"], images)
+    np.testing.assert_array_equal(options["labels"], labels)
+
+
+def test_options_reach_the_sweep(run, data_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("letkd_keras.export.template_sweep.sweep", _raise)
+    written = (
+        "--templates 4 8 --max-loss 1 --format onnx --student-epochs 2 --seed 5 "
+        "--selection-images 20 --calibration-images 30 --check-images 10"
+    )
+    with pytest.raises(_Received) as received:
+        _run(sweeping.main, run, "--out", tmp_path / "out", *written.split())
+    assert received.value.options == {
+        "templates": [4, 8],
+        "max_loss": 1,
+        "format": "onnx",
+        "fine_tune_epochs": 2,
+        "seed": 5,
+    }
+    data = DataSpec(str(data_file)).open()
+    _, selection, images, labels = received.value.arguments
+    expected = selection_images(data, 20, 30, seed=5)
+    np.testing.assert_array_equal(selection.images, expected.images)
+    np.testing.assert_array_equal(selection.calibration, expected.calibration)
+    for given, taken in zip((images, labels), take(data, "test", 10, seed=5), strict=True):
+        np.testing.assert_array_equal(given, taken)
 
 
 @pytest.mark.parametrize(

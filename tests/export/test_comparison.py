@@ -18,6 +18,14 @@ def _comparison(images, wrong_before, changed):
     return compare(_logits(student), _logits(file), labels)
 
 
+def test_a_comparison_by_hand():
+    student = np.array([[2.0, -5.0], [1.0, 3.0]], "float32")
+    comparison = compare(student, np.array([[2.5, -5.0], [4.0, 3.0]], "float32"), np.array([0, 1]))
+    assert (comparison.max_difference, comparison.scale, comparison.agreement) == (3, 5, 0.5)
+    assert (comparison.num_images, comparison.num_classes) == (2, 2)
+    assert (comparison.accuracy_before, comparison.accuracy) == (1, 0.5)
+
+
 def test_errors_that_become_other_errors_are_allowed_by_the_accuracy():
     comparison = _comparison(1000, 400, 50)
     assert comparison.agreement == 0.95
@@ -89,6 +97,13 @@ def test_the_class_that_loses_most_is_named():
     file = labels.copy()
     file[:40], file[100:115], file[120:125] = 3, 0, 0
     assert lost_class(_logits(labels), _logits(file), labels) == (1, 20, 20, 5)
+
+
+def test_chance_is_how_often_images_of_other_classes_are_lost():
+    labels = np.repeat([0, 1], 12)
+    file = np.where(np.arange(24) < 3, 2, labels)
+    assert lost_class(_logits(labels), _logits(file), labels) == (0, 12, 12, 9)
+    assert lost_class(_logits(labels[:12]), _logits(file[:12]), labels[:12]) == (0, 12, 12, 9)
 
 
 @pytest.mark.parametrize(("number", "is_named"), [(3, False), (5, True)])
