@@ -87,7 +87,7 @@ def network_row(name, settings):
         model = models.build(name, num_classes=settings.num_classes, input_shape=image_shape(size))
         cost = cost_of(model)
     shapes = [tuple(model.get_layer(level).output.shape[1:]) for level in LEVELS]
-    if _channels_first():
+    if keras.config.image_data_format() == "channels_first":
         shapes = [(height, width, channels) for channels, height, width in shapes]
     return NetworkRow(name, settings.dataset, cost, *shapes)
 
@@ -144,10 +144,6 @@ def _without_values():
 
 def _sum(first, second):
     return Cost(first.parameters + second.parameters, first.multiply_adds + second.multiply_adds)
-
-
-def _channels_first():
-    return keras.config.image_data_format() == "channels_first"
 
 
 def tables():

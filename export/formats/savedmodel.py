@@ -28,7 +28,7 @@ def write_savedmodel(student, path, options):
             probabilities = tf.nn.softmax(student(images, training=False))
             outputs = {"probabilities": probabilities}
             if options.class_names is not None:
-                names = tf.constant([str(name) for name in options.class_names])
+                names = tf.constant(options.class_names)
                 outputs["class_name"] = tf.gather(names, tf.argmax(probabilities, axis=-1))
             return outputs
 

@@ -120,21 +120,6 @@ def by_class(predictions, class_names):
     return rows
 
 
-def confusion(predictions, classes):
-    """How many images of each class the student assigned to which class.
-
-    Args:
-        predictions: `Predictions`.
-        classes: Number of classes.
-
-    Returns:
-        Integers [classes, classes]: a row for each true class.
-    """
-    counts = np.zeros((classes, classes), "int64")
-    np.add.at(counts, (predictions.labels, predictions.student), 1)
-    return counts
-
-
 def write(student, teacher, data, folder, title):
     """Write `classes.csv`, `confusion.png` and, if the student errs at all, `mistakes.png`.
 
@@ -148,11 +133,15 @@ def write(student, teacher, data, folder, title):
     Returns:
         `(rows, text)`: those of `by_class`, and a section in Markdown.
     """
+    from sklearn.metrics import confusion_matrix
+
     log.info("classifying the test images class by class")
     predictions = predict(student, teacher, data)
     rows = by_class(predictions, data.class_names)
     write_csv(folder / "classes.csv", list(rows[0]), rows)
-    _plot_confusion(confusion(predictions, data.num_classes), data, folder, title)
+    classes = range(data.num_classes)
+    counts = confusion_matrix(predictions.labels, predictions.student, labels=classes)
+    _plot_confusion(counts, data, folder, title)
     if predictions.mistakes:
         _plot_mistakes(predictions.mistakes, data, folder, title)
     else:

@@ -240,9 +240,9 @@ def train_cell(folder, method, seed):
     return True
 
 
-def main(arguments=None):
+def main():
     """Train one cell; returns the exit status."""
-    folder, method, seed = sys.argv[1:] if arguments is None else arguments
+    folder, method, seed = sys.argv[1:]
     set_up_logging()
     return 0 if train_cell(Path(folder), method, int(seed)) else 1
 

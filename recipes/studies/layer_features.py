@@ -19,16 +19,8 @@ def pooled_features(student, layer_name, data, split):
 
     Returns:
         Dictionary of `x` and `x_hat`, float32 [N, C], and `labels` [N].
-
-    Raises:
-        ValueError: If the student has no such layer.
     """
-    layers = kd_layers_of(student)
-    if layer_name not in layers:
-        raise ValueError(
-            f"The student must have a KD layer {layer_name!r}. Received: {sorted(layers)}"
-        )
-    layer = layers[layer_name]
+    layer = kd_layers_of(student)[layer_name]
     node = next(node for node in nodes(student) if node.operation is layer)
     model = keras.Model(
         student.inputs, {"x": node.input_tensors[0], "x_hat": node.output_tensors[0]}

@@ -43,7 +43,7 @@ def write(experiment, out, method):
         Path of the picture.
 
     Raises:
-        ValueError: If no such student is finished, or it has no KD layer.
+        ValueError: If no such student is finished.
     """
     folders = [training_folder.student_folder(out, method, seed) for seed in experiment.seeds]
     finished = [folder for folder in folders if training_folder.finished(folder) is not None]
@@ -51,8 +51,6 @@ def write(experiment, out, method):
         raise ValueError(f"No student by {method} is finished in {out}; its error.txt says why.")
     student = load_model(finished[0] / "student.keras", "student")
     layers = kd_layers_of(student)
-    if not layers:
-        raise ValueError(f"A student by {method} has no KD layer to draw.")
     # At least one image of each class.
     images = min(max(_IMAGES, experiment.data.num_classes), experiment.data.test_examples)
     data = experiment.data.subset(test_examples=images, seed=experiment.seed)
@@ -87,11 +85,10 @@ def draw(positions, layers, class_names, title):
     from matplotlib.figure import Figure
 
     colors = category_colors(_CLASSES)
-    panels = ("value", "x", "x_hat")
-    figure = Figure(figsize=(4 * len(panels), 4 * len(layers) + 0.8), layout="constrained")
-    axes = figure.subplots(len(layers), len(panels), squeeze=False)
+    figure = Figure(figsize=(4 * len(_PANELS), 4 * len(layers) + 0.8), layout="constrained")
+    axes = figure.subplots(len(layers), len(_PANELS), squeeze=False)
     for row, layer in zip(axes, layers, strict=True):
-        for axis, panel in zip(row, panels, strict=True):
+        for axis, panel in zip(row, _PANELS, strict=True):
             axis.set(xticks=[], yticks=[], title=f"{_LAYERS.get(layer, layer)}: {_PANELS[panel]}")
             axis.set(xlabel="first axis of t-SNE", ylabel="second axis of t-SNE")
             if f"{layer}:{panel}" not in positions:
@@ -99,8 +96,7 @@ def draw(positions, layers, class_names, title):
                 continue
             for label in np.unique(positions["labels"]):
                 points = positions[f"{layer}:{panel}"][positions["labels"] == label]
-                color = colors[label % _CLASSES]
-                axis.scatter(*points.T, s=6, color=color, label=str(class_names[label]))
+                axis.scatter(*points.T, s=6, color=colors[label], label=str(class_names[label]))
     handles, labels = axes[0, -1].get_legend_handles_labels()
     legend = figure.legend(
         handles, labels, title="class", loc="outside lower center", ncols=5, markerscale=2

@@ -121,6 +121,12 @@ def test_values_are_put_side_by_side(cells, tmp_path):
         _main("templates --values 16 --subclasses 4", out)
 
 
+def test_the_teacher_of_all_values_is_trained_once(cells, tmp_path):
+    _main("temperature --values 1 2 --teacher-epochs 3 --fine-tune-epochs 2", tmp_path / "out")
+    # To each value it is a trained one, and no option of its training is without effect.
+    assert [(e.fine_tune_schedule, e.typed) for e, _, _ in cells] == [(None, ())] * 2
+
+
 @pytest.mark.parametrize(
     ("name", "values", "field", "expected"),
     [
@@ -185,7 +191,11 @@ def test_prototypes_are_shared_where_they_do_not_depend_on_the_value(cells, tmp_
     monkeypatch.setattr(grid, "prototypes_of", prototypes)
     _main("temperature --values 0.5 1 2", tmp_path / "a")
     assert fitted == ["temperature-0.5"]
-    assert (tmp_path / "a" / "temperature-2" / "prototypes.npz").read_bytes() == b"1"
+    copy = tmp_path / "a" / "temperature-2" / "prototypes.npz"
+    assert copy.read_bytes() == b"1"
+    copy.write_bytes(b"2")
+    _main("temperature --values 0.5 2", tmp_path / "a")
+    assert copy.read_bytes() == b"2"  # those that its students have
     _main("subclasses --values 2 4", tmp_path / "b")
     assert fitted[1:] == ["subclasses-2", "subclasses-4"]
 
@@ -311,8 +321,6 @@ def test_features_are_those_of_the_images(data):
     ((images, labels),) = data.evaluation_batches("test")
     np.testing.assert_allclose(features["x"], images.mean((1, 2)), rtol=1e-6)
     np.testing.assert_array_equal(features["labels"], labels)
-    with pytest.raises(ValueError, match="KD layer 'kd_penultimate'"):
-        layer_features.pooled_features(_student(), "kd_penultimate", data, "test")
 
 
 def test_a_probe_is_written_with_the_published_numbers(cells, tmp_path, monkeypatch):

@@ -69,9 +69,11 @@ def test_accuracy_by_class_by_hand(predictions):
     assert [row["teacher"] for row in rows] == [pytest.approx(200 / 3), 100, 0, None]
 
 
-def test_confusion_by_hand(predictions):
-    expected = [[1, 1, 1], [1, 1, 0], [0, 0, 1]]
-    np.testing.assert_array_equal(class_report.confusion(predictions, 3), expected)
+def test_confusion_by_hand(networks, data, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(class_report, "_plot_confusion", lambda counts, *_: drawn.append(counts))
+    class_report.write(*networks, data, tmp_path, "student of a test")
+    np.testing.assert_array_equal(drawn, [[[1, 1, 1], [1, 1, 0], [0, 0, 1]]])
 
 
 def test_the_worst_mistakes_come_first_with_their_pixels(predictions, networks, data):
