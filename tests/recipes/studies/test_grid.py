@@ -6,6 +6,7 @@ import re
 import runpy
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,6 +63,14 @@ def cells(monkeypatch):
 def test_a_trial_is_finished_before_the_next_begins(cells, tmp_path):
     grid.run(_experiment(["student", "kd"], "--trials 2"), tmp_path / "grid")
     assert cells[0] == [("student", 0), ("kd", 0), ("student", 1), ("kd", 1)]
+
+
+def test_prototypes_are_fitted_for_methods_that_may_be_added(cells, tmp_path, monkeypatch):
+    fitted = []
+    monkeypatch.setattr(grid, "prototypes_of", lambda *arguments: fitted.append(arguments[-1]))
+    for method in ("letkd1", "kd"):
+        grid.run(_experiment([method]), tmp_path / method)
+    assert fitted == [("penultimate", "intermediate"), ()]
 
 
 def test_methods_and_trials_are_added_and_finished_cells_kept(cells, tmp_path):
@@ -243,14 +252,38 @@ def test_cells_run_in_processes(cells, tmp_path, monkeypatch, caplog):
         assert int(env["TF_NUM_INTRAOP_THREADS"]) >= 1
 
 
+def test_processes_end_with_a_grid_that_is_interrupted(tmp_path, monkeypatch):
+    started, terminated = threading.Event(), threading.Event()
+
+    class Waiting(Process):
+        def wait(self):
+            if self.method == "sp":
+                started.set()
+                terminated.wait(2)
+            else:
+                started.wait(2)
+            return 0
+
+        def terminate(self):
+            terminated.set()
+
+    monkeypatch.setattr(subprocess, "Popen", Waiting)
+    monkeypatch.setattr(Process, "started", [])
+    done = grid._in_processes([("kd", 0), ("sp", 0)], tmp_path, jobs=2)
+    assert next(done) == ("kd", 0)
+    done.close()
+    assert terminated.is_set()
+    assert grid._outcome(training_folder.student_folder(tmp_path, "sp", 0)) == "interrupted"
+
+
 def test_on_jax_the_processes_need_no_tensorflow(monkeypatch):
     gpu = SimpleNamespace(platform="gpu")
     monkeypatch.setattr(grid.gpus.keras.backend, "backend", lambda: "jax")
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(local_devices=lambda: [gpu, gpu]))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    environment = grid._environment(slot=1, jobs=2)
-    assert environment["CUDA_VISIBLE_DEVICES"] == "1"
+    environment = grid._environment(slot=3, jobs=4)
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1"  # of two, in turn
     assert environment["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
 
 
@@ -263,6 +296,8 @@ def test_a_cell_that_another_process_trains_is_left_to_it(cells, tmp_path):
     assert rows[1]["failed"] == 1
     assert "is being trained by another process" in (training / "error.txt").read_text()
     assert ("kd", 0) not in cells[0]
+    with grid._locked(training):  # whatever becomes of this start, it has not failed yet
+        assert not (training / "error.txt").exists()
 
 
 def test_a_cell_is_not_trained_on_other_images(cells, tmp_path):
