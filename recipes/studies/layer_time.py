@@ -27,14 +27,13 @@ def milliseconds(model, batch_size, repeats=_REPEATS):
     Args:
         model: A built model of images of one shape.
         batch_size: Images in a step.
-        repeats: Number of steps; one more runs before them, which compiles the model.
+        repeats: Number of steps, at least two: the first one compiles the model.
 
     Returns:
         A number.
     """
     images = np.random.default_rng(0).standard_normal((batch_size, *model.input_shape[1:]))
     images = keras.ops.convert_to_tensor(images.astype("float32"))
-    model.predict_on_batch(images)
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

@@ -39,8 +39,7 @@ def write(experiment, out):
         )
     with opened(experiment, out, messages) as folder:
         teacher, _ = train_teacher(experiment, folder)
-        levels = tuple(experiment.pool_sizes)
-        prototypes = prototypes_of(experiment, teacher, folder, levels)
+        prototypes = prototypes_of(experiment, teacher, folder, experiment.levels)
         data = experiment.data
         batches = NumberedBatches(data, 256, "test")
         images, labels = pictures.one_of_each_class(batches, data.num_classes, _IMAGES)
