@@ -242,18 +242,22 @@ def test_methods_without_the_layer_that_is_read_are_refused(text, message, tmp_p
 
 
 def test_values_are_drawn_in_ascending_order(tmp_path, monkeypatch):
-    drawn = []
+    drawn, scales = [], []
     errorbar = Axes.errorbar
 
     def record(axes, x, *args, **options):
         drawn.append(x)
+        scales.append(axes.get_xscale)
         return errorbar(axes, x, *args, **options)
 
     monkeypatch.setattr(Axes, "errorbar", record)
     row = {"title": "KD", "method": "kd", "top1_mean": 50.0, "top1_std": None}
     rows = [{**row, "templates": value} for value in (256, 64, 1024)]
     value_sweep._plot("templates", rows, {"top1": "top-1"}, tmp_path)
-    assert drawn == [[64, 256, 1024]]
+    rows = [{**row, "alpha": value} for value in (0, 0.5)]
+    value_sweep._plot("alpha", rows, {"top1": "top-1"}, tmp_path)
+    assert drawn == [[64, 256, 1024], [0, 0.5]]
+    assert [scale() for scale in scales] == ["log", "linear"]  # a logarithm of 0 is nowhere
 
 
 def test_names_of_data_and_layers_are_drawn_as_they_are(tmp_path):
@@ -300,7 +304,8 @@ def _student(layer_class=Sign):
 
 
 def test_the_probe_reads_before_and_behind_the_layer(data):
-    accuracies = probe.lda_accuracies(_student(), data)
+    # Images without a label are left out.
+    accuracies = probe.lda_accuracies(_student(), SimpleNamespace(labelled=lambda: data))
     assert accuracies["x_hat"] == 100
     assert accuracies["x"] < 100  # sizes over six decades hide the sign
 
@@ -341,6 +346,9 @@ def test_a_probe_is_written_with_the_published_numbers(cells, tmp_path, monkeypa
     text = probe._markdown(experiment, rows)
     assert "| letKD-2 | 1 | 40.00 | 51.71 | 50.00 | 56.36 |" in text
     assert "| letKD-2, intermediate alpha 0 | 1 | 40.00 | 52.71 | 50.00 | 52.71 |" in text
+    part = replace(experiment, spec=DataSpec("cifar100", classes=20))
+    object.__setattr__(part.data, "class_names", tuple(map(str, range(20))))
+    assert "| letKD-2 | 1 | 40.00 | - | 50.00 | - |" in probe._markdown(part, rows)
 
 
 # === t-SNE ===
@@ -354,6 +362,7 @@ def test_tsne_keeps_groups_apart():
     first, second = positions[:20], positions[20:]
     apart = np.linalg.norm(first.mean(0) - second.mean(0))
     assert apart > 2 * np.linalg.norm(first - first.mean(0), axis=1).max()
+    assert tsne.embed(features[:8]).shape == (8, 2)
 
 
 def test_tsne_draws_the_first_method_that_is_named(cells, tmp_path, monkeypatch):
@@ -361,7 +370,10 @@ def test_tsne_draws_the_first_method_that_is_named(cells, tmp_path, monkeypatch)
     monkeypatch.setattr(tsne, "write", lambda experiment, out, method: drawn.append(method))
     for named in ("letkd2", "letkd1", "letkd2+kd letkd1"):
         _main(f"tsne --methods {named} --test-examples 20", tmp_path / "out")
-    assert drawn == ["letkd2", "letkd1", "letkd2+kd"]
+    # Where there is no intermediate layer.
+    monkeypatch.setattr(grid, "run", lambda *args, **options: [{"method": "letkd1+kd"}])
+    _main("tsne --methods letkd2+kd --test-examples 20", tmp_path / "out")
+    assert drawn == ["letkd2", "letkd1", "letkd2+kd", "letkd1+kd"]
 
 
 def test_tsne_of_a_trained_student(cells, tmp_path, monkeypatch):
@@ -400,6 +412,7 @@ def test_time_by_the_number_of_templates(tmp_path, monkeypatch, caplog):
     out = tmp_path / "time"
     rows = _main("time --values 64 16 --trials 2", out)
     assert "--trials has no effect: time trains no students." in caplog.text
+    assert "--jobs" not in caplog.text
     assert [row["templates"] for row in rows] == [0, 16, 64]
     plain, *with_layer = rows
     for row in with_layer:
@@ -416,8 +429,11 @@ def test_time_by_the_number_of_templates(tmp_path, monkeypatch, caplog):
         _main("time --values 64", out)
 
 
-def test_a_step_is_timed():
+def test_a_step_is_timed(monkeypatch):
     inputs = keras.Input((4, 4, 3))
     model = keras.Model(inputs, keras.layers.Flatten()(inputs))
-    assert 0 < layer_time.milliseconds(model, 2, repeats=1) < 1000
+    times = iter([0, 7, 10, 11, 20, 22])
+    monkeypatch.setattr(layer_time.time, "perf_counter", lambda: next(times))
+    # The shortest of the steps of 7, 1 and 2 seconds, of 4 images each.
+    assert layer_time.milliseconds(model, 4, repeats=3) == 250
     assert cifar100.SETTINGS.templates == 4096

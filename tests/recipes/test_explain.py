@@ -79,7 +79,7 @@ def test_a_row_for_each_training(grid_folder):
     ]
     for row in rows:
         result = training_folder.finished(grid_folder / row["method"] / "seed0")
-        for name in ("parameters", "accuracy_last", "accuracy_best"):
+        for name in ("parameters", "accuracy_last", "accuracy_best", "best_epoch", "seconds"):
             assert float(row[name]) == pytest.approx(result[name])
 
 

@@ -34,6 +34,27 @@ def _warnings(caplog):
     return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
+def test_images_with_labels_are_exported_on_tensorflow(experiment, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(exporting, "export_bundle", lambda *_, **options: options)
+    data = experiment.data
+    experiment.data = SimpleNamespace(labelled=lambda: data)
+    options = exporting.export(experiment, tmp_path)
+    assert options["data_name"] == "blocks, made for tests"
+    assert len(options["labels"]) == 30
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with caplog.at_level("INFO"):
+        assert exporting.export(experiment, tmp_path) == {}
+    assert f"letkd_keras.export {tmp_path} --formats savedmodel --out exported" in caplog.text
+
+
+def test_only_an_exported_student_of_another_method_is_warned_about(experiment, tmp_path, caplog):
+    for earlier, is_exported, count in (("kd", 1, 0), ("letkd2", 0, 0), ("letkd2", 1, 1)):
+        folder = tmp_path / f"{earlier}{is_exported}"
+        (folder / ("exported" if is_exported else "kd")).mkdir(parents=True)
+        exporting.warn_about_another(experiment, earlier, folder)
+        assert len(_warnings(caplog)) == count
+
+
 def test_no_costs_without_what_runs_tflite(experiment, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "tensorflow" or None)
     assert exporting.costs(experiment, tmp_path) == ([], 0)

@@ -14,6 +14,8 @@ def test_the_default_folder_has_the_data_and_the_pair(cifar100_noise):
     experiment = experiment_of(options, cifar100.SETTINGS)
     assert str(default_out(experiment)) == "runs/cifar100/wrn40_2-snv1"
     assert str(default_out(experiment, "compare-")).endswith("compare-wrn40_2-snv1")
+    experiment = SimpleNamespace(data=SimpleNamespace(name="a b/c, first 20 classes"), pair="t-s")
+    assert str(default_out(experiment)) == "runs/a-b-c/t-s"
 
 
 def test_workers_may_differ_in_what_no_training_depends_on(monkeypatch):

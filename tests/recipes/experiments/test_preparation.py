@@ -11,6 +11,7 @@ from letkd_keras import KDLayer, insert_kd_layers
 from letkd_keras.data import ImageData
 from letkd_keras.models import build
 from letkd_keras.recipes import digits
+from letkd_keras.recipes.experiments import preparation
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.trainings import gpus, sharing
@@ -102,7 +103,7 @@ def test_a_student_with_kd_layers_is_trained_by_methods_that_insert_no_others(tm
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("--batch-size 41", "`batch_size` must be at most the 40 training images"),
+        ("--batch-size 41", r"`batch_size` must be at most the 40 training images\. Received"),
         (
             "--warm-up-epochs 2 --epochs 2 --teacher-epochs 3",
             "`warm_up_epochs` must be less than the 2 epochs of the student",
@@ -118,6 +119,19 @@ def test_a_student_with_kd_layers_is_trained_by_methods_that_insert_no_others(tm
 def test_what_does_not_fit_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         prepare(_experiment(f"--methods letkd2 {text}"))
+
+
+def test_what_just_fits():
+    prepare(_experiment("--methods letkd1 --batch-size 40 --templates 2560"))
+
+
+def test_class_weights_are_checked_before_any_training(monkeypatch):
+    def refuse(data):
+        raise ValueError("records")
+
+    monkeypatch.setattr(preparation, "balanced_class_weights", refuse)
+    with pytest.raises(ValueError, match="records"):
+        prepare(_experiment("--class-weights balanced"))
 
 
 def test_a_trained_teacher_has_no_warm_up(tmp_path):

@@ -156,6 +156,10 @@ def test_a_student_that_is_not_smaller_is_warned_about(prepared, caplog):
     assert warning.startswith("The student resnet8 with KD layers has ")
     assert "size of the student with KD layers (letkd2): " in caplog.text
     caplog.clear()
+    sizes.measure(replace(prepared, methods=("kd",)), student, student)
+    (warning,) = _warnings(caplog)
+    assert warning.startswith("The student resnet8 has ")
+    caplog.clear()
     teacher = prepared.teacher.build(prepared.data, "teacher")
     sizes.measure(prepared, teacher, student)
     assert not _warnings(caplog)

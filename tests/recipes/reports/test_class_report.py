@@ -70,10 +70,16 @@ def test_accuracy_by_class_by_hand(predictions):
 
 
 def test_confusion_by_hand(networks, data, tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(class_report, "_plot_confusion", lambda counts, *_: drawn.append(counts))
+    figures = []
+    monkeypatch.setattr(
+        class_report, "save_figure", lambda figure, *_, **__: figures.append(figure)
+    )
     class_report.write(*networks, data, tmp_path, "student of a test")
-    np.testing.assert_array_equal(drawn, [[[1, 1, 1], [1, 1, 0], [0, 0, 1]]])
+    axes = figures[0].axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("student's class", "true class")
+    # Of the images of each true class, a row.
+    expected = 100 * np.array([[1 / 3, 1 / 3, 1 / 3], [1 / 2, 1 / 2, 0], [0, 0, 1]])
+    np.testing.assert_allclose(axes.images[0].get_array(), expected)
 
 
 def test_the_worst_mistakes_come_first_with_their_pixels(predictions, networks, data):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from letkd_keras.recipes.experiments.published import Accuracy
 from letkd_keras.recipes.reports import method_table
 from letkd_keras.recipes.trainings import training_folder
 from letkd_keras.recipes.trainings.schedule import Schedule
@@ -79,6 +80,20 @@ def test_epochs_that_a_callback_left_out_are_named(experiment, folder):
     assert "A callback ended trainings early, after these epochs: KD, seed 1: 2." in text
     text = method_table.markdown(experiment, TEACHER, rows[:1], "")
     assert "callback" not in text
+    # The epochs of a result are those under fake quantization, where there are some.
+    experiment.quantization_aware_schedule = experiment.student_schedule.quantization_aware(2)
+    text = method_table.markdown(experiment, TEACHER, rows, "")
+    assert "callback" not in text
+    assert " Then 2 epochs under fake quantization, which is also in force where" in text
+
+
+def test_parts_of_the_images_are_told(experiment, folder):
+    for train_examples, student_examples, parts in ((4, None, (1, 0)), (None, 2, (0, 1))):
+        experiment.spec.train_examples = train_examples
+        experiment.student_examples = student_examples
+        text = method_table.markdown(experiment, TEACHER, [], "")
+        assert text.count("(made up; a part of them)") == parts[0]
+        assert text.count("The students see 2 of the training images, repeated in") == parts[1]
 
 
 def test_numbers_of_templates_are_named_where_methods_use_them(experiment, folder):
@@ -105,3 +120,31 @@ def test_a_teacher_that_is_worse_than_the_student_alone_is_told(experiment, fold
 def test_names_that_are_no_mathematics_are_drawn(experiment, folder):
     method_table.write(experiment, folder, TEACHER)
     assert Image.open(folder / "table.png").width > 400
+
+
+def test_accuracies_are_drawn_beside_the_names_of_their_methods(experiment, monkeypatch):
+    figures = []
+    monkeypatch.setattr(
+        method_table, "save_figure", lambda figure, *_, **__: figures.append(figure)
+    )
+    rows = [
+        {
+            "method": method,
+            "title": method,
+            "trials": 1,
+            "published": Accuracy(number + 2, spread=3.0),
+            "accuracy_last_mean": number,
+            "accuracy_last_std": None,
+            "accuracy_best_mean": number + 1,
+            "accuracy_best_std": None,
+        }
+        for method, number in (("student", 50), ("kd", 60))
+    ]
+    method_table._plot(experiment, TEACHER, rows, None)
+    (axes,) = figures[0].axes
+    names = dict(zip(axes.get_yticks(), axes.get_yticklabels(), strict=True))
+    drawn = {}
+    for container in axes.containers:
+        ((x, y),) = container.lines[0].get_xydata()
+        drawn.setdefault(names[round(y)].get_text(), []).append(x)
+    assert drawn == {"student": [50, 51, 52], "kd": [60, 61, 62]}

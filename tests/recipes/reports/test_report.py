@@ -34,15 +34,22 @@ def test_the_table_of_costs_explains_the_forms_that_it_has():
     assert "without KD layers, trained alone. `folded` is" in _costs(plain=80.0, folded=90.0)
 
 
+def test_unknown_multiply_adds_are_a_dash():
+    sizes = {"teacher": {"parameters": 1000, "bytes": 4000, "multiply_adds": None}}
+    teacher = SimpleNamespace(label="t.keras")
+    text = report._sizes(SimpleNamespace(sizes=sizes, growth=None, teacher=teacher))
+    assert "| teacher t.keras | 1,000 | 4,000 | - |" in text
+
+
 @pytest.mark.parametrize("has_validation", [False, True])
 def test_curves_have_both_phases_of_a_training(has_validation, tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(report, "save_figure", lambda figure, *_, **__: figures.append(figure))
     for name, accuracies in (("float/", (0.1, 0.2, 0.3)), ("", (0.25, 0.35))):
-        lines = [f"{epoch},{accuracy},1.0" for epoch, accuracy in enumerate(accuracies)]
+        lines = [f"{epoch},{accuracy},1.0,{epoch + 2}" for epoch, accuracy in enumerate(accuracies)]
         file = tmp_path / "kd" / "seed0" / f"{name}metrics.csv"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("\n".join(["epoch,val_accuracy,loss", *lines]))
+        file.write_text("\n".join(["epoch,val_accuracy,loss,task_loss", *lines]))
     schedule = Schedule(3, 0.1, (), 2)
     experiment = SimpleNamespace(
         data=SimpleNamespace(name="made up", has_validation=has_validation),
@@ -57,7 +64,8 @@ def test_curves_have_both_phases_of_a_training(has_validation, tmp_path, monkeyp
     assert list(lines["KD"].get_xdata()) == [1, 2, 3, 4, 5]
     assert list(lines["KD"].get_ydata()) == [10, 20, 30, 25, 35]
     assert list(lines["fake quantization begins"].get_xdata()) == [3.5, 3.5]
-    assert len(loss.lines) == 2
+    curve, _ = loss.lines
+    assert list(curve.get_ydata()) == [2, 3, 4, 2, 3]  # the cross-entropy, of the sum of all losses
     # Its accuracy is that on the test images, whatever those of the curves are.
     suffix = " (test images)" if has_validation else ""
     assert f"teacher, from a file{suffix}" in lines

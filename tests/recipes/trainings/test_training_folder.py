@@ -39,7 +39,9 @@ def test_with_a_damaged_teacher_its_students_are_to_be_deleted(tmp_path):
         training_folder.check_file(tmp_path / "teacher" / "teacher.keras", "0")
 
 
-@pytest.mark.parametrize("text", ["epoch,loss\n0,1.5\n1,", "epoch,loss\n0,1.5\n1,x\n"])
+@pytest.mark.parametrize(
+    "text", ["", "loss\n1.5\n", "epoch,loss\n0,1.5\n1,", "epoch,loss\n0,1.5\n1,x\n"]
+)
 def test_damaged_metrics_are_named(text, tmp_path):
     file = tmp_path / "metrics.csv"
     file.write_text("epoch,loss\n0,1.5\n1,0.5\n")
@@ -50,3 +52,17 @@ def test_damaged_metrics_are_named(text, tmp_path):
     file.write_text(text)
     with pytest.raises(ValueError, match=r"metrics.csv is damaged or missing"):
         training_folder.read_metrics(file)
+
+
+def test_trainings_are_in_the_order_of_their_seeds(tmp_path):
+    for seed in (10, 2, 0):
+        training_folder.student_folder(tmp_path, "kd", seed).mkdir(parents=True)
+    assert [seed for _, seed, _ in training_folder.student_trainings(tmp_path)] == [0, 2, 10]
+
+
+def test_a_failure_is_the_first_line_of_its_file(tmp_path):
+    assert training_folder.failure(tmp_path) is None
+    (tmp_path / "error.txt").write_text("ValueError: no\n\nTraceback")
+    assert training_folder.failure(tmp_path) == "ValueError: no"
+    (tmp_path / "error.txt").write_text("")
+    assert training_folder.failure(tmp_path) == "unknown error"

@@ -41,6 +41,19 @@ def test_states_with_a_time_between_them_lose_no_epoch(tmp_path):
         assert [file.name for file in (tmp_path / name).glob("*.h5")] == [state["last"]["name"]]
 
 
+def test_the_first_of_the_best_epochs_is_kept(tmp_path):
+    model = small_model()
+    model.compile("sgd", "mse")
+    save = SaveState(tmp_path, read_state(tmp_path), keeps_best=True, seconds=1000)
+    save.set_model(model)
+    save.set_params({"epochs": 4})
+    for epoch, accuracy in enumerate((0.5, 0.75, 0.75)):
+        save.on_epoch_begin(epoch)
+        save.on_epoch_end(epoch, {"val_accuracy": accuracy})
+        assert read_state(tmp_path)["epochs"] == epoch + 1
+    assert read_state(tmp_path)["best"]["name"] == "best-2.weights.h5"
+
+
 def test_a_kill_before_the_last_state_loses_no_row(tmp_path, monkeypatch):
     def killed(file, content):
         raise KeyboardInterrupt
