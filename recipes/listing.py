@@ -249,9 +249,10 @@ def _pairs_table(settings):
 def _published_tables(settings):
     """Published accuracies of all methods, pairs and sources; ablations and probes at the end."""
     numbers = {
-        pair.name: published.methods_of(settings.dataset, pair.name) for pair in settings.pairs
+        pair.name: row
+        for pair in settings.pairs
+        if (row := published.methods_of(settings.dataset, pair.name))
     }
-    numbers = {pair: row for pair, row in numbers.items() if row}
     names = list(dict.fromkeys(name for row in numbers.values() for name in row))
     for start in range(0, len(names), _COLUMNS):
         columns = names[start : start + _COLUMNS]

@@ -42,7 +42,7 @@ def milliseconds(model, batch_size, repeats=_REPEATS):
     return 1000 * min(times) / batch_size
 
 
-def measure(experiment, counts, repeats=_REPEATS):
+def measure(experiment, counts):
     """Measure the student without and with a penultimate KD layer of so many templates.
 
     Weights have no influence on the time: nothing is trained. The layer is measured as it is in
@@ -51,7 +51,6 @@ def measure(experiment, counts, repeats=_REPEATS):
     Args:
         experiment: `Experiment`, prepared.
         counts: Numbers of templates.
-        repeats: See `milliseconds`.
 
     Returns:
         List of dictionaries: `templates` (0 without the layer), `parameters`, `multiply_adds` and
@@ -74,7 +73,7 @@ def measure(experiment, counts, repeats=_REPEATS):
             "multiply_adds": cost.multiply_adds,
         }
         for size in BATCH_SIZES:
-            row[f"milliseconds_{size}"] = milliseconds(model, size, repeats)
+            row[f"milliseconds_{size}"] = milliseconds(model, size)
         rows.append(row)
     return rows
 

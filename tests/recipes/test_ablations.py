@@ -407,8 +407,7 @@ def test_tsne_of_a_trained_student(cells, tmp_path, monkeypatch):
 
 
 def test_time_by_the_number_of_templates(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(layer_time, "_REPEATS", 2)
-    monkeypatch.setattr(layer_time, "milliseconds", lambda model, size, repeats: 1.5 / size)
+    monkeypatch.setattr(layer_time, "milliseconds", lambda model, size: 1.5 / size)
     out = tmp_path / "time"
     rows = _main("time --values 64 16 --trials 2", out)
     assert "--trials has no effect: time trains no students." in caplog.text

@@ -6,10 +6,10 @@ import pytest
 from letkd_keras import KDLayer, insert_kd_layers, models
 from letkd_keras.functional import cost_of
 from letkd_keras.losses import LOGIT_LOSSES
-from letkd_keras.recipes import cifar100, tiny_imagenet
+from letkd_keras.recipes import cifar100, imagenet, tiny_imagenet
 from letkd_keras.recipes.__main__ import main
 from letkd_keras.recipes.experiments import published
-from letkd_keras.recipes.listing import SETTINGS, kd_rows, network_row
+from letkd_keras.recipes.listing import SETTINGS, _published_tables, kd_rows, network_row
 from letkd_keras.recipes.reports.method_table import published_text
 
 
@@ -56,6 +56,14 @@ def test_factors_of_letkd2(pair, parameters, multiply_adds):
     if multiply_adds:
         factor = cost.multiply_adds / student.cost.multiply_adds
         assert factor == pytest.approx(multiply_adds, abs=0.05)
+
+
+def test_pairs_without_published_numbers_are_in_no_table_of_them():
+    pairs = {row[0] for table in _published_tables(imagenet.SETTINGS) for row in table.rows}
+    assert pairs == {
+        "imagenet_resnet34-imagenet_resnet18",
+        "imagenet_resnet50-imagenet_mobilenet_v1",
+    }
 
 
 def test_without_list_the_recipes_are_named(capsys):

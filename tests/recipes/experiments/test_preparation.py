@@ -125,6 +125,16 @@ def test_what_just_fits():
     prepare(_experiment("--methods letkd1 --batch-size 40 --templates 2560"))
 
 
+def test_grids_that_no_method_compares_need_not_fit(monkeypatch):
+    def refuse(*arguments):
+        raise ValueError("a student with tokens")
+
+    monkeypatch.setattr(preparation, "pool_size", refuse)
+    assert prepare(_experiment("--methods kd")).pool_sizes == {}
+    with pytest.raises(ValueError, match="a student with tokens"):
+        prepare(_experiment("--methods letkd1"))
+
+
 def test_class_weights_are_checked_before_any_training(monkeypatch):
     def refuse(data):
         raise ValueError("records")

@@ -136,6 +136,15 @@ def test_a_budget_that_is_too_small_for_both_levels_is_that_of_the_methods(prepa
     assert sizes.within_budget(unusable, student) is unusable
 
 
+def test_half_of_the_budget_is_too_much_where_little_is_left(prepared, monkeypatch):
+    """100 parameters, of which the eight fewest penultimate templates need 80."""
+    monkeypatch.setattr(sizes, "_costs", lambda *arguments: (0, 10, 10))
+    monkeypatch.setattr(sizes, "size_of", lambda model: sizes.Size(1000, 4000, 1))
+    experiment = replace(prepared, growth=0.1, templates=500, subclasses=8)
+    found = sizes.within_budget(experiment, None)
+    assert (found.templates, found.subclasses) == (8, 2)
+
+
 def test_layers_that_only_supervise_do_not_count(prepared, caplog):
     experiment = replace(prepared, methods=("student", "quest", "kd"), templates=300)
     student = prepared.student.build(prepared.data, "student")

@@ -185,6 +185,9 @@ def test_published_numbers_with_spreads_and_sources(cells, cifar100_noise, tmp_p
     assert re.search(r"penultimate alpha 0 \|.*\| 72.78 \|", text)
     assert re.search(r"letKD-1 \|.*\| 72.44 ± 0.24 \|", text)
     assert "- letKD-2, penultimate alpha 0: letKD, supplement, Table 5" in text
+    with (tmp_path / "whole" / "table.csv").open(newline="") as file:
+        published = [(row["published"], row["published_spread"]) for row in csv.DictReader(file)]
+    assert published == [("72.44", "0.24"), ("72.78", "")]
     options = options.replace("--train-examples 200", "--classes 3 --train-examples 6")
     grid.run(_experiment(["kd"], f"{options} --batch-size 2"), tmp_path / "reduced")
     text = (tmp_path / "reduced" / "table.md").read_text()
