@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import keras
 import pytest
@@ -10,7 +11,7 @@ from small_image_data import image_data
 
 from letkd_keras.data.npz import save_npz
 from letkd_keras.recipes import cifar100, compare, digits, folder, imagenet, tiny_imagenet
-from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
+from letkd_keras.recipes.experiments.experiment_from_options import _augmentation, experiment_of
 from letkd_keras.recipes.recipe_of_data import settings_of
 
 pytestmark = pytest.mark.usefixtures("cifar100_noise")
@@ -66,6 +67,17 @@ def test_randaugment_is_refused_for_grey_images_before_any_training(tmp_path):
         _experiment(digits, f"{data} --augment cutmix randaugment")
     policies = _experiment(digits, f"{data} --augment cutmix").augmentation["policies"]
     assert policies == ["cutmix"]  # which mixes images of any number of channels
+
+
+def test_a_method_that_is_named_twice_is_trained_once():
+    experiment = _experiment(cifar100, "--methods kd letkd2 kd")
+    assert experiment.methods == ("kd", "letkd2")
+
+
+def test_images_of_another_size_are_cropped_by_the_same_share():
+    data = SimpleNamespace(in_memory=True, image_shape=(16, 16, 3))
+    augmentation = _augmentation(cifar100.parse([]), cifar100.SETTINGS, data)
+    assert augmentation == {"crop_padding": 2, "flip": True}
 
 
 def test_alphas_are_the_pairs_unless_they_are_given():

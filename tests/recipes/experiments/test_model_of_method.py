@@ -75,7 +75,7 @@ def test_dkd_warms_up_for_20_of_240_epochs_of_two_steps():
     model = build("dkd", *_inputs(epochs=240))
     assert model.warm_up_steps == 40
     assert build("dkd", *_inputs(epochs=24)).warm_up_steps == 4
-    assert build("sp+dkd", *_inputs()).warm_up_steps == 40
+    assert build("sp+dkd+kd", *_inputs()).warm_up_steps == 40
     assert build("kd", *_inputs()).warm_up_steps == 0
 
 

@@ -206,6 +206,17 @@ def test_layers_have_the_same_names_when_a_network_is_built_again():
     np.testing.assert_allclose(copy(images), opened.model(images), atol=1e-6)
 
 
+def test_adapted_layers_normalize_as_before_under_another_name():
+    keras.layers.Normalization()  # numbered by Keras, too
+    layer = keras.layers.Normalization()
+    layer.adapt(np.array([[1.0, 20.0], [3.0, 60.0]]))
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, layer(inputs))
+    copy = networks._with_stable_names(model)
+    assert copy.layers[1].name == "normalization" != layer.name
+    np.testing.assert_allclose(copy(np.ones((1, 2))), [[-1, -1.95]], rtol=1e-6)
+
+
 def test_networks_of_keras_applications_by_name():
     network = Network.of("keras.applications:MobileNetV3Small", weights="none")
     assert (network.title, network.image_size("student")) == ("MobileNetV3Small", None)

@@ -33,6 +33,7 @@ def test_the_number_of_workers_and_the_own_one():
         (_config({"worker": "one:2222"}), "worker is a list of host:port"),
         (_config({"worker": ["one", "two"]}), "worker is a list of host:port"),
         (_config({"worker": ["one:99999", "two:1"]}), "worker is a list of host:port"),
+        (_config({"worker": ["one:1", "two:0"]}), "worker is a list of host:port"),
         (_config({"worker": ["one:1", "one:1"]}), "two workers have the same address"),
         (_config({"worker": ["one:1"], "ps": ["two:1"]}), "tasks are chief and worker, not ps"),
         (_config({"chief": ["a:1", "b:1"], "worker": ["c:1"]}), "there is one chief"),
