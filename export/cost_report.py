@@ -221,6 +221,7 @@ def plot(rows, path):
     """
     from matplotlib.figure import Figure
 
+    rows = [row for row in rows if _plotted_accuracy(row) is not None]
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
     quantities = (
@@ -233,10 +234,9 @@ def plot(rows, path):
     for axis, (field, unit, label) in zip(axes, quantities, strict=True):
         known = [row for row in rows if getattr(row, field) is not None]
         for row in known:
-            y = row.selection_top1 if row.top1 is None else row.top1
-            if y is not None:
-                style = {"color": colors[row.form], "marker": markers[row.format]}
-                axis.plot(getattr(row, field) / unit, y, markersize=9, alpha=0.85, **style)
+            x, y = getattr(row, field) / unit, _plotted_accuracy(row)
+            style = {"color": colors[row.form], "marker": markers[row.format]}
+            axis.plot(x, y, markersize=9, alpha=0.85, **style)
         axis.margins(y=0.15)
         largest = max((getattr(row, field) / unit for row in known), default=1)
         axis.set(xlabel=label, xlim=(0, 1.12 * largest))
@@ -252,6 +252,10 @@ def plot(rows, path):
         axes[0].plot([], [], linestyle="", color=color, marker=marker, label=title)
     figure.legend(loc="outside lower center", ncols=6)
     save_figure(figure, path, dpi=110)
+
+
+def _plotted_accuracy(row):
+    return row.selection_top1 if row.top1 is None else row.top1
 
 
 def _form_colors(forms):

@@ -217,8 +217,7 @@ def _sized_for(student, spec):
     """Images of a folder get the student's size where no other is given."""
     if student is None or spec.image_size is not None or spec.kind not in ("folder", "imagenet"):
         return spec
-    height, *width = student.input_shape[1:3]
-    return replace(spec, image_size=height) if [height] == width else spec
+    return replace(spec, image_size=student.input_shape[1])
 
 
 def _check_fit(student, data):

@@ -189,10 +189,11 @@ def take(data, split, count, seed=0):
     # The last batch may be smaller. A data set may be ordered by class.
     step = (len(batches) - 1) * _BATCH // count if split == "validation" else 1
     with data.broken_files_named():
-        images, labels = _every(batches, max(step, 1))
+        parts = [[np.asarray(part)[:: max(step, 1)] for part in batch] for batch in batches]
+    images, labels = map(np.concatenate, zip(*parts, strict=True))
     if len(images) > count:
         rows = np.random.default_rng(seed).permutation(len(images))[:count]
-        images, labels = images[np.sort(rows)], labels[np.sort(rows)]
+        images, labels = images[rows], labels[rows]
     if len(images) == limit < wanted:
         log.info(
             "%d %s images are used in place of %d, since 256 MiB hold no more", limit, split, wanted
@@ -205,13 +206,3 @@ def _subset(data, split, count, seed):
     # A stratified choice needs an image of each class.
     count = max(count, data.num_classes)
     return data if count >= getattr(data, name) else data.subset(**{name: count}, seed=seed)
-
-
-def _every(batches, step):
-    """Every `step`-th image of batches `(images, labels)`."""
-    images, labels, first = [], [], 0
-    for x, y in batches:
-        images.append(np.asarray(x)[first::step])
-        labels.append(np.asarray(y)[first::step])
-        first = (first - len(y)) % step
-    return np.concatenate(images), np.concatenate(labels)

@@ -39,11 +39,6 @@ class InverseRMS(keras.layers.Layer):
         mean_square = ops.mean(inputs * inputs, axis=self.axis, keepdims=True)
         return ops.rsqrt(ops.maximum(mean_square, self.floor))
 
-    def compute_output_shape(self, input_shape):
-        shape = list(input_shape)
-        shape[self.axis] = 1
-        return tuple(shape)
-
     def get_config(self):
         return {**super().get_config(), "axis": self.axis, "floor": self.floor}
 

@@ -111,17 +111,16 @@ def _check_names(student):
 
 def _check_channels_last(student):
     """Refuse a student of images [N, C, H, W], which files and card would describe wrongly."""
-    channels, *size = student.input_shape[1:]
-    if channels not in (1, 3) or any(side in (1, 3) for side in size):
+    if student.input_shape[1] not in (1, 3):
         return
     for node in nodes(student):
         data_format = getattr(node.operation, "data_format", None)
-        if data_format is not None and not isinstance(node.operation, keras.layers.Flatten):
-            if data_format == "channels_first":
-                raise ValueError(
-                    "`model` must take images [N, H, W, C]: put `keras.Input((H, W, C))` and "
-                    "`keras.layers.Permute((3, 1, 2))` before it in a `keras.Sequential`. "
-                    f"Received: model={student.name!r} with images {student.input_shape}, whose "
-                    f"layer {node.operation.name!r} has data_format='channels_first'"
-                )
+        if data_format == "channels_first":
+            raise ValueError(
+                "`model` must take images [N, H, W, C]: put `keras.Input((H, W, C))` and "
+                "`keras.layers.Permute((3, 1, 2))` before it in a `keras.Sequential`. "
+                f"Received: model={student.name!r} with images {student.input_shape}, whose "
+                f"layer {node.operation.name!r} has data_format='channels_first'"
+            )
+        if data_format is not None:
             return

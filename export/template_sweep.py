@@ -166,7 +166,7 @@ def write_sweep(result, path, *, data=None, training=None):
     }
     # That of an earlier sweep describes another model than the one that is written now.
     (path / SWEEP).unlink(missing_ok=True)
-    plot([row for row in rows if row.form != "plain"], path / "sweep.png")
+    plot(rows, path / "sweep.png")
     write_text(
         path / "sweep.md",
         f"# Templates of {selected.model}\n\n{table(rows)}\n"

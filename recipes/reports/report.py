@@ -72,7 +72,7 @@ def write(experiment, folder, teacher, exported, costs, measured, classes):
         text += "\n" + measures.markdown(experiment, measured)
     _plot_curves(experiment, folder, teacher, table)
     if costs:
-        cost_report.plot([row for row in costs if row.top1 is not None], folder / "costs.png")
+        cost_report.plot(costs, folder / "costs.png")
     write_json(folder / "report.json", report)
     write_text(folder / "report.md", f"{text}\n{method_table.made_with()}\n")
     # Through JSON, so that what is returned is what can be read again.

@@ -95,13 +95,13 @@ def test_accuracies_for_selection_are_drawn_where_there_are_no_others(tmp_path, 
     drawn, draw = [], Axes.plot
 
     def record(axes, x, y, **options):
-        drawn.append(y)
+        drawn.append(options.get("label", y))
         return draw(axes, x, y, **options)
 
     monkeypatch.setattr(Axes, "plot", record)
     row = replace(_row("reduced-8", 1000, 2.0), selection_top1=60.0)
-    plot([row, replace(row, top1=None)], tmp_path / "cost.png")
-    assert [y for y in drawn if y != []] == [50.0, 60.0] * 3
+    plot([_row("plain", 1, 1.0, None), row, replace(row, top1=None)], tmp_path / "cost.png")
+    assert drawn == [*[50.0, 60.0] * 3, "8 templates"]  # nor has the legend what is not drawn
 
 
 def test_plot_is_an_image(tmp_path):
