@@ -13,6 +13,7 @@ from letkd_keras.commands.common_options import add_data_options
 from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.data import DataSpec
 from letkd_keras.data.npz import save_npz
+from letkd_keras.export import data_of_student
 from letkd_keras.export.data_of_student import open_data
 
 
@@ -106,6 +107,22 @@ def test_images_without_labels_are_not_needed(tmp_path, data_file, caplog):
     assert opened.data.train_examples == 60
     assert "images without labels are no longer in" in caplog.text
     assert DataSpec.from_config(opened.config).open().digest == opened.config["digest"]
+    # Of a folder, corrupt images are skipped as before.
+    tree = write_tree(tmp_path / "tree")
+    (tree / "ant" / "0.png").write_text("no image")
+    spec = DataSpec(str(tree), image_size=16, unlabelled=more, skip_corrupt=True)
+    config = {"source": str(tree), "image_size": 16, "unlabelled": more, "skip_corrupt": True}
+    run = RunFolder(tmp_path / "other", {"data": config}).path
+    assert open_data(run, _options()).config["skip_corrupt"]
+
+
+def test_data_that_are_no_path_have_their_own_error(monkeypatch):
+    def refuse(config):
+        raise ValueError("must be downloaded first")
+
+    monkeypatch.setattr(data_of_student, "_spec_of_run", refuse)
+    with pytest.raises(ValueError, match="must be downloaded first"):
+        data_of_student._open_at_its_place({"source": "tiny_imagenet"})
 
 
 @pytest.fixture
@@ -139,6 +156,9 @@ def test_options_select_among_images_that_were_moved(run_on_a_tree, tmp_path, ca
     tested = {image.tobytes() for image in data.x_test}
     assert {image.tobytes() for image in opened.data.x_test} < tested
     assert caplog.text == ""
+    options = _options("--data", tmp_path / "moved", "--classes", 3)
+    with pytest.raises(ValueError, match=r"the 2 classes of the student\. Received: 3"):
+        open_data(run, options, _student(classes=2))
 
 
 def test_other_images_than_those_of_the_run_are_opened_with_a_warning(

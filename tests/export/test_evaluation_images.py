@@ -55,6 +55,7 @@ def test_selection_images_are_training_images_apart_from_the_calibration_images(
     fitted = _rows(selection.calibration, data, "train")
     assert (len(chosen), len(fitted)) == (20, 30)
     assert not set(chosen) & set(fitted)
+    assert set(selection.labels) == set(range(5))  # the data set is ordered by class
     np.testing.assert_array_equal(data.y_train[chosen], selection.labels)
     assert selection.description.startswith("20 training images that the reduction was not fitted")
     # Fewer images than asked for are divided in the same proportion.
@@ -73,6 +74,21 @@ def test_selection_images_are_the_validation_images_where_there_are_some():
     rows = _rows(few.images, data, "validation")
     assert len(set(rows)) == 5
     np.testing.assert_array_equal(data.y_validation[rows], few.labels)
+
+
+def test_of_many_validation_images_few_are_kept_in_memory(monkeypatch):
+    kept, concatenate = [], np.concatenate
+
+    def record(arrays):
+        kept.append(sum(map(len, arrays)))
+        return concatenate(arrays)
+
+    data = image_data()
+    data = replace(data, x_validation=data.x_test, y_validation=data.y_test)
+    monkeypatch.setattr(evaluation, "_BATCH", 4)
+    monkeypatch.setattr(np, "concatenate", record)
+    images, _ = take(data, "validation", 3)
+    assert (len(images), max(kept)) == (3, 8)  # one of each batch
 
 
 def test_streamed_images(tmp_path):

@@ -110,6 +110,7 @@ def test_normalization_in_front_is_exact(student, pixels, expected):
     np.testing.assert_allclose(model(pixels.astype("float32")), expected, atol=1e-4)
     assert not model.get_layer("pixel_scaling").trainable
     assert with_pixel_input(student, (0.0,) * 3, (1 / 255,) * 3) is student
+    assert with_pixel_input(student, (0.5,) * 3, (1 / 255,) * 3) is not student
 
 
 def _with_rescaling(scale, *augmentations):
@@ -156,6 +157,7 @@ def test_images_for_classify_have_the_size_of_the_images():
 
 def test_augmentations_before_the_rescaling_do_not_count(tmp_path):
     augmentations = keras.layers.RandomFlip(), keras.layers.RandomContrast(0.2)
+    assert takes_pixels(_with_rescaling(1 / 127.5, keras.layers.RandAugment()))
     student = _with_rescaling(1 / 127.5, *augmentations)
     assert takes_pixels(student)
     assert takes_pixels(_with_rescaling(1 / 127.5, keras.Sequential(augmentations)))

@@ -4,8 +4,9 @@ import pytest
 from random_students import with_kd_layers
 
 from letkd_keras import KDLayer, models
-from letkd_keras.export import fold
+from letkd_keras.export import fold, reduction
 from letkd_keras.export.reduction import fine_tune, reduce_templates
+from letkd_keras.export.ridge import fit_ridge
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,13 @@ def test_a_part_of_the_templates_does_what_all_did(wide, calibration):
         np.testing.assert_array_equal(old, new)
 
 
-def test_more_templates_leave_less(wide, calibration):
+def test_more_templates_leave_less(wide, calibration, monkeypatch):
+    def fit(equations, held_out):
+        # A fifth of the images is held out.
+        assert 2 * held_out.power < equations.power < 8 * held_out.power
+        return fit_ridge(equations, held_out)
+
+    monkeypatch.setattr(reduction, "fit_ridge", fit)
     errors = [
         reduce_templates(wide, calibration, {"kd_intermediate": count}).errors["kd_intermediate"]
         for count in (2, 8, 32)
@@ -67,6 +74,21 @@ def test_fine_tuning_moves_towards_the_student(wide, calibration):
     losses = fine_tune(reduced, wide, calibration, epochs=6, learning_rate=3e-4, batch_size=25)
     assert losses[-1] < losses[0]
     assert any(np.any(a != np.array(b)) for a, b in zip(before, reduced.weights, strict=True))
+
+
+def test_fine_tuning_depends_on_the_seed_and_keeps_statistics(images):
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, strides=4)(inputs))
+    outputs = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
+    student = keras.Model(inputs, outputs)
+    losses = []
+    for seed in (0, 0, 1):
+        copy = keras.models.clone_model(student)
+        copy.set_weights([1.1 * weight for weight in student.get_weights()])
+        before = np.array(copy.layers[2].moving_variance)
+        losses.append(fine_tune(copy, student, images, epochs=2, batch_size=2, seed=seed))
+        np.testing.assert_array_equal(copy.layers[2].moving_variance, before)
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_wrong_inputs(wide, calibration):

@@ -35,6 +35,8 @@ def test_provenance(run, tmp_path):
     assert provenance["result"] == {"epochs": 4}
     assert provenance_of(run / "letkd2" / "seed3" / "student.keras") == provenance
     assert provenance_of(run / "kd" / "seed3")["student"] == "kd/seed3/student.keras"
+    before_quantization = run / "kd" / "seed3" / "float" / "student.keras"
+    assert provenance_of(before_quantization)["student"] == "kd/seed3/float/student.keras"
     assert provenance_of(tmp_path / "elsewhere.keras") is None
     assert provenance_of(object()) is None
 
