@@ -41,7 +41,13 @@ def test_smallest_number_within_the_loss_is_selected(student, selection, monkeyp
     assert sweep(student, selection, templates=(2,), max_loss=0.1).selected.form == "folded"
     # In binary, 32.1 - 0.2 is more than 31.9.
     _measured(monkeypatch, {}, {"folded": 32.1, "reduced-4": 31.9})
-    assert sweep(student, selection, templates=(4,), max_loss=0.2).selected.form == "reduced-4"
+    tuned = []
+    monkeypatch.setattr(
+        "letkd_keras.export.template_sweep.fine_tune", lambda *_, **options: tuned.append(options)
+    )
+    result = sweep(student, selection, templates=(4,), max_loss=0.2, fine_tune_epochs=2, seed=3)
+    assert result.selected.form == "reduced-4"
+    assert tuned == [{"epochs": 2, "seed": 3}]
 
 
 def test_numbers_that_leave_the_student_as_it_is_are_not_tried(

@@ -1,6 +1,7 @@
 import importlib.util
 import re
 
+import keras
 import pytest
 
 from letkd_keras import KDLayer, insert_kd_layers, models
@@ -18,6 +19,15 @@ def test_networks_are_counted_without_weights():
     built = models.build("resnet8", num_classes=200, input_shape=(64, 64, 3))
     assert row.cost == cost_of(built)
     assert row.penultimate == row.intermediate == (16, 16, 64)
+
+
+def test_grids_of_networks_are_height_width_and_channels():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        row = network_row("resnet20", cifar100.SETTINGS)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    assert (row.penultimate, row.intermediate) == ((8, 8, 64), (8, 8, 64))
 
 
 def test_costs_of_kd_layers_are_those_of_a_student_with_them():
