@@ -268,9 +268,10 @@ def test_tensorflow_is_looked_for_before_anything_else(without, tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_format_is_refused():
+def test_an_unknown_format_is_refused_and_each_is_written_once():
     with pytest.raises(ValueError, match=r"`format` must be one of savedmodel, .*'tfllite'"):
         formats.check_installed(["tfllite"])
+    assert formats.expand(["onnx", "tflite", "onnx"]) == ["onnx", "tflite"]
 
 
 def test_verifying_needs_what_runs_a_format_only(without):

@@ -9,7 +9,7 @@ from random_students import trained_looking, with_kd_layers
 
 from letkd_keras.export import export_bundle, export_student, formats
 from letkd_keras.export.card import read_card
-from letkd_keras.export.quantization_noise import layer_noise
+from letkd_keras.export.quantization_noise import _layer_of, always_zero, layer_noise
 
 _MEAN, _STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 _PIXELS = np.random.default_rng(6).integers(0, 256, (20, 16, 16, 3), "uint8")
@@ -75,6 +75,24 @@ def test_ratios_of_a_student_with_an_open_image_size(tmp_path):
 @pytest.mark.skipif(
     importlib.util.find_spec("litert_quantizer") is None, reason="litert-quantizer is missing"
 )
+def test_a_layer_is_always_zero_only_if_it_is_so_for_all_images():
+    inputs = keras.Input((1, 1, 1))
+    model = keras.Model(inputs, keras.layers.ReLU(name="relu")(inputs))
+    images = np.zeros((17, 1, 1, 1), "float32")
+    assert always_zero(model, images)[-1] == "relu"
+    images[0] = 1
+    assert always_zero(model, images) == []
+
+
+def test_tensors_belong_to_layers():
+    # TensorFlow may add a number to the name of a layer, or the layer has it itself.
+    assert _layer_of("net/conv_1/Conv2D", {"conv"}) == "conv"
+    assert _layer_of("net/conv_1/Conv2D", {"conv_1"}) == "conv_1"
+    # Of operations that were merged, the last one gives the result.
+    assert _layer_of("net/conv/Conv2D;net/add/add", {"conv", "add"}) == "add"
+    assert _layer_of("net/conv/Conv2D;constant", set()) == "constant"
+
+
 def test_int4_weights(tmp_path):
     student = with_kd_layers("resnet8", templates=(512, 64))
     given = {"mean": _MEAN, "std": _STD, "images": _PIXELS, "min_agreement": 0}
