@@ -20,10 +20,12 @@ def _comparison(images, wrong_before, changed):
 
 def test_a_comparison_by_hand():
     student = np.array([[2.0, -5.0], [1.0, 3.0]], "float32")
-    comparison = compare(student, np.array([[2.5, -5.0], [4.0, 3.0]], "float32"), np.array([0, 1]))
+    comparison = compare(student, np.array([[2.5, -4.0], [4.0, 3.0]], "float32"), np.array([0, 1]))
     assert (comparison.max_difference, comparison.scale, comparison.agreement) == (3, 5, 0.5)
     assert (comparison.num_images, comparison.num_classes) == (2, 2)
     assert (comparison.accuracy_before, comparison.accuracy) == (1, 0.5)
+    with pytest.raises(ExportMismatch, match="file returns logits that are not finite"):
+        compare(student, np.full((2, 2), np.nan)).check("file")
 
 
 def test_errors_that_become_other_errors_are_allowed_by_the_accuracy():

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from letkd_keras.export import export_bundle, export_student
+from letkd_keras.export import ExportOptions, export_bundle, export_student
 from letkd_keras.export.artifact_verification import verify_artifacts
 from letkd_keras.export.images_and_labels import pixels_for_classify
 from letkd_keras.export.input_scaling import takes_pixels, with_pixel_input
@@ -103,6 +103,14 @@ def test_verify_reads_inputs_and_outputs_from_the_card(student, pixels, tmp_path
         for result in results.values():
             assert result.agreement == 1
             assert result.max_difference < 1e-4
+
+
+def test_resizing_may_exceed_the_range_of_pixels_a_little():
+    options = ExportOptions(input="pixels", mean=(0.5,), std=(1 / 255,))
+    images = np.array([-0.5, 255.5], "float32").reshape(1, 1, 2, 1) - 127.5
+    np.testing.assert_array_equal(options.artifact_images(images).ravel(), [0, 255])
+    with pytest.raises(ValueError, match=r"with pixels from -1\.78 to 256\.8"):
+        options.artifact_images(1.01 * images)
 
 
 def test_normalization_in_front_is_exact(student, pixels, expected):
