@@ -3,7 +3,9 @@
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import pytest
 from small_training import small_model
+from worker_threads import Threads, in_threads
 
 from letkd_keras.recipes.trainings import fit_on_workers, training
 from letkd_keras.recipes.trainings.schedule import Schedule
@@ -18,6 +20,18 @@ def test_one_worker_trains_by_the_order_of_the_chief(monkeypatch):
     order = {"schedule": schedule.config(), "digest": "1", "seed": 5, "augmentation": {}}
     fit_on_workers.fit_alone(b"model", "data", order, "folder")
     assert calls == [(("model", "data", schedule, "folder"), {"seed": 5, "augmentation": {}})]
+
+
+def test_a_damaged_state_of_the_chief_ends_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(Threads, "errors_of_lost_workers", lambda group: ())
+    (tmp_path / "state.json").write_text("{")
+
+    def fit(group):
+        with pytest.raises(ValueError, match=r"state\.json is damaged"):
+            fit_on_workers.fit(group, b"", None, {}, tmp_path if group.is_chief else None)
+        return True
+
+    assert in_threads(2, fit) == [True, True]
 
 
 def test_what_is_saved_in_scope_sees_the_end_of_the_training(tmp_path):

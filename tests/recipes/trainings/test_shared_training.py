@@ -296,6 +296,42 @@ def test_the_chief_runs_the_recipe_and_the_others_its_trainings(trained, monkeyp
         assert folder == (None if index else tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("error", "sent"),
+    [(ValueError("no space"), [{"error": "ValueError: no space"}]), (KeyboardInterrupt(), [])],
+)
+def test_every_error_of_the_chief_ends_it_and_an_interruption_is_not_sent(error, sent, monkeypatch):
+    """The others may have been interrupted, too, and would not receive it."""
+    ends, messages = [], []
+    group = SimpleNamespace(
+        is_chief=True,
+        lost=False,
+        devices=2,
+        broadcast_json=messages.append,
+        leave=lambda: ends.append("left"),
+    )
+
+    def command(experiment):
+        raise error
+
+    monkeypatch.setattr(shared_training.worker_environment, "connect", lambda backend: group)
+    monkeypatch.setattr(shared_training, "agree", lambda *arguments: None)
+    with pytest.raises(type(error)):
+        shared_training.lead_or_serve("jax", lambda: SimpleNamespace(config=dict), command)
+    assert (messages, ends) == (sent, ["left"])
+
+
+@pytest.mark.parametrize("digest", ["all", "labelled", "repeated"])
+def test_workers_find_the_images_of_the_chief_with_and_without_labels(digest):
+    def labelled(repeat=False):
+        return SimpleNamespace(digest="repeated" if repeat else "labelled")
+
+    data = SimpleNamespace(digest="all", labelled=labelled)
+    assert shared_training.same_data([data], {"digest": digest}).digest == digest
+    with pytest.raises(ValueError, match="The images of the workers differ"):
+        shared_training.same_data([data], {"digest": "others"})
+
+
 def test_an_error_of_the_chief_ends_the_others(trained, monkeypatch):
     def command(experiment):
         raise ValueError("no space")
