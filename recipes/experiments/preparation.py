@@ -311,7 +311,7 @@ def _check_templates(experiment, teacher, window):
     if points < experiment.templates:
         raise ValueError(
             f"`templates` must be at most the {points} feature vectors of the training set. "
-            f"Received: templates={experiment.templates}"
+            f"Received: templates={experiment.templates}{_limit_of_growth(experiment, 'templates')}"
         )
 
 
@@ -332,4 +332,10 @@ def _check_subclasses(experiment, teacher, window):
         raise ValueError(
             f"`subclasses` must be at most the {points} feature vectors of the smallest class. "
             f"Received: subclasses={experiment.subclasses}"
+            f"{_limit_of_growth(experiment, 'subclasses')}"
         )
+
+
+def _limit_of_growth(experiment, option):
+    """The end of an error for a number that `--growth` chose."""
+    return "" if experiment.growth is None else f", which --growth allows and --{option} can limit"

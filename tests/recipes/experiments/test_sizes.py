@@ -115,6 +115,17 @@ def test_a_budget_that_is_too_small_is_refused_with_the_smallest(prepared):
     assert (allowed.templates, allowed.subclasses) == (8, 1)
 
 
+@pytest.mark.parametrize("option", ["templates", "subclasses"])
+def test_a_budget_for_more_templates_than_there_are_features(option):
+    numbers = {"templates": 16, "subclasses": 2, option: 100000}
+    given = " ".join(f"--{name} {number}" for name, number in numbers.items())
+    limit = f", which --growth allows and --{option} can limit$"
+    with pytest.raises(ValueError, match=f"`{option}` must be at most the .*{limit}"):
+        prepare(_experiment(f"{given} --methods letkd2 --growth 10000%"))
+    with pytest.raises(ValueError, match=rf"{option}=100000$"):
+        prepare(_experiment(f"{given} --methods letkd2"))
+
+
 def test_a_budget_that_is_too_small_for_both_levels_is_that_of_the_methods(prepared):
     student = prepared.student.build(prepared.data, "student")
     smallest = {}
