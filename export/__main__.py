@@ -172,44 +172,14 @@ def parse(arguments=None):
     return parser.parse_args(arguments)
 
 
-def main(arguments=None):
-    """Export and print."""
-    options = parse(arguments)
-    wanted = formats.expand(options.formats)
-    formats.check_installed(wanted)
-    # TensorFlow is imported only after the options are parsed.
-    from letkd_keras.export.loading import load_student
-    from letkd_keras.export.student import export_bundle
+def _print_results(results, folder, is_noise):
+    """Print a table of the files that were written.
 
-    check_writable(options.out, "out")
-    with recorded() as messages:
-        student = load_student(options.model)
-        images, opened = None, open_data(options.model, options, student)
-    if opened is None:
-        _check_without_images(options, wanted, student)
-    else:
-        images = evaluation_images(
-            opened.data, options.check_images, options.calibration_images, options.seed
-        )
-    limits = {} if options.min_agreement is None else {"min_agreement": options.min_agreement}
-    with logged_to(options.out / "log.txt", messages):
-        results = export_bundle(
-            options.model,
-            options.out,
-            wanted,
-            data_name=None if images is None else images.name,
-            assumed_normalization=opened is not None and opened.is_assumed,
-            verify={name: limits for name in wanted if formats.find(name).is_inexact},
-            fold=not options.no_fold,
-            integer_io=options.integer_io,
-            input=options.input,
-            output=options.output,
-            snr=options.snr,
-            precision=dict(options.precision),
-            channels_first=options.channels_first,
-            **{name: getattr(options, name) for name in RANGES},
-            **({} if images is None else images.options()),
-        )
+    Args:
+        results: `Exported` by format.
+        folder: The folder of the files.
+        is_noise: Whether the files were checked on noise.
+    """
     has_labels = any(result.accuracy is not None for result in results.values())
     heads = ["format", "file", "bytes", "max difference", "same top-1"]
     print_table(
@@ -220,7 +190,7 @@ def main(arguments=None):
                 result.path.name,
                 f"{result.bytes:,}",
                 f"{result.max_difference:.1e}",
-                "-" if images is None else f"{100 * result.agreement:.2f}%",
+                "-" if is_noise else f"{100 * result.agreement:.2f}%",
                 *([f"{100 * result.accuracy:.2f}%"] if has_labels else []),
             ]
             for name, result in results.items()
@@ -229,10 +199,60 @@ def main(arguments=None):
     (first, *_) = results.values()
     accuracy = first.accuracy_before
     compared = f"\ncompared with the student in Keras on {first.num_images} images"
-    known = " of noise, since no --data was given" if images is None else ""
+    known = " of noise, since no --data was given" if is_noise else ""
     known += "" if accuracy is None else f", where it has an accuracy of {100 * accuracy:.2f}%"
     print_text(f"{compared}{known}")
-    print(f"written to {options.out}, described in {options.out / 'card.md'}")
+    print(f"written to {folder}, described in {folder / 'card.md'}", flush=True)
+
+
+def main(arguments=None):
+    """Export and print."""
+    options = parse(arguments)
+    wanted = formats.expand(options.formats)
+    formats.check_installed(wanted)
+    # TensorFlow is imported only after the options are parsed.
+    from letkd_keras.export.comparison import ExportMismatch
+    from letkd_keras.export.loading import load_student
+    from letkd_keras.export.student import export_bundle
+
+    check_writable(options.out, "out")
+    with recorded() as messages:
+        student = load_student(options.model)
+        images, opened = None, open_data(options.model, options, student)
+    if opened is None:
+        _check_without_images(options, wanted, student)
+    else:
+        opened.check_is_outside(options.out)
+        images = evaluation_images(
+            opened.data, options.check_images, options.calibration_images, options.seed
+        )
+    limits = {} if options.min_agreement is None else {"min_agreement": options.min_agreement}
+    refused = None
+    with logged_to(options.out / "log.txt", messages):
+        try:
+            results = export_bundle(
+                options.model,
+                options.out,
+                wanted,
+                data_name=None if images is None else images.name,
+                assumed_normalization=opened is not None and opened.is_assumed,
+                verify={name: limits for name in wanted if formats.find(name).is_inexact},
+                fold=not options.no_fold,
+                integer_io=options.integer_io,
+                input=options.input,
+                output=options.output,
+                snr=options.snr,
+                precision=dict(options.precision),
+                channels_first=options.channels_first,
+                **{name: getattr(options, name) for name in RANGES},
+                **({} if images is None else images.options()),
+            )
+        except ExportMismatch as mismatch:
+            results, refused = mismatch.exported, mismatch
+    if results:
+        _print_results(results, options.out, is_noise=images is None)
+    if refused is not None:
+        raise refused
 
 
 if __name__ == "__main__":

@@ -33,6 +33,10 @@ class OpenedData:
     config: dict
     is_assumed: bool = False
 
+    def check_is_outside(self, path):
+        """Refuse to write into the folders of the images; see `DataSpec.check_is_outside`."""
+        DataSpec.from_config(self.config).check_is_outside(path, "out")
+
 
 def knows_data(model):
     """Whether a file or folder belongs to a run or a sweep that has recorded its data set.

@@ -92,6 +92,7 @@ def main(arguments=None):
         raise ValueError(
             "`data` must be given, since `model` does not belong to a run folder. Received: none"
         )
+    opened.check_is_outside(options.out)
     with logged_to(options.out / "log.txt", messages):
         result = sweep(
             student,

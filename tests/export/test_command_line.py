@@ -13,6 +13,7 @@ from random_students import with_kd_layers
 from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.data import DataSpec
 from letkd_keras.distillers import KD
+from letkd_keras.export import ExportMismatch, formats
 from letkd_keras.export import __main__ as command
 from letkd_keras.export import classify as classifying
 from letkd_keras.export import sweep as sweeping
@@ -269,6 +270,41 @@ def test_whole_distiller_is_exported_by_the_command(student, tmp_path):
     done = _subprocess("letkd_keras.export", *arguments)
     assert done.returncode == 0, done.stderr
     assert read_card(tmp_path / "out")["kd_layers"]
+
+
+def test_files_are_listed_although_another_format_is_refused(
+    student, tmp_path, capsys, monkeypatch
+):
+    write = formats.Format.write
+
+    def write_or_refuse(form, *args):
+        if form.file_name == "student.onnx":
+            raise ValueError("no such operator")
+        write(form, *args)
+
+    monkeypatch.setattr(formats.Format, "write", write_or_refuse)
+    student.save(tmp_path / "student.keras")
+    arguments = (tmp_path / "student.keras", "--out", tmp_path / "out", "--formats", "onnx")
+    with pytest.raises(ExportMismatch, match=r"^onnx: no such operator$"):
+        _run(command.main, *arguments)
+    assert not capsys.readouterr().out
+    with pytest.raises(ExportMismatch, match=r"^onnx: no such operator$"):
+        _run(command.main, *arguments, "tflite")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "tflite student.tflite" in shown
+    assert f"written to {tmp_path / 'out'}, described in" in shown
+
+
+def test_files_are_not_written_into_the_images(tmp_path):
+    student = with_kd_layers("resnet8", classes=3)
+    student.save(tmp_path / "student.keras")
+    write_tree(tmp_path / "tree", images=4, size=(24, 20))
+    arguments = (tmp_path / "student.keras", "--data", tmp_path / "tree", "--out")
+    with pytest.raises(ValueError, match=r"`out` must not be in a folder .*out='.*results'"):
+        _run(command.main, *arguments, tmp_path / "tree" / "results", "--formats", "tflite")
+    with pytest.raises(ValueError, match=r"`out` must not be in a folder .*out='.*results'"):
+        _run(sweeping.main, *arguments, tmp_path / "tree" / "results")
+    assert not (tmp_path / "tree" / "results").exists()
 
 
 def _subprocess(module, *arguments):
