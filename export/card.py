@@ -59,6 +59,7 @@ def write_card(path, job, results, *, data_name=None, assumed_normalization=Fals
         "inputs": {
             "kind": options.input,
             "shape": list(job.student.input_shape[1:]),
+            "checked_size": list(job.images.shape[1:-1]),
             "dtype": "float32",
             "crop": options.crop,
             "mean": _list(options.mean),

@@ -90,17 +90,19 @@ def _check_artifact(card, name, artifact):
 
 
 def _check_inputs(card, inputs):
-    keys = {"kind", "shape", "mean", "std", "crop"}
+    keys = {"kind", "shape", "checked_size", "mean", "std", "crop"}
     if not isinstance(inputs, dict) or not keys <= set(inputs) or inputs["kind"] not in INPUTS:
         raise ValueError(
             f"{card} is damaged, or of an earlier version: `inputs` must have "
             f"{', '.join(sorted(keys))}. Export the student again."
         )
-    shape = inputs["shape"]
-    if not isinstance(shape, list) or not all(
-        size is None or (isinstance(size, int) and 0 < size <= _LARGEST_SIZE) for size in shape
-    ):
-        raise ValueError(f"{card} is damaged: `shape` must be a list of sizes.")
+    for name, unknown in (("shape", (None,)), ("checked_size", ())):
+        sizes = inputs[name]
+        if not isinstance(sizes, list) or not all(
+            size in unknown or (isinstance(size, int) and 0 < size <= _LARGEST_SIZE)
+            for size in sizes
+        ):
+            raise ValueError(f"{card} is damaged: `{name}` must be a list of sizes.")
     mean, std, crop = (inputs[key] for key in ("mean", "std", "crop"))
     known = (mean is None) == (std is None) and all(
         isinstance(values, list) and all(map(_is_number, values))

@@ -51,10 +51,15 @@ def markdown(card):
 def describe_input(inputs):
     """The input in one line: "RGB, 0 to 255, 224 x 224, bilinear resize"."""
     *sides, channels = inputs["shape"]
-    size = _sizes(sides)
+    is_open = None in sides
+    size = f"any size (checked on {_sizes(inputs['checked_size'])})" if is_open else _sizes(sides)
     parts = [{1: "grayscale", 3: "RGB"}.get(channels, f"{channels} channels")]
     parts += ["0 to 255", size] if inputs["kind"] == "pixels" else [size]
-    if inputs["crop"] == 1 or None in sides:
+    if len(set(sides)) > 1 and not is_open:
+        height, width = sides
+        inner = "" if inputs["crop"] == 1 else f" (the inner {100 * inputs['crop']:g}%)"
+        parts += [f"center crop to the sides {width}:{height}{inner}, bilinear resize"]
+    elif inputs["crop"] == 1 or is_open:
         parts += ["bilinear resize of the shorter side, center crop"]
     else:
         shorter = round(min(sides) / inputs["crop"])
@@ -125,8 +130,13 @@ def _input_and_output_lines(card):
         for artifact in artifacts
         if artifact.get("precision")
     ]
+    if any(name != "onnx" for name in card["artifacts"]):
+        lines += ["- Signature of TFLite files and of the SavedModel: `serving_default`"]
     if "savedmodel" in card["artifacts"] and options_of(card).knows_pixels:
-        lines += ["- SavedModel, endpoint `classify`: uint8 images to `probabilities`"]
+        name = " and `class_name`" if card["class_names"] else ""
+        lines += [
+            f"- Signature `classify` of the SavedModel: uint8 images to `probabilities`{name}"
+        ]
     if card["class_names"]:
         lines += [f"- Classes, in the order of `{LABELS}`: {', '.join(card['class_names'])}"]
     return lines

@@ -24,7 +24,9 @@ def python_snippet(card, name):
         'image = ImageOps.exif_transpose(Image.open("image.jpg"))',
         'if image.mode.startswith("I"):  # 16 bits, of which the upper 8 are used',
         '    image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))',
-        f'image = image.convert("{"RGB" if channels == 3 else "L"}")',
+        'image = image.convert("RGBA")',
+        'white = Image.new("RGBA", image.size, "white")  # behind transparent parts',
+        f'image = Image.alpha_composite(white, image).convert("{"RGB" if channels == 3 else "L"}")',
         f"image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.BILINEAR{crop})",
         f'image = np.asarray(image, "{artifact["input_dtype"]}")'
         f"[None{'' if channels == 3 else ', ..., None'}]",
@@ -89,11 +91,17 @@ def kotlin_snippet(card, name):
         "import org.tensorflow.lite.Interpreter",
         "",
         f"// model: a direct ByteBuffer in native byte order with the bytes of {artifact['file']}",
-        f"// square: {_part(inputs)}",
-        f"// The function scales the square and gives the file {_values(inputs, artifact)}.",
+        f"// part: {_part(inputs)}.",
+        "// It is turned as the EXIF data of the photo say, and is not of Bitmap.Config.HARDWARE.",
+        f"// The function scales the part and gives the file {_values(inputs, artifact)}.",
         f"// Returns the number of the class, from 0{_line(card)}.",
-        "fun classify(model: ByteBuffer, square: Bitmap): Int {",
-        f"    val scaled = Bitmap.createScaledBitmap(square, {width}, {height}, true)",
+        "fun classify(model: ByteBuffer, part: Bitmap): Int {",
+        "    var scaled = part",
+        "    // Each step reads only the four pixels next to a point, and so must not be large.",
+        f"    while (scaled.width >= {2 * width} && scaled.height >= {2 * height})",
+        "        scaled = Bitmap.createScaledBitmap("
+        "scaled, scaled.width / 2, scaled.height / 2, true)",
+        f"    scaled = Bitmap.createScaledBitmap(scaled, {width}, {height}, true)",
         f"    val colors = IntArray({width} * {height})",
         f"    scaled.getPixels(colors, 0, {width}, 0, 0, {width}, {height})",
         f"    val image = ByteBuffer.allocateDirect({size}).order(ByteOrder.nativeOrder())",
@@ -137,8 +145,11 @@ def snippets(card, name):
 
 
 def _part(inputs):
-    side = "" if inputs["crop"] == 1 else f"{100 * inputs['crop']:g}% of "
-    return f"the center square of a photo; its side is {side}the shorter side of the photo"
+    height, width, _ = inputs["shape"]
+    share = "" if inputs["crop"] == 1 else f"{100 * inputs['crop']:g}% of "
+    if height == width:
+        return f"the center square of a photo; its side is {share}the shorter side of the photo"
+    return f"{share}the largest part of a photo around its center with the sides {width}:{height}"
 
 
 def _values(inputs, artifact):

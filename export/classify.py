@@ -34,7 +34,7 @@ def classify(file, images):
     """Compute the probabilities of images with an artifact.
 
     Each image is resized as the student's test images were: the shorter side (bilinear), then the
-    center is cropped.
+    center is cropped. A student of any size gets the size that its artifact was checked on.
 
     Args:
         file: Path of an artifact that the card.json beside it lists.
@@ -114,17 +114,17 @@ def _pixels(image, inputs):
 
     from letkd_keras.data.decoding import decode
 
-    height, width, channels = inputs["shape"]
-    size = height or width or 224
-    if channels not in (1, 3) or (height or size) != size or (width or size) != size:
+    *sides, channels = *inputs["checked_size"], inputs["shape"][-1]
+    if channels not in (1, 3) or len(sides) != 2 or len(set(sides)) != 1:
         raise ValueError(
             "`file` must take square RGB or grayscale images. Received: an artifact for images of "
-            f"{height} x {width} x {channels}"
+            f"{' x '.join(map(str, [*sides, channels]))}"
         )
     if not image.is_file():
         raise FileNotFoundError(
             f"`images` must be image files. Received: {str(image)!r}, which is not a file"
         )
+    size = sides[0]
     resized = decode(image, round(size / inputs["crop"]))
     if channels == 1:
         resized = np.asarray(Image.fromarray(resized).convert("L"))[..., None]

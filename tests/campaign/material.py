@@ -385,7 +385,8 @@ def _write_bundle(folder):
         "min_agreement": 1.0,
         "min_accuracy": None,
     }
-    inputs = {"kind": "normalized", "shape": [32, 32, 3], "mean": None, "std": None, "crop": 1.0}
+    inputs = {"kind": "normalized", "shape": [32, 32, 3], "checked_size": [32, 32]}
+    inputs |= {"mean": None, "std": None, "crop": 1.0}
     card = {
         "student": fingerprint(student),
         "inputs": inputs,

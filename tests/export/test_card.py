@@ -10,6 +10,7 @@ from letkd_keras import models
 from letkd_keras.export import Exported, ExportMismatch, export_bundle, fold, formats
 from letkd_keras.export.artifact_verification import verify_artifacts
 from letkd_keras.export.card import describe_kd_layers, read_card, write_card
+from letkd_keras.export.card_markdown import describe_input, markdown
 from letkd_keras.export.comparison import Comparison
 from letkd_keras.export.job import prepare_job
 from letkd_keras.files import checksum
@@ -93,7 +94,55 @@ def test_markdown_has_input_and_output_in_a_line_each(bundle):
     assert any(
         "KD layer `kd_penultimate` after `penultimate`: 24 templates" in line for line in lines
     )
+    assert "- Signature of TFLite files and of the SavedModel: `serving_default`" in lines
     assert not any("Warning" in line for line in lines)
+
+
+def test_signatures_are_those_of_the_formats(bundle):
+    card = read_card(bundle)
+    tflite, onnx = (card["artifacts"][name] for name in ("tflite", "onnx"))
+    of_savedmodel = "- Signature `classify` of the SavedModel: uint8 images to `probabilities`"
+    with_names = {**card, "artifacts": {"savedmodel": tflite}}
+    assert f"{of_savedmodel} and `class_name`" in markdown(with_names).splitlines()
+    assert of_savedmodel in markdown({**with_names, "class_names": None}).splitlines()
+    assert "Signature" not in markdown({**card, "artifacts": {"onnx": onnx}})
+
+
+@pytest.mark.parametrize(
+    ("shape", "crop", "line", "part"),
+    [
+        (
+            [16, 24, 3],
+            1.0,
+            "RGB, 0 to 255, 16 x 24, center crop to the sides 24:16, bilinear resize",
+            "the largest part of a photo around its center with the sides 24:16",
+        ),
+        (
+            [16, 24, 3],
+            0.875,
+            "RGB, 0 to 255, 16 x 24, center crop to the sides 24:16 (the inner 87.5%), bilinear "
+            "resize",
+            "87.5% of the largest part of a photo around its center with the sides 24:16",
+        ),
+        (
+            [None, 24, 3],
+            1.0,
+            "RGB, 0 to 255, any size (checked on 16 x 16), bilinear resize of the shorter side, "
+            "center crop",
+            None,
+        ),
+    ],
+    ids=["oblong", "oblong, cropped", "open"],
+)
+def test_images_that_are_not_square(bundle, shape, crop, line, part):
+    card = read_card(bundle)
+    card["inputs"] |= {"shape": shape, "crop": crop}
+    assert describe_input(card["inputs"]) == line
+    text = markdown(card)
+    assert ("```kotlin" in text) == (part is not None)
+    if part is not None:
+        assert f"// part: {part}." in text.splitlines()
+        assert "    while (scaled.width >= 48 && scaled.height >= 32)" in text.splitlines()
 
 
 def test_input_line_of_normalized_images(student, images, tmp_path):
@@ -172,10 +221,11 @@ def test_metadata_are_json_values_between_dashes(bundle):
 def test_programs_of_the_card(bundle):
     card = (bundle / "card.md").read_text()
     kotlin = card.split("```kotlin\n")[1].split("```")[0]
-    assert "Bitmap.createScaledBitmap(square, 16, 16, true)" in kotlin
+    assert "    while (scaled.width >= 32 && scaled.height >= 32)\n" in kotlin
+    assert "    scaled = Bitmap.createScaledBitmap(scaled, 16, 16, true)\n" in kotlin
     assert "ByteBuffer.allocateDirect(3072)" in kotlin
     assert "val logits = Array(1) { FloatArray(5) }" in kotlin
-    assert "// square: the center square of a photo; its side is the shorter side" in kotlin
+    assert "// part: the center square of a photo; its side is the shorter side" in kotlin
     assert "// Returns the number of the class, from 0, which is that of its line in" in kotlin
     assert "// In com.google.ai.edge.litert:litert, versions 1.4, or 2.1 and later." in kotlin
     assert "// This function has not been compiled." in kotlin
@@ -189,7 +239,7 @@ def test_kotlin_function_says_what_to_crop(student, tmp_path):
     export_bundle(student, tmp_path, ("tflite",), mean=_MEAN, std=_STD, crop=0.875)
     kotlin = (tmp_path / "card.md").read_text().split("```kotlin\n")[1].split("```")[0]
     square = "the center square of a photo; its side is 87.5% of the shorter side of the photo"
-    assert f"// square: {square}" in kotlin.splitlines()
+    assert f"// part: {square}." in kotlin.splitlines()
     assert "// Returns the number of the class, from 0." in kotlin.splitlines()
 
 

@@ -10,6 +10,7 @@ import pytest
 from image_trees import picture
 from PIL import Image
 
+from letkd_keras.data.decoding import decode
 from letkd_keras.export import classify as command
 from letkd_keras.export import export_bundle, formats
 
@@ -120,11 +121,13 @@ def test_damaged_card(exported, tmp_path, capsys):
     card["artifacts"] = {"onnx": card["artifacts"]["onnx"]}
     for changes, message in (
         ({"class_names": ["one"]}, "it names 1 classes, but the artifact has 5"),
-        ({"inputs": {}}, "`inputs` must have crop, kind, mean, shape, std"),
+        ({"inputs": {}}, "`inputs` must have checked_size, crop, kind"),
         ({"inputs": {**card["inputs"], "std": [0, 1, 1]}}, "`mean` and `std` must be lists"),
         ({"inputs": {**card["inputs"], "crop": 0}}, "`crop` must be a number"),
         ({"inputs": {**card["inputs"], "shape": "big"}}, "`shape` must be"),
         ({"inputs": {**card["inputs"], "shape": [10**9, 10**9, 3]}}, "`shape` must be"),
+        ({"inputs": {**card["inputs"], "checked_size": [None, 16]}}, "`checked_size` must be"),
+        ({"inputs": {**card["inputs"], "checked_size": [16]}}, "square RGB or grayscale images"),
         ({"outputs": {"kind": "scores"}}, "`outputs` must have one of logits, probabilities"),
     ):
         (tmp_path / "card.json").write_text(json.dumps({**card, **changes}))
@@ -173,6 +176,48 @@ def _split_at(gray):
     return model
 
 
+def _class_by_the_program(folder, file):
+    """What the Python program of a card prints for an image."""
+    program = re.search(r"```python\n(.*?)```", (folder / "card.md").read_text(), re.DOTALL)[1]
+    program = program.replace("image.jpg", file.name)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_parts_are_white(mode, tmp_path):
+    pixels = np.random.default_rng(5).integers(0, 256, (8, 16, 16, 1), "uint8")
+    given = {"images": pixels, "class_names": ["dark", "bright"]}
+    export_bundle(_split_at(150), tmp_path, ("tflite",), **given)
+    file, image = tmp_path / "image.png", Image.new("L", (20, 16), 100)
+    if mode == "P":
+        image.convert("P").save(file, transparency=100)
+    else:
+        image = image.convert(mode)
+        image.putalpha(0)
+        image.save(file)
+    (probabilities,), names = command.classify(tmp_path / "student.tflite", [file])
+    assert names[probabilities.argmax()] == "bright"
+    assert _class_by_the_program(tmp_path, file) == "bright"
+
+
+def test_a_student_of_any_size_gets_the_size_that_was_checked(tmp_path):
+    inputs = keras.Input((None, None, 3))
+    features = keras.layers.Conv2D(4, 3, name="map")(keras.layers.Rescaling(1 / 255)(inputs))
+    pooled = keras.layers.GlobalMaxPooling2D()(features)
+    student = keras.Model(inputs, keras.layers.Dense(5)(pooled))
+    pixels = np.random.default_rng(5).integers(0, 256, (4, 16, 16, 3), "uint8")
+    export_bundle(student, tmp_path, ("tflite",), images=pixels)
+    picture((200, 90, 20), (50, 40)).save(tmp_path / "image.png")
+    (probabilities,), _ = command.classify(tmp_path / "student.tflite", [tmp_path / "image.png"])
+    image = decode(tmp_path / "image.png", 16).astype("float32")
+    expected = keras.ops.softmax(student(image[None]))[0]
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(("gray", "name"), [(100, "dark"), (200, "bright")])
 @pytest.mark.parametrize("bits", [8, 16])
 def test_grayscale_images_and_16_bits(gray, name, bits, tmp_path):
@@ -186,8 +231,4 @@ def test_grayscale_images_and_16_bits(gray, name, bits, tmp_path):
     assert names[probabilities.argmax()] == name
     card = (tmp_path / "card.md").read_text()
     assert "kotlin" not in card
-    program = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1].replace("jpg", "png")
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.stdout == f"{name}\n", done.stderr
+    assert _class_by_the_program(tmp_path, file) == name
