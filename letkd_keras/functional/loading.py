@@ -15,6 +15,8 @@ from letkd_keras.errors import error_reason
 _LARGEST_TEXT = 64 * 2**20
 _LARGEST_RATIO = 16
 _TEXTS = ("config.json", "metadata.json")
+# Packages whose classes Keras imports by itself; those of others must be registered.
+_IMPORTED = ("keras", "keras_hub", "keras_cv", "keras_nlp", "builtins")
 
 
 def load_model(path, argument="path"):
@@ -56,9 +58,13 @@ def load_model(path, argument="path"):
                 "such a model from the layers of yours, and save it (docs/your_models.md). "
                 f"Received: {str(path)!r}, a subclassed model of the class {subclass!r}"
             ) from error
+        unknown = _unknown_layers(path)
+        reason = (
+            f" with {' and '.join(map(repr, unknown))}" if unknown else f": {error_reason(error)}"
+        )
         raise ValueError(
             f"`{argument}` must be a .keras file with layers of Keras or of this package. "
-            f"Received: {str(path)!r}: {error_reason(error)}"
+            f"Received: {str(path)!r}{reason}"
         ) from error
 
 
@@ -138,9 +144,24 @@ def _unknown_class(path):
     return None if known else config.get("class_name")
 
 
+def _unknown_layers(path):
+    """Names of the registered classes in a file that are not registered in this process."""
+    names = {
+        part["class_name"]: part.get("registered_name")
+        for part in _parts(_config(path))
+        if str(part.get("module")).split(".")[0] not in _IMPORTED
+    }
+    return sorted(
+        name
+        for name, registered in names.items()
+        if isinstance(registered, str) and keras.saving.get_registered_object(registered) is None
+    )
+
+
 def _missing_packages(path):
     """Names of the packages that a file has classes of and that are not installed."""
-    packages = {module.split(".")[0] for module in _modules(_config(path))}
+    modules = [part.get("module") for part in _parts(_config(path))]
+    packages = {module.split(".")[0] for module in modules if isinstance(module, str)}
     # Names as on the Python Package Index: keras_hub comes from keras-hub.
     return sorted(
         package.replace("_", "-")
@@ -150,13 +171,13 @@ def _missing_packages(path):
     )
 
 
-def _modules(config):
-    """The modules that a configuration of Keras, of nested dictionaries and lists, names."""
+def _parts(config):
+    """The configurations of classes in one of Keras, of nested dictionaries and lists."""
     if isinstance(config, dict):
-        if isinstance(config.get("module"), str) and "class_name" in config and config["module"]:
-            yield config["module"]
+        if isinstance(config.get("class_name"), str):
+            yield config
         config = config.values()
     elif not isinstance(config, list):
         return
     for part in config:
-        yield from _modules(part)
+        yield from _parts(part)

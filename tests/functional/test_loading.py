@@ -123,3 +123,24 @@ def test_the_name_of_a_model_is_read_without_loading_it(file, tmp_path, monkeypa
         archive.writestr("config.json", "[1]")
     for name in ("text.keras", "list.keras", "missing.keras"):
         assert model_name(tmp_path / name) is None
+
+
+@keras.saving.register_keras_serializable("of_the_test")
+class _Doubled(keras.layers.Layer):
+    def call(self, inputs):
+        return 2 * inputs
+
+
+def test_layers_of_unknown_classes_are_named(tmp_path, monkeypatch):
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, _Doubled(name="twice")(keras.layers.Dense(2)(inputs)))
+    path = tmp_path / "custom.keras"
+    model.save(path)
+    assert isinstance(load_model(path).get_layer("twice"), _Doubled)
+    monkeypatch.delitem(keras.saving.get_custom_objects(), "of_the_test>_Doubled")
+    with pytest.raises(ValueError) as error:
+        load_model(path, "model")
+    assert str(error.value) == (
+        "`model` must be a .keras file with layers of Keras or of this package. "
+        f"Received: {str(path)!r} with '_Doubled'"
+    )
