@@ -150,12 +150,17 @@ def _earlier_card(path):
 
 
 def _unchanged_artifacts(path, card, job):
-    """Artifacts of the same student, inputs and outputs that an earlier card lists, unchanged."""
+    """Artifacts of the same student, inputs and outputs that an earlier card lists, unchanged.
+
+    An artifact for images of any size must have been checked on the same size.
+    """
     if card is None or card["student"] != fingerprint(job.student):
         return {}
     # Layers without weights may differ.
     architecture = architecture_fingerprint(job.student)
     if architecture is None or card.get("architecture") != architecture:
+        return {}
+    if card["inputs"]["checked_size"] != list(job.images.shape[1:-1]):
         return {}
     earlier, options = options_of(card), job.options
     keys = ("input", "output", "mean", "std")

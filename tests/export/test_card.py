@@ -443,6 +443,19 @@ def test_files_with_other_class_names_or_layers_are_not_described(tmp_path):
     assert files_after(other, **names) == []
 
 
+def test_files_that_were_checked_on_another_size_are_not_described(tmp_path):
+    inputs = keras.Input((None, None, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+    student = keras.Model(inputs, keras.layers.Dense(2)(pooled))
+    written = _written(tmp_path, "tflite")
+    for size, files in ((8, ["tflite"]), (8, ["tflite"]), (12, [])):
+        job = prepare_job(student, images=np.zeros((2, size, size, 3), "uint8"))
+        write_card(tmp_path, job, written)
+        assert list(read_card(tmp_path)["artifacts"]) == files
+        assert read_card(tmp_path)["inputs"]["checked_size"] == [size, size]
+        written = {}
+
+
 def test_tensor_has_the_type_of_the_files(tmp_path):
     def tensors(*names):
         job = prepare_job(_rescaled(1 / 255, 0), integer_io=True)
