@@ -33,7 +33,7 @@ def write_onnx(student, path, options):
         [image],
         opset=options.opset,
         inputs_as_nchw=["image"] if options.channels_first else None,
-        custom_op_handlers={"Erfc": (_write_erfc, [])},
+        custom_op_handlers={"Erfc": (_write_erfc, []), "AddV2": (_write_sum, [])},
     )
     _fix_captures(model.graph, function.get_concrete_function(image))
     for tensor in (*model.graph.input, *model.graph.output):
@@ -52,6 +52,21 @@ def _write_erfc(graph, node, name, _):
     one = graph.make_const(f"{name}_one", np.float32(1))
     inputs = [one.output[0], erf.output[0]]
     graph.make_node("Sub", inputs, outputs=node.output, name=name, shapes=[shape], dtypes=[dtype])
+
+
+def _write_sum(graph, node, name, _):
+    """Write a sum. A number in it becomes a vector of one number.
+
+    With a number, such as the 3 of a hard swish, the converter removes no transposition at all.
+    """
+    shape, dtype = graph.get_shape(node.output[0]), graph.get_dtype(node.output[0])
+    inputs, outputs = list(node.input), node.output
+    for index, source in enumerate(node.inputs):
+        if shape and source.is_const() and not source.get_tensor_value(as_list=False).shape:
+            number = source.get_tensor_value(as_list=False).reshape(1)
+            inputs[index] = graph.make_const(f"{name}_number{index}", number).output[0]
+    graph.remove_node(name)
+    graph.make_node("Add", inputs, outputs=outputs, name=name, shapes=[shape], dtypes=[dtype])
 
 
 def _fix_captures(graph, function):

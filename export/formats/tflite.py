@@ -1,10 +1,12 @@
 import tempfile
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from letkd_keras.export.formats.savedmodel import write_serving
 from letkd_keras.export.inverse_rms import with_calibrated_floors, with_float16_floors
+from letkd_keras.functional.graph import run
 
 
 def write_tflite(student, path, options, configure=lambda converter: None, quantized=False):
@@ -14,7 +16,7 @@ def write_tflite(student, path, options, configure=lambda converter: None, quant
     """
     with tempfile.TemporaryDirectory() as folder:
         # Conversion from a SavedModel freezes the variables; from a bare function it does not.
-        write_serving(student, folder, options)
+        write_serving(_with_constant_shapes(student), folder, options)
         convert_savedmodel(folder, path, configure, quantized)
 
 
@@ -92,6 +94,32 @@ def _with_full_range(images, options):
     images = images.copy()
     images[0, 0, 0], images[0, -1, -1] = 0, 255
     return images
+
+
+def _with_constant_shapes(student):
+    """A student of the same layers whose reshaping layers do not ask for the number of images.
+
+    Keras computes the new shape from it, by three operations. Delegates that need constant shapes
+    cannot have these.
+    """
+    if not any(map(_reshapes, student.layers)):
+        return student
+
+    def call(operation, *args, **kwargs):
+        if _reshapes(operation):
+            shape = operation.compute_output_shape(args[0].shape)[1:]
+            if None not in shape:
+                return keras.ops.reshape(args[0], (-1, *shape))
+        return operation(*args, **kwargs)
+
+    image = keras.Input(student.input_shape[1:], dtype=student.inputs[0].dtype, name="image")
+    outputs = keras.tree.flatten(run(student, image, call))
+    return keras.Model(image, outputs[0], name=student.name)
+
+
+def _reshapes(layer):
+    is_flatten = type(layer) is keras.layers.Flatten and layer.data_format == "channels_last"
+    return is_flatten or type(layer) is keras.layers.Reshape
 
 
 def convert_savedmodel(folder, path, configure=lambda converter: None, quantized=False):

@@ -146,6 +146,36 @@ def test_onnx_has_what_the_converter_lacks(images, tmp_path):
     assert result.max_difference < 1e-5
 
 
+@pytest.mark.parametrize("format", ["tflite", "tflite-int8"])
+def test_tflite_computes_no_shapes(format, images, tmp_path):
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2, padding="same", activation="relu")(inputs)
+    x = keras.layers.MaxPooling1D(2)(keras.layers.Reshape((64, 4))(x))
+    student = keras.Model(inputs, keras.layers.Dense(5)(keras.layers.Flatten()(x)))
+    file = export_student(student, tmp_path, format, images=images, calibration=images).path
+    interpreter = Interpreter(str(file))
+    operators = {row["op_name"] for row in interpreter._get_ops_details()}
+    assert "RESHAPE" in operators
+    assert not operators & {"SHAPE", "STRIDED_SLICE", "PACK"}
+    run = interpreter.get_signature_runner("serving_default")
+    batch, single = run(image=images)["logits"], run(image=images[:1])["logits"]
+    np.testing.assert_allclose(batch[:1], single, atol=1e-6)
+
+
+def test_onnx_has_no_transpose_where_a_number_is_added(images, tmp_path):
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(4, 3, activation="hard_silu")(inputs)
+    squeezed = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
+    squeezed = keras.layers.Conv2D(4, 1, use_bias=False)(squeezed)
+    x = keras.layers.Multiply()([x, keras.layers.Activation("hard_sigmoid")(squeezed)])
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(x))
+    student = keras.Model(inputs, keras.layers.Dense(5)(x))
+    path = export_student(student, tmp_path, "onnx", images=images, channels_first=True).path
+    operators = [node.op_type for node in onnx.load(path).graph.node]
+    assert operators.count("Conv") == 3
+    assert "Transpose" not in operators
+
+
 def test_onnx_shuffles_channels_by_one_transpose(tmp_path):
     inputs = keras.Input((8, 8, 6))
     x = keras.layers.Conv2D(12, 1, activation="relu")(inputs)
