@@ -47,6 +47,7 @@ class FakeQuantization(keras.layers.Layer):
         keep_float32_weights(self)
         self.bits = _BITS.check(bits, "bits")
         self.momentum = fraction.check(momentum, "momentum")
+        self.supports_masking = True
 
     def build(self, input_shape):
         for name in ("minimum", "maximum", "batches"):

@@ -106,7 +106,8 @@ class TorchBatchNormalization(keras.layers.BatchNormalization):
                 (self.moving_mean, self.moving_variance), running, batch, strict=True
             ):
                 variable.assign(old * self.momentum + new * (1.0 - self.momentum))
-        return outputs
+        # The operation keeps the type of its input, which differs with `autocast=False`.
+        return ops.cast(outputs, self.compute_dtype)
 
     def _values_per_channel(self, inputs, mask=None):
         shape = ops.shape(inputs)

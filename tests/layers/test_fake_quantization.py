@@ -41,6 +41,17 @@ def test_before_the_first_batch_the_input_is_returned():
     np.testing.assert_array_equal(FakeQuantization()(x, training=False), x)
 
 
+@pytest.mark.filterwarnings("error:.*does not support mask")
+def test_masks_pass_as_through_every_layer_of_keras_for_single_values():
+    inputs = keras.Input((3, 2))
+    x = keras.layers.Masking()(inputs)
+    for layer in (FakeQuantization(), keras.layers.Dropout(0.5)):
+        x = layer(x)
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling1D()(x))
+    values = np.float32([[[1, 2], [3, 4], [0, 0]]])
+    np.testing.assert_allclose(model(values), [[2, 3]], rtol=1e-6)
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="takes gradients by a tape")
 def test_gradients_pass_inside_the_range_only():
     import tensorflow as tf

@@ -89,6 +89,16 @@ def test_statistics_are_float32_under_a_mixed_policy():
     np.testing.assert_allclose(layer.moving_variance, expected, rtol=1e-3)
 
 
+@pytest.mark.parametrize("kind", [keras.layers.BatchNormalization, TorchBatchNormalization])
+@pytest.mark.parametrize("training", [True, False])
+def test_without_autocast_the_output_has_the_type_of_the_layer(kind, training):
+    layer = kind(dtype="float32", autocast=False)
+    x = keras.ops.cast(_x(8, 4, 4, 2), "float16")
+    symbolic = layer(keras.Input((4, 4, 2), dtype="float16"))
+    outputs = layer(x, training=training)
+    assert symbolic.dtype == keras.backend.standardize_dtype(outputs.dtype) == "float32"
+
+
 def test_config_and_file_round_trip(tmp_path):
     layer = TorchBatchNormalization(axis=1, momentum=0.5, epsilon=0.1, center=False, name="bn")
     config = layer.get_config()
