@@ -77,8 +77,7 @@ def copy_with(model, call_fn=_call, copy_fn=copy_of, dtype=None):
             for part, copied_part in zip(*parts, strict=True):
                 copied_part.trainable = part.trainable
     finalize_normalization(copied)
-    # A function of one's own may have changed arguments.
-    for layer, copied_layer in copies.items() if copy_fn is copy_of else ():
+    for layer, copied_layer in copies.items():
         difference = lost_argument(layer, copied_layer)
         if difference is not None:
             raise _lossy_configuration(model, layer, difference)

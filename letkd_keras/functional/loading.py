@@ -166,8 +166,7 @@ def _missing_packages(path):
     return sorted(
         package.replace("_", "-")
         for package in packages
-        if package.isidentifier() and package != "__main__"
-        if importlib.util.find_spec(package) is None
+        if package.isidentifier() and importlib.util.find_spec(package) is None
     )
 
 

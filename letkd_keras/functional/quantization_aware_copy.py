@@ -119,9 +119,8 @@ def is_quantization_aware(model):
 
 def _is_rounded(model, layer, outputs):
     """Whether a file has the outputs of a layer, as integers of a range of their own."""
-    if not isinstance(outputs, keras.KerasTensor) or not outputs.dtype.startswith(
-        ("float", "bfloat")
-    ):
+    is_tensor = isinstance(outputs, keras.KerasTensor)
+    if not is_tensor or not keras.backend.is_float_dtype(outputs.dtype):
         return False
     if isinstance(layer, (*_MOVING, KDLayer)):  # a KD layer rounds its output itself
         return False

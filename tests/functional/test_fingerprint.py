@@ -71,6 +71,20 @@ def test_architecture_is_what_a_model_computes_with_its_weights(tmp_path):
     assert len({expected, *map(architecture_fingerprint, others)}) == 5
 
 
+def test_architecture_is_not_how_its_parts_were_built_or_compiled():
+    def model(size):
+        rescale = keras.layers.Rescaling(1 / 255, name="rescale")
+        rescale.build((None, size, size, 3))
+        part = keras.Sequential([keras.Input((8, 8, 3), name="image"), rescale])
+        return _rescaled(part), part
+
+    first, part = model(8)
+    expected = architecture_fingerprint(first)
+    assert architecture_fingerprint(model(16)[0]) == expected
+    part.compile("sgd", "mse")
+    assert architecture_fingerprint(first) == expected
+
+
 def test_architecture_of_a_layer_that_cannot_be_saved():
     class Scaled(keras.layers.Layer):
         def __init__(self, scale):

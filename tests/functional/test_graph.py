@@ -108,6 +108,14 @@ def test_a_model_inside_may_be_called_by_keyword_and_casts_what_it_takes():
         np.testing.assert_allclose(flat(images), model(images), rtol=1e-6)
 
 
+def test_layers_inside_a_flattened_model_cast_floats_themselves():
+    inside = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(4, dtype="mixed_float16")(inputs)
+    flat = flatten(keras.Model(inputs, inside(x)))
+    assert [type(x).__name__ for x in flat.operations] == ["InputLayer", "Dense", "Dense"]
+
+
 def _model_with_equal_names(operation):
     """A model that calls a model inside a model, each with a layer or operation `same`."""
     inputs, middle_inputs, inner_inputs = (keras.Input((4,)) for _ in range(3))

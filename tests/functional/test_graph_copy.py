@@ -177,9 +177,9 @@ class _DropPath(keras.layers.Layer):
 class _Block(keras.layers.Layer):
     """A composite layer whose lost argument is that of a layer inside."""
 
-    def __init__(self, stride=1, **kwargs):
+    def __init__(self, strides=1, factor=1, **kwargs):
         super().__init__(**kwargs)
-        self.conv = keras.layers.Conv2D(2, 3, strides=stride, padding="same")
+        self.conv = keras.layers.Conv2D(2, 3, strides=strides * factor, padding="same")
 
     def build(self, input_shape):
         self.conv.build(input_shape)
@@ -188,7 +188,7 @@ class _Block(keras.layers.Layer):
         return self.conv(x)
 
     def get_config(self):
-        return {"name": self.name}
+        return {"name": self.name, "strides": 1}
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ class _Block(keras.layers.Layer):
     [
         (_Scale(3.0, name="own"), r"a copy with factor=1\.0 in place of 3\.0"),
         (_DropPath(0.2, name="own"), r"a copy with rate=0\.0 in place of 0\.2"),
-        (_Block(2, name="own"), r"a copy with strides=\(1, 1\) in place of \(2, 2\)"),
+        (_Block(factor=2, name="own"), r"a copy with strides=\(1, 1\) in place of \(2, 2\)"),
     ],
 )
 @pytest.mark.parametrize("shape, dtype", [((8, 8, 3), "float32"), ((None, None, 3), "uint8")])
@@ -205,8 +205,9 @@ def test_a_layer_that_loses_an_argument_is_refused(layer, received, shape, dtype
     x = keras.layers.Rescaling(0.5)(inputs)
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(layer(x)))
     expected = f"The layer 'own' of '{model.name}' must .*`get_config`.* Received: {received}"
-    with pytest.raises(ValueError, match=expected):
-        copy_with(model)
+    for copy_fn in (copy_of, lambda layer: copy_of(layer)):
+        with pytest.raises(ValueError, match=expected):
+            copy_with(model, copy_fn=copy_fn)
 
 
 class _Counting(keras.layers.Layer):
@@ -253,10 +254,10 @@ class _OfDtype(keras.layers.Conv2D):
 
 def test_layers_of_half_precision_are_copied_in_float32():
     inputs = keras.Input((8, 8, 3))
-    model = keras.Model(inputs, _OfDtype(4, dtype="mixed_float16")(inputs))
-    copied = copy_with(model, dtype="float32")
+    x = _OfDtype(4, dtype="mixed_float16")(inputs)
+    copied = copy_with(keras.Model(inputs, 2 * x), dtype="float32")
     assert {layer.compute_dtype for layer in copied.layers} == {"float32"}
-    copied = copy_with(model, copy_fn=lambda layer: copy_of(layer, padding="same"))
+    copied = copy_with(keras.Model(inputs, x), copy_fn=lambda x: copy_of(x, padding="same"))
     assert copied.layers[-1].padding == "same"
 
 

@@ -224,6 +224,18 @@ def test_without_names_the_layers_are_the_suggested_ones():
         insert_kd_layers(student, intermediate=KDLayer(5))
 
 
+def test_after_one_layer_the_intermediate_kd_layer_comes_first():
+    student = models.build("resnet8", num_classes=3)
+    supervised = insert_kd_layers(
+        student,
+        KDLayer(5, name="kd_p"),
+        KDLayer(6, name="kd_i"),
+        penultimate_layer="penultimate",
+        intermediate_layer="penultimate",
+    )
+    assert list(kd_layers_of(supervised)) == ["kd_i", "kd_p"]
+
+
 def test_a_copy_normalizes_its_images_as_the_student_does():
     """Keras derives what an adapted layer computes with, and does not when weights are assigned."""
     images = 120 + 50 * _x(size=8) / 255

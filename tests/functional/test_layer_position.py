@@ -76,6 +76,12 @@ def test_where_other_layers_follow_there_is_none(options):
         assert layer_at(other, layer_position(first, name)) is None
 
 
+def test_a_composite_layer_without_such_a_layer_inside_has_none():
+    model = _model()
+    outer = layer_position(model, model.layers[-2].name)
+    assert layer_at(model, f"{outer}/Dense-2-5d41402abc4b") is None
+
+
 def test_a_name_that_no_layer_has_is_refused():
     model = _model()
     for name in ("nowhere", f"{model.layers[-2].name}/nowhere"):

@@ -491,6 +491,23 @@ def test_pooled_class_scores_are_no_features(end):
     assert student.get_layer("kd").input.shape[-1] == 12
 
 
+class OwnHead(layers.Layer):
+    """A classifier whose weights are no kernels."""
+
+    def build(self, input_shape):
+        self.centers = self.add_weight(shape=(input_shape[-1], 3), name="centers")
+
+    def call(self, inputs):
+        return keras.ops.matmul(inputs, self.centers)
+
+
+def test_the_maps_of_a_last_convolution_are_class_scores_only_if_there_are_as_many():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(4, 3, name="first")(inputs)
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(5, 3, name="last")(x))
+    assert suggest_layers(keras.Model(inputs, OwnHead()(x)))["penultimate"] == "last"
+
+
 def test_a_model_without_maps_before_its_classifier_is_refused():
     inputs = keras.Input((8,))
     with pytest.raises(ValueError, match=r"must have a feature map .* pools or flattens"):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from letkd_keras.functional import load_model
+from letkd_keras.functional import load_model, loading
 from letkd_keras.functional.loading import model_bytes, model_name, model_of_bytes
 
 
@@ -76,6 +76,20 @@ def test_packages_that_are_not_installed_are_named(tmp_path):
     )
 
 
+def test_a_layer_of_a_program_is_of_no_package(tmp_path):
+    @keras.saving.register_keras_serializable("of_a_program")
+    class Twice(keras.layers.Layer):
+        def call(self, inputs):
+            return 2 * inputs
+
+    Twice.__module__ = "__main__"
+    inputs = keras.Input((4,))
+    keras.Model(inputs, Twice()(inputs)).save(tmp_path / "net.keras")
+    del keras.saving.get_custom_objects()["of_a_program>Twice"]
+    with pytest.raises(ValueError, match="file with layers of Keras or of this package"):
+        load_model(tmp_path / "net.keras")
+
+
 class Subclassed(keras.Model):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -144,3 +158,10 @@ def test_layers_of_unknown_classes_are_named(tmp_path, monkeypatch):
         "`model` must be a .keras file with layers of Keras or of this package. "
         f"Received: {str(path)!r} with '_Doubled'"
     )
+
+
+def test_a_text_has_a_limit_of_its_own(file, monkeypatch):
+    monkeypatch.setattr(loading, "_LARGEST_TEXT", 100)
+    assert model_name(file) is None
+    with pytest.raises(ValueError, match=r"plausible size.*whose config\.json has"):
+        load_model(file)

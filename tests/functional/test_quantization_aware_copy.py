@@ -64,6 +64,14 @@ def test_what_is_before_an_activation_that_is_not_merged_is_rounded(options):
     assert _rounded(quantization_aware(model)) == ["conv", "relu"]
 
 
+def test_integers_are_not_rounded():
+    inputs = keras.Input((8, 8, 3))
+    integers = keras.ops.cast(keras.layers.Conv2D(4, 1, name="conv")(inputs), "int32")
+    floats = keras.ops.cast(integers, "float32")
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D(name="mean")(floats))
+    assert _rounded(quantization_aware(model)) == ["conv", maker(floats).name]
+
+
 def test_copies_have_the_weights_and_are_plain_students_again(student, images):
     expected = _outputs(student, images)
     exact = quantization_aware(student, weight_bits=16)

@@ -153,6 +153,17 @@ def test_a_map_of_fewer_than_four_locations_is_no_grid_of_patches():
     assert grids.layout((None, 3, 6)) is None
 
 
+def test_only_maps_before_the_tokens_are_grids_and_the_last_counts():
+    inputs = keras.Input((6, 6, 3))
+    patches = layers.Conv2D(6, 2)(layers.Conv2D(6, 2, 2)(inputs))
+    tokens = layers.Reshape((4, 6))(patches)
+    one_head = layers.Permute((2, 1, 3))(layers.Reshape((4, 1, 6))(tokens))
+    grids = TokenGrids(keras.Model(inputs, one_head))
+    assert grids.patches == [(3, 3), (2, 2)]
+    assert grids.layout((None, 9, 6)) == ((2, 2), 5)
+    assert grids.layout((4, 4, 6)) is None  # windows of an image
+
+
 def _merging(depth=2):
     """Stages of tokens whose patches are merged, as in Swin."""
     keras.utils.set_random_seed(0)
