@@ -74,7 +74,7 @@ class Integer(_Range):
         return f"an integer from {self.smallest} to {self.largest}"
 
     def _contains(self, value):
-        return self.smallest <= value <= min(self.largest, _LARGEST)
+        return self.smallest <= value <= self.largest
 
 
 @dataclass(frozen=True)

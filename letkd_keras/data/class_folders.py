@@ -130,35 +130,29 @@ def find_images(path, suffixes=None):
     return ImageFiles(tuple(files), np.array(labels, "int64"), names, path)
 
 
-def find_unlabelled(path, known=()):
+def find_unlabelled(path):
     """Find all images of a tree, whatever their folders are.
 
     Args:
         path: Folder of images, at any depth. As in `find_images`, other files are ignored with a
             warning and hidden ones without.
-        known: Image files that are left out with a warning, such as test images, whatever link
-            leads to them.
 
     Returns:
         List of paths, sorted.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If it has no other image, or its name is not valid UTF-8.
+        ValueError: If it has no image, or its name is not valid UTF-8.
     """
     path, suffixes = Path(path), image_suffixes()
     if not path.is_dir():
         raise FileNotFoundError(f"`unlabelled` must be an existing folder. Received: {str(path)!r}")
     check_utf8(path.name, "`unlabelled`")
-    found, ignored = _images_below(path, {_identity(path)}, suffixes)
-    known = {os.path.realpath(file) for file in known}
-    images = sorted(file for file in found if os.path.realpath(file) not in known)
-    if len(images) < len(found):
-        report_known_images(path, len(found) - len(images), len(images))
+    images, ignored = _images_below(path, {_identity(path)}, suffixes)
     if not images:
         raise ValueError(
             f"`unlabelled` must be a folder with images ({', '.join(sorted(suffixes))}). "
-            f"Received: {str(path)!r} with none among {len(found) + len(ignored)} files"
+            f"Received: {str(path)!r} with none among {len(ignored)} files"
         )
     _warn_of_ignored(path, ignored)
     return images
@@ -195,31 +189,6 @@ def split_folders(path):
     if len(found) == 2:
         return {"train": train, "validation": found["validation"], "test": found["test"]}
     return {"train": train, **({"test": found.popitem()[1]} if found else {})}
-
-
-def report_known_images(path, known, others):
-    """Warn of images that the data have already, which are not used as images without labels.
-
-    Args:
-        path: The folder of images without labels.
-        known: Number of such images.
-        others: Number of its other images.
-
-    Raises:
-        ValueError: If there are no others.
-    """
-    log.warning(
-        "%s: %d images belong to the data already; they are not used as images without labels",
-        path,
-        known,
-    )
-    if not others:
-        raise ValueError(
-            "`unlabelled` must be a folder with images that `data` does not have. Received: "
-            f"{str(path)!r}, whose images all belong to `data`, where `train_examples` or "
-            "`classes` may leave them out. To train with few labels, use `labelled_fraction` "
-            "(--labelled-fraction)"
-        )
 
 
 def warn_of_other_folders(path, folders):

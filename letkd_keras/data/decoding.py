@@ -48,15 +48,14 @@ def decode(file, size):
             _check_mode(image)
             image = _rgb(ImageOps.exif_transpose(image))
             scale = size / min(image.size)
-            width, height = (max(size, round(side * scale)) for side in image.size)
+            width, height = (round(side * scale) for side in image.size)
             left, top = (width - size) // 2, (height - size) // 2
             if max(image.size) > _OBLONG * min(image.size):
                 # The whole could need gigabytes.
                 x, y = image.width / width, image.height / height
                 box = (left * x, top * y, (left + size) * x, (top + size) * y)
                 return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box))
-            if image.size != (width, height):
-                image = image.resize((width, height), Image.Resampling.BILINEAR)
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
             return np.asarray(image.crop((left, top, left + size, top + size)))
     except (*_DAMAGED, Image.DecompressionBombError) as error:
         raise ValueError(f"{str(file)!r} is damaged or not an image: {error}") from error
@@ -111,7 +110,7 @@ def decode_all(files, size, skip_corrupt=False, cache=None, advice=""):
             )
         images = np.empty(shape, "uint8")
         kept = _decode_into(images, files, size, skip_corrupt, advice)
-        return (images if len(kept) == len(images) else images[: len(kept)]), kept
+        return images[: len(kept)], kept
     path = Path(cache).expanduser() / f"{_digest(files, size)}.npy"
     kept_path = path.with_suffix(".kept.npy")
     if not path.exists():
@@ -170,6 +169,6 @@ def _digest(files, size):
     digest = hashlib.sha256(f"{size}".encode())
     for file in files:
         status = Path(file).stat()
-        digest.update(os.fsencode(Path(file).resolve()))
+        digest.update(os.fsencode(file))
         digest.update(f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]

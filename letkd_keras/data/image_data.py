@@ -31,8 +31,6 @@ class ImageData(Dataset):
         split: How the images were split, for a reader of an accuracy.
         x_validation: Validation images, held out of the training images, or `None`.
         y_validation: Their classes, or `None`.
-        files: Paths of the image files of all splits, as the loader read them; empty where images
-            have no files of their own.
 
     Raises:
         ValueError: If an array has the wrong type, shape or range; it is named. Methods that select
@@ -53,7 +51,6 @@ class ImageData(Dataset):
     split: str = ""
     x_validation: np.ndarray | None = field(default=None, repr=False)
     y_validation: np.ndarray | None = field(default=None, repr=False)
-    files: tuple = field(default=(), repr=False)
 
     def __post_init__(self):
         classes = len(self.class_names)

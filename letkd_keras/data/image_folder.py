@@ -9,7 +9,6 @@ from letkd_keras.data.class_folders import (
     check_utf8,
     find_images,
     find_unlabelled,
-    report_known_images,
     split_folders,
     visible_folders,
     warn_of_class_names,
@@ -119,21 +118,19 @@ def load_image_folder(
         std=tuple(std),
         class_names=class_names,
         split=split,
-        files=tuple(file for chosen in files.values() for file in chosen.files),
         **arrays,
     )
 
 
-def load_unlabelled(path, image_shape, skip_corrupt=False, known=(), known_digests=()):
+def load_unlabelled(path, image_shape, skip_corrupt=False, known=()):
     """All images of a tree, for training without labels.
 
     Args:
         path: The tree (`letkd_keras.data.class_folders.find_unlabelled`).
         image_shape: Shape that they are resized and cropped to: square, of three channels.
         skip_corrupt: Whether image files that cannot be read are left out with a warning.
-        known: Image files that are left out with a warning, such as test images.
-        known_digests: Set of the digests (`letkd_keras.data.image_data.digests_of`) of images that
-            are left out likewise, whatever file they are in.
+        known: Set of the digests (`letkd_keras.data.image_data.digests_of`) of images that are left
+            out with a warning, such as test images, whatever file they are in.
 
     Returns:
         uint8 [N, H, W, 3].
@@ -148,12 +145,22 @@ def load_unlabelled(path, image_shape, skip_corrupt=False, known=(), known_diges
             "`unlabelled` needs data of square images with three channels. "
             f"Received: images of shape {tuple(image_shape)}"
         )
-    files = find_unlabelled(path, known=known)
-    images = decode_all(files, height, skip_corrupt, None, _ADVICE)[0]
-    new = np.array([digest not in known_digests for digest in digests_of(images)], bool)
+    images, _ = decode_all(find_unlabelled(path), height, skip_corrupt, None, _ADVICE)
+    new = np.array([digest not in known for digest in digests_of(images)], bool)
     if new.all():
         return images
-    report_known_images(path, int(np.sum(~new)), int(np.sum(new)))
+    log.warning(
+        "%s: %d images belong to the data already; they are not used as images without labels",
+        path,
+        int(np.sum(~new)),
+    )
+    if not new.any():
+        raise ValueError(
+            "`unlabelled` must be a folder with images that `data` does not have. Received: "
+            f"{str(path)!r}, whose images all belong to `data`, where `train_examples` or "
+            "`classes` may leave them out. To train with few labels, use `labelled_fraction` "
+            "(--labelled-fraction)"
+        )
     return images[new]
 
 

@@ -261,7 +261,7 @@ class RecordSource:
         files = tuple(tf.gather(each, order) for each in files)
         records = tf.data.Dataset.from_tensor_slices(files).interleave(
             self._records,
-            cycle_length=min(_INTERLEAVED, count),
+            cycle_length=_INTERLEAVED,
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
@@ -272,9 +272,7 @@ class RecordSource:
         drawn = tf.random.stateless_uniform(
             (), tf.stack([tf.constant(seed, "int64"), epoch]), 0, 2**62, "int64"
         )
-        records = records.shuffle(
-            min(_SHUFFLE_BUFFER, len(self)), seed=drawn, reshuffle_each_iteration=False
-        )
+        records = records.shuffle(_SHUFFLE_BUFFER, seed=drawn, reshuffle_each_iteration=False)
         if keep is not None:
             kept = records.enumerate().filter(lambda position, _: keep(position))
             records = kept.map(lambda _, record: record)

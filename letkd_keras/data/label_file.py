@@ -101,16 +101,15 @@ def labelled_images(root, path, folders):
     numbers = {name: number for number, name in enumerate(classes)}
     # By path: "./a.png" and "a.png" are the same file.
     rows = sorted(
-        ((Path(os.path.normpath(root / file)), numbers[label]) for file, label in labels.items()),
-        key=lambda row: (row[1], row[0]),
+        (numbers[label], Path(os.path.normpath(root / file))) for file, label in labels.items()
     )
-    missing = [str(file) for file, _ in rows if not file.is_file()]
+    missing = [str(file) for _, file in rows if not file.is_file()]
     if missing:
         raise FileNotFoundError(
             f"`labels` must list files below {str(root)!r}. Received: {len(missing)} files that do "
             f"not exist, the first one {missing[0]!r}"
         )
-    counts = Counter(file for file, _ in rows)
+    counts = Counter(file for _, file in rows)
     twice = next((file for file, count in counts.items() if count > 1), None)
     if twice is not None:
         raise ValueError(
@@ -120,10 +119,10 @@ def labelled_images(root, path, folders):
 
     def images(folder):
         folder = Path(os.path.normpath(folder))
-        own = [row for row in rows if folder in row[0].parents]
+        own = [row for row in rows if folder in row[1].parents]
         return ImageFiles(
-            tuple(file for file, _ in own),
-            np.array([label for _, label in own], "int64"),
+            tuple(file for _, file in own),
+            np.array([label for label, _ in own], "int64"),
             tuple(classes),
             root,
         )
@@ -132,7 +131,7 @@ def labelled_images(root, path, folders):
     listed = {file for files in found.values() for file in files.files}
     names = [folder.name for folder in folders.values()]
     place = f"in {' and '.join(names)}, which are all there" if names[1:] else f"below {root}"
-    other = next((file for file, _ in rows if file not in listed), None)
+    other = next((file for _, file in rows if file not in listed), None)
     if other is not None:
         raise ValueError(f"`labels` must list files {place}. Received: {str(other)!r}")
     if "validation" in found and not len(found["test"]):

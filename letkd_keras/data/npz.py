@@ -15,7 +15,7 @@ from letkd_keras.files import open_atomic
 
 # What reading a file raises that is no whole archive; RuntimeError, if it is encrypted.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
-_NAMES = [field.name for field in fields(ImageData) if field.name != "files"]
+_NAMES = [field.name for field in fields(ImageData)]
 _OPTIONAL = {"x_validation", "y_validation"}
 _TEXTS = ("name", "split")
 _LISTS = ("mean", "std", "class_names")
@@ -153,6 +153,4 @@ def _read_header(file, name):
         shape, _, dtype = read(file)
     except (ValueError, KeyError, TokenError) as error:  # Python 3.12's for a damaged header
         raise ValueError(f"`{name}` must be a NumPy array ({error})") from error
-    if any(side < 0 for side in shape):
-        raise ValueError(f"`{name}` must not have negative dimensions. Received: shape {shape}")
     return shape, dtype

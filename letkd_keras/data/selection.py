@@ -74,7 +74,7 @@ def held_out(labels, fraction, seed):
             are classes.
     """
     present, counts = np.unique(labels, return_counts=True)
-    if counts.min(initial=2) < 2:
+    if counts.min() < 2:
         raise ValueError(
             "Every class needs at least two images to be split. "
             f"Received: 1 of the label {present[counts.argmin()]}"

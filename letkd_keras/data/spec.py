@@ -223,9 +223,7 @@ class DataSpec:
         if self.unlabelled is not None:
             from letkd_keras.data.image_folder import load_unlabelled
 
-            images = load_unlabelled(
-                self.unlabelled, data.image_shape, self.skip_corrupt, data.files, known
-            )
+            images = load_unlabelled(self.unlabelled, data.image_shape, self.skip_corrupt, known)
             data = data.with_unlabelled(images, Path(self.unlabelled).name)
         return data
 

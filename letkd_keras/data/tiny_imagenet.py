@@ -59,7 +59,6 @@ def load_tiny_imagenet(data_dir, image_cache=None):
         std=_STD,
         class_names=_class_names(root, wnids),
         split=f"{len(y_train)} training and {len(y_test)} validation images of the archive",
-        files=(*train[0], *val[0]),
     )
 
 

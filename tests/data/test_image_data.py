@@ -182,3 +182,12 @@ def test_images_of_a_file_that_do_not_fit_into_memory_are_refused(
     with pytest.raises(ValueError, match=rf"`{argument}` copies .* `image_cache`.*there are 200\."):
         select(mapped)
     select(replace(mapped, x_train=np.array(mapped.x_train)))
+
+
+def test_an_error_of_images_in_memory_is_no_damaged_file(data, caplog):
+    class DataLossError(Exception):
+        pass
+
+    with pytest.raises(DataLossError), data.broken_files_named():
+        raise DataLossError
+    assert not caplog.records

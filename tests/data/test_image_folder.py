@@ -104,6 +104,13 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path, caplog):
     assert find_images(tree).class_names == ("freight train", "train")
 
 
+def test_a_folder_of_training_images_alone_is_split(tmp_path):
+    write_tree(tmp_path / "train")
+    data = load_image_folder(tmp_path, 8)
+    assert data.class_names == ("ant", "bee", "cat")
+    assert (data.train_examples, data.test_examples) == (12, 3)
+
+
 @pytest.mark.parametrize("names", [("Test", "val"), ("my_test_set", "train2017")])
 def test_splits_are_no_classes(names, tmp_path):
     for name in names:
@@ -416,6 +423,8 @@ def test_statistics_are_measured_where_none_are_given(tmp_path):
     np.testing.assert_allclose(measured.mean, (measured.x_train / 255).mean((0, 1, 2)))
     given = load_image_folder(tree, 8, mean=np.zeros(3))
     assert given.mean == (0, 0, 0) and given.std == measured.std
+    given = load_image_folder(tree, 8, std=np.ones(3))
+    assert given.std == (1, 1, 1) and given.mean == measured.mean
 
 
 def test_statistics_that_pixels_name_are_not_measured(tmp_path, monkeypatch):

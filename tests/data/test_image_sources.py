@@ -35,6 +35,8 @@ def test_records_in_order_and_shuffled(records):
         for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))
     )
     assert first == again and sorted(first) == list(range(40))
+    dataset = records.shuffled(0, tf.constant(0, tf.int64))
+    assert numbers(dataset) == numbers(dataset) == first
     assert first != later and first != other and first != list(range(40))
 
 

@@ -38,6 +38,8 @@ def test_labels_of_a_file_are_the_classes(photos, tmp_path, caplog):
         numbers = images[:, 0, 0, 0] // 20
         np.testing.assert_array_equal(classes, np.where(numbers % 3 == 0, 0, 1))
     assert 9 not in data.x_train[:, 0, 0, 0] // 20
+    _write(labels, reversed(_rows(range(9))))
+    assert load_image_folder(photos, 16, labels=labels, test_fraction=1 / 3).digest == data.digest
 
 
 def test_train_and_validation_folders_are_kept(photos, tmp_path, caplog):

@@ -59,6 +59,15 @@ def test_imagenet_is_streamed(tmp_path):
     assert DataSpec(f"imagenet:{tmp_path}").open().image_shape == (224, 224, 3)
 
 
+@pytest.mark.parametrize("option", ["train_examples", "validation_fraction", "labelled_fraction"])
+def test_the_seed_chooses_the_images(option):
+    options = {option: 100 if option == "train_examples" else 0.2, "image_size": 8}
+    first, again, other = (
+        DataSpec("digits", seed=seed, **options).open().digest for seed in (3, 3, 4)
+    )
+    assert first == again != other
+
+
 def test_validation_images_of_a_folder_are_training_images(tmp_path):
     tree = write_tree(tmp_path, images=10)
     whole = DataSpec(tree, image_size=8).open()
@@ -69,7 +78,7 @@ def test_validation_images_of_a_folder_are_training_images(tmp_path):
 
 @pytest.mark.parametrize("below", ["cache", "ant/cache", "."])
 def test_nothing_is_written_where_images_are_searched_for(below, tmp_path):
-    tree = write_tree(tmp_path / "photos")
+    tree = write_tree(tmp_path / ".hidden" / "photos")
     (tmp_path / "link").symlink_to(tree)
     with pytest.raises(ValueError, match=r"`image_cache` must not be in a folder .*photos'$"):
         DataSpec(tree, image_cache=tmp_path / "link" / below)
@@ -164,6 +173,8 @@ def test_too_many_classes_or_images_are_refused():
         DataSpec("digits", classes=11).open()
     with pytest.raises(ValueError, match="`train_examples` must be between 10"):
         DataSpec("digits", train_examples=10_000).open()
+    with pytest.raises(ValueError, match=r"`validation_fraction` must .*validation_fraction=0.001"):
+        DataSpec("digits", validation_fraction=0.001).open()
 
 
 def test_pixel_scales_by_hand():
@@ -186,6 +197,8 @@ def test_cifar_has_one_meaning():
     assert DataSpec("tfds:cifar100") == DataSpec("cifar100")
 
 
-def test_a_path_is_a_source(tmp_path):
+def test_a_path_is_a_source(tmp_path, monkeypatch):
     write_tree(tmp_path / "a")
     assert DataSpec(Path(tmp_path / "a")) == DataSpec(str(tmp_path / "a"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert DataSpec("~/a") == DataSpec(tmp_path / "a")

@@ -13,7 +13,7 @@ from letkd_keras.data import DataSpec
 from letkd_keras.data.image_folder import load_unlabelled
 from letkd_keras.data.npz import load_npz, save_npz
 
-GREY, RED = (120, 120, 120), (200, 30, 30)
+GREY, RED, BLUE = (120, 120, 120), (200, 30, 30), (30, 30, 200)
 
 
 def test_a_share_of_the_labels_is_kept():
@@ -65,6 +65,8 @@ def test_images_without_labels_are_added():
         data.with_unlabelled(images[:, :8], "more")
     with pytest.raises(ValueError, match="`y_test` must be from 0 to 4"):
         image_data(y_test=np.full(30, -1))
+    with pytest.raises(ValueError, match="`y_train` must have at least one image with a label"):
+        image_data(y_train=np.full(60, -1))
 
 
 def test_batches_and_files_have_the_label_minus_one(tmp_path):
@@ -93,6 +95,7 @@ def test_the_options_select_both(photos, caplog):
     assert (data.train_examples, data.unlabelled_examples) == (106, 86)
     assert data.x_train[-6:, 0, 0, 0].tolist() == [0, 80, 160, 40, 120, 200]
     assert "1 files that are not images were ignored" in caplog.text
+    assert "belong to the data" not in caplog.text
     assert DataSpec.from_config(spec.config()) == spec
 
 
@@ -148,9 +151,8 @@ def test_images_of_the_data_are_no_images_without_labels(tmp_path, caplog):
 
 @pytest.mark.parametrize("options", [{}, {"train_examples": 4, "test_examples": 2}])
 def test_images_of_data_without_files_are_known_by_their_pixels(options, tmp_path, caplog):
-    for split in ("train", "val"):
-        write_tree(tmp_path / "photos" / split, images=2, colours={"ant": GREY, "bee": GREY})
-    write_tree(tmp_path / "photos" / "test", images=3, colours={"ant": RED, "bee": RED})
+    for split, images, colour in (("train", 2, GREY), ("val", 2, BLUE), ("test", 3, RED)):
+        write_tree(tmp_path / "photos" / split, images, colours={"ant": colour, "bee": colour})
     save_npz(DataSpec(str(tmp_path / "photos"), image_size=8).open(), tmp_path / "photos.npz")
     # Copies under other names, in all splits; one image is new.
     for number, file in enumerate(sorted((tmp_path / "photos").rglob("*.png"))):
