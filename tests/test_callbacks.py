@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from letkd_keras.callbacks import ShowProgress, StopOnNonFiniteLoss
+from letkd_keras.callbacks import ReseedEachEpoch, ShowProgress, StopOnNonFiniteLoss
 
 
 def _model(loss="mse"):
@@ -86,6 +86,27 @@ def test_a_loss_that_explodes_and_stays_finite_is_warned_about_once(caplog):
 )
 def test_other_losses_are_not_warned_about(first_step, epochs, caplog):
     assert _warnings_of(first_step, epochs, caplog) == []
+
+
+def test_each_fit_has_a_beginning_of_its_own(caplog):
+    callback = StopOnNonFiniteLoss()
+    for first in (1e6, 1.0):
+        callback.on_train_begin()
+        callback.on_epoch_begin(0)
+        callback.on_train_batch_end(0, {"loss": first})
+        callback.on_epoch_end(0, {"loss": 1e3})
+    assert len(caplog.messages) == 1
+
+
+def test_each_random_layer_has_a_seed_of_31_bits_in_each_epoch():
+    dropouts = [keras.layers.Dropout(0.5) for _ in range(4)]
+    callback = ReseedEachEpoch(3)
+    callback.set_model(keras.Sequential([keras.Input((2,)), *dropouts]))
+    seeds = set()
+    for epoch in range(4):
+        callback.on_epoch_begin(epoch)
+        seeds |= {tuple(np.array(layer.seed_generator.state).tolist()) for layer in dropouts}
+    assert len(seeds) == 16 and max(map(max, seeds)) < 2**31
 
 
 def test_a_fit_that_diverges_is_warned_about(caplog):

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from letkd_keras.files import atomic_path, open_atomic, remove_leftovers, write_text
+from letkd_keras.files import (
+    atomic_path,
+    check_writable,
+    checksum,
+    open_atomic,
+    remove_leftovers,
+    write_text,
+)
 
 
 def _write_and_end(path):
@@ -140,3 +147,15 @@ def test_other_errors_of_writing_stay_as_they_are(write, error, tmp_path):
     with pytest.raises(type(error)) as raised, write(tmp_path / "artifact"):
         raise error
     assert raised.value is error
+
+
+def test_a_folder_that_can_be_written_is_left_as_it_was(tmp_path):
+    check_writable(tmp_path / "new" / "below")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_checksum_of_a_folder_tells_where_its_files_are(tmp_path):
+    for name in ("a/x/file", "b/y/file"):
+        write_text(tmp_path / name, "same")
+    assert checksum(tmp_path / "a" / "x") == checksum(tmp_path / "b" / "y")
+    assert checksum(tmp_path / "a") != checksum(tmp_path / "b")

@@ -1,8 +1,25 @@
 """`python -m letkd_keras`."""
 
+import sys
+
 import pytest
 
+import letkd_keras
 from letkd_keras.__main__ import list_commands, main
+
+
+@pytest.mark.parametrize(
+    ("words", "is_command"),
+    [
+        ("-m letkd_keras", True),
+        ("-X dev -m letkd_keras.data --data digits", True),
+        ("-m pytest letkd_keras", False),
+        ("train.py letkd_keras.data", False),
+    ],
+)
+def test_a_command_imports_only_what_it_needs(words, is_command, monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["python", *words.split()])
+    assert letkd_keras._runs_as_command() is is_command
 
 
 @pytest.mark.parametrize("words", [[], ["--help"]])

@@ -1,3 +1,4 @@
+import errno
 import os
 
 import numpy as np
@@ -38,6 +39,18 @@ def test_a_short_disk_is_refused_before_anything_is_written(tmp_path, monkeypatc
         memory_mapped.create(tmp_path / "array.npy", (100, 10), "float32")
     assert not list(tmp_path.iterdir())
     memory_mapped.create(tmp_path / "array.npy", (100, 10), "float16")
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot reserve room")
+def test_room_that_cannot_be_reserved_is_refused_and_leaves_no_file(tmp_path, monkeypatch):
+    def fails(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", fails)
+    expected = r"^16 bytes cannot be reserved in .* \(No space left on device\)\. Use less$"
+    with pytest.raises(OSError, match=expected):
+        memory_mapped.create(tmp_path / "array.npy", (2, 2), "float32", "Use less")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_an_interrupted_run_left_is_not_counted_as_taken(tmp_path, monkeypatch):

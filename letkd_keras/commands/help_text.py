@@ -37,7 +37,7 @@ def _default_text(action):
     if action.type is byte_count and isinstance(default, int):
         default = byte_text(default)
     values = default if isinstance(default, list | tuple) else [default]
-    return " ".join(map(str, values)).replace("%", "%%")
+    return " ".join(map(str, values))
 
 
 def wrapped(text, width):

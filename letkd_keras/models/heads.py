@@ -125,8 +125,8 @@ def _features(model):
     features = node.input_tensors[0]
     if isinstance(node.operation, keras.layers.Dense):
         return features
-    is_pooled = len(features.shape) == 4 and spatial_shape(features.shape) == (1, 1)
-    if isinstance(node.operation, keras.layers.Conv2D) and is_pooled:
+    is_convolution = isinstance(node.operation, keras.layers.Conv2D)
+    if is_convolution and spatial_shape(features.shape) == (1, 1):
         return keras.layers.Flatten(name=free_name(model, "flattening"))(features)
     return output
 

@@ -1,6 +1,7 @@
 import errno
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -193,6 +194,7 @@ def raises(error):
             "No space left on device. Free some space and run the same command again",
         ),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), "Permission denied: /x"),
+        (OSError(errno.EXDEV, "Another device", "/x", None, "/y"), "Another device: /x and /y"),
         (ImportError("pip install x"), "pip install x"),
         (FloatingPointError("loss is NaN"), "loss is NaN"),
         (MemoryError(), "there is no memory left"),
@@ -280,6 +282,15 @@ def test_an_ignored_ctrl_c_stays_ignored():
         signal.signal(signal.SIGINT, before)
 
 
+def test_an_output_that_nobody_reads_ends_the_command_quietly():
+    read, write = os.pipe()
+    os.close(read)
+    arguments = [sys.executable, "-m", "letkd_keras"]
+    result = subprocess.run(arguments, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (result.returncode, result.stderr) == (128 + signal.SIGPIPE, b"")
+
+
 @pytest.mark.parametrize("result, status", [(None, 0), ({"top1": 1.0}, 0), (3, 3)])
 def test_status_of_a_command_that_ends(result, status):
     assert status_of(lambda: result) == status
@@ -303,6 +314,7 @@ def test_errors_name_the_option_that_was_typed():
     error = ValueError("`image_size` must be 8. Received: image_size=3, mean=1")
     assert describe(error, ["--image-size", "3"]) == "--image-size must be 8. Received: 3, mean=1"
     assert describe(error, ["--image-size=3"]).startswith("--image-size must")
+    assert describe(error, ["--mean", "1"]).endswith("Received: image_size=3, 1")
     assert describe(error, ["--seed", "3"]) == str(error)
 
 

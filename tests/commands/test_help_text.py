@@ -101,6 +101,7 @@ def test_help_of_all_commands_fits_80_columns(command, capsys, monkeypatch):
     text = _help(command, capsys)
     assert text.startswith(f"usage: python -m {command} ")
     assert max(map(len, text.splitlines())) <= 80
+    assert "SUPPRESS" not in text and "(default: )" not in text
 
 
 def _options(text):

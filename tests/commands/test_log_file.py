@@ -47,6 +47,9 @@ def test_messages_before_there_is_a_folder_are_written_first(tmp_path):
     assert [line.split(" ", 2)[2] for line in lines] == ["INFO resolved", "INFO begun"]
     times = [line.split(" INFO ")[0] for line in lines]
     assert times[0] <= times[1]
+    with logged_to(tmp_path / "other.txt", earlier):
+        pass
+    assert (tmp_path / "other.txt").read_text().endswith(" INFO resolved\n")
 
 
 def test_what_cpp_code_writes_goes_to_the_file(tmp_path, capfd):
@@ -60,6 +63,24 @@ def test_what_cpp_code_writes_goes_to_the_file(tmp_path, capfd):
         "before there was a file",
         "W0000 a converter",
     ]
+
+
+def test_of_what_was_written_before_there_was_a_file_the_last_lines_are_kept(monkeypatch):
+    monkeypatch.setattr(log_file, "_MOST_WAITING", 2)
+    for _ in range(2):
+        with stderr_to_log():
+            os.write(2, b"first\nsecond\nthird\n")
+    assert log_file._waiting == ["second\n", "third\n"]
+
+
+def test_errors_of_an_earlier_scope_are_not_shown_again(tmp_path, caplog):
+    with logged_to(tmp_path / "log.txt"):
+        with stderr_to_log():
+            os.write(2, b"E0000 earlier\n")
+        with pytest.raises(ValueError), stderr_to_log():
+            os.write(2, b"E0000 later\n")
+            raise ValueError
+    assert caplog.messages == ["E0000 later"]
 
 
 def test_errors_are_shown_where_the_scope_fails(caplog):

@@ -2,7 +2,7 @@ import argparse
 
 import pytest
 
-from letkd_keras.commands.option_types import byte_count, byte_text
+from letkd_keras.commands.option_types import byte_count, byte_text, path
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,8 @@ def test_bytes_are_written_in_the_largest_unit():
 def test_other_numbers_of_bytes_are_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match="must be a number of bytes"):
         byte_count(text)
+
+
+def test_a_path_may_begin_at_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert path("~/photos") == tmp_path / "photos"

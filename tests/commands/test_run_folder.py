@@ -135,9 +135,25 @@ def test_a_second_user_is_refused_with_process_and_host(tmp_path):
     expected = rf"`out` .* is in use by process {os.getpid()} on {socket.gethostname()}\."
     with folder.locked(), pytest.raises(ValueError, match=expected), again.locked():
         pass
+    with folder.locked():
+        RunFolder(tmp_path, {})  # as workers do that share it
     with again.locked():
         assert (tmp_path / ".lock.json").exists()
     assert not (tmp_path / ".lock.json").exists()
+
+
+def test_the_settings_of_a_process_that_was_faster_are_kept(tmp_path, monkeypatch):
+    locked = RunFolder.locked
+
+    def after_another(folder):
+        monkeypatch.setattr(RunFolder, "locked", locked)
+        RunFolder(tmp_path, {"seed": 2})
+        return locked(folder)
+
+    monkeypatch.setattr(RunFolder, "locked", after_another)
+    with pytest.raises(ValueError, match="seed: 2 before, 1 now"):
+        RunFolder(tmp_path, {"seed": 1})
+    assert read_config(tmp_path) == {"seed": 2}
 
 
 def test_another_process_is_refused_until_the_first_is_gone(tmp_path):

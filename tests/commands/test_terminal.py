@@ -48,6 +48,14 @@ def test_a_wide_table_is_printed_in_parts():
     ]
 
 
+def test_a_column_may_be_wider_than_the_page():
+    assert terminal._table([["name", 30 * "b"], ["x", "1"]], 20) == [
+        f"name  {30 * 'b'}",
+        36 * "-",
+        f"x     {'1':>30}",
+    ]
+
+
 def test_headings_are_wrapped_and_sentences_too():
     rows = [["method", "test top-1, last epoch"], ["KD", "96.46"], ["AT", "91.00"]]
     assert terminal._table(rows, 40) == [

@@ -4,6 +4,7 @@ import pytest
 from keras import layers
 
 from letkd_keras import models
+from letkd_keras.functional.graph import flatten
 from letkd_keras.models import add_head, frozen_backbone
 from letkd_keras.models.heads import classifier_layer
 
@@ -81,6 +82,25 @@ def test_models_inside_are_flattened():
     inputs = keras.Input((8, 8, 3), name="outer")
     classifier = add_head(keras.Model(inputs, backbone()(inputs)), 5)
     assert "conv" in {layer.name for layer in classifier.layers}
+
+
+class Unsavable(layers.Layer):
+    """A layer that cannot be made again from its configuration."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def call(self, inputs):
+        return self.function(inputs)
+
+
+def test_the_head_of_a_model_inside_that_stays_inside_is_replaced():
+    inside_inputs, inputs = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
+    x = layers.GlobalAveragePooling2D()(Unsavable(lambda x: 2 * x)(inside_inputs))
+    inside = keras.Model(inside_inputs, layers.Dense(4)(x))
+    classifier = add_head(keras.Model(inputs, inside(inputs)), 5)
+    assert [x.units for x in flatten(classifier).layers if isinstance(x, layers.Dense)] == [5]
 
 
 def test_a_residual_addition_is_no_head():

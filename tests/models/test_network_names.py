@@ -38,7 +38,7 @@ def test_parts_of_names(name, kind, rest):
 
 
 def test_titles():
-    names = ("resnet56", "keras.applications:VGG16", "hf://somebody/net", "runs/teacher.keras")
+    names = ("resnet56", "keras.applications:VGG16", "hf://somebody/net/", "runs/teacher.keras")
     titles = [parse_network_name(name).title for name in names]
     assert titles == ["resnet56", "VGG16", "net", "teacher"]
 

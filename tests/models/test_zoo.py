@@ -145,6 +145,7 @@ def test_what_cannot_be_built_is_refused():
         ("mobilenetv2", "imagenet_mobilenet_v2"),
         ("wrn-16-2", "wrn16_2"),
         ("resnet32x", "resnet32x4"),
+        ("mobile", "imagenet_mobilenet_v2"),
     ],
 )
 def test_the_suggested_name_contains_the_given_one_or_is_close(given, suggested):
