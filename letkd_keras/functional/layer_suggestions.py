@@ -3,7 +3,7 @@
 import math
 import re
 
-from keras import layers
+from keras import activations, layers
 
 from letkd_keras.data_format import spatial_shape
 from letkd_keras.functional.block_ends import (
@@ -158,7 +158,7 @@ class _FeatureMaps:
             may_end_block = convolutions > 1 and self._has_a_name(operation)
             if may_end_block and any(merges(reader) for reader in readers(self.model, operation)):
                 return self._with_activation(operation)
-            if plain is None and activates(operation) and self._follows_convolution(node):
+            if plain is None and self._activates_convolution(node):
                 activated = self._with_a_name(node).operation
                 plain = activated if self._has_a_name(activated) else None
         return plain
@@ -293,11 +293,17 @@ class _FeatureMaps:
         alone = len(reading) == 1 and activates(reading[0])
         return reading[0] if alone and self._has_a_name(reading[0]) else operation
 
-    def _follows_convolution(self, node):
-        """Whether an activation follows a convolution over all channels, perhaps normalized."""
-        node = self.makers[id(node.input_tensors[0])]
-        while isinstance(node.operation, layers.BatchNormalization):
+    def _activates_convolution(self, node):
+        """Whether an activation, perhaps the convolution's own, is that of one over all channels.
+
+        A batch normalization may be between the two.
+        """
+        if activates(node.operation):
             node = self.makers[id(node.input_tensors[0])]
+            while isinstance(node.operation, layers.BatchNormalization):
+                node = self.makers[id(node.input_tensors[0])]
+        elif getattr(node.operation, "activation", activations.linear) is activations.linear:
+            return False
         return isinstance(node.operation, layers.Conv2D) and node.operation.groups == 1
 
     def _has_a_name(self, operation):

@@ -366,6 +366,24 @@ def test_stages_end_with_the_last_map_of_a_grid():
     }
 
 
+@pytest.mark.parametrize("convolution", [layers.Conv2D, layers.SeparableConv2D])
+def test_an_activation_may_be_the_convolutions_own(convolution):
+    x = inputs = keras.Input((16, 16, 3))
+    for number, stride in enumerate((2, 1, 2, 1)):
+        options = {"padding": "same", "name": f"conv{number}"}
+        x = convolution(4, 3, stride, activation=keras.activations.relu, **options)(x)
+    model = _classifier(x, inputs)
+    intermediate = "conv2" if convolution is layers.Conv2D else None
+    assert suggest_layers(model) == {"penultimate": "conv3", "intermediate": intermediate}
+
+
+def test_a_convolution_without_an_activation_is_no_intermediate_layer():
+    x = inputs = keras.Input((16, 16, 3))
+    for number, activation in enumerate((None, "linear", "gelu", "relu")):
+        x = layers.Conv2D(4, 3, activation=activation, padding="same", name=f"conv{number}")(x)
+    assert suggest_layers(_classifier(x, inputs))["intermediate"] == "conv2"
+
+
 def _with_one_activation(blocks):
     """A network of two stages that calls one ReLU layer again and again."""
     relu = layers.ReLU(name="relu")
