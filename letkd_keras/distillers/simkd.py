@@ -10,9 +10,16 @@ from letkd_keras.distillers.feature_maps import (
     common_grid,
     on_one_grid,
 )
-from letkd_keras.functional.graph import find_layer, flatten, output_of, readers
+from letkd_keras.functional.graph import (
+    IDLE_AT_INFERENCE,
+    find_layer,
+    flatten,
+    output_of,
+    readers,
+)
 from letkd_keras.functional.graph_copy import copy_of, copy_with, with_weights
 from letkd_keras.functional.layer_suggestions import suggest_layers
+from letkd_keras.functional.softmax_removal import last_operation
 from letkd_keras.layers import AdaptiveAveragePooling
 from letkd_keras.models import blocks
 from letkd_keras.models.initialization import PYTORCH_DEFAULT
@@ -36,7 +43,8 @@ class SimKD(Distiller):
 
     Args:
         teacher: Functional or sequential `keras.Model` from images to logits; see `Distiller`. Its
-            last feature map goes through global average pooling and a `Dense` layer.
+            last feature map goes through global average pooling and a `Dense` layer. Layers
+            between these that do nothing at inference, such as `Dropout`, are not taken over.
         student: Functional or sequential `keras.Model` from the same images to logits. It is left
             as it was: `student` of the distiller is a copy with another classifier. A student that
             has P keeps it and is not copied: it is trained in place.
@@ -144,6 +152,8 @@ def _reusing_classifier(teacher, student, teacher_layers, student_layers, factor
     x = copy_of(pooling, name="simkd_pooling")(x)
     reused = copy_of(classifier, keras.layers.Dense, name="simkd_classifier", trainable=False)
     logits = with_weights(reused, classifier.get_weights(), x)
+    if logits.dtype != teacher.outputs[0].dtype:  # a float32 softmax ended the teacher
+        logits = keras.ops.cast(logits, teacher.outputs[0].dtype)
     return keras.Model(copy.inputs[0], logits, name=student.name)
 
 
@@ -152,6 +162,8 @@ def _classifier(teacher, name):
     layer, following = find_layer(teacher, name), []
     for kind in (keras.layers.GlobalAveragePooling2D, keras.layers.Dense):
         (layer, *others) = readers(teacher, layer)
+        while not others and isinstance(layer, IDLE_AT_INFERENCE):
+            (layer, *others) = readers(teacher, layer)
         if others or not isinstance(layer, kind):
             raise ValueError(
                 "`teacher_layers` must name a layer with only global average pooling and a Dense "
@@ -159,7 +171,7 @@ def _classifier(teacher, name):
                 f"{type(layer).__name__}"
             )
         following.append(layer)
-    if readers(teacher, layer) != [teacher]:
+    if last_operation(teacher) is not layer:
         raise ValueError(
             "`teacher` must end in the Dense layer that follows its global average pooling. "
             f"Received: teacher={teacher.name!r}, with layers after {layer.name!r}"

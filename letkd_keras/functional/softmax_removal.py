@@ -48,7 +48,7 @@ def remove_softmax(model, argument="model"):
     model = as_functional(model, argument)
     flat = flatten(model)
     check_classifier(flat, argument)
-    last = _end(flat)
+    last = last_operation(flat)
     activation = _activation_of(last)
     if activation is keras.activations.linear:
         _check_no_probabilities(flat, last, argument)
@@ -124,7 +124,7 @@ def _activation_of(operation):
     return getattr(operation, "activation", keras.activations.linear)
 
 
-def _end(model):
+def last_operation(model):
     """The last operation of a model that changes its input."""
     operations = (node.operation for node in calls_from_output(model))
     return next(operation for operation in operations if not _is_identity(operation))

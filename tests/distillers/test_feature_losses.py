@@ -246,6 +246,43 @@ def test_simkd_reuses_the_teachers_classifier_and_freezes_it(setting):
     assert widths == [4, 4, 8]
 
 
+def _with_head(base, *layers):
+    """A classifier of the features of `base`, made by transfer learning."""
+    features = keras.Model(base.inputs, base.get_layer("penultimate").output)
+    features.trainable = False
+    inputs = keras.Input(base.input_shape[1:])
+    x = features(keras.layers.RandomFlip()(inputs), training=False)
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+def test_simkd_leaves_out_what_does_nothing_at_inference(setting, dtype):
+    dense = keras.layers.Dense(3, name="fc", dtype=dtype)
+    teacher = _with_head(
+        setting.teacher,
+        keras.layers.Dropout(0.5),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dropout(0.5),
+        dense,
+        keras.layers.Activation("softmax", dtype="float32"),
+    )
+    model = SimKD(
+        teacher, setting.student(), teacher_layers="penultimate", student_layers="penultimate"
+    )
+    classifier = model.student.get_layer("simkd_classifier")
+    np.testing.assert_array_equal(classifier.kernel, dense.kernel)
+    assert model.student.outputs[0].dtype == "float32"
+    assert not any(isinstance(layer, keras.layers.Dropout) for layer in model.student.layers)
+
+
+def test_simkd_refuses_a_teacher_with_layers_after_its_classifier(setting):
+    head = keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(4), keras.layers.Dense(3)
+    with pytest.raises(ValueError, match=r"`teacher` must end in the Dense layer .* after 'dense"):
+        SimKD(_with_head(setting.teacher, *head), setting.student(), **LAST)
+
+
 def test_simkd_keeps_a_student_that_has_the_projector(setting):
     first = SimKD(setting.teacher, setting.student(), **LAST)
     again = SimKD(setting.teacher, first.student)
