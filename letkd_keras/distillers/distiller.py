@@ -269,16 +269,19 @@ class Distiller(TrainStep, keras.Model):
         return self.student.export(filepath, *args, **kwargs)
 
     def check_labels(self, y):
-        """Refuse a batch without labels, or with several kinds of them.
+        """Refuse a batch without labels, or with several kinds of them, or with texts.
 
         Raises:
-            ValueError: If `y` is not one tensor.
+            ValueError: If `y` is not one tensor of numbers.
         """
         if y is None or isinstance(y, dict | list | tuple):
             raise ValueError(
                 "`y` must be one tensor of labels, -1 for images without one. "
                 f"Received: y={None if y is None else type(y).__name__}"
             )
+        if getattr(getattr(y, "dtype", None), "name", None) == "string":  # of TensorFlow
+            expected = expected_labels(self._classes, self.takes_unlabelled)
+            raise ValueError(f"{expected}. Received: labels of type string")
 
     def compute_output_shape(self, input_shape):
         return self.student.compute_output_shape(input_shape)

@@ -58,7 +58,10 @@ def check_loss(loss, classes):
 
 
 _OF_INTEGERS = {"sparsecategoricalcrossentropy"}
-_OF_DISTRIBUTIONS = {"categoricalcrossentropy", "categoricalfocalcrossentropy"}
+_OF_DISTRIBUTIONS = {
+    *("categoricalcrossentropy", "categoricalfocalcrossentropy"),
+    *("binarycrossentropy", "binaryfocalcrossentropy"),
+}
 
 
 def check_suits_labels(loss, labels, classes):

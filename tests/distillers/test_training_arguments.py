@@ -304,6 +304,8 @@ def test_labels_of_two_classes_may_be_booleans():
 _SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 _CATEGORICAL = keras.losses.CategoricalCrossentropy(from_logits=True)
 _FOCAL = keras.losses.CategoricalFocalCrossentropy(from_logits=True)
+_BINARY = keras.losses.BinaryCrossentropy(from_logits=True)
+_BINARY_FOCAL = keras.losses.BinaryFocalCrossentropy(from_logits=True)
 
 
 @pytest.mark.parametrize(
@@ -314,6 +316,8 @@ _FOCAL = keras.losses.CategoricalFocalCrossentropy(from_logits=True)
         (_CATEGORICAL, np.arange(3), r"\.SparseCategoricalCrossentropy.* integers"),
         (_CATEGORICAL, np.arange(3)[:, None], r"\.SparseCategoricalCrossentropy.* integers"),
         (_FOCAL, np.arange(3), r"\.SparseCategoricalCrossentropy.* integers"),
+        (_BINARY, np.arange(3), r"\.SparseCategoricalCrossentropy.* integers"),
+        (_BINARY_FOCAL, np.arange(3)[:, None], r"\.SparseCategoricalCrossentropy.* integers"),
     ],
 )
 def test_a_loss_for_the_other_kind_of_labels_is_refused(loss, labels, suitable):
@@ -388,6 +392,20 @@ def test_weights_for_another_number_of_images_are_refused():
 def test_labels_that_are_no_numbers_are_refused(labels):
     with pytest.raises(ValueError, match=r"`y` must be integers from 0 to 2, .* labels of type "):
         check_images_and_labels(None, labels, 3)
+
+
+def test_texts_as_labels_of_a_data_set_are_refused():
+    tf = pytest.importorskip("tensorflow")
+    model = KD(_classifier(), _classifier())
+    model.compile("sgd", _SPARSE)
+    images, labels = np.zeros((2, 8, 8, 3), "float32"), np.array(["cat", "dog"])
+    for batches in (
+        tf.data.Dataset.from_tensors((images, labels)),
+        tf.data.Dataset.from_tensors((images, labels[:, None])),
+    ):
+        for call in (model.fit, model.evaluate):
+            with pytest.raises(ValueError, match=r"`y` must be integers from 0 to 2, .* string$"):
+                call(batches, verbose=0)
 
 
 def test_distributions_in_bfloat16_are_taken():
