@@ -153,10 +153,16 @@ def check_network_name(name, argument="network"):
         `NetworkName`.
 
     Raises:
-        ValueError: If there is no network of this name; the message suggests one.
+        ValueError: If there is no network of this name; the message suggests one. If it is a model.
         FileNotFoundError: If there is no such file.
         ImportError: If keras-hub is needed and not installed.
     """
+    if not isinstance(name, str | Path):
+        raise ValueError(
+            f"`{argument}` must be a name or a path; put layers before a model in memory by "
+            "`keras.Sequential([keras.Input(shape), keras.layers.Rescaling(scale), model])`. "
+            f"Received: {argument} of type {type(name).__name__}"
+        )
     parsed = parse_network_name(name)
     _CHECKS[parsed.kind](parsed, name, argument)
     return parsed

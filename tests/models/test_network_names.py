@@ -174,3 +174,9 @@ def test_sizes_are_those_of_the_builders():
     sizes = {"EfficientNetB3": 300, "EfficientNetB7": 600, "EfficientNetV2S": 384}
     for name, size in {**sizes, "NASNetLarge": 331, "Xception": 299, "VGG16": 224}.items():
         assert APPLICATIONS[name].size == size
+
+
+def test_a_model_in_place_of_a_name_is_refused_with_what_helps():
+    model = models.build("resnet8", num_classes=3)
+    with pytest.raises(ValueError, match=r"`teacher` must be a name.* type Functional$"):
+        check_network_name(model, "teacher")
