@@ -6,7 +6,7 @@ import numpy as np
 
 from letkd_keras.export.formats.savedmodel import write_serving
 from letkd_keras.export.inverse_rms import with_calibrated_floors, with_float16_floors
-from letkd_keras.functional.graph import run
+from letkd_keras.functional.graph import retrace
 
 
 def write_tflite(student, path, options, configure=lambda converter: None, quantized=False):
@@ -96,25 +96,32 @@ def _with_full_range(images, options):
     return images
 
 
+class _ConstantShape(keras.layers.Layer):
+    """A reshaping layer that does not ask for the number of images, where all sides are known."""
+
+    def __init__(self, layer):
+        super().__init__(name=layer.name)
+        self.layer = layer
+
+    def call(self, inputs):
+        shape = self.layer.compute_output_shape(inputs.shape)[1:]
+        return self.layer(inputs) if None in shape else keras.ops.reshape(inputs, (-1, *shape))
+
+
 def _with_constant_shapes(student):
     """A student of the same layers whose reshaping layers do not ask for the number of images.
 
     Keras computes the new shape from it, by three operations. Delegates that need constant shapes
     cannot have these.
     """
-    if not any(map(_reshapes, student.layers)):
+    replaced = {layer: _ConstantShape(layer) for layer in student.layers if _reshapes(layer)}
+    if not replaced:
         return student
 
     def call(operation, *args, **kwargs):
-        if _reshapes(operation):
-            shape = operation.compute_output_shape(args[0].shape)[1:]
-            if None not in shape:
-                return keras.ops.reshape(args[0], (-1, *shape))
-        return operation(*args, **kwargs)
+        return replaced.get(operation, operation)(*args, **kwargs)
 
-    image = keras.Input(student.input_shape[1:], dtype=student.inputs[0].dtype, name="image")
-    outputs = keras.tree.flatten(run(student, image, call))
-    return keras.Model(image, outputs[0], name=student.name)
+    return keras.Model(*retrace(student, call), name=student.name)
 
 
 def _reshapes(layer):

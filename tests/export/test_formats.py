@@ -162,6 +162,17 @@ def test_tflite_computes_no_shapes(format, images, tmp_path):
     np.testing.assert_allclose(batch[:1], single, atol=1e-6)
 
 
+def test_tflite_keeps_names_that_keras_gives_reshapes(images, tmp_path):
+    inputs = keras.Input((16, 16, 3), name="picture")
+    halves = keras.layers.Cropping2D((0, 4), name="reshape")(inputs), inputs[:, :, ::2]
+    shared = keras.layers.Reshape((8, -1), name="image")
+    parts = [keras.layers.Activation("relu", name="flatten")(shared(half)) for half in halves[:1]]
+    x = keras.layers.Concatenate(name="reshape_1")([*parts, shared(halves[1])])
+    student = keras.Model(inputs, keras.layers.Dense(5)(keras.layers.Flatten(name="row")(x)))
+    keras.utils.clear_session()  # Keras counts names anew in each process
+    export_student(student, tmp_path, "tflite", images=images)
+
+
 def test_onnx_has_no_transpose_where_a_number_is_added(images, tmp_path):
     inputs = keras.Input((16, 16, 3))
     x = keras.layers.Conv2D(4, 3, activation="hard_silu")(inputs)
