@@ -55,7 +55,7 @@ def describe_input(inputs):
     size = f"any size (checked on {_sizes(inputs['checked_size'])})" if is_open else _sizes(sides)
     parts = [{1: "grayscale", 3: "RGB"}.get(channels, f"{channels} channels")]
     parts += ["0 to 255", size] if inputs["kind"] == "pixels" else [size]
-    if len(set(sides)) > 1 and not is_open:
+    if len(sides) == 2 and len(set(sides)) > 1 and not is_open:
         height, width = sides
         inner = "" if inputs["crop"] == 1 else f" (the inner {100 * inputs['crop']:g}%)"
         parts += [f"center crop to the sides {width}:{height}{inner}, bilinear resize"]

@@ -131,8 +131,14 @@ def test_signatures_are_those_of_the_formats(bundle):
             "center crop",
             None,
         ),
+        (
+            [8, 16, 24, 1],
+            1.0,
+            "grayscale, 0 to 255, 8 x 16 x 24, bilinear resize of the shorter side, center crop",
+            None,
+        ),
     ],
-    ids=["oblong", "oblong, cropped", "open"],
+    ids=["oblong", "oblong, cropped", "open", "volumes"],
 )
 def test_images_that_are_not_square(bundle, shape, crop, line, part):
     card = read_card(bundle)
