@@ -189,7 +189,8 @@ def take(data, split, count, seed=0):
     # The last batch may be smaller. A data set may be ordered by class.
     step = (len(batches) - 1) * _BATCH // count if split == "validation" else 1
     with data.broken_files_named():
-        parts = [[np.asarray(part)[:: max(step, 1)] for part in batch] for batch in batches]
+        # Copies, since a view would keep its whole batch in memory.
+        parts = [[np.asarray(part)[:: max(step, 1)].copy() for part in batch] for batch in batches]
     images, labels = map(np.concatenate, zip(*parts, strict=True))
     if len(images) > count:
         rows = np.random.default_rng(seed).permutation(len(images))[:count]

@@ -81,6 +81,7 @@ def test_of_many_validation_images_few_are_kept_in_memory(monkeypatch):
 
     def record(arrays):
         kept.append(sum(map(len, arrays)))
+        assert all(array.base is None for array in arrays)  # a view keeps its whole batch
         return concatenate(arrays)
 
     data = image_data()
