@@ -169,6 +169,6 @@ def _digest(files, size):
     digest = hashlib.sha256(f"{size}".encode())
     for file in files:
         status = Path(file).stat()
-        digest.update(os.fsencode(file))
+        digest.update(os.fsencode(Path(file).resolve()))
         digest.update(f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]

@@ -59,6 +59,17 @@ def test_cache_of_changed_files_is_made_anew(tmp_path):
     assert second.mean() > 190
 
 
+def test_cache_of_other_files_at_the_same_relative_path_is_another_one(tmp_path, monkeypatch):
+    means = []
+    for folder, color in (("a", (10, 10, 10)), ("b", (200, 200, 200))):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        picture(color).save("x.bmp")  # of the same size, whatever its pixels are
+        os.utime("x.bmp", ns=(1, 1))
+        means.append(decode_all(["x.bmp"], 8, cache=tmp_path / "cache")[0].mean())
+    assert means[0] < 20 and means[1] > 190
+
+
 def test_interrupted_cache_leaves_nothing_that_looks_finished(tmp_path):
     file = tmp_path / "x.png"
     file.write_bytes(b"no image")
