@@ -110,7 +110,6 @@ def test_images_without_labels_are_not_needed(tmp_path, data_file, caplog):
     # Of a folder, corrupt images are skipped as before.
     tree = write_tree(tmp_path / "tree")
     (tree / "ant" / "0.png").write_text("no image")
-    spec = DataSpec(str(tree), image_size=16, unlabelled=more, skip_corrupt=True)
     config = {"source": str(tree), "image_size": 16, "unlabelled": more, "skip_corrupt": True}
     run = RunFolder(tmp_path / "other", {"data": config}).path
     assert open_data(run, _options()).config["skip_corrupt"]
