@@ -262,9 +262,9 @@ def test_processes_end_with_a_grid_that_is_interrupted(tmp_path, monkeypatch):
         def wait(self):
             if self.method == "sp":
                 started.set()
-                terminated.wait(2)
+                terminated.wait(20)
             else:
-                started.wait(2)
+                started.wait(20)
             return 0
 
         def terminate(self):
