@@ -100,7 +100,7 @@ def run_on_workers(options, make_experiment, command):
     import keras
 
     from letkd_keras.recipes.experiments.experiment import OPEN_KEYS
-    from letkd_keras.recipes.trainings import ray_workers, shared_training
+    from letkd_keras.recipes.workers import ray_workers, shared_training
 
     if options.engine == "ray":
         ray_workers.check(keras.backend.backend())

@@ -10,7 +10,7 @@ from letkd_keras.data import NumberedBatches
 from letkd_keras.prototypes import Prototypes, fit_prototypes, remove_workdir
 from letkd_keras.recipes.trainings import sharing
 from letkd_keras.recipes.trainings.predictions import predicted_classes
-from letkd_keras.recipes.trainings.ray_workers import RayWorkers
+from letkd_keras.recipes.workers.ray_workers import RayWorkers
 
 log = logging.getLogger(__name__)
 

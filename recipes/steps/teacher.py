@@ -13,8 +13,8 @@ from letkd_keras.models import frozen_backbone
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.experiments.remedies import remedies
 from letkd_keras.recipes.trainings import accuracies, training_folder
-from letkd_keras.recipes.trainings.shared_training import train
 from letkd_keras.recipes.trainings.training_state import finish
+from letkd_keras.recipes.workers.shared_training import train
 
 log = logging.getLogger(__name__)
 

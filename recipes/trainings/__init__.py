@@ -1,1 +1,1 @@
-"""Trainings: the schedule, the loop that continues, the workers that share it, the results."""
+"""Trainings: the schedule, the loop that continues, the folder, the results."""

@@ -4,10 +4,10 @@ import threading
 
 import numpy as np
 
-from letkd_keras.recipes.trainings import workers
+from letkd_keras.recipes.workers import worker_group
 
 
-class Threads(workers.Workers):
+class Threads(worker_group.WorkerGroup):
     """One of them."""
 
     def __init__(self, index, shared):
@@ -24,7 +24,7 @@ class Threads(workers.Workers):
 
 
 def in_threads(count, function):
-    """What a function of `Workers` returns on each of them."""
+    """What a function of `WorkerGroup` returns on each of them."""
     shared = {"slots": [None] * count, "barrier": threading.Barrier(count)}
     results = [None] * count
 

@@ -5,11 +5,11 @@ import signal
 import time
 
 from letkd_keras.commands.command_line import run_main
-from letkd_keras.recipes.trainings.jax_workers import JaxWorkers
+from letkd_keras.recipes.workers.jax_worker_group import JaxWorkerGroup
 
 
 def main():
-    JaxWorkers(1, 0)
+    JaxWorkerGroup(1, 0)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(30)
 

@@ -14,7 +14,8 @@ from float64 import compute_in_float64
 
 from letkd_keras.commands.terminal_log import set_up_logging
 from letkd_keras.recipes import compare
-from letkd_keras.recipes.trainings import fit_on_workers, training
+from letkd_keras.recipes.trainings import training
+from letkd_keras.recipes.workers import fit_on_workers
 
 OPTIONS = (
     *("--train-examples", "48", "--test-examples", "21", "--pair", "resnet8-resnet8"),

@@ -12,7 +12,7 @@ from letkd_keras.recipes import digits
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.steps.prototypes import with_teachers_classes
-from letkd_keras.recipes.trainings import shared_training
+from letkd_keras.recipes.workers import shared_training
 
 SMALL = [
     *("--train-examples", "80", "--test-examples", "20", "--labelled-fraction", "0.25"),

@@ -6,7 +6,7 @@ from worker_threads import in_threads
 from letkd_keras.recipes import cifar100
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.recipe_command import default_out, run_on_workers
-from letkd_keras.recipes.trainings import worker_environment
+from letkd_keras.recipes.workers import worker_environment
 
 
 def test_the_default_folder_has_the_data_and_the_pair(cifar100_noise):

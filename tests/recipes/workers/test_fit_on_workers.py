@@ -7,9 +7,10 @@ import pytest
 from small_training import small_model
 from worker_threads import Threads, in_threads
 
-from letkd_keras.recipes.trainings import fit_on_workers, training
+from letkd_keras.recipes.trainings import training
 from letkd_keras.recipes.trainings.schedule import Schedule
 from letkd_keras.recipes.trainings.training_state import SaveState, read_state
+from letkd_keras.recipes.workers import fit_on_workers
 
 
 def test_one_worker_trains_by_the_order_of_the_chief(monkeypatch):

@@ -17,9 +17,10 @@ from letkd_keras.data import steps_per_epoch
 from letkd_keras.files import checksum
 from letkd_keras.functional import limit_normalization_momentum
 from letkd_keras.functional.loading import model_bytes
-from letkd_keras.recipes.trainings import sharing, training, worker_environment
-from letkd_keras.recipes.trainings.fit_on_workers import fit
+from letkd_keras.recipes.trainings import sharing, training
 from letkd_keras.recipes.trainings.training_state import is_over, read_state
+from letkd_keras.recipes.workers import worker_environment
+from letkd_keras.recipes.workers.fit_on_workers import fit
 from letkd_keras.versions import versions
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class Chief:
     """The workers as the chief has its trainings done by them.
 
     Args:
-        group: `Workers`.
+        group: `WorkerGroup`.
     """
 
     def __init__(self, group):
@@ -171,7 +172,7 @@ def agree(group, own, open_keys=()):
     """Compare what the workers were started with.
 
     Args:
-        group: `Workers`.
+        group: `WorkerGroup`.
         own: What this one was started with, JSON types; `error` if it failed.
         open_keys: Keys of `experiment` that may differ.
 

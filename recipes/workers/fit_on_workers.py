@@ -32,7 +32,7 @@ def fit(group, content, data, order, folder):
     The chief's folder says after which epoch it starts, and gets the states.
 
     Args:
-        group: `Workers`.
+        group: `WorkerGroup`.
         content: The model, as `model_bytes` gives it.
         data: The data; each worker reads its part of the batches.
         order: Options of the training, see `shared_training.Chief.train`.
@@ -129,7 +129,7 @@ class EvaluateParts(keras.callbacks.Callback):
     batches of the same size on all workers, and there is no such size for every number of images.
 
     Args:
-        group: `Workers`.
+        group: `WorkerGroup`.
         network: Functional model that the workers train.
         data: The data.
         schedule: `Schedule`.
@@ -177,7 +177,7 @@ class InScope(keras.callbacks.Callback):
 
     Args:
         callback: Callback of beginnings and ends of epochs, and of the end of the training.
-        group: `Workers`.
+        group: `WorkerGroup`.
     """
 
     def __init__(self, callback, group):

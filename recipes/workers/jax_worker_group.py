@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 
-from letkd_keras.recipes.trainings.workers import Workers
+from letkd_keras.recipes.workers.worker_group import WorkerGroup
 
 
 def _restore_sigterm():
@@ -20,7 +20,7 @@ def _restore_sigterm():
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
-class JaxWorkers(Workers):
+class JaxWorkerGroup(WorkerGroup):
     """Processes of `jax.distributed`, which `keras.distribution` shares the batches among."""
 
     def __init__(self, count, index):

@@ -20,14 +20,10 @@ from letkd_keras.commands.run_folder import differences
 from letkd_keras.data import DataSpec
 from letkd_keras.errors import error_reason
 from letkd_keras.functional.loading import model_bytes
-from letkd_keras.recipes.trainings import (
-    fit_on_workers,
-    shared_training,
-    sharing,
-    worker_environment,
-)
+from letkd_keras.recipes.trainings import sharing
 from letkd_keras.recipes.trainings.training_data import few_for_students
 from letkd_keras.recipes.trainings.training_state import is_over, read_state
+from letkd_keras.recipes.workers import fit_on_workers, shared_training, worker_environment
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from letkd_keras.data import DataSpec
-from letkd_keras.recipes.trainings import ray_workers, training_folder
+from letkd_keras.recipes.trainings import training_folder
 from letkd_keras.recipes.trainings.training_data import few_for_students
+from letkd_keras.recipes.workers import ray_workers
 
 
 def test_ray_on_jax_is_refused():

@@ -1,12 +1,12 @@
 import pytest
 from worker_threads import Threads, in_threads
 
-from letkd_keras.recipes.trainings import workers
+from letkd_keras.recipes.workers import worker_group
 
 
 @pytest.mark.parametrize("chunk", [2**22, 3])
 def test_messages_of_any_length_reach_all(chunk, monkeypatch):
-    monkeypatch.setattr(workers, "_CHUNK", chunk)
+    monkeypatch.setattr(worker_group, "_CHUNK", chunk)
     messages = [bytes(range(256)), b"", b"odd", b"\xff\xff"]
     assert in_threads(4, lambda group: group.gather(messages[group.index])) == [messages] * 4
     received = in_threads(4, lambda group: group.broadcast(messages[group.index]))

@@ -20,8 +20,9 @@ from small_training import small_model
 from worker_threads import Threads, in_threads
 
 from letkd_keras.data import load_digits
-from letkd_keras.recipes.trainings import shared_training, sharing, training_folder
+from letkd_keras.recipes.trainings import sharing, training_folder
 from letkd_keras.recipes.trainings.schedule import Schedule
+from letkd_keras.recipes.workers import shared_training
 
 PROGRAM = Path(__file__).parents[2] / "programs" / "recipe_on_workers.py"
 SECONDS = 900  # of each process; minutes are needed where many share a core

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from letkd_keras.recipes.trainings import sharing
-from letkd_keras.recipes.trainings.worker_environment import connect, process_of, task_of
+from letkd_keras.recipes.workers.worker_environment import connect, process_of, task_of
 
 JAX_NAMES = tuple(
     f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")

@@ -12,7 +12,7 @@ import numpy as np
 _CHUNK = 2**22
 
 
-class Workers:
+class WorkerGroup:
     """The group of all workers, as one of them sees it.
 
     Attributes:

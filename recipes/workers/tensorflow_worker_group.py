@@ -1,9 +1,9 @@
 import numpy as np
 
-from letkd_keras.recipes.trainings.workers import Workers
+from letkd_keras.recipes.workers.worker_group import WorkerGroup
 
 
-class TensorFlowWorkers(Workers):
+class TensorFlowWorkerGroup(WorkerGroup):
     """Workers of `tf.distribute.MultiWorkerMirroredStrategy`, as in `TF_CONFIG`."""
 
     def __init__(self, count, index):

@@ -8,8 +8,8 @@ import json
 import logging
 import os
 
-from letkd_keras.recipes.trainings.jax_workers import JaxWorkers
-from letkd_keras.recipes.trainings.tensorflow_workers import TensorFlowWorkers
+from letkd_keras.recipes.workers.jax_worker_group import JaxWorkerGroup
+from letkd_keras.recipes.workers.tensorflow_worker_group import TensorFlowWorkerGroup
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def connect(backend):
         backend: Name of Keras' backend.
 
     Returns:
-        `Workers`, or `None` if there are no others.
+        `WorkerGroup`, or `None` if there are no others.
 
     Raises:
         ValueError: If the environment is malformed, or for another backend.
@@ -52,7 +52,7 @@ def connect(backend):
     if count == 1:
         return None
     log.info("worker %d of %d: waiting for the others", index + 1, count)
-    kinds = {"tensorflow": TensorFlowWorkers, "jax": JaxWorkers}
+    kinds = {"tensorflow": TensorFlowWorkerGroup, "jax": JaxWorkerGroup}
     workers = kinds[backend](count, index)
     log.info("worker %d of %d: connected, %d devices in all", index + 1, count, workers.devices)
     return workers

@@ -1,0 +1,1 @@
+"""Workers: processes, on one or several machines, that share the trainings of a run."""
