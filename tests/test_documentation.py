@@ -74,6 +74,13 @@ def test_pages_that_the_code_names_exist():
                 assert (ROOT / page).exists(), (file, page)
 
 
+def test_files_that_pages_name_exist():
+    named = r"`((?:letkd_keras|recipes|export|benchmarks|tests|docs|examples)/[\w/.-]+\.\w+)`"
+    for page in (*PAGES, ROOT / "tests" / "golden" / "README.md"):
+        for file in re.findall(named, page.read_text()):
+            assert (ROOT / file).exists(), (page, file)
+
+
 def test_the_api_pages_have_every_public_name():
     pages = {page.stem: page.read_text() for page in (ROOT / "docs" / "api").glob("*.md")}
     for module in set(pages) - {"index"}:

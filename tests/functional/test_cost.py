@@ -139,7 +139,14 @@ def test_known_networks(network, parameters, millions):
 
 
 @pytest.mark.parametrize(
-    "student, parameters, multiply_adds", [("resnet20", 3.3, 2.0), ("snv1", 10.9, 4.9)]
+    "student, parameters, multiply_adds",
+    [
+        ("resnet20", 3.3, 2.0),
+        ("wrn16_2", 2.8, 1.8),
+        ("snv1", 10.9, 4.9),
+        ("snv2", 7.7, 4.3),
+        ("mnv2", 14.1, 7.5),
+    ],
 )
 def test_cost_of_students_with_the_kd_layers_of_letkd2(student, parameters, multiply_adds):
     plain = models.build(student, num_classes=100)

@@ -117,7 +117,9 @@ def test_training_statistics_and_every_gradient_are_the_authors(golden, data_for
         "var_after": bn.moving_variance.numpy(),
     }
     errors = {name: relative_error(value, golden[name]) for name, value in actual.items()}
-    assert max(errors.values()) < 1e-5, errors
+    # A gradient adds up what every location gives.
+    bounds = {name: 1e-5 if name.startswith("grad_") else 1e-6 for name in errors}
+    assert {name: e for name, e in errors.items() if not e < bounds[name]} == {}
 
 
 def test_formulas_in_float64_agree():

@@ -56,7 +56,7 @@ def test_penultimate_targets_divergence_and_gradient_are_the_authors(golden_dir)
     with tf.GradientTape() as tape:
         tape.watch(scores)
         kl = TemplateKLDivergence()((targets, negentropy), scores)
-    assert float(kl) == pytest.approx(float(golden["kl"]), rel=1e-5)
+    assert float(kl) == pytest.approx(float(golden["kl"]), rel=1e-6)
     assert relative_error(tape.gradient(kl, scores), golden["grad_scores"]) < 1e-5
 
 
@@ -65,9 +65,9 @@ def test_intermediate_targets_and_divergence_are_the_authors(golden_dir, name, p
     golden = _golden(golden_dir, f"subclass_target{name}")
     layer = _intermediate(golden, pool)
     targets = layer(golden["teacher_features"], golden["labels"], return_negentropy=True)
-    assert relative_error(targets[0], golden["targets"]) < 1e-6
+    np.testing.assert_array_equal(targets[0], golden["targets"])  # rows of a table
     kl = TemplateKLDivergence()(targets, golden["student_scores"])
-    assert float(kl) == pytest.approx(float(golden["kl"]), rel=1e-5)
+    assert float(kl) == pytest.approx(float(golden["kl"]), rel=1e-6)
 
 
 # Numbers by hand and in float64

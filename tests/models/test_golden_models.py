@@ -8,9 +8,6 @@ from relative_error import relative_error
 
 from letkd_keras import models
 
-# Float32 through 110 layers; elsewhere 1e-5.
-_TOLERANCES = {"resnet110": 1e-4}
-
 
 def test_logits_and_feature_maps_are_those_of_the_authors_networks(golden_model):
     name = golden_model.stem.removeprefix("model_")
@@ -28,4 +25,4 @@ def test_logits_and_feature_maps_are_those_of_the_authors_networks(golden_model)
         outputs = {**maps, "logits": model.output}
         results = keras.Model(model.input, outputs)(golden["x"], training=False)
         errors = {key: relative_error(results[key], golden[key]) for key in results}
-    assert max(errors.values()) <= _TOLERANCES.get(name, 1e-5), errors
+    assert max(errors.values()) <= 1e-5, errors
