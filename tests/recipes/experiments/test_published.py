@@ -1,10 +1,12 @@
 import ast
+import re
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from letkd_keras.recipes import cifar100, imagenet, tiny_imagenet
 from letkd_keras.recipes.experiments import published as module
 from letkd_keras.recipes.experiments.published import (
     TABLES,
@@ -17,6 +19,7 @@ from letkd_keras.recipes.experiments.published import (
     published,
 )
 
+ROOT = Path(__file__).parents[3]
 RN34 = "imagenet_resnet34-imagenet_resnet18"
 MNV1 = "imagenet_resnet50-imagenet_mobilenet_v1"
 PAIRS = list(dict.fromkeys((t.dataset, pair) for t in TABLES for pair, _, _ in t.cells()))
@@ -248,6 +251,34 @@ def test_unknown_pair_or_method_has_none():
     assert ablations_of("cifar100", "wrn40_2-wrn16_2") == {}
     assert probes_of("cifar100", "wrn40_2-wrn16_2") == {}
     assert published("digits", "resnet56-resnet20", "kd") is None
+
+
+@pytest.mark.parametrize("recipe", [cifar100, tiny_imagenet, imagenet])
+def test_numbers_that_the_recipes_quote(recipe):
+    of = recipe.SETTINGS.dataset
+    rows = [methods_of(of, pair) for dataset, pair in PAIRS if dataset == of]
+    cells = [accuracy for row in rows for accuracy in row.values() if accuracy.source == "letKD"]
+    known = {number for cell in cells for number in (cell.top1, cell.top5, cell.spread)}
+    quoted = [float(number) for number in re.findall(r"\b\d+\.\d\d\b", recipe.__doc__)]
+    assert len(quoted) >= 7 and set(quoted) <= known
+
+
+def test_numbers_that_the_documentation_quotes():
+    pair = "resnet56-resnet20"
+    kd, dkd, letkd2 = (published("cifar100", pair, name).top1 for name in ("kd", "dkd", "letkd2"))
+    readme, results, more = (
+        (ROOT / page).read_text()
+        for page in ("README.md", "docs/results.md", "docs/more_results.md")
+    )
+    assert f"KD has\n{kd:.2f}, DKD {dkd:.2f} and letKD-2 {letkd2:.2f}." in readme
+    assert (
+        f"{letkd2 - kd:.1f} points above KD and {letkd2 - dkd:.1f} above DKD for {pair}" in results
+    )
+    for name in ("letkd_i0p0", "letkd_i0p1", "letkd_i1p0", "letkd2"):
+        (row,) = re.findall(rf"^\| [01] \| [01] \| `{name}` .*$", more, re.MULTILINE)
+        assert row.endswith(f"| {published('cifar100', pair, name).top1:.2f} |")
+    gain = letkd2 - published("cifar100", pair, "letkd_i0p0").top1
+    assert f"alpha 1 of both levels adds {gain:.2f}." in more
 
 
 def test_the_dictionaries_are_copies():
