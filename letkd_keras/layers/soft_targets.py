@@ -11,12 +11,12 @@ from letkd_keras.ranges import positive_integer, positive_number
 
 
 class _SoftTargets(keras.layers.Layer):
-    """Base of both kinds of targets: frozen float32 weights, pooling of the teacher's features."""
+    """Base of both kinds of targets: float32 weights never trained, pooling of the features."""
 
     def __init__(self, pool_size=1, data_format=None, dtype=None, **kwargs):
         # Half precision is too coarse for distances, so the global dtype policy is not followed.
         dtype = dtype or keras.backend.result_type(keras.config.floatx(), "float32")
-        super().__init__(trainable=False, dtype=dtype, **kwargs)
+        super().__init__(**{"trainable": False, **kwargs}, dtype=dtype)
         self.pool_size = positive_integer.check(pool_size, "pool_size")
         self.data_format = data_format_or_default(data_format)
         self.channel_axis = -1 if self.data_format == "channels_last" else 1
@@ -70,9 +70,11 @@ class _SoftTargets(keras.layers.Layer):
         return tuple(keras.KerasTensor(shape, dtype=self.compute_dtype) for shape in shapes)
 
     def get_config(self):
-        config = super().get_config()
-        del config["trainable"]
-        return {**config, "pool_size": self.pool_size, "data_format": self.data_format}
+        return {
+            **super().get_config(),
+            "pool_size": self.pool_size,
+            "data_format": self.data_format,
+        }
 
 
 @keras.saving.register_keras_serializable("letkd_keras")

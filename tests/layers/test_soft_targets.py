@@ -286,6 +286,15 @@ def test_no_weight_is_trainable_and_all_are_float32_under_a_mixed_policy():
     assert {keras.backend.standardize_dtype(o.dtype) for o in outputs} == {"float32"}
 
 
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("trainable", [False, True])
+def test_trainable_is_an_argument_as_of_every_layer_and_trains_no_weight(make, trainable):
+    layer = make(trainable=trainable)
+    assert layer.trainable == trainable
+    assert not layer.trainable_weights
+    assert type(layer).from_config(layer.get_config()).trainable == trainable
+
+
 def test_config_round_trip():
     for layer in (
         PenultimateTargets(5, temperature=0.5, pool_size=2, data_format="channels_first", name="a"),
