@@ -70,7 +70,9 @@ class TrainStep:
         # which only a step that ends sets. Left in, they are there when the first step cannot be
         # traced. They need no memory: the compiled step takes them over.
         self._jax_state = None
-        return super()._get_jax_state(*args, **kwargs)
+        # Where `fit` has ended with `use_ema`, Keras 3.15 fails in the next step: weights and their
+        # averages are the same arrays, and a step takes over each array once.
+        return _distinct(super()._get_jax_state(*args, **kwargs))
 
     def compute_loss_and_updates(
         self,
@@ -119,6 +121,19 @@ class TrainStep:
     def test_step(self, state, data):
         logs, state = super().test_step(state, data)
         return self.without_training_losses(logs), state
+
+
+def _distinct(state):
+    """The state, with a copy of each array that it has twice."""
+    seen = set()
+
+    def distinct(array):
+        if id(array) in seen:
+            return keras.ops.copy(array)
+        seen.add(id(array))
+        return array
+
+    return keras.tree.map_structure(distinct, state)
 
 
 def _values(scope, variables):

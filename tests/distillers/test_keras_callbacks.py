@@ -88,3 +88,14 @@ def test_checkpoints_and_validation_have_the_averaged_weights(optimizer, setting
     # The training can go on from the file.
     loaded.fit(setting.x, setting.y, callbacks=callbacks[1:2], **data)
     assert np.isfinite(loaded.student(setting.x)).all()
+
+
+def test_after_a_training_with_averaged_weights_it_can_go_on(setting):
+    model = _with_regressor(setting)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(TorchSGD(0.01, use_ema=True, ema_momentum=0.7), loss)
+    for _ in range(2):
+        model.fit(setting.x, setting.y, batch_size=6, verbose=0)
+    state = [*model.trainable_weights, *model.optimizer.variables]
+    assert all(np.isfinite(keras.ops.convert_to_numpy(each)).all() for each in state)
+    assert int(model.optimizer.iterations) == 4
