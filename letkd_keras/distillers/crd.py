@@ -139,8 +139,10 @@ class CRD(Distiller):
         self.contrastive = NoiseContrastiveLoss(train_examples)
 
     def call(self, inputs, training=None):
-        images = inputs["image"] if isinstance(inputs, dict) else inputs
-        return super().call(images, training=training)
+        return super().call(_images_of(inputs), training=training)
+
+    def compute_output_shape(self, input_shape):
+        return super().compute_output_shape(_images_of(input_shape))
 
     def make_train_function(self, force=False):
         """Keras' compiled step; several replicas are refused.
@@ -208,6 +210,11 @@ class CRD(Distiller):
             "momentum": self.student_memories.momentum,
             "train_examples": self.student_memories.train_examples,
         }
+
+
+def _images_of(inputs):
+    """The images, or their shape, with or without rows."""
+    return inputs["image"] if isinstance(inputs, dict) else inputs
 
 
 def _embedding(channels, dimension, name):

@@ -284,7 +284,7 @@ class Distiller(TrainStep, keras.Model):
             raise ValueError(f"{expected}. Received: labels of type string")
 
     def compute_output_shape(self, input_shape):
-        return self.student.compute_output_shape(input_shape)
+        return self.student.compute_output_shape(images_of(input_shape))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The compiled loss, over the images with a label, plus the regularizers.

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from letkd_keras.distillers import KD, Distiller, SimKD
+from letkd_keras.distillers import CRD, KD, Distiller, SimKD
 
 LAYERS = {"student_layers": ("penultimate",), "teacher_layers": ("penultimate",)}
 
@@ -210,3 +210,15 @@ def test_images_in_a_dictionary_reach_a_teacher_whose_input_has_another_name(dis
         history = model.fit(images, y, batch_size=4, shuffle=False, verbose=0).history
         logs.append({**history, "evaluated": model.evaluate(images, y, verbose=0)})
     np.testing.assert_equal(logs[0], logs[1])
+
+
+@pytest.mark.parametrize("method", [KD, CRD])
+def test_symbolic_images_in_a_dictionary_are_the_images(setting, method):
+    options = {"labels": setting.y, **LAYERS} if method is CRD else {}
+    model = method(setting.teacher, setting.student(), **options)
+    inputs = {"image": keras.Input((8, 8, 3))}
+    if method is CRD:
+        inputs["row"] = keras.Input((), dtype="int32")
+    logits = model(inputs)
+    assert logits.shape == (None, 3)
+    assert model.compute_output_shape({name: x.shape for name, x in inputs.items()}) == (None, 3)
