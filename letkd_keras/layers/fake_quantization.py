@@ -5,12 +5,11 @@ from keras import ops
 
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
 from letkd_keras.layers.kd_layer import KDLayer
-from letkd_keras.layers.l2_normalization import inverse_norm
+from letkd_keras.layers.l2_normalization import inverse_norm, l2_normalize
 from letkd_keras.precision import at_least_float32, keep_float32_weights
 from letkd_keras.ranges import Integer, fraction
 
 _SMALLEST_RANGE = 1e-6
-_LARGEST_INVERSE = 1e9  # of a norm: a larger one belongs to zeros
 _BITS = Integer(2, 16)
 
 
@@ -101,13 +100,20 @@ def fake_quantize_kernel(kernel, bits=8):
     Returns:
         A tensor like `kernel`. Gradients pass unchanged.
     """
-    kernel = ops.convert_to_tensor(kernel)
-    axes = tuple(range(len(kernel.shape) - 1))
-    largest = ops.max(ops.abs(ops.stop_gradient(kernel)), axis=axes)
-    largest = ops.maximum(largest, _SMALLEST_RANGE)
-    return keras.quantizers.fake_quant_with_min_max_vars(
-        kernel, -largest, largest, num_bits=bits, narrow_range=True, axis=-1
-    )
+
+    # The gradient of Keras' function is 0 where a rounding error puts the largest value outside the
+    # range.
+    @ops.custom_gradient
+    def of(kernel):
+        axes = tuple(range(len(kernel.shape) - 1))
+        largest = ops.maximum(ops.max(ops.abs(kernel), axis=axes), _SMALLEST_RANGE)
+        rounded = keras.quantizers.fake_quant_with_min_max_vars(
+            kernel, -largest, largest, num_bits=bits, narrow_range=True, axis=-1
+        )
+        return rounded, lambda upstream: upstream
+
+    # TensorFlow's custom gradient accepts tensors but no variables.
+    return of(ops.copy(kernel))
 
 
 class _FakeQuantizedKernel:
@@ -217,8 +223,7 @@ class FakeQuantizedKDLayer(KDLayer):
 
     def call(self, inputs, training=None, return_scores=False, pool_output=False):
         axis = self.channel_axis
-        directions = at_least_float32(inputs) * _inverse_norm(inputs, axis)
-        directions = self._directions(directions, training=training)
+        directions = self._directions(l2_normalize(inputs, axis), training=training)
         scores = self._convolve(directions, self._unit_columns(self.template_kernel))
         scores = scores * ops.cast(self.template_scale, scores.dtype)
         outputs = ops.mean(inputs, axis=self.location_axes) if pool_output else inputs
@@ -226,7 +231,7 @@ class FakeQuantizedKDLayer(KDLayer):
             return (outputs, scores) if return_scores else outputs
         responses = ops.relu(self.batch_normalization(scores, training=training))
         responses = self._responses(at_least_float32(responses), training=training)
-        directions = responses * _inverse_norm(responses, axis)
+        directions = l2_normalize(responses, axis)
         kernel = self.alpha * self.value_scale * self._unit_columns(self.value_kernel)
         if pool_output:
             # As in the folded layer, the second convolution runs once for each image.
@@ -251,16 +256,6 @@ class FakeQuantizedKDLayer(KDLayer):
             "bits": self.bits,
             "momentum_of_ranges": self.momentum_of_ranges,
         }
-
-
-def _inverse_norm(x, axis):
-    """`inverse_norm`, but 0 for vectors of zeros.
-
-    Small values are rounded to zeros, and their gradient passes. It must not be multiplied by the
-    inverse of the smallest norm.
-    """
-    inverse = inverse_norm(x, axis)
-    return ops.where(inverse < _LARGEST_INVERSE, inverse, ops.zeros_like(inverse))
 
 
 # Layers of a network, and those that take their place.

@@ -18,12 +18,12 @@ def _values(*shape, seed=0):
 
 def test_range_is_the_average_of_the_first_batches_and_then_a_moving_one():
     layer = FakeQuantization(momentum=0.6)
-    batches = [[-1.0, 3.0], [2.0, 5.0], [-4.0, 0.5]]
+    batches = [[-1.0, 3.0], [2.0, 5.0], [-4.0, -0.5]]
     for batch in batches:
         layer(np.float32(batch), training=True)
     # Weights of the old range: 0, 1/2, then 0.6 as 2/3 is more. 0 is in every range.
     assert float(layer.minimum) == pytest.approx(0.6 * -0.5 + 0.4 * -4.0)
-    assert float(layer.maximum) == pytest.approx(0.6 * 4.0 + 0.4 * 0.5)
+    assert float(layer.maximum) == pytest.approx(0.6 * 4.0 + 0.4 * 0.0)
     before = [np.asarray(weight) for weight in layer.weights]
     layer(np.float32([100.0]), training=False)
     np.testing.assert_array_equal([np.asarray(weight) for weight in layer.weights], before)
@@ -70,6 +70,19 @@ def test_kernel_is_rounded_symmetrically_for_each_output_by_hand():
     # Four bits: -7 to 7 times the scale of the column, which is 1 and 0.1.
     expected = [[7.0, -0.7], [3.0, 0.2], [-1.0, 0.0]]
     np.testing.assert_allclose(fake_quantize_kernel(kernel, bits=4), expected, atol=1e-6)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="takes gradients by a tape")
+@pytest.mark.parametrize("bits", [3, 8, 16])
+def test_every_value_of_a_kernel_has_its_gradient(bits):
+    import tensorflow as tf
+
+    # Of so many columns, rounding errors would clip the largest value of some.
+    kernel, upstream = tf.constant(_values(20, 400)), _values(20, 400, seed=1)
+    with tf.GradientTape() as tape:
+        tape.watch(kernel)
+        rounded = fake_quantize_kernel(kernel, bits)
+    np.testing.assert_allclose(tape.gradient(rounded, kernel, upstream), upstream, rtol=1e-6)
 
 
 def test_a_factor_for_each_output_changes_nothing_else():
@@ -176,6 +189,20 @@ def test_every_policy_trains_with_ranges_of_at_least_float32(policy, pool_output
     assert rounded.dtype == plain.compute_dtype
     assert {weight.dtype for weight in plain.weights} == {least}
     np.testing.assert_allclose(keras.ops.cast(rounded, "float32"), x, atol=0.05)
+
+
+def test_the_ranges_of_a_copy_have_the_options_of_the_layer():
+    config = FakeQuantizedKDLayer(3, bits=5, momentum_of_ranges=0.0).get_config()
+    first, second = (FakeQuantizedKDLayer.from_config(config) for _ in range(2))
+    x = _values(4, 2, 2, 6)
+    for layer in (first, second):
+        layer.build(x.shape)
+    second.set_weights(first.get_weights())
+    first(3 * x - 1, training=True)
+    outputs = first(x, training=True)
+    # With momentum 0 the ranges are those of the last batch.
+    np.testing.assert_array_equal(outputs, second(x, training=True))
+    assert len(np.unique(outputs)) <= 2**5
 
 
 @pytest.mark.parametrize("bits", [1, 17, 8.5, "8"])
