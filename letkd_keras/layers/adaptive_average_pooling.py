@@ -7,7 +7,6 @@ from letkd_keras.data_format import (
     from_channels_last,
     to_channels_last,
 )
-from letkd_keras.precision import at_least_float32
 from letkd_keras.ranges import positive_integer
 
 
@@ -36,8 +35,7 @@ def adaptive_average_pool(features, grid):
             window = sizes[0] // height, sizes[1] // width
             return ops.average_pool(features, window, strides=window, data_format="channels_last")
     # The means of the rows, then those of the columns.
-    pooled = at_least_float32(features)
-    pooled = ops.einsum("hH,bHWc->bhWc", _window_means(sizes[0], height), pooled)
+    pooled = ops.einsum("hH,bHWc->bhWc", _window_means(sizes[0], height), features)
     pooled = ops.einsum("wW,bhWc->bhwc", _window_means(sizes[1], width), pooled)
     return ops.cast(pooled, features.dtype)
 
@@ -78,7 +76,6 @@ class AdaptiveAveragePooling(keras.layers.Layer):
         self.grid = tuple(positive_integer.check(size, "grid") for size in grid)
         self.data_format = data_format_or_default(data_format)
         self.input_spec = keras.layers.InputSpec(ndim=4)
-        self.built = True
 
     def call(self, inputs):
         features = to_channels_last(inputs, self.data_format)

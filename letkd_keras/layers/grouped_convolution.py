@@ -19,7 +19,7 @@ class GroupedConv2D(keras.layers.Conv2D):
     """
 
     def convolution_op(self, inputs, kernel):
-        if self.groups == 1 or keras.backend.backend() != "tensorflow":
+        if keras.backend.backend() != "tensorflow":
             return super().convolution_op(inputs, kernel)
         convolve = self._convolve if _gradient_exists() else self._convolve_one_by_one
         outputs = convolve(to_channels_last(inputs, self.data_format), kernel)

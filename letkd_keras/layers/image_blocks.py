@@ -143,7 +143,6 @@ def _scan(body, carry, images, block_size):
 
 def _split(images, block_size):
     """A first block of 1 to `block_size` images, and the others as tensors [blocks, size, ...]."""
-    images = [ops.convert_to_tensor(x) for x in images]
     batch = ops.shape(images[0])[0]
     first = (batch - 1) % block_size + 1
     return (

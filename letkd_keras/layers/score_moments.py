@@ -42,8 +42,7 @@ def score_moments(directions, kernel, block_size, dtype, synchronized=False):
     if synchronized:
         sums = _over_replicas(sums)
     deviation, square = (x / all_locations for x in ops.unstack(sums))
-    variance = ops.maximum(square - ops.square(deviation), 0.0)
-    return shift + deviation, variance, all_locations
+    return shift + deviation, square - ops.square(deviation), all_locations
 
 
 def _deviation_sums(directions, kernel, shift, block_size, dtype):

@@ -242,7 +242,7 @@ class IntermediateTargets(_SoftTargets):
         )
         own = ops.take(by_class, labels, axis=0)
         distances = ops.sum(ops.square(z - own), axis=-1)
-        first = ops.cast(labels * self.subclasses, "int32")[:, None]
+        first = (labels * self.subclasses)[:, None]
         nearest = ops.reshape(ops.argmin(distances, axis=-1) + first, (-1, height, width))
         targets = ops.take(self.subclass_scores, nearest, axis=0)
         if not return_negentropy:

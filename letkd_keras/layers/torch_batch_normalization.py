@@ -67,7 +67,7 @@ class TorchBatchNormalization(keras.layers.BatchNormalization):
         values = ops.cast(values, variance.dtype)
         unbiased = variance * (values / ops.maximum(values - 1.0, 1.0))
         for variable, new in ((self.moving_mean, mean), (self.moving_variance, unbiased)):
-            new = ops.cast(ops.stop_gradient(new), variable.dtype)
+            new = ops.cast(new, variable.dtype)
             variable.assign(variable * self.momentum + new * (1.0 - self.momentum))
 
     def _is_fusible(self, inputs, batch_statistics):

@@ -34,6 +34,16 @@ def test_one_by_one_the_groups_give_the_same():
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_dilated_kernel_skips_pixels():
+    x = np.random.default_rng(0).standard_normal((2, 5, 5, 4)).astype("float32")
+    dilated = GroupedConv2D(6, 3, groups=2, dilation_rate=2)
+    plain = GroupedConv2D(6, 3, groups=2)
+    for layer in (dilated, plain):
+        layer.build(x.shape)
+    plain.set_weights(dilated.get_weights())
+    np.testing.assert_allclose(dilated(x), plain(x[:, ::2, ::2]), rtol=1e-4, atol=1e-5)
+
+
 def test_the_gradient_of_the_kernel():
     import tensorflow as tf
 

@@ -304,6 +304,16 @@ def test_in_blocks_values_count_as_much(alpha, pool):
     assert np.allclose(in_blocks, unchanged, atol=1e-6) == (alpha == 0)
 
 
+def test_in_blocks_a_frozen_layer_keeps_its_statistics():
+    layer, x = _layer(), _features(3, 2, 2, 4)
+    layer.trainable = False
+    before = layer.get_weights()
+    in_blocks = layer.call_in_blocks(x, 2, training=True)
+    np.testing.assert_allclose(in_blocks, layer(x, training=False), rtol=1e-5, atol=1e-6)
+    for old, new in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("pool", [False, True])
 def test_in_blocks_half_precision_is_near_the_whole_batch(golden, policy, pool):
@@ -367,7 +377,7 @@ def test_config_round_trip():
     assert float(again.template_scale) == 2
     assert float(again.value_scale) == 4
     assert np.all(again.template_kernel == np.ones((3, 5)))
-    assert again.batch_normalization.epsilon == 1e-3
+    assert (again.batch_normalization.epsilon, again.batch_normalization.momentum) == (1e-3, 0.8)
 
 
 @pytest.mark.parametrize("alpha", [0, 0.5])
@@ -405,8 +415,8 @@ def test_a_frozen_layer_stays_frozen_when_it_is_made_again(tmp_path, kind):
 @pytest.mark.parametrize("return_scores", [False, True])
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("alpha", [0, 1])
-def test_symbolic_shapes_are_the_eager_ones(data_format, return_scores, pool, alpha):
-    layer = KDLayer(5, alpha=alpha, data_format=data_format)
+def test_symbolic_outputs_are_as_the_eager_ones(data_format, return_scores, pool, alpha):
+    layer = KDLayer(5, alpha=alpha, data_format=data_format, dtype="mixed_bfloat16")
     shape = (4, 6, 3) if data_format == "channels_last" else (3, 4, 6)
     options = {"return_scores": return_scores, "pool_output": pool}
     options = {name: value for name, value in options.items() if value}  # False by default
@@ -416,6 +426,8 @@ def test_symbolic_shapes_are_the_eager_ones(data_format, return_scores, pool, al
     shapes = [tensor.shape for tensor in keras.tree.flatten(eager)]
     assert [tensor.shape for tensor in keras.tree.flatten(symbolic)] == shapes
     assert (list(computed) if return_scores else [computed]) == shapes
+    for one, other in zip(*map(keras.tree.flatten, (symbolic, eager)), strict=True):
+        assert one.dtype == keras.backend.standardize_dtype(other.dtype) == "bfloat16"
 
 
 def test_the_number_of_locations_may_be_unknown():

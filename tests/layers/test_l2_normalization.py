@@ -30,3 +30,8 @@ def test_zeros_stay_zeros_and_have_a_gradient_of_zero(jit_compile):
     # Of (x + y) / |v|: 1 / |v| - (x + y) x / |v|^3.
     sums = np.array([1 / 5 - 21 / 125, 1 / 5 - 28 / 125])
     np.testing.assert_allclose(gradient[1], cubes + sums, 1e-4)
+
+
+def test_what_is_too_short_for_float16_counts_as_zero():
+    x = np.float16([[2.0**-15, 0.0], [2.0**-13, 0.0]])
+    np.testing.assert_array_equal(l2_normalize(x, -1), [[0, 0], [1, 0]])

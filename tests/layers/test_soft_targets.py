@@ -296,13 +296,14 @@ def test_trainable_is_an_argument_as_of_every_layer_and_trains_no_weight(make, t
 
 
 def test_config_round_trip():
-    for layer in (
-        PenultimateTargets(5, temperature=0.5, pool_size=2, data_format="channels_first", name="a"),
-        IntermediateTargets(
-            5, 3, components=4, pool_size=2, data_format="channels_first", name="b"
-        ),
+    common = {"pool_size": 2, "data_format": "channels_first"}
+    for kind, options in (
+        (PenultimateTargets, {"templates": 5, "temperature": 0.5, "name": "a", **common}),
+        (IntermediateTargets, {"num_classes": 5, "subclasses": 3, "components": 4, **common}),
     ):
-        again = type(layer).from_config(layer.get_config())
+        layer = kind(**options)
+        assert options.items() <= layer.get_config().items()
+        again = kind.from_config(layer.get_config())
         assert again.get_config() == layer.get_config()
         assert has_registered_name(again)
         assert (again.pool_size, again.data_format, again.trainable) == (2, "channels_first", False)

@@ -14,9 +14,12 @@ def test_tokens_go_row_by_row():
     assert first.compute_output_shape((None, 8, 1)) == (None, 1, 2, 3)
     copy = TokensToGrid.from_config(first.get_config())
     assert copy.get_config() == first.get_config()
+    assert (copy.grid, copy.extra_tokens, copy.data_format) == ((2, 3), 2, "channels_first")
     assert has_registered_name(copy)
     with pytest.raises(ValueError, match=r"shape \[B, 2 \+ 2 \* 3, C\].*\(2, 7, 1\)"):
         TokensToGrid((2, 3), 2)(x[:, :7])
+    with pytest.raises(ValueError, match=r"Received: shape \(2, 8, 1, 1\)"):
+        TokensToGrid((2, 3), 2)(x[..., None])
     for grid in (7, (2.5, 3), (0, 3), (1, 2, 3)):
         with pytest.raises(ValueError, match="`grid` must be"):
             TokensToGrid(grid)

@@ -54,6 +54,38 @@ def test_one_value_a_channel_has_no_unbiased_variance_and_stays_finite(shape):
     np.testing.assert_allclose(layer.moving_variance, 0.9 * np.ones(3), rtol=1e-6)
 
 
+def test_statistics_of_one_value_a_channel_keep_the_variance_finite():
+    layer = TorchBatchNormalization(momentum=0.5)
+    layer.build((None, 2, 2, 1))
+    layer.update_statistics(np.float32([4]), np.float32([0]), 1)
+    np.testing.assert_allclose(layer.moving_mean, [2])
+    np.testing.assert_allclose(layer.moving_variance, [0.5])
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("scale", "center"), [(False, True), (True, False), (False, False)])
+def test_maps_without_scale_or_offset_by_hand(scale, center, training):
+    layer = TorchBatchNormalization(scale=scale, center=center)
+    x = _x(3, 4, 5, 2)
+    layer.build(x.shape)
+    expected = (x - x.mean((0, 1, 2))) / x.std((0, 1, 2)) if training else x
+    if scale:
+        layer.gamma.assign([3, 4])
+        expected = expected * [3, 4]
+    if center:
+        layer.beta.assign([5, 6])
+        expected = expected + [5, 6]
+    np.testing.assert_allclose(layer(x, training=training), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_renormalization_is_that_of_keras():
+    x, kinds = _x(3, 4, 5, 2), (TorchBatchNormalization, keras.layers.BatchNormalization)
+    clipping = {"rmax": 1.5, "rmin": 0.5, "dmax": 0.5}
+    options = {"momentum": 0.9, "epsilon": 1e-5, "renorm": True, "renorm_clipping": clipping}
+    outputs = [kind(**options)(x, training=True) for kind in kinds]
+    np.testing.assert_allclose(*outputs, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("synchronized", [False, True])
 def test_masked_values_do_not_count(synchronized):
     layer = TorchBatchNormalization(synchronized=synchronized)
