@@ -290,7 +290,7 @@ def _describe(array):
     return {
         "shape": list(array.shape),
         "dtype": str(array.dtype),
-        "sha256": hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest(),
+        "sha256": hashlib.sha256(array.tobytes()).hexdigest(),
     }
 
 

@@ -124,7 +124,6 @@ class WorkFolder:
                 continue
             with open_atomic(file) as opened:
                 np.save(opened, array, allow_pickle=False)
-            self._verified.discard(file)
         write_json(folder / _RECORD, {name: checksum(folder / f"{name}.npy") for name in arrays})
 
     def drop(self, step, names):
@@ -132,8 +131,7 @@ class WorkFolder:
         folder = self.path / step
         record = self._record(step)
         kept = {name: expected for name, expected in record.items() if name not in names}
-        if kept != record:
-            write_json(folder / _RECORD, kept)
+        write_json(folder / _RECORD, kept)
         for name in names:
             (folder / f"{name}.npy").unlink(missing_ok=True)
 
@@ -183,14 +181,12 @@ def remove_workdir(path):
     if (path / _FOLDER).exists():
         # Under another name first: a fit must not continue from steps that are half removed.
         (path / _FOLDER).rename(temporary_path(path / _FOLDER))
-    for left in list(path.iterdir()):  # also by a removal that was interrupted
-        if is_temporary(left.name, _FOLDER):
-            shutil.rmtree(left)
-    (path / CONFIG).unlink()
-    for left in list(path.iterdir()):  # also by a write that was killed
+    # Also what a removal that was interrupted or a write that was killed has left.
+    for left in list(path.iterdir()):
         if left.is_dir() and is_temporary(left.name):
             shutil.rmtree(left)
         elif left.is_file() and is_own_hidden(left.name):
             left.unlink(missing_ok=True)
+    (path / CONFIG).unlink()
     with contextlib.suppress(OSError):
         path.rmdir()

@@ -36,6 +36,7 @@ def test_batches_and_their_first_numbers():
         np.testing.assert_array_equal(LabelledImages((x, labels), 5).labels, y)
     arrays = LabelledImages((x, y[:, None]), 5, batch_size=7, preprocess=lambda batch: 2 * batch)
     np.testing.assert_array_equal(arrays.labels, y)
+    assert arrays.labels.dtype == "int32"
     np.testing.assert_array_equal(np.concatenate([b for _, b, _ in arrays.batches()]), 2 * x)
 
 
@@ -43,7 +44,8 @@ def test_batches_and_their_first_numbers():
 def test_batches_by_number_are_those_of_a_pass(kind):
     x, y = small_images()
     data = (x, y) if kind == "arrays" else _batches(x, y)
-    images = LabelledImages(data, 5, batch_size=16, preprocess=lambda batch: 2 * batch)
+    size = {"batch_size": 16} if kind == "arrays" else {}  # batches have their own size
+    images = LabelledImages(data, 5, **size, preprocess=lambda batch: 2 * batch)
     images.check_numbered()
     assert (images.num_batches(), images.num_images) == (4, 60)
     expected = list(images.batches())
@@ -53,6 +55,33 @@ def test_batches_by_number_are_those_of_a_pass(kind):
             assert one[0] == other[0]
             np.testing.assert_array_equal(one[1], other[1])
             np.testing.assert_array_equal(one[2], other[2])
+
+
+def test_no_batches_are_no_images_and_an_empty_batch_is_none():
+    images = LabelledImages([], 5)
+    images.check_numbered()
+    assert images.num_images == 0
+    assert not list(images.batches())
+    assert images.num_images == 0 and images.labels.dtype == "int32"
+    x, y = small_images()
+    images = LabelledImages([(x, y), (x[:0], y[:0])], 5)
+    assert [len(labels) for _, _, labels in images.batches()] == [60, 0]
+
+
+def test_the_digest_tells_pixels_types_shapes_and_labels_apart():
+    x, y = small_images()
+    others = (x + 1, y), (x.view("int32"), y), (x.reshape(60, -1), y), (x, (y + 1) % 5)
+    assert len({LabelledImages(data, 5).digest() for data in ((x, y), *others)}) == 5
+
+
+@pytest.mark.parametrize("label", [-1, 5])
+def test_labels_that_are_no_classes_are_refused(label):
+    x, y = small_images()
+    labels = np.where(np.arange(60) == 3, label, y)
+    with pytest.raises(ValueError, match=r"Labels must lie in \[0, 5\).*(-1 to 4|0 to 5)"):
+        LabelledImages((x, labels), 5)
+    with pytest.raises(ValueError, match=r"must yield batches \(images, labels\).*of tuple"):
+        next(LabelledImages([(x,)], 5).batches())
 
 
 def test_data_without_numbers_are_refused_where_numbers_are_needed():

@@ -3,7 +3,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from letkd_keras.prototypes.passes import ScoreGatherer, sample_size
+from letkd_keras.prototypes.passes import ProjectedGatherer, ScoreGatherer, sample_size
+from letkd_keras.prototypes.points import PointSample
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,14 @@ class FirstChannel:
 
     def classify(self, points):
         return (points[:, 0] > 0).astype(int)
+
+
+def test_a_class_without_a_point_in_the_sample_has_the_size_0():
+    features = SimpleNamespace(num_classes=3)
+    gatherer = ProjectedGatherer(features, FirstChannel(), PointSample(10, 2))
+    points = np.array([[1, 0], [2, 0]], "float32")
+    gatherer.add(gatherer.summarize(0, np.array([1, 0]), {"intermediate": points}))
+    np.testing.assert_array_equal(gatherer.result()["sizes"], [1, 1, 0])
 
 
 def test_points_that_the_lda_classifies_right_are_counted():

@@ -68,6 +68,11 @@ def test_labels_indices_and_keys_need_memory_too():
     assert PointSample.fitting(1, 5) == 1
 
 
+def test_more_points_than_memory_are_refused():
+    with pytest.raises(ValueError, match=r"There is no memory for the .* bytes of .* smaller"):
+        PointSample(2**50, 1000)
+
+
 # === Batches ===
 
 
@@ -80,7 +85,9 @@ def test_points_of_a_batch_are_numbered_through_all_images():
     assert [len(a) for a in points_of_batch(5, np.zeros(0, int), points[:0]).values()] == [0] * 3
 
 
-def test_batches_of_a_sample_of_known_size_hold_what_it_keeps():
+@pytest.mark.parametrize("keys_at_a_time", [2**20, 64])
+def test_batches_of_a_sample_of_known_size_hold_what_it_keeps(keys_at_a_time, monkeypatch):
+    monkeypatch.setattr("letkd_keras.prototypes.points._KEYS", keys_at_a_time)
     points, labels, _ = _points()
     expected = _fill(PointSample(100, 2, seed=4), [np.arange(1000)]).sorted()
     sample, sizes = PointSample(100, 2, seed=4, total=1000), []

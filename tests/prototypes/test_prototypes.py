@@ -55,8 +55,10 @@ def test_saved_and_loaded_they_are_the_same(tmp_path, intermediate):
 
 def test_the_same_prototypes_are_the_same_bytes_also_after_a_round_trip(tmp_path):
     first, second, third = (tmp_path / name for name in "abc")
-    _prototypes().save(first)
-    _prototypes().save(second)
+    prototypes = _prototypes()
+    prototypes.save(first)
+    by_column = np.asfortranarray(prototypes.penultimate.centers)
+    replace(prototypes, penultimate=replace(prototypes.penultimate, centers=by_column)).save(second)
     Prototypes.load(first).save(third)
     assert first.read_bytes() == second.read_bytes() == third.read_bytes()
 
@@ -103,6 +105,13 @@ def test_missing_truncated_and_foreign_files_are_told_apart(tmp_path):
     with pytest.raises(ValueError, match="another kind"):
         Prototypes.load(path)
     np.savez(path, manifest=np.array({"pickled": 1}))
+    with pytest.raises(ValueError, match="another kind"):
+        Prototypes.load(path)
+    np.savez(path, manifest=np.frombuffer(b"[1]", "uint8"))
+    with pytest.raises(ValueError, match="another kind"):
+        Prototypes.load(path)
+    with path.open("wb") as file:
+        np.save(file, np.ones(2))
     with pytest.raises(ValueError, match="another kind"):
         Prototypes.load(path)
 
@@ -222,11 +231,19 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
         Prototypes.load(tmp_path / "prototypes.npz")
 
 
-@pytest.mark.parametrize("key", ["levels", "arrays"])
-def test_a_manifest_without_a_key_is_refused(tmp_path, key):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest, _: manifest.pop("levels"),
+        lambda manifest, _: manifest.pop("arrays"),
+        lambda manifest, _: manifest.update(arrays=3),
+        lambda manifest, _: manifest["levels"].update(penultimate=3),
+    ],
+)
+def test_a_manifest_without_a_key_or_with_another_kind_of_value_is_refused(tmp_path, change):
     path = tmp_path / "prototypes.npz"
     _prototypes().save(path)
-    _rewrite(path, lambda manifest, _: manifest.pop(key))
+    _rewrite(path, change)
     with pytest.raises(ValueError, match="its manifest is incomplete"):
         Prototypes.load(path)
 
@@ -247,6 +264,7 @@ def test_a_file_that_declares_more_than_it_has_is_refused_before_it_is_read(tmp_
         ({"lda_mean": np.ones(5)}, r"`lda_scalings` must be .*\[C, d\], here \(5, 3\).*\(6, 3\)"),
         ({"centers": np.ones((10, 2))}, r"`lda_scalings` must be .*here \(6, 2\).*\(6, 3\)"),
         ({"centers": np.float32(1)}, "`lda_scalings` must be "),
+        ({"lda_mean": np.ones(()), "lda_scalings": np.ones(3)}, r"`lda_scalings` must be .*\[C, d"),
     ],
 )
 def test_arrays_that_do_not_agree_are_refused(changes, message):

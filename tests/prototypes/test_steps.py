@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from letkd_keras import memory_mapped
+from letkd_keras.files import checksum
 from letkd_keras.prototypes import remove_workdir
 from letkd_keras.prototypes.steps import MemorySteps, WorkFolder
 
@@ -68,6 +69,37 @@ def test_a_damaged_or_missing_file_is_refused_by_name(tmp_path):
         WorkFolder(tmp_path, {}).load("features")
 
 
+@pytest.mark.parametrize("text", ["[1]", '{"points'])
+def test_a_damaged_record_is_refused_by_name(text, tmp_path):
+    WorkFolder(tmp_path, {}).save("features", _arrays())
+    (tmp_path / "steps" / "features" / "step.json").write_text(text)
+    with pytest.raises(ValueError, match=r"step\.json is damaged\. Remove .*features to compute"):
+        WorkFolder(tmp_path, {}).load("features")
+
+
+def test_a_file_is_read_once_for_its_checksum(tmp_path, monkeypatch):
+    WorkFolder(tmp_path, {}).save("features", _arrays())
+    read = []
+
+    def checksum_of(file):
+        read.append(file.name)
+        return checksum(file)
+
+    monkeypatch.setattr("letkd_keras.prototypes.steps.checksum", checksum_of)
+    steps = WorkFolder(tmp_path, {})
+    for _ in range(2):
+        np.testing.assert_array_equal(steps.load("features")["points"], _arrays()["points"])
+    assert sorted(read) == ["points.npy", "sizes.npy"]
+
+
+def test_an_array_mapped_in_another_folder_is_copied(tmp_path):
+    mapped = memory_mapped.create(tmp_path / "elsewhere.npy", (3, 2), "float32")
+    mapped[:] = 4
+    WorkFolder(tmp_path / "work", {}).save("features", {"points": mapped})
+    (tmp_path / "elsewhere.npy").unlink()
+    assert (WorkFolder(tmp_path / "work", {}).load("features")["points"] == 4).all()
+
+
 def test_an_array_already_in_the_folder_is_checksummed_where_it_is(tmp_path):
     steps = WorkFolder(tmp_path, {})
     mapped = memory_mapped.create(steps.folder("features") / "points.npy", (3, 2), "float32")
@@ -116,8 +148,9 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("continued", [False, True])
 def test_a_removal_that_was_interrupted_leaves_no_step_and_is_finished_by_the_next(
-    tmp_path, monkeypatch
+    continued, tmp_path, monkeypatch
 ):
     work = tmp_path / "work"
     steps = WorkFolder(work, {})
@@ -130,8 +163,9 @@ def test_a_removal_that_was_interrupted_leaves_no_step_and_is_finished_by_the_ne
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("letkd_keras.prototypes.steps.shutil.rmtree", interrupted)
         remove_workdir(work)
-    again = WorkFolder(work, {})
-    assert not again.has("features") and not again.has("penultimate")
+    if continued:
+        again = WorkFolder(work, {})
+        assert not again.has("features") and not again.has("penultimate")
     remove_workdir(work)
     assert not list(tmp_path.iterdir())
 
