@@ -131,7 +131,7 @@ class ShowProgress(keras.callbacks.Callback):
             self._began = time.monotonic(), epoch
             self._bars = self._open.enter_context(progress.bars())
             total = self.params["epochs"] * self._steps
-            self._task = self._bars.add_task("", total=total, completed=epoch * self._steps)
+            self._task = self._bars.add_task("", total=total)
         self._show(0)
 
     def on_train_batch_end(self, batch, logs=None):

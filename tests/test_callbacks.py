@@ -107,6 +107,9 @@ def test_each_random_layer_has_a_seed_of_31_bits_in_each_epoch():
         callback.on_epoch_begin(epoch)
         seeds |= {tuple(np.array(layer.seed_generator.state).tolist()) for layer in dropouts}
     assert len(seeds) == 16 and max(map(max, seeds)) < 2**31
+    callback.seed = 4
+    callback.on_epoch_begin(0)
+    assert tuple(np.array(dropouts[0].seed_generator.state).tolist()) not in seeds
 
 
 def test_a_fit_that_diverges_is_warned_about(caplog):
@@ -137,6 +140,27 @@ def test_epochs_are_lines_where_there_is_no_terminal(caplog):
     ]
 
 
+def test_the_time_left_counts_the_epochs_of_this_process(caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "letkd_keras")
+    seconds = iter([100.0, 110.0])
+    monkeypatch.setattr("letkd_keras.callbacks.time.monotonic", lambda: next(seconds))
+    callback = ShowProgress()
+    callback.set_params({"epochs": 10, "steps": 2})
+    callback.on_train_begin()
+    callback.on_epoch_begin(3)
+    monkeypatch.setattr(callback._bars, "update", lambda *_, **__: None)  # it asks for the time
+    callback.on_epoch_end(3, {"loss": 1.0})
+    callback.on_train_end()
+    assert caplog.messages == ["epoch 4/10, loss 1.0000, 0:01:00 left"]
+
+
+def test_a_bar_takes_the_place_of_the_lines(caplog, monkeypatch):
+    caplog.set_level(logging.DEBUG, "letkd_keras.callbacks")
+    monkeypatch.setattr("letkd_keras.callbacks.progress.is_shown", lambda: True)
+    _logged_epochs(ShowProgress(), 2)
+    assert [record.levelno for record in caplog.records] == [logging.DEBUG] * 2
+
+
 @pytest.mark.parametrize(
     ("loss", "shown"),
     [
@@ -144,6 +168,7 @@ def test_epochs_are_lines_where_there_is_no_terminal(caplog):
         (388.50671, "388.5067"),
         (9999.5, "9999.5000"),
         (12345.678, "1.235e+04"),
+        (-12345.678, "-1.235e+04"),
         (1.4268625716304615e25, "1.427e+25"),
     ],
 )
@@ -178,6 +203,20 @@ def test_the_bar_has_the_whole_training_and_is_removed_where_it_fails():
         assert task.fields["note"] == "loss 2.000  train 25.0%"
         raise ValueError("x")
     assert callback._open.pop_all()._exit_callbacks == type(callback._open._exit_callbacks)()
+
+
+def test_the_bar_keeps_the_last_evaluation_and_is_removed_at_the_end():
+    callback = ShowProgress()
+    callback.set_params({"epochs": 2, "steps": 4})
+    callback.on_train_begin()
+    callback.on_epoch_begin(0)
+    callback.on_epoch_end(0, {"loss": 2.0, "val_accuracy": 0.5})
+    callback.on_epoch_begin(1)
+    callback.on_train_batch_end(0, {"loss": 1.0})
+    (task,) = callback._bars.tasks
+    assert task.fields["note"] == "loss 1.000  val 50.0%"
+    callback.on_train_end()
+    assert not callback._open.pop_all()._exit_callbacks
 
 
 def test_the_bar_of_a_training_of_unknown_length_counts_epochs():
