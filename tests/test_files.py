@@ -25,6 +25,10 @@ from letkd_keras.files import (
 )
 
 
+def _open_files():
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 def _write_and_end(path):
     """Write a path in a process that ends in the middle; returns what it leaves."""
     program = (
@@ -44,10 +48,10 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path):
     assert leftover.name.startswith(".artifact.")
     remove_leftovers(tmp_path / "other")
     assert leftover.exists()
-    before = os.listdir("/proc/self/fd")
+    before = _open_files()
     remove_leftovers(tmp_path / "artifact")
     assert list(tmp_path.iterdir()) == []
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert _open_files() == before
 
 
 def test_leftovers_are_removed_when_the_path_is_written_again(tmp_path):
@@ -79,9 +83,9 @@ def test_what_is_being_written_and_what_others_wrote_stays(tmp_path):
     (tmp_path / ".artifact.00000000.letkd").symlink_to(tmp_path / "other")
     before = set(tmp_path.iterdir())
     with atomic_path(tmp_path / "artifact") as path:
-        opened = os.listdir("/proc/self/fd")
+        opened = _open_files()
         remove_leftovers(tmp_path / "artifact")
-        assert len(os.listdir("/proc/self/fd")) == len(opened)
+        assert _open_files() == opened
         path.write_text("whole")
         assert len(set(tmp_path.iterdir()) - before) == 1
     assert (tmp_path / "artifact").read_text() == "whole"
@@ -103,10 +107,10 @@ def test_a_hidden_folder_that_another_process_removes_is_made_again(
         return descriptor if is_locked else lock(folder, wait)
 
     monkeypatch.setattr(files, "_lock", lock_of)
-    opened = os.listdir("/proc/self/fd")
+    opened = _open_files()
     write_text(tmp_path / "artifact", "whole")
     assert (tmp_path / "artifact").read_text() == "whole" and removed
-    assert len(os.listdir("/proc/self/fd")) == len(opened)
+    assert _open_files() == opened
 
 
 def test_where_folders_cannot_be_locked_leftovers_are_kept(tmp_path, monkeypatch):
@@ -169,10 +173,10 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_nothing_stays_open(tmp
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync_of)
-    before = os.listdir("/proc/self/fd")
+    before = _open_files()
     write_text(tmp_path / "artifact", "whole")
     assert synchronized == [(5, False)]
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert _open_files() == before
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -35,7 +35,7 @@ class MemoryBank(keras.layers.Layer):
     """
 
     def __init__(self, train_examples, dimension, momentum=0.5, **kwargs):
-        super().__init__(**{"trainable": False, "dtype": "float32", **kwargs})
+        super().__init__(**{"dtype": "float32", **kwargs})
         self.train_examples = positive_integer.check(train_examples, "train_examples")
         self.dimension = positive_integer.check(dimension, "dimension")
         self.momentum = fraction.check(momentum, "momentum")
@@ -68,7 +68,7 @@ class MemoryBank(keras.layers.Layer):
     def update(self, embeddings, rows):
         """Move the memories of the images `rows` [B] toward their embeddings [B, dimension]."""
         old = ops.take(self.memories, rows, axis=0)
-        new = self.momentum * old + (1 - self.momentum) * ops.stop_gradient(embeddings)
+        new = self.momentum * old + (1 - self.momentum) * embeddings
         new = ops.normalize(new, axis=-1)
         memories = ops.convert_to_tensor(self.memories)
         self.memories.assign(ops.scatter_update(memories, rows[:, None], new))
@@ -95,7 +95,7 @@ class NegativeSampler(keras.layers.Layer):
     """
 
     def __init__(self, train_examples, classes, negatives, seed=None, **kwargs):
-        super().__init__(**{"trainable": False, **kwargs})
+        super().__init__(**kwargs)
         self.train_examples = positive_integer.check(train_examples, "train_examples")
         self.classes = positive_integer.check(classes, "classes")
         self.negatives = positive_integer.check(negatives, "negatives")

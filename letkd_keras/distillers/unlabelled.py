@@ -69,8 +69,6 @@ def weighted(mask, sample_weight):
 
 def _are_integers(labels, classes):
     """Whether labels are [B] or [B, 1] rather than [B, classes]."""
-    if labels is None:
-        return False
     if keras.backend.standardize_dtype(labels.dtype) == "bool":
         return False  # both classes are labels
     if len(labels.shape) > 1 and labels.shape[-1] is None:

@@ -1,9 +1,11 @@
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
 
 from letkd_keras.distillers import KD, FitNet
-from letkd_keras.distillers.compatibility import matching_models
+from letkd_keras.distillers.compatibility import matching_models, score_grid
 
 
 def _classifier(size=8, classes=3, activation=None, channels=3):
@@ -126,3 +128,26 @@ def test_the_student_is_what_keras_exports(tmp_path):
     model = KD(_classifier(), _classifier())
     model.export(tmp_path / "student", verbose=False)
     assert (tmp_path / "student" / "saved_model.pb").exists()
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "image_shape", "fitted", "expected"),
+    [
+        ((8, 4), (8, 4), None, (8, 4), None),
+        ((8, 4), (8, 4), None, [8, 4], None),
+        ((8, 4), (8, 4), None, (2, 9), (2, 4)),
+        ((8, 4), (8, 4), None, (9, 2), (8, 2)),
+        ((8, 4), (None, None), (16, 16, 3), (8, 4), None),  # the teacher tells the size
+        ((None, None), (None, None), (6, 5, 3), (8, 4), (6, 4)),
+        ((None, None), (None, None), None, (8, 4), None),
+    ],
+)
+def test_the_grid_of_comparison_has_the_smaller_sides(
+    teacher, student, image_shape, fitted, expected
+):
+    teacher, student = (keras.Input((*size, 3)) for size in (teacher, student))
+    teacher = keras.Model(teacher, teacher)
+    student = keras.Model(student, keras.layers.Conv2D(4, 1, name="conv")(student))
+    prototypes = SimpleNamespace(grid=fitted)
+    grid = score_grid(teacher, student, "conv", prototypes, "penultimate", image_shape)
+    assert grid == expected

@@ -21,6 +21,7 @@ from letkd_keras.distillers import (
     LetKD,
     SimKD,
 )
+from letkd_keras.distillers.logit_losses_argument import check, with_own
 from letkd_keras.losses import DISTLoss, KDLoss, WTTMLoss, logit_loss
 
 LAYERS = {"student_layers": ("penultimate",), "teacher_layers": ("penultimate",)}
@@ -172,6 +173,7 @@ def test_what_is_no_logit_loss_is_refused(setting):
         ({"kd": ("kl_divergence", 1.0)}, "must be a keras.losses.Loss or a keras.distillation"),
         ({"kd": (keras.losses.KLDivergence(), 1.0)}, "must take `y_true` as .*: KLDivergence"),
         ({"kd": (KDLoss(reduction=None), 1.0)}, "must have a reduction.*reduction=None"),
+        ({"kd": (KDLoss(reduction="none"), 1.0)}, "must have a reduction.*reduction='none'"),
         ([KDLoss()], "`logit_losses` must be a dictionary of names"),
         ({1: (KDLoss(), 1.0)}, "`logit_losses` must be a dictionary of names"),
     ):
@@ -179,6 +181,25 @@ def test_what_is_no_logit_loss_is_refused(setting):
             _made("letkd", setting, logit_losses=losses)
     with pytest.raises(ValueError, match=r"must not be kd\. Received: 'kd'"):
         _made("kd", setting, logit_losses={"kd": (KDLoss(), 1.0)})
+
+
+def test_a_methods_own_loss_is_the_first_and_is_checked_by_its_own_name():
+    own, other = KDLoss(), KDLoss(2.0)
+    losses = with_own("kd", own, 3, {"more": (other, 1.0)})
+    assert list(losses.items()) == [("kd", (own, 3)), ("more", (other, 1.0))]
+    with pytest.raises(ValueError, match="`weight` must be a finite number of at least 0"):
+        with_own("kd", own, -1, None)
+    with pytest.raises(ValueError, match="`logit_losses` must be a dictionary of names"):
+        with_own("kd", own, 1, [other])
+
+
+def test_the_temperature_and_loss_of_keras_distillation_are_kept():
+    strategy = LogitsDistillation(temperature=5.0, loss="mse")
+    loss = check({"keras": (strategy, 1.0)})[0]["keras"]
+    logits, labels = np.float32([[1, -2, 0.5]]), np.array([0])
+    teacher = np.float32([[0.5, 1, -1]])
+    expected = float(strategy.compute_loss(teacher, logits))
+    assert float(loss((teacher, labels), logits)) == pytest.approx(expected)
 
 
 def test_a_loss_of_keras_that_takes_the_pair_is_used(setting):

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from letkd_keras.distillers.training_arguments import (
     check_metrics,
     check_sample_weight,
     check_suits_labels,
+    label_out_of_range,
 )
 from letkd_keras.losses import DISTLoss
 
@@ -27,6 +30,43 @@ def test_the_first_image_that_is_not_finite_is_named(bad):
     images[bad:, 1, 0] = np.inf
     with pytest.raises(ValueError, match=rf"NaN or infinite values in image {bad}$"):
         check_images_and_labels(images, np.zeros(300, int), 3)
+
+
+def test_the_label_that_tensorflow_refused_is_found():
+    texts = {
+        "Received a label value of 7 which is outside the valid range of [0, 3).": 7,
+        "Received a label value of -2 which is outside the valid range of [0, 3).": -2,
+        "indices[1,0] = 5 is not in [0, 3)": 5,
+        "indices[1] = 5 is not in [0, 30)": None,
+        "anything else": None,
+    }
+    for text, label in texts.items():
+        assert label_out_of_range(RuntimeError(text), 3) == label
+
+
+def test_images_without_a_label_are_refused_where_each_needs_one():
+    labels = np.array([2, -1])
+    check_images_and_labels(None, labels, 3, takes_unlabelled=True)
+    with pytest.raises(ValueError, match=r"integers from 0 to 2, .*over them\. .*from -1 to 2"):
+        check_images_and_labels(None, labels, 3)
+
+
+def test_types_that_numpy_does_not_know_are_not_looked_at():
+    labels = np.asarray(keras.ops.convert_to_tensor([[0.5, 0.5]], "bfloat16"))
+    assert labels.dtype.kind == "V"
+    check_images_and_labels(None, labels, 2)
+
+
+def test_weights_of_an_unknown_number_of_dimensions_pass():
+    unknown = SimpleNamespace(shape=SimpleNamespace(rank=None))
+    check_sample_weight(unknown, np.zeros(3))
+
+
+@pytest.mark.parametrize("weight", [np.inf, np.nan, -0.1])
+def test_weights_of_classes_are_finite_and_at_least_0(weight):
+    check_class_weight({0: 0.0, 1: 2}, 3)
+    with pytest.raises(ValueError, match=r"`class_weight` must be .* of at least 0\. Received: 0:"):
+        check_class_weight({0: weight}, 3)
 
 
 def test_distributions_are_of_two_dimensions():

@@ -10,7 +10,12 @@ from small_problem import SIZES, small_images, small_teacher
 
 from letkd_keras import LetKD, fit_prototypes
 from letkd_keras.distillers import CRD, KD, Distiller
-from letkd_keras.distillers.unlabelled import complete_labels, labelled, mean_over_labelled
+from letkd_keras.distillers.unlabelled import (
+    complete_labels,
+    labelled,
+    mean_over_labelled,
+    weighted,
+)
 from letkd_keras.losses import DKDLoss
 
 CLASSES = 5
@@ -25,6 +30,9 @@ def test_the_teachers_class_completes_the_labels():
     labels = keras.ops.convert_to_tensor([2, -1, -1])
     assert _numpy(complete_labels(labels, logits)).tolist() == [2, 0, 2]
     assert _numpy(complete_labels(labels[:, None], logits)).tolist() == [[2], [0], [2]]
+    for dtype in ("int8", "int64", "float32"):
+        completed = complete_labels(keras.ops.cast(labels, dtype), logits)
+        assert keras.backend.standardize_dtype(completed.dtype) == dtype
     mixed = keras.ops.convert_to_tensor(np.eye(3))
     assert complete_labels(mixed, logits) is mixed
     assert labelled(mixed, 3) is None
@@ -34,6 +42,20 @@ def test_the_type_tells_labels_of_an_undeclared_width():
     y = {dtype: keras.KerasTensor((None, None), dtype) for dtype in ("float32", "int64")}
     assert labelled(y["float32"], 3) is None
     assert labelled(y["int64"], 3) is not None
+
+
+def test_labels_that_are_true_or_false_are_all_labels():
+    y = keras.ops.convert_to_tensor([True, False])
+    assert labelled(y, 2) is None
+    assert complete_labels(y, keras.ops.zeros((2, 2))) is y
+
+
+def test_one_of_two_weights_may_be_left_out():
+    weights = keras.ops.convert_to_tensor([0.5, 2.0])
+    assert weighted(None, weights) is weights
+    assert weighted(weights, None) is weights
+    assert weighted(None, None) is None
+    assert _numpy(weighted(weights, weights[:, None])).tolist() == [0.25, 4.0]
 
 
 def test_weights_by_hand():

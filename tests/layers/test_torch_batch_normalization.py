@@ -74,7 +74,7 @@ def test_maps_without_scale_or_offset_by_hand(scale, center, training):
         expected = expected * [3, 4]
     if center:
         layer.beta.assign([5, 6])
-        expected = expected + [5, 6]
+        expected = np.add(expected, [5, 6])
     np.testing.assert_allclose(layer(x, training=training), expected, rtol=1e-4, atol=1e-4)
 
 
