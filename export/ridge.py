@@ -47,10 +47,7 @@ def fit_ridge(equations, held_out, penalties=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2)):
     values, vectors = linalg.eigh(equations.gram)
     rotated = vectors.T @ equations.cross
     scale = np.trace(equations.gram) / len(values)
-    kernels = (
-        vectors @ (rotated / (np.maximum(values, 0) + penalty * scale)[:, None])
-        for penalty in penalties
-    )
+    kernels = (vectors @ (rotated / (values + penalty * scale)[:, None]) for penalty in penalties)
     return min(((kernel, held_out.error(kernel)) for kernel in kernels), key=lambda fit: fit[1])
 
 
@@ -76,7 +73,6 @@ def select_features(equations, count):
     chosen = []
     for step in range(count):
         gains = np.sum(np.square(cross), axis=1) / np.maximum(left, smallest)
-        gains[chosen] = -1
         gains[left <= smallest] = -1
         best = int(np.argmax(gains))
         if gains[best] < 0:

@@ -160,7 +160,7 @@ class LabelledImages:
             self.first_size, last = (
                 len(_entries(self.data[number])[1]) if batches else 0 for number in (0, batches - 1)
             )
-            self._counted = self.first_size * max(batches - 1, 0) + last
+            self._counted = self.first_size * (batches - 1) + last
 
     def follow(self, batches):
         """Check the labels of one pass over the data.

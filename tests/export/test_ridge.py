@@ -70,6 +70,25 @@ def test_selection_leaves_copies_and_silent_features_for_last():
     assert sorted(chosen) == list(range(7))
 
 
+def test_of_what_explains_nothing_the_strongest_features_fill_the_count():
+    x = np.random.default_rng(4).normal(size=(100, 2))
+    x = np.concatenate([x, x[:, :1], 3 * x[:, 1:]], axis=1)
+    t = x[:, :2] @ np.array([[2.0], [1.0]])
+    chosen = select_features(_equations(x, t), 3)
+    assert len(chosen) == 3
+    # Of the two copies that are left, that of more power.
+    left = set(range(4)) - set(chosen.tolist())
+    power = np.sum(x**2, axis=0)
+    assert power[chosen[2]] >= power[left.pop()]
+
+
+def test_the_error_of_an_exact_kernel_is_never_negative():
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        x, kernel = rng.normal(size=(30, 5)), rng.normal(size=(5, 2))
+        assert 0 <= _equations(x, x @ kernel).error(kernel) < 1e-12
+
+
 def test_targets_of_zeros_have_no_error():
     equations = _equations(np.ones((4, 2)), np.zeros((4, 3)))
     assert equations.error(np.zeros((2, 3))) == 0
