@@ -129,10 +129,9 @@ def remove_leftovers(path):
     if not path.parent.is_dir():
         return
     for folder in path.parent.iterdir():
-        if is_temporary(folder.name, path.name) and folder.is_dir():
+        if is_temporary(folder.name, path.name) and folder.is_dir() and not folder.is_symlink():
             lock = _lock(folder, wait=False)
             if lock is not None:
-                # Links stay, which `rmtree` refuses.
                 shutil.rmtree(folder, ignore_errors=True)
                 os.close(lock)
 
