@@ -162,6 +162,10 @@ def _schedules(options, settings, pair):
         "weight_decay": _given(options, "weight_decay", weight_decay),
     }
     student_epochs = _given(options, "epochs", settings.epochs)
+    if options.milestones:
+        settings = _with_milestones(
+            settings, options.milestones, student_epochs, chosen["schedule"]
+        )
     batch_size = _given(options, "batch_size", settings.batch_size)
 
     def schedule(rate_option, rate, epochs, **others):
@@ -201,6 +205,21 @@ def _schedules(options, settings, pair):
         "student_schedule": student,
         "quantization_aware_schedule": quantization_aware,
     }
+
+
+def _with_milestones(settings, milestones, epochs, schedule):
+    """The settings with other milestones, which belong to so many epochs."""
+    if schedule != "steps":
+        raise ValueError(
+            "`milestones` are for the schedule steps: choose it by `schedule`. "
+            f"Received: schedule={schedule}"
+        )
+    if milestones != sorted(set(milestones)) or milestones[-1] >= epochs:
+        raise ValueError(
+            f"`milestones` must increase and be less than the {epochs} epochs of a student. "
+            f"Received: milestones={' '.join(map(str, milestones))}"
+        )
+    return replace(settings, milestones=tuple(milestones), milestones_of=epochs)
 
 
 # Augmentations of images that are read from disk in each epoch, and of those in memory.

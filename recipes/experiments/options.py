@@ -298,6 +298,15 @@ def _add_practitioners_options(add, default, of_data):
         help="steps: the learning rate drops at milestones; cosine: it decays to 0" + of_data,
     )
     add(
+        "--milestones",
+        type=positive_integer,
+        nargs="+",
+        metavar="EPOCH",
+        help="epochs of a student after which the learning rate is divided by 10, with --schedule "
+        "steps; they are scaled for a teacher of other epochs (default: those of the recipe, "
+        "scaled)",
+    )
+    add(
         "--warm-up-epochs",
         type=non_negative_integer,
         metavar="N",

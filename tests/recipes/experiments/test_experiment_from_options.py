@@ -114,6 +114,26 @@ def test_every_setting_of_the_supplement_can_be_given():
     assert experiment.block_size == 8
 
 
+def test_milestones_are_those_of_the_student_and_scaled_for_the_teacher():
+    experiment = _experiment(cifar100, "--epochs 40 --teacher-epochs 80 --milestones 10 35")
+    assert experiment.student_schedule.milestones == (10, 35)
+    assert experiment.teacher_schedule.milestones == (20, 70)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("--milestones 3 2", r"`milestones` must increase .* 240 epochs .*milestones=3 2"),
+        ("--milestones 2 2", "`milestones` must increase"),
+        ("--epochs 9 --milestones 2 9", "be less than the 9 epochs of a student"),
+        ("--schedule cosine --milestones 2", r"schedule steps: .*Received: schedule=cosine"),
+    ],
+)
+def test_milestones_that_do_not_fit_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        _experiment(cifar100, text)
+
+
 def test_every_recipe_can_hold_out_images():
     for recipe, text in ((cifar100, ""), (digits, "--train-examples 200"), (compare, "")):
         parsed = recipe.parse([*text.split(), "--validation-fraction", "0.5"])
