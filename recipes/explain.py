@@ -14,6 +14,7 @@ Nothing is trained. If the images of the run are elsewhere now, `--data` names t
 
 from letkd_keras.commands import option_types
 from letkd_keras.commands.command_line import Parser, run_main
+from letkd_keras.commands.common_options import add_import_option
 from letkd_keras.recipes.recipe_command import print_results
 
 
@@ -33,6 +34,7 @@ def parse(arguments=None):
         ("--unlabelled", "DIR", "its images without labels"),
     ):
         add(name, type=option_types.path, metavar=metavar, help=f"likewise {what}")
+    add_import_option(parser)
     return parser.parse_args(arguments)
 
 

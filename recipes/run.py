@@ -9,7 +9,7 @@ from letkd_keras.files import write_text
 from letkd_keras.recipes import exporting
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.experiments.preparation import prepare
-from letkd_keras.recipes.reports import class_report, report
+from letkd_keras.recipes.reports import class_report, method_table, report
 from letkd_keras.recipes.reports.measures import measure_networks
 from letkd_keras.recipes.steps.opened_folder import opened
 from letkd_keras.recipes.steps.prototypes import prototypes_of
@@ -47,6 +47,7 @@ def run(experiment, out, measures=None):
     experiment = replace(experiment, sizes=sizes)
     with opened(experiment, out, messages) as folder:
         log.info("run folder %s", folder)
+        method_table.warn_about_unknown(folder)
         exporting.warn_about_another(experiment, earlier.get("export_method"), folder)
         return _run(experiment, folder, measures)
 

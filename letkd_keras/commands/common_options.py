@@ -1,6 +1,7 @@
 """Options that several commands have. Only the standard library is imported."""
 
 from letkd_keras.commands.option_types import PIXELS, byte_count, choice, list_item, path, text
+from letkd_keras.commands.own_modules import import_modules
 from letkd_keras.ranges import (
     class_count,
     fraction,
@@ -227,6 +228,31 @@ def add_formats_option(parser):
         default=["savedmodel", "tflite"],
         help="formats to export the student to, or all",
     )
+
+
+def add_import_option(parser, group=None):
+    """Add `--import`, modules of the user that add methods, losses and networks.
+
+    They are imported once all options are parsed, before names are looked up in the tables.
+
+    Args:
+        parser: `Parser`.
+        group: Its group that shows the option; `None` for the parser itself.
+    """
+    (group or parser).add_argument(
+        "--import",
+        dest="imports",
+        nargs="+",
+        type=list_item,
+        metavar="MODULE",
+        default=[],
+        help="Python modules of your own, which add methods, losses or networks (default: none)",
+    )
+    parser.add_check(_import_modules)
+
+
+def _import_modules(options):
+    import_modules(options.imports)
 
 
 def add_methods_option(parser, default):

@@ -6,6 +6,7 @@ from letkd_keras.lazy_names import lazy_names
 _PUBLIC = {
     "OpenedNetwork": "networks",
     "add_head": "heads",
+    "add_network": "zoo",
     "assign_state_dict": "state_dict",
     "build": "zoo",
     "check_network_name": "network_names",

@@ -11,6 +11,7 @@ Every network names the feature maps that distillation reads by layers that chan
 
 import difflib
 import pkgutil
+import re
 
 from letkd_keras.ranges import class_count
 
@@ -47,9 +48,43 @@ _IMAGENET = {
 _NETWORKS = {**_CIFAR, **_IMAGENET}
 
 
+# Networks that `add_network` added: name and function.
+_ADDED = {}
+
+
 def names():
     """Names of the networks `build` knows, in the order of the table."""
-    return list(_NETWORKS)
+    return [*_NETWORKS, *_ADDED]
+
+
+def add_network(name, builder):
+    """Add a network of your own to the zoo, so that recipes take its name.
+
+    The recipes build it again for each student, so each trial starts from other weights. A `.keras`
+    file has the same weights for all trials.
+
+    Args:
+        name: Name of the network: letters, digits, `_` and `.`.
+        builder: Function of `num_classes`, `input_shape` and `name`, given by keyword, that returns
+            a functional `keras.Model` from images to logits. It takes normalized images, as the
+            other networks of the zoo do.
+
+    Raises:
+        ValueError: If the name has other characters, or is that of another network.
+    """
+    # A hyphen separates the two names of a pair, a colon the source of a network.
+    if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.]+", name)):
+        raise ValueError(
+            f"`name` must consist of letters, digits, '_' and '.'. Received: name={name!r}"
+        )
+    if not callable(builder):
+        raise ValueError(
+            "`builder` must be a function of num_classes, input_shape and name. "
+            f"Received: builder={builder!r}"
+        )
+    if name in _NETWORKS or _ADDED.get(name, builder) is not builder:
+        raise ValueError(f"`name` must be new. Received: name={name!r}, which is in the zoo")
+    _ADDED[name] = builder
 
 
 def build(name, num_classes=None, input_shape=None):
@@ -71,10 +106,10 @@ def build(name, num_classes=None, input_shape=None):
     Raises:
         ValueError: If the name is not in the table (it is listed) or a number is out of range.
     """
-    if name not in _NETWORKS:
+    if name not in names():
         raise ValueError(
-            f"`name` must be one of {', '.join(_NETWORKS)}. "
-            f"Received: name={name!r}.{network_hint(name, _NETWORKS)}"
+            f"`name` must be one of {', '.join(names())}. "
+            f"Received: name={name!r}.{network_hint(name, names())}"
         )
     default_classes, default_size = (1000, 224) if name in _IMAGENET else (100, 32)
     if num_classes is None:
@@ -87,9 +122,25 @@ def build(name, num_classes=None, input_shape=None):
             "`input_shape` must be that of one image, three numbers. "
             f"Received: input_shape={input_shape}"
         )
+    options = {"num_classes": num_classes, "input_shape": tuple(input_shape), "name": name}
+    if name in _ADDED:
+        return _built_by_user(_ADDED[name], options)
     function, *arguments = _NETWORKS[name]
-    builder = pkgutil.resolve_name(f"letkd_keras.models.{function}")
-    return builder(*arguments, num_classes=num_classes, input_shape=tuple(input_shape), name=name)
+    return pkgutil.resolve_name(f"letkd_keras.models.{function}")(*arguments, **options)
+
+
+def _built_by_user(builder, options):
+    import keras
+
+    model = builder(**options)
+    expected = (None, options["num_classes"])
+    if not isinstance(model, keras.Model) or model.output_shape != expected:
+        found = getattr(model, "output_shape", type(model).__name__)
+        raise ValueError(
+            f"The `builder` of {options['name']} must return a functional keras.Model with outputs "
+            f"{expected}. Received: {found}"
+        )
+    return model
 
 
 def network_hint(name, known, prefix=""):

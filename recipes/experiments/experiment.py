@@ -12,7 +12,7 @@ from letkd_keras.recipes.trainings.training_data import few_for_students
 
 # What may differ between two starts in the same folder: no finished training depends on it.
 OPEN_KEYS = (
-    *("methods", "trials", "export_method", "formats", "sizes"),
+    *("methods", "trials", "export_method", "formats", "sizes", "imports"),
     # It changes memory, not results.
     "block_size",
     # Where things are; their digest and fingerprint are compared.
@@ -71,6 +71,7 @@ class Experiment:
         export_method: Method whose first student is exported, or `None`.
         formats: Formats that it is exported to.
         callbacks: Names of Keras callbacks of every training, `MODULE:CLASS`.
+        imports: Names of the user's modules that were imported.
         class_weights: `"balanced"` for weights of the training images by class, or `None`.
         growth: Share of the student's parameters that its KD layers may add, or `None`. `prepare`
             then lowers `templates` and `subclasses`.
@@ -113,6 +114,7 @@ class Experiment:
     export_method: str | None
     formats: tuple
     callbacks: tuple
+    imports: tuple
     class_weights: str | None
     growth: float | None
     pool_sizes: dict = field(default_factory=dict)
@@ -230,6 +232,7 @@ class Experiment:
             "methods": tuple(config["methods"]),
             "formats": tuple(config["formats"]),
             "callbacks": tuple(config["callbacks"]),
+            "imports": tuple(config["imports"]),
             "teacher": Network(**config["teacher"]),
             "student": Network(**config["student"]),
             **schedules,

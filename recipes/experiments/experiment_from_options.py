@@ -78,6 +78,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
         feature_cache=None if options.feature_cache == "none" else options.feature_cache,
         logit_losses=logit_loss_settings.of_pair(settings, pair),
         callbacks=tuple(options.callback),
+        imports=tuple(options.imports),
         class_weights=options.class_weights,
         growth=options.growth,
         typed=_typed(options, settings),

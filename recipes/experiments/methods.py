@@ -91,12 +91,14 @@ def _with_unsupervised_layer(student, experiment):
     return insert_kd_layers(student, penultimate=layer, penultimate_layer=name)
 
 
+def _of_loss(loss):
+    """The method that consists of a loss on the logits."""
+    return Method(loss.title, Distiller, task_weight=loss.task_weight, logit_losses=(loss.name,))
+
+
 METHODS = {
     "student": Method("student alone", None),
-    **{
-        name: Method(loss.title, Distiller, task_weight=loss.task_weight, logit_losses=(name,))
-        for name, loss in LOGIT_LOSSES.items()
-    },
+    **{name: _of_loss(loss) for name, loss in LOGIT_LOSSES.items()},
     "fitnet": Method("FitNet", FitNet),
     # The hint is FitNet's own, at the ends of the second stages (supplement, Table 6).
     "fitnet_layer": Method(
@@ -126,6 +128,11 @@ METHODS = {
 }
 
 
+def names():
+    """Names of all methods, in the order of the table; losses that were added later come last."""
+    return list(dict.fromkeys([*METHODS, *LOGIT_LOSSES]))
+
+
 def parse(name):
     """Resolve the name of a method.
 
@@ -139,12 +146,12 @@ def parse(name):
         ValueError: If a part of the name is unknown, or the loss cannot be added.
     """
     base, *added = str(name).split("+")
-    if base not in METHODS:
+    if base not in names():
         raise ValueError(
-            f"`methods` must be of {', '.join(METHODS)}, perhaps with +LOSS. "
-            f"Received: {name}{did_you_mean(base, METHODS)}"
+            f"`methods` must be of {', '.join(names())}, perhaps with +LOSS. "
+            f"Received: {name}{did_you_mean(base, names())}"
         )
-    method = METHODS[base]
+    method = METHODS[base] if base in METHODS else _of_loss(LOGIT_LOSSES[base])
     for loss in added:
         if loss not in LOGIT_LOSSES:
             raise ValueError(
@@ -231,5 +238,5 @@ def title(name):
 def position(name):
     """A key that sorts names of methods in the order of the table; unknown names come last."""
     base, *added = name.split("+")
-    order = list(METHODS)
+    order = names()
     return (order.index(base) if base in order else len(order), len(added), name)

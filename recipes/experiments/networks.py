@@ -307,7 +307,9 @@ def _fits(model, data):
 
 def _from_zoo(name, data):
     """A network of the zoo as `open_network` opens it, but also for images that are not square."""
-    model = models.build(name, num_classes=data.num_classes, input_shape=data.image_shape)
+    model = _with_stable_names(
+        models.build(name, num_classes=data.num_classes, input_shape=data.image_shape)
+    )
     given = tuple(data.mean), tuple(data.std)
     scaling = scaling_layer(given, pixels_of_zoo(given))
     return model if scaling is None else _rebuild(model, data.image_shape, scaling)

@@ -11,6 +11,7 @@ from letkd_keras.commands.common_options import (
     add_data_options,
     add_engine_options,
     add_formats_option,
+    add_import_option,
     add_methods_option,
     add_out_option,
     add_prototype_options,
@@ -117,6 +118,7 @@ def add_experiment_options(
     )
     _add_kd_layer_options(parser, networks_required)
     add_engine_options(parser, work="each training and the teacher's passes over the images")
+    add_import_option(parser, parser.add_argument_group("your own code"))
     group = parser.add_argument_group("results")
     if exports:
         add_formats_option(group)

@@ -138,7 +138,7 @@ def _check_quantization_aware(names):
     usable = (None, Distiller, LetKD)
     for name in names:
         if methods.parse(name)[0].distiller not in usable:
-            rows = [row for row, method in methods.METHODS.items() if method.distiller in usable]
+            rows = [row for row in methods.names() if methods.parse(row)[0].distiller in usable]
             raise ValueError(
                 "`quantization_aware_epochs` is for the student alone, losses on logits and letKD: "
                 f"{', '.join(rows)}. Received: methods with {name}"

@@ -42,7 +42,7 @@ def style(name):
         return {**style(base), "linestyle": _LINES[number % len(_LINES)]}
     if base in _COLORS:
         return {"color": _COLORS[base], "linestyle": "-"}
-    others = [other for other in methods.METHODS if other not in _COLORS]
+    others = [other for other in methods.names() if other not in _COLORS]
     number = others.index(base) if base in others else 0
     color = _OTHERS[number % len(_OTHERS)]
     for start, variant in _VARIANTS.items():

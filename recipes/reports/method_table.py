@@ -3,6 +3,7 @@
 `report.md` of a run and `table.md` of `compare` are made from these rows.
 """
 
+import logging
 import os
 import platform
 from datetime import date
@@ -14,6 +15,8 @@ from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.reports import method_style
 from letkd_keras.recipes.trainings import accuracies, training_folder
 from letkd_keras.versions import versions
+
+log = logging.getLogger(__name__)
 
 
 def rows(experiment, folder):
@@ -41,6 +44,19 @@ def rows(experiment, folder):
         _row(experiment, method, trainings[method])
         for method in sorted(trainings, key=methods.position)
     ]
+
+
+def warn_about_unknown(folder):
+    """Log which trainings of a run folder are left out, since nothing is known of their method."""
+    trainings = training_folder.student_trainings(folder)
+    unknown = sorted({name for name, _, _ in trainings if not methods.is_known(name)})
+    if unknown:
+        log.warning(
+            "%s has trainings of unknown methods, which are left out: %s. If a module of your own "
+            "adds them, name it by --import.",
+            folder,
+            ", ".join(unknown),
+        )
 
 
 def _row(experiment, method, trainings):

@@ -10,7 +10,7 @@ from letkd_keras.files import save_figure, write_json, write_text
 from letkd_keras.functional import load_model
 from letkd_keras.functional.insertion import kd_layers_of
 from letkd_keras.recipes.experiments import methods
-from letkd_keras.recipes.reports import method_style
+from letkd_keras.recipes.reports import method_style, method_table
 from letkd_keras.recipes.steps.teacher import train_teacher
 from letkd_keras.recipes.studies import probe
 from letkd_keras.recipes.trainings import accuracies, training_folder
@@ -34,6 +34,7 @@ def write(experiment, folder):
     Raises:
         ValueError: If no student is finished, there is no teacher, or a file is damaged.
     """
+    method_table.warn_about_unknown(folder)
     trainings = _finished(folder)
     if not trainings:
         raise ValueError(f"No student is finished in {folder}.")

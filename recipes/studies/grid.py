@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from letkd_keras.commands.log_file import recorded
+from letkd_keras.commands.own_modules import import_modules
 from letkd_keras.commands.run_folder import read_config
 from letkd_keras.commands.terminal_log import set_up_logging
 from letkd_keras.files import open_atomic, write_text
@@ -67,6 +68,7 @@ def run(experiment, out, jobs=1, fitted=None):
         experiment = prepare(experiment)
     with opened(experiment, out, messages) as folder:
         log.info("folder of results %s", folder)
+        method_table.warn_about_unknown(folder)
         teacher, teacher_result = train_teacher(experiment, folder)
         # The prototypes belong to the teacher: they are fitted once, also for methods that are
         # added later.
@@ -228,7 +230,9 @@ def train_cell(folder, method, seed):
     training = training_folder.student_folder(folder, method, seed)
     try:
         with _locked(training):
-            experiment = Experiment.from_config(read_config(folder), methods=(method,))
+            config = read_config(folder)
+            import_modules(config["imports"])
+            experiment = Experiment.from_config(config, methods=(method,))
             with gpus.scope():
                 teacher, _ = train_teacher(experiment, folder)
                 levels = methods.levels_of([method])

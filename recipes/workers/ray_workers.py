@@ -15,6 +15,7 @@ from pathlib import Path
 import keras
 
 from letkd_keras.callbacks import ShowProgress
+from letkd_keras.commands.own_modules import import_modules
 from letkd_keras.commands.ray_cluster import environment_of_workers, import_ray, running_ray
 from letkd_keras.commands.run_folder import differences
 from letkd_keras.data import DataSpec
@@ -86,6 +87,7 @@ class RayWorkers:
                 "data": self.experiment.spec.config(),
                 "student_examples": self.experiment.student_examples,
                 "code": shared_training.code(),
+                "imports": self.experiment.imports,
                 "floatx": keras.config.floatx(),
                 "order": order,
                 "folder": str(folder),
@@ -205,6 +207,7 @@ def _train(config):
         if differing:
             own = {"error": f"other code: {'; '.join(differing)}"}
         else:
+            import_modules(config["imports"])
             data = _data(config, order)
     except (ValueError, OSError, ImportError) as error:
         own = {"error": f"{type(error).__name__}: {error}"}

@@ -157,3 +157,50 @@ def test_the_suggested_name_contains_the_given_one_or_is_close(given, suggested)
 def test_nothing_is_suggested_where_nothing_is_close(given):
     with pytest.raises(ValueError, match=rf"Received: name={given!r}\.$"):
         models.build(given)
+
+
+def _dense(num_classes, input_shape, name):
+    inputs = keras.Input(input_shape)
+    outputs = keras.layers.Dense(num_classes)(keras.layers.Flatten()(inputs))
+    return keras.Model(inputs, outputs, name=name)
+
+
+def test_a_network_of_ones_own_is_built_by_its_name(monkeypatch):
+    monkeypatch.setattr(models.zoo, "_ADDED", {})
+    models.add_network("mine_1.5", _dense)
+    models.add_network("mine_1.5", _dense)  # the module may be imported again
+    assert models.names()[-1] == "mine_1.5"
+    model = models.build("mine_1.5", num_classes=3, input_shape=(4, 4, 1))
+    assert (model.name, model.input_shape, model.output_shape) == (
+        "mine_1.5",
+        (None, 4, 4, 1),
+        (None, 3),
+    )
+    assert models.build("mine_1.5").output_shape == (None, 100)
+    models.check_network_name("mine_1.5")
+
+
+@pytest.mark.parametrize(
+    ("name", "builder", "message"),
+    [
+        ("my-net", _dense, "must consist of letters"),
+        ("own:net", _dense, "must consist of letters"),
+        (1, _dense, "must consist of letters"),
+        ("resnet8", _dense, "must be new"),
+        ("mine", 1, "must be a function"),
+    ],
+)
+def test_a_network_of_ones_own_has_a_new_name_and_a_function(name, builder, message, monkeypatch):
+    monkeypatch.setattr(models.zoo, "_ADDED", {})
+    with pytest.raises(ValueError, match=message):
+        models.add_network(name, builder)
+    assert models.zoo._ADDED == {}
+
+
+@pytest.mark.parametrize(
+    "made", [lambda **options: None, lambda **options: _dense(2, (4, 4, 1), "x")]
+)
+def test_a_network_of_ones_own_has_the_classes(made, monkeypatch):
+    monkeypatch.setattr(models.zoo, "_ADDED", {"mine": made})
+    with pytest.raises(ValueError, match=r"`builder` of mine must return .* \(None, 3\)"):
+        models.build("mine", num_classes=3, input_shape=(4, 4, 1))

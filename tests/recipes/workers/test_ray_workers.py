@@ -59,3 +59,19 @@ def test_epochs_of_the_workers_are_logged(tmp_path, caplog):
         "epoch 2/3, loss 1.0000, test accuracy 25.00%, 0:00:00 left",
         "epoch 3/3, loss 0.0000, test accuracy 25.00%",
     ]
+
+
+def test_a_worker_imports_the_modules_of_the_user_first(tmp_path, monkeypatch):
+    """Its model may have layers and losses that they register."""
+    (tmp_path / "own_of_ray.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace())
+    monkeypatch.setattr(ray_workers.worker_environment, "connect", lambda backend: None)
+
+    def open_data(config, order):
+        raise ValueError(f"imported: {'own_of_ray' in sys.modules}")
+
+    monkeypatch.setattr(ray_workers, "_data", open_data)
+    config = {"order": {}, "folder": tmp_path, "imports": ("own_of_ray",)}
+    with pytest.raises(ValueError, match="imported: True"):
+        ray_workers._train({**config, "code": ray_workers.shared_training.code()})
