@@ -20,6 +20,7 @@ from letkd_keras.commands.command_line import Parser, run_main
 from letkd_keras.commands.common_options import (
     add_data_options,
     add_formats_option,
+    add_import_option,
     add_out_option,
     add_seed_option,
 )
@@ -165,6 +166,7 @@ def parse(arguments=None):
     add_number("sparsity", "tflite-pruned: share of each kernel that becomes zero")
     add_number("clusters", "tflite-clustered: largest number of different values in each kernel")
     add_seed_option(parser)
+    add_import_option(parser)
     add_image_options(parser, calibration=200)
     add_data_options(parser, default_text="the data set of a run folder, otherwise noise")
     parser.add_check(partial(_check_use, parser))

@@ -10,7 +10,12 @@ folder.
 """
 
 from letkd_keras.commands.command_line import Parser, run_main
-from letkd_keras.commands.common_options import add_data_options, add_out_option, add_seed_option
+from letkd_keras.commands.common_options import (
+    add_data_options,
+    add_import_option,
+    add_out_option,
+    add_seed_option,
+)
 from letkd_keras.commands.log_file import logged_to, recorded
 from letkd_keras.commands.option_types import choice, path
 from letkd_keras.commands.terminal import print_report
@@ -63,6 +68,7 @@ def parse(arguments=None):
         help="epochs of training of each reduced student on the calibration images",
     )
     add_seed_option(parser)
+    add_import_option(parser)
     add_image_options(parser, calibration=1000)
     add(
         "--selection-images",

@@ -13,7 +13,7 @@ trust.
 from functools import partial
 
 from letkd_keras.commands.command_line import Parser, run_main
-from letkd_keras.commands.common_options import add_data_options, add_seed_option
+from letkd_keras.commands.common_options import add_data_options, add_import_option, add_seed_option
 from letkd_keras.commands.option_types import path
 from letkd_keras.export.data_of_student import open_data
 from letkd_keras.export.evaluation_images import (
@@ -37,6 +37,7 @@ def parse(arguments=None):
     )
     add_image_options(parser)
     add_seed_option(parser)
+    add_import_option(parser)
     add_data_options(parser, default_text="the data set of a run folder, otherwise noise")
     parser.add_check(partial(check_image_options, parser))
     return parser.parse_args(arguments)

@@ -231,7 +231,7 @@ def add_formats_option(parser):
 
 
 def add_import_option(parser, group=None):
-    """Add `--import`, modules of the user that add methods, losses and networks.
+    """Add `--import`, modules of the user that add methods, losses and networks, or have layers.
 
     They are imported once all options are parsed, before names are looked up in the tables.
 
@@ -246,7 +246,8 @@ def add_import_option(parser, group=None):
         type=list_item,
         metavar="MODULE",
         default=[],
-        help="Python modules of your own, which add methods, losses or networks (default: none)",
+        help="Python modules of your own, which add methods, losses or networks, or have layers of "
+        "a .keras file (default: none)",
     )
     parser.add_check(_import_modules)
 

@@ -1,4 +1,4 @@
-"""Modules of the user, which add methods, losses and networks: `--import`."""
+"""Modules of the user, with methods, losses, networks and layers: `--import`."""
 
 import importlib
 

@@ -26,6 +26,7 @@ from letkd_keras.commands.command_line import Parser, run_main
 from letkd_keras.commands.common_options import (
     add_data_options,
     add_engine_options,
+    add_import_option,
     add_out_option,
     add_prototype_options,
     add_seed_option,
@@ -69,6 +70,7 @@ def parse(arguments=None):
     add_out_option(parser, type=output_file(".npz"), help="the .npz file to write")
     add("--workdir", type=path, metavar="DIR", help="folder of finished steps (default: OUT.work)")
     add_engine_options(parser)
+    add_import_option(parser)
     add(
         "--inspect",
         type=path,

@@ -1,5 +1,6 @@
 """A module of one's own, with a method, a loss on logits and a network, in every command."""
 
+import importlib
 import logging
 import sys
 
@@ -9,7 +10,10 @@ import pytest
 from tables_restored import tables_restored
 
 from letkd_keras.commands.run_folder import read_config
+from letkd_keras.export import __main__ as export_command
+from letkd_keras.export import sweep, verify
 from letkd_keras.functional import load_model
+from letkd_keras.prototypes import __main__ as prototypes_command
 from letkd_keras.recipes import compare, explain
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
@@ -104,3 +108,57 @@ def test_processes_of_a_grid_know_the_rows(module, tmp_path, caplog):
         found = explain.main([str(out)])
     assert [row["method"] for row in found["methods"]] == ["cooler"]
     assert "unknown methods, which are left out: own_at. If a module" in caplog.text
+
+
+LAYER = """
+import keras
+
+
+@keras.saving.register_keras_serializable("own_layers")
+class Half(keras.layers.Layer):
+    def call(self, inputs):
+        return inputs / 2
+"""
+
+
+@pytest.fixture
+def file_with_own_layer(tmp_path, monkeypatch):
+    """A `.keras` file, and beside it the module of its layer, which is not imported."""
+    (tmp_path / "own_layers.py").write_text(LAYER)
+    monkeypatch.syspath_prepend(tmp_path)
+    half = importlib.import_module("own_layers").Half
+    inputs = keras.Input((8, 8, 3))
+    x = half()(keras.layers.Conv2D(4, 3, padding="same")(inputs))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    keras.Model(inputs, keras.layers.Dense(10)(x)).save(tmp_path / "own.keras")
+    before = dict(keras.saving.get_custom_objects())
+    del keras.saving.get_custom_objects()["own_layers>Half"], sys.modules["own_layers"]
+    yield tmp_path / "own.keras"
+    sys.modules.pop("own_layers", None)
+    keras.saving.get_custom_objects().clear()
+    keras.saving.get_custom_objects().update(
+        {name: value for name, value in before.items() if name != "own_layers>Half"}
+    )
+
+
+def test_commands_read_a_file_with_a_layer_of_ones_own(file_with_own_layer, tmp_path):
+    images = ["--data", "digits", "--image-size", "8", "--train-examples", "50"]
+    arguments = ["--teacher", str(file_with_own_layer), *images, "--templates", "4"]
+    arguments += ["--levels", "penultimate", "--out", str(tmp_path / "prototypes.npz")]
+    with pytest.raises(ValueError, match="with 'Half'"):
+        prototypes_command.main(arguments)
+    prototypes_command.main([*arguments, "--import", "own_layers"])
+    assert (tmp_path / "prototypes.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (export_command, "own.keras --formats tflite --out x"),
+        (sweep, "own.keras --out x"),
+        (verify, "x --model own.keras"),
+    ],
+)
+def test_commands_of_the_export_import_modules_too(command, arguments, file_with_own_layer):
+    command.parse([*arguments.split(), "--import", "own_layers"])
+    assert "own_layers>Half" in keras.saving.get_custom_objects()
