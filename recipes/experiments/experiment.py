@@ -232,7 +232,8 @@ class Experiment:
             "methods": tuple(config["methods"]),
             "formats": tuple(config["formats"]),
             "callbacks": tuple(config["callbacks"]),
-            "imports": tuple(config["imports"]),
+            # A folder from before there was the option can still be explained and exported.
+            "imports": tuple(config.get("imports", ())),
             "teacher": Network(**config["teacher"]),
             "student": Network(**config["student"]),
             **schedules,

@@ -231,7 +231,7 @@ def train_cell(folder, method, seed):
     try:
         with _locked(training):
             config = read_config(folder)
-            import_modules(config["imports"])
+            import_modules(config.get("imports", ()))
             experiment = Experiment.from_config(config, methods=(method,))
             with gpus.scope():
                 teacher, _ = train_teacher(experiment, folder)

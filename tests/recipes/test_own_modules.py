@@ -16,6 +16,7 @@ from letkd_keras.functional import load_model
 from letkd_keras.prototypes import __main__ as prototypes_command
 from letkd_keras.recipes import compare, explain
 from letkd_keras.recipes.experiments import methods
+from letkd_keras.recipes.experiments.experiment import Experiment
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.recipe_of_data import settings_of
@@ -76,6 +77,13 @@ def test_a_loss_is_a_method_and_can_be_added(module):
     assert methods.title("letkd1+cooler") == "letKD-1 + KD, T = 2"
     assert methods.names()[-1] == "cooler"
     assert methods.position("own_at") < methods.position("cooler")
+
+
+def test_a_folder_from_before_the_option_can_be_read(module):
+    config = _experiment("--methods", "student").config()
+    assert Experiment.from_config(config).imports == ("own_rows",)
+    del config["imports"]
+    assert Experiment.from_config(config).imports == ()
 
 
 def test_each_trial_of_a_network_starts_from_other_weights_in_layers_of_the_same_names(module):
