@@ -166,6 +166,11 @@ def parse(name):
             f"A loss is added to a method with a teacher; alone it is a method of its own: "
             f"{added[0]}. Received: {name}"
         )
+    if added and "logit_losses" in getattr(method.distiller, "keywords", {}):
+        raise ValueError(
+            "A loss cannot be added to a method whose distiller has `logit_losses` of its own: "
+            f"make a row of LOGIT_LOSSES of them. Received: {name}"
+        )
     return method, tuple(added)
 
 

@@ -1,5 +1,8 @@
+from functools import partial
+
 import pytest
 
+from letkd_keras.distillers import AT, Distiller
 from letkd_keras.losses import LOGIT_LOSSES
 from letkd_keras.recipes.experiments import methods
 
@@ -25,6 +28,16 @@ def test_unknown_losses_are_refused_with_those_that_exist():
 def test_losses_that_cannot_be_added(name, message):
     with pytest.raises(ValueError, match=message):
         methods.parse(name)
+
+
+def test_no_loss_is_added_to_a_distiller_that_has_its_own(monkeypatch):
+    own = methods.Method("own", partial(Distiller, logit_losses={"kd": 1.0}))
+    monkeypatch.setitem(methods.METHODS, "own", own)
+    monkeypatch.setitem(methods.METHODS, "at9", methods.Method("AT", partial(AT, weight=9.0)))
+    assert methods.parse("own") == (own, ())
+    assert methods.parse("at9+dkd")[1] == ("dkd",)
+    with pytest.raises(ValueError, match=r"`logit_losses` of its own.*Received: own\+dkd"):
+        methods.parse("own+dkd")
 
 
 def test_every_loss_is_a_method_and_can_be_added():
