@@ -64,18 +64,19 @@ def add_network(name, builder):
     file has the same weights for all trials.
 
     Args:
-        name: Name of the network: letters, digits, `_` and `.`.
+        name: Name of the network: a letter, then letters, digits and `_`.
         builder: Function of `num_classes`, `input_shape` and `name`, given by keyword, that returns
-            a functional `keras.Model` from images to logits. It takes normalized images, as the
-            other networks of the zoo do.
+            a functional `keras.Model` from images to logits. A softmax at its end is removed. It
+            takes normalized images, as the other networks of the zoo do.
 
     Raises:
         ValueError: If the name has other characters, or is that of another network.
     """
-    # A hyphen separates the two names of a pair, a colon the source of a network.
-    if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_.]+", name)):
+    # A hyphen separates the two names of a pair, a colon the source of a network, a dot the suffix
+    # of a file. TensorFlow has no names that begin with `_`.
+    if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name)):
         raise ValueError(
-            f"`name` must consist of letters, digits, '_' and '.'. Received: name={name!r}"
+            f"`name` must be a letter, then letters, digits and '_'. Received: name={name!r}"
         )
     if not callable(builder):
         raise ValueError(
@@ -130,17 +131,19 @@ def build(name, num_classes=None, input_shape=None):
 
 
 def _built_by_user(builder, options):
-    import keras
+    from letkd_keras.functional.softmax_removal import remove_softmax
 
     model = builder(**options)
-    expected = (None, options["num_classes"])
-    if not isinstance(model, keras.Model) or model.output_shape != expected:
-        found = getattr(model, "output_shape", type(model).__name__)
+    # Neither a model of a class of the user nor one that is not built has shapes.
+    shapes = [getattr(model, f"{side}_shape", None) for side in ("input", "output")]
+    expected = [(None, *options["input_shape"]), (None, options["num_classes"])]
+    if shapes != expected:
+        found = type(model).__name__ if None in shapes else "from {} to {}".format(*shapes)
         raise ValueError(
-            f"The `builder` of {options['name']} must return a functional keras.Model with outputs "
-            f"{expected}. Received: {found}"
+            f"The `builder` of {options['name']} must return a functional keras.Model from "
+            f"{expected[0]} to {expected[1]}. Received: {found}"
         )
-    return model
+    return remove_softmax(model, options["name"])
 
 
 def network_hint(name, known, prefix=""):

@@ -167,25 +167,27 @@ def _dense(num_classes, input_shape, name):
 
 def test_a_network_of_ones_own_is_built_by_its_name(monkeypatch):
     monkeypatch.setattr(models.zoo, "_ADDED", {})
-    models.add_network("mine_1.5", _dense)
-    models.add_network("mine_1.5", _dense)  # the module may be imported again
-    assert models.names()[-1] == "mine_1.5"
-    model = models.build("mine_1.5", num_classes=3, input_shape=(4, 4, 1))
+    models.add_network("mine_2", _dense)
+    models.add_network("mine_2", _dense)  # the module may be imported again
+    assert models.names()[-1] == "mine_2"
+    model = models.build("mine_2", num_classes=3, input_shape=(4, 4, 1))
     assert (model.name, model.input_shape, model.output_shape) == (
-        "mine_1.5",
+        "mine_2",
         (None, 4, 4, 1),
         (None, 3),
     )
-    assert models.build("mine_1.5").output_shape == (None, 100)
-    models.check_network_name("mine_1.5")
+    assert models.build("mine_2").output_shape == (None, 100)
+    models.check_network_name("mine_2")
 
 
 @pytest.mark.parametrize(
     ("name", "builder", "message"),
     [
-        ("my-net", _dense, "must consist of letters"),
-        ("own:net", _dense, "must consist of letters"),
-        (1, _dense, "must consist of letters"),
+        ("my-net", _dense, "must be a letter, then letters"),
+        ("own:net", _dense, "must be a letter, then letters"),
+        ("own.keras", _dense, "must be a letter, then letters"),
+        ("_own", _dense, "must be a letter, then letters"),
+        (1, _dense, "must be a letter, then letters"),
         ("resnet8", _dense, "must be new"),
         ("mine", 1, "must be a function"),
     ],
@@ -197,10 +199,33 @@ def test_a_network_of_ones_own_has_a_new_name_and_a_function(name, builder, mess
     assert models.zoo._ADDED == {}
 
 
+class _OfAClass(keras.Model):
+    def call(self, inputs):
+        return inputs
+
+
 @pytest.mark.parametrize(
-    "made", [lambda **options: None, lambda **options: _dense(2, (4, 4, 1), "x")]
+    ("made", "received"),
+    [
+        (None, "NoneType"),
+        (_OfAClass(), "_OfAClass"),
+        (keras.Sequential([keras.layers.Dense(3)]), "Sequential"),
+        (_dense(2, (4, 4, 1), "x"), r"from \(None, 4, 4, 1\) to \(None, 2\)"),
+        (_dense(3, (5, 5, 1), "x"), r"from \(None, 5, 5, 1\) to \(None, 3\)"),
+    ],
 )
-def test_a_network_of_ones_own_has_the_classes(made, monkeypatch):
-    monkeypatch.setattr(models.zoo, "_ADDED", {"mine": made})
-    with pytest.raises(ValueError, match=r"`builder` of mine must return .* \(None, 3\)"):
+def test_a_network_of_ones_own_takes_the_images_and_has_the_classes(made, received, monkeypatch):
+    monkeypatch.setattr(models.zoo, "_ADDED", {"mine": lambda **options: made})
+    expected = r"`builder` of mine must return .* from \(None, 4, 4, 1\) to \(None, 3\)\. "
+    with pytest.raises(ValueError, match=f"{expected}Received: {received}"):
         models.build("mine", num_classes=3, input_shape=(4, 4, 1))
+
+
+def test_a_network_of_ones_own_gives_logits(monkeypatch):
+    def with_softmax(**options):
+        return keras.Sequential([_dense(**options), keras.layers.Softmax()])
+
+    monkeypatch.setattr(models.zoo, "_ADDED", {"mine": with_softmax})
+    model = models.build("mine", num_classes=3, input_shape=(4, 4, 1))
+    sums = keras.ops.sum(model(keras.random.normal((5, 4, 4, 1))), axis=-1)
+    assert float(keras.ops.max(keras.ops.abs(sums - 1))) > 0.01
