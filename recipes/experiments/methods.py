@@ -12,6 +12,7 @@ all stages for AT and VID, of the second stage for FitNet, of the last one for S
 compares the penultimate layers.
 """
 
+import re
 from dataclasses import dataclass, field
 
 from letkd_keras.distillers import (
@@ -66,6 +67,11 @@ class Method:
     prepare: object = None
 
     @property
+    def distiller_class(self):
+        """The class of its distiller, which may have options by `functools.partial`."""
+        return getattr(self.distiller, "func", self.distiller)
+
+    @property
     def kd_layers(self):
         """What becomes of the KD layers, in a few words."""
         levels = {*self.levels, *self.layers}
@@ -91,14 +97,15 @@ def _with_unsupervised_layer(student, experiment):
     return insert_kd_layers(student, penultimate=layer, penultimate_layer=name)
 
 
-def _of_loss(loss):
+def _of_loss(name):
     """The method that consists of a loss on the logits."""
-    return Method(loss.title, Distiller, task_weight=loss.task_weight, logit_losses=(loss.name,))
+    loss = LOGIT_LOSSES[name]
+    return Method(loss.title, Distiller, task_weight=loss.task_weight, logit_losses=(name,))
 
 
 METHODS = {
     "student": Method("student alone", None),
-    **{name: _of_loss(loss) for name, loss in LOGIT_LOSSES.items()},
+    **{name: _of_loss(name) for name in LOGIT_LOSSES},
     "fitnet": Method("FitNet", FitNet),
     # The hint is FitNet's own, at the ends of the second stages (supplement, Table 6).
     "fitnet_layer": Method(
@@ -143,7 +150,8 @@ def parse(name):
         `(method, added)`: the row, and the names of the losses added to it.
 
     Raises:
-        ValueError: If a part of the name is unknown, or the loss cannot be added.
+        ValueError: If a part of the name is unknown or no name of a folder, or the loss cannot be
+            added.
     """
     base, *added = str(name).split("+")
     if base not in names():
@@ -151,7 +159,12 @@ def parse(name):
             f"`methods` must be of {', '.join(names())}, perhaps with +LOSS. "
             f"Received: {name}{did_you_mean(base, names())}"
         )
-    method = METHODS[base] if base in METHODS else _of_loss(LOGIT_LOSSES[base])
+    if not re.fullmatch(r"\w[\w.-]*", base):
+        raise ValueError(
+            "The name of a method is that of a folder: it must have letters, digits, '_', '-' and "
+            f"'.' only. Received: {name}"
+        )
+    method = METHODS[base] if base in METHODS else _of_loss(base)
     for loss in added:
         if loss not in LOGIT_LOSSES:
             raise ValueError(
@@ -194,7 +207,7 @@ def only_labels_train_classifier(name):
         classifier, and for the student alone, which does not see these images.
     """
     method, added = parse(name)
-    return not (method.logit_losses or added or method.distiller in (None, SimKD))
+    return not (method.logit_losses or added or method.distiller_class in (None, SimKD))
 
 
 def levels_of(names):

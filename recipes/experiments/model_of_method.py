@@ -41,7 +41,7 @@ def _letkd_options(method, experiment):
         "temperature": experiment.temperature,
         "block_size": experiment.block_size,
     }
-    if method.distiller is LetKD:
+    if method.distiller_class is LetKD:
         options["levels"] = method.levels
     for level in method.levels:
         options[f"{level}_alpha"] = method.alpha(level, experiment)

@@ -137,8 +137,10 @@ def _check_quantization_aware(names):
     """
     usable = (None, Distiller, LetKD)
     for name in names:
-        if methods.parse(name)[0].distiller not in usable:
-            rows = [row for row in methods.names() if methods.parse(row)[0].distiller in usable]
+        if methods.parse(name)[0].distiller_class not in usable:
+            rows = [
+                row for row in methods.names() if methods.parse(row)[0].distiller_class in usable
+            ]
             raise ValueError(
                 "`quantization_aware_epochs` is for the student alone, losses on logits and letKD: "
                 f"{', '.join(rows)}. Received: methods with {name}"
@@ -281,7 +283,7 @@ def _check_methods(experiment, teacher, student):
     own = replace(experiment, data=experiment.student_data)
     for name in experiment.methods:
         method, _ = methods.parse(name)
-        hinted = method.distiller is HintedLetKD
+        hinted = method.distiller_class is HintedLetKD
         if method.levels and not hinted:
             continue  # their layers are checked
         try:

@@ -40,6 +40,18 @@ def test_no_loss_is_added_to_a_distiller_that_has_its_own(monkeypatch):
         methods.parse("own+dkd")
 
 
+def test_a_loss_has_the_name_of_its_key(monkeypatch):
+    monkeypatch.setitem(LOGIT_LOSSES, "mine", LOGIT_LOSSES["dkd"])
+    assert methods.parse("mine")[0].logit_losses == ("mine",)
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "a b", ""])
+def test_the_name_of_a_method_is_that_of_a_folder(name, monkeypatch):
+    monkeypatch.setitem(methods.METHODS, name, methods.METHODS["at"])
+    with pytest.raises(ValueError, match=f"that of a folder: .*Received: {name}$"):
+        methods.parse(name)
+
+
 def test_every_loss_is_a_method_and_can_be_added():
     for loss in LOGIT_LOSSES:
         assert methods.METHODS[loss].logit_losses == (loss,)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from letkd_keras import fit_prototypes, models
+from letkd_keras import LetKD, fit_prototypes, models
 from letkd_keras.functional.insertion import kd_layers_of
 from letkd_keras.recipes import cifar100, imagenet
 from letkd_keras.recipes.experiments import logit_loss_settings, methods
@@ -130,3 +130,20 @@ def test_methods_with_prototypes_have_the_settings_of_the_experiment(name):
     weights = {level: model.distillation_weights[f"kl_{level}"] for level in alphas}
     assert weights == {level: {"penultimate": 2, "intermediate": 3}[level] for level in alphas}
     assert (model.temperature, model.block_size) == (0.5, 4)
+
+
+def test_a_method_may_give_its_distiller_options_of_its_own(monkeypatch):
+    distiller = functools.partial(LetKD, name="mine")
+    own = methods.Method("own", distiller, levels=("intermediate",))
+    monkeypatch.setitem(methods.METHODS, "own", own)
+    *networks, _, experiment = _inputs()
+    vars(experiment).update(
+        temperature=1.0,
+        block_size=None,
+        intermediate_alpha=0.4,
+        intermediate_weight=1.0,
+        student=SimpleNamespace(intermediate_layer="intermediate"),
+    )
+    model = build("own", *networks, _prototypes(), experiment)
+    assert model.levels == ("intermediate",)
+    assert model.name == "mine"
