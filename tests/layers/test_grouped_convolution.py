@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -60,3 +64,22 @@ def test_the_gradient_of_the_kernel():
     np.testing.assert_allclose(
         gradient[..., 2:], np.repeat(expected[..., 2:, None], 2, -1), rtol=1e-4, atol=1e-5
     )
+
+
+_WITHOUT_ONEDNN = """
+import tensorflow as tf
+from letkd_keras.layers import GroupedConv2D
+
+layer, x = GroupedConv2D(4, 3, groups=2, use_bias=False), tf.ones((2, 3, 3, 4))
+with tf.GradientTape() as tape:
+    loss = tf.reduce_sum(layer(x))
+print(float(tf.reduce_sum(tape.gradient(loss, layer.kernel.value))))
+"""
+
+
+def test_without_onednn_there_is_a_gradient_too():
+    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"}
+    command = [sys.executable, "-c", _WITHOUT_ONEDNN]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    # Each of the 72 weights meets the 1 of one location of each of 2 images.
+    assert done.stdout.strip() == "144.0", done.stderr
