@@ -65,6 +65,20 @@ def test_as_many_layers_are_compared_as_are_given(staged_networks):
     assert model.student_layers == ("stage2", "stage3")
 
 
+def test_layers_given_are_not_left_out_where_the_other_network_has_fewer(staged_networks, setting):
+    names = ("stage1", "stage2", "stage3")
+    with pytest.raises(ValueError, match=r"must be of the same length. .*'stage1', 'stage2', 'st"):
+        AT(staged_networks[0], setting.student(), teacher_layers=names)
+
+
+def test_the_second_stage_of_a_network_with_one_is_that_one(staged_networks):
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name="only")(inputs)
+    outputs = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
+    model = FitNet(staged_networks[0], keras.Model(inputs, outputs))
+    assert (model.teacher_layers, model.student_layers) == (("stage2",), ("only",))
+
+
 def test_layers_given_are_used(setting):
     model = AT(setting.teacher, setting.student(), student_layers=("bn1",), teacher_layers=("bn2",))
     assert (model.teacher_layers, model.student_layers) == (("bn2",), ("bn1",))

@@ -83,9 +83,17 @@ def test_variances_start_at_five_and_belong_to_the_teachers_channels():
     regressor = VariationalRegressor(7)
     mean, variance = regressor(_maps(0))
     assert mean.shape == (3, 4, 4, 7)
-    np.testing.assert_allclose(variance, np.full(7, 5.0), rtol=1e-5)
+    np.testing.assert_allclose(variance, np.full(7, 5.0), rtol=1e-6)
     # Three 1x1 convolutions without biases, and the variances.
     assert regressor.count_params() == 5 * 7 + 7 * 7 + 7 * 7 + 7
+
+
+def test_the_mean_of_features_has_a_relu_between_its_convolutions():
+    regressor = VariationalRegressor(7)
+    mean, _ = regressor(_maps(0))
+    first, second, third = (layer.kernel.numpy()[0, 0] for layer in regressor.mean.layers)
+    hidden = np.maximum(np.maximum(_maps(0) @ first, 0) @ second, 0)
+    np.testing.assert_allclose(mean, hidden @ third, rtol=1e-4, atol=1e-6)
 
 
 def test_finer_maps_are_averaged():
@@ -283,6 +291,23 @@ def test_simkd_refuses_a_teacher_with_layers_after_its_classifier(setting):
         SimKD(_with_head(setting.teacher, *head), setting.student(), **LAST)
 
 
+@pytest.mark.parametrize("dropout", [[], [keras.layers.Dropout(0.5)]])
+def test_simkd_refuses_features_that_others_read_too(setting, dropout):
+    inputs = keras.Input((8, 8, 3))
+    features = keras.layers.Conv2D(6, 3, name="features")(inputs)
+    x = features
+    for layer in (*dropout, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)):
+        x = layer(x)
+    x = keras.layers.Add()([x, keras.layers.Dense(3)(keras.layers.Flatten()(features))])
+    with pytest.raises(ValueError, match="only global average pooling and a Dense layer after it"):
+        SimKD(
+            keras.Model(inputs, x),
+            setting.student(),
+            teacher_layers="features",
+            student_layers="penultimate",
+        )
+
+
 def test_simkd_keeps_a_student_that_has_the_projector(setting):
     first = SimKD(setting.teacher, setting.student(), **LAST)
     again = SimKD(setting.teacher, first.student)
@@ -309,6 +334,10 @@ def test_simkd_refuses_a_factor_that_divides_nothing(setting, factor):
 def test_simkd_refuses_a_factor_that_leaves_no_channels(setting):
     with pytest.raises(ValueError, match=r"`factor` must be at most .* 8 channels.*factor=9"):
         SimKD(setting.teacher, setting.student(), factor=9, **LAST)
+    student = SimKD(setting.teacher, setting.student(name="own"), factor=8, **LAST).student
+    kernels = [student.get_layer(f"simkd_conv{number}").kernel.shape for number in (1, 2, 3)]
+    assert kernels == [(1, 1, 6, 1), (3, 3, 1, 1), (1, 1, 1, 8)]
+    assert student.name == "own"
 
 
 def test_simkd_keeps_a_projector_in_a_model_inside(setting):

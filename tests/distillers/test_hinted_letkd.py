@@ -26,6 +26,7 @@ def test_it_is_letkd_1_with_the_hint_of_fitnet(setting):
     assert [x.name for x in model.student.layers if isinstance(x, KDLayer)] == ["kd_penultimate"]
     student_outputs = model.compute_student_outputs(setting.x)
     teacher_outputs = model.compute_teacher_outputs(setting.x, setting.y)
+    assert len(student_outputs["features"]) == 1  # besides those that the KD layer reads
     losses = model.compute_distillation_losses(student_outputs, teacher_outputs)
     assert sorted(losses) == ["hint", "kl_penultimate"]
 

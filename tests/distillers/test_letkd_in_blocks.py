@@ -50,6 +50,19 @@ def test_in_blocks_losses_and_gradients_are_the_same(setting, case):
         keras.config.set_dtype_policy("float32")
 
 
+def test_in_blocks_weights_may_be_a_column(setting):
+    model = letkd(setting, levels=("penultimate",), block_size=5)
+    outputs = model.compute_student_outputs(setting.x)
+    teacher_outputs = model.compute_teacher_outputs(setting.x, setting.y)
+    weights = np.linspace(0, 2, 12)
+    row, column, none = (
+        float(model.compute_distillation_losses(outputs, teacher_outputs, each)["kl_penultimate"])
+        for each in (weights, weights[:, None], None)
+    )
+    assert column == pytest.approx(row, rel=1e-6)
+    assert none != pytest.approx(row, rel=1e-4)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_in_blocks_it_trains_where_losses_are_of_half_precision(setting, dtype):
     keras.config.set_floatx(dtype)

@@ -33,6 +33,10 @@ def test_what_does_not_fit_is_refused(setting):
         LetKD(None, student, prototypes)
     with pytest.raises(ValueError, match="`prototypes` are needed"):
         LetKD(teacher, student)
+    with pytest.raises(ValueError, match="`prototypes` are needed to put KD layers"):
+        LetKD(None, student)
+    with pytest.raises(ValueError, match="`prototypes` are needed to put KD layers"):
+        LetKD(None, student, levels=("penultimate",))
     with pytest.raises(ValueError, match="`prototypes` are needed"):
         LetKD(teacher, LetKD(teacher, student, prototypes).student)
     with pytest.raises(ValueError, match="`student` must be a functional"):
@@ -135,6 +139,13 @@ def test_layers_are_suggested_for_any_student(setting):
     )
 
 
+@pytest.mark.parametrize("synchronized", [True, False])
+def test_both_kd_layers_are_synchronized_or_not(setting, synchronized):
+    student = letkd(setting, synchronized=synchronized).student
+    layers = [layer for layer in student.layers if isinstance(layer, KDLayer)]
+    assert [layer.synchronized for layer in layers] == [synchronized] * 2
+
+
 def test_a_layer_that_a_kd_layer_does_not_follow_is_refused(setting):
     student = letkd(setting).student
     expected = r"^`penultimate_layer` must be 'penultimate' or None.*penultimate_layer='conv1'$"
@@ -160,6 +171,23 @@ def test_a_student_of_any_image_size_is_checked_for_the_teachers(setting):
     assert np.isfinite(step(compiled(coarse), setting)["kl_penultimate"])
     with pytest.raises(ValueError, match=r"must have a fixed image size.*NonexNone"):
         FitNet(setting.teacher, _unnamed(size=None))
+
+
+def test_targets_that_are_averaged_are_distributions_of_their_own(setting):
+    model = LetKD(
+        setting.teacher, coarse_student(), setting.prototypes, levels=("penultimate",), block_size=4
+    )
+    assert model.grids == {"penultimate": (3, 3)}
+    features = model.teacher_graph(setting.x, training=False)["features"][0]
+    targets, negentropy = (
+        np.asarray(each, "float64") for each in model.targets("penultimate", features, setting.y)
+    )
+    assert targets.shape == (12, 3, 3, 5)
+    np.testing.assert_allclose(targets.sum(axis=-1), 1, rtol=1e-5)
+    expected = np.where(targets > 0, targets * np.log(np.maximum(targets, 1e-300)), 0).sum(axis=-1)
+    np.testing.assert_allclose(negentropy, expected, rtol=1e-4, atol=1e-5)
+    again = LetKD.from_config(model.get_config())
+    assert (again.grids, again.block_size) == (model.grids, 4)
 
 
 def test_without_a_second_block_the_level_must_be_left_out(setting):

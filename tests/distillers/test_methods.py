@@ -36,6 +36,13 @@ LOGITS = {
     "kd": {"temperature": 3.0, "standardize_logits": True},
     "dkd": {"alpha": 0.5, "beta": 2.0, "temperature": 3.0, "standardize_logits": True},
 }
+# Options of which none has its default.
+OPTIONS = {
+    **LOGITS,
+    "at": {"power": 3},
+    "simkd": {"factor": 4},
+    "crd": {"momentum": 0.25, "temperature": 0.5},
+}
 
 
 def _made(name, setting, **options):
@@ -109,7 +116,7 @@ def test_weights_and_numbers_are_the_published_ones(setting):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_saved_and_loaded_it_trains_on(name, setting, tmp_path):
-    options = LOGITS.get(name, {})
+    options = dict(OPTIONS.get(name, {}))
     model = _made(name, setting, **options, weight=0.5)
     model.train_on_batch(*_batch(name, setting))
     model.save(tmp_path / "whole.keras")
@@ -118,6 +125,8 @@ def test_saved_and_loaded_it_trains_on(name, setting, tmp_path):
     # The student's own entry differs in what Keras notes of a build.
     configs = [{**m.get_config(), "student": None} for m in (loaded, model)]
     assert configs[0] == configs[1]
+    if name == "crd":
+        options |= {"dimension": 4, "negatives": 6}
     assert {**options, "weight": 0.5}.items() <= configs[0].items()
     for actual, expected in zip(loaded.weights, model.weights, strict=True):
         np.testing.assert_array_equal(actual, expected)

@@ -87,6 +87,21 @@ def test_the_loss_of_an_epoch_is_the_mean_over_the_images(setting):
     assert loss_of(slice(12)) == pytest.approx((8 * first + 4 * last) / 12, rel=1e-4)
 
 
+def test_logged_losses_are_those_of_all_replicas(setting, monkeypatch):
+    logs = []
+    for replicas in (1, 2):
+        distiller = KD(setting.teacher, setting.student())
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        distiller.compile(keras.optimizers.SGD(0.0), loss, run_eagerly=True)
+        strategy = SimpleNamespace(num_replicas_in_sync=replicas)
+        with monkeypatch.context() as patch:
+            patch.setattr(keras.Model, "distribute_strategy", strategy)
+            logs.append(distiller.train_step((setting.x, setting.y)))
+    assert sorted(logs[0]) == ["kd", "loss", "task_loss"]
+    for name, value in logs[0].items():
+        assert float(logs[1][name]) == pytest.approx(2 * float(value), rel=1e-5)
+
+
 @pytest.mark.parametrize(("optimizer", "metrics"), [("adam", None), ("sgd", ["accuracy"])])
 def test_a_step_is_traced_once(optimizer, metrics, monkeypatch):
     """Keras traces the step of a built model again after the trace that made variables."""
