@@ -21,7 +21,7 @@ from letkd_keras.layers.torch_batch_normalization import TorchBatchNormalization
 # Settings that both Keras versions understand. Initializers and the like are not needed here.
 _CONVOLUTION = ("strides", "padding", "data_format", "dilation_rate", "activation", "use_bias")
 _POOLING = ("pool_size", "strides", "padding", "data_format")
-_NORMALIZATION = ("axis", "momentum", "epsilon", "center", "scale")
+_NORMALIZATION = ("axis", "epsilon", "center", "scale")
 _COUNTERPARTS = {
     keras.layers.Conv2D: ("Conv2D", ("filters", "kernel_size", "groups", *_CONVOLUTION)),
     GroupedConv2D: ("Conv2D", ("filters", "kernel_size", "groups", *_CONVOLUTION)),
@@ -86,6 +86,8 @@ def import_tfmot():
         # Child processes would inherit it, and keras_cv would build legacy layers there.
         if before is None:
             os.environ.pop(variable, None)
+        else:
+            os.environ[variable] = before
     return tf_keras, tfmot
 
 

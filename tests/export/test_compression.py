@@ -1,5 +1,6 @@
 import importlib.util
 import os
+import sys
 
 import keras
 import numpy as np
@@ -11,6 +12,8 @@ from letkd_keras import KDLayer, insert_kd_layers
 from letkd_keras.export import ExportOptions, export_student, fold
 from letkd_keras.export.tfmot import compression
 from letkd_keras.export.tfmot.bridge import import_tfmot, to_tf_keras
+from letkd_keras.layers.channel_shuffle import ChannelShuffle
+from letkd_keras.layers.grouped_convolution import GroupedConv2D
 
 # Looked for, not imported: `import_tfmot` knows in which order and what to put back.
 if importlib.util.find_spec("tensorflow_model_optimization") is None:
@@ -42,6 +45,21 @@ def test_importing_tfmot_leaves_no_trace_in_the_environment(monkeypatch):
     monkeypatch.delenv("TF_USE_LEGACY_KERAS", raising=False)
     import_tfmot()
     assert "TF_USE_LEGACY_KERAS" not in os.environ
+
+
+@pytest.mark.parametrize("before", [None, "0"])
+def test_the_environment_is_as_before_the_first_import_of_tfmot(before, monkeypatch, tmp_path):
+    name = "tensorflow_model_optimization"
+    (tmp_path / f"{name}.py").write_text("import os\nos.environ['TF_USE_LEGACY_KERAS'] = '1'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "keras_cv", None)  # not looked for here
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", "0")
+    if before is None:
+        monkeypatch.delenv("TF_USE_LEGACY_KERAS")
+    import_tfmot()
+    assert os.environ.get("TF_USE_LEGACY_KERAS") == before
 
 
 @pytest.mark.parametrize(
@@ -87,6 +105,33 @@ def test_tf_keras_has_the_activations_of_mobilenet_v3():
     np.testing.assert_allclose(rebuilt, np.asarray(model(images)), atol=1e-5)
 
 
+def test_counterparts_have_the_options_of_their_layers():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((9, 9, 4))
+    layers = keras.layers
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, dilation_rate=2)(inputs)
+    x = layers.BatchNormalization(epsilon=0.5, center=False, scale=False)(x)
+    x = layers.ReLU(max_value=1.5, negative_slope=0.25, threshold=0.125)(x)
+    x = layers.Conv2D(6, 2, groups=2, strides=2, padding="same", activation="silu")(x)
+    shared = layers.Conv2D(6, 1, use_bias=False, name="shared")
+    x = GroupedConv2D(4, 2, groups=2)(layers.Concatenate(axis=2)([shared(x), shared(-1.0 * x)]))
+    x = layers.Conv2D(3, 1)(layers.GlobalAveragePooling2D(keepdims=True)(x))
+    model = trained_looking(keras.Model(inputs, layers.Flatten()(x)))
+    shared.trainable = False
+    images = np.random.default_rng(0).standard_normal((3, 9, 9, 4)).astype("float32")
+    rebuilt = to_tf_keras(model)
+    expected = np.asarray(model(images, training=False))
+    np.testing.assert_allclose(rebuilt(images), expected, rtol=1e-4, atol=1e-5)
+    assert not rebuilt.get_layer("shared").trainable
+
+
+def test_a_shuffle_of_the_first_axis_has_no_counterpart():
+    inputs = keras.Input((4, 5, 5))
+    model = keras.Model(inputs, ChannelShuffle(2, data_format="channels_first")(inputs))
+    with pytest.raises(ValueError, match=r"^`data_format` must be 'channels_last' here"):
+        to_tf_keras(model)
+
+
 @pytest.mark.parametrize("invert", [False, True])
 def test_tf_keras_normalizes_as_an_adapted_layer(invert):
     images = np.random.default_rng(0).uniform(0, 255, (5, 4, 4, 3)).astype("float32")
@@ -105,6 +150,15 @@ def _cube(x):
 @pytest.mark.parametrize("activation", ["leaky_relu", _cube])
 @pytest.mark.parametrize("layer", ["Activation", "Conv2D"])
 def test_activation_without_a_counterpart_is_named(layer, activation):
+    _check_activation_is_named(layer, activation)
+
+
+def test_a_hard_activation_inside_a_convolution_is_named():
+    # As a layer of its own it has a counterpart.
+    _check_activation_is_named("Conv2D", "hard_silu")
+
+
+def _check_activation_is_named(layer, activation):
     inputs = keras.Input((4, 4, 3))
     options = {"activation": activation, "name": "strange"}
     strange = {
@@ -112,7 +166,7 @@ def test_activation_without_a_counterpart_is_named(layer, activation):
         "Conv2D": keras.layers.Conv2D(3, 1, **options),
     }[layer]
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(strange(inputs)))
-    name = "leaky_relu" if activation == "leaky_relu" else "_cube"
+    name = "_cube" if activation is _cube else activation
     with pytest.raises(ValueError, match=f"Received: .*{name}'.* of 'strange'"):
         to_tf_keras(model)
 
@@ -168,6 +222,80 @@ def test_ranges_start_at_those_of_the_images(tmp_path):
     assert result.scale > 50
     # tfmot would start at ranges of [-6, 6], that of the pixels included.
     assert result.max_difference < 0.05 * result.scale
+
+
+class _Variable:
+    def __init__(self, value):
+        self.value = value
+
+    def ref(self):
+        return self
+
+    deref = ref
+
+    def assign(self, value):
+        self.value = value
+
+
+class _Quantizer:
+    def __call__(self, results, training, weights):
+        raise AssertionError("the range of tfmot would move")
+
+
+def test_ranges_are_those_of_all_batches():
+    quantizer, trainings = _Quantizer(), []
+    ranges = [
+        {"min_var": _Variable(low), "max_var": _Variable(high)}
+        for low, high in ((-6.0, 6.0), (-7.0, 7.0), (-8.0, 8.0))
+    ]
+
+    def model(images, training):
+        trainings.append(training)
+        for factor, weights in zip((1, 0, abs(images)), ranges, strict=True):
+            quantizer(factor * images, training=training, weights=weights)
+
+    images = np.zeros(70, "float32")
+    images[[3, 40, 69]] = 5, -2, 1  # one in each batch of 32
+    compression._measure_ranges(model, _Quantizer, images)
+    measured = [(each["min_var"].value, each["max_var"].value) for each in ranges]
+    assert measured == [(-2, 5), (-7, 7), (-4, 25)]
+    assert trainings == [True] * 3  # so that kernels are rounded
+
+
+@pytest.mark.parametrize(
+    ("write", "epochs", "rate"),
+    [
+        ("write_quantization_aware", 3, 1e-5),
+        ("write_pruned", 10, 3e-4),
+        ("write_clustered", 3, 1e-4),
+    ],
+)
+def test_epochs_and_learning_rates(write, epochs, rate, monkeypatch):
+    import tf_keras
+
+    trainings = []
+
+    def fit(model, *args, epochs, **kwargs):
+        trainings.append((epochs, float(model.optimizer.learning_rate)))
+
+    monkeypatch.setattr(tf_keras.Model, "fit", fit)
+    monkeypatch.setattr(compression, "_write", lambda *args, **kwargs: None)
+    inputs = keras.Input((4, 4, 3))
+    student = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(inputs)))
+    images = np.zeros((2, 4, 4, 3), "float32")
+    for given in ({}, {"epochs": 2, "learning_rate": 0.5}):
+        getattr(compression, write)(student, None, ExportOptions(calibration=images, **given))
+    assert trainings == [(epochs, pytest.approx(rate)), (2, 0.5)]
+
+
+def test_kernels_are_those_of_dense_layers_and_whole_convolutions():
+    import tf_keras
+
+    layers = tf_keras.layers
+    with_kernels = layers.Conv2D(2, 1), layers.Dense(2)
+    without = layers.DepthwiseConv2D(1), layers.BatchNormalization()
+    found = [compression._has_kernel(each, tf_keras) for each in (*with_kernels, *without)]
+    assert found == [True, True, False, False]
 
 
 def test_a_result_that_is_zero_for_all_images_has_a_range(tmp_path):
