@@ -449,6 +449,57 @@ def test_files_with_other_class_names_or_layers_are_not_described(tmp_path):
     assert files_after(other, **names) == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "stay"),
+    [
+        ({}, True),
+        ({"crop": 0.5}, True),
+        ({"mean": 0.25}, False),
+        ({"std": 0.25}, False),
+        ({"input": "normalized"}, False),
+        ({"output": "probabilities"}, False),
+    ],
+)
+def test_files_with_other_inputs_or_outputs_are_not_described(changes, stay, tmp_path, caplog):
+    student, given = _rescaled(2.0, 0), {"mean": 0.5, "std": 0.5}
+    write_card(tmp_path, prepare_job(student, **given), _written(tmp_path, "tflite"))
+    write_card(tmp_path, prepare_job(student, **{**given, **changes}), {})
+    assert list(read_card(tmp_path)["artifacts"]) == ["tflite"] * stay
+    assert "is damaged" not in caplog.text
+
+
+def test_files_that_are_lost_or_were_changed_are_not_described(tmp_path):
+    job = prepare_job(_rescaled(1 / 255, 0))
+    write_card(tmp_path, job, _written(tmp_path, "tflite", "onnx", "tflite-int8"))
+    (tmp_path / "student.tflite").unlink()
+    (tmp_path / "student.onnx").write_bytes(b"1")
+    write_card(tmp_path, job, {})
+    assert list(read_card(tmp_path)["artifacts"]) == ["tflite-int8"]
+
+
+def test_class_names_do_not_matter_where_no_file_has_them(tmp_path):
+    # Without known pixels a SavedModel has no endpoint `classify`.
+    for names, written in (("ab", _written(tmp_path, "savedmodel")), ("cd", {})):
+        write_card(tmp_path, prepare_job(_rescaled(2.0, 0), class_names=names), written)
+    assert list(read_card(tmp_path)["artifacts"]) == ["savedmodel"]
+
+
+def test_entries_are_of_the_formats_that_have_the_options(tmp_path):
+    names = "onnx", "tflite", "tflite-int4", "tflite-int8"
+    given = {"channels_first": True, "precision": {"conv": "int8"}, "integer_io": True}
+    job = prepare_job(_rescaled(2.0, 0), input="normalized", **given)
+    artifacts = write_card(tmp_path, job, _written(tmp_path, *names))["artifacts"]
+    assert [artifacts[name]["layout"] for name in names] == ["NCHW", *["NHWC"] * 3]
+    assert [artifacts[name].get("precision") for name in names] == [
+        *(None, None, {"conv": "int8"}, None)
+    ]
+    types = [(artifacts[name]["input_dtype"], artifacts[name]["output_dtype"]) for name in names]
+    assert types == [("float32", "float32")] * 3 + [("int8", "int8")]
+    job = prepare_job(_rescaled(2.0, 0), input="normalized", precision={})
+    artifacts = write_card(tmp_path, job, _written(tmp_path, "tflite-int4"))["artifacts"]
+    assert "precision" not in artifacts["tflite-int4"]
+
+
 def test_files_that_were_checked_on_another_size_are_not_described(tmp_path):
     inputs = keras.Input((None, None, 3))
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))

@@ -7,6 +7,7 @@ from random_students import trained_looking, with_kd_layers
 
 from letkd_keras import KDLayer, insert_kd_layers, models
 from letkd_keras.export import folding
+from letkd_keras.export.batch_norm_folding import fold_batch_norms
 from letkd_keras.export.comparison import ExportMismatch
 from letkd_keras.export.folding import fold, kernels_of
 from letkd_keras.precision import dtype_policy
@@ -145,6 +146,68 @@ def test_locations_of_zeros(images):
     model = trained_looking(keras.Model(inputs, outputs))
     model.get_layer("features").bias.assign([-0.01] * 8)
     _check(model, np.zeros((2, 4, 4, 3), "float32"))
+
+
+@pytest.mark.parametrize(
+    ("options", "is_folded"),
+    [
+        ({"center": False, "epsilon": 0.5}, True),
+        ({"scale": False}, True),
+        ({"center": False, "scale": False, "axis": 3}, True),
+        ({"axis": 1}, False),
+    ],
+)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.Conv2D(5, 2, name="before"),
+        keras.layers.DepthwiseConv2D(2, depth_multiplier=2, name="before"),
+        keras.layers.Dense(5, use_bias=False, name="before"),
+    ],
+)
+def test_the_options_of_a_batch_norm(layer, options, is_folded):
+    layer = layer.from_config(layer.get_config())
+    inputs = keras.Input((4, 6, 3))
+    x = keras.layers.BatchNormalization(name="norm", **options)(layer(inputs))
+    model = trained_looking(keras.Model(inputs, keras.layers.ReLU()(x)))
+    images = np.random.default_rng(2).standard_normal((2, 4, 6, 3)).astype("float32")
+    folded = fold_batch_norms(model)
+    np.testing.assert_allclose(_logits(folded, images), _logits(model, images), atol=1e-5)
+    assert ("norm" in [layer.name for layer in folded.layers]) != is_folded
+
+
+@pytest.mark.parametrize(("axis", "is_folded"), [(-1, True), (3, True), (1, False)])
+def test_a_batch_norm_before_a_dense_layer_of_locations(axis, is_folded):
+    inputs = keras.Input((4, 6, 3))
+    x = keras.layers.BatchNormalization(axis, name="norm")(inputs)
+    model = trained_looking(keras.Model(inputs, keras.layers.Dense(5)(x)))
+    images = np.random.default_rng(2).standard_normal((2, 4, 6, 3)).astype("float32")
+    folded = fold_batch_norms(model)
+    np.testing.assert_allclose(_logits(folded, images), _logits(model, images), atol=1e-5)
+    assert ("norm" in [layer.name for layer in folded.layers]) != is_folded
+
+
+@pytest.mark.parametrize(("axis", "is_folded"), [(1, True), (-3, True), (-1, False)])
+def test_a_batch_norm_after_a_channels_first_convolution(axis, is_folded):
+    inputs = keras.Input((3, 4, 7))
+    x = keras.layers.Conv2D(5, 2, data_format="channels_first", use_bias=False)(inputs)
+    x = keras.layers.BatchNormalization(axis, name="norm")(x)
+    model = trained_looking(keras.Model(inputs, x))
+    images = np.random.default_rng(2).standard_normal((2, 3, 4, 7)).astype("float32")
+    folded = fold_batch_norms(model)
+    np.testing.assert_allclose(_logits(folded, images), _logits(model, images), atol=1e-5)
+    assert ("norm" in [layer.name for layer in folded.layers]) != is_folded
+
+
+def test_a_batch_norm_after_an_activation_of_the_layer_stays():
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.Conv2D(5, 2, activation="relu")(inputs)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization(name="norm")(x))
+    model = trained_looking(keras.Model(inputs, x))
+    images = np.random.default_rng(2).standard_normal((2, 4, 4, 3)).astype("float32")
+    folded = fold_batch_norms(model)
+    np.testing.assert_allclose(_logits(folded, images), _logits(model, images), atol=1e-5)
+    assert "norm" in [layer.name for layer in folded.layers]
 
 
 def test_batch_norm_of_an_output_read_twice_stays():

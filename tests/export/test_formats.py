@@ -10,11 +10,16 @@ from ai_edge_litert.interpreter import Interpreter
 from random_students import trained_looking, with_kd_layers
 
 from letkd_keras import KDLayer, insert_kd_layers
-from letkd_keras.export import export_bundle, export_student, formats
+from letkd_keras.export import ExportOptions, export_bundle, export_student, formats
 from letkd_keras.export.__main__ import main
 from letkd_keras.export.artifact_verification import verify_artifacts
 from letkd_keras.export.comparison import Comparison, ExportMismatch
-from letkd_keras.export.inverse_rms import InverseRMS, with_calibrated_floors
+from letkd_keras.export.formats.tflite import _with_constant_shapes, _with_full_range
+from letkd_keras.export.inverse_rms import (
+    InverseRMS,
+    with_calibrated_floors,
+    with_float16_floors,
+)
 from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
 
 _RNG = np.random.default_rng(3)
@@ -105,6 +110,55 @@ def test_float16_of_locations_without_responses_is_finite(images, tmp_path):
     # The default floor is 0 in float16: its factor would be infinite.
     result = export_student(student, tmp_path, "tflite-float16", images=images)
     assert result.max_difference < 0.02 * result.scale
+
+
+def test_a_floor_is_a_quantile_of_the_mean_squares():
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, InverseRMS(name="inverse")(inputs))
+    images = np.zeros((202, 3), "float32")
+    images[1:] = np.sqrt(np.arange(100, 301))[:, None]  # mean squares 100, 101, ..., 300
+    floor = with_calibrated_floors(model, images).get_layer("inverse").floor
+    assert floor == pytest.approx(102, rel=1e-4)  # a hundredth of the way
+    # Without any it stays.
+    assert with_calibrated_floors(model, images[:1]).get_layer("inverse").floor == 1e-12
+
+
+def test_floors_of_float16_do_not_lower_those_that_are_higher():
+    inputs = keras.Input((2, 3))
+    x = InverseRMS(axis=1, floor=0.25, name="high")(inputs)
+    model = keras.Model(inputs, InverseRMS(name="low")(x))
+    changed = with_float16_floors(model)
+    assert changed.get_layer("high").floor == 0.25
+    assert changed.get_layer("high").axis == 1
+    # The smallest normal number of float16.
+    assert changed.get_layer("low").floor == 2**-14
+
+
+def test_one_calibration_image_has_black_and_white_corners():
+    images = np.full((2, 3, 4, 1), 100.0, "float32")
+    wide = _with_full_range(images, ExportOptions(input="pixels"))
+    assert (images == 100).all()  # others use them, too
+    assert (wide[0, 0, 0, 0], wide[0, -1, -1, 0]) == (0, 255)
+    assert (wide != 100).sum() == 2
+    assert _with_full_range(images, ExportOptions(input="normalized")) is images
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ([keras.layers.Flatten(data_format="channels_first")], (2, 3, 4)),
+        ([keras.layers.Reshape((-1, 4))], (None, None, 4)),
+        ([keras.layers.Reshape((6, 4)), keras.layers.Flatten()], (2, 3, 4)),
+    ],
+)
+def test_reshapes_without_the_number_of_images_do_the_same(layers, shape):
+    inputs = x = keras.Input(shape)
+    for layer in layers:
+        x = layer.from_config(layer.get_config())(x)
+    model = keras.Model(inputs, keras.layers.Activation("relu")(x))
+    images = _RNG.standard_normal((5, 2, 3, 4)).astype("float32")
+    changed = _with_constant_shapes(model)
+    np.testing.assert_array_equal(changed(images), model(images))
 
 
 @pytest.mark.parametrize("floor", [0, float("inf"), "a"])
@@ -318,11 +372,22 @@ def test_an_unknown_format_is_refused_and_each_is_written_once():
     with pytest.raises(ValueError, match=r"`format` must be one of savedmodel, .*'tfllite'"):
         formats.check_installed(["tfllite"])
     assert formats.expand(["onnx", "tflite", "onnx"]) == ["onnx", "tflite"]
+    for given in ("tflite", [], ()):
+        with pytest.raises(ValueError, match="`formats` must be a list of names of formats"):
+            formats.expand(given)
+
+
+def test_calibration_images_must_be_some():
+    formats.check_calibration(["tflite", "onnx"], None)
+    for images in (None, [], np.zeros((0, 4, 4, 3))):
+        with pytest.raises(ValueError, match="`calibration` must be given for this format"):
+            formats.check_calibration(["tflite", "tflite-int8"], images)
 
 
 def test_verifying_needs_what_runs_a_format_only(without):
-    without("tf2onnx", "litert_quantizer", "tf_keras")
+    without("tensorflow", "tf2onnx", "litert_quantizer", "tf_keras")
     formats.check_installed(formats.names(), to_write=False)
+    without("tf2onnx", "litert_quantizer", "tf_keras")
     with pytest.raises(ImportError, match="The format onnx needs tf2onnx"):
         formats.check_installed(["onnx"])
 

@@ -5,8 +5,9 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from letkd_keras.export import ExportOptions, export_bundle, export_student
+from letkd_keras.export import job as jobs
 from letkd_keras.export.artifact_verification import verify_artifacts
-from letkd_keras.export.images_and_labels import pixels_for_classify
+from letkd_keras.export.images_and_labels import images_for, pixels_for_classify
 from letkd_keras.export.input_scaling import takes_pixels, with_pixel_input
 from letkd_keras.export.job import prepare_job
 from letkd_keras.export.new_process import reload_outputs
@@ -109,6 +110,9 @@ def test_resizing_may_exceed_the_range_of_pixels_a_little():
     options = ExportOptions(input="pixels", mean=(0.5,), std=(1 / 255,))
     images = np.array([-0.5, 255.5], "float32").reshape(1, 1, 2, 1) - 127.5
     np.testing.assert_array_equal(options.artifact_images(images).ravel(), [0, 255])
+    # Those of a camera are integers.
+    between = np.array([100.4, 100.6], "float32").reshape(1, 1, 2, 1) - 127.5
+    np.testing.assert_array_equal(options.artifact_images(between).ravel(), [100, 101])
     with pytest.raises(ValueError, match=r"with pixels from -1\.78 to 256\.8"):
         options.artifact_images(1.01 * images)
 
@@ -157,6 +161,36 @@ def test_pixels_that_would_be_normalized_twice_are_warned_of(student, caplog):
     assert "rescales" not in caplog.text
     prepare_job(rescaling, fold=False, mean=_MEAN, std=_STD)
     assert "rescales pixels itself, and its files normalize them with `mean`" in caplog.text
+
+
+def test_without_images_a_job_has_those_of_the_calibration(student, pixels, monkeypatch):
+    folded_on = []
+
+    def fold(model, images):
+        folded_on.append(images)
+        return model
+
+    monkeypatch.setattr(jobs, "fold_model", fold)
+    job = prepare_job(student, calibration=pixels, mean=_MEAN, std=_STD)
+    assert job.real
+    assert job.images is job.options.calibration
+    assert job.images.dtype == "float32"
+    np.testing.assert_array_equal(job.images, pixels)
+    np.testing.assert_allclose(folded_on[0], _normalized(pixels), atol=1e-5)
+
+
+def test_noise_is_of_pixels_where_files_take_pixels(student):
+    noise = images_for(student, options=ExportOptions(input="pixels"))
+    np.testing.assert_array_equal(noise, np.rint(noise))
+    assert (noise.min(), noise.max()) == (0, 255)
+    assert images_for(student, options=ExportOptions(input="normalized")).min() < 0
+
+
+def test_a_channels_first_layer_in_a_student_of_images_three_pixels_high():
+    inputs = keras.Input((3, 8, 3))
+    x = keras.layers.Permute((3, 1, 2))(keras.layers.Conv2D(4, 1)(inputs))
+    x = keras.layers.GlobalAveragePooling2D(data_format="channels_first")(x)
+    prepare_job(keras.Model(inputs, x), fold=False)
 
 
 def test_images_for_classify_have_the_size_of_the_images():
@@ -231,6 +265,10 @@ def test_grayscale_images(tmp_path):
         (lambda x: x * (1 / 255), True),
         (lambda x: x / 2 - 1, False),
         (lambda x: x + x, False),
+        (lambda x: x + 123.0, True),
+        (lambda x: x - np.array([103.9, -116.8, 123.7], "float32"), True),
+        (lambda x: x + -116.8, True),
+        (lambda x: x / np.array([1.0, 255.0, 255.0], "float32"), False),
     ],
 )
 def test_arithmetic_with_pixels_is_recognized(preprocess, expected):

@@ -32,3 +32,20 @@ def test_an_artifact_cannot_use_what_a_device_does_not_have(
     files = (str(tmp_path / "images.npy"), str(tmp_path / "outputs.npy"))
     with pytest.raises(ModuleNotFoundError, match=package):
         reload.main("artifact", "1", "0", runtime, *files)
+
+
+def test_images_are_rounded_and_clipped_to_the_integers_of_an_input():
+    details = {"dtype": np.uint8, "quantization": (0.5, 10)}
+    images = np.array([-10, 0.26, 0.74, 0.76, 300], "float32")
+    integers = reload.to_input(images, details)
+    assert integers.dtype == np.uint8
+    np.testing.assert_array_equal(integers, [0, 11, 11, 12, 255])
+    assert reload.to_input(images, {"dtype": np.float32}) is images
+
+
+def test_outputs_of_integers_are_real_numbers():
+    values = np.array([-128, 0, 127], "int8")
+    real = reload.to_real(values, {"quantization": (0.25, -28)})
+    np.testing.assert_array_equal(real, [-25, 7, 38.75])
+    assert real.dtype == np.float32
+    np.testing.assert_array_equal(reload.to_real(values, {"quantization": (0.0, 0)}), values)

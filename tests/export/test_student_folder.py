@@ -41,6 +41,11 @@ def test_provenance(run, tmp_path):
     assert provenance_of(object()) is None
 
 
+def test_provenance_of_a_relative_path(run, monkeypatch):
+    monkeypatch.chdir(run / "kd" / "seed3")
+    assert provenance_of("student.keras") == provenance_of(run / "kd" / "seed3" / "student.keras")
+
+
 def test_provenance_of_a_student_that_is_a_link(run, tmp_path):
     student = run / "kd" / "seed3" / "student.keras"
     student.rename(tmp_path / "elsewhere.keras")
