@@ -123,9 +123,63 @@ def test_the_activity_regularizer_of_an_adapter_is_part_of_the_loss(setting):
     np.testing.assert_allclose(regularizers, expected, rtol=1e-4)
 
 
+def test_a_student_does_not_train_weights_of_its_teacher(setting):
+    inputs = keras.Input((8, 8, 3))
+    shared = keras.layers.Conv2D(4, 1, name="shared")
+
+    def network():
+        x = keras.layers.GlobalAveragePooling2D()(shared(inputs))
+        return keras.Model(inputs, keras.layers.Dense(3)(x))
+
+    teacher, student = network(), network()
+    refused = r"^`student` must not train weights of `teacher`.*: 2 weights of both, such as shared"
+    with pytest.raises(ValueError, match=refused):
+        KD(teacher, student)
+    shared.trainable = False
+    model = _compiled(KD(teacher, student))
+    model.train_on_batch(setting.x, setting.y)
+    # It may have been released since.
+    shared.trainable = True
+    model = _compiled(model)
+    before = shared.get_weights()
+    with pytest.raises(ValueError, match=refused):
+        model.train_on_batch(setting.x, setting.y)
+    for weight, expected in zip(shared.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, expected)
+
+
+def test_layers_and_losses_of_ones_own_are_made_again_from_a_configuration(setting):
+    class Twice(keras.layers.Layer):
+        def call(self, inputs):
+            return 2 * inputs
+
+    class Difference(keras.losses.Loss):
+        def call(self, y_true, y_pred):
+            return ops.mean(ops.abs(y_true[0] - y_pred), axis=-1)
+
+    student = setting.student()
+    student = keras.Model(student.inputs, Twice()(student.outputs[0]))
+    model = Distiller(setting.teacher, student, logit_losses={"difference": (Difference(), 0.5)})
+    config = model.get_config()
+    names = list(config)
+    own = {"Twice": Twice, "Difference": Difference}
+    again = Distiller.from_config(config, custom_objects=own)
+    assert list(config) == names  # left as it was
+    assert type(again.student.layers[-1]) is Twice
+    assert type(again.logit_losses["difference"]) is Difference
+    assert again.distillation_weights == {"difference": 0.5}
+
+
+def test_a_loss_of_a_method_may_be_a_number(setting):
+    model = _compiled(Squares(setting.teacher, setting.student(), lambda x: {"squares": 0.5}))
+    logs = model.train_on_batch(setting.x, setting.y, return_dict=True)
+    assert float(logs["loss"] - logs["task_loss"]) == pytest.approx(0.5, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("losses", "message"),
     [
+        (lambda x: {}, r".*\['squares'\]. Received: \[\]"),
         (lambda x: {"squares": x}, r"scalars.*'squares' of shape \(12, 3\)"),
         (lambda x: {"squares": _mean(x)}, "scalars.*'squares' of dict"),
         (lambda x: {"squares": None}, "scalars.*'squares' of NoneType"),

@@ -7,7 +7,7 @@ from random_students import trained_looking, with_kd_layers
 
 from letkd_keras import KDLayer, insert_kd_layers, models
 from letkd_keras.export import folding
-from letkd_keras.export.batch_norm_folding import fold_batch_norms
+from letkd_keras.export.batch_norm_folding import fold_batch_norms, untrained_batch_norms
 from letkd_keras.export.comparison import ExportMismatch
 from letkd_keras.export.folding import fold, kernels_of
 from letkd_keras.precision import dtype_policy
@@ -107,6 +107,40 @@ def test_kernels_by_hand():
     np.testing.assert_allclose(kernels.values, np.array([[0, 1], [root, 1]]), atol=1e-7)
 
 
+def test_a_template_and_a_value_of_zeros_stay_zeros():
+    inputs = keras.Input((2, 2, 3))
+    layer = KDLayer(4, name="kd")
+    trained_looking(keras.Model(inputs, layer(inputs)))
+    for kernel in (layer.template_kernel, layer.value_kernel):
+        kernel.assign(np.asarray(kernel) * np.arange(kernel.shape[1]))
+    kernels = kernels_of(layer)
+    for folded in (kernels.templates, kernels.values):
+        np.testing.assert_array_equal(folded[:, 0], 0)
+        assert folded[:, 1:].all()
+
+
+class _Unused(keras.layers.Layer):
+    """Has a batch normalization that it never calls."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.normalization = keras.layers.BatchNormalization(name="unused")
+
+    def call(self, inputs):
+        return inputs
+
+
+def test_statistics_that_were_never_updated():
+    inputs = keras.Input((4,))
+    x = _Unused()(inputs)
+    for name in ("initial", "mean", "variance"):
+        x = keras.layers.BatchNormalization(name=name)(x)
+    model = keras.Model(inputs, x)
+    model.get_layer("mean").moving_mean.assign([0, 0, 0, 0.1])
+    model.get_layer("variance").moving_variance.assign([1, 1, 1, 2])
+    assert untrained_batch_norms(model) == ["initial"]
+
+
 def test_merges_with_the_classifier_only_where_that_is_smaller():
     few, many = (with_kd_layers("resnet8", classes=classes) for classes in (5, 100))
     assert fold(few).get_layer("kd_penultimate_logits").kernel.shape == (24, 5)
@@ -136,6 +170,19 @@ def test_model_without_kd_layers_only_loses_its_batch_norms(images):
     model = trained_looking(models.build("resnet8", num_classes=5, input_shape=(16, 16, 3)))
     folded = _check(model, images)
     assert folded.count_params() < model.count_params()
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_values_that_no_single_classifier_reads_are_not_merged(images, heads):
+    inputs = keras.Input((16, 16, 3))
+    x = KDLayer(12, name="kd")(keras.layers.Conv2D(6, 3)(inputs))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    if heads == 1:
+        x = keras.layers.Dense(4)(keras.layers.ReLU()(x))
+    else:
+        x = keras.layers.Add()([keras.layers.Dense(4)(x), keras.layers.Dense(4)(x)])
+    folded = _check(trained_looking(keras.Model(inputs, x)), images)
+    assert folded.get_layer("kd_values").kernel.shape == (12, 6)
 
 
 def test_locations_of_zeros(images):
