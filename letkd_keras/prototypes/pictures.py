@@ -100,7 +100,7 @@ def draw_templates(prototypes, class_names=None):
         axis.set(
             xticks=[], yticks=[], xlabel=f"first axis of {how}", ylabel=f"second axis of {how}"
         )
-    if len(shown) <= _MOST_IN_LEGEND:
+    if 0 < len(shown) <= _MOST_IN_LEGEND:
         for label in shown:
             axes[0].scatter([], [], color=colors[label], label=class_name(label, class_names))
         legend = figure.legend(title="class", loc="outside lower center", ncols=10)

@@ -3,6 +3,7 @@ import struct
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from small_problem import SIZES, small_images
 
 from letkd_keras.prototypes import fit_prototypes, pictures
@@ -135,7 +136,68 @@ def test_another_teacher_is_refused(tmp_path, fitted, teacher):
     _, prototypes, data = fitted
     with pytest.raises(ValueError, match="another teacher"):
         draw(prototypes, tmp_path, teacher(seed=1), data)
+    with pytest.raises(ValueError, match="another teacher"):
+        draw(prototypes, tmp_path, teacher(seed=1))
     assert not list(tmp_path.iterdir())
+
+
+def test_images_of_any_range_are_shown_as_colors():
+    image = np.array([[[-3.0], [1.0]]])
+    np.testing.assert_array_equal(pictures._displayed(image), [[[0] * 3, [1] * 3]])
+    np.testing.assert_array_equal(pictures._displayed(np.full((1, 1, 3), 7)), np.zeros((1, 1, 3)))
+    colors = np.array([[[0.0, 128.0, 255.0]]])
+    np.testing.assert_allclose(pictures._displayed(colors), colors / 255)
+    np.testing.assert_array_equal(pictures._displayed(np.ones((1, 1, 2)) * [0, 4]), [[[0] * 3]])
+
+
+def test_each_class_is_shown_by_its_first_image():
+    images = np.arange(12, dtype="float32").reshape(6, 1, 1, 2)
+    batches = [(images[:2], np.array([2, 2])), (images[2:], np.array([2, 0, 2, 0]))]
+    shown, labels = pictures.one_of_each_class(batches, 3, 6)  # no image of class 1
+    np.testing.assert_array_equal(labels, [0, 2])
+    np.testing.assert_array_equal(shown, images[[3, 0]])
+    shown, labels = pictures.one_of_each_class(batches, 3, 1)
+    np.testing.assert_array_equal(labels, [0])
+
+
+def test_sub_classes_are_laid_over_their_part_of_the_picture():
+    axis, colors = Figure().subplots(), np.eye(4)[:3]
+    subclasses = np.array([[0, 1, 2], [2, 2, 0]])
+    pictures._overlay(axis, np.ones((4, 6, 3)), subclasses, colors)
+    shown = axis.images[0].get_array()
+    expected = subclasses.repeat(2, axis=0).repeat(2, axis=1)
+    np.testing.assert_array_equal(shown.argmax(axis=-1), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (3, 1), (5, 4)])
+def test_few_templates_are_laid_out_in_as_many_directions_as_they_have(shape):
+    centers = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    positions, how = _in_the_plane(centers)
+    assert (positions.shape, how) == ((shape[0], 2), "PCA")
+    assert np.isfinite(positions).all()
+
+
+def test_templates_of_unknown_classes_are_gray(fitted):
+    _, prototypes, _ = fitted
+    unknown = dataclasses.replace(prototypes, manifest={}, intermediate=None)
+    figure = draw_templates(unknown, NAMES)
+    (axis,) = figure.axes
+    np.testing.assert_array_equal(axis.collections[0].get_facecolors()[:, :3], 0.75)
+    assert not axis.texts
+    assert not figure.legends  # nor a warning of an empty one
+
+
+def test_tiny_shares_do_not_stretch_the_colors_of_a_matrix():
+    figure = Figure()
+    for smallest, expected in ((1e-12, 1e-4), (0.01, 0.01)):
+        axis = figure.subplots()
+        pictures._heat_map(axis, np.array([[1, smallest], [0, 1]]), "")
+        assert axis.images[0].norm.vmin == expected
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_one_or_two_classes_keep_their_order(classes):
+    np.testing.assert_array_equal(pictures._confused_together(np.eye(classes)), range(classes))
 
 
 def test_one_command_draws_them(tmp_path, fitted, capsys):
