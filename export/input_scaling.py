@@ -31,8 +31,7 @@ def takes_pixels(student):
     """
     student = flatten(student)
     source = next(layer for layer in student.layers if isinstance(layer, keras.layers.InputLayer))
-    first = list(_first_layers(student, source))
-    return bool(first) and all(_scales_pixels(student, layer) for layer in first)
+    return all(_scales_pixels(student, layer) for layer in _first_layers(student, source))
 
 
 def _scales_pixels(student, layer):
@@ -71,7 +70,7 @@ def _first_layers(student, source):
         keeps = type(layer).__name__ in _KEEPING
         if keeps or is_augmentation(layer) or isinstance(layer, _RESIZING):
             yield from _first_layers(student, layer)
-        elif layer is not student:
+        else:
             yield layer
 
 

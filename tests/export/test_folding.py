@@ -172,13 +172,15 @@ def test_model_without_kd_layers_only_loses_its_batch_norms(images):
     assert folded.count_params() < model.count_params()
 
 
-@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("heads", ["after an activation", "with an activation", "two"])
 def test_values_that_no_single_classifier_reads_are_not_merged(images, heads):
     inputs = keras.Input((16, 16, 3))
     x = KDLayer(12, name="kd")(keras.layers.Conv2D(6, 3)(inputs))
     x = keras.layers.GlobalAveragePooling2D()(x)
-    if heads == 1:
+    if heads == "after an activation":
         x = keras.layers.Dense(4)(keras.layers.ReLU()(x))
+    elif heads == "with an activation":
+        x = keras.layers.Dense(4)(keras.layers.Dense(5, activation="relu")(x))
     else:
         x = keras.layers.Add()([keras.layers.Dense(4)(x), keras.layers.Dense(4)(x)])
     folded = _check(trained_looking(keras.Model(inputs, x)), images)

@@ -121,6 +121,9 @@ def test_a_floor_is_a_quantile_of_the_mean_squares():
     assert floor == pytest.approx(102, rel=1e-4)  # a hundredth of the way
     # Without any it stays.
     assert with_calibrated_floors(model, images[:1]).get_layer("inverse").floor == 1e-12
+    plain = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    assert with_calibrated_floors(plain, images) is plain
+    assert with_float16_floors(plain) is plain
 
 
 def test_floors_of_float16_do_not_lower_those_that_are_higher():

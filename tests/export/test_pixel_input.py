@@ -8,7 +8,7 @@ from letkd_keras.export import ExportOptions, export_bundle, export_student
 from letkd_keras.export import job as jobs
 from letkd_keras.export.artifact_verification import verify_artifacts
 from letkd_keras.export.images_and_labels import images_for, pixels_for_classify
-from letkd_keras.export.input_scaling import takes_pixels, with_pixel_input
+from letkd_keras.export.input_scaling import is_augmentation, takes_pixels, with_pixel_input
 from letkd_keras.export.job import prepare_job
 from letkd_keras.export.new_process import reload_outputs
 
@@ -226,6 +226,31 @@ def test_a_student_that_normalizes_pixels_is_left_as_it_is(tmp_path):
         assert takes_pixels(_beginning_with(layer)) == expected
     inverse = keras.layers.Normalization(mean=[123] * 3, variance=[58**2] * 3, invert=True)
     assert not takes_pixels(_beginning_with(inverse))
+
+
+def test_pixels_are_taken_where_all_first_layers_scale_them():
+    def network(*scales):
+        inputs = keras.Input((8, 8, 3))
+        branches = [keras.layers.Rescaling(scale)(inputs) for scale in scales]
+        x = keras.layers.Conv2D(4, 3)(keras.layers.Concatenate()(branches))
+        return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+
+    assert takes_pixels(network(1 / 255, 1 / 127.5))
+    assert not takes_pixels(network(1 / 255, 1.0))
+    negative = keras.layers.Normalization(mean=[-123] * 3, variance=[1] * 3)
+    assert takes_pixels(_beginning_with(negative))
+    inputs = keras.Input((8, 8, 3))
+    assert not takes_pixels(keras.Model(inputs, keras.layers.RandomFlip()(inputs)))
+
+
+def test_layers_of_ones_own_are_no_augmentations_of_keras():
+    class RandomNoise(keras.layers.Layer):
+        pass
+
+    assert not is_augmentation(RandomNoise())
+    assert is_augmentation(keras.layers.RandomFlip())
+    # At inference it is a crop of the center.
+    assert not is_augmentation(keras.layers.RandomCrop(4, 4))
 
 
 @pytest.mark.parametrize("argument", ["images", "calibration"])
