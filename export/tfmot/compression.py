@@ -150,8 +150,8 @@ def write_clustered(student, path, options):
 
 
 def _has_kernel(layer, tf_keras):
-    depthwise = isinstance(layer, tf_keras.layers.DepthwiseConv2D)
-    return isinstance(layer, tf_keras.layers.Conv2D | tf_keras.layers.Dense) and not depthwise
+    # A depthwise convolution of tf_keras is no `Conv2D`.
+    return isinstance(layer, tf_keras.layers.Conv2D | tf_keras.layers.Dense)
 
 
 def _measure_ranges(model, quantizer_type, images):

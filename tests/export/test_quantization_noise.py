@@ -7,7 +7,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from random_students import trained_looking, with_kd_layers
 
-from letkd_keras.export import export_bundle, export_student, formats
+from letkd_keras.export import export_bundle, export_student, formats, quantization_noise
 from letkd_keras.export.card import read_card
 from letkd_keras.export.quantization_noise import _layer_of, always_zero, layer_noise
 
@@ -81,6 +81,30 @@ def test_a_layer_is_always_zero_only_if_it_is_so_for_all_images():
     assert always_zero(model, images) == []
     images[0], images[16] = 0, 1  # in the second batch
     assert always_zero(model, images) == []
+
+
+class _Results:
+    """The results of a file, given in place of its path."""
+
+    def __init__(self, results, shape):
+        self.results, self.operations = results, dict.fromkeys(results, "ADD")
+
+    def run(self, image):
+        return {name: np.array(value) * image for name, value in self.results.items()}
+
+
+def test_operations_of_two_files_are_compared_by_their_names(monkeypatch):
+    monkeypatch.setattr(quantization_noise, "_Results", _Results)
+    floats = {"same": [3.0], "longer1": [10.0], "shorter": [1.0], "shape": [1.0], "zero": [0.0]}
+    received = {"same": [3.0], "longer": [9.0], "shorter1": [1.1], "shape": [1.0, 1.0]}
+    received |= {"zero": [1.0], "absent": [1.0]}
+    noise = layer_noise(floats, received, np.array([1.0, 2.0]))
+    ratios = {row.layer: row.snr_db for row in noise}
+    assert [row.operation for row in noise] == ["add"] * 4
+    expected = {"same": None, "longer1": 20, "shorter": 20, "zero": None}
+    assert ratios == {
+        name: value and pytest.approx(value, abs=1e-6) for name, value in expected.items()
+    }
 
 
 def test_tensors_belong_to_layers():
