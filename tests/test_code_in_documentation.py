@@ -62,9 +62,10 @@ def test_the_code_of_a_page_runs(name, networks, tmp_path, monkeypatch):
         code = code.replace(written, smaller)
     monkeypatch.chdir(tmp_path)
     teacher, (images, labels), prototypes = networks
-    # No page depends on those before it. With this seed the int8 file of the untrained student,
-    # whose classes are nearly equal, agrees with it.
-    keras.utils.set_random_seed(1)
+    keras.utils.set_random_seed(0)  # no page depends on those before it
+    student = letkd_keras.models.build("resnet8", num_classes=10)
+    # Without training its classes are nearly equal, and an int8 file would have others.
+    student.layers[-1].bias.assign(np.eye(10)[0])
     if name == "docs/your_models.md":
         images = np.repeat(np.repeat(images, 2, axis=1), 2, axis=2)
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -85,7 +86,7 @@ def test_the_code_of_a_page_runs(name, networks, tmp_path, monkeypatch):
                 {
                     **{"keras": keras, "tf": tf, "letkd": letkd_keras, "letkd_keras": letkd_keras},
                     "teacher": teacher,
-                    "student": letkd_keras.models.build("resnet8", num_classes=10),
+                    "student": student,
                     "prototypes": prototypes,
                     **{"plain_ds": batches, "train_ds": batches, "test_ds": batches},
                     **{"teacher_logits": logits[0], "student_logits": logits[1]},
