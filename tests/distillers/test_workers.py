@@ -1,27 +1,18 @@
-import contextlib
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from free_ports import free_ports
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
 
 
-def _free_ports(count):
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 def _start(folder, dies_in=None):
     """Both workers; the second dies in an epoch, if one is named."""
-    ports = ",".join(map(str, _free_ports(2)))
+    ports = ",".join(map(str, free_ports(2)))
     environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     return [
         subprocess.Popen(

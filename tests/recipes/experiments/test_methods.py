@@ -2,9 +2,9 @@ from functools import partial
 
 import pytest
 
-from letkd_keras.distillers import AT, Distiller
+from letkd_keras.distillers import AT, Distiller, LetKD, SimKD
 from letkd_keras.losses import LOGIT_LOSSES
-from letkd_keras.recipes.experiments import methods
+from letkd_keras.recipes.experiments import methods, preparation
 
 
 def test_unknown_methods_are_refused_with_those_that_exist():
@@ -50,6 +50,17 @@ def test_the_name_of_a_method_is_that_of_a_folder(name, monkeypatch):
     monkeypatch.setitem(methods.METHODS, name, methods.METHODS["at"])
     with pytest.raises(ValueError, match=f"that of a folder: .*Received: {name}$"):
         methods.parse(name)
+
+
+def test_a_distiller_with_options_is_of_its_class(monkeypatch):
+    own = {"simkd1": partial(SimKD, factor=1), "letkd_own": partial(LetKD), "at9": partial(AT)}
+    for name, distiller in own.items():
+        monkeypatch.setitem(methods.METHODS, name, methods.Method(name, distiller))
+    only_labels = {name: methods.only_labels_train_classifier(name) for name in own}
+    assert only_labels == {"simkd1": False, "letkd_own": True, "at9": True}
+    preparation._check_quantization_aware(["letkd_own"])
+    with pytest.raises(ValueError, match=r"letkd_own.* Received: methods with at9"):
+        preparation._check_quantization_aware(["letkd_own", "at9"])
 
 
 def test_every_loss_is_a_method_and_can_be_added():

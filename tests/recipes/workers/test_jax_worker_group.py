@@ -1,10 +1,10 @@
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from free_ports import free_ports
 
 PROGRAM = Path(__file__).parents[2] / "programs" / "ended_jax_worker.py"
 
@@ -12,11 +12,9 @@ pytest.importorskip("jax")
 
 
 def test_sigterm_ends_a_worker_of_jax():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    (port,) = free_ports(1)
     name = "KERAS_DISTRIBUTION"
-    group = {f"{name}_JOB_ADDRESSES": address, f"{name}_NUM_PROCESSES": "1"}
+    group = {f"{name}_JOB_ADDRESSES": f"127.0.0.1:{port}", f"{name}_NUM_PROCESSES": "1"}
     done = subprocess.run(
         [sys.executable, PROGRAM],
         env={

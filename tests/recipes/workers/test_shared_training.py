@@ -1,12 +1,10 @@
 """Recipes on several workers: real processes on this machine, and what they agree on."""
 
-import contextlib
 import csv
 import importlib.util
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import zipfile
@@ -16,6 +14,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+from free_ports import free_ports
 from small_training import small_model
 from worker_threads import Threads, in_threads
 
@@ -37,16 +36,8 @@ def _environment(**variables):
     return {**kept, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
 
 
-def _free_ports(count):
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 def _tensorflow_workers():
-    cluster = {"worker": [f"127.0.0.1:{port}" for port in _free_ports(2)]}
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
     return [
         {"TF_CONFIG": json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})}
         for index in range(2)
@@ -54,7 +45,7 @@ def _tensorflow_workers():
 
 
 def _jax_workers():
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     name = "KERAS_DISTRIBUTION"
     group = {f"{name}_JOB_ADDRESSES": f"127.0.0.1:{port}", f"{name}_NUM_PROCESSES": "2"}
     return [{**group, f"{name}_PROCESS_ID": str(index)} for index in range(2)]
