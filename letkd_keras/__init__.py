@@ -35,6 +35,7 @@ _PUBLIC = {
     "optimizers": None,
     "prototypes": None,
     "quantization_aware": "functional",
+    "recipes": None,
     "remove_softmax": "functional",
     "suggest_layers": "functional",
     "without_fake_quantization": "functional",

@@ -26,7 +26,7 @@ import keras
 
 import letkd_keras as letkd
 from letkd_keras.losses import LOGIT_LOSSES, KDLoss, LogitLossRow
-from letkd_keras.recipes.experiments.methods import METHODS, Method
+from letkd_keras.recipes import METHODS, Method
 
 
 def little(num_classes, input_shape, name):
