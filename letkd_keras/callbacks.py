@@ -11,6 +11,8 @@ from letkd_keras.commands import progress
 
 log = logging.getLogger(__name__)
 
+# Epochs of a training that are logged, at most, besides the last one.
+_MOST_LINES = 20
 # From here on a loss is shown with an exponent.
 _LARGE_LOSS = 1e4
 # More than a loss gains whose weight grows in the first epochs, as that of DKD does.
@@ -107,13 +109,11 @@ class ShowProgress(keras.callbacks.Callback):
 
     Args:
         evaluated: What the images are called that are evaluated after each epoch.
-        most_lines: Number of epochs that are logged, at most, besides the last one.
     """
 
-    def __init__(self, evaluated="validation", most_lines=20):
+    def __init__(self, evaluated="validation"):
         super().__init__()
         self.evaluated = evaluated
-        self.most_lines = most_lines
         self._open = contextlib.ExitStack()
 
     def __enter__(self):
@@ -144,7 +144,7 @@ class ShowProgress(keras.callbacks.Callback):
         self._show(self._steps, logs)
         seconds = (time.monotonic() - began) / (epoch + 1 - first) * (epochs - epoch - 1)
         left = f", {timedelta(seconds=round(seconds))} left" if epoch + 1 < epochs else ""
-        every = -(-epochs // self.most_lines)
+        every = -(-epochs // _MOST_LINES)
         is_line = (epoch + 1) % every == 0 or epoch + 1 == epochs
         level = logging.INFO if is_line and not progress.is_shown() else logging.DEBUG
         names = {"accuracy": "accuracy", "val_accuracy": f"{self.evaluated} accuracy"}

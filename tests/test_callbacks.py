@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from letkd_keras import callbacks
 from letkd_keras.callbacks import ReseedEachEpoch, ShowProgress, StopOnNonFiniteLoss
 
 
@@ -183,9 +184,10 @@ def test_a_huge_loss_has_few_digits(loss, shown, caplog):
     assert caplog.messages == [f"epoch 1/1, loss {shown}"]
 
 
-def test_of_many_epochs_few_are_lines(caplog):
+def test_of_many_epochs_few_are_lines(caplog, monkeypatch):
+    monkeypatch.setattr(callbacks, "_MOST_LINES", 4)
     caplog.set_level(logging.DEBUG, "letkd_keras.callbacks")
-    _logged_epochs(ShowProgress(most_lines=4), 10, first=3)
+    _logged_epochs(ShowProgress(), 10, first=3)
     shown = [r.getMessage().split(",")[0] for r in caplog.records if r.levelno == logging.INFO]
     assert shown == ["epoch 6/10", "epoch 9/10", "epoch 10/10"]
     assert len(caplog.records) == 7

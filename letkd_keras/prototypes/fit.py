@@ -221,7 +221,7 @@ def _settings(manifest, images, features):
     return {
         **manifest,
         "data": {**manifest["data"], "first_batch": images.digest()},
-        "images": len(images) or None,
+        "images": None if images.labels is None else len(images.labels),
         # Without names, which Keras numbers differently in another process.
         "teacher": {"fingerprint": manifest["teacher"]["fingerprint"]},
         "layers": {level: features.position(level) for level in features.layers},
@@ -460,6 +460,6 @@ def _check_points(per_class, features, templates, subclasses):
 
 def _check_room(workdir, images, features, feature_cache):
     """Refuse a cache before a folder is created that other settings could not use."""
-    points = len(images) * features.locations("penultimate")
+    points = len(images.labels) * features.locations("penultimate")
     size = cache_bytes(points, features.channels["penultimate"], feature_cache)
     check_room(workdir, size, NO_ROOM)

@@ -5,6 +5,7 @@ from scipy.special import entr, softmax
 
 from letkd_keras.memory_mapped import take
 from letkd_keras.prototypes.kmeans import blocks, nearest_centers
+from letkd_keras.prototypes.subclasses import normalized_scores
 
 # Points that the entropy of the penultimate targets is estimated on, evenly spread.
 _ENTROPY_POINTS = 1 << 12
@@ -59,13 +60,12 @@ def intermediate_health(counts, right):
     """
     sizes = counts.sum(axis=1)
     total = int(sizes.sum())
-    rows = counts / np.maximum(sizes, 1)[:, None]
     return {
         "points": total,
         "used_templates": int(np.sum(sizes > 0)),
         "sizes": _spread(sizes),
         "subclass_purity": float(np.trace(counts) / total),
-        "mean_target_entropy": float(sizes @ entr(rows).sum(axis=1) / total),
+        "mean_target_entropy": float(sizes @ entr(normalized_scores(counts)).sum(axis=1) / total),
         "lda_probe_accuracy": right / total,
     }
 

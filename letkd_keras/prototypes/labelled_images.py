@@ -47,10 +47,6 @@ class LabelledImages:
             )
         self.labels = _checked_labels(labels, num_classes)
 
-    def __len__(self):
-        """Number of images; 0 where it is not known before a pass."""
-        return 0 if self.labels is None else len(self.labels)
-
     @property
     def num_images(self):
         """Number of images; `None` where neither a pass nor `check_numbered` has counted them."""
@@ -222,10 +218,10 @@ class LabelledImages:
             )
 
     def _check_end(self, images):
-        if images != len(self):
+        if images != len(self.labels):
             raise ValueError(
                 "`data` must give the same images in the same order at each pass. "
-                f"Received: {images} images, {len(self)} before"
+                f"Received: {images} images, {len(self.labels)} before"
             )
 
 

@@ -13,6 +13,8 @@ from letkd_keras.commands.palette import VERMILION, category_colors
 from letkd_keras.files import save_figure
 from letkd_keras.prototypes.kmeans import one_thread
 from letkd_keras.prototypes.labelled_images import LabelledImages
+from letkd_keras.prototypes.points import labels_of
+from letkd_keras.prototypes.subclasses import NearestSubclasses
 from letkd_keras.prototypes.teacher_features import TeacherFeatures
 
 # Fewer points than this are laid out by PCA: t-SNE needs neighbors.
@@ -337,12 +339,10 @@ def own_subclasses(prototypes, teacher, images, labels):
     intermediate = prototypes.intermediate
     layer = {"intermediate": prototypes.check_teacher(teacher)["intermediate"]}
     features = TeacherFeatures(teacher, layer, intermediate.pool_size, images.shape[1:])(images)
-    points = intermediate.project(features["intermediate"]).reshape(
-        len(images), -1, intermediate.centers.shape[1]
-    )
-    centers = intermediate.centers.reshape(intermediate.num_classes, intermediate.subclasses, -1)
-    distances = np.sum((points[:, :, None] - centers[labels][:, None]) ** 2, axis=-1)
-    return distances.argmin(axis=-1).reshape(len(images), *intermediate.grid)
+    points = intermediate.project(features["intermediate"])
+    nearest_subclasses = NearestSubclasses(intermediate.centers, intermediate.num_classes)
+    own, _ = nearest_subclasses(points, labels_of(points, labels))
+    return (own % intermediate.subclasses).reshape(len(images), *intermediate.grid)
 
 
 def _displayed(image):
