@@ -80,18 +80,9 @@ def load_image_folder(
     path = Path(path)
     name = path.resolve().name
     check_utf8(name, "`path`")
-    folders = split_folders(path)
-    if labels is None:
-        warn_of_other_folders(path, folders)
-        if "validation" in folders and not visible_folders(folders["test"]):
-            folders = without_test_folder(folders, f"{folders['test']} has no class folders")
-        files = {split: find_images(folder) for split, folder in folders.items()}
-    else:
-        files = labelled_images(path, labels, folders)
+    files, folders = _files_of_splits(path, labels)
     if "test" in files:
-        for other in list(files.values())[1:]:
-            check_same_classes(files["train"], other)
-        names = [folders[split].name for split in files]
+        names = [folder.name for folder in folders.values()]
         split = f"as in the folders {', '.join(names[:-1])} and {names[-1]}"
     else:
         files, split = _with_test_files(files["train"], test_fraction, seed)
@@ -162,6 +153,20 @@ def load_unlabelled(path, image_shape, skip_corrupt=False, known=()):
             "(--labelled-fraction)"
         )
     return images[new]
+
+
+def _files_of_splits(path, labels):
+    """`(files, folders)`, both by split: `train` alone if the tree is not split yet."""
+    folders = split_folders(path)
+    if labels is not None:
+        return labelled_images(path, labels, folders)
+    warn_of_other_folders(path, folders)
+    if "validation" in folders and not visible_folders(folders["test"]):
+        folders = without_test_folder(folders, f"{folders['test']} has no class folders")
+    files = {split: find_images(folder) for split, folder in folders.items()}
+    for other in list(files.values())[1:]:
+        check_same_classes(files["train"], other)
+    return files, folders
 
 
 def _check_classes(labels, class_names, folder, label_file):

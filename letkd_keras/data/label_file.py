@@ -88,8 +88,9 @@ def labelled_images(root, path, folders):
         folders: Folders by split (`letkd_keras.data.class_folders.split_folders`).
 
     Returns:
-        Dictionary of `ImageFiles` by split, with the same classes, sorted by name. Where `test` is
-        beside `validation` and has no image in the list, `validation` is the test split.
+        `(files, folders)`: `ImageFiles` by split, with the same classes, sorted by name, and their
+        folders. Where `test` is beside `validation` and has no image in the list, `validation` is
+        the test split.
 
     Raises:
         FileNotFoundError: If a file that is listed does not exist.
@@ -97,12 +98,36 @@ def labelled_images(root, path, folders):
             a folder has none, or a class has no training image.
     """
     root, labels = Path(os.path.normpath(root)), read_labels(path)
-    classes = sorted(set(labels.values()))
-    numbers = {name: number for number, name in enumerate(classes)}
+    folders = {split: Path(os.path.normpath(folder)) for split, folder in folders.items()}
+    class_names = tuple(sorted(set(labels.values())))
+    numbers = {name: number for number, name in enumerate(class_names)}
+    rows = _listed_files(root, path, labels)
+    _check_in_folders([file for _, file in rows], root, folders.values())
+
+    def images(folder):
+        own = [(numbers[label], file) for label, file in rows if folder in file.parents]
+        files = tuple(file for _, file in own)
+        return ImageFiles(files, np.array([n for n, _ in own], "int64"), class_names, root)
+
+    if "validation" in folders and not len(images(folders["test"])):
+        folders = without_test_folder(folders, f"{path} has no images in {folders['test']}")
+    found = {split: images(folder) for split, folder in folders.items()}
+    _check_not_empty(found, path, folders)
+    # Images without splits are split later.
+    sizes = [f"{len(files)} {split}" for split, files in found.items()]
+    log.info("%s: %s images", path, ", ".join(sizes) if len(found) > 1 else len(rows))
+    return found, folders
+
+
+def _listed_files(root, path, labels):
+    """`(label, file)` of all rows, by label and then by path.
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+        ValueError: If a file is listed twice.
+    """
     # By path: "./a.png" and "a.png" are the same file.
-    rows = sorted(
-        (numbers[label], Path(os.path.normpath(root / file))) for file, label in labels.items()
-    )
+    rows = sorted((label, Path(os.path.normpath(root / file))) for file, label in labels.items())
     missing = [str(file) for _, file in rows if not file.is_file()]
     if missing:
         raise FileNotFoundError(
@@ -116,41 +141,31 @@ def labelled_images(root, path, folders):
             "`labels` must have one row with file and label for each image. "
             f"Received: several rows for {str(twice)!r} in {str(path)!r}"
         )
+    return rows
 
-    def images(folder):
-        folder = Path(os.path.normpath(folder))
-        own = [row for row in rows if folder in row[1].parents]
-        return ImageFiles(
-            tuple(file for _, file in own),
-            np.array([label for label, _ in own], "int64"),
-            tuple(classes),
-            root,
-        )
 
-    found = {split: images(folder) for split, folder in folders.items()}
-    listed = {file for files in found.values() for file in files.files}
-    names = [folder.name for folder in folders.values()]
-    place = f"in {' and '.join(names)}, which are all there" if names[1:] else f"below {root}"
-    other = next((file for _, file in rows if file not in listed), None)
+def _check_in_folders(files, root, folders):
+    """Refuse files that are in none of the folders."""
+    other = next((file for file in files if not set(folders) & set(file.parents)), None)
     if other is not None:
+        names = [folder.name for folder in folders]
+        place = f"in {' and '.join(names)}, which are all there" if names[1:] else f"below {root}"
         raise ValueError(f"`labels` must list files {place}. Received: {str(other)!r}")
-    if "validation" in found and not len(found["test"]):
-        found = without_test_folder(found, f"{path} has no images in {folders['test']}")
+
+
+def _check_not_empty(found, path, folders):
+    """Refuse a split without images, and a class without training images."""
     for split, files in found.items():
         if not len(files):
+            names = " and in ".join(folder.name for folder in folders.values())
             raise ValueError(
-                f"`labels` must list files in {' and in '.join(names)}. "
+                f"`labels` must list files in {names}. "
                 f"Received: {str(path)!r} with none in {folders[split].name}"
             )
-    for number, name in enumerate(classes):
-        if number not in found["train"].labels:
+    train = found["train"]
+    for number, name in enumerate(train.class_names):
+        if number not in train.labels:
             raise ValueError(
                 "`labels` must list a training image of each class. "
                 f"Received: {str(path)!r} with none of {name!r}"
             )
-    # Images without splits are split later.
-    sizes = (
-        [f"{len(files)} {split}" for split, files in found.items()] if names[1:] else [len(rows)]
-    )
-    log.info("%s: %s images", path, ", ".join(map(str, sizes)))
-    return found

@@ -156,7 +156,7 @@ class DataSpec:
 
         Returns:
             `ImageData`, or `StreamedImages` for `imagenet:DIR` and for `tfds:NAME` with images of
-            several sizes.
+            several sizes or of more than 2 GiB.
 
         Raises:
             FileNotFoundError: If the data set does not exist there.
@@ -261,17 +261,19 @@ class DataSpec:
             raise FileNotFoundError(
                 f"`data` must name an existing folder. Received: data={self.source!r}"
             )
-        for name, exists in (("labels", Path.is_file), ("unlabelled", Path.is_dir)):
-            value = getattr(self, name)
-            if value is not None and not exists(Path(value).expanduser()):
-                what = "file" if name == "labels" else "folder"
-                raise FileNotFoundError(
-                    f"`{name}` must be an existing {what}. Received: {name}={str(value)!r}"
-                )
         if self.kind == "npz" and not path.is_file():
             raise FileNotFoundError(
                 f"`data` must be an existing file. Received: data={self.source!r}"
             )
+        for name, what, exists in (
+            ("labels", "file", Path.is_file),
+            ("unlabelled", "folder", Path.is_dir),
+        ):
+            value = getattr(self, name)
+            if value is not None and not exists(Path(value).expanduser()):
+                raise FileNotFoundError(
+                    f"`{name}` must be an existing {what}. Received: {name}={str(value)!r}"
+                )
 
     def _make_absolute(self):
         """Make paths absolute, so that a configuration is valid in every working folder."""

@@ -129,14 +129,17 @@ class StreamedImages(Dataset):
 
         count = len(self.train)
         check_batch_size(batch_size, count)
-        own, keep, size = part_of_batch(batch_size, part, drop_remainder), None, batch_size
+        own = part_of_batch(batch_size, part, drop_remainder)
         positions = tf.data.Dataset.range(count)
-        if part is not None:
-            used, size = count // batch_size * batch_size, own.stop - own.start
+        if part is None:
+            size, keep = batch_size, None
+        else:
+            size, in_whole_batches = own.stop - own.start, count // batch_size * batch_size
 
             def keep(position):
                 number = position % batch_size
-                return (position < used) & (number >= own.start) & (number < own.stop)
+                is_own = (number >= own.start) & (number < own.stop)
+                return (position < in_whole_batches) & is_own
 
             positions = positions.filter(keep)
 

@@ -105,21 +105,10 @@ def prepared_builder(name, data_dir=None):
     try:
         builder = tfds.builder(name, data_dir=None if data_dir is None else str(data_dir))
     except Exception as error:  # tfds has several for versions and configurations
-        infos = sorted(Path(folder, base.name).rglob("dataset_info.json"))
-        versions = ", ".join(str(info.parent.relative_to(folder)) for info in infos)
-        if versions:
-            found = f". This folder has {versions}"
-        elif not folder.is_dir():
-            found = ". This folder does not exist"
-        elif isinstance(error, tfds.core.DatasetNotFoundError):
-            found = did_you_mean(name, tfds.list_builders(with_community_datasets=False))
-        else:
-            # What tfds writes before are the arguments of its builder.
-            reason = error_reason(error).rpartition('": ')[2]
-            found = f" ({reason.rstrip(': .')})"
         raise FileNotFoundError(
             "`data` must name a data set of tensorflow-datasets, or one that is prepared in "
-            f"`data_dir` {str(folder)!r}. Received: data='tfds:{name}'{found}"
+            f"`data_dir` {str(folder)!r}. Received: data='tfds:{name}'"
+            f"{_why_there_is_none(error, name, base.name, folder)}"
         ) from error
     try:
         if not builder.is_prepared():
@@ -132,6 +121,23 @@ def prepared_builder(name, data_dir=None):
             "computer with network access."
         ) from error
     return builder
+
+
+def _why_there_is_none(error, name, base_name, folder):
+    """What the folder has instead of a data set, or why tfds knows none, as the end of an error."""
+    import tensorflow_datasets as tfds
+
+    infos = sorted((folder / base_name).rglob("dataset_info.json"))
+    if infos:
+        versions = ", ".join(str(info.parent.relative_to(folder)) for info in infos)
+        return f". This folder has {versions}"
+    if not folder.is_dir():
+        return ". This folder does not exist"
+    if isinstance(error, tfds.core.DatasetNotFoundError):
+        return did_you_mean(name, tfds.list_builders(with_community_datasets=False))
+    # What tfds writes before the reason are the arguments of its builder.
+    reason = error_reason(error).rpartition('": ')[2]
+    return f" ({reason.rstrip(': .')})"
 
 
 def read_into_memory(builder, name, mean=None, std=None, test="test"):

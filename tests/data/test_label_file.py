@@ -90,6 +90,7 @@ def test_validation_images_of_their_own(photos, tmp_path, caplog):
     _write(labels, [*rows["train"], *rows["val"]])
     data = load_image_folder(photos, 16, labels=labels)
     assert not data.has_validation and data.test_examples == 4
+    assert data.split == "as in the folders train and val"
     assert "has no images in" in caplog.text and "the validation images" in caplog.text
 
 
