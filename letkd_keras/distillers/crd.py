@@ -139,10 +139,10 @@ class CRD(Distiller):
         self.contrastive = NoiseContrastiveLoss(train_examples)
 
     def call(self, inputs, training=None):
-        return super().call(_images_of(inputs), training=training)
+        return super().call(_without_rows(inputs), training=training)
 
     def compute_output_shape(self, input_shape):
-        return super().compute_output_shape(_images_of(input_shape))
+        return super().compute_output_shape(_without_rows(input_shape))
 
     def make_train_function(self, force=False):
         """Keras' compiled step; several replicas are refused.
@@ -212,9 +212,9 @@ class CRD(Distiller):
         }
 
 
-def _images_of(inputs):
-    """The images, or their shape, with or without rows."""
-    return inputs["image"] if isinstance(inputs, dict) else inputs
+def _without_rows(inputs):
+    """The images of a training batch, or their shape; other inputs as they are."""
+    return inputs["image"] if isinstance(inputs, dict) and "row" in inputs else inputs
 
 
 def _embedding(channels, dimension, name):

@@ -325,7 +325,8 @@ class Distiller(TrainStep, keras.Model):
         logits = student_outputs["logits"]
         # First, since the regularizers of its layers are known only after it.
         own = self.compute_distillation_losses(student_outputs, teacher_outputs, sample_weight)
-        _check_losses(own, [x for x in self.distillation_weights if x not in self.logit_losses])
+        names = [name for name in self.distillation_weights if name not in self.logit_losses]
+        _check_losses(own, names)
         # Without `training`, which Keras allows an override of this method not to have.
         task_loss = self.compute_loss(x=x, y=y, y_pred=logits, sample_weight=sample_weight)
         if _rank(task_loss):

@@ -43,29 +43,34 @@ def check(logit_losses, other_names=()):
                 f"`logit_losses[{name!r}]` must be a pair (loss, weight). Received: {entry!r}"
             )
         loss, weight = entry
-        if type(loss) is keras.distillation.LogitsDistillation:
-            loss = LogitsDistillationLoss(loss.temperature, loss.loss)
-        if not isinstance(loss, keras.losses.Loss):
-            raise ValueError(
-                f"The loss of `logit_losses[{name!r}]` must be a keras.losses.Loss or a "
-                f"keras.distillation.LogitsDistillation. Received: {loss!r}"
-            )
-        if _is_of_keras(loss):
-            raise ValueError(
-                f"The loss of `logit_losses[{name!r}]` must take `y_true` as the pair "
-                "(teacher_logits, labels), which Keras' own losses do not: use "
-                "keras.distillation.LogitsDistillation(loss=...), a loss of letkd_keras.losses, or "
-                f"a subclass of keras.losses.Loss with a `call` of its own. "
-                f"Received: {type(loss).__name__}"
-            )
-        if loss.reduction in (None, "none"):
-            raise ValueError(
-                f"The loss of `logit_losses[{name!r}]` must have a reduction. "
-                f"Received: {loss!r} with reduction={loss.reduction!r}"
-            )
-        losses[name] = loss
+        losses[name] = _checked_loss(loss, name)
         weights[name] = non_negative_number.check(weight, f"weight of {name}")
     return losses, weights
+
+
+def _checked_loss(loss, name):
+    """The loss of an entry; that of `keras.distillation` as a loss of this package."""
+    if type(loss) is keras.distillation.LogitsDistillation:
+        loss = LogitsDistillationLoss(loss.temperature, loss.loss)
+    if not isinstance(loss, keras.losses.Loss):
+        raise ValueError(
+            f"The loss of `logit_losses[{name!r}]` must be a keras.losses.Loss or a "
+            f"keras.distillation.LogitsDistillation. Received: {loss!r}"
+        )
+    if _is_of_keras(loss):
+        raise ValueError(
+            f"The loss of `logit_losses[{name!r}]` must take `y_true` as the pair "
+            "(teacher_logits, labels), which Keras' own losses do not: use "
+            "keras.distillation.LogitsDistillation(loss=...), a loss of letkd_keras.losses, or "
+            f"a subclass of keras.losses.Loss with a `call` of its own. "
+            f"Received: {type(loss).__name__}"
+        )
+    if loss.reduction in (None, "none"):
+        raise ValueError(
+            f"The loss of `logit_losses[{name!r}]` must have a reduction. "
+            f"Received: {loss!r} with reduction={loss.reduction!r}"
+        )
+    return loss
 
 
 def _is_of_keras(loss):

@@ -22,7 +22,6 @@ from letkd_keras.functional.layer_suggestions import suggest_layers
 from letkd_keras.functional.softmax_removal import last_operation
 from letkd_keras.layers import AdaptiveAveragePooling
 from letkd_keras.models import blocks
-from letkd_keras.models.initialization import PYTORCH_DEFAULT
 from letkd_keras.ranges import non_negative_number, positive_integer
 from letkd_keras.shapes import grid_ratio
 
@@ -140,14 +139,7 @@ def _reusing_classifier(teacher, student, teacher_layers, student_layers, factor
             if window
             else AdaptiveAveragePooling(grid, name="simkd_pool")
         )(x)
-    for number, (width, kernel_size) in enumerate(
-        ((channels // factor, 1), (channels // factor, 3), (channels, 1)), start=1
-    ):
-        x = blocks.conv(
-            x, width, kernel_size, initialization=PYTORCH_DEFAULT, name=f"simkd_conv{number}"
-        )
-        x = blocks.batch_norm(x, name=f"simkd_bn{number}")
-        x = blocks.relu(x, name=f"simkd_relu{number}" if number < 3 else _PROJECTED)
+    x = _projected(x, channels, factor)
     # Names of their own: the student may have layers of the teacher's names.
     x = copy_of(pooling, name="simkd_pooling")(x)
     reused = copy_of(classifier, keras.layers.Dense, name="simkd_classifier", trainable=False)
@@ -155,6 +147,16 @@ def _reusing_classifier(teacher, student, teacher_layers, student_layers, factor
     if logits.dtype != teacher.outputs[0].dtype:  # a float32 softmax ended the teacher
         logits = keras.ops.cast(logits, teacher.outputs[0].dtype)
     return keras.Model(copy.inputs[0], logits, name=student.name)
+
+
+def _projected(x, channels, factor):
+    """The output of the projector P, named `_PROJECTED`."""
+    thin = channels // factor
+    for number, (width, kernel_size) in enumerate(((thin, 1), (thin, 3), (channels, 1)), start=1):
+        x = blocks.conv(x, width, kernel_size, name=f"simkd_conv{number}")
+        x = blocks.batch_norm(x, name=f"simkd_bn{number}")
+        x = blocks.relu(x, name=f"simkd_relu{number}" if number < 3 else _PROJECTED)
+    return x
 
 
 def _classifier(teacher, name):

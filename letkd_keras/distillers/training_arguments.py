@@ -16,9 +16,25 @@ log = logging.getLogger(__name__)
 # Images that are looked at together.
 _BLOCK = 256
 
-# Losses of Keras, without underscores, that have no logits.
+# Losses of Keras, in lower case without underscores: that have no logits, that take labels as
+# integers, and that take them as distributions.
 _OF_PROBABILITIES = {"kldivergence", "poisson", "dice", "tversky"}
+_OF_INTEGERS = {"sparsecategoricalcrossentropy"}
+_OF_DISTRIBUTIONS = {
+    *("categoricalcrossentropy", "categoricalfocalcrossentropy"),
+    *("binarycrossentropy", "binaryfocalcrossentropy"),
+}
 
+# Metrics of Keras that compare outputs with thresholds, which are probabilities.
+_WITH_THRESHOLDS = (
+    *(keras.metrics.AUC, keras.metrics.BinaryAccuracy),
+    *(keras.metrics.Precision, keras.metrics.Recall),
+    *(keras.metrics.PrecisionAtRecall, keras.metrics.RecallAtPrecision),
+    *(keras.metrics.SensitivityAtSpecificity, keras.metrics.SpecificityAtSensitivity),
+    *(keras.metrics.TruePositives, keras.metrics.TrueNegatives),
+    *(keras.metrics.FalsePositives, keras.metrics.FalseNegatives),
+    *(keras.metrics.F1Score, keras.metrics.FBetaScore, keras.metrics.BinaryIoU),
+)
 
 # Largest integer up to which a type has all integers.
 _LARGEST_EXACT = {"bfloat16": 2**8, "float16": 2**11}
@@ -55,13 +71,6 @@ def check_loss(loss, classes):
                 f"`loss` must have dtype='float32' for {classes} classes, since Keras rounds "
                 f"labels to its dtype. Received: loss={_name(found)} with dtype={dtype}"
             )
-
-
-_OF_INTEGERS = {"sparsecategoricalcrossentropy"}
-_OF_DISTRIBUTIONS = {
-    *("categoricalcrossentropy", "categoricalfocalcrossentropy"),
-    *("binarycrossentropy", "binaryfocalcrossentropy"),
-}
 
 
 def check_suits_labels(loss, labels, classes):
@@ -131,18 +140,6 @@ def _name(loss):
     return getattr(loss, "__name__", type(loss).__name__)
 
 
-# Metrics of Keras that compare outputs with thresholds, which are probabilities.
-_WITH_THRESHOLDS = (
-    *(keras.metrics.AUC, keras.metrics.BinaryAccuracy),
-    *(keras.metrics.Precision, keras.metrics.Recall),
-    *(keras.metrics.PrecisionAtRecall, keras.metrics.RecallAtPrecision),
-    *(keras.metrics.SensitivityAtSpecificity, keras.metrics.SpecificityAtSensitivity),
-    *(keras.metrics.TruePositives, keras.metrics.TrueNegatives),
-    *(keras.metrics.FalsePositives, keras.metrics.FalseNegatives),
-    *(keras.metrics.F1Score, keras.metrics.FBetaScore, keras.metrics.BinaryIoU),
-)
-
-
 def check_metrics(metrics, losses):
     """Refuse metrics whose values would be wrong, or would be replaced in the logs.
 
@@ -156,7 +153,7 @@ def check_metrics(metrics, losses):
     """
     for metric in metrics:
         if _takes_probabilities(metric):
-            # An AUC has this option, too, but computes a sigmoid of each logit.
+            # Not of an AUC: see `_takes_probabilities`.
             has_option = (
                 type(metric) not in _WITH_THRESHOLDS and "from_logits" in metric.get_config()
             )
@@ -179,7 +176,7 @@ def _takes_probabilities(metric):
         return False  # of one's own
     if type(metric) in _WITH_THRESHOLDS:
         # Precision and recall with `top_k`, and F1 without a threshold, look at the order alone.
-        # With `from_logits=True`, AUC computes a sigmoid of each logit. It is not the probability.
+        # An AUC with `from_logits=True` computes the sigmoid of a logit, not its probability.
         return not (getattr(metric, "top_k", None) or getattr(metric, "threshold", 0) is None)
     of_probabilities = _is_of_probabilities(getattr(metric, "_fn", metric))
     return of_probabilities and not metric.get_config().get("from_logits", False)

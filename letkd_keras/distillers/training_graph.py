@@ -2,8 +2,8 @@ import keras
 
 from letkd_keras.data_format import to_channels_last
 from letkd_keras.distillers.layer_outputs import images_of
-from letkd_keras.functional.graph import find_layer, readers, retrace
-from letkd_keras.functional.insertion import is_only_pooled
+from letkd_keras.functional.graph import find_layer, retrace
+from letkd_keras.functional.insertion import is_only_pooled, only_pooling
 from letkd_keras.layers import AdaptiveAveragePooling
 
 
@@ -45,12 +45,12 @@ class TrainingGraph:
         for name in layers:
             find_layer(student, name, "layers")
         # The output of a KD layer that pools first is no feature map.
-        pooled = {
-            layer.name
+        pooled = [
+            layer
             for layer in kd_layers.values()
             if layer.name not in layers and is_only_pooled(student, layer)
-        }
-        skipped = set()
+        ]
+        skipped = [only_pooling(student, layer) for layer in pooled]
         levels = {layer.name: level for level, layer in kd_layers.items()}
 
         def call(layer, *args, **kwargs):
@@ -60,15 +60,12 @@ class TrainingGraph:
             return outputs
 
         def compute(layer, *args, **kwargs):
-            if layer.name in skipped:
+            if layer in skipped:
                 return args[0]
             if layer.name not in levels:
                 return layer(*args, **kwargs)
-            level = levels[layer.name]
+            level, pool_output = levels[layer.name], layer in pooled
             returns_scores = kwargs.get("return_scores")
-            pool_output = layer.name in pooled
-            if pool_output:
-                skipped.add(readers(student, layer)[0].name)
             if block_size is not None:
                 supervised[level] = args[0]
                 if not returns_scores:

@@ -116,9 +116,10 @@ class VID(Distiller):
         )
         check_feature_maps(self)
         self.regressors = []
-        for student, teacher in zip(self.student_shapes, self.teacher_shapes, strict=True):
-            regressor = VariationalRegressor(teacher[-1])
-            regressor.build((None, *student))
+        shapes = zip(self.student_shapes, self.teacher_shapes, strict=True)
+        for student_shape, teacher_shape in shapes:
+            regressor = VariationalRegressor(teacher_shape[-1])
+            regressor.build((None, *student_shape))
             self.regressors.append(regressor)
         self.likelihood = GaussianNegativeLogLikelihood(name="likelihood")
 

@@ -274,6 +274,14 @@ def test_crd_refuses_images_without_rows(setting, eagerly):
         model.fit({"image": setting.x}, setting.y, verbose=0)
 
 
+def test_crd_evaluates_images_in_a_dictionary_of_any_name(setting):
+    model = _made("crd", setting)
+    expected = model.predict(setting.x, verbose=0)
+    for x in ({"photo": setting.x}, _batch("crd", setting)[0]):
+        np.testing.assert_array_equal(model.predict(x, verbose=0), expected)
+    assert model.compute_output_shape({"photo": (None, 8, 8, 3)}) == (None, 3)
+
+
 def test_crd_refuses_several_replicas(setting, monkeypatch):
     model = _made("crd", setting)
     extended = SimpleNamespace(worker_devices=("GPU:0", "GPU:1"))
