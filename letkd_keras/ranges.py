@@ -129,5 +129,5 @@ def refusal(expected, received):
 
 def shown(value):
     """A value in an error: ASCII, and not longer than a line."""
-    shown = ascii(value)
-    return shown if len(shown) <= 100 else f"{shown[:97]}..."
+    text = ascii(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."

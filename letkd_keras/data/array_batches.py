@@ -265,7 +265,8 @@ def check_batch_size(batch_size, count=None):
     Raises:
         ValueError: If the size is out of range.
     """
-    if not 1 <= batch_size <= (batch_size if count is None else count):
+    largest = math.inf if count is None else count
+    if not 1 <= batch_size <= largest:
         limit = "at least 1" if count is None else f"between 1 and the {count} training images"
         raise ValueError(f"`batch_size` must be {limit}. Received: batch_size={batch_size}")
 

@@ -188,8 +188,8 @@ class StreamedImages(Dataset):
         )
         batches = self._batches(images, batch_size).prefetch(tf.data.AUTOTUNE)
         # TensorFlow does not know the number of records.
-        images = len(range(index, len(source), parts))
-        steps = steps_per_epoch(images, batch_size, drop_remainder=False)
+        count = len(range(index, len(source), parts))
+        steps = steps_per_epoch(count, batch_size, drop_remainder=False)
         batches = batches.apply(tf.data.experimental.assert_cardinality(steps))
         return without_auto_shard(batches)
 

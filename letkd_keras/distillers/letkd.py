@@ -139,7 +139,7 @@ class LetKD(Distiller):
             grids = dict(grids or {})
         else:
             levels = _check_levels(levels) or prototypes.levels
-            found = check_prototypes(teacher, student, prototypes, levels)
+            layers_of_teacher = check_prototypes(teacher, student, prototypes, levels)
             layers = _layers(student, levels, layers)
             fitted = {level: getattr(prototypes, level) for level in levels}
             shape = prototypes.manifest.get("image_shape")
@@ -152,7 +152,10 @@ class LetKD(Distiller):
             student = _with_kd_layers(student, fitted, layers, alphas, options)
             log.info("KD layers after %s", ", ".join(layers[level] for level in levels))
             student_layers = (*(layers[level] for level in levels), *layer_names(student_layers))
-            teacher_layers = (*(found[level] for level in levels), *layer_names(teacher_layers))
+            teacher_layers = (
+                *(layers_of_teacher[level] for level in levels),
+                *layer_names(teacher_layers),
+            )
         weights = {"penultimate": penultimate_weight, "intermediate": intermediate_weight}
         weights = {
             f"kl_{level}": non_negative_number.check(weights[level], f"{level}_weight")

@@ -230,37 +230,43 @@ def check_images_and_labels(images, labels, classes, takes_unlabelled=False):
         images, labels, _ = keras.utils.unpack_x_y_sample_weight(images[0])
         place = " in the first batch"
     if isinstance(images, np.ndarray) and images.dtype.kind == "f":
-        # Block by block: the result of `isfinite` has an entry for each pixel.
-        for start in range(0, len(images), _BLOCK):
-            finite = np.isfinite(images[start : start + _BLOCK]).reshape(-1, images[0].size)
-            if not finite.all():
-                bad = start + int(np.argmin(finite.all(axis=1)))
-                raise ValueError(
-                    f"`x` must be finite. Received: NaN or infinite values in image {bad}{place}"
-                )
-    if not isinstance(labels, np.ndarray) or labels.dtype.kind == "V":  # such as bfloat16
-        return
+        _check_images(images, place)
+    if isinstance(labels, np.ndarray) and labels.dtype.kind != "V":  # such as bfloat16
+        _check_labels(labels, classes, takes_unlabelled, place)
+
+
+def _check_images(images, place):
+    """Refuse images with NaN or infinite values; `place` ends the error."""
+    # Block by block: the result of `isfinite` has an entry for each pixel.
+    for start in range(0, len(images), _BLOCK):
+        finite = np.isfinite(images[start : start + _BLOCK]).reshape(-1, images[0].size)
+        if not finite.all():
+            bad = start + int(np.argmin(finite.all(axis=1)))
+            raise ValueError(
+                f"`x` must be finite. Received: NaN or infinite values in image {bad}{place}"
+            )
+
+
+def _check_labels(labels, classes, takes_unlabelled, place):
+    """Refuse labels that are neither classes nor distributions; `place` ends the error."""
+    expected = expected_labels(classes, takes_unlabelled)
     if labels.dtype.kind not in "iufb":
-        raise ValueError(
-            f"{expected_labels(classes, takes_unlabelled)}. "
-            f"Received: labels of type {labels.dtype}{place}"
-        )
+        raise ValueError(f"{expected}. Received: labels of type {labels.dtype}{place}")
     if labels.ndim == 2 and labels.shape[1] == classes:
         if labels.min(initial=0) < 0 or not add_up_to_one(labels):
             sums = labels.sum(axis=1, dtype="float64")
             raise ValueError(
-                f"{expected_labels(classes, takes_unlabelled)}; a distribution adds up to 1, and "
-                "several labels for an image are not supported. Received: numbers from "
-                f"{labels.min():g} that add up to {sums.min():g} to {sums.max():g} for an image"
-                f"{place}"
+                f"{expected}; a distribution adds up to 1, and several labels for an image are not "
+                f"supported. Received: numbers from {labels.min():g} that add up to "
+                f"{sums.min():g} to {sums.max():g} for an image{place}"
             )
         return
     smallest = UNLABELLED if takes_unlabelled else 0
     known = (labels >= smallest) & (labels < classes) & (labels % 1 == 0)
     if not np.all(known):
         raise ValueError(
-            f"{expected_labels(classes, takes_unlabelled)}. "
-            f"Received: labels from {labels.min()} to {labels.max()} of type {labels.dtype}{place}"
+            f"{expected}. Received: labels from {labels.min()} to {labels.max()} of type "
+            f"{labels.dtype}{place}"
         )
     if np.any(labels < 0):
         log.info("%d of %d images%s have no label", np.sum(labels < 0), len(labels), place)

@@ -61,27 +61,31 @@ def copy_with(model, call_fn=_call, copy_fn=copy_of, dtype=None):
         inputs, outputs = retrace(model, call, dtype)
     copied = keras.Model(inputs, outputs, name=model.name)
     for layer, copied_layer in copies.items():
-        if not getattr(layer, "weights", ()):
-            continue
-        if type(copied_layer) is type(layer) and len(copied_layer.weights) != len(layer.weights):
-            weights = f"{len(copied_layer.weights)} of {len(layer.weights)} weights"
-            raise _lossy_configuration(model, layer, f"a copy with {weights}")
-        values = layer.get_weights()
-        for own, weight, value in zip(layer.weights, copied_layer.weights, values, strict=False):
-            weight.assign(value)
-            if not own.trainable:  # perhaps frozen by itself, which the configuration has not
-                weight.trainable = False
-        # The configuration has it of the outer layer alone.
-        parts = layers_inside(layer), layers_inside(copied_layer)
-        if len(parts[0]) == len(parts[1]):
-            for part, copied_part in zip(*parts, strict=True):
-                copied_part.trainable = part.trainable
+        if getattr(layer, "weights", ()):
+            _copy_weights(model, layer, copied_layer)
     finalize_normalization(copied)
     for layer, copied_layer in copies.items():
         difference = lost_argument(layer, copied_layer)
         if difference is not None:
             raise _lossy_configuration(model, layer, difference)
     return copied
+
+
+def _copy_weights(model, layer, copied_layer):
+    """Copy the weights of a layer, and which of them are frozen."""
+    if type(copied_layer) is type(layer) and len(copied_layer.weights) != len(layer.weights):
+        weights = f"{len(copied_layer.weights)} of {len(layer.weights)} weights"
+        raise _lossy_configuration(model, layer, f"a copy with {weights}")
+    values = layer.get_weights()
+    for own, weight, value in zip(layer.weights, copied_layer.weights, values, strict=False):
+        weight.assign(value)
+        if not own.trainable:  # perhaps frozen by itself, which the configuration has not
+            weight.trainable = False
+    # The configuration says only whether the outer layer is frozen.
+    parts = layers_inside(layer), layers_inside(copied_layer)
+    if len(parts[0]) == len(parts[1]):
+        for part, copied_part in zip(*parts, strict=True):
+            copied_part.trainable = part.trainable
 
 
 def copy_without(model, is_left_out, **options):

@@ -86,19 +86,19 @@ class TorchSGD(keras.optimizers.SGD):
 
     def update_step(self, gradient, variable, learning_rate):
         learning_rate = ops.cast(learning_rate, variable.dtype)
-        factor = self._factors[self._get_variable_index(variable)]
+        index = self._get_variable_index(variable)
         gradient = ops.cast(gradient, variable.dtype)
         if self.coupled_weight_decay and self._use_weight_decay(variable):
             gradient = gradient + ops.cast(self.coupled_weight_decay, variable.dtype) * variable
         step = gradient
         if self.momentum:
             momentum = ops.cast(self.momentum, variable.dtype)
-            velocity = self.momentums[self._get_variable_index(variable)]
+            velocity = self.momentums[index]
             step = momentum * velocity + gradient
             self.assign(velocity, step)
             if self.nesterov:
                 step = gradient + momentum * step
-        self.assign_sub(variable, factor * learning_rate * step)
+        self.assign_sub(variable, self._factors[index] * learning_rate * step)
 
     def get_config(self):
         return {
