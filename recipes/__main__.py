@@ -1,6 +1,7 @@
 """List methods, networks and pairs: `python -m letkd_keras.recipes --list`."""
 
 from letkd_keras.commands.command_line import Parser, run_main
+from letkd_keras.commands.common_options import add_import_option
 
 _RECIPES = """recipes (python -m letkd_keras.recipes.NAME, each with its own --help):
   digits         letKD in minutes: real digits, no download
@@ -24,6 +25,7 @@ def parse(arguments=None):
         action="store_true",
         help="print methods, losses, networks and pairs with all published accuracies",
     )
+    add_import_option(parser)
     options = parser.parse_args(arguments)
     if not options.list:
         parser.print_help()

@@ -1,11 +1,13 @@
 """What the recipes can run: methods, losses, networks, pairs, costs and published accuracies."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import keras
 
 from letkd_keras import models
 from letkd_keras.functional import Cost, cost_of
+from letkd_keras.functional.cost import known_cost_of
 from letkd_keras.layers import KDLayer
 from letkd_keras.levels import LEVELS
 from letkd_keras.losses import LOGIT_LOSSES
@@ -45,15 +47,16 @@ class NetworkRow:
         name: Its name.
         dataset: Name of the data set whose classes and image size it is counted for.
         cost: Parameters and multiply-adds.
-        penultimate: Shape (height, width, channels) of the penultimate layer's output.
-        intermediate: Shape of the intermediate layer's output.
+        penultimate: Shape (height, width, channels) of the output of the layer `penultimate`;
+            `None` where a network of the user has no layer of this name.
+        intermediate: The same of the layer `intermediate`.
     """
 
     name: str
     dataset: str
     cost: Cost
-    penultimate: tuple
-    intermediate: tuple
+    penultimate: tuple | None
+    intermediate: tuple | None
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,18 @@ def network_row(name, settings):
     size = settings.image_size
     with _without_values():
         model = models.build(name, num_classes=settings.num_classes, input_shape=image_shape(size))
-        cost = cost_of(model)
-    shapes = [tuple(model.get_layer(level).output.shape[1:]) for level in LEVELS]
-    if keras.config.image_data_format() == "channels_first":
-        shapes = [(height, width, channels) for channels, height, width in shapes]
+        cost = known_cost_of(model)
+    layers = {layer.name: layer for layer in model.layers}
+    shapes = [_grid_and_channels(layers[level]) if level in layers else None for level in LEVELS]
     return NetworkRow(name, settings.dataset, cost, *shapes)
+
+
+def _grid_and_channels(layer):
+    shape = tuple(layer.output.shape[1:])
+    if keras.config.image_data_format() == "channels_first":
+        channels, height, width = shape
+        return height, width, channels
+    return shape
 
 
 def network_rows():
@@ -170,9 +180,10 @@ def tables():
 
 
 def _methods_table():
+    known = {name: methods.parse(name)[0] for name in methods.names()}
     rows = [
         (name, row.title, " and ".join(row.levels) or "-", row.kd_layers, f"{row.task_weight:g}")
-        for name, row in methods.METHODS.items()
+        for name, row in known.items()
     ]
     return Table(
         "Methods (--methods)",
@@ -222,8 +233,11 @@ def _networks_table(rows):
     cells = [
         (
             *(row.name, row.dataset, f"{row.cost.parameters:,}"),
-            _millions(row.cost.multiply_adds),
-            *("x".join(map(str, shape)) for shape in (row.penultimate, row.intermediate)),
+            "-" if row.cost.multiply_adds is None else _millions(row.cost.multiply_adds),
+            *(
+                "-" if shape is None else "x".join(map(str, shape))
+                for shape in (row.penultimate, row.intermediate)
+            ),
         )
         for row in rows
     ]
@@ -291,18 +305,16 @@ def _title(name):
 
 
 def _sources(numbers, names):
-    sources = {}
+    """Each source with its methods, then the notes on single numbers, a line each."""
+    titles, notes = defaultdict(dict), []
     for name in names:
         for pair, row in numbers.items():
             if name in row:
-                own = sources.setdefault(row[name].source, [])
-                if _title(name) not in own:
-                    own.append(_title(name))
+                titles[row[name].source][_title(name)] = None  # each title once, in this order
                 if row[name].note:
-                    sources.setdefault(f"{_title(name)} of {pair}: {row[name].note}", [])
-    return "\n".join(
-        f"{source}: {', '.join(titles)}" if titles else source for source, titles in sources.items()
-    )
+                    notes.append(f"{_title(name)} of {pair}: {row[name].note}")
+    sources = [f"{source}: {', '.join(own)}" for source, own in titles.items()]
+    return "\n".join([*sources, *notes])
 
 
 def _kd_table(settings, students):

@@ -135,6 +135,10 @@ METHODS = {
 }
 
 
+# Folders of a run that are no method's.
+_OTHER_FOLDERS = ("teacher", "exported", "prototypes.work")
+
+
 def names():
     """Names of all methods, in the order of the table; losses that were added later come last."""
     return list(dict.fromkeys([*METHODS, *LOGIT_LOSSES]))
@@ -150,8 +154,8 @@ def parse(name):
         `(method, added)`: the row, and the names of the losses added to it.
 
     Raises:
-        ValueError: If a part of the name is unknown or no name of a folder, or the loss cannot be
-            added.
+        ValueError: If a part of the name is unknown or cannot be the name of a folder, or the loss
+            cannot be added.
     """
     base, *added = str(name).split("+")
     if base not in names():
@@ -163,6 +167,11 @@ def parse(name):
         raise ValueError(
             "The name of a method is that of a folder: it must have letters, digits, '_', '-' and "
             f"'.' only. Received: {name}"
+        )
+    if base in _OTHER_FOLDERS:
+        raise ValueError(
+            "The name of a method is that of a folder: it must be none of "
+            f"{', '.join(_OTHER_FOLDERS)}, which a run has, too. Received: {name}"
         )
     method = METHODS[base] if base in METHODS else _of_loss(base)
     for loss in added:
@@ -213,7 +222,7 @@ def only_labels_train_classifier(name):
 def levels_of(names):
     """Levels that prototypes are fitted for: all at which one of the methods is supervised.
 
-    The penultimate level is always among them, since no prototypes have the intermediate one only.
+    With the intermediate level it is both, since no prototypes have the intermediate level only.
     """
     needed = {level for name in names for level in parse(name)[0].levels}
     return LEVELS if "intermediate" in needed else tuple(needed)

@@ -14,7 +14,8 @@ from letkd_keras.export import __main__ as export_command
 from letkd_keras.export import sweep, verify
 from letkd_keras.functional import load_model
 from letkd_keras.prototypes import __main__ as prototypes_command
-from letkd_keras.recipes import compare, explain
+from letkd_keras.recipes import __main__ as list_command
+from letkd_keras.recipes import compare, explain, listing
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.experiments.experiment import Experiment
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
@@ -34,7 +35,8 @@ def little(num_classes, input_shape, name):
     x = keras.layers.Conv2D(8, 3, strides=4)(inputs)
     x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
     x = keras.layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, keras.layers.Dense(num_classes)(x), name=name)
+    outputs = keras.layers.Dense(num_classes, activation="softmax")(x)
+    return keras.Model(inputs, outputs, name=name)
 
 
 letkd.models.add_network("little", little)
@@ -116,6 +118,17 @@ def test_processes_of_a_grid_know_the_rows(module, tmp_path, caplog):
         found = explain.main([str(out)])
     assert [row["method"] for row in found["methods"]] == ["cooler"]
     assert "unknown methods, which are left out: own_at. If a module" in caplog.text
+
+
+def test_the_list_has_the_rows_of_the_module(module, monkeypatch):
+    assert list_command.parse(["--list", "--import", "own_rows"]).list
+    monkeypatch.setattr(listing, "SETTINGS", ())  # pairs have no networks of a module
+    methods_, losses, networks = ({row[0]: row for row in table.rows} for table in listing.tables())
+    assert methods_["own_at"] == ("own_at", "Own AT", "-", "none", "1")
+    assert methods_["cooler"] == ("cooler", "KD, T = 2", "-", "none", "0.25")
+    assert losses["cooler"][1:4] == ("", "temperature 2, standardize_logits False", "0.5")
+    # It has no layers that are named as those of the zoo, and a softmax, which is removed.
+    assert networks["little"] == ("little", "cifar100", "1,140", "0.0 M", "-", "-")
 
 
 LAYER = """

@@ -45,7 +45,7 @@ def test_a_loss_has_the_name_of_its_key(monkeypatch):
     assert methods.parse("mine")[0].logit_losses == ("mine",)
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", "a b", ""])
+@pytest.mark.parametrize("name", ["a/b", "..", "a b", "", "teacher", "exported"])
 def test_the_name_of_a_method_is_that_of_a_folder(name, monkeypatch):
     monkeypatch.setitem(methods.METHODS, name, methods.METHODS["at"])
     with pytest.raises(ValueError, match=f"that of a folder: .*Received: {name}$"):
