@@ -3,7 +3,7 @@
 import json
 import re
 
-from letkd_keras.commands.markdown_table import markdown_table
+from letkd_keras.commands.markdown import markdown_table
 from letkd_keras.export.card_file import LABELS, options_of
 from letkd_keras.export.card_snippets import snippets
 
@@ -38,7 +38,7 @@ def markdown(card):
         "Each artifact was loaded in a new process and compared with the student in Keras on the "
         "images of its row.",
         "",
-        *markdown_table(_HEADS, [_row(*entry) for entry in card["artifacts"].items()]),
+        markdown_table(_HEADS, [_row(*entry) for entry in card["artifacts"].items()]),
         "",
         f"Written with {packages}.",
         *_noise_lines(card["artifacts"]),
@@ -278,7 +278,7 @@ def _noise_lines(artifacts):
                 ]
                 for row in artifact["layer_snr_db"]
             ]
-            lines += ["", *markdown_table(["layer", "operation", "dB"], rows)]
+            lines += ["", markdown_table(["layer", "operation", "dB"], rows)]
     return lines
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from letkd_keras.commands import palette
-from letkd_keras.commands.markdown_table import markdown_table
+from letkd_keras.commands.markdown import markdown_table
 from letkd_keras.commands.terminal_log import hidden_messages
 from letkd_keras.export import formats
 from letkd_keras.export.folding import fold
@@ -203,7 +203,7 @@ def table(rows):
                 *(_percent(row.top1), over),
             ]
         )
-    return "\n".join(markdown_table(header, cells)) + "\n"
+    return markdown_table(header, cells) + "\n"
 
 
 def _percent(accuracy):

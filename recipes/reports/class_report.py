@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
-from letkd_keras.commands.markdown_table import markdown_table
+from letkd_keras.commands.markdown import markdown_table, markdown_text
 from letkd_keras.files import save_figure, write_csv
 from letkd_keras.functional import load_model
 from letkd_keras.recipes.experiments import methods
@@ -160,13 +160,11 @@ def markdown(rows, title, has_mistakes):
     Returns:
         A text.
     """
-    lines = ["", f"## Classes: {title}", ""]
-    shown = rows
+    shown, note = rows, ""
     if len(rows) > _MOST_ROWS:
         shown = sorted(rows, key=lambda row: math.inf if row["student"] is None else row["student"])
         shown = shown[:_MOST_ROWS]
         note = f"The {_MOST_ROWS} classes that the student knows least; all are in `classes.csv`."
-        lines += [note, ""]
     heads, table = ["class", "test images", "student's accuracy", "teacher's accuracy"], []
     for row in shown:
         # A name may have a line break, which would end the table.
@@ -176,23 +174,19 @@ def markdown(rows, title, has_mistakes):
             "-" if row[role] is None else f"{row[role]:.1f}" for role in ("student", "teacher")
         ]
         table.append(cells)
-    lines += [
-        *markdown_table(heads, table),
-        "",
+    mistakes = (
+        "The student's most confident mistakes, with the true class, the student's and the "
+        "teacher's:",
+        "![Mistakes of the student](mistakes.png)",
+    )
+    return markdown_text(
+        f"## Classes: {title}",
+        note,
+        markdown_table(heads, table),
         "Accuracies in percent, of the weights that were saved.",
-        "",
         "![Confusion matrix of the student](confusion.png)",
-        "",
-    ]
-    if has_mistakes:
-        lines += [
-            "The student's most confident mistakes, with the true class, the student's and the "
-            "teacher's:",
-            "",
-            "![Mistakes of the student](mistakes.png)",
-            "",
-        ]
-    return "\n".join(lines)
+        *(mistakes if has_mistakes else ()),
+    )
 
 
 def _pixels(images, data):
@@ -264,10 +258,10 @@ def of_run(experiment, folder, teacher):
         teacher: Trained teacher.
 
     Returns:
-        What `write` returned, and `([], "")` where no method is marked for export.
+        What `write` returned, and `([], "")` where no student is exported.
     """
     method = experiment.export_method
-    if method not in experiment.methods:
+    if method is None:
         return [], ""
     file = training_folder.student_folder(folder, method, experiment.seed) / "student.keras"
     student = load_model(file, "student")

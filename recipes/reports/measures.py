@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from letkd_keras.commands.markdown_table import markdown_table
+from letkd_keras.commands.markdown import markdown_table, markdown_text
 from letkd_keras.functional import load_model
 from letkd_keras.recipes.reports import method_style, method_table
 from letkd_keras.recipes.trainings import training_folder
@@ -82,4 +82,4 @@ def markdown(experiment, measured):
                 number = getattr(published, fields[name], None)
                 cells.append("-" if number is None else f"{number:.2f}")
         table.append(cells)
-    return "\n".join(["## Test accuracies in detail", "", *markdown_table(heads, table), ""])
+    return markdown_text("## Test accuracies in detail", markdown_table(heads, table))

@@ -9,7 +9,7 @@ import platform
 from datetime import date
 
 from letkd_keras.commands import palette
-from letkd_keras.commands.markdown_table import markdown_table
+from letkd_keras.commands.markdown import markdown_table, markdown_text
 from letkd_keras.files import save_figure, write_csv, write_text
 from letkd_keras.recipes.experiments import methods
 from letkd_keras.recipes.reports import method_style
@@ -98,53 +98,63 @@ def markdown(experiment, teacher, table, picture):
     Returns:
         A text.
     """
-    data, schedule = experiment.data, experiment.student_schedule
-    is_part = any((experiment.spec.train_examples, experiment.spec.test_examples))
+    data = experiment.data
     # Those of this start, and those that the folder has from earlier ones.
     names = {*experiment.methods, *(row["method"] for row in table)}
     columns = accuracies.columns(data.has_validation)
-    sources = dict.fromkeys(
-        f"{row['title']}: {source_text(row['published'])}" for row in table if row["published"]
-    )
-    lines = [
-        f"# {experiment.pair} on {data.name}",
-        "",
-        f"{data.train_examples:,} training and {data.test_examples:,} test images "
-        f"({data.split}{'; a part of them' * is_part}). "
-        f"Students: {schedule.epochs} epochs of batches of {schedule.batch_size}, seeds from "
-        f"{experiment.seed}{_prototypes(experiment, names)}. {date.today().isoformat()}."
-        f"{_quantization(experiment)}",
-        *_few_images(experiment),
-        *_ended_early(experiment, table),
-        "",
-        f"Teacher: {accuracies.accuracy_of(teacher):.2f}% top-1{_published_teacher(experiment)}, "
-        f"{teacher['parameters']:,} parameters.{_weak_teacher(experiment, teacher, table)}",
-        "",
-    ]
-    layers = _layers(experiment, names)
-    if layers:
-        lines += [layers, ""]
-    heads = ["method", "trials", *columns.values()]
     has_published = any(row["published"] for row in table)
+    heads = ["method", "trials", *columns.values()]
     heads += ["published"] if has_published else []
     heads += ["parameters", "without KD layers or adapters", "time"]
-    lines += [
-        *markdown_table(heads, [_cells(row, columns, has_published) for row in table]),
-        "",
+    return markdown_text(
+        f"# {experiment.pair} on {data.name}",
+        _trainings(experiment, names),
+        _few_images(experiment),
+        _ended_early(experiment, table),
+        f"Teacher: {accuracies.accuracy_of(teacher):.2f}% top-1{_published_teacher(experiment)}, "
+        f"{teacher['parameters']:,} parameters.{_weak_teacher(experiment, teacher, table)}",
+        _layers(experiment, names),
+        markdown_table(heads, [_cells(row, columns, has_published) for row in table]),
         "Accuracy in percent, mean ± standard deviation over the trials; mean time of a training. "
         + accuracies.selection(data.has_validation),
-        "",
         picture,
-        "",
+        _sources(table),
+        _failures(table),
+    )
+
+
+def _trainings(experiment, names):
+    """Images, schedule and templates, as a paragraph."""
+    data, schedule = experiment.data, experiment.student_schedule
+    is_part = experiment.spec.train_examples or experiment.spec.test_examples
+    return (
+        f"{data.train_examples:,} training and {data.test_examples:,} test images "
+        f"({data.split}{'; a part of them' if is_part else ''}). "
+        f"Students: {schedule.epochs} epochs of batches of {schedule.batch_size}, seeds from "
+        f"{experiment.seed}{_prototypes(experiment, names)}. {date.today().isoformat()}."
+        f"{_quantization(experiment)}"
+    )
+
+
+def _sources(table):
+    """The sources of the published numbers, as a list."""
+    sources = dict.fromkeys(
+        f"- {row['title']}: {source_text(row['published'])}" for row in table if row["published"]
+    )
+    return markdown_text("Sources of the published numbers:", "\n".join(sources)) if sources else ""
+
+
+def _failures(table):
+    """The errors of the trainings that failed, as a list."""
+    failed = [
+        f"- {row['title']}, seed {seed}: `{error}`"
+        for row in table
+        for seed, error in row["errors"].items()
     ]
-    if sources:
-        lines += ["Sources of the published numbers:", "", *(f"- {text}" for text in sources), ""]
-    failed = [(row["title"], seed, text) for row in table for seed, text in row["errors"].items()]
-    if failed:
-        lines += ["These trainings failed. A command with the same method tries them again:", ""]
-        lines += [f"- {title}, seed {seed}: `{text}`" for title, seed, text in failed]
-        lines += [""]
-    return "\n".join(lines)
+    if not failed:
+        return ""
+    what = "These trainings failed. A command with the same method tries them again:"
+    return markdown_text(what, "\n".join(failed))
 
 
 def _weak_teacher(experiment, teacher, table):
@@ -162,12 +172,11 @@ def _weak_teacher(experiment, teacher, table):
 def _few_images(experiment):
     """That students see a part of the images only, as a paragraph."""
     if experiment.student_examples is None:
-        return []
-    return [
-        "",
+        return ""
+    return (
         f"The students see {experiment.student_examples:,} of the training images, repeated in "
-        "each epoch; the teacher and its prototypes had all.",
-    ]
+        "each epoch; the teacher and its prototypes had all."
+    )
 
 
 def _ended_early(experiment, table):
@@ -180,8 +189,8 @@ def _ended_early(experiment, table):
         if result["epochs"] < planned.epochs
     ]
     if not ended:
-        return []
-    return ["", f"A callback ended trainings early, after these epochs: {'; '.join(ended)}."]
+        return ""
+    return f"A callback ended trainings early, after these epochs: {'; '.join(ended)}."
 
 
 def _quantization(experiment):
@@ -230,7 +239,7 @@ def made_with():
 def _cells(row, columns, has_published):
     trials = f"{row['trials']}" + (f" ({row['failed']} failed)" if row["failed"] else "")
     cells = [row["title"], trials]
-    cells += [accuracies.spread(row[f"{name}_mean"], row[f"{name}_std"]) for name in columns]
+    cells += [accuracies.mean_text(row[f"{name}_mean"], row[f"{name}_std"]) for name in columns]
     cells += [published_text(row["published"])] if has_published else []
     if row["trials"]:
         cells += [f"{row[name]:,}" for name in ("parameters", "parameters_plain")]
@@ -246,7 +255,7 @@ def published_text(accuracy):
         return "-"
     if accuracy.top5 is not None:
         return f"{accuracy.top1:.2f}/{accuracy.top5:.2f}"
-    return accuracies.spread(accuracy.top1, accuracy.spread)
+    return accuracies.mean_text(accuracy.top1, accuracy.spread)
 
 
 def source_text(accuracy):
@@ -273,7 +282,7 @@ def write(experiment, folder, teacher):
     """
     table = rows(experiment, folder)
     text = markdown(experiment, teacher, table, "![Accuracy by method](table.png)")
-    write_text(folder / "table.md", f"{text}\n{made_with()}\n")
+    write_text(folder / "table.md", markdown_text(text, made_with()))
     write_table_csv(folder / "table.csv", table)
     write_trainings_csv(folder / "trainings.csv", experiment, table)
     _plot(experiment, teacher, table, folder / "table.png")

@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 
 from letkd_keras.commands import palette
-from letkd_keras.commands.markdown_table import markdown_table
+from letkd_keras.commands.markdown import markdown_table, markdown_text
 from letkd_keras.export import cost_report
 from letkd_keras.files import save_figure, write_json, write_text
 from letkd_keras.levels import LEVELS
@@ -60,21 +60,23 @@ def write(experiment, folder, teacher, exported, costs, measured, classes):
         "costs": [asdict(row) for row in costs],
         "classes": class_rows,
     }
-    text = method_table.markdown(
-        experiment, teacher, table, "![Accuracy and loss by epoch](curves.png)"
-    )
-    text += _sizes(experiment)
-    text += _exported(report["exported"])
-    text += _costs(costs, cost_images, experiment.data.test_examples)
-    text += class_section
+    sections = [
+        method_table.markdown(
+            experiment, teacher, table, "![Accuracy and loss by epoch](curves.png)"
+        ),
+        _sizes(experiment),
+        _exported(report["exported"]),
+        _costs(costs, cost_images, experiment.data.test_examples),
+        class_section,
+    ]
     if measured is not None:
         report["measures"] = measured
-        text += "\n" + measures.markdown(experiment, measured)
+        sections.append(measures.markdown(experiment, measured))
     _plot_curves(experiment, folder, teacher, table)
     if costs:
         cost_report.plot(costs, folder / "costs.png")
     write_json(folder / "report.json", report)
-    write_text(folder / "report.md", f"{text}\n{method_table.made_with()}\n")
+    write_text(folder / "report.md", markdown_text(*sections, method_table.made_with()))
     # Through JSON, so that what is returned is what can be read again.
     return json.loads(json.dumps(report))
 
@@ -91,19 +93,17 @@ def _sizes(experiment):
             title = f"{role} {getattr(experiment, role).label}"
         adds = "-" if size["multiply_adds"] is None else f"{size['multiply_adds']:,}"
         rows.append([title, f"{size['parameters']:,}", f"{size['bytes']:,}", adds])
-    lines = [
-        "",
+    growth_limit = ""
+    if experiment.growth is not None:
+        percent = f"{100 * experiment.growth:g}%"
+        growth_limit = f"Growth by the KD layers: at most {percent} of the student."
+    return markdown_text(
         "## Sizes of the networks",
-        "",
         "The running statistics of batch normalization are not counted here. The numbers of "
         "parameters above count them.",
-        "",
-        *markdown_table(["network", "parameters", "bytes in float32", "multiply-adds"], rows),
-    ]
-    if experiment.growth is not None:
-        growth = f"{100 * experiment.growth:g}%"
-        lines += ["", f"Growth by the KD layers: at most {growth} of the student."]
-    return "\n".join([*lines, ""])
+        markdown_table(["network", "parameters", "bytes in float32", "multiply-adds"], rows),
+        growth_limit,
+    )
 
 
 def _exported(exported):
@@ -120,18 +120,18 @@ def _exported(exported):
         for name, result in exported.items()
     ]
     table = markdown_table(["format", "file", "bytes", "compared with Keras"], rows)
-    return "\n".join(["", "## Exported student", "", *table, ""])
+    return markdown_text("## Exported student", table)
 
 
 def _costs(rows, images, test_examples):
     if not rows:
         return ""
-    return (
-        f"\n## Size and latency of the student\n\n{cost_report.table(rows)}\n"
-        f"{_forms(rows)} "
-        f"Top-1 is that on {images:,} of the {test_examples:,} test images. "
-        "Latencies are those of TFLite on this machine, the shortest of several runs.\n\n"
-        "![Accuracy against size, multiply-adds and latency](costs.png)\n"
+    return markdown_text(
+        "## Size and latency of the student",
+        cost_report.table(rows),
+        f"{_forms(rows)} Top-1 is that on {images:,} of the {test_examples:,} test images. "
+        "Latencies are those of TFLite on this machine, the shortest of several runs.",
+        "![Accuracy against size, multiply-adds and latency](costs.png)",
     )
 
 

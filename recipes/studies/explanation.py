@@ -1,11 +1,12 @@
 """What lies behind the accuracies of a grid: agreement, divergences, probes, crossing curves."""
 
+import itertools
 import json
 from collections import defaultdict
 
 import numpy as np
 
-from letkd_keras.commands.markdown_table import markdown_table
+from letkd_keras.commands.markdown import markdown_table, markdown_text
 from letkd_keras.files import save_figure, write_json, write_text
 from letkd_keras.functional import load_model
 from letkd_keras.functional.insertion import kd_layers_of
@@ -116,14 +117,12 @@ def all_crossings(curves, window):
     Returns:
         List of dictionaries: `ahead`, `behind`, `epoch` (counted from 1).
     """
-    names = list(curves)
     found = []
-    for number, first in enumerate(names):
-        for second in names[number + 1 :]:
-            for ahead, behind in ((first, second), (second, first)):
-                epoch = crossing(curves[ahead], curves[behind], window)
-                if epoch is not None:
-                    found.append({"ahead": ahead, "behind": behind, "epoch": epoch})
+    for first, second in itertools.combinations(curves, 2):
+        for ahead, behind in ((first, second), (second, first)):
+            epoch = crossing(curves[ahead], curves[behind], window)
+            if epoch is not None:
+                found.append({"ahead": ahead, "behind": behind, "epoch": epoch})
     return found
 
 
@@ -168,43 +167,32 @@ def _markdown(experiment, rows, crossings, window):
         "x": "probe, x",
         "x_hat": "probe, x_hat",
     }
-    lines = [
-        f"# {experiment.pair} on {experiment.data.name}, explained",
-        "",
-    ]
     table = []
     for name in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == name]
         cells = [
-            accuracies.spread(
+            accuracies.mean_text(
                 *accuracies.mean_and_std(row[key] for row in own if row[key] is not None)
             )
             for key in columns
         ]
         table.append([methods.title(name), str(len(own)), *cells])
-    lines += [
-        *markdown_table(["method", "trials", *columns.values()], table),
-        "",
+    ahead = [
+        f"- {methods.title(entry['ahead'])} stays ahead of {methods.title(entry['behind'])} from "
+        f"epoch {entry['epoch']} on."
+        for entry in crossings
+    ]
+    averaged = f"Accuracies averaged over the trials{f' and over {window} epochs' * (window > 1)}:"
+    return markdown_text(
+        f"# {experiment.pair} on {experiment.data.name}, explained",
+        markdown_table(["method", "trials", *columns.values()], table),
         "Mean ± standard deviation over the trials, on the test images. Agreement is the share of "
         "images for which student and teacher name the same class, in percent. The KL divergences "
         "are those of the last epoch's training images. The probes are linear discriminant "
         "analyses of the intermediate KD layer's input x and output x_hat.",
-        "",
         "![Accuracy by epoch](explain.png)",
-        "",
-    ]
-    if crossings:
-        lines += [
-            f"Accuracies averaged over the trials{f' and over {window} epochs' * (window > 1)}:",
-            "",
-            *(
-                f"- {methods.title(entry['ahead'])} stays ahead of "
-                f"{methods.title(entry['behind'])} from epoch {entry['epoch']} on."
-                for entry in crossings
-            ),
-            "",
-        ]
-    return "\n".join(lines)
+        *([averaged, "\n".join(ahead)] if ahead else []),
+    )
 
 
 def _plot(experiment, curves, window, path):

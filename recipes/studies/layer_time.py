@@ -8,7 +8,7 @@ import numpy as np
 
 from letkd_keras.commands import palette
 from letkd_keras.commands.log_file import logged_to, recorded
-from letkd_keras.commands.markdown_table import markdown_table
+from letkd_keras.commands.markdown import markdown_table, markdown_text
 from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.files import save_figure, write_csv, write_text
 from letkd_keras.functional import cost_of, insert_kd_layers
@@ -115,19 +115,13 @@ def _markdown(rows, title):
         ]
         for row in rows
     ]
-    lines = [
+    return markdown_text(
         f"# Time by the number of templates: {title}",
-        "",
-        *markdown_table(heads, cells),
-        "",
+        markdown_table(heads, cells),
         f"One KD layer at the penultimate layer, by Keras; the shortest of {_REPEATS} steps.",
-        "",
         "![Time by the number of templates](time.png)",
-        "",
         method_table.made_with(),
-        "",
-    ]
-    return "\n".join(lines)
+    )
 
 
 def _plot(rows, title, path):

@@ -1,6 +1,6 @@
 """How well a linear classifier separates the classes before and behind an intermediate KD layer."""
 
-from letkd_keras.commands.markdown_table import markdown_table
+from letkd_keras.commands.markdown import markdown_table, markdown_text
 from letkd_keras.files import write_json, write_text
 from letkd_keras.functional import load_model
 from letkd_keras.recipes.experiments import methods, published
@@ -62,18 +62,17 @@ def _markdown(experiment, rows):
     known = {}
     if experiment.published("letkd2"):
         known = published.probes_of(experiment.spec.dataset, experiment.pair)
-    lines = [
-        f"# LDA probe at the intermediate KD layer, {experiment.pair} on {experiment.data.name}",
-        "",
-    ]
     heads, table = ["method", "trials", "x", "published", "x_hat", "published"], []
     for name in experiment.methods:
         own = [row for row in rows if row["method"] == name]
         cells = [methods.title(name), str(len(own))]
         for key in ("x", "x_hat"):
-            cells.append(accuracies.spread(*accuracies.mean_and_std(row[key] for row in own)))
+            cells.append(accuracies.mean_text(*accuracies.mean_and_std(row[key] for row in own)))
             accuracy = known.get(name, {}).get(key)
             cells.append("-" if accuracy is None else f"{accuracy.top1:.2f}")
         table.append(cells)
-    lines += markdown_table(heads, table)
-    return "\n".join([*lines, "", "Top-1 in percent on the test images.", ""])
+    return markdown_text(
+        f"# LDA probe at the intermediate KD layer, {experiment.pair} on {experiment.data.name}",
+        markdown_table(heads, table),
+        "Top-1 in percent on the test images.",
+    )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from letkd_keras.commands.log_file import logged_to, recorded
-from letkd_keras.commands.markdown_table import markdown_table
+from letkd_keras.commands.markdown import markdown_table, markdown_text
 from letkd_keras.commands.run_folder import (
     RunFolder,
     differences,
@@ -46,7 +46,7 @@ def run(experiment, setting, values, out, jobs=1):
     """
     out = Path(out)
     experiments = {tried: with_value(experiment, setting.field, tried) for tried in values}
-    # Each value's own run says it again.
+    # What is hidden here, the grid of each value says again.
     with recorded() as messages, hidden_messages():
         prepared = [prepare(candidate) for candidate in experiments.values()]
     derived = setting.field.replace("student_schedule.", "quantization_aware_schedule.")
@@ -107,20 +107,23 @@ def with_value(experiment, field, value):
 def _write(name, rows, experiment, out):
     columns = accuracies.columns(experiment.data.has_validation)
     heads = [name, "method", "trials", *columns.values(), "parameters"]
-    lines = [f"# {name}: {experiment.pair} on {experiment.data.name}", ""]
-    lines += [f"{experiment.data.split}. The folder of each value has its whole table.", ""]
     cells = [
         [
             *(_text(row[name]), row["title"], str(row["trials"])),
-            *(accuracies.spread(row[f"{key}_mean"], row[f"{key}_std"]) for key in columns),
+            *(accuracies.mean_text(row[f"{key}_mean"], row[f"{key}_std"]) for key in columns),
             "-" if row["parameters"] is None else f"{row['parameters']:,}",
         ]
         for row in rows
     ]
-    lines += markdown_table(heads, cells)
-    lines += ["", accuracies.selection(experiment.data.has_validation), ""]
-    lines += ["![Accuracy by value](values.png)", "", method_table.made_with(), ""]
-    write_text(out / "values.md", "\n".join(lines))
+    text = markdown_text(
+        f"# {name}: {experiment.pair} on {experiment.data.name}",
+        f"{experiment.data.split}. The folder of each value has its whole table.",
+        markdown_table(heads, cells),
+        accuracies.selection(experiment.data.has_validation),
+        "![Accuracy by value](values.png)",
+        method_table.made_with(),
+    )
+    write_text(out / "values.md", text)
     method_table.write_table_csv(out / "values.csv", rows)
     _plot(name, [row for row in rows if row["trials"]], columns, out)
 

@@ -43,7 +43,7 @@ def mean_and_std(values):
     )
 
 
-def spread(mean, std=None):
+def mean_text(mean, std=None):
     """Mean and standard deviation as text, `-` for no mean."""
     if mean is None:
         return "-"

@@ -5,9 +5,9 @@ def test_mean_and_sample_standard_deviation():
     assert accuracies.mean_and_std([60, 70, 80]) == (70, 10)
     assert accuracies.mean_and_std([60]) == (60, None)
     assert accuracies.mean_and_std([]) == (None, None)
-    assert accuracies.spread(70, 10) == "70.00 ± 10.00"
-    assert accuracies.spread(70) == "70.00"
-    assert accuracies.spread(None) == "-"
+    assert accuracies.mean_text(70, 10) == "70.00 ± 10.00"
+    assert accuracies.mean_text(70) == "70.00"
+    assert accuracies.mean_text(None) == "-"
 
 
 def test_what_images_selected():
