@@ -29,6 +29,7 @@ Other options are those of `compare`. The same command continues where it was in
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from letkd_keras.commands import option_types
 from letkd_keras.commands.command_line import Parser, run_main
@@ -37,11 +38,9 @@ from letkd_keras.recipes.experiments.experiment_from_options import experiment_o
 from letkd_keras.recipes.experiments.options import add_experiment_options
 from letkd_keras.recipes.recipe_command import (
     add_jobs_option,
-    default_out,
     exit_status,
     leave_gpu_memory,
-    print_results,
-    run_on_workers,
+    run_in_folder,
 )
 from letkd_keras.recipes.recipe_of_data import settings_of
 from letkd_keras.recipes.studies.swept_settings import SWEPT_SETTINGS, parse_values
@@ -68,11 +67,7 @@ def parse(arguments=None):
         help="values to try, separated by spaces",
     )
     add_experiment_options(
-        parser,
-        data="digits",
-        methods=(),
-        exports=False,
-        out="runs/DATA/ABLATION-TEACHER-STUDENT",
+        parser, data="digits", methods=(), out="runs/DATA/ABLATION-TEACHER-STUDENT"
     )
     add_jobs_option(parser)
     options = parser.parse_args(arguments)
@@ -84,11 +79,12 @@ def parse(arguments=None):
             parser.error(f"--values does not apply to {options.ablation}")
         options.values = parse_values(parser, setting, options.values)
     if options.ablation in SWEPT_SETTINGS:
-        _check_others(parser, options)
+        _check_other_options(parser, options)
+    options.methods = options.methods or ABLATIONS[options.ablation].methods
     return options
 
 
-def _check_others(parser, options):
+def _check_other_options(parser, options):
     """Refuse options that contradict the values of a swept setting."""
     name = options.ablation
     field = name.replace("-", "_")
@@ -114,33 +110,27 @@ def main(arguments=None):
     name = options.ablation
     ablation = ABLATIONS[name]
 
-    for option in () if ablation.trains_students else ("trials", "jobs"):
-        if getattr(options, option) > 1:
+    for option in ("trials", "jobs"):
+        if getattr(options, option) > 1 and not ablation.trains_students:
             log.warning("--%s has no effect: %s trains no students.", option, name)
-
-    def run(experiment):
-        out = options.out or default_out(experiment, f"{name}-")
-        result, file = ablation.run(options, experiment, out)
-        print_results(out / file)
-        return result
 
     def experiment():
         _check_methods(name, options.methods)
-        return experiment_of(options, settings_of(options), options.methods or ablation.methods)
+        return experiment_of(options, settings_of(options))
 
-    return run_on_workers(options, experiment, run)
+    return run_in_folder(options, experiment, partial(ablation.run, options), f"{name}-")
 
 
-def _check_methods(name, given):
+def _check_methods(name, methods):
     """Refuse methods whose students have not the KD layer that the ablation reads."""
     from letkd_keras.recipes.experiments.methods import layers_of
 
     reads = ABLATIONS[name].reads
-    for method in given if reads else ():
-        if not set(reads) & set(layers_of([method])):
+    for method in methods:
+        if reads and not set(reads) & set(layers_of([method])):
             what = "an intermediate KD layer" if reads == ("intermediate",) else "KD layers"
             raise ValueError(
-                f"`methods` of {name} must have {what}. Received: methods={' '.join(given)}"
+                f"`methods` of {name} must have {what}. Received: methods={' '.join(methods)}"
             )
 
 

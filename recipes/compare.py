@@ -25,11 +25,9 @@ from letkd_keras.recipes.experiments.experiment_from_options import experiment_o
 from letkd_keras.recipes.experiments.options import add_experiment_options
 from letkd_keras.recipes.recipe_command import (
     add_jobs_option,
-    default_out,
     exit_status,
     leave_gpu_memory,
-    print_results,
-    run_on_workers,
+    run_in_folder,
 )
 from letkd_keras.recipes.recipe_of_data import settings_of
 
@@ -44,11 +42,7 @@ def parse(arguments=None):
     """Parse the command line."""
     parser = Parser("letkd_keras.recipes.compare", __doc__)
     add_experiment_options(
-        parser,
-        data="digits",
-        methods=METHODS,
-        exports=False,
-        out="runs/DATA/compare-TEACHER-STUDENT",
+        parser, data="digits", methods=METHODS, out="runs/DATA/compare-TEACHER-STUDENT"
     )
     add_jobs_option(parser)
     return parser.parse_args(arguments)
@@ -60,13 +54,13 @@ def main(arguments=None):
     leave_gpu_memory(options.jobs)
     from letkd_keras.recipes.studies import grid
 
-    def compare(experiment):
-        out = options.out or default_out(experiment, "compare-")
-        table = grid.run(experiment, out, jobs=options.jobs)
-        print_results(out / "table.md")
-        return table
+    def experiment():
+        return experiment_of(options, settings_of(options))
 
-    return run_on_workers(options, lambda: experiment_of(options, settings_of(options)), compare)
+    def compare(experiment, out):
+        return grid.run(experiment, out, jobs=options.jobs), "table.md"
+
+    return run_in_folder(options, experiment, compare, "compare-")
 
 
 if __name__ == "__main__":

@@ -39,8 +39,7 @@ def warn_about_another(experiment, earlier, folder):
 
 def _exports(experiment):
     """Whether a run exports a student with this backend."""
-    exports = experiment.formats and experiment.export_method in experiment.methods
-    return bool(exports) and keras.backend.backend() == "tensorflow"
+    return experiment.export_method is not None and keras.backend.backend() == "tensorflow"
 
 
 def export(experiment, folder):
@@ -57,7 +56,7 @@ def export(experiment, folder):
     Raises:
         ExportMismatch: If a format was refused; its `exported` has the other formats.
     """
-    if not (experiment.formats and experiment.export_method in experiment.methods):
+    if experiment.export_method is None:
         return {}
     if keras.backend.backend() != "tensorflow":
         log.info(

@@ -71,12 +71,7 @@ SETTINGS = Settings(
 def parse(arguments=None):
     """Parse the command line."""
     parser = Parser("letkd_keras.recipes.folder", __doc__)
-    add_experiment_options(
-        parser,
-        SETTINGS,
-        methods=("student", "kd", "letkd2+dkd"),
-        networks_required=True,
-    )
+    add_experiment_options(parser, SETTINGS, methods=("student", "kd", "letkd2+dkd"))
     return parser.parse_args(arguments)
 
 

@@ -71,42 +71,45 @@ def run_recipe(options, settings, measures=None):
     Returns:
         The report as a dictionary.
     """
-    exported = options.methods[-1]
 
-    def run_experiment(experiment):
+    def run_experiment(experiment, out):
         from letkd_keras.recipes.run import run
 
-        out = options.out or default_out(experiment)
-        report = run(experiment, out, measures=measures)
-        print_results(out / "report.md")
-        return report
+        return run(experiment, out, measures=measures), "report.md"
 
-    return run_on_workers(
-        options, lambda: experiment_of(options, settings, export_method=exported), run_experiment
-    )
+    return run_in_folder(options, lambda: experiment_of(options, settings), run_experiment)
 
 
-def run_on_workers(options, make_experiment, command):
-    """Run a recipe's command; where there are other workers, they share its trainings.
+def run_in_folder(options, make_experiment, command, kind=""):
+    """Run a command in the folder of its results, and print these.
+
+    Where there are other workers, they share its trainings.
 
     Args:
         options: What a parser with `add_experiment_options` gave.
         make_experiment: Function that returns the `Experiment` of the options.
-        command: Function of this experiment.
+        command: Function of this experiment and of the folder that returns a result, and the name
+            of the file that is printed.
+        kind: What the name of the folder begins with where `--out` is not given.
 
     Returns:
-        What the command returns; `None` on other workers than the chief.
+        The result; `None` on other workers than the chief.
     """
     import keras
 
     from letkd_keras.recipes.experiments.experiment import OPEN_KEYS
     from letkd_keras.recipes.workers import ray_workers, shared_training
 
+    def run(experiment):
+        out = options.out or default_out(experiment, kind)
+        result, file = command(experiment, out)
+        print_results(out / file)
+        return result
+
+    backend = keras.backend.backend()
     if options.engine == "ray":
-        ray_workers.check(keras.backend.backend())
+        ray_workers.check(backend)
         experiment = make_experiment()
         with ray_workers.RayWorkers.running(options.workers, experiment):
-            return command(experiment)
-    return shared_training.lead_or_serve(
-        keras.backend.backend(), make_experiment, command, OPEN_KEYS
-    )
+            return run(experiment)
+    return shared_training.lead_or_serve(backend, make_experiment, run, OPEN_KEYS)

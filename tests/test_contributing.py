@@ -60,9 +60,10 @@ def test_with_its_row_it_has_a_place_in_the_table(direction, tmp_path, monkeypat
         [
             *("--data", "digits", "--train-examples", "40", "--test-examples", "20"),
             *("--batch-size", "20", "--teacher-epochs", "1", "--epochs", "1"),
+            *("--methods", "direction+kd"),
         ]
     )
-    experiment = experiment_of(options, settings_of(options), ["direction+kd"])
+    experiment = experiment_of(options, settings_of(options))
     (row,) = grid.run(experiment, tmp_path / "grid")
     assert (row["title"], row["trials"]) == ("Direction + KD", 1)
     assert row["parameters"] == row["parameters_plain"]

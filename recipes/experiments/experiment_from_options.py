@@ -18,7 +18,7 @@ _HEAD = {"optimizer": "adamw", "schedule": "cosine", "warm_up_epochs": 0, "weigh
 _OF_TRAINING = ("optimizer", "schedule")
 
 
-def experiment_of(options, settings, methods=None, export_method=None):
+def experiment_of(options, settings):
     """The experiment that options describe.
 
     Everything that needs no data is checked before the data are read.
@@ -26,8 +26,6 @@ def experiment_of(options, settings, methods=None, export_method=None):
     Args:
         options: What a parser with `add_experiment_options` gave.
         settings: `Settings` of the recipe.
-        methods: Names of the methods; `None` for those of the options.
-        export_method: Method whose first student is exported; `None` for none.
 
     Returns:
         `Experiment`.
@@ -43,7 +41,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
     from letkd_keras.recipes.experiments.experiment import Experiment
     from letkd_keras.recipes.trainings.training import make_callback
 
-    names = tuple(dict.fromkeys(methods or options.methods))
+    names = tuple(dict.fromkeys(options.methods))
     for name in names:
         method_table.parse(name)
     for policy in options.augment:
@@ -84,7 +82,7 @@ def experiment_of(options, settings, methods=None, export_method=None):
         typed=_typed(options, settings),
         seed=options.seed,
         trials=options.trials,
-        export_method=export_method,
+        export_method=options.methods[-1] if formats else None,
         formats=formats,
     )
 
@@ -96,7 +94,7 @@ def _given(options, name, default):
 
 
 def _typed(options, settings):
-    """Names of the options with another value than their default, of those that may be useless."""
+    """Names of the options that were given, of those that have no effect in some experiments."""
     defaults = {name: getattr(settings, name) for name in OF_PROTOTYPES} | OF_KD_LAYERS
     names = [name for name in OF_TEACHER if getattr(options, name)]
     names += [name for name in defaults if getattr(options, name) not in (None, defaults[name])]
@@ -183,10 +181,10 @@ def _schedules(options, settings, pair):
     head = Schedule.of(settings, ADAMW["learning_rate"], head_epochs, batch_size, **of_head)
     fine_tune = None
     if options.fine_tune_epochs:
+        factor = 0.1 if options.teacher_learning_rate is None else 1.0
         fine_tune = replace(
             schedule("teacher_learning_rate", settings.learning_rate, options.fine_tune_epochs),
-            learning_rate=teacher.learning_rate
-            * (0.1 if options.teacher_learning_rate is None else 1.0),
+            learning_rate=factor * teacher.learning_rate,
             warm_up_epochs=0,
         )
     student = schedule(

@@ -85,23 +85,22 @@ def add_experiment_options(
     *,
     data=None,
     methods=("letkd2",),
-    networks_required=False,
-    exports=True,
     out="runs/DATA/TEACHER-STUDENT",
 ):
     """Add the options of an experiment.
 
     Args:
         parser: `Parser`.
-        settings: `Settings` whose values are the defaults; `None` if they depend on `--data`.
+        settings: `Settings` whose values are the defaults. If they name no pair, teacher and
+            student must be given. `None` for studies: the defaults depend on `--data`, and no
+            student is exported.
         data: Default of `--data`; `None` if it must be given.
         methods: Default of `--methods`.
-        networks_required: Whether `--teacher` and `--student` must be given, without `--pair`.
-        exports: Whether the recipe exports a student.
         out: What the help says of the default of `--out`.
     """
     of_data = "" if settings else " (default: as in the recipe of the data set)"
     default = settings or _NO_DEFAULTS
+    networks_required = settings is not None and settings.pair is None
     add_data_options(
         parser,
         default=data,
@@ -120,7 +119,7 @@ def add_experiment_options(
     add_engine_options(parser, work="each training and the teacher's passes over the images")
     add_import_option(parser, parser.add_argument_group("your own code"))
     group = parser.add_argument_group("results")
-    if exports:
+    if settings is not None:
         add_formats_option(group)
     add_out_option(group, out)
     add_seed_option(group)

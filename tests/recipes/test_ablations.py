@@ -127,6 +127,12 @@ def test_the_teacher_of_all_values_is_trained_once(cells, tmp_path):
     assert [(e.fine_tune_schedule, e.typed) for e, _, _ in cells] == [(None, ())] * 2
 
 
+@pytest.mark.parametrize("ablation", ["alphas", "learning-rate --values 0.1 0.2"])
+def test_milestones_are_those_of_all_students(ablation, cells, tmp_path):
+    _main(f"{ablation} --epochs 4 --milestones 1 3", tmp_path / "out")
+    assert {e.student_schedule.milestones for e, _, _ in cells} == {(1, 3)}
+
+
 @pytest.mark.parametrize(
     ("name", "values", "field", "expected"),
     [

@@ -32,7 +32,7 @@ def _table(out):
 def test_this_process_leaves_gpu_memory_to_the_others(command, monkeypatch):
     module, *arguments = command.split()
     main = {"compare": compare, "ablations": ablations}[module].main
-    monkeypatch.setattr(f"letkd_keras.recipes.{module}.run_on_workers", lambda *args: None)
+    monkeypatch.setattr(f"letkd_keras.recipes.{module}.run_in_folder", lambda *args: None)
     variables = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     kept = {name: value for name, value in os.environ.items() if name not in variables}
     monkeypatch.setattr(os, "environ", kept)

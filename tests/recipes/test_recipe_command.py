@@ -5,7 +5,7 @@ from worker_threads import in_threads
 
 from letkd_keras.recipes import cifar100
 from letkd_keras.recipes.experiments.experiment_from_options import experiment_of
-from letkd_keras.recipes.recipe_command import default_out, run_on_workers
+from letkd_keras.recipes.recipe_command import default_out, run_in_folder
 from letkd_keras.recipes.workers import worker_environment
 
 
@@ -18,7 +18,8 @@ def test_the_default_folder_has_the_data_and_the_pair(cifar100_noise):
     assert str(default_out(experiment)) == "runs/a-b-c/t-s"
 
 
-def test_workers_may_differ_in_what_no_training_depends_on(monkeypatch):
+def test_workers_may_differ_in_what_no_training_depends_on(monkeypatch, tmp_path, capsys):
+    (tmp_path / "report.md").write_text("The report of the chief.")
     own = threading.local()
     monkeypatch.setattr(worker_environment, "connect", lambda backend: own.group)
 
@@ -26,8 +27,9 @@ def test_workers_may_differ_in_what_no_training_depends_on(monkeypatch):
         own.group = group
         config = {"seed": 0, "data": {"source": f"/images{group.index}"}}
         experiment = SimpleNamespace(data=None, student_data=None, config=lambda: config)
-        return run_on_workers(
-            SimpleNamespace(engine=None), lambda: experiment, lambda experiment: "report"
-        )
+        options = SimpleNamespace(engine=None, out=tmp_path)
+        command = lambda experiment, out: ("report", "report.md")  # noqa: E731
+        return run_in_folder(options, lambda: experiment, command)
 
     assert in_threads(2, run) == ["report", None]
+    assert capsys.readouterr().out.count("The report of the chief.") == 1

@@ -17,8 +17,8 @@ from letkd_keras.recipes.recipe_of_data import settings_of
 pytestmark = pytest.mark.usefixtures("cifar100_noise")
 
 
-def _experiment(recipe, text, **kwargs):
-    return experiment_of(recipe.parse(text.split()), recipe.SETTINGS, **kwargs)
+def _experiment(recipe, text):
+    return experiment_of(recipe.parse(text.split()), recipe.SETTINGS)
 
 
 def test_the_papers_command():
