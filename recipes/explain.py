@@ -29,11 +29,9 @@ def parse(arguments=None):
         metavar="SPEC",
         help="where the images of the run are now (default: where they were)",
     )
-    for name, metavar, what in (
-        ("--labels", "FILE.csv", "its file of labels"),
-        ("--unlabelled", "DIR", "its images without labels"),
-    ):
-        add(name, type=option_types.path, metavar=metavar, help=f"likewise {what}")
+    path = option_types.path
+    add("--labels", type=path, metavar="FILE.csv", help="likewise its file of labels")
+    add("--unlabelled", type=path, metavar="DIR", help="likewise its images without labels")
     add_import_option(parser)
     return parser.parse_args(arguments)
 

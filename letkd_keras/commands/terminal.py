@@ -71,11 +71,8 @@ def plain_text(markdown, folder, columns):
     Returns:
         A text.
     """
-    lines, blocks = markdown.strip().splitlines(), []
-    while lines:
-        count = next((i for i, line in enumerate(lines) if _kind(line) != _kind(lines[0])), None)
-        block, lines = lines[:count], [] if count is None else lines[count:]
-        blocks.append(_block(_kind(block[0]), block, folder, columns))
+    groups = itertools.groupby(markdown.strip().splitlines(), key=_kind)
+    blocks = (_block(kind, list(lines), folder, columns) for kind, lines in groups)
     return "\n\n".join(block for block in blocks if block)
 
 

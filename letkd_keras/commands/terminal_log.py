@@ -32,7 +32,7 @@ def set_up_logging():
         root.addHandler(handler)
     logging.getLogger("letkd_keras").setLevel(logging.INFO)
     if "tensorflow" not in sys.modules:
-        sys.meta_path.insert(0, _QuietImport("tensorflow"))
+        sys.meta_path.insert(0, _QuietTensorFlow())
 
 
 def _is_shown(record):
@@ -96,17 +96,14 @@ def _separate_stderr():
         faulthandler.enable(sys.stderr)
 
 
-class _QuietImport:
-    """Sends to the log file what TensorFlow's C++ code writes to stderr during the import.
+class _QuietTensorFlow:
+    """Finder of modules: what TensorFlow's C++ code writes during its import goes to the log file.
 
     Some of it is written before `TF_CPP_MIN_LOG_LEVEL` is read, some because there is no GPU.
     """
 
-    def __init__(self, name):
-        self.name = name
-
     def find_spec(self, name, path=None, target=None):
-        if name != self.name:
+        if name != "tensorflow":
             return None
         sys.meta_path.remove(self)
         try:

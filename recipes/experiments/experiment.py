@@ -22,7 +22,6 @@ OPEN_KEYS = (
     *("data.name", "pair"),
 )
 
-
 _SCHEDULES = (
     *("teacher_schedule", "head_schedule", "fine_tune_schedule"),
     *("student_schedule", "quantization_aware_schedule"),
@@ -195,8 +194,8 @@ class Experiment:
                 "name": self.data.name,
                 "split": self.data.split,
                 "digest": self.data.digest,
-                "mean": _floats(self.data.mean),
-                "std": _floats(self.data.std),
+                "mean": list(map(float, self.data.mean)),
+                "std": list(map(float, self.data.std)),
             },
             "teacher": vars(self.teacher),
             "student": vars(self.student),
@@ -239,7 +238,3 @@ class Experiment:
             **schedules,
         }
         return cls(**{**fields, **changes})
-
-
-def _floats(values):
-    return [float(value) for value in values]

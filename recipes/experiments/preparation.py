@@ -81,6 +81,8 @@ def _check_without_networks(experiment):
     if experiment.quantization_aware_schedule is not None:
         _check_quantization_aware(experiment.methods)
     _check_batch_sizes(experiment)
+    # All trainings have the same one.
+    _check_clip_norm(experiment.student_schedule.clip_norm)
     if experiment.student_examples is not None:
         few_for_students(experiment.data, experiment.student_examples, experiment.spec.seed)
     if experiment.data.unlabelled_examples:
@@ -165,17 +167,23 @@ def _check_batch_sizes(experiment):
                 f"`batch_size` must be a multiple of the {sharing.devices()} devices of all "
                 f"workers. Received: batch_size={schedule.batch_size}"
             )
-        if schedule.clip_norm is not None and sharing.devices() > 1:
-            raise ValueError(
-                "`clip_norm` cannot be used by several workers, each of which would clip its own "
-                f"part of the gradient. Received: clip_norm={schedule.clip_norm}"
-            )
-        if schedule.clip_norm is not None and gpus.used_together() > 1:
-            raise ValueError(
-                "`clip_norm` cannot be used on several GPUs, each of which would clip its own part "
-                "of the gradient: set CUDA_VISIBLE_DEVICES to one of them. "
-                f"Received: clip_norm={schedule.clip_norm} with {gpus.used_together()} GPUs"
-            )
+
+
+def _check_clip_norm(clip_norm):
+    """Refuse to clip a gradient that no device sees as a whole."""
+    if clip_norm is None:
+        return
+    if sharing.devices() > 1:
+        raise ValueError(
+            "`clip_norm` cannot be used by several workers, each of which would clip its own part "
+            f"of the gradient. Received: clip_norm={clip_norm}"
+        )
+    if gpus.used_together() > 1:
+        raise ValueError(
+            "`clip_norm` cannot be used on several GPUs, each of which would clip its own part of "
+            "the gradient: set CUDA_VISIBLE_DEVICES to one of them. "
+            f"Received: clip_norm={clip_norm} with {gpus.used_together()} GPUs"
+        )
 
 
 def _check_warm_up(experiment):

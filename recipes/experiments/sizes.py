@@ -153,35 +153,15 @@ def within_budget(experiment, student):
             "No method leaves KD layers in the student: --growth only limits the numbers of "
             "templates."
         )
-    parameters = size_of(student).parameters
-    available = int(experiment.growth * parameters)
-    fewest = min(_FEWEST_TEMPLATES, experiment.templates)
-    possible = {
-        level for level in experiment.pool_sizes if getattr(experiment, f"{level}_alpha") > 0
-    }
-    for levels in (possible | needed, needed or possible - {"intermediate"}):
-        fixed, of_template, of_subclass = _costs(experiment, student, levels)
-        smallest = fixed + of_subclass + fewest * of_template
-        if smallest <= available:
-            break
-    else:
-        if not needed:
-            return experiment
-        parts = []
-        if of_subclass:
-            parts.append("one intermediate template for each class")
-        if of_template:
-            parts.append(f"{fewest} penultimate templates")
-        percent = math.ceil(1000 * smallest / parameters) / 10
-        raise ValueError(
-            f"`growth` must be at least {percent}% for {' and '.join(parts)}, which add "
-            f"{smallest:,} parameters to the {parameters:,} of {experiment.student.title}. "
-            f"Received: growth={experiment.growth:g}"
-        )
+    available = int(experiment.growth * size_of(student).parameters)
+    costs = _costs_within(available, experiment, student, needed)
+    if costs is None:
+        return experiment
+    fixed, of_template, of_subclass = costs
     available -= fixed
     subclasses, templates = experiment.subclasses, experiment.templates
     if of_subclass:
-        rest = available - fewest * of_template
+        rest = available - _fewest_templates(experiment) * of_template
         share = min(available // 2, rest) if of_template else available
         subclasses = min(subclasses, max(1, share // of_subclass))
         available -= subclasses * of_subclass
@@ -192,6 +172,41 @@ def within_budget(experiment, student):
         counts.append(f"{subclasses * experiment.data.num_classes} intermediate")
     log.info("templates for a growth of %.1f%%: %s", 100 * experiment.growth, ", ".join(counts))
     return replace(experiment, templates=templates, subclasses=subclasses)
+
+
+def _costs_within(available, experiment, student, needed):
+    """The `_costs` of KD layers at both levels or, where these cost too much, at those needed.
+
+    `None` where no level is needed and the budget is too small for any.
+    """
+    fewest = _fewest_templates(experiment)
+    possible = {
+        level for level in experiment.pool_sizes if getattr(experiment, f"{level}_alpha") > 0
+    }
+    for levels in (possible | needed, needed or possible - {"intermediate"}):
+        fixed, of_template, of_subclass = _costs(experiment, student, levels)
+        smallest = fixed + of_subclass + fewest * of_template
+        if smallest <= available:
+            return fixed, of_template, of_subclass
+    if not needed:
+        return None
+    parts = []
+    if of_subclass:
+        parts.append("one intermediate template for each class")
+    if of_template:
+        parts.append(f"{fewest} penultimate templates")
+    parameters = size_of(student).parameters
+    percent = math.ceil(1000 * smallest / parameters) / 10
+    raise ValueError(
+        f"`growth` must be at least {percent}% for {' and '.join(parts)}, which add "
+        f"{smallest:,} parameters to the {parameters:,} of {experiment.student.title}. "
+        f"Received: growth={experiment.growth:g}"
+    )
+
+
+def _fewest_templates(experiment):
+    """Number of penultimate templates that a budget must at least be enough for."""
+    return min(_FEWEST_TEMPLATES, experiment.templates)
 
 
 def _largest_method(experiment, student):

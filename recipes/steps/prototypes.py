@@ -35,15 +35,7 @@ def prototypes_of(experiment, teacher, folder, levels):
         return None
     file, work = folder / "prototypes.npz", folder / "prototypes.work"
     if file.exists():
-        try:
-            prototypes = Prototypes.load(file)
-            prototypes.check_teacher(teacher)
-            _check_numbers(experiment, prototypes, levels)
-        except ValueError as error:
-            raise ValueError(
-                f"{str(error).rstrip('.')}. Delete {file.name} and run the same command again: the "
-                "prototypes are then fitted again, and all trainings are kept."
-            ) from error
+        prototypes = _read(experiment, teacher, levels, file)
         if set(levels) <= set(prototypes.levels):
             log.info("reusing %s", file.name)
             if "intermediate" in prototypes.levels:
@@ -51,29 +43,8 @@ def prototypes_of(experiment, teacher, folder, levels):
                 remove_workdir(work)
             return prototypes
     log.info("fitting prototypes")
-    data = with_teachers_classes(experiment.data, teacher)
     try:
-        prototypes = fit_prototypes(
-            teacher,
-            NumberedBatches(data, 256, "train"),
-            levels=tuple(levels),
-            templates=experiment.templates,
-            subclasses=experiment.subclasses,
-            components=experiment.components,
-            iterations=experiment.iterations,
-            memory=experiment.memory,
-            feature_cache=experiment.feature_cache,
-            seed=experiment.seed,
-            penultimate_layer=experiment.teacher.penultimate_layer,
-            intermediate_layer=experiment.teacher.intermediate_layer
-            if "intermediate" in levels
-            else None,
-            pool_size={level: experiment.pool_sizes[level] for level in levels},
-            data_name=f"{data.name} ({data.split})",
-            class_names=data.class_names,
-            workdir=work,
-            **_engine(),
-        )
+        prototypes = _fit(experiment, teacher, levels, work)
     except OtherSettings as error:
         raise ValueError(
             f"{work} has an interrupted fit of prototypes with other settings: {error.differing}. "
@@ -83,6 +54,42 @@ def prototypes_of(experiment, teacher, folder, levels):
     prototypes.save(file)
     remove_workdir(work)
     return prototypes
+
+
+def _read(experiment, teacher, levels, file):
+    try:
+        prototypes = Prototypes.load(file)
+        prototypes.check_teacher(teacher)
+        _check_numbers(experiment, prototypes, levels)
+    except ValueError as error:
+        raise ValueError(
+            f"{str(error).rstrip('.')}. Delete {file.name} and run the same command again: the "
+            "prototypes are then fitted again, and all trainings are kept."
+        ) from error
+    return prototypes
+
+
+def _fit(experiment, teacher, levels, workdir):
+    data, network = with_teachers_classes(experiment.data, teacher), experiment.teacher
+    return fit_prototypes(
+        teacher,
+        NumberedBatches(data, 256, "train"),
+        levels=tuple(levels),
+        templates=experiment.templates,
+        subclasses=experiment.subclasses,
+        components=experiment.components,
+        iterations=experiment.iterations,
+        memory=experiment.memory,
+        feature_cache=experiment.feature_cache,
+        seed=experiment.seed,
+        penultimate_layer=network.penultimate_layer,
+        intermediate_layer=network.intermediate_layer if "intermediate" in levels else None,
+        pool_size={level: experiment.pool_sizes[level] for level in levels},
+        data_name=f"{data.name} ({data.split})",
+        class_names=data.class_names,
+        workdir=workdir,
+        **_engine(),
+    )
 
 
 def _check_numbers(experiment, prototypes, levels):

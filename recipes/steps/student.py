@@ -57,52 +57,54 @@ def train_student(experiment, method, seed, teacher, prototypes, folder):
 def _train_student(experiment, method, seed, teacher, prototypes, training, before=None):
     """Train a student in a folder, or further under fake quantization after a result `before`."""
     result = training_folder.finished(training)
-    if result is None:
-        file = training / "float" / "student.keras"
-        if before is None:
-            schedule = experiment.student_schedule
-            text = "training the student %s: %s, seed %d"
-        else:
-            schedule = experiment.quantization_aware_schedule
-            text = "training the student %s: %s, seed %d, under fake quantization"
+    if result is not None:
+        return result
+    further = before is not None
+    schedule = experiment.quantization_aware_schedule if further else experiment.student_schedule
+    log.info(
+        "training the student %s: %s, seed %d%s",
+        experiment.student.label,
+        methods.title(method),
+        seed,
+        ", under fake quantization" if further else "",
+    )
+    # All methods of a trial start from the same weights.
+    keras.utils.set_random_seed(seed)
+    data = experiment.student_data
+    with schedule.precision():
+        if further:
+            file = training / "float" / "student.keras"
             training_folder.check_file(file, before["model_sha256"])
-        log.info(text, experiment.student.label, methods.title(method), seed)
-        # All methods of a trial start from the same weights.
-        keras.utils.set_random_seed(seed)
-        data = experiment.student_data
-        own = replace(experiment, data=data, student_schedule=schedule)
-        with schedule.precision():
-            if before is None:
-                student = experiment.student.build(data, "student")
-            else:
-                student = quantization_aware(load_model(file, "student"))
-            model = build(method, teacher, student, prototypes, own)
-            if not isinstance(model, Distiller):
-                # Without a teacher nothing can be learned of an image without a label.
-                data = data.labelled(repeat=True)
-            result = train(
-                model,
-                data,
-                schedule,
-                training,
-                seed=seed,
-                augmentation=experiment.augmentation,
-                with_rows=methods.parse(method)[0].needs_rows,
-                callbacks=experiment.callbacks,
-                class_weights=experiment.class_weights,
-                remedies=remedies(
-                    schedule, "--learning-rate", experiment.student_schedule.learning_rate
-                ),
-            )
-        trained = without_fake_quantization(getattr(model, "student", model))
-        result["parameters"] = trained.count_params()
-        if before is None:
-            result["parameters_plain"] = student.count_params()
+            student = quantization_aware(load_model(file, "student"))
         else:
-            result["parameters_plain"] = before["parameters_plain"]
-            result["accuracy_before_quantization"] = accuracies.accuracy_of(before)
-            result["seconds"] += before["seconds"]
-        save_model(trained, training / "student.keras")
-        result["model_sha256"] = checksum(training / "student.keras")
-        finish(training, result)
+            student = experiment.student.build(data, "student")
+        own = replace(experiment, data=data, student_schedule=schedule)
+        model = build(method, teacher, student, prototypes, own)
+        if not isinstance(model, Distiller):
+            # Without a teacher nothing can be learned of an image without a label.
+            data = data.labelled(repeat=True)
+        typed_rate = experiment.student_schedule.learning_rate
+        result = train(
+            model,
+            data,
+            schedule,
+            training,
+            seed=seed,
+            augmentation=experiment.augmentation,
+            with_rows=methods.parse(method)[0].needs_rows,
+            callbacks=experiment.callbacks,
+            class_weights=experiment.class_weights,
+            remedies=remedies(schedule, "--learning-rate", typed_rate),
+        )
+    trained = without_fake_quantization(getattr(model, "student", model))
+    result["parameters"] = trained.count_params()
+    if further:
+        result["parameters_plain"] = before["parameters_plain"]
+        result["accuracy_before_quantization"] = accuracies.accuracy_of(before)
+        result["seconds"] += before["seconds"]
+    else:
+        result["parameters_plain"] = student.count_params()
+    save_model(trained, training / "student.keras")
+    result["model_sha256"] = checksum(training / "student.keras")
+    finish(training, result)
     return result

@@ -109,38 +109,41 @@ def _train_phases(experiment, folder):
     for name, schedule in phases:
         last = (name, schedule) == phases[-1]
         training = folder if last else folder / name.removesuffix("_schedule")
-        file = training / "teacher.keras"
         result = training_folder.finished(training)
         if result is None:
-            log.info(_PHASES[name], experiment.teacher.label)
-            keras.utils.set_random_seed(experiment.seed)
-            with schedule.precision():
-                if before is None:
-                    teacher = experiment.teacher.build(experiment.data, "teacher")
-                else:
-                    teacher = load_model(before, "teacher")
-                with frozen_backbone(teacher) if name == "head_schedule" else nullcontext():
-                    result = train(
-                        teacher,
-                        experiment.data.labelled(),
-                        schedule,
-                        training,
-                        seed=experiment.seed,
-                        augmentation=experiment.augmentation,
-                        callbacks=experiment.callbacks,
-                        class_weights=experiment.class_weights,
-                        # No option sets the learning rate of a head.
-                        remedies=remedies(
-                            schedule,
-                            None if name == "head_schedule" else "--teacher-learning-rate",
-                        ),
-                    )
-            result["parameters"] = teacher.count_params()
-            # Without the optimizer, whose variables may be those of the head only.
-            plain = keras.Model(teacher.inputs[0], teacher.outputs[0], name=teacher.name)
-            save_model(plain, file)
-            result["model_sha256"] = checksum(file)
-            finish(training, result)
-        training_folder.check_file(file, result["model_sha256"])
-        before = file
+            result = _train_phase(experiment, name, schedule, before, training)
+        before = training / "teacher.keras"
+        training_folder.check_file(before, result["model_sha256"])
     return load_model(before, "teacher"), result
+
+
+def _train_phase(experiment, name, schedule, before, training):
+    """Train a teacher, new or from the file of the phase before, and save it in a folder."""
+    log.info(_PHASES[name], experiment.teacher.label)
+    keras.utils.set_random_seed(experiment.seed)
+    of_head = name == "head_schedule"
+    with schedule.precision():
+        if before is None:
+            teacher = experiment.teacher.build(experiment.data, "teacher")
+        else:
+            teacher = load_model(before, "teacher")
+        with frozen_backbone(teacher) if of_head else nullcontext():
+            result = train(
+                teacher,
+                experiment.data.labelled(),
+                schedule,
+                training,
+                seed=experiment.seed,
+                augmentation=experiment.augmentation,
+                callbacks=experiment.callbacks,
+                class_weights=experiment.class_weights,
+                # No option sets the learning rate of a head.
+                remedies=remedies(schedule, None if of_head else "--teacher-learning-rate"),
+            )
+    result["parameters"] = teacher.count_params()
+    # Without the optimizer, whose variables may be those of the head only.
+    plain = keras.Model(teacher.inputs[0], teacher.outputs[0], name=teacher.name)
+    save_model(plain, training / "teacher.keras")
+    result["model_sha256"] = checksum(training / "teacher.keras")
+    finish(training, result)
+    return result

@@ -16,8 +16,8 @@ class SweptSetting:
         parse: Function from a text to a value; refuses what is out of range.
         methods: Methods whose students depend on it.
         changes_prototypes: Whether the prototypes depend on it.
-        other_field: Its field of `Experiment`, with a dot for a field of a field, where that has
-            another name.
+        other_field: Its field of `Experiment` where that has another name; with a dot, a field of
+            a field.
     """
 
     name: str
@@ -32,24 +32,36 @@ class SweptSetting:
         return self.other_field or self.name.replace("-", "_")
 
 
-_ONE = ("letkd1",)
-_FACTOR = "student_schedule.kd_learning_rate_factor"
+_LETKD1 = ("letkd1",)
 _ROWS = (
-    SweptSetting("templates", positive_integer, _ONE, changes_prototypes=True),
+    SweptSetting("templates", positive_integer, _LETKD1, changes_prototypes=True),
     SweptSetting("subclasses", positive_integer, changes_prototypes=True),
     SweptSetting("components", positive_integer, changes_prototypes=True),
     SweptSetting("iterations", positive_integer, changes_prototypes=True),
-    SweptSetting("temperature", positive_number, _ONE),
+    SweptSetting("temperature", positive_number, _LETKD1),
     SweptSetting("penultimate-alpha", non_negative_number),
     SweptSetting("intermediate-alpha", non_negative_number),
     SweptSetting("penultimate-weight", non_negative_number),
     SweptSetting("intermediate-weight", non_negative_number),
     SweptSetting("learning-rate", positive_number, other_field="student_schedule.learning_rate"),
     SweptSetting("template-scale", positive_number, other_field="initial_template_scale"),
-    SweptSetting("kd-learning-rate-factor", positive_number, other_field=_FACTOR),
-    SweptSetting("student-penultimate-layer", text, _ONE, True, "student.penultimate_layer"),
     SweptSetting(
-        "student-intermediate-layer", text, ("letkd2",), True, "student.intermediate_layer"
+        "kd-learning-rate-factor",
+        positive_number,
+        other_field="student_schedule.kd_learning_rate_factor",
+    ),
+    SweptSetting(
+        "student-penultimate-layer",
+        text,
+        _LETKD1,
+        changes_prototypes=True,
+        other_field="student.penultimate_layer",
+    ),
+    SweptSetting(
+        "student-intermediate-layer",
+        text,
+        changes_prototypes=True,
+        other_field="student.intermediate_layer",
     ),
 )
 SWEPT_SETTINGS = {setting.name: setting for setting in _ROWS}

@@ -72,61 +72,30 @@ def train(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = read_state(folder)
-    steps = steps_per_epoch(data.train_examples, schedule.batch_size)
     selects = data.has_validation
     compile_model(model, data, schedule, augmentation)
-    rows, best, first_epoch = state["rows"], state["best"], state["epochs"]
-    if first_epoch:
+    if state["epochs"]:
         load_state(model, folder / state["last"]["name"])
     if not is_over(state, schedule.epochs):
-        split = "validation" if selects else "test"
-        batches = data.training_batches(
-            schedule.batch_size,
+        state = _fit(
+            model,
+            data,
+            schedule,
+            folder,
+            state,
             seed=seed,
-            first_epoch=first_epoch,
-            epochs=schedule.epochs,
-            **({"with_rows": True} if with_rows else {}),
-            **augmentation,
+            augmentation=augmentation,
+            with_rows=with_rows,
+            callbacks=callbacks,
+            class_weights=class_weights,
+            remedies=remedies,
         )
-        evaluated = evaluation_batches(data, augmentation, split)
-        options = {
-            "steps_per_epoch": steps,
-            "initial_epoch": first_epoch,
-            "epochs": schedule.epochs,
-        }
-        on_device = (
-            class_weights is None and not callbacks and epochs_on_device.applies(model, batches)
-        )
-        save_state = SaveState(folder, state, selects, seconds=_SECONDS if on_device else 0)
-        with ShowProgress(split) as shown:
-            options["callbacks"] = [
-                ReseedEachEpoch(seed),
-                StopOnNonFiniteLoss(remedies),
-                # Only while images are evaluated: the state has both kinds of weights.
-                *([] if schedule.ema is None else [keras.callbacks.SwapEMAWeights()]),
-                *tensorboard(folder / "tensorboard"),
-                save_state,
-                shown,
-                *(make_callback(name) for name in callbacks),
-            ]
-            if on_device:
-                epochs_on_device.fit(model, batches, evaluated, **options)
-            else:
-                model.fit(
-                    batches,
-                    validation_data=evaluated,
-                    shuffle=False,  # the batches are shuffled already
-                    verbose=0,
-                    class_weight=None if class_weights is None else balanced_class_weights(data),
-                    **options,
-                )
-        rows, best = save_state.rows, save_state.best
         if callbacks and not selects:
             # A callback may have changed the weights at the end, after they were evaluated.
-            load_state(model, folder / save_state.state["last"]["name"])
-    result = summary(rows)
+            load_state(model, folder / state["last"]["name"])
+    result = summary(state["rows"])
     if selects:
-        model.load_weights(folder / best["name"])
+        model.load_weights(folder / state["best"]["name"])
     if schedule.ema is not None:
         model.optimizer.finalize_variable_values(model.trainable_weights)
     if not selects:
@@ -136,6 +105,64 @@ def train(
     del result["accuracy_last"]
     validation = result.pop("accuracy_best")
     return {"accuracy_selected": 100 * accuracy, "accuracy_validation": validation, **result}
+
+
+def _fit(
+    model,
+    data,
+    schedule,
+    folder,
+    state,
+    *,
+    seed,
+    augmentation,
+    with_rows,
+    callbacks,
+    class_weights,
+    remedies,
+):
+    """Fit a compiled model from the epoch of a state on; returns the state of the last epoch."""
+    split = "validation" if data.has_validation else "test"
+    batches = data.training_batches(
+        schedule.batch_size,
+        seed=seed,
+        first_epoch=state["epochs"],
+        epochs=schedule.epochs,
+        **({"with_rows": True} if with_rows else {}),
+        **augmentation,
+    )
+    evaluated = evaluation_batches(data, augmentation, split)
+    on_device = class_weights is None and not callbacks and epochs_on_device.applies(model, batches)
+    seconds = _SECONDS if on_device else 0
+    save_state = SaveState(folder, state, data.has_validation, seconds)
+    with ShowProgress(split) as shown:
+        options = {
+            "steps_per_epoch": steps_per_epoch(data.train_examples, schedule.batch_size),
+            "initial_epoch": state["epochs"],
+            "epochs": schedule.epochs,
+            "callbacks": [
+                ReseedEachEpoch(seed),
+                StopOnNonFiniteLoss(remedies),
+                # Only while images are evaluated: the state has both kinds of weights.
+                *([] if schedule.ema is None else [keras.callbacks.SwapEMAWeights()]),
+                *tensorboard(folder / "tensorboard"),
+                save_state,
+                shown,
+                *(make_callback(name) for name in callbacks),
+            ],
+        }
+        if on_device:
+            epochs_on_device.fit(model, batches, evaluated, **options)
+        else:
+            model.fit(
+                batches,
+                validation_data=evaluated,
+                shuffle=False,  # the batches are shuffled already
+                verbose=0,
+                class_weight=None if class_weights is None else balanced_class_weights(data),
+                **options,
+            )
+    return save_state.state
 
 
 def compile_model(model, data, schedule, augmentation, **options):

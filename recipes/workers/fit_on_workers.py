@@ -64,25 +64,15 @@ def _state(folder):
 def _fit(group, content, weights, data, order, folder, state):
     schedule = Schedule.from_config(order["schedule"])
     augmentation, first_epoch = order["augmentation"], state["epochs"]
-    steps = steps_per_epoch(data.train_examples, schedule.batch_size)
     # TensorFlow's workers are not compiled by XLA, which knows nothing of their collectives.
-    options = {} if keras.backend.backend() == "jax" else {"jit_compile": False}
+    compiled = {} if keras.backend.backend() == "jax" else {"jit_compile": False}
     # JAX wants the same values from all processes, those that are then replaced too.
     keras.utils.set_random_seed(order["seed"])
     with schedule.precision(), group.scope():
-        model = model_of_bytes(content, "model")
-        if not hasattr(model, "student"):
-            model = Supervised(model.inputs, model.outputs, name=model.name)
-        if keras.backend.backend() == "tensorflow":
-            for layer in layers_inside(model):
-                if isinstance(layer, keras.layers.BatchNormalization):
-                    layer.synchronized = True  # statistics of the whole batch, as JAX's are
-        training.compile_model(model, data, schedule, augmentation, **options)
+        model = _model_of(content)
+        training.compile_model(model, data, schedule, augmentation, **compiled)
         if first_epoch:
             load_state(model, weights)
-    class_weights = None
-    if order["class_weights"] is not None:
-        class_weights = balanced_class_weights(data)
     batches, options = group.distributed(
         data.training_batches(
             schedule.batch_size,
@@ -93,7 +83,7 @@ def _fit(group, content, weights, data, order, folder, state):
             **augmentation,
         ),
         schedule.batch_size // group.count,
-        class_weights,
+        None if order["class_weights"] is None else balanced_class_weights(data),
     )
     split = "validation" if data.has_validation else "test"
     network = getattr(model, "student", model)
@@ -103,7 +93,7 @@ def _fit(group, content, weights, data, order, folder, state):
         model.fit(
             batches,
             shuffle=False,
-            steps_per_epoch=steps,
+            steps_per_epoch=steps_per_epoch(data.train_examples, schedule.batch_size),
             initial_epoch=first_epoch,
             epochs=schedule.epochs,
             verbose=0,
@@ -120,6 +110,18 @@ def _fit(group, content, weights, data, order, folder, state):
             ],
             **options,
         )
+
+
+def _model_of(content):
+    """The model of bytes, as workers train it together."""
+    model = model_of_bytes(content, "model")
+    if not hasattr(model, "student"):
+        model = Supervised(model.inputs, model.outputs, name=model.name)
+    if keras.backend.backend() == "tensorflow":
+        for layer in layers_inside(model):
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.synchronized = True  # statistics of the whole batch, as JAX's are
+    return model
 
 
 class EvaluateParts(keras.callbacks.Callback):

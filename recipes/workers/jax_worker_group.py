@@ -1,3 +1,5 @@
+"""The group of workers of JAX."""
+
 import atexit
 import contextlib
 import os

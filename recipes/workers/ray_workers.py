@@ -117,7 +117,7 @@ class RayWorkers:
             shutil.rmtree(folder / "ray", ignore_errors=True)
         if "error" in metrics:
             kind, message = metrics["error"]
-            raise {"FloatingPointError": FloatingPointError}.get(kind, ValueError)(message)
+            raise (FloatingPointError if kind == "FloatingPointError" else ValueError)(message)
         if not is_over(read_state(folder), order["schedule"]["epochs"]):
             raise ValueError(
                 "`out` must be a folder that all machines of the Ray cluster share. "

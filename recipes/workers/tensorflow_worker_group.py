@@ -1,3 +1,5 @@
+"""The group of workers of TensorFlow."""
+
 import numpy as np
 
 from letkd_keras.recipes.workers.worker_group import WorkerGroup

@@ -36,8 +36,8 @@ def connect(backend):
     Raises:
         ValueError: If the environment is malformed, or for another backend.
     """
-    config = os.environ.get("TF_CONFIG")
-    tensorflow = None if not (config or "").strip() else task_of(config)
+    config = os.environ.get("TF_CONFIG", "")
+    tensorflow = task_of(config) if config.strip() else None
     jax = process_of(os.environ)
     for found, name, needed in (
         (tensorflow, "TF_CONFIG", "tensorflow"),
