@@ -1,6 +1,7 @@
 """Sentences of errors: names of arguments, and reasons that other packages give."""
 
 import difflib
+import importlib.util
 import re
 from contextlib import contextmanager
 
@@ -31,6 +32,25 @@ def argument_renamed(name, of_caller):
 def error_reason(error):
     """The first line of an error's message, or the name of its type where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def check_packages(names, argument, received):
+    """Refuse an argument that needs packages which are not installed.
+
+    Args:
+        names: Names of the packages, as they are imported and installed.
+        argument: Name of the argument.
+        received: Its value.
+
+    Raises:
+        ImportError: If one is missing.
+    """
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"`{argument}` needs {' and '.join(missing)}: pip install {' '.join(missing)}. "
+            f"Received: {received!r}"
+        )
 
 
 def did_you_mean(value, names):

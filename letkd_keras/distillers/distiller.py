@@ -29,6 +29,7 @@ from letkd_keras.distillers.unlabelled import (
     mean_over_labelled,
     weighted,
 )
+from letkd_keras.functional.graph import flatten
 from letkd_keras.functional.loading import load_model
 from letkd_keras.losses.loss import ScalarLoss
 from letkd_keras.precision import dtype_policy
@@ -173,6 +174,8 @@ class Distiller(TrainStep, keras.Model):
         # weights of every model that it finds as an attribute.
         self.teacher_graph = LayerOutputs(teacher, self.teacher_layers, "teacher_layers")
         self.teacher_shapes = _channels_last_shapes(self.teacher_graph)
+        # Keras asks each layer, and does not see those of the teacher.
+        self.supports_jit = all(layer.supports_jit for layer in flatten(teacher).layers)
 
     # What a method overrides
 

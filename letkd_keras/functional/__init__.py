@@ -7,6 +7,7 @@ from letkd_keras.functional.insertion import insert_after, insert_kd_layers
 from letkd_keras.functional.layer_suggestions import suggest_layers, suggest_stage_ends
 from letkd_keras.functional.loading import load_model
 from letkd_keras.functional.normalization_momentum import limit_normalization_momentum
+from letkd_keras.functional.onnx_file import open_onnx
 from letkd_keras.functional.quantization_aware_copy import (
     quantization_aware,
     without_fake_quantization,
@@ -24,6 +25,7 @@ __all__ = [
     "insert_kd_layers",
     "limit_normalization_momentum",
     "load_model",
+    "open_onnx",
     "quantization_aware",
     "remove_softmax",
     "suggest_layers",

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 
 from letkd_keras.errors import error_reason
+from letkd_keras.functional.onnx_file import open_onnx
 
 # Largest size of the entries of a .keras file once unpacked. Configurations are text of a few
 # megabytes at most. Keras stores weights without compression, so that they take as much space in
@@ -23,7 +24,7 @@ def load_model(path, argument="path"):
     """Load a `.keras` file, or fail with one clear sentence.
 
     Args:
-        path: The file.
+        path: The file. An `.onnx` file is opened by `open_onnx`.
         argument: Name of the path in errors.
 
     Returns:
@@ -37,6 +38,8 @@ def load_model(path, argument="path"):
             above 64 MB, others above 64 MB and 16 times the size of the file).
     """
     path = Path(path)
+    if path.suffix == ".onnx":
+        return open_onnx(path, argument=argument)
     if not path.is_file():
         raise FileNotFoundError(f"`{argument}` must be a .keras file. Received: {str(path)!r}")
     if not zipfile.is_zipfile(path):
@@ -51,6 +54,8 @@ def load_model(path, argument="path"):
                 f"`{argument}` needs {' and '.join(missing)}: pip install {' '.join(missing)}. "
                 f"Received: {str(path)!r}"
             ) from error
+        if isinstance(error, ImportError):  # of a layer that says what it needs
+            raise
         subclass = _unknown_class(path)
         if subclass is not None:
             raise ValueError(

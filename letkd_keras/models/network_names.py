@@ -6,12 +6,14 @@
 | `keras.applications:EfficientNetV2B0` | a network of `keras.applications` |
 | `keras_hub:PRESET`, `hf://USER/MODEL`, `kaggle://...` | a preset of keras-hub |
 | `teacher.keras` | a saved classifier |
+| `teacher.onnx` | a classifier in an ONNX file, which cannot be trained |
 """
 
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
+from letkd_keras.errors import check_packages
 from letkd_keras.models import zoo
 
 _APPLICATIONS = "keras.applications:"
@@ -135,7 +137,7 @@ def parse_network_name(name):
     if name.startswith(_HANDLES):
         return NetworkName("hub", name)
     path = Path(name)
-    if path.suffix in (".keras", ".h5", ".hdf5") or path.is_file() or len(path.parts) > 1:
+    if path.suffix in (".keras", ".onnx", ".h5", ".hdf5") or path.is_file() or len(path.parts) > 1:
         return NetworkName("file", name)
     return NetworkName("zoo", name)
 
@@ -203,6 +205,9 @@ def _check_file(parsed, name, argument):
             f"model, then: model.load_weights('{path.name}'); model.save('{whole}'). "
             f"Received: {argument}={name!r}"
         )
+    if path.suffix == ".onnx":
+        check_packages(("onnx", "onnxruntime"), argument, name)
+        return
     if path.suffix != ".keras":
         raise ValueError(
             f"`{argument}` must be a .keras file. Convert it: "

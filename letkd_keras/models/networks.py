@@ -58,7 +58,8 @@ def open_network(
 
     Args:
         name: `"resnet56"` (a network of the zoo), `"keras.applications:EfficientNetV2B0"`,
-            `"keras_hub:PRESET"` or `"hf://USER/MODEL"` (keras-hub), or the path of a `.keras` file.
+            `"keras_hub:PRESET"` or `"hf://USER/MODEL"` (keras-hub), or the path of a `.keras` file,
+            or of an `.onnx` file, which cannot be trained (`letkd_keras.functional.open_onnx`).
         num_classes: Number of classes, at least 2. A network with trained weights for other classes
             gets a new head (`add_head`).
         image_size: Height and width of the images that the model takes.

@@ -40,7 +40,7 @@ def parse(arguments=None):
     """Parse the command line."""
     parser = Parser("letkd_keras.prototypes", __doc__)
     add = parser.add_argument
-    add("--teacher", type=path, metavar="FILE", help="the teacher, a .keras file")
+    add("--teacher", type=path, metavar="FILE", help="the teacher, a .keras or .onnx file")
     add_data_options(parser)
     add_prototype_options(parser)
     add(

@@ -140,8 +140,8 @@ def _add_network_options(parser, settings, networks_required, of_data):
         type=option_types.text,
         required=networks_required,
         metavar="NETWORK",
-        help="a .keras file, keras.applications:NAME, keras_hub:PRESET, hf://USER/MODEL or a "
-        "network of the zoo; it is trained first if it has no trained weights"
+        help="a .keras or .onnx file, keras.applications:NAME, keras_hub:PRESET, hf://USER/MODEL "
+        "or a network of the zoo; it is trained first if it has no trained weights"
         + ("" if networks_required else " (default: of the pair)"),
     )
     add(
@@ -149,7 +149,7 @@ def _add_network_options(parser, settings, networks_required, of_data):
         type=option_types.text,
         required=networks_required,
         metavar="NETWORK",
-        help="as --teacher; it starts from its trained weights, if it has any"
+        help="as --teacher, but no .onnx file; it starts from its trained weights, if it has any"
         + ("" if networks_required else " (default: of the pair)"),
     )
     for role in ("teacher", "student"):

@@ -76,6 +76,21 @@ def test_files(tmp_path):
     assert check_network_name(str(tmp_path / "new.keras")).kind == "file"
 
 
+def test_an_onnx_file_is_a_file_that_needs_onnx_runtime(tmp_path, monkeypatch):
+    (tmp_path / "net.onnx").touch()
+    assert check_network_name(tmp_path / "net.onnx").kind == "file"
+    with pytest.raises(FileNotFoundError, match=r"'none\.onnx', which does not exist"):
+        check_network_name("none.onnx")
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, *a: None if n == "onnxruntime" else find_spec(n, *a)
+    )
+    with pytest.raises(
+        ImportError, match=r"`teacher` needs onnxruntime: pip install onnxruntime\."
+    ):
+        check_network_name(tmp_path / "net.onnx", "teacher")
+
+
 def test_weights_alone_and_a_saved_model_are_refused_with_what_helps(tmp_path, monkeypatch):
     (tmp_path / "net.weights.h5").touch()
     (tmp_path / "saved").mkdir()

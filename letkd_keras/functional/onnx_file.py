@@ -1,0 +1,434 @@
+"""A classifier in an ONNX file as a functional model, to be a teacher."""
+
+import base64
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from letkd_keras.errors import check_packages, did_you_mean, error_reason
+from letkd_keras.functional.block_ends import cuts
+from letkd_keras.layers.onnx_graph import ONNXGraph, onnx_session, to_format, weight_initializers
+from letkd_keras.ranges import positive_integer
+
+log = logging.getLogger(__name__)
+
+_GLOBAL_POOLING = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax")
+_CONVOLUTIONS = ("Conv", "QLinearConv", "ConvInteger")
+_ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "Selu", "Gelu", "HardSwish")
+_MERGES = ("Add", "Concat")
+# The image is in the data format of the file. Convolutions and pooling are channels first by
+# definition.
+_CHANNELS_FIRST = (*_CONVOLUTIONS, "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
+_TO_CHANNELS_LAST, _TO_CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
+
+
+def open_onnx(
+    path, *, image_size=None, penultimate_layer=None, intermediate_layer=None, argument="path"
+):
+    """Open a classifier in an ONNX file, such as one that PyTorch exported, as a teacher.
+
+    The model can be a teacher of every method. It cannot be trained, so it cannot be a student. The
+    layers in it are parts of the ONNX graph (`letkd_keras.layers.ONNXGraph`), which end where
+    methods compare features: `intermediate`, `penultimate`, and `stage1`, `stage2` and so on. They
+    are chosen as in `suggest_layers`. In a transformer they are not known, so name them, or use
+    methods on logits. The model computes in float32 and can be saved as a `.keras` file.
+
+    Args:
+        path: The file. It has one input, of images [B, C, H, W] or [B, H, W, C], and as its first
+            output logits or softmax probabilities [B, classes].
+        image_size: Height and width of the images. Needed only where the file leaves them open.
+        penultimate_layer: Name of the tensor of the graph that has the last feature map. `None` to
+            have it chosen.
+        intermediate_layer: Name of the tensor at the end of the first block on the grid of the last
+            feature map. `None` likewise.
+        argument: Name of the path in errors.
+
+    Returns:
+        A functional `keras.Model` from images, in Keras' data format, to logits [B, classes].
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ImportError: If onnx or ONNX Runtime is not installed.
+        ValueError: If it is no such classifier, or a named tensor does not exist or is not one on
+            which all later ones depend alone.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"`{argument}` must be an .onnx file. Received: {str(path)!r}")
+    if image_size is not None:
+        positive_integer.check(image_size, "image_size")
+    graph = _Graph(path, image_size, argument)
+    named = {"penultimate": penultimate_layer, "intermediate": intermediate_layer}
+    for level, tensor in named.items():
+        graph.check_tensor(tensor, f"{level}_layer")
+    if graph.batch_size is not None:
+        log.warning(
+            "%s takes %d image(s) at a time and runs once for each: export it with an open number "
+            "of images (`dynamic_shapes` of `torch.onnx.export`), which is faster.",
+            path,
+            graph.batch_size,
+        )
+    points = graph.points(named)
+    start = graph.image
+    image = x = keras.Input(graph.keras_shape(graph.image), name="image")
+    for names, tensor in [*points, (["logits"], graph.logits)]:
+        first, *others = names
+        if tensor != start:
+            x = graph.layer(first, start, tensor)(x)
+        else:
+            others = names
+        for name in others:  # a tensor of several names
+            x = keras.layers.Identity(name=name)(x)
+        start = tensor
+    name = re.sub(r"[^\w.-]", "_", Path(path).stem)
+    return keras.Model(image, x, name=name)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A node of the graph that depends on the image, as `cuts` reads it."""
+
+    node: object
+    input_tensors: tuple
+    output_tensors: tuple
+
+
+class _Graph:
+    """An ONNX graph, the calls in it that lead from the image to the logits, and their shapes."""
+
+    def __init__(self, path, image_size, argument):
+        self.path, self.argument = path, argument
+        self.proto = _load(path, argument)
+        graph = self.proto.graph
+        constants = {each.name for each in graph.initializer}
+        inputs = [each for each in graph.input if each.name not in constants]
+        if len(inputs) != 1:
+            raise self._error(f"one input. Received: {[each.name for each in inputs]}")
+        self.image = inputs[0].name
+        self.types = {self.image: inputs[0].type.tensor_type.elem_type}
+        shape, declared_batch = self._image_shape(inputs[0], image_size)
+        self.shapes = {self.image: shape}
+        self.logits = self._without_softmax(graph.output[0].name)
+        self.calls = self._calls(constants)
+        self.batch_size = self._measure(declared_batch)
+        if len(self.shapes[self.logits]) != 1:
+            raise self._error(
+                f"logits [B, classes] as its first output. Received: {self.shapes[self.logits]} "
+                "for an image"
+            )
+        self.formats = self._formats()
+        self.cuts = [
+            call.output_tensors[0]
+            for call, is_cut in zip(self.calls, cuts(self.calls), strict=True)
+            if is_cut
+        ]
+
+    # The graph
+
+    def _error(self, text):
+        return ValueError(
+            f"`{self.argument}` must be an ONNX file of a classifier with {text} of "
+            f"{str(self.path)!r}"
+        )
+
+    def _image_shape(self, image, image_size):
+        dims = [dim.dim_value for dim in image.type.tensor_type.shape.dim]
+        if len(dims) != 4:
+            raise self._error(f"images [B, C, H, W] or [B, H, W, C] as input. Received: {dims}")
+        batch, *shape = dims
+        is_last = shape[0] not in (1, 3) and shape[-1] in (1, 3)
+        self.image_format = "channels_last" if is_last else "channels_first"
+        for axis in (0, 1) if is_last else (1, 2):
+            if not shape[axis]:
+                if image_size is None:
+                    raise self._error(
+                        "images of a fixed size: save a .keras file of "
+                        "`letkd_keras.functional.open_onnx(path, image_size=...)`. "
+                        f"Received: {shape} for the images"
+                    )
+                shape[axis] = image_size
+        return tuple(shape), batch or None
+
+    def _without_softmax(self, output):
+        makers = {name: node for node in self.proto.graph.node for name in node.output}
+        while makers[output].op_type in ("Softmax", "LogSoftmax", "Identity"):
+            output = makers[output].input[0]
+        if makers[output].op_type == "Sigmoid":
+            raise self._error("logits or softmax probabilities as its first output, not a sigmoid")
+        return output
+
+    def _calls(self, constants):
+        """The nodes between image and logits that depend on the image, in order."""
+        nodes = _needed(self.proto.graph.node, [self.logits])
+        dynamic = {self.image: self.image}
+        calls = [_Call(None, (), (self.image,))]
+        for node in nodes:
+            inputs = tuple(dynamic[name] for name in _inputs(node) if name in dynamic)
+            if inputs:
+                outputs = tuple(name for name in node.output if name)
+                # `cuts` compares identities, and each access gives new strings.
+                dynamic |= dict(zip(outputs, outputs, strict=True))
+                calls.append(_Call(node, inputs, outputs))
+        return calls
+
+    def _measure(self, declared_batch):
+        """Find the shapes and types of all tensors, and how many images the graph takes."""
+        import onnx
+
+        names = [name for call in self.calls[1:] for name in call.output_tensors]
+        one = self._noise(declared_batch or 1)
+        try:
+            outputs = self._run(names, one, declared_batch)
+        except Exception as error:  # ONNX Runtime has errors of many classes
+            raise ValueError(
+                f"`{self.argument}` must be an ONNX file that ONNX Runtime can run. "
+                f"Received: {str(self.path)!r} ({error_reason(error)})"
+            ) from error
+        for name, output in zip(names, outputs, strict=True):
+            self.shapes[name] = output.shape[1:]
+            self.types[name] = onnx.helper.np_dtype_to_tensor_dtype(output.dtype)
+        expected = outputs[names.index(self.logits)][0]
+        several = np.concatenate([one, self._noise(2)])  # another number than the declared one
+        try:  # many files declare one image, but take several
+            (logits,) = self._run([self.logits], several, None)
+            takes_any = np.allclose(logits[0], expected, rtol=1e-3, atol=1e-3)
+        except Exception:  # as above
+            takes_any = False
+        return None if takes_any else declared_batch or 1
+
+    def _noise(self, count):
+        import onnx
+
+        noise = np.random.default_rng(0).uniform(0, 1, (count, *self.shapes[self.image]))
+        return noise.astype(onnx.helper.tensor_dtype_to_np_dtype(self.types[self.image]))
+
+    def _run(self, names, images, batch_size):
+        session = onnx_session(self._part(self.image, names, batch_size))
+        return session.run(list(names), {self.image: images})
+
+    def _formats(self):
+        """Data format of each tensor of four dimensions."""
+        formats = {self.image: self.image_format}
+        for call in self.calls[1:]:
+            found = formats.get(call.input_tensors[0], "channels_first")
+            if call.node.op_type in _CHANNELS_FIRST:
+                found = "channels_first"
+            elif call.node.op_type == "Transpose":
+                (perm,) = [list(each.ints) for each in call.node.attribute if each.name == "perm"]
+                found = {
+                    tuple(_TO_CHANNELS_LAST): "channels_last",
+                    tuple(_TO_CHANNELS_FIRST): "channels_first",
+                }.get(tuple(perm), found)
+            formats |= dict.fromkeys(call.output_tensors, found)
+        return formats
+
+    def keras_shape(self, tensor):
+        """Shape of a tensor for an image, in Keras' data format."""
+        array = np.empty((1, *self.shapes[tensor]), bool)
+        wanted = keras.config.image_data_format()
+        return to_format(array, self.formats[tensor], wanted).shape[1:]
+
+    def _grid(self, tensor):
+        """Height and width of a tensor that is a feature map, otherwise `None`."""
+        shape = self.shapes[tensor]
+        if len(shape) != 3:
+            return None
+        return shape[:2] if self.formats[tensor] == "channels_last" else shape[1:]
+
+    # Where methods compare features
+
+    def check_tensor(self, tensor, argument):
+        """Refuse a name that a layer of the model cannot end at."""
+        if tensor is None or tensor in self.cuts[1:]:
+            return
+        if tensor in self.shapes:
+            reason = "of which later ones depend on others, too"
+        else:
+            reason = f"which the graph does not have{did_you_mean(tensor, self.shapes)}"
+        raise ValueError(
+            f"`{argument}` must be the name of a tensor of the graph on which all later ones "
+            f"depend alone. Received: {argument}={tensor!r}, {reason}"
+        )
+
+    def points(self, named):
+        """What the model's layers end with: `(names of layers, tensor)`, in order."""
+        penultimate = named["penultimate"] or self._last_map()
+        intermediate = named["intermediate"]
+        if penultimate is None:
+            return [(["intermediate"], intermediate)] if intermediate else []
+        if intermediate is None and self._grid(penultimate):
+            intermediate = self._first_block(penultimate)
+        chosen = [(f"stage{n}", end) for n, end in enumerate(self._stage_ends(penultimate), 1)]
+        chosen += [("intermediate", intermediate), ("penultimate", penultimate)]
+        return [
+            (names, tensor)
+            for tensor in self.cuts
+            if (names := [name for name, end in chosen if end == tensor])
+        ]
+
+    def _last_map(self):
+        """The feature map that is pooled or flattened before the classifier, or `None`."""
+        for leaves in (self._pools_globally, self._leaves_the_grid):
+            for call in reversed(self.calls[1:]):
+                tensor = call.input_tensors[0]
+                if tensor in self.cuts[1:] and self._grid(tensor) and leaves(call):
+                    return self._before_scores(tensor)
+        return None
+
+    def _pools_globally(self, call):
+        after = self._grid(call.output_tensors[0])
+        if call.node.op_type in _GLOBAL_POOLING:
+            return after in (None, (1, 1))
+        pools = call.node.op_type in ("AveragePool", "MaxPool")
+        return pools and after == (1, 1) != self._grid(call.input_tensors[0])
+
+    def _leaves_the_grid(self, call):
+        return self._grid(call.output_tensors[0]) is None
+
+    def _before_scores(self, tensor):
+        """The map that a last convolution makes class scores of (SqueezeNet), or the one given."""
+        number = next(n for n, call in enumerate(self.calls) if tensor in call.output_tensors)
+        until, after = self.calls[: number + 1], self.calls[number + 1 :]
+        if any(call.node.op_type in (*_CONVOLUTIONS, "Gemm", "MatMul") for call in after):
+            return tensor
+        last = next(call for call in reversed(until) if call.node.op_type in _CONVOLUTIONS)
+        source = last.input_tensors[0]
+        return source if source in self.cuts[1:] else tensor
+
+    def _first_block(self, penultimate):
+        """The end of the first block on the grid of the last feature map, or `None`."""
+        convolutions, plain = 0, None
+        for call in self.calls[1:]:
+            tensor = call.output_tensors[0]
+            if self._grid(tensor) != self._grid(penultimate):
+                continue
+            convolutions += call.node.op_type in _CONVOLUTIONS
+            if not convolutions or tensor not in self.cuts:
+                continue
+            merges = _merges(call) or (
+                # A convolution that only changes the grid before the first block is no block.
+                convolutions > 1 and any(map(_merges, self._readers(tensor)))
+            )
+            if merges:
+                block = self._with_activation(tensor)
+                return None if block == penultimate else block
+            if plain is None and call.node.op_type in _ACTIVATIONS:
+                plain = tensor
+        return None if plain == penultimate else plain
+
+    def _readers(self, tensor):
+        return [call for call in self.calls if tensor in call.input_tensors]
+
+    def _with_activation(self, tensor):
+        reading = self._readers(tensor)
+        if len(reading) == 1 and reading[0].node.op_type in _ACTIVATIONS:
+            return reading[0].output_tensors[0]
+        return tensor
+
+    def _stage_ends(self, penultimate):
+        """The last maps of each grid, from fine to coarse."""
+        ends, convolutions = [], 0
+        for call in self.calls[1:]:
+            tensor = call.output_tensors[0]
+            convolutions += call.node.op_type in _CONVOLUTIONS
+            is_map = convolutions and self._grid(tensor) and call.node.op_type != "Pad"
+            if is_map and tensor in self.cuts:
+                # Without padding, a convolution makes the grid a little smaller: the same stage.
+                if ends and self._grid(ends[-1])[0] < 1.5 * self._grid(tensor)[0]:
+                    ends.pop()
+                ends.append(tensor)
+            if tensor == penultimate:
+                return ends
+        return ends
+
+    # Parts of the graph
+
+    def layer(self, name, start, end):
+        """The part of the graph between two tensors."""
+        import onnx
+
+        proto = self._part(start, [end], self.batch_size)
+        values = []
+        for initializer in weight_initializers(proto):
+            values.append(onnx.numpy_helper.to_array(initializer))
+            for field in ("raw_data", "float_data", "int32_data", "double_data"):
+                initializer.ClearField(field)
+        layer = ONNXGraph(
+            base64.b64encode(proto.SerializeToString()).decode(),
+            self.keras_shape(end),
+            (self.formats[start], self.formats[end]),
+            self.batch_size,
+            name=name,
+        )
+        layer.set_weights(values)
+        return layer
+
+    def _part(self, start, ends, batch_size):
+        """The part as an `onnx.ModelProto`."""
+        import onnx
+
+        graph = self.proto.graph
+        nodes = _needed(graph.node, ends, start)
+        used = {name for node in nodes for name in _inputs(node)}
+        images = onnx.helper.make_tensor_value_info(
+            start, self.types[start], [batch_size or "N", *self.shapes[start]]
+        )
+        part = onnx.ModelProto()
+        part.CopyFrom(self.proto)
+        part.graph.Clear()
+        part.graph.name = graph.name or "part"
+        part.graph.node.extend(nodes)
+        part.graph.input.append(images)
+        part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in ends)
+        part.graph.initializer.extend(each for each in graph.initializer if each.name in used)
+        part.graph.sparse_initializer.extend(
+            each for each in graph.sparse_initializer if each.values.name in used
+        )
+        return part
+
+
+def _load(path, argument):
+    check_packages(("onnx", "onnxruntime"), argument, str(path))
+    import onnx
+
+    try:
+        proto = onnx.load(path)
+        onnx.checker.check_model(proto)
+    except Exception as error:  # protobuf and onnx have errors of many classes
+        raise ValueError(
+            f"`{argument}` must be a complete ONNX file. "
+            f"Received: {str(path)!r} ({error_reason(error)})"
+        ) from error
+    # An exporter may write lines of its program there, with the folders of its computer.
+    for node in proto.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    return proto
+
+
+def _inputs(node):
+    """Names that a node reads, also in graphs inside of it."""
+    names = [name for name in node.input if name]
+    for attribute in node.attribute:
+        for graph in (*attribute.graphs, attribute.g):
+            for inner in graph.node:
+                names += _inputs(inner)
+    return names
+
+
+def _needed(nodes, ends, start=None):
+    """The nodes that tensors are computed by, in order, beginning with a tensor."""
+    wanted, needed = set(ends) - {start}, []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            needed.append(node)
+            wanted.update(name for name in _inputs(node) if name != start)
+    return needed[::-1]
+
+
+def _merges(call):
+    """Whether a call adds or joins tensors that depend on the image."""
+    return call.node.op_type in _MERGES and len(call.input_tensors) > 1

@@ -1,0 +1,235 @@
+import logging
+
+import keras
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from onnx_files import residual_network, tensors_of
+
+import letkd_keras as letkd
+from letkd_keras.functional import (
+    fingerprint,
+    load_model,
+    open_onnx,
+    suggest_layers,
+    suggest_stage_ends,
+)
+
+IMAGES = np.random.default_rng(1).normal(size=(4, 8, 8, 3)).astype("float32")
+
+
+@pytest.fixture
+def file(tmp_path):
+    return residual_network(tmp_path / "teacher.v1.onnx")
+
+
+def outputs_at(model, *names):
+    """Outputs of layers for `IMAGES`."""
+    outputs = [model.get_layer(name).output for name in names]
+    return keras.Model(model.inputs, outputs).predict(IMAGES, verbose=0)
+
+
+def test_logits_and_features_are_those_of_the_graph(file):
+    model = open_onnx(file)
+    names = ["a2", "b1", "b2", "logits"]
+    expected = tensors_of(file, names, np.moveaxis(IMAGES, -1, 1))
+    found = outputs_at(model, "stage1", "intermediate", "penultimate", "logits")
+    for each, other in zip(found, expected, strict=True):
+        if other.ndim == 4:
+            other = np.moveaxis(other, 1, -1)
+        np.testing.assert_allclose(each, other, rtol=1e-4, atol=1e-5)
+    assert model.name == "teacher.v1"
+    assert model.output_shape == (None, 5)  # the softmax is left out
+    assert not model.trainable_weights
+
+
+def test_layers_are_suggested_as_for_a_network_of_keras(file):
+    model = open_onnx(file)
+    assert suggest_layers(model) == {"penultimate": "penultimate", "intermediate": "intermediate"}
+    assert suggest_stage_ends(model) == ["stage1", "stage2"]
+
+
+@pytest.mark.parametrize("network", ["snv1", "mnv2", "resnet20"])
+def test_the_layers_of_a_network_of_the_zoo_are_found_in_its_onnx_file(network, tmp_path):
+    student = letkd.models.build(network, num_classes=3)
+    keras.utils.set_random_seed(0)
+    path = letkd.export_student(student, tmp_path, "onnx").path
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    model = open_onnx(path)
+    np.testing.assert_allclose(
+        model.predict(images, verbose=0),
+        student.predict(images, verbose=0),
+        rtol=1e-3,
+        atol=1e-5,
+    )
+    shapes = [
+        [each.get_layer(name).output.shape for name in ("intermediate", "penultimate")]
+        for each in (model, student)
+    ]
+    assert shapes[0] == shapes[1]
+
+
+def test_a_keras_file_has_all_of_it(file, tmp_path):
+    model = open_onnx(file)
+    model.save(tmp_path / "teacher.keras")
+    file.unlink()
+    loaded = load_model(tmp_path / "teacher.keras")
+    np.testing.assert_array_equal(loaded(IMAGES), model(IMAGES))
+    assert fingerprint(loaded) == fingerprint(model)
+
+
+def test_the_fingerprint_depends_on_the_weights(file):
+    before = fingerprint(open_onnx(file))
+    proto = onnx.load(file)
+    bias = next(each for each in proto.graph.initializer if each.name == "fc.bias")
+    bias.raw_data = (onnx.numpy_helper.to_array(bias) + 1).tobytes()
+    onnx.save(proto, file)
+    assert fingerprint(open_onnx(file)) != before
+
+
+def test_parameters_are_the_initializers(file):
+    sizes = [np.prod(each.dims) for each in onnx.load(file).graph.initializer]
+    assert open_onnx(file).count_params() == sum(sizes)
+
+
+def test_values_outside_of_the_file_are_read(file, tmp_path):
+    expected = open_onnx(file).predict(IMAGES, verbose=0)
+    onnx.save(
+        onnx.load(file),
+        tmp_path / "large.onnx",
+        save_as_external_data=True,
+        location="large.onnx.data",
+        size_threshold=0,
+    )
+    assert (tmp_path / "large.onnx.data").is_file()
+    found = open_onnx(tmp_path / "large.onnx").predict(IMAGES, verbose=0)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("declared", [1, 3])
+def test_a_declared_number_of_images_is_ignored_where_the_graph_takes_any(
+    declared, tmp_path, caplog
+):
+    file = residual_network(tmp_path / "a.onnx", batch=declared)
+    model = open_onnx(file)
+    assert model.get_layer("logits").batch_size is None
+    assert model(IMAGES).shape == (4, 5)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_graph_of_a_fixed_number_of_images_runs_in_pieces(batch, tmp_path, caplog):
+    expected = open_onnx(residual_network(tmp_path / "any.onnx")).predict(IMAGES, verbose=0)
+    with caplog.at_level(logging.WARNING):
+        model = open_onnx(residual_network(tmp_path / "a.onnx", batch=batch, head="Reshape"))
+    assert f"takes {batch} image(s) at a time" in caplog.text
+    assert model.get_layer("logits").batch_size == batch
+    np.testing.assert_allclose(model.predict(IMAGES, verbose=0), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_class_scores_that_are_pooled_are_no_features(tmp_path):
+    """As in SqueezeNet."""
+    file = residual_network(tmp_path / "a.onnx", head="SqueezeNet")
+    (expected,) = tensors_of(file, ["b2"], np.moveaxis(IMAGES, -1, 1))
+    found = outputs_at(open_onnx(file), "penultimate")
+    np.testing.assert_allclose(found, np.moveaxis(expected, 1, -1), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_can_be_named(file):
+    model = open_onnx(file, penultimate_layer="b1", intermediate_layer="a1")
+    expected = tensors_of(file, ["a1", "b1"], np.moveaxis(IMAGES, -1, 1))
+    found = outputs_at(model, "intermediate", "penultimate")
+    for each, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(each, np.moveaxis(other, 1, -1), rtol=1e-4, atol=1e-5)
+
+
+def test_an_image_size_that_the_file_leaves_open_is_asked_for(file):
+    proto = onnx.load(file)
+    for dim in proto.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_param = "size"
+    onnx.save(proto, file)
+    with pytest.raises(
+        ValueError, match=r"`teacher` must be .* of a fixed size: .*image_size=\.\.\."
+    ):
+        load_model(file, "teacher")
+    assert open_onnx(file, image_size=12).input_shape == (None, 12, 12, 3)
+
+
+def test_images_may_be_channels_last(file, tmp_path):
+    expected = open_onnx(file).predict(IMAGES, verbose=0)
+    proto = onnx.load(file)
+    proto.graph.node.insert(
+        0, helper.make_node("Transpose", ["pixels"], ["image"], perm=[0, 3, 1, 2])
+    )
+    proto.graph.input[0].CopyFrom(
+        helper.make_tensor_value_info("pixels", onnx.TensorProto.FLOAT, ["N", 8, 8, 3])
+    )
+    onnx.save(proto, file)
+    np.testing.assert_allclose(open_onnx(file).predict(IMAGES, verbose=0), expected, rtol=1e-5)
+
+
+def test_a_graph_without_feature_maps_can_teach_by_its_logits(file):
+    proto = onnx.load(file)
+    # A late node that reads an early tensor: no part of the graph ends before it.
+    proto.graph.node[-2].input[2] = "late"
+    proto.graph.node.insert(
+        len(proto.graph.node) - 2,
+        helper.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2, 3], keepdims=0),
+    )
+    proto.graph.node.insert(
+        len(proto.graph.node) - 2, helper.make_node("Squeeze", ["mean"], ["late"])
+    )
+    onnx.save(proto, file)
+    model = open_onnx(file)
+    assert [layer.name for layer in model.layers] == ["image", "logits"]
+    with pytest.raises(ValueError, match="Name the layers"):
+        suggest_layers(model)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "message"),
+    [
+        ("penultimate_layer", "poled", "which the graph does not have. Did you mean pooled?"),
+        ("intermediate_layer", "b1.r", "of which later ones depend on others, too"),
+        ("image_size", 0, "`image_size` must be"),
+    ],
+)
+def test_wrong_arguments_are_named(argument, value, message, file):
+    with pytest.raises(ValueError, match=rf"`{argument}` must be") as caught:
+        open_onnx(file, **{argument: value})
+    assert message in str(caught.value)
+
+
+def test_files_that_are_no_classifiers_are_refused(file, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"`teacher` must be an \.onnx file"):
+        load_model(tmp_path / "none.onnx", "teacher")
+    (tmp_path / "text.onnx").write_text("text")
+    with pytest.raises(ValueError, match="`teacher` must be a complete ONNX file"):
+        load_model(tmp_path / "text.onnx", "teacher")
+    with pytest.raises(ValueError, match=r"not a sigmoid of '.*a\.onnx'"):
+        open_onnx(residual_network(tmp_path / "a.onnx", ending="Sigmoid"))
+    proto = onnx.load(file)
+    proto.graph.output[0].name = "b2"
+    onnx.save(proto, tmp_path / "b.onnx")
+    with pytest.raises(ValueError, match=r"logits \[B, classes\] as its first output"):
+        open_onnx(tmp_path / "b.onnx")
+    proto = onnx.load(file)
+    proto.graph.input.append(helper.make_tensor_value_info("second", 1, [1]))
+    onnx.save(proto, tmp_path / "c.onnx")
+    with pytest.raises(ValueError, match=r"one input\. Received: \['image', 'second'\]"):
+        open_onnx(tmp_path / "c.onnx")
+
+
+def test_what_an_exporter_remarks_is_left_out(file):
+    proto = onnx.load(file)
+    proto.graph.node[0].doc_string = "remark"
+    proto.graph.node[0].metadata_props.add(key="stack", value="/home/somebody/train.py")
+    onnx.save(proto, file)
+    import base64
+
+    graphs = [
+        base64.b64decode(layer.graph) for layer in open_onnx(file).layers if hasattr(layer, "graph")
+    ]
+    assert graphs
+    assert not any(b"remark" in graph or b"somebody" in graph for graph in graphs)

@@ -1,0 +1,90 @@
+"""ONNX files as PyTorch writes them: channels first, and batch normalizations as nodes."""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+def residual_network(path, batch="N", head="Gemm", ending="Softmax", size=8):
+    """Write a network of two stages with two residual blocks each, and return its file.
+
+    Names of tensors: `stem`, `a1`, `a2` (grid of `size`), `b1`, `b2` (half of it), `logits`.
+    """
+    rng = np.random.default_rng(0)
+    nodes, initializers = [], []
+
+    def weight(name, *shape):
+        array = rng.normal(0, 0.3, shape).astype("float32")
+        initializers.append(numpy_helper.from_array(array, name))
+        return name
+
+    def node(kind, inputs, output, **attributes):
+        nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def convolution(x, before, after, output, kernel=3, stride=1):
+        pad = kernel // 2
+        y = node(
+            "Conv",
+            [x, weight(f"{output}.weight", after, before, kernel, kernel)],
+            f"{output}.conv",
+            kernel_shape=[kernel] * 2,
+            pads=[pad] * 4,
+            strides=[stride] * 2,
+        )
+        initializers.append(
+            numpy_helper.from_array(rng.uniform(0.5, 1.5, after).astype("float32"), f"{output}.var")
+        )
+        others = [weight(f"{output}.{part}", after) for part in ("gamma", "beta", "mean")]
+        return node("BatchNormalization", [y, *others, f"{output}.var"], output)
+
+    def block(x, before, after, output, stride):
+        y = node(
+            "Relu", [convolution(x, before, after, f"{output}.1", stride=stride)], f"{output}.r"
+        )
+        y = convolution(y, after, after, f"{output}.2")
+        if stride > 1:
+            x = convolution(x, before, after, f"{output}.shortcut", 1, stride)
+        return node("Relu", [node("Add", [y, x], f"{output}.sum")], output)
+
+    x = node("Relu", [convolution("image", 3, 4, "stem.bn")], "stem")
+    x = block(x, 4, 4, "a1", 1)
+    x = block(x, 4, 4, "a2", 1)
+    x = block(x, 4, 6, "b1", 2)
+    x = block(x, 6, 6, "b2", 1)
+    if head == "SqueezeNet":
+        x = node("Conv", [x, weight("fc", 5, 6, 1, 1)], "scores")
+        x = node("GlobalAveragePool", [x], "pooled")
+        node("Flatten", [x], "logits")
+    else:
+        x = node("GlobalAveragePool", [x], "pooled")
+        if head == "Reshape":  # to a fixed number of images
+            initializers.append(numpy_helper.from_array(np.array([batch, 6]), "shape"))
+            x = node("Reshape", [x, "shape"], "flat")
+        else:
+            x = node("Flatten", [x], "flat")
+        node("Gemm", [x, weight("fc", 5, 6), weight("fc.bias", 5)], "logits", transB=1)
+    output = node(ending, ["logits"], "output") if ending else "logits"
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, size, size])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, [batch, 5])],
+        initializers,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return path
+
+
+def tensors_of(path, names, images):
+    """Values of tensors of an ONNX file, by onnx' own evaluator in NumPy."""
+    from onnx.reference import ReferenceEvaluator
+
+    model = onnx.load(path)
+    del model.graph.output[:]
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
+    )
+    return ReferenceEvaluator(model).run(None, {"image": images})
