@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from letkd_keras import ranges
 from letkd_keras.chance import is_near_chance
 from letkd_keras.commands.progress import bar
 from letkd_keras.export.artifact import write_artifact
@@ -93,6 +94,7 @@ def export_student(
         ExportMismatch: If the artifact does not compute what the student computes (a
             `ValueError`). Nothing is written then.
     """
+    _check_limits(tolerance, min_agreement)
     options |= {"images": images, "labels": labels, "fold": fold}
     job, _ = _job_and_training(model, path, [format], options)
     result = write_artifact(job, path, format, tolerance=tolerance, min_agreement=min_agreement)
@@ -135,7 +137,10 @@ def export_bundle(
             computes, or could not be written. The other formats are written nevertheless, described
             in the card, and in the attribute `exported` of the error.
     """
-    wanted = table.expand(formats)
+    wanted, verify = table.expand(formats), verify or {}
+    for name, limits in verify.items():
+        table.find(name, "verify")
+        _check_limits(**limits)
     job, training = _job_and_training(model, path, wanted, options)
     if "tflite-int4" in wanted:
         layer_precisions(job.written, job.options.precision or {})
@@ -149,7 +154,7 @@ def export_bundle(
         for name in wanted:
             advance(name, parts=0)
             try:
-                results[name] = write_artifact(job, path, name, **(verify or {}).get(name, {}))
+                results[name] = write_artifact(job, path, name, **verify.get(name, {}))
             except ExportMismatch as mismatch:
                 refused.append(str(mismatch))
             except (ValueError, ImportError) as error:
@@ -169,6 +174,13 @@ def export_bundle(
     if refused:
         raise ExportMismatch("\n".join(refused), results)
     return results
+
+
+def _check_limits(tolerance=None, min_agreement=None):
+    """Refuse limits of a check that are no numbers of at least 0."""
+    for name, limit in (("tolerance", tolerance), ("min_agreement", min_agreement)):
+        if limit is not None:
+            ranges.non_negative_number.check(limit, name)
 
 
 def _job_and_training(model, path, formats, options):

@@ -139,6 +139,17 @@ def test_unknown_format_lists_those_that_exist(student, tmp_path):
         export_student(student, tmp_path, format="caffe")
 
 
+@pytest.mark.parametrize("limits", [{"tolerance": float("nan")}, {"min_agreement": "all"}])
+def test_limits_are_numbers(limits, tmp_path):
+    message = rf"`{next(iter(limits))}` must be a finite number of at least 0"
+    with pytest.raises(ValueError, match=message):
+        export_student(tmp_path / "absent.keras", tmp_path, **limits)
+    with pytest.raises(ValueError, match=message):
+        export_bundle(tmp_path / "absent.keras", tmp_path, verify={"onnx": limits})
+    with pytest.raises(ValueError, match=r"`verify` must be one of savedmodel.*'onx'"):
+        export_bundle(tmp_path / "absent.keras", tmp_path, verify={"onx": limits})
+
+
 def test_path_that_cannot_be_written(student, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"`path` must be a folder that can be written"):
