@@ -1,6 +1,6 @@
 """The card of an export as its readers see it. Neither Keras nor TensorFlow is imported."""
 
-import math
+import sys
 from pathlib import Path
 
 from letkd_keras.export import formats
@@ -8,7 +8,7 @@ from letkd_keras.export.options import INPUTS, OUTPUTS, ExportOptions
 from letkd_keras.files import read_json, write_text
 
 LABELS = "labels.txt"
-_LARGEST_SIZE = 2**14
+_LARGEST_SIZE, _SMALLEST_CROP = 2**14, 1e-4
 
 
 def read_card(path):
@@ -36,6 +36,9 @@ def read_card(path):
     _check_inputs(file, card.get("inputs"))
     if not isinstance(card.get("outputs"), dict) or card["outputs"].get("kind") not in OUTPUTS:
         raise ValueError(f"{file} is damaged: `outputs` must have one of {', '.join(OUTPUTS)}.")
+    names = card.get("class_names")
+    if not isinstance(names, list | None) or not all(isinstance(x, str) for x in names or ()):
+        raise ValueError(f"{file} is damaged: `class_names` must be a list of texts or null.")
     return card
 
 
@@ -111,9 +114,10 @@ def _check_inputs(card, inputs):
     )
     if not known or (std is not None and min(std, default=0) <= 0):
         raise ValueError(f"{card} is damaged: `mean` and `std` must be lists of numbers or null.")
-    if not _is_number(crop) or not 0 < crop <= 1:
-        raise ValueError(f"{card} is damaged: `crop` must be a number in (0, 1].")
+    if not _is_number(crop) or not _SMALLEST_CROP <= crop <= 1:
+        raise ValueError(f"{card} is damaged: `crop` must be a number from {_SMALLEST_CROP} to 1.")
 
 
 def _is_number(value):
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= sys.float_info.max

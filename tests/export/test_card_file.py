@@ -53,6 +53,7 @@ def test_options_are_those_of_the_card(changes, tmp_path):
         ({"outputs": "logits"}, "`outputs` must have one of logits, probabilities"),
         ({"outputs": {"kind": "scores"}}, "`outputs` must have one of logits, probabilities"),
         ({"inputs": None}, "`inputs` must have checked_size, crop, kind, mean, shape, std"),
+        *(({"class_names": names}, "`class_names` must be a list") for names in (2, "ab", [0, 1])),
     ],
 )
 def test_a_damaged_card_is_refused(changes, message, tmp_path):
@@ -65,6 +66,7 @@ def test_a_damaged_card_is_refused(changes, message, tmp_path):
     [
         ({"kind": "bgr"}, "`inputs` must have"),
         *(({"crop": crop}, "`crop` must be") for crop in (0, 1.01, "1", True, None, float("nan"))),
+        *(({"crop": crop}, "`crop` must be") for crop in (9e-5, 10**400)),
         *(({"shape": [size, 8, 3]}, "`shape` must be") for size in (0, -1, 2**14 + 1, 1.5, "8")),
         *(({"checked_size": sizes}, "`checked_size` must") for sizes in ([None, 8], [0, 8], 8)),
         ({"mean": None}, "`mean` and `std` must be"),
@@ -88,7 +90,7 @@ def test_inputs_that_are_missing_are_named(key, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["tolerance", "min_agreement", "min_accuracy"])
-@pytest.mark.parametrize("value", [True, "1", [1]])
+@pytest.mark.parametrize("value", [True, "1", [1], 10**400])
 def test_limits_are_numbers(key, value, tmp_path):
     artifacts = {"tflite": {**_ARTIFACT, key: value}}
     with pytest.raises(ValueError, match=f"`{key}` of tflite must be a number or null"):
