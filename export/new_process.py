@@ -58,7 +58,10 @@ def reload_in_one_process(artifact, images, threads=1, repeats=0):
         )
         if done.returncode:
             last = "\n".join(done.stderr.strip().splitlines()[-5:])
-            raise ExportMismatch(f"{artifact} cannot be reloaded in a new process: {last}")
+            raise ExportMismatch(
+                f"{artifact} cannot be reloaded in a new process, which ended with status "
+                f"{done.returncode}: {last}"
+            )
         return {runtime: np.load(file) for runtime, file in outputs.items()}
 
 

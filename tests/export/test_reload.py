@@ -6,6 +6,8 @@ import sys
 import numpy as np
 import pytest
 
+from letkd_keras.export import new_process
+from letkd_keras.export.comparison import ExportMismatch
 from letkd_keras.export.formats import reload
 
 
@@ -32,6 +34,25 @@ def test_an_artifact_cannot_use_what_a_device_does_not_have(
     files = (str(tmp_path / "images.npy"), str(tmp_path / "outputs.npy"))
     with pytest.raises(ModuleNotFoundError, match=package):
         reload.main("artifact", "1", "0", runtime, *files)
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("import beside", "status 1: .*No module named 'beside'"),
+        ("import os; os.kill(os.getpid(), 9)", "status -9: $"),
+        ("import sys; sys.exit(sys.argv[1])", "status 1: {folder}/artifact$"),
+    ],
+)
+def test_a_process_that_fails(program, reason, tmp_path, monkeypatch):
+    for name, text in (("reload.py", program), ("beside.py", "")):
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(new_process, "_RELOAD", tmp_path / "reload.py")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    message = "(?s)^artifact cannot be reloaded .* ended with " + reason.format(folder=tmp_path)
+    with pytest.raises(ExportMismatch, match=message):
+        new_process.reload_outputs("tflite", "artifact", np.zeros((1, 2)))
 
 
 def test_images_are_rounded_and_clipped_to_the_integers_of_an_input():
