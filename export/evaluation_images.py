@@ -128,10 +128,10 @@ def evaluation_images(data, test_images=1000, calibration_images=200, seed=0):
         images=images,
         labels=labels,
         calibration=calibration,
-        mean=tuple(data.mean),
-        std=tuple(data.std),
+        mean=data.mean,
+        std=data.std,
         crop=data.evaluation_crop,
-        class_names=tuple(data.class_names),
+        class_names=data.class_names,
     )
 
 
@@ -187,7 +187,7 @@ def take(data, split, count, seed=0):
         data = _subset(data, split, count, seed)
     batches = data.evaluation_batches(_BATCH, split=split)
     # The last batch may be smaller. A data set may be ordered by class.
-    step = (len(batches) - 1) * _BATCH // count if split == "validation" else 1
+    step = (len(batches) - 1) * _BATCH // count
     with data.broken_files_named():
         # Copies, since a view would keep its whole batch in memory.
         parts = [[np.asarray(part)[:: max(step, 1)].copy() for part in batch] for batch in batches]

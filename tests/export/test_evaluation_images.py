@@ -2,6 +2,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from image_trees import write_tree
 from small_image_data import image_data
 
@@ -40,6 +41,11 @@ def test_large_images_are_limited_and_the_log_says_so(monkeypatch, caplog):
     caplog.clear()
     assert len(take(image_data(), "train", 20)[0]) == 20
     assert caplog.text == ""
+    monkeypatch.setattr(evaluation, "_VALUES", 70 * math.prod(image_data().image_shape))
+    assert len(take(image_data(), "train", 75)[0]) == 60  # there are no more
+    assert caplog.text == ""
+    monkeypatch.setattr(evaluation, "_VALUES", 1)
+    assert len(take(image_data(), "train", 25)[0]) == 8  # a batch
 
 
 def test_fewer_images_than_classes():
@@ -74,9 +80,12 @@ def test_selection_images_are_the_validation_images_where_there_are_some():
     rows = _rows(few.images, data, "validation")
     assert len(set(rows)) == 5
     np.testing.assert_array_equal(data.y_validation[rows], few.labels)
+    assert list(few.labels) != sorted(few.labels)  # of an ordered data set, not the first ones
 
 
-def test_of_many_validation_images_few_are_kept_in_memory(monkeypatch):
+# A choice of training images has one of each class at least.
+@pytest.mark.parametrize(("split", "count", "most"), [("validation", 3, 8), ("train", 1, 2)])
+def test_of_many_images_few_are_kept_in_memory(split, count, most, monkeypatch):
     kept, concatenate = [], np.concatenate
 
     def record(arrays):
@@ -88,8 +97,24 @@ def test_of_many_validation_images_few_are_kept_in_memory(monkeypatch):
     data = replace(data, x_validation=data.x_test, y_validation=data.y_test)
     monkeypatch.setattr(evaluation, "_BATCH", 4)
     monkeypatch.setattr(np, "concatenate", record)
-    images, _ = take(data, "validation", 3)
-    assert (len(images), max(kept)) == (3, 8)  # one of each batch
+    images, _ = take(data, split, count)
+    assert (len(images), max(kept)) == (count, most)  # one of each batch
+
+
+def test_the_choice_depends_on_the_seed():
+    data = image_data()
+    with_validation = replace(data, x_validation=data.x_test, y_validation=data.y_test)
+    for choose in (
+        lambda seed: evaluation_images(data, 10, 10, seed).images,
+        lambda seed: evaluation_images(data, 10, 10, seed).calibration,
+        lambda seed: selection_images(data, 10, 10, seed).images,
+        lambda seed: selection_images(data, 400, 800, seed).images,  # all, divided
+        lambda seed: selection_images(with_validation, 10, 10, seed).images,
+        lambda seed: selection_images(with_validation, 10, 10, seed).calibration,
+    ):
+        first, again, other = (np.asarray(choose(seed)) for seed in (0, 0, 1))
+        np.testing.assert_array_equal(first, again)
+        assert np.any(first != other)
 
 
 def test_streamed_images(tmp_path):
@@ -99,6 +124,10 @@ def test_streamed_images(tmp_path):
     evaluation = evaluation_images(data, test_images=6, calibration_images=6)
     assert evaluation.images.shape == (6, 16, 16, 3)
     np.testing.assert_array_equal(np.bincount(evaluation.labels), [2, 2, 2])
+    assert evaluation.crop == 0.875
     selection = selection_images(data, selection=100, calibration=9)
     np.testing.assert_array_equal(np.bincount(selection.labels), [2, 2, 2])
     assert len(selection.calibration) == 9
+    (tmp_path / "val" / "cat" / "0.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"cat.0\.png"):
+        take(data, "test", 100)
