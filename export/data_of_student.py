@@ -6,7 +6,7 @@ from pathlib import Path
 
 from letkd_keras.commands.run_folder import CONFIG, read_config
 from letkd_keras.data import DataSpec
-from letkd_keras.export.student_folder import run_of, sweep_of
+from letkd_keras.export.student_folder import SWEEP, run_of, sweep_of
 from letkd_keras.shapes import shapes_agree
 
 log = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ def _are_those_of(trained, spec, data):
     """Whether data are those of a run, as far as can be seen."""
     # The digest of a run covers its images with and without labels together.
     comparable = spec.unlabelled == trained.get("unlabelled")
-    return not comparable or trained.get("digest") in (None, data.digest)
+    return not comparable or trained.get("digest") == data.digest
 
 
 def _opened(spec, data):
@@ -251,11 +251,11 @@ def _normalized_as_in(trained, spec, data):
 
 def _data_config_of(model):
     path = Path(model)
-    sweep = sweep_of(path)
-    if sweep is not None:
-        return sweep.get("data")
-    run = run_of(path)
-    data = None if run is None else read_config(run, "model").get("data")
+    recorded, file = sweep_of(path), SWEEP
+    if recorded is None:
+        run, file = run_of(path), CONFIG
+        recorded = {} if run is None else read_config(run, "model")
+    data = recorded.get("data")
     if not isinstance(data, dict | None):
-        raise ValueError(f"{run / CONFIG} is damaged: it does not describe a data set.")
+        raise ValueError(f"{file} of {str(model)!r} is damaged: it does not describe a data set.")
     return data

@@ -10,6 +10,7 @@ from small_image_data import image_data
 
 from letkd_keras.commands.command_line import Parser
 from letkd_keras.commands.common_options import add_data_options
+from letkd_keras.commands.option_types import option_of
 from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.data import DataSpec
 from letkd_keras.data.npz import save_npz
@@ -31,7 +32,8 @@ def test_data_of_a_run_are_opened_as_in_training(run, inside):
     assert opened.data.has_validation
     again = DataSpec.from_config(opened.config).open()
     np.testing.assert_array_equal(again.x_validation, opened.data.x_validation)
-    assert opened.config["digest"] == opened.data.digest
+    recorded = {name: getattr(opened.data, name) for name in ("name", "split", "digest")}
+    assert {**recorded, "mean": [0.0] * 3, "std": [1.0] * 3}.items() <= opened.config.items()
 
 
 def test_changed_data_of_a_run_are_refused(run, data_file):
@@ -58,6 +60,9 @@ def test_data_of_a_run_on_a_folder_of_images(tmp_path, source):
     (tree / "val" / "cat" / "0.png").unlink()
     with pytest.raises(ValueError, match="has changed since"):
         open_data(run, _options())
+    tree.rename(tmp_path / "moved")
+    with pytest.raises(FileNotFoundError, match=rf"no longer in {tree}: name .* with --data$"):
+        open_data(run, _options())
 
 
 def test_a_label_file_that_was_moved_is_named_without_the_data(tmp_path):
@@ -77,13 +82,16 @@ def test_a_label_file_that_was_moved_is_named_without_the_data(tmp_path):
         open_data(run, _options("--labels", tmp_path / "moved.csv"))
 
 
-def test_images_and_labels_that_were_moved_are_asked_for(tmp_path):
+def test_images_and_labels_that_were_moved_are_asked_for(tmp_path, caplog):
     tree, labels = tmp_path / "tree", tmp_path / "labels.csv"
     write_tree(tree / "all")  # no folder for each class
     rows = [f"all/{name}/{number}.png,{name[0]}" for name in ("ant", "bee") for number in range(5)]
     labels.write_text("\n".join(["file,label", *rows]))
     spec = DataSpec(str(tree), image_size=16, labels=str(labels))
     run = _run_on(spec, tmp_path / "run")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="`data` must have a folder for each"):
+        open_data(run, _options("--data", tmp_path / "empty"))
     tree.rename(tmp_path / "moved")
     labels.rename(tmp_path / "moved.csv")
     message = rf"images of the run are no longer in {tree}: .*--data \(.*--labels\)"
@@ -94,6 +102,10 @@ def test_images_and_labels_that_were_moved_are_asked_for(tmp_path):
         open_data(run, options)
     options = _options("--data", tmp_path / "moved", "--labels", tmp_path / "moved.csv")
     assert open_data(run, options).data.class_names == ("a", "b")
+    assert caplog.text == ""  # they are those of the run
+    (tmp_path / "moved.csv").write_text("")
+    with pytest.raises(ValueError, match="`labels` must be a CSV file"):
+        open_data(run, options)
 
 
 def test_images_without_labels_are_not_needed(tmp_path, data_file, caplog):
@@ -113,6 +125,9 @@ def test_images_without_labels_are_not_needed(tmp_path, data_file, caplog):
     config = {"source": str(tree), "image_size": 16, "unlabelled": more, "skip_corrupt": True}
     run = RunFolder(tmp_path / "other", {"data": config}).path
     assert open_data(run, _options()).config["skip_corrupt"]
+    run = RunFolder(tmp_path / "strict", {"data": {**config, "skip_corrupt": False}}).path
+    with pytest.raises(ValueError, match="is damaged or not an image"):
+        open_data(run, _options())
 
 
 def test_data_that_are_no_path_have_their_own_error(monkeypatch):
@@ -181,8 +196,6 @@ def test_other_data_are_named_by_the_command(run, tmp_path):
     save_npz(_other_data(), tmp_path / "other.npz")
     opened = open_data(run, _options("--data", tmp_path / "other.npz"))
     assert opened.data.mean == (0.1,) * 3
-    with pytest.raises(ValueError, match="`pixels` needs `data`"):
-        open_data(run, _options("--pixels", "0..255"))
 
 
 def test_other_data_are_normalized_as_in_training(run, tmp_path):
@@ -227,8 +240,11 @@ def test_the_normalization_of_another_file_is_assumed_with_a_warning(tmp_path, d
     assert caplog.text == ""
 
 
-def test_images_of_a_folder_get_the_size_of_the_student(tmp_path):
-    tree = write_tree(tmp_path / "tree", size=(40, 40))
+@pytest.mark.parametrize("source", ["{}", "imagenet:{}"])
+def test_images_of_a_folder_get_the_size_of_the_student(source, tmp_path):
+    for part in ("train", "val"):
+        write_tree(tmp_path / "tree" / part, size=(40, 40))
+    tree = source.format(tmp_path / "tree")
     file, options = tmp_path / "student.keras", _options("--data", tree)
     opened = open_data(file, options, _student(classes=3))
     assert opened.data.image_shape == (16, 16, 3)
@@ -239,10 +255,12 @@ def test_images_of_a_folder_get_the_size_of_the_student(tmp_path):
         open_data(file, options, _student(classes=3))
 
 
-def test_images_of_other_classes_are_refused(tmp_path, data_file):
-    message = r"images of --data must have the 3 classes of the student\. Received: 5 classes"
+@pytest.mark.parametrize("classes", [3, 7])
+def test_images_of_other_classes_are_refused(classes, tmp_path, data_file):
+    student, options = _student(classes=classes), _options("--data", data_file)
+    message = rf"images of --data must have the {classes} classes of the student\. Received: 5 cl"
     with pytest.raises(ValueError, match=message):
-        open_data(tmp_path / "student.keras", _options("--data", data_file), _student(classes=3))
+        open_data(tmp_path / "student.keras", options, student)
 
 
 def test_photos_in_color_are_refused_for_a_student_of_gray_ones(tmp_path):
@@ -264,9 +282,23 @@ def test_a_student_of_a_run_gets_images_as_in_training(run, tmp_path, caplog):
     assert "assumed" not in caplog.text
 
 
-def test_places_of_images_without_the_data_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"`labels` needs `data`.*other\.keras' is no run folder"):
-        open_data(tmp_path / "other.keras", _options("--labels", tmp_path / "labels.csv"))
+@pytest.mark.parametrize("name", ["data_dir", "image_cache", "labels"])
+def test_places_of_images_without_the_data_are_refused(name, tmp_path):
+    options = _options(option_of(name), tmp_path / "place")
+    with pytest.raises(ValueError, match=rf"`{name}` needs `data`.*other\.keras' is no run folder"):
+        open_data(tmp_path / "other.keras", options)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        *(("image_size", [16]), ("pixels", ["0..255"]), ("classes", [2]), ("train_examples", [5])),
+        *(("test_examples", [5]), ("validation_fraction", [0.5]), ("skip_corrupt", [])),
+    ],
+)
+def test_selections_without_the_data_are_refused(name, values, run):
+    with pytest.raises(ValueError, match=f"`{name}` needs `data`; without it"):
+        open_data(run, _options(option_of(name), *values))
 
 
 def test_no_data(tmp_path):
@@ -283,3 +315,12 @@ def test_data_of_a_sweep(sweep):
     (sweep / "sweep.json").write_text("[]")
     with pytest.raises(ValueError, match=r"sweep.json is damaged"):
         open_data(sweep, Namespace(data=None))
+
+
+@pytest.mark.parametrize(("folder", "file"), [("run", "config.json"), ("sweep", "sweep.json")])
+def test_recorded_data_that_are_damaged(folder, file, request):
+    folder = request.getfixturevalue(folder)
+    recorded = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**recorded, "data": "digits"}))
+    with pytest.raises(ValueError, match=rf"^{file} of .* is damaged: it does not describe a data"):
+        open_data(folder, _options())

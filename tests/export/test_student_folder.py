@@ -37,6 +37,7 @@ def test_provenance(run, tmp_path):
     assert provenance_of(run / "kd" / "seed3")["student"] == "kd/seed3/student.keras"
     before_quantization = run / "kd" / "seed3" / "float" / "student.keras"
     assert provenance_of(before_quantization)["student"] == "kd/seed3/float/student.keras"
+    assert provenance_of(before_quantization.parent / "below" / "student.keras") is None
     assert provenance_of(tmp_path / "elsewhere.keras") is None
     assert provenance_of(object()) is None
 
@@ -61,11 +62,14 @@ def test_provenance_of_a_sweep(sweep):
     assert provenance_of(sweep / "reduced.keras") == provenance_of(sweep)
     assert provenance_of(sweep / "other.keras") is None
     # A student beside it is that of the folder, which the sweep does not describe.
-    (sweep / "student.keras").write_text("")
-    assert find_student(sweep) == sweep / "student.keras"
+    for name in ("reduced.keras", "student.keras"):
+        (sweep / name).write_text("")
+        assert find_student(sweep) == sweep / name
     assert provenance_of(sweep) is None
     assert provenance_of(sweep / "reduced.keras")["run"] == "a"
     (sweep / "student.keras").unlink()
+    (sweep / "sweep.json").write_text('{"training": null, "reduced": {"form": "folded"}}')
+    assert provenance_of(sweep) == {"reduced": {"form": "folded"}}
     (sweep / "sweep.json").write_text("[]")
     with pytest.raises(ValueError, match=r"sweep.json is damaged"):
         provenance_of(sweep)
