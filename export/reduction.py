@@ -65,13 +65,9 @@ def reduce_templates(model, images, templates, *, seed=0):
             number is out of range.
     """
     student = load_student(model)
-    images = images_for(student, images)
+    images = images_to_fit(student, images)
     layers = reducible_layers(student)
     counts = _counts(layers, templates)
-    if len(images) < 10:
-        raise ValueError(
-            f"`images` must be at least ten, better a few hundred. Received: {len(images)} images"
-        )
     base = fold_batch_norms(flatten(student))
     base_layers = kd_layers_of(base)
     rng = np.random.default_rng(seed)
@@ -108,6 +104,29 @@ def reducible_layers(student):
             f"Received: model={student.name!r} without one"
         )
     return layers
+
+
+def images_to_fit(student, images, argument="images"):
+    """Check images to fit value kernels on.
+
+    Args:
+        student: Functional `keras.Model`.
+        images: Array [N, H, W, C], normalized.
+        argument: Name of the argument for the error.
+
+    Returns:
+        float32 [N, H, W, C].
+
+    Raises:
+        ValueError: If they do not fit the student, or are fewer than ten.
+    """
+    images = images_for(student, images, argument)
+    if len(images) < 10:
+        raise ValueError(
+            f"`{argument}` must be at least ten images, better a few hundred. "
+            f"Received: {len(images)} images"
+        )
+    return images
 
 
 def fine_tune(reduced, student, images, *, epochs=5, learning_rate=1e-3, batch_size=64, seed=0):

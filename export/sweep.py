@@ -94,6 +94,7 @@ def main(arguments=None):
     with recorded() as messages:
         student = load_student(options.model)
         opened = open_data(options.model, options, student)
+        training = provenance_of(options.model)
     if opened is None:
         raise ValueError(
             "`data` must be given, since `model` does not belong to a run folder. Received: none"
@@ -112,7 +113,7 @@ def main(arguments=None):
             fine_tune_epochs=options.student_epochs,
             seed=options.seed,
         )
-        write_sweep(result, options.out, data=opened.config, training=provenance_of(options.model))
+        write_sweep(result, options.out, data=opened.config, training=training)
     print_report(options.out / "sweep.md")
     print(f"\nThe selected student is in {options.out / 'reduced.keras'}")
 

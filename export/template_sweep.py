@@ -13,7 +13,12 @@ from letkd_keras.export.card import describe_kd_layers
 from letkd_keras.export.cost_report import CostRow, form_title, forms_of, measure, plot, table
 from letkd_keras.export.images_and_labels import check_labels, images_for
 from letkd_keras.export.loading import load_student
-from letkd_keras.export.reduction import fine_tune, reduce_templates, reducible_layers
+from letkd_keras.export.reduction import (
+    fine_tune,
+    images_to_fit,
+    reduce_templates,
+    reducible_layers,
+)
 from letkd_keras.export.student_folder import REDUCED, SWEEP
 from letkd_keras.files import save_model, write_json, write_text
 
@@ -89,13 +94,14 @@ def sweep(
     selection_labels = check_labels(selection.labels, selection_images, classes)
     if selection_labels is None:
         raise ValueError("`selection` must have labels, to compare accuracies. Received: None")
+    calibration = images_to_fit(student, selection.calibration, "calibration")
     counts = _counts(templates, max(sizes.values()))
     if images is None:
         images, labels = selection_images, None
     measured = {
         "images": images,
         "selection": (selection_images, selection_labels),
-        "calibration": selection.calibration,
+        "calibration": calibration,
         "repeats": repeats,
         "name": student.name,
     }
@@ -107,15 +113,9 @@ def sweep(
     with bar("reducing templates", len(counts)) as advance:
         for count in counts:
             advance(f"to {count}", parts=0)
-            reduced = reduce_templates(student, selection.calibration, count, seed=seed)
+            reduced = reduce_templates(student, calibration, count, seed=seed)
             if fine_tune_epochs:
-                fine_tune(
-                    reduced.model,
-                    student,
-                    selection.calibration,
-                    epochs=fine_tune_epochs,
-                    seed=seed,
-                )
+                fine_tune(reduced.model, student, calibration, epochs=fine_tune_epochs, seed=seed)
             row = measure(reduced.model, f"reduced-{count}", format, labels=labels, **measured)
             rows.append(row)
             # Percentages are rounded in binary.

@@ -142,3 +142,6 @@ def test_wrong_inputs(student, images, labels, selection):
     of_other_classes = SelectionImages(images, np.full(6, 7), images, "")
     with pytest.raises(ValueError, match="`labels` must be integers from 0 to 4"):
         sweep(student, of_other_classes)
+    few = SelectionImages(images, labels, images, "")
+    with pytest.raises(ValueError, match=r"`calibration` must be at least ten images.*: 6 images"):
+        sweep(student, few)
