@@ -171,6 +171,9 @@ def test_options_reach_the_sweep(run, data_file, tmp_path, monkeypatch):
     np.testing.assert_array_equal(selection.calibration, expected.calibration)
     for given, taken in zip((images, labels), take(data, "test", 10, seed=5), strict=True):
         np.testing.assert_array_equal(given, taken)
+    (run / "letkd2" / "seed3" / "result.json").write_text("{")
+    with pytest.raises(ValueError, match=r"result\.json is damaged"):
+        _run(sweeping.main, run, "--out", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -212,8 +215,10 @@ def test_numbers_of_images_need_images(run, tmp_path, capsys, parse, option):
     words = ["--formats", "tflite-int8", "--out", "out"]
     words = [*(["folder", "--model"] if parse is verifying.parse else words), str(run)]
     parse([*words, option, "5"])
+    words[-1] = str(tmp_path / "student.keras")
+    parse([*words, option, "5", "--data", "digits"])
     with pytest.raises(SystemExit):
-        parse([*words[:-1], str(tmp_path / "student.keras"), option, "5"])
+        parse([*words, option, "5"])
     assert f"error: {option} needs --data, since" in capsys.readouterr().err
 
 

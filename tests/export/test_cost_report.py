@@ -63,14 +63,23 @@ def test_table_has_the_accuracy_for_selection_where_there_is_one():
     assert reduced.endswith("| 60.00% | 50.00% | - |")
 
 
-def test_unknown_multiply_adds_are_a_dash(tmp_path, monkeypatch):
+def test_latencies_and_multiply_adds_that_are_unknown(tmp_path, monkeypatch):
     inputs = keras.Input((4, 4, 3))
     x = keras.layers.GRU(2)(keras.layers.Reshape((16, 3))(inputs))
     model = keras.Model(inputs, keras.layers.Dense(2)(x))
-    monkeypatch.setattr(cost_report, "latency_ms", lambda *args: 1.0)
+    runs = []
+
+    def latency(runtime, file, batch, threads, repeats):
+        runs.append((len(batch), threads, repeats))
+        return len(runs)
+
+    monkeypatch.setattr(cost_report, "latency_ms", latency)
     monkeypatch.setattr(Format, "write", lambda self, student, path, options: path.touch())
     images = np.zeros((2, 4, 4, 3), "float32")
-    row = measure(model, "trained", "tflite", images=images)
+    row = measure(model, "trained", "tflite", images=images, repeats=4, name="net")
+    assert runs == [(1, 1, 4), (1, 2, 4), (32, 2, 1)]
+    assert " | 1.00 ms | 2.00 ms | 3.0 ms | " in table([row])
+    assert row.model == "net"
     assert (row.params, row.macs) == (2 * 3 * (3 + 2 + 2) + 2 * 3, None)
     assert " | 48 | - | " in table([row])
     plot([replace(row, top1=50.0)], tmp_path / "cost.png")
