@@ -220,7 +220,7 @@ def _reduce(batches, original, count, rng):
     templates = len(original.bias)
     candidates = rng.permutation(templates)[: min(templates, _CANDIDATES * count)]
     order = select_features(batches.equations("fit", candidates), count)
-    kept = np.sort(candidates[order])
+    kept = candidates[order]
     values, error = fit_ridge(batches.equations("fit", kept), batches.equations("held_out", kept))
     return Kernels(original.templates[:, kept], original.bias[kept], values), error
 

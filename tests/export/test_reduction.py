@@ -80,7 +80,7 @@ def test_the_later_layer_makes_up_for_the_earlier(wide, calibration):
     alone = reduce_templates(wide, calibration, {"kd_intermediate": 1})
     both = reduce_templates(wide, calibration, {"kd_intermediate": 1, "kd_penultimate": 399})
     fresh = np.random.default_rng(6).standard_normal((20, 16, 16, 3)).astype("float32")
-    assert _difference(wide, both.model, fresh) < _difference(wide, alone.model, fresh)
+    assert _difference(wide, both.model, fresh) < _difference(wide, alone.model, fresh) / 2
 
 
 def test_keeping_all_templates_is_folding(wide, calibration):
@@ -118,6 +118,7 @@ def test_fine_tuning_compares_probabilities_with_a_falling_learning_rate(images)
     assert losses == pytest.approx([cross_entropy] * 3, rel=1e-5)
     schedule = copy.optimizer.get_config()["learning_rate"]["config"]
     assert (schedule["initial_learning_rate"], schedule["decay_steps"]) == (1e-9, 3 * 2)
+    assert int(copy.optimizer.iterations) == 3 * 2
 
 
 def test_fine_tuning_depends_on_the_seed_and_keeps_statistics(images):
