@@ -263,15 +263,13 @@ def _form_colors(forms):
     from matplotlib import colormaps
 
     colors = {"plain": palette.GRAY, "trained": palette.ORANGE, "folded": palette.BLUE}
-    reduced = sorted({form for form in forms if form not in colors}, key=_templates_of)
+    reduced = sorted(
+        {form for form in forms if form not in colors},
+        key=lambda form: int(form.removeprefix("reduced-")),
+    )
     scale = colormaps["viridis"]
     colors |= {
         form: scale(0.95 - 0.75 * number / max(len(reduced) - 1, 1))
         for number, form in enumerate(reduced)
     }
     return {form: colors[form] for form in dict.fromkeys(forms)}
-
-
-def _templates_of(form):
-    number = form.rpartition("-")[2]
-    return int(number) if number.isdecimal() else 0

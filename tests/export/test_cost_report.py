@@ -19,7 +19,8 @@ from letkd_keras.export.formats import Format
 
 
 def _row(form, size, latency, top1=50.0):
-    return CostRow("net", form, "tflite", 10, 1000, size, latency, latency, latency, top1)
+    latencies = (latency, latency / 2, 20 * latency)
+    return CostRow("net", form, "tflite", 10, 1000, size, *latencies, top1)
 
 
 def test_a_row_counts_the_form_that_is_measured(student, images):
@@ -51,7 +52,8 @@ def test_table_tells_the_overhead_over_the_plain_form():
     # Each student is compared with its own plain form.
     rows = [_row("plain", 1000, 2.0), _row("folded", 1250, 2.2)]
     others = [replace(row, model="other", bytes=2 * row.bytes) for row in rows]
-    lines = table([*rows, *others]).strip().splitlines()[2:]
+    header, _, *lines = table([*rows, *others]).strip().splitlines()
+    assert [text.startswith("| model | form |") for text in (text, header)] == [False, True]
     assert [line.endswith("| +25%, +10% |") for line in lines] == [False, True, False, True]
 
 
@@ -100,17 +102,20 @@ def test_fewer_templates_are_lighter():
     assert few > some > many
 
 
-def test_accuracies_for_selection_are_drawn_where_there_are_no_others(tmp_path, monkeypatch):
+def test_points_and_legend_of_the_plot(tmp_path, monkeypatch):
     drawn, draw = [], Axes.plot
 
     def record(axes, x, y, **options):
-        drawn.append(options.get("label", y))
+        drawn.append(options.get("label", (x, y)))
         return draw(axes, x, y, **options)
 
     monkeypatch.setattr(Axes, "plot", record)
-    row = replace(_row("reduced-8", 1000, 2.0), selection_top1=60.0)
+    row = replace(_row("reduced-8", 3_000_000, 2.0), macs=4_000_000, selection_top1=60.0)
     plot([_row("plain", 1, 1.0, None), row, replace(row, top1=None)], tmp_path / "cost.png")
-    assert drawn == [*[50.0, 60.0] * 3, "8 templates"]  # nor has the legend what is not drawn
+    points = [(x, y) for x in (3.0, 4.0, 2.0) for y in (50.0, 60.0)]
+    assert drawn == [*points, "8 templates"]  # nor has the legend what is not drawn
+    plot([row, replace(row, format="onnx")], tmp_path / "cost.png")
+    assert drawn[-3:] == ["8 templates", "tflite", "onnx"]
 
 
 def test_plot_is_an_image(tmp_path):

@@ -7,6 +7,7 @@ from letkd_keras.export import export_bundle
 from letkd_keras.export.card import read_card
 from letkd_keras.export.cost_report import CostRow, without_kd_layers
 from letkd_keras.export.evaluation_images import SelectionImages
+from letkd_keras.export.reduction import reduce_templates
 from letkd_keras.export.template_sweep import sweep, write_sweep
 
 
@@ -18,10 +19,11 @@ def selection(images, labels):
 def _measured(monkeypatch, top1, selection_top1):
     """Replace the measurements by accuracies by form."""
 
-    def measure(model, form, format, *, selection, labels=None, **options):
+    def measure(model, form, format, *, selection, name, labels=None, **options):
         known = selection is not None
+        assert len(options["calibration"]) == 12  # some formats need it
         return CostRow(
-            *("net", form, format, 10, 1000, 1000, 1.0, 1.0, 1.0),
+            *(name, form, format, 10, 1000, 1000, 1.0, 1.0, 1.0),
             top1=top1[form] if labels is not None else None,
             selection_top1=selection_top1[form] if known else None,
         )
@@ -36,6 +38,7 @@ def test_smallest_number_within_the_loss_is_selected(student, selection, monkeyp
     _measured(monkeypatch, {}, _SELECTION)
     result = sweep(student, selection, templates=(2, 4, 8), max_loss=0.25)
     assert [row.form for row in result.rows] == ["plain", *_SELECTION]
+    assert {row.model for row in result.rows} == {student.name}
     assert result.selected.form == "reduced-4"
     assert result.model.get_layer("kd_penultimate_templates").filters == 4
     assert sweep(student, selection, templates=(2,), max_loss=0.1).selected.form == "folded"
@@ -45,9 +48,16 @@ def test_smallest_number_within_the_loss_is_selected(student, selection, monkeyp
     monkeypatch.setattr(
         "letkd_keras.export.template_sweep.fine_tune", lambda *_, **options: tuned.append(options)
     )
+    seeds = []
+
+    def reduce(*arguments, seed):
+        seeds.append(seed)
+        return reduce_templates(*arguments, seed=seed)
+
+    monkeypatch.setattr("letkd_keras.export.template_sweep.reduce_templates", reduce)
     result = sweep(student, selection, templates=(4,), max_loss=0.2, fine_tune_epochs=2, seed=3)
     assert result.selected.form == "reduced-4"
-    assert tuned == [{"epochs": 2, "seed": 3}]
+    assert (tuned, seeds) == ([{"epochs": 2, "seed": 3}], [3])
 
 
 def test_numbers_that_leave_the_student_as_it_is_are_not_tried(
@@ -83,7 +93,8 @@ def test_accuracies_are_those_of_the_images_given(student, images, labels, selec
 
 
 def test_folder_of_a_sweep_is_exported(student, images, labels, selection, tmp_path, monkeypatch):
-    _measured(monkeypatch, dict.fromkeys(_SELECTION, 80.0), _SELECTION)
+    top1 = {"folded": 80.0, "reduced-4": 79.0, "reduced-2": 78.0}
+    _measured(monkeypatch, top1, _SELECTION)
     result = sweep(student, selection, images, labels, templates=(2, 4), max_loss=0.25)
     training = {"run": "a run", "config": {"pair": "a-b"}}
     write_sweep(result, tmp_path, data={"source": "digits"}, training=training)
@@ -100,6 +111,8 @@ def test_folder_of_a_sweep_is_exported(student, images, labels, selection, tmp_p
     reduced = read_card(tmp_path / "out")["training"]["reduced"]
     assert reduced["selected_on"] == "six images of noise"
     assert (reduced["selection_top1"], reduced["selection_top1_whole"]) == (89.8, 90.0)
+    assert (reduced["top1"], reduced["top1_whole"]) == (79.0, 80.0)
+    assert [row["form"] for row in written["rows"]] == ["plain", *top1]
     assert [layer["after"] for layer in reduced["kd_layers"]] == ["intermediate", "penultimate"]
     assert reduced["templates"] == {"kd_penultimate": 4, "kd_intermediate": 4}
     card = (tmp_path / "out" / "card.md").read_text()
