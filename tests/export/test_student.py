@@ -261,6 +261,16 @@ def test_a_student_inside_a_model_is_loaded_with_its_layers_and_in_float32(stude
     assert {layer.compute_dtype for layer in loaded.layers} == {"float32"}
 
 
+def test_the_matrices_of_lora_are_added_to_the_kernels():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="logits")])
+    model.get_layer("logits").enable_lora(2)
+    model.set_weights([np.full(weight.shape, 0.5) for weight in model.weights])
+    loaded = load_student(model)
+    assert [weight.shape for weight in loaded.weights] == [(4, 3), (3,)]
+    images = np.arange(8, dtype="float32").reshape(2, 4)
+    np.testing.assert_allclose(loaded(images), model(images), rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["savedmodel", "tflite"])
 def test_a_student_of_bytes_has_files_of_float32(tmp_path, name):
     inputs = keras.Input((8, 8, 3), dtype="uint8")
