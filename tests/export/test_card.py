@@ -7,7 +7,14 @@ import pytest
 from random_students import with_kd_layers
 
 from letkd_keras import models
-from letkd_keras.export import Exported, ExportMismatch, export_bundle, fold, formats
+from letkd_keras.export import (
+    Exported,
+    ExportMismatch,
+    comparison,
+    export_bundle,
+    fold,
+    formats,
+)
 from letkd_keras.export.artifact_verification import verify_artifacts
 from letkd_keras.export.card import describe_kd_layers, read_card, write_card
 from letkd_keras.export.card_markdown import describe_input, markdown
@@ -561,6 +568,18 @@ def test_verify_finds_a_file_that_changed(student, images, copy):
     results = verify_artifacts(folder, student, images=images)
     assert isinstance(results["onnx"], ExportMismatch)
     assert isinstance(results["tflite"], Comparison)
+
+
+def test_verify_has_the_limits_of_the_card(student, images, labels, copy, monkeypatch):
+    monkeypatch.setattr(comparison, "_ENOUGH_LABELS", 1)
+    folder, change = copy
+    change("tflite", min_agreement=1.1)
+    change("onnx", min_agreement=1.1, min_accuracy=1)
+    results = verify_artifacts(folder, student, images=images, labels=labels)
+    assert "agrees with the student on less than 110.0%" in str(results["tflite"])
+    assert isinstance(results["onnx"], Comparison)
+    # On noise, top-1 classes mean nothing.
+    assert isinstance(verify_artifacts(folder, student)["tflite"], Comparison)
 
 
 def test_verify_refuses_another_student(bundle):

@@ -176,6 +176,15 @@ def test_options_reach_the_sweep(run, data_file, tmp_path, monkeypatch):
         _run(sweeping.main, run, "--out", tmp_path / "out")
 
 
+def test_options_reach_verify(run, data_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("letkd_keras.export.artifact_verification.verify_artifacts", _raise)
+    with pytest.raises(_Received) as received:
+        _run(verifying.main, tmp_path, "--model", run, "--check-images", 10, "--seed", 5)
+    images, labels = take(DataSpec(str(data_file)).open(), "test", 10, seed=5)
+    np.testing.assert_array_equal(received.value.options["images"], images)
+    np.testing.assert_array_equal(received.value.options["labels"], labels)
+
+
 @pytest.mark.parametrize(
     ("options", "limits"), [((), (0.98, 0.99)), (("--min-agreement", 0.5), (0.5, None))]
 )
@@ -228,7 +237,7 @@ def test_exit_status_of_verify(student, data_file, tmp_path, capsys):
     _run(command.main, tmp_path / "student.keras", "--formats", "tflite", "--out", out, *arguments)
     arguments = (out, "--model", tmp_path / "student.keras", *arguments)
     assert _run(verifying.main, *arguments) == 0
-    assert "top-1 agreement 100.00% of 30 images" in capsys.readouterr().out
+    assert "top-1 agreement 100.00% of 30 images, accuracy " in capsys.readouterr().out
     card = json.loads((out / "card.json").read_text())
     card["artifacts"]["tflite"]["tolerance"] = 1e-12
     (out / "card.json").write_text(json.dumps(card))

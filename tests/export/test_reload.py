@@ -58,6 +58,15 @@ def test_a_process_that_fails(program, reason, tmp_path, monkeypatch):
         new_process.reload_outputs("tflite", "artifact", np.zeros((1, 2)))
 
 
+def test_latency_is_that_of_the_fastest_run_in_milliseconds(monkeypatch):
+    def reload(artifact, images, threads, repeats):
+        assert (artifact, images, threads, repeats) == ("a", {"onnx": "images"}, 2, 3)
+        return {"onnx": np.array([0.25, 0.125, 0.5])}
+
+    monkeypatch.setattr(new_process, "reload_in_one_process", reload)
+    assert new_process.latency_ms("onnx", "a", "images", 2, 3) == 125
+
+
 def test_images_are_rounded_and_clipped_to_the_integers_of_an_input():
     details = {"dtype": np.uint8, "quantization": (0.5, 10)}
     images = np.array([-10, 0.26, 0.74, 0.76, 300], "float32")

@@ -150,6 +150,12 @@ def test_limits_are_numbers(limits, tmp_path):
         export_bundle(tmp_path / "absent.keras", tmp_path, verify={"onx": limits})
 
 
+def test_agreement_is_asked_for_on_real_images_only(student, images, tmp_path):
+    export_student(student, tmp_path, "savedmodel", min_agreement=1.1)
+    with pytest.raises(ExportMismatch, match=r"less than 110\.0% of the images"):
+        export_student(student, tmp_path, "savedmodel", images=images, min_agreement=1.1)
+
+
 def test_path_that_cannot_be_written(student, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"`path` must be a folder that can be written"):
