@@ -9,7 +9,7 @@ from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.distillers import KD
 from letkd_keras.export import artifact, export_bundle, export_student, fold, formats
 from letkd_keras.export import student as exporting
-from letkd_keras.export.comparison import ExportMismatch
+from letkd_keras.export.comparison import Comparison, ExportMismatch
 from letkd_keras.export.cost_report import without_kd_layers
 from letkd_keras.export.formats import tflite
 from letkd_keras.export.formats.tflite import write_tflite
@@ -33,6 +33,7 @@ def test_artifact_gives_the_students_logits(student, images, tmp_path, name):
     result = export_student(student, tmp_path, format=name, images=images, labels=one_hot)
     assert result.path == tmp_path / formats.find(name).file_name
     assert Path(result) == result.path
+    assert str(result).startswith(f"{result.path}, {result.bytes:,} bytes, max difference ")
     assert result.accuracy_before == result.accuracy == 1
     assert result.num_images == 6
     assert result.agreement == 1
@@ -151,9 +152,21 @@ def test_limits_are_numbers(limits, tmp_path):
 
 
 def test_agreement_is_asked_for_on_real_images_only(student, images, tmp_path):
-    export_student(student, tmp_path, "savedmodel", min_agreement=1.1)
+    export_student(student, tmp_path, "tflite", min_agreement=1.1)
     with pytest.raises(ExportMismatch, match=r"less than 110\.0% of the images"):
-        export_student(student, tmp_path, "savedmodel", images=images, min_agreement=1.1)
+        export_student(student, tmp_path, "tflite", images=images, min_agreement=1.1)
+
+
+def test_a_quantized_file_of_the_same_accuracy_is_accepted(student, images, tmp_path, monkeypatch):
+    found = Comparison(0.0, 1.0, 0.5, 400, 5, accuracy_before=0.9, accuracy=0.9)
+    monkeypatch.setattr(artifact, "compare", lambda *arrays: found)
+    result = export_student(student, tmp_path, "tflite-dynamic", images=images)
+    assert (result.min_agreement, result.min_accuracy) == (0.98, 0.99)
+
+
+def test_a_smaller_tolerance_than_that_of_the_format(student, tmp_path):
+    with pytest.raises(ExportMismatch, match="differs from the student by more than 1e-12 of"):
+        export_student(student, tmp_path, "tflite", tolerance=1e-12)
 
 
 def test_path_that_cannot_be_written(student, tmp_path):
