@@ -46,8 +46,9 @@ def reload_in_one_process(artifact, images, threads=1, repeats=0):
         ExportMismatch: If a runtime cannot load or run it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        # -I: modules are searched among the installed ones only, not in this folder or PYTHONPATH.
-        command = [sys.executable, "-I", _RELOAD, Path(artifact).resolve(), threads, repeats]
+        # -E and -P: modules are searched among the installed ones only, not in this folder or
+        # PYTHONPATH. -I would leave out those that were installed with `pip install --user`.
+        command = [sys.executable, "-E", "-P", _RELOAD, Path(artifact).resolve(), threads, repeats]
         outputs = {runtime: Path(folder, f"{runtime}_outputs.npy") for runtime in images}
         for runtime, file in outputs.items():
             inputs = Path(folder, f"{runtime}_images.npy")

@@ -62,6 +62,9 @@ def main(arguments=None):
         test = evaluation_images(opened.data, options.check_images, 0, options.seed)
         given = {"images": test.images, "labels": test.labels}
     results = verify_artifacts(options.folder, student, **given)
+    if not results:
+        print(f"{options.folder} has no files in its card: nothing was compared")
+        return 2
     failed = [name for name, result in results.items() if isinstance(result, ExportMismatch)]
     for name, result in results.items():
         print(f"{name}: {'FAILED: ' if name in failed else ''}{result}")

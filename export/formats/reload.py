@@ -1,6 +1,6 @@
 """Run an exported student on images, in a process without this package.
 
-    python -I reload.py ARTIFACT THREADS REPEATS RUNTIME IMAGES.npy OUTPUTS.npy [RUNTIME ...]
+    python -E -P reload.py ARTIFACT THREADS REPEATS RUNTIME IMAGES.npy OUTPUTS.npy [RUNTIME ...]
 
 writes the outputs of each runtime or, if REPEATS is not 0, the seconds that each of so many runs on
 all images took.

@@ -243,6 +243,9 @@ def test_exit_status_of_verify(student, data_file, tmp_path, capsys):
     (out / "card.json").write_text(json.dumps(card))
     assert _run(verifying.main, *arguments) == 1
     assert "tflite: FAILED" in capsys.readouterr().out
+    (out / "card.json").write_text(json.dumps({**card, "artifacts": {}}))
+    assert _run(verifying.main, *arguments) == 2
+    assert capsys.readouterr().out.endswith("has no files in its card: nothing was compared\n")
 
 
 def test_sweep_of_a_run_is_exported_and_verified(run, tmp_path, capsys):

@@ -41,6 +41,7 @@ def test_an_artifact_cannot_use_what_a_device_does_not_have(
     [
         ("import beside", "status 1: .*No module named 'beside'"),
         ("import os; os.kill(os.getpid(), 9)", "status -9: $"),
+        ("import sys; sys.exit(f'user: {sys.flags.no_user_site}')", "status 1: user: 0$"),
         (
             "import sys; sys.exit('a\\n' * 9 + sys.argv[1])",
             "status 1: (a\\n){{4}}{folder}/artifact$",
