@@ -48,7 +48,8 @@ class NetworkRow:
         dataset: Name of the data set whose classes and image size it is counted for.
         cost: Parameters and multiply-adds.
         penultimate: Shape (height, width, channels) of the output of the layer `penultimate`;
-            `None` where a network of the user has no layer of this name.
+            `None` where a network of the user has no layer of this name. Without a grid, it has
+            the channels alone.
         intermediate: The same of the layer `intermediate`.
     """
 
@@ -96,7 +97,8 @@ def network_row(name, settings):
 
 def _grid_and_channels(layer):
     shape = tuple(layer.output.shape[1:])
-    if keras.config.image_data_format() == "channels_first":
+    # In a network of the user, the layer may have no grid.
+    if len(shape) == 3 and keras.config.image_data_format() == "channels_first":
         channels, height, width = shape
         return height, width, channels
     return shape

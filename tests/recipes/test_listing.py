@@ -3,6 +3,7 @@ import re
 
 import keras
 import pytest
+from tables_restored import tables_restored
 
 from letkd_keras import KDLayer, insert_kd_layers, models
 from letkd_keras.functional import cost_of
@@ -28,6 +29,22 @@ def test_grids_of_networks_are_height_width_and_channels():
     finally:
         keras.config.set_image_data_format("channels_last")
     assert (row.penultimate, row.intermediate) == ((8, 8, 64), (8, 8, 64))
+
+
+def test_a_layer_of_a_network_of_the_user_may_have_no_grid():
+    def flat(num_classes, input_shape, name):
+        inputs = keras.Input(input_shape)
+        x = keras.layers.Dense(8, name="penultimate")(keras.layers.Flatten()(inputs))
+        return keras.Model(inputs, keras.layers.Dense(num_classes)(x), name=name)
+
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with tables_restored():
+            models.add_network("flat", flat)
+            row = network_row("flat", cifar100.SETTINGS)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    assert (row.penultimate, row.intermediate) == ((8,), None)
 
 
 def test_costs_of_kd_layers_are_those_of_a_student_with_them():
