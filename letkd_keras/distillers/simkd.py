@@ -139,7 +139,7 @@ def _reusing_classifier(teacher, student, teacher_layers, student_layers, factor
             if window
             else AdaptiveAveragePooling(grid, name="simkd_pool")
         )(x)
-    x = _projected(x, channels, factor)
+    x = _project(x, channels, factor)
     # Names of their own: the student may have layers of the teacher's names.
     x = copy_of(pooling, name="simkd_pooling")(x)
     reused = copy_of(classifier, keras.layers.Dense, name="simkd_classifier", trainable=False)
@@ -149,7 +149,7 @@ def _reusing_classifier(teacher, student, teacher_layers, student_layers, factor
     return keras.Model(copy.inputs[0], logits, name=student.name)
 
 
-def _projected(x, channels, factor):
+def _project(x, channels, factor):
     """The output of the projector P, named `_PROJECTED`."""
     thin = channels // factor
     for number, (width, kernel_size) in enumerate(((thin, 1), (thin, 3), (channels, 1)), start=1):

@@ -94,7 +94,7 @@ def _given(options, name, default):
 
 
 def _typed(options, settings):
-    """Names of the options that were given, of those that have no effect in some experiments."""
+    """Names of options that have no effect in some experiments, where they are not the default."""
     defaults = {name: getattr(settings, name) for name in OF_PROTOTYPES} | OF_KD_LAYERS
     names = [name for name in OF_TEACHER if getattr(options, name)]
     names += [name for name in defaults if getattr(options, name) not in (None, defaults[name])]

@@ -13,6 +13,7 @@ compares the penultimate layers.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from letkd_keras.distillers import (
@@ -37,12 +38,14 @@ _PENULTIMATE, _INTERMEDIATE = ("penultimate",), ("intermediate",)
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table.
+    """A row of the table of methods.
 
     Attributes:
         title: Name of the method in tables of results.
-        distiller: Its distiller, called as `distiller(teacher, student, *positional, **options)`;
-            `None` where the student is trained alone.
+        distiller: Class of its distiller, perhaps with options by `functools.partial`; `None` where
+            the student is trained alone. It is called with teacher, student and `task_weight`. With
+            losses on the logits it also gets `logit_losses` and `warm_up_steps`. With `levels` the
+            prototypes follow the student, and it also gets options of `LetKD`.
         levels: Levels at which prototypes supervise it.
         layers: Levels whose layer of the student it needs. It may have a KD layer there without
             supervision.
@@ -51,20 +54,20 @@ class Method:
             the distiller gets the labels of the training set after the student. The training set
             must then be in memory.
         task_weight: Weight of the cross-entropy.
-        logit_losses: Names of its losses on the logits.
+        logit_losses: Names of its losses on the logits, rows of `LOGIT_LOSSES`.
         prepare: Function of the student and the `Experiment` that returns the student that the
             distiller gets; `None`: the student.
     """
 
     title: str
-    distiller: type | None
+    distiller: Callable | None
     levels: tuple = ()
     layers: tuple = ()
     alphas: dict = field(default_factory=dict)
     needs_rows: bool = False
     task_weight: float = 1.0
     logit_losses: tuple = ()
-    prepare: object = None
+    prepare: Callable | None = None
 
     @property
     def distiller_class(self):

@@ -28,8 +28,7 @@ def test_workers_may_differ_in_what_no_training_depends_on(monkeypatch, tmp_path
         config = {"seed": 0, "data": {"source": f"/images{group.index}"}}
         experiment = SimpleNamespace(data=None, student_data=None, config=lambda: config)
         options = SimpleNamespace(engine=None, out=tmp_path)
-        command = lambda experiment, out: ("report", "report.md")  # noqa: E731
-        return run_in_folder(options, lambda: experiment, command)
+        return run_in_folder(options, lambda: experiment, lambda *args: ("report", "report.md"))
 
     assert in_threads(2, run) == ["report", None]
     assert capsys.readouterr().out.count("The report of the chief.") == 1
