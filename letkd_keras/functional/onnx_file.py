@@ -16,14 +16,16 @@ from letkd_keras.ranges import positive_integer
 
 log = logging.getLogger(__name__)
 
+_POOLING = ("AveragePool", "MaxPool")
 _GLOBAL_POOLING = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax")
 _CONVOLUTIONS = ("Conv", "QLinearConv", "ConvInteger")
+_PRODUCTS = (*_CONVOLUTIONS, "Gemm", "MatMul")
 _ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "Selu", "Gelu", "HardSwish")
 _MERGES = ("Add", "Concat")
 # The image is in the data format of the file. Convolutions and pooling are channels first by
 # definition.
-_CHANNELS_FIRST = (*_CONVOLUTIONS, "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
-_TO_CHANNELS_LAST, _TO_CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
+_CHANNELS_FIRST = (*_CONVOLUTIONS, *_POOLING, "GlobalAveragePool", "GlobalMaxPool")
+_TRANSPOSED_TO = {(0, 2, 3, 1): "channels_last", (0, 3, 1, 2): "channels_first"}
 
 
 def open_onnx(
@@ -111,7 +113,11 @@ class _Graph:
         self.types = {self.image: inputs[0].type.tensor_type.elem_type}
         shape, declared_batch = self._image_shape(inputs[0], image_size)
         self.shapes = {self.image: shape}
+        self.of_images = {self.image}  # the tensors whose first axis is that of the images
         self.logits = self._without_softmax(graph.output[0].name)
+        # The number of images is the same everywhere: each part counts those of its own input.
+        self.counts = [node for node in graph.node if _counts_images(node, self.image)]
+        self.nodes = [node for node in graph.node if not _counts_images(node, self.image)]
         self.calls = self._calls(constants)
         self.batch_size = self._measure(declared_batch)
         if len(self.shapes[self.logits]) != 1:
@@ -123,7 +129,7 @@ class _Graph:
         self.cuts = [
             call.output_tensors[0]
             for call, is_cut in zip(self.calls, cuts(self.calls), strict=True)
-            if is_cut
+            if is_cut and call.output_tensors[0] in self.of_images
         ]
 
     # The graph
@@ -154,15 +160,17 @@ class _Graph:
 
     def _without_softmax(self, output):
         makers = {name: node for node in self.proto.graph.node for name in node.output}
-        while makers[output].op_type in ("Softmax", "LogSoftmax", "Identity"):
+        while output in makers and makers[output].op_type in ("Softmax", "LogSoftmax", "Identity"):
             output = makers[output].input[0]
+        if output not in makers:
+            raise self._error("an output that is computed from its input")
         if makers[output].op_type == "Sigmoid":
             raise self._error("logits or softmax probabilities as its first output, not a sigmoid")
         return output
 
     def _calls(self, constants):
         """The nodes between image and logits that depend on the image, in order."""
-        nodes = _needed(self.proto.graph.node, [self.logits])
+        nodes = _needed(self.nodes, [self.logits])
         dynamic = {self.image: self.image}
         calls = [_Call(None, (), (self.image,))]
         for node in nodes:
@@ -181,7 +189,8 @@ class _Graph:
         names = [name for call in self.calls[1:] for name in call.output_tensors]
         one = self._noise(declared_batch or 1)
         try:
-            outputs = self._run(names, one, declared_batch)
+            session = onnx_session(self._part(self.image, names, None))
+            outputs = session.run(names, {self.image: one})
         except Exception as error:  # ONNX Runtime has errors of many classes
             raise ValueError(
                 f"`{self.argument}` must be an ONNX file that ONNX Runtime can run. "
@@ -189,11 +198,13 @@ class _Graph:
             ) from error
         for name, output in zip(names, outputs, strict=True):
             self.shapes[name] = output.shape[1:]
+            if output.shape[:1] == one.shape[:1]:
+                self.of_images.add(name)
             self.types[name] = onnx.helper.np_dtype_to_tensor_dtype(output.dtype)
         expected = outputs[names.index(self.logits)][0]
         several = np.concatenate([one, self._noise(2)])  # another number than the declared one
         try:  # many files declare one image, but take several
-            (logits,) = self._run([self.logits], several, None)
+            (logits,) = session.run([self.logits], {self.image: several})
             takes_any = np.allclose(logits[0], expected, rtol=1e-3, atol=1e-3)
         except Exception:  # as above
             takes_any = False
@@ -205,10 +216,6 @@ class _Graph:
         noise = np.random.default_rng(0).uniform(0, 1, (count, *self.shapes[self.image]))
         return noise.astype(onnx.helper.tensor_dtype_to_np_dtype(self.types[self.image]))
 
-    def _run(self, names, images, batch_size):
-        session = onnx_session(self._part(self.image, names, batch_size))
-        return session.run(list(names), {self.image: images})
-
     def _formats(self):
         """Data format of each tensor of four dimensions."""
         formats = {self.image: self.image_format}
@@ -217,11 +224,7 @@ class _Graph:
             if call.node.op_type in _CHANNELS_FIRST:
                 found = "channels_first"
             elif call.node.op_type == "Transpose":
-                (perm,) = [list(each.ints) for each in call.node.attribute if each.name == "perm"]
-                found = {
-                    tuple(_TO_CHANNELS_LAST): "channels_last",
-                    tuple(_TO_CHANNELS_FIRST): "channels_first",
-                }.get(tuple(perm), found)
+                found = _TRANSPOSED_TO.get(_permutation(call.node), found)
             formats |= dict.fromkeys(call.output_tensors, found)
         return formats
 
@@ -244,7 +247,9 @@ class _Graph:
         """Refuse a name that a layer of the model cannot end at."""
         if tensor is None or tensor in self.cuts[1:]:
             return
-        if tensor in self.shapes:
+        if tensor in self.shapes and tensor not in self.of_images:
+            reason = "the first axis of which is not that of the images"
+        elif tensor in self.shapes:
             reason = "of which later ones depend on others, too"
         else:
             reason = f"which the graph does not have{did_you_mean(tensor, self.shapes)}"
@@ -271,28 +276,51 @@ class _Graph:
 
     def _last_map(self):
         """The feature map that is pooled or flattened before the classifier, or `None`."""
-        for leaves in (self._pools_globally, self._leaves_the_grid):
-            for call in reversed(self.calls[1:]):
-                tensor = call.input_tensors[0]
-                if tensor in self.cuts[1:] and self._grid(tensor) and leaves(call):
+        ends = [
+            (call, tensor)
+            for call in reversed(self.calls[self._after_blocks() :])
+            if (tensor := call.input_tensors[0]) in self.cuts[1:] and self._grid(tensor)
+        ]
+        # A grid of 1 x 1 is the last one only where no larger one is pooled or flattened.
+        for leaves in (self._pools_globally, self._leaves_the_grid, self._leaves_one_location):
+            for call, tensor in ends:
+                if leaves(call):
                     return self._before_scores(tensor)
         return None
 
+    def _after_blocks(self):
+        """Number of the call after the last product that is part of a block.
+
+        So a transformer, which goes on with blocks after the grid of its patches, has no last map.
+        """
+        last, products = 1, 0
+        for number, call in enumerate(self.calls[1:], 2):
+            if call.node.op_type in _PRODUCTS:
+                products = number
+            # Vectors are merged where two classifiers are averaged.
+            elif products and _merges(call) and len(self.shapes[call.output_tensors[0]]) > 1:
+                last = products
+        return last
+
     def _pools_globally(self, call):
-        after = self._grid(call.output_tensors[0])
-        if call.node.op_type in _GLOBAL_POOLING:
-            return after in (None, (1, 1))
-        pools = call.node.op_type in ("AveragePool", "MaxPool")
-        return pools and after == (1, 1) != self._grid(call.input_tensors[0])
+        before, after = self._grid(call.input_tensors[0]), self._grid(call.output_tensors[0])
+        pools = call.node.op_type in _POOLING and after == (1, 1)
+        return before != (1, 1) and (
+            pools or (call.node.op_type in _GLOBAL_POOLING and after in (None, (1, 1)))
+        )
 
     def _leaves_the_grid(self, call):
-        return self._grid(call.output_tensors[0]) is None
+        before, after = self._grid(call.input_tensors[0]), self._grid(call.output_tensors[0])
+        return before != (1, 1) and after in (None, (1, 1))
+
+    def _leaves_one_location(self, call):
+        return call.node.op_type in _GLOBAL_POOLING or self._grid(call.output_tensors[0]) is None
 
     def _before_scores(self, tensor):
         """The map that a last convolution makes class scores of (SqueezeNet), or the one given."""
         number = next(n for n, call in enumerate(self.calls) if tensor in call.output_tensors)
         until, after = self.calls[: number + 1], self.calls[number + 1 :]
-        if any(call.node.op_type in (*_CONVOLUTIONS, "Gemm", "MatMul") for call in after):
+        if any(call.node.op_type in _PRODUCTS for call in after):
             return tensor
         last = next(call for call in reversed(until) if call.node.op_type in _CONVOLUTIONS)
         source = last.input_tensors[0]
@@ -305,7 +333,7 @@ class _Graph:
             tensor = call.output_tensors[0]
             if self._grid(tensor) != self._grid(penultimate):
                 continue
-            convolutions += call.node.op_type in _CONVOLUTIONS
+            convolutions += call.node.op_type in _PRODUCTS
             if not convolutions or tensor not in self.cuts:
                 continue
             merges = _merges(call) or (
@@ -371,15 +399,21 @@ class _Graph:
         import onnx
 
         graph = self.proto.graph
-        nodes = _needed(graph.node, ends, start)
+        nodes = _needed(self.nodes, ends, start)
         used = {name for node in nodes for name in _inputs(node)}
         images = onnx.helper.make_tensor_value_info(
             start, self.types[start], [batch_size or "N", *self.shapes[start]]
         )
-        part = onnx.ModelProto()
-        part.CopyFrom(self.proto)
-        part.graph.Clear()
+        part = onnx.ModelProto(
+            ir_version=self.proto.ir_version,
+            opset_import=self.proto.opset_import,
+            functions=self.proto.functions,
+        )
         part.graph.name = graph.name or "part"
+        for node in self.counts:
+            if node.output[0] in used:
+                part.graph.node.add().CopyFrom(node)
+                part.graph.node[-1].input[:] = [start]
         part.graph.node.extend(nodes)
         part.graph.input.append(images)
         part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in ends)
@@ -429,6 +463,17 @@ def _needed(nodes, ends, start=None):
     return needed[::-1]
 
 
+def _counts_images(node, image):
+    """Whether a node gives the number of images: of the shape of the image, the first entry."""
+    entries = {each.name: each.i for each in node.attribute}
+    return node.op_type == "Shape" and node.input[0] == image and entries == {"start": 0, "end": 1}
+
+
 def _merges(call):
     """Whether a call adds or joins tensors that depend on the image."""
     return call.node.op_type in _MERGES and len(call.input_tensors) > 1
+
+
+def _permutation(node):
+    """The axes of a transposition; none if it reverses them all."""
+    return next((tuple(each.ints) for each in node.attribute if each.name == "perm"), ())

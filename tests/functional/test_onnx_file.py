@@ -5,7 +5,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from onnx_files import residual_network, tensors_of
+from onnx_files import patch_network, residual_network, tensors_of
 
 import letkd_keras as letkd
 from letkd_keras.functional import (
@@ -136,6 +136,53 @@ def test_class_scores_that_are_pooled_are_no_features(tmp_path):
     np.testing.assert_allclose(found, np.moveaxis(expected, 1, -1), rtol=1e-4, atol=1e-5)
 
 
+def test_layers_are_found_where_the_graph_counts_the_images_of_its_input(tmp_path):
+    """As in ConvNeXt, exported by `torch.onnx.export` with an open number of images."""
+    expected = open_onnx(residual_network(tmp_path / "a.onnx")).predict(IMAGES, verbose=0)
+    model = open_onnx(residual_network(tmp_path / "b.onnx", head="Shape"))
+    assert {"stage1", "intermediate", "penultimate"} <= {layer.name for layer in model.layers}
+    np.testing.assert_allclose(model.predict(IMAGES, verbose=0), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_map_of_which_tokens_are_made_is_not_the_last_one(tmp_path):
+    """As the patches of a vision transformer."""
+    model = open_onnx(residual_network(tmp_path / "a.onnx", head="Tokens"))
+    assert [layer.name for layer in model.layers] == ["image", "logits"]
+
+
+def test_a_convolution_over_the_whole_grid_is_part_of_the_classifier(tmp_path):
+    model = open_onnx(residual_network(tmp_path / "a.onnx", head="Convolution"))
+    assert model.get_layer("stage2").output.shape == (None, 4, 4, 6)
+    assert suggest_stage_ends(model) == ["stage1", "stage2"]
+
+
+def test_the_last_grid_may_be_a_single_location(tmp_path):
+    model = open_onnx(residual_network(tmp_path / "a.onnx", size=2))
+    assert model.get_layer("intermediate").output.shape == (None, 1, 1, 6)
+    assert suggest_stage_ends(model) == ["stage1", "stage2"]
+
+
+def test_blocks_may_consist_of_matrix_products(tmp_path):
+    """As in Swin transformers."""
+    file = patch_network(tmp_path / "a.onnx")
+    expected = tensors_of(file, ["sum1", "sum2"], np.moveaxis(IMAGES, -1, 1))
+    found = outputs_at(open_onnx(file), "intermediate", "penultimate")
+    for each, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(each, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_transposition_may_reverse_all_axes(file):
+    expected = open_onnx(file).predict(IMAGES, verbose=0)
+    proto = onnx.load(file)
+    proto.graph.node[-2].output[0] = "first"
+    for names in (["first", "turned"], ["turned", "logits"]):
+        proto.graph.node.insert(
+            len(proto.graph.node) - 1, helper.make_node("Transpose", names[:1], names[1:])
+        )
+    onnx.save(proto, file)
+    np.testing.assert_allclose(open_onnx(file).predict(IMAGES, verbose=0), expected, rtol=1e-5)
+
+
 def test_layers_can_be_named(file):
     model = open_onnx(file, penultimate_layer="b1", intermediate_layer="a1")
     expected = tensors_of(file, ["a1", "b1"], np.moveaxis(IMAGES, -1, 1))
@@ -219,6 +266,24 @@ def test_files_that_are_no_classifiers_are_refused(file, tmp_path):
     onnx.save(proto, tmp_path / "c.onnx")
     with pytest.raises(ValueError, match=r"one input\. Received: \['image', 'second'\]"):
         open_onnx(tmp_path / "c.onnx")
+    proto = onnx.load(file)
+    proto.graph.output[0].name = "fc"
+    onnx.save(proto, tmp_path / "d.onnx")
+    with pytest.raises(ValueError, match="an output that is computed from its input"):
+        open_onnx(tmp_path / "d.onnx")
+
+
+def test_a_tensor_whose_first_axis_is_not_that_of_the_images_is_no_layer(file):
+    proto = onnx.load(file)
+    relu = next(n for n, node in enumerate(proto.graph.node) if node.output[0] == "stem")
+    proto.graph.node[relu].output[0] = "before"
+    for name, shape in (("pairs", [-1, 2, 8, 8]), ("stem", [-1, 4, 8, 8])):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(shape), f"{name}.s"))
+    proto.graph.node.insert(relu + 1, helper.make_node("Reshape", ["before", "pairs.s"], ["pairs"]))
+    proto.graph.node.insert(relu + 2, helper.make_node("Reshape", ["pairs", "stem.s"], ["stem"]))
+    onnx.save(proto, file)
+    with pytest.raises(ValueError, match="the first axis of which is not that of the images"):
+        open_onnx(file, penultimate_layer="pairs")
 
 
 def test_what_an_exporter_remarks_is_left_out(file):

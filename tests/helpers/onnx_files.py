@@ -57,9 +57,24 @@ def residual_network(path, batch="N", head="Gemm", ending="Softmax", size=8):
         x = node("GlobalAveragePool", [x], "pooled")
         node("Flatten", [x], "logits")
     else:
-        x = node("GlobalAveragePool", [x], "pooled")
+        if head == "Convolution":  # as in VGG networks of timm
+            x = node("Conv", [x, weight("wide", 6, 6, size // 2, size // 2)], "one")
+            x = node("Relu", [x], "one.r")
+        if head == "Tokens":  # a block of a transformer
+            initializers.append(numpy_helper.from_array(np.array([0, 6, -1]), "tokens.shape"))
+            x = node("Reshape", [x, "tokens.shape"], "tokens")
+            y = node("MatMul", [weight("mixer", 6, 6), x], "mixed")
+            x = node("Add", [x, y], "tokens.sum")
+            x = node("ReduceMean", [x], "pooled", axes=[2], keepdims=1)
+        else:
+            x = node("GlobalAveragePool", [x], "pooled")
         if head == "Reshape":  # to a fixed number of images
             initializers.append(numpy_helper.from_array(np.array([batch, 6]), "shape"))
+            x = node("Reshape", [x, "shape"], "flat")
+        elif head == "Shape":  # to the number of images, as PyTorch counts them
+            initializers.append(numpy_helper.from_array(np.array([6]), "channels"))
+            node("Shape", ["image"], "count", start=0, end=1)
+            node("Concat", ["count", "channels"], "shape", axis=0)
             x = node("Reshape", [x, "shape"], "flat")
         else:
             x = node("Flatten", [x], "flat")
@@ -75,6 +90,43 @@ def residual_network(path, batch="N", head="Gemm", ending="Softmax", size=8):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+    return path
+
+
+def patch_network(path):
+    """Write a network that merges patches and has no convolutions after, and return its file.
+
+    It has the blocks `sum1` and `sum2` of [B, 2, 2, 6]. Images have 8 x 8 pixels.
+    """
+    rng = np.random.default_rng(0)
+    shapes = {"patch": (4, 3, 2, 2), "merge": (16, 6), "one": (6, 6), "two": (6, 6), "fc": (6, 5)}
+    initializers = [
+        numpy_helper.from_array(rng.normal(0, 0.3, shape).astype("float32"), name)
+        for name, shape in shapes.items()
+    ]
+    initializers.append(numpy_helper.from_array(np.array([0, 2, 2, 16]), "shape"))
+    nodes = [
+        helper.make_node("Conv", ["image", "patch"], ["patches"], strides=[2, 2]),
+        helper.make_node("Transpose", ["patches"], ["last"], perm=[0, 2, 3, 1]),
+        helper.make_node("Reshape", ["last", "shape"], ["merged"]),
+        helper.make_node("MatMul", ["merged", "merge"], ["x"]),
+        helper.make_node("MatMul", ["x", "one"], ["y1"]),
+        helper.make_node("Add", ["x", "y1"], ["sum1"]),
+        helper.make_node("MatMul", ["sum1", "two"], ["y2"]),
+        helper.make_node("Add", ["sum1", "y2"], ["sum2"]),
+        helper.make_node("ReduceMean", ["sum2"], ["pooled"], axes=[1, 2], keepdims=0),
+        helper.make_node("MatMul", ["pooled", "fc"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 5])],
+        initializers,
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path
+    )
     return path
 
 
