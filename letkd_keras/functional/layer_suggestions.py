@@ -24,6 +24,7 @@ from letkd_keras.functional.graph import (
     readers,
 )
 from letkd_keras.functional.token_grid import TokenGrids
+from letkd_keras.layers.onnx_graph import ONNXGraph
 
 
 def suggest_layers(model, argument="model"):
@@ -208,6 +209,7 @@ class _FeatureMaps:
 
     def _last_map(self):
         """The call whose feature map the classifier pools or flattens."""
+        computed = self._computed_by_weights()
         # Global pooling ends the maps, even if convolutions follow on a grid of 1 x 1 before the
         # flattening.
         for ends, grid in (
@@ -218,7 +220,7 @@ class _FeatureMaps:
             for node in filter(ends, reversed(self.calls)):
                 for source in node.input_tensors:
                     made = self.makers[id(source)]
-                    if made.is_input or grid(made) is None:
+                    if id(source) not in computed or grid(made) is None:
                         continue
                     # Another layer reads the map that a squeeze-and-excitation block pools.
                     reading = (x for x in self.calls if any(t is source for t in x.input_tensors))
@@ -284,7 +286,9 @@ class _FeatureMaps:
         computed = set()
         for node in self.calls:
             inputs = {id(tensor) for tensor in node.input_tensors}
-            if count_convolutions(node.operation) or inputs & computed:
+            operation = node.operation
+            is_onnx = isinstance(operation, ONNXGraph)
+            if is_onnx or count_convolutions(operation) or inputs & computed:
                 computed.update(id(tensor) for tensor in node.output_tensors)
         return computed
 

@@ -36,8 +36,9 @@ def open_onnx(
     The model can be a teacher of every method. It cannot be trained, so it cannot be a student. The
     layers in it are parts of the ONNX graph (`letkd_keras.layers.ONNXGraph`), which end where
     methods compare features: `intermediate`, `penultimate`, and `stage1`, `stage2` and so on. They
-    are chosen as in `suggest_layers`. In a transformer they are not known, so name them, or use
-    methods on logits. The model computes in float32 and can be saved as a `.keras` file.
+    are chosen as in `suggest_layers`, but in a vision transformer (ViT) they are not found: name
+    them, or use methods on logits. The model computes in float32 and can be saved as a `.keras`
+    file.
 
     Args:
         path: The file. It has one input, of images [B, C, H, W] or [B, H, W, C], and as its first
@@ -119,7 +120,11 @@ class _Graph:
         self.counts = [node for node in graph.node if _counts_images(node, self.image)]
         self.nodes = [node for node in graph.node if not _counts_images(node, self.image)]
         self.calls = self._calls(constants)
-        self.batch_size = self._measure(declared_batch)
+        images = self._noise(declared_batch or 1)
+        logits = self._measure(images, declared_batch)
+        # Many files declare one image, but take several.
+        takes_any = self._takes_any_number(images, logits)
+        self.batch_size = None if takes_any else len(images)
         if len(self.shapes[self.logits]) != 1:
             raise self._error(
                 f"logits [B, classes] as its first output. Received: {self.shapes[self.logits]} "
@@ -182,15 +187,13 @@ class _Graph:
                 calls.append(_Call(node, inputs, outputs))
         return calls
 
-    def _measure(self, declared_batch):
-        """Find the shapes and types of all tensors, and how many images the graph takes."""
+    def _measure(self, images, declared_batch):
+        """Find the shapes and types of all tensors, and return the logits of the first image."""
         import onnx
 
         names = [name for call in self.calls[1:] for name in call.output_tensors]
-        one = self._noise(declared_batch or 1)
         try:
-            session = onnx_session(self._part(self.image, names, None))
-            outputs = session.run(names, {self.image: one})
+            outputs = self._run(names, images, declared_batch)
         except Exception as error:  # ONNX Runtime has errors of many classes
             raise ValueError(
                 f"`{self.argument}` must be an ONNX file that ONNX Runtime can run. "
@@ -198,23 +201,29 @@ class _Graph:
             ) from error
         for name, output in zip(names, outputs, strict=True):
             self.shapes[name] = output.shape[1:]
-            if output.shape[:1] == one.shape[:1]:
+            if output.shape[:1] == images.shape[:1]:
                 self.of_images.add(name)
             self.types[name] = onnx.helper.np_dtype_to_tensor_dtype(output.dtype)
-        expected = outputs[names.index(self.logits)][0]
-        several = np.concatenate([one, self._noise(2)])  # another number than the declared one
-        try:  # many files declare one image, but take several
-            (logits,) = session.run([self.logits], {self.image: several})
-            takes_any = np.allclose(logits[0], expected, rtol=1e-3, atol=1e-3)
+        return outputs[names.index(self.logits)][0]
+
+    def _takes_any_number(self, images, logits):
+        """Whether the graph gives the same logits of the first image among more images."""
+        several = np.concatenate([images, self._noise(2)])
+        try:
+            (found,) = self._run([self.logits], several, None)
         except Exception:  # as above
-            takes_any = False
-        return None if takes_any else declared_batch or 1
+            return False
+        return np.allclose(found[0], logits, rtol=1e-3, atol=1e-3)
 
     def _noise(self, count):
         import onnx
 
         noise = np.random.default_rng(0).uniform(0, 1, (count, *self.shapes[self.image]))
         return noise.astype(onnx.helper.tensor_dtype_to_np_dtype(self.types[self.image]))
+
+    def _run(self, names, images, batch_size):
+        session = onnx_session(self._part(self.image, names, batch_size))
+        return session.run(names, {self.image: images})
 
     def _formats(self):
         """Data format of each tensor of four dimensions."""
@@ -318,18 +327,23 @@ class _Graph:
 
     def _before_scores(self, tensor):
         """The map that a last convolution makes class scores of (SqueezeNet), or the one given."""
-        number = next(n for n, call in enumerate(self.calls) if tensor in call.output_tensors)
-        until, after = self.calls[: number + 1], self.calls[number + 1 :]
+        until = self._until(tensor)
+        after = self.calls[len(until) :]
         if any(call.node.op_type in _PRODUCTS for call in after):
             return tensor
         last = next(call for call in reversed(until) if call.node.op_type in _CONVOLUTIONS)
         source = last.input_tensors[0]
         return source if source in self.cuts[1:] else tensor
 
+    def _until(self, tensor):
+        """The calls from the image to a tensor."""
+        number = next(n for n, call in enumerate(self.calls) if tensor in call.output_tensors)
+        return self.calls[: number + 1]
+
     def _first_block(self, penultimate):
         """The end of the first block on the grid of the last feature map, or `None`."""
         convolutions, plain = 0, None
-        for call in self.calls[1:]:
+        for call in self._until(penultimate)[1:]:
             tensor = call.output_tensors[0]
             if self._grid(tensor) != self._grid(penultimate):
                 continue
@@ -342,7 +356,7 @@ class _Graph:
             )
             if merges:
                 block = self._with_activation(tensor)
-                return None if block == penultimate else block
+                return None if penultimate in (tensor, block) else block
             if plain is None and call.node.op_type in _ACTIVATIONS:
                 plain = tensor
         return None if plain == penultimate else plain
@@ -359,7 +373,7 @@ class _Graph:
     def _stage_ends(self, penultimate):
         """The last maps of each grid, from fine to coarse."""
         ends, convolutions = [], 0
-        for call in self.calls[1:]:
+        for call in self._until(penultimate)[1:]:
             tensor = call.output_tensors[0]
             convolutions += call.node.op_type in _CONVOLUTIONS
             is_map = convolutions and self._grid(tensor) and call.node.op_type != "Pad"
@@ -368,8 +382,6 @@ class _Graph:
                 if ends and self._grid(ends[-1])[0] < 1.5 * self._grid(tensor)[0]:
                     ends.pop()
                 ends.append(tensor)
-            if tensor == penultimate:
-                return ends
         return ends
 
     # Parts of the graph

@@ -194,8 +194,9 @@ def _check_file(parsed, name, argument):
     _check_no_saved_model(path, name, argument)
     if not path.is_file():
         kind = "is a folder" if path.is_dir() else "does not exist"
+        file = "an .onnx" if path.suffix == ".onnx" else "a .keras"
         raise FileNotFoundError(
-            f"`{argument}` must be a .keras file or the name of a network. "
+            f"`{argument}` must be {file} file or the name of a network. "
             f"Received: {argument}={name!r}, which {kind}"
         )
     if path.name.endswith(".weights.h5"):

@@ -150,6 +150,23 @@ def test_a_map_of_which_tokens_are_made_is_not_the_last_one(tmp_path):
     assert [layer.name for layer in model.layers] == ["image", "logits"]
 
 
+def test_a_scaled_image_is_no_feature_map(file, tmp_path):
+    """Recipes put the scaling of the pixels before a teacher."""
+
+    def scaled(teacher):
+        image = keras.Input((8, 8, 3))
+        return keras.Model(image, teacher(keras.layers.Rescaling(2.0)(image)))
+
+    without_maps = open_onnx(residual_network(tmp_path / "a.onnx", head="Tokens"))
+    with pytest.raises(ValueError, match="Name the layers"):
+        suggest_layers(scaled(without_maps))
+    of_one_block = open_onnx(file, penultimate_layer="stem")
+    assert suggest_layers(scaled(of_one_block)) == {
+        "penultimate": "penultimate",
+        "intermediate": None,
+    }
+
+
 def test_a_convolution_over_the_whole_grid_is_part_of_the_classifier(tmp_path):
     model = open_onnx(residual_network(tmp_path / "a.onnx", head="Convolution"))
     assert model.get_layer("stage2").output.shape == (None, 4, 4, 6)
@@ -189,6 +206,13 @@ def test_layers_can_be_named(file):
     found = outputs_at(model, "intermediate", "penultimate")
     for each, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(each, np.moveaxis(other, 1, -1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("last", ["stem", "a1.sum"])
+def test_no_block_after_the_named_last_map_is_the_first_one(last, file):
+    layers = [layer.name for layer in open_onnx(file, penultimate_layer=last).layers]
+    assert "intermediate" not in layers
+    assert layers[-2:] == ["penultimate", "logits"]
 
 
 def test_an_image_size_that_the_file_leaves_open_is_asked_for(file):

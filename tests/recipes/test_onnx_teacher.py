@@ -33,6 +33,12 @@ def test_its_layers_are_resolved_and_a_student_of_such_a_file_is_refused(file):
         prepare(experiment_of(digits.parse(options), digits.SETTINGS))
 
 
+def test_a_file_that_does_not_exist_is_named(tmp_path):
+    options = [*SMALL, "--teacher", str(tmp_path / "none.onnx"), "--student", "resnet8"]
+    with pytest.raises(FileNotFoundError, match=r"must be an \.onnx file or the name of a network"):
+        prepare(experiment_of(digits.parse(options), digits.SETTINGS))
+
+
 @pytest.mark.slow
 def test_it_gets_a_head_and_teaches(file, tmp_path, monkeypatch):
     # The table of costs has tests of its own, and takes seconds.
