@@ -17,8 +17,8 @@ class ONNXGraph(keras.layers.Layer):
 
     The floating-point initializers of the graph are the weights of this layer, so that a `.keras`
     file of a model is complete. They are not trained, and no gradient passes through the layer. It
-    reads its weights when it is called first, or loaded. The graph runs outside of the compiled
-    step. `letkd_keras.functional.open_onnx` makes a model of such layers.
+    reads its weights when they are set or loaded, or when it is called first. The graph runs
+    outside of the compiled step. `letkd_keras.functional.open_onnx` makes a model of such layers.
 
     Args:
         graph: Serialized `onnx.ModelProto`, in base64, with one input and one output [B, ...]. The
@@ -79,11 +79,13 @@ class ONNXGraph(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return (input_shape[0], *self.output_shape_of_image)
 
+    def set_weights(self, weights):
+        super().set_weights(weights)
+        self._restart()
+
     def load_own_variables(self, store):
         super().load_own_variables(store)
-        self._session = None
-        # On JAX the values are not at hand in a training step.
-        self._start()
+        self._restart()
 
     def get_config(self):
         return {
@@ -97,6 +99,11 @@ class ONNXGraph(keras.layers.Layer):
 
     def _proto(self):
         return _onnx().ModelProto.FromString(base64.b64decode(self.graph))
+
+    def _restart(self):
+        self._session = None
+        # On JAX the values are not at hand in a compiled step.
+        self._start()
 
     def _start(self):
         if self._session is not None:

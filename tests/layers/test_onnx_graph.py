@@ -31,6 +31,12 @@ def test_it_is_made_again_from_its_configuration(layer):
     )
 
 
+def test_weights_that_are_set_later_count(layer):
+    before = np.asarray(layer(IMAGES))
+    layer.set_weights([2 * weight for weight in layer.get_weights()])
+    assert not np.allclose(layer(IMAGES), before)
+
+
 def test_a_batch_may_be_empty(layer):
     """As one replica's share of the last batch of an epoch may be."""
     assert layer(IMAGES[:0]).shape == (0, 8, 8, 4)
