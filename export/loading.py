@@ -10,6 +10,7 @@ from letkd_keras.functional.graph import flatten
 from letkd_keras.functional.graph_copy import copy_with
 from letkd_keras.functional.loading import load_model
 from letkd_keras.functional.lora import without_lora
+from letkd_keras.functional.onnx_file import check_no_onnx
 from letkd_keras.functional.quantization_aware_copy import without_fake_quantization
 from letkd_keras.functional.softmax_removal import remove_softmax
 
@@ -31,8 +32,8 @@ def load_student(model):
 
     Raises:
         FileNotFoundError: If a path does not exist or its folder contains no student.
-        ValueError: If it is not a model, is not built, or is not a functional classifier with one
-            input and one output.
+        ValueError: If it is not a model, is not built, is not a functional classifier with one
+            input and one output, or has parts of an ONNX file.
     """
     if isinstance(model, str | Path):
         model = _load(Path(model))
@@ -43,6 +44,7 @@ def load_student(model):
             f"Input. Received: model={student.name!r}, which is not built"
         )
     student = flatten(without_lora(without_fake_quantization(remove_softmax(student))))
+    check_no_onnx(student, "model")
     dtypes = {student.inputs[0].dtype, *(layer.compute_dtype for layer in student.layers)}
     if dtypes != {"float32"}:
         # A student of uint8 images, or trained in mixed precision, is exported in float32.

@@ -4,8 +4,8 @@ import logging
 
 from letkd_keras.data_format import check_data_format, spatial_shape
 from letkd_keras.functional.graph import find_layer, flatten, output_of, output_shape_of
+from letkd_keras.functional.onnx_file import check_no_onnx
 from letkd_keras.functional.softmax_removal import remove_softmax
-from letkd_keras.layers import ONNXGraph
 from letkd_keras.shapes import shapes_agree
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def matching_models(teacher, student):
             cannot be trained, or the models' input shapes or numbers of classes differ.
     """
     student = remove_softmax(student, "student")
-    check_trainable(student)
+    check_no_onnx(student, "student")
     if teacher is None:
         return None, student
     teacher = remove_softmax(teacher, "teacher")
@@ -52,23 +52,6 @@ def matching_models(teacher, student):
             "puts out features: add a `Dense(classes)` and train it"
         )
     return teacher, student
-
-
-def check_trainable(student):
-    """Refuse a student with parts of an ONNX file, which cannot be trained.
-
-    Args:
-        student: Functional `keras.Model`.
-
-    Raises:
-        ValueError: If it has such a layer.
-    """
-    for layer in flatten(student).layers:
-        if isinstance(layer, ONNXGraph):
-            raise ValueError(
-                "`student` must be a network of Keras layers; one of an ONNX file cannot be "
-                f"trained, and can be the teacher. Received: {student.name!r} with {layer.name!r}"
-            )
 
 
 def check_teacher_stays(teacher, student):

@@ -11,6 +11,7 @@ import numpy as np
 
 from letkd_keras.errors import check_packages, did_you_mean, error_reason
 from letkd_keras.functional.block_ends import cuts
+from letkd_keras.functional.graph import flatten
 from letkd_keras.layers.onnx_graph import ONNXGraph, onnx_session, to_format, weight_initializers
 from letkd_keras.ranges import positive_integer
 
@@ -88,6 +89,24 @@ def open_onnx(
         start = tensor
     name = re.sub(r"[^\w.-]", "_", Path(path).stem)
     return keras.Model(image, x, name=name)
+
+
+def check_no_onnx(model, argument):
+    """Refuse a model with parts of an ONNX file where it is trained or exported.
+
+    Args:
+        model: Functional `keras.Model`.
+        argument: Name of the model in the error.
+
+    Raises:
+        ValueError: If it has such a layer.
+    """
+    for layer in flatten(model).layers:
+        if isinstance(layer, ONNXGraph):
+            raise ValueError(
+                f"`{argument}` must be a network of Keras layers; one of an ONNX file can only be "
+                f"the teacher. Received: {model.name!r} with {layer.name!r}"
+            )
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,8 @@ def _check_no_saved_model(path, name, argument):
     if (path / "saved_model.pb").is_file():
         raise ValueError(
             f"`{argument}` must be a .keras file; Keras 3 cannot read the layers of a SavedModel. "
-            f"Save the model that it was made from: model.save('{path.name}.keras'). "
+            f"Save the model that it was made from: model.save('{path.name}.keras'). Or convert a "
+            f"teacher: python -m tf2onnx.convert --saved-model {path.name} --output teacher.onnx. "
             f"Received: {argument}={name!r}, which is a SavedModel"
         )
 

@@ -8,8 +8,8 @@ import numpy as np
 from letkd_keras.commands.option_types import option_of
 from letkd_keras.data.keras_cv_policies import mixes_labels
 from letkd_keras.distillers import Distiller, HintedLetKD, LetKD
-from letkd_keras.distillers.compatibility import check_trainable
 from letkd_keras.functional.insertion import kd_layers_of
+from letkd_keras.functional.onnx_file import check_no_onnx
 from letkd_keras.levels import LEVELS
 from letkd_keras.losses import LOGIT_LOSSES
 from letkd_keras.recipes.experiments import methods, sizes
@@ -42,7 +42,7 @@ def prepare(experiment):
     opened_teacher = experiment.teacher.open(experiment.data, "teacher")
     opened_student = experiment.student.open(experiment.data, "student")
     teacher, student = opened_teacher.model, opened_student.model
-    check_trainable(student)
+    check_no_onnx(student, "student")
     experiment = replace(
         experiment,
         teacher=replace(experiment.teacher, trained=opened_teacher.trained),

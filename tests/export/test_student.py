@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from onnx_files import residual_network
 
 from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.distillers import KD
@@ -18,6 +19,7 @@ from letkd_keras.export.new_process import reload_outputs
 from letkd_keras.files import write_json
 from letkd_keras.functional.fingerprint import fingerprint
 from letkd_keras.functional.insertion import kd_layers_of
+from letkd_keras.functional.onnx_file import open_onnx
 from letkd_keras.precision import dtype_policy
 
 
@@ -379,3 +381,10 @@ def test_labels_of_an_earlier_student_are_not_left_without_a_warning(
     assert "labels.txt" not in caplog.text
     export_student(student, tmp_path, "tflite")
     assert "labels.txt is not of this export, which has no `class_names`" in caplog.text
+
+
+def test_a_network_of_an_onnx_file_is_no_student(tmp_path):
+    teacher = open_onnx(residual_network(tmp_path / "teacher.onnx"))
+    with pytest.raises(ValueError, match=r"`model` must be a network of Keras .* with 'stage1'$"):
+        export_student(teacher, tmp_path / "out", "tflite")
+    assert not (tmp_path / "out").exists()
