@@ -37,7 +37,7 @@ class ONNXGraph(keras.layers.Layer):
         [B, *output_shape], float32.
 
     Raises:
-        ImportError: If onnx or ONNX Runtime is not installed.
+        ImportError: If onnx or ONNX Runtime is not installed, or JAX on a CPU is older than 0.6.1.
     """
 
     def __init__(self, graph, output_shape, formats, batch_size=None, data_format=None, **kwargs):
@@ -74,7 +74,7 @@ class ONNXGraph(keras.layers.Layer):
         import jax
 
         shape = (inputs.shape[0], *self.output_shape_of_image)
-        return jax.pure_callback(self._run, jax.ShapeDtypeStruct(shape, "float32"), inputs)
+        return _called_back(self._run, jax.ShapeDtypeStruct(shape, "float32"), inputs)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], *self.output_shape_of_image)
@@ -129,6 +129,37 @@ class ONNXGraph(keras.layers.Layer):
             output = to_format(output[: len(images)], after, self.data_format)
             outputs.append(output.astype("float32"))
         return np.concatenate(outputs)
+
+
+def _called_back(function, output, inputs):
+    """The output of a function of NumPy arrays in a step of JAX.
+
+    Args:
+        function: Function of one array.
+        output: Shape and type of what it returns, a `jax.ShapeDtypeStruct`.
+        inputs: Its argument.
+
+    Raises:
+        ImportError: On a CPU, if JAX is older than 0.6.1.
+    """
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return jax.pure_callback(function, output, inputs)
+    # There a `pure_callback` copies its argument by the threads that run the step. With few of
+    # them, all may wait for a copy that none is left to make.
+    try:
+        from jax.experimental.buffer_callback import buffer_callback
+    except ImportError as error:
+        raise ImportError(
+            "A network of an ONNX file needs JAX 0.6.1 or later on a CPU. "
+            f"Received: JAX {jax.__version__}"
+        ) from error
+
+    def write(_, buffer, images):
+        np.asarray(buffer)[...] = function(np.asarray(images))
+
+    return buffer_callback(write, output)(inputs)
 
 
 def to_format(array, given, wanted):

@@ -86,7 +86,7 @@ def test_a_student_of_an_onnx_file_is_refused(teachers, tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 def test_it_teaches_on_jax_as_on_tensorflow(tmp_path):
-    path = residual_network(tmp_path / "teacher.onnx")
+    path = residual_network(tmp_path / "teacher.onnx", size=32)
     done = in_a_process("onnx_teacher_on_jax.py", path, KERAS_BACKEND="jax")
     assert done.returncode == 0, done.stderr
     found, expected = json.loads(done.stdout), history(path)
