@@ -33,7 +33,8 @@ def test_forms_of_a_network_of_the_zoo(tmp_path, capsys):
 def test_a_run_has_accuracies(tmp_path):
     plain = models.build("resnet8", num_classes=10, input_shape=(32, 32, 3))
     student = insert_kd_layers(plain, KDLayer(16, name="kd_penultimate"))
-    data = DataSpec("digits").config()
+    spec = DataSpec("digits")
+    data = {**spec.config(), "digest": spec.open().digest}
     config = {"export_method": "letkd1", "seed": 0, "data": data}
     run = RunFolder(tmp_path / "run", config).path
     for method, model in (("student", plain), ("letkd1", student)):
