@@ -34,7 +34,7 @@ class ONNXGraph(keras.layers.Layer):
         inputs: [B, ...].
 
     Returns:
-        [B, *output_shape], float32.
+        `[B, *output_shape]`, float32.
 
     Raises:
         ImportError: If onnx or ONNX Runtime is not installed, or JAX on a CPU is older than 0.6.1.
