@@ -12,20 +12,15 @@ import numpy as np
 from letkd_keras.errors import check_packages, did_you_mean, error_reason
 from letkd_keras.functional.block_ends import cuts
 from letkd_keras.functional.graph import flatten
+from letkd_keras.functional.onnx_feature_maps import CONVOLUTIONS, POOLING, feature_points
 from letkd_keras.layers.onnx_graph import ONNXGraph, onnx_session, to_format, weight_initializers
 from letkd_keras.ranges import positive_integer
 
 log = logging.getLogger(__name__)
 
-_POOLING = ("AveragePool", "MaxPool")
-_GLOBAL_POOLING = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax")
-_CONVOLUTIONS = ("Conv", "QLinearConv", "ConvInteger")
-_PRODUCTS = (*_CONVOLUTIONS, "Gemm", "MatMul")
-_ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "Selu", "Gelu", "HardSwish")
-_MERGES = ("Add", "Concat")
 # The image is in the data format of the file. Convolutions and pooling are channels first by
 # definition.
-_CHANNELS_FIRST = (*_CONVOLUTIONS, *_POOLING, "GlobalAveragePool", "GlobalMaxPool")
+_CHANNELS_FIRST = (*CONVOLUTIONS, *POOLING, "GlobalAveragePool", "GlobalMaxPool")
 _TRANSPOSED_TO = {(0, 2, 3, 1): "channels_last", (0, 3, 1, 2): "channels_first"}
 
 
@@ -34,12 +29,12 @@ def open_onnx(
 ):
     """Open a classifier in an ONNX file, such as one that PyTorch exported, as a teacher.
 
-    The model can be a teacher of every method. It cannot be trained, so it cannot be a student. The
-    layers in it are parts of the ONNX graph (`letkd_keras.layers.ONNXGraph`), which end where
-    methods compare features: `intermediate`, `penultimate`, and `stage1`, `stage2` and so on. They
-    are chosen as in `suggest_layers`, but in a vision transformer (ViT) they are not found: name
-    them, or use methods on logits. The model computes in float32 and can be saved as a `.keras`
-    file.
+    The model can be a teacher of every method but SimKD, which needs the teacher's last `Dense`
+    layer. It cannot be trained, so it cannot be a student. The layers in it are parts of the ONNX
+    graph (`letkd_keras.layers.ONNXGraph`), which end where methods compare features:
+    `intermediate`, `penultimate`, and `stage1`, `stage2` and so on. They are chosen as in
+    `suggest_layers`. In a vision transformer (ViT) they are not found: name them, or use methods on
+    logits. The model computes in float32 and can be saved as a `.keras` file.
 
     Args:
         path: The file. It has one input, of images [B, C, H, W] or [B, H, W, C], and as its first
@@ -75,18 +70,15 @@ def open_onnx(
             path,
             graph.batch_size,
         )
-    points = graph.points(named)
+    points = feature_points(graph, named)
     start = graph.image
-    image = x = keras.Input(graph.keras_shape(graph.image), name="image")
+    image = x = keras.Input(graph.keras_shape(start), name="image")
     for names, tensor in [*points, (["logits"], graph.logits)]:
-        first, *others = names
         if tensor != start:
-            x = graph.layer(first, start, tensor)(x)
-        else:
-            others = names
-        for name in others:  # a tensor of several names
+            x = graph.layer(names.pop(0), start, tensor)(x)
+            start = tensor
+        for name in names:  # the other names of the same tensor
             x = keras.layers.Identity(name=name)(x)
-        start = tensor
     name = re.sub(r"[^\w.-]", "_", Path(path).stem)
     return keras.Model(image, x, name=name)
 
@@ -262,14 +254,12 @@ class _Graph:
         wanted = keras.config.image_data_format()
         return to_format(array, self.formats[tensor], wanted).shape[1:]
 
-    def _grid(self, tensor):
+    def grid(self, tensor):
         """Height and width of a tensor that is a feature map, otherwise `None`."""
         shape = self.shapes[tensor]
         if len(shape) != 3:
             return None
         return shape[:2] if self.formats[tensor] == "channels_last" else shape[1:]
-
-    # Where methods compare features
 
     def check_tensor(self, tensor, argument):
         """Refuse a name that a layer of the model cannot end at."""
@@ -285,123 +275,6 @@ class _Graph:
             f"`{argument}` must be the name of a tensor of the graph on which all later ones "
             f"depend alone. Received: {argument}={tensor!r}, {reason}"
         )
-
-    def points(self, named):
-        """What the model's layers end with: `(names of layers, tensor)`, in order."""
-        penultimate = named["penultimate"] or self._last_map()
-        intermediate = named["intermediate"]
-        if penultimate is None:
-            return [(["intermediate"], intermediate)] if intermediate else []
-        if intermediate is None and self._grid(penultimate):
-            intermediate = self._first_block(penultimate)
-        chosen = [(f"stage{n}", end) for n, end in enumerate(self._stage_ends(penultimate), 1)]
-        chosen += [("intermediate", intermediate), ("penultimate", penultimate)]
-        return [
-            (names, tensor)
-            for tensor in self.cuts
-            if (names := [name for name, end in chosen if end == tensor])
-        ]
-
-    def _last_map(self):
-        """The feature map that is pooled or flattened before the classifier, or `None`."""
-        ends = [
-            (call, tensor)
-            for call in reversed(self.calls[self._after_blocks() :])
-            if (tensor := call.input_tensors[0]) in self.cuts[1:] and self._grid(tensor)
-        ]
-        # A grid of 1 x 1 is the last one only where no larger one is pooled or flattened.
-        for leaves in (self._pools_globally, self._leaves_the_grid, self._leaves_one_location):
-            for call, tensor in ends:
-                if leaves(call):
-                    return self._before_scores(tensor)
-        return None
-
-    def _after_blocks(self):
-        """Number of the call after the last product that is part of a block.
-
-        So a transformer, which goes on with blocks after the grid of its patches, has no last map.
-        """
-        last, products = 1, 0
-        for number, call in enumerate(self.calls[1:], 2):
-            if call.node.op_type in _PRODUCTS:
-                products = number
-            # Vectors are merged where two classifiers are averaged.
-            elif products and _merges(call) and len(self.shapes[call.output_tensors[0]]) > 1:
-                last = products
-        return last
-
-    def _pools_globally(self, call):
-        before, after = self._grid(call.input_tensors[0]), self._grid(call.output_tensors[0])
-        pools = call.node.op_type in _POOLING and after == (1, 1)
-        return before != (1, 1) and (
-            pools or (call.node.op_type in _GLOBAL_POOLING and after in (None, (1, 1)))
-        )
-
-    def _leaves_the_grid(self, call):
-        before, after = self._grid(call.input_tensors[0]), self._grid(call.output_tensors[0])
-        return before != (1, 1) and after in (None, (1, 1))
-
-    def _leaves_one_location(self, call):
-        return call.node.op_type in _GLOBAL_POOLING or self._grid(call.output_tensors[0]) is None
-
-    def _before_scores(self, tensor):
-        """The map that a last convolution makes class scores of (SqueezeNet), or the one given."""
-        until = self._until(tensor)
-        after = self.calls[len(until) :]
-        if any(call.node.op_type in _PRODUCTS for call in after):
-            return tensor
-        last = next(call for call in reversed(until) if call.node.op_type in _CONVOLUTIONS)
-        source = last.input_tensors[0]
-        return source if source in self.cuts[1:] else tensor
-
-    def _until(self, tensor):
-        """The calls from the image to a tensor."""
-        number = next(n for n, call in enumerate(self.calls) if tensor in call.output_tensors)
-        return self.calls[: number + 1]
-
-    def _first_block(self, penultimate):
-        """The end of the first block on the grid of the last feature map, or `None`."""
-        convolutions, plain = 0, None
-        for call in self._until(penultimate)[1:]:
-            tensor = call.output_tensors[0]
-            if self._grid(tensor) != self._grid(penultimate):
-                continue
-            convolutions += call.node.op_type in _PRODUCTS
-            if not convolutions or tensor not in self.cuts:
-                continue
-            merges = _merges(call) or (
-                # A convolution that only changes the grid before the first block is no block.
-                convolutions > 1 and any(map(_merges, self._readers(tensor)))
-            )
-            if merges:
-                block = self._with_activation(tensor)
-                return None if penultimate in (tensor, block) else block
-            if plain is None and call.node.op_type in _ACTIVATIONS:
-                plain = tensor
-        return None if plain == penultimate else plain
-
-    def _readers(self, tensor):
-        return [call for call in self.calls if tensor in call.input_tensors]
-
-    def _with_activation(self, tensor):
-        reading = self._readers(tensor)
-        if len(reading) == 1 and reading[0].node.op_type in _ACTIVATIONS:
-            return reading[0].output_tensors[0]
-        return tensor
-
-    def _stage_ends(self, penultimate):
-        """The last maps of each grid, from fine to coarse."""
-        ends, convolutions = [], 0
-        for call in self._until(penultimate)[1:]:
-            tensor = call.output_tensors[0]
-            convolutions += call.node.op_type in _CONVOLUTIONS
-            is_map = convolutions and self._grid(tensor) and call.node.op_type != "Pad"
-            if is_map and tensor in self.cuts:
-                # Without padding, a convolution makes the grid a little smaller: the same stage.
-                if ends and self._grid(ends[-1])[0] < 1.5 * self._grid(tensor)[0]:
-                    ends.pop()
-                ends.append(tensor)
-        return ends
 
     # Parts of the graph
 
@@ -498,11 +371,6 @@ def _counts_images(node, image):
     """Whether a node gives the number of images: of the shape of the image, the first entry."""
     entries = {each.name: each.i for each in node.attribute}
     return node.op_type == "Shape" and node.input[0] == image and entries == {"start": 0, "end": 1}
-
-
-def _merges(call):
-    """Whether a call adds or joins tensors that depend on the image."""
-    return call.node.op_type in _MERGES and len(call.input_tensors) > 1
 
 
 def _permutation(node):

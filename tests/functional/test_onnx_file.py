@@ -322,3 +322,15 @@ def test_what_an_exporter_remarks_is_left_out(file):
     ]
     assert graphs
     assert not any(b"remark" in graph or b"somebody" in graph for graph in graphs)
+
+
+def test_a_padded_map_is_no_end_of_a_stage(file):
+    proto = onnx.load(file)
+    number = next(n for n, node in enumerate(proto.graph.node) if "a2" in node.output)
+    for node in proto.graph.node[number + 1 :]:
+        node.input[:] = ["padded" if name == "a2" else name for name in node.input]
+    pads = np.array([0, 0, 1, 1, 0, 0, 1, 1])
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(pads, "pads"))
+    proto.graph.node.insert(number + 1, helper.make_node("Pad", ["a2", "pads"], ["padded"]))
+    onnx.save(proto, file)
+    assert open_onnx(file).get_layer("stage1").output.shape[1:3] == (8, 8)
