@@ -93,12 +93,22 @@ def check_no_onnx(model, argument):
     Raises:
         ValueError: If it has such a layer.
     """
-    for layer in flatten(model).layers:
-        if isinstance(layer, ONNXGraph):
-            raise ValueError(
-                f"`{argument}` must be a network of Keras layers; one of an ONNX file can only be "
-                f"the teacher. Received: {model.name!r} with {layer.name!r}"
-            )
+    layer = first_onnx_layer(model)
+    if layer is not None:
+        raise ValueError(
+            f"`{argument}` must be a network of Keras layers; one of an ONNX file can only be "
+            f"the teacher. Received: {model.name!r} with {layer.name!r}"
+        )
+
+
+def first_onnx_layer(model):
+    """The first layer that is a part of an ONNX file, or `None`.
+
+    Args:
+        model: Functional `keras.Model`.
+    """
+    layers = flatten(model).layers
+    return next((layer for layer in layers if isinstance(layer, ONNXGraph)), None)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from letkd_keras.commands.option_types import option_of
 from letkd_keras.data.keras_cv_policies import mixes_labels
 from letkd_keras.distillers import Distiller, HintedLetKD, LetKD
 from letkd_keras.functional.insertion import kd_layers_of
-from letkd_keras.functional.onnx_file import check_no_onnx
+from letkd_keras.functional.onnx_file import check_no_onnx, first_onnx_layer
 from letkd_keras.levels import LEVELS
 from letkd_keras.losses import LOGIT_LOSSES
 from letkd_keras.recipes.experiments import methods, sizes
@@ -48,6 +48,7 @@ def prepare(experiment):
         teacher=replace(experiment.teacher, trained=opened_teacher.trained),
         student=replace(experiment.student, trained=opened_student.trained),
     )
+    _check_fine_tuning(experiment, teacher)
     _check_warm_up(experiment)
     _warn_about_options(experiment)
     needed = methods.layers_of(experiment.methods)
@@ -185,6 +186,16 @@ def _check_clip_norm(clip_norm):
             "`clip_norm` cannot be used on several GPUs, each of which would clip its own part of "
             "the gradient: set CUDA_VISIBLE_DEVICES to one of them. "
             f"Received: clip_norm={clip_norm} with {gpus.used_together()} GPUs"
+        )
+
+
+def _check_fine_tuning(experiment, teacher):
+    """Refuse epochs in which a teacher of an ONNX file would stay as it is."""
+    schedule = experiment.teacher_phases.get("fine_tune_schedule")
+    if schedule and first_onnx_layer(teacher) is not None:
+        raise ValueError(
+            "`fine_tune_epochs` must be 0 for a teacher of an ONNX file, which cannot be trained. "
+            f"Received: fine_tune_epochs={schedule.epochs} with {experiment.teacher.label}"
         )
 
 

@@ -33,6 +33,15 @@ def test_its_layers_are_resolved_and_a_student_of_such_a_file_is_refused(file):
         prepare(experiment_of(digits.parse(options), digits.SETTINGS))
 
 
+@pytest.mark.parametrize("classes", [[], ["--classes", "5"]], ids=["as it is", "with a new head"])
+def test_it_is_not_fine_tuned(file, classes):
+    options = [*SMALL, *classes, "--teacher", str(file), "--student", "resnet8"]
+    options += ["--fine-tune-epochs", "2"]
+    expected = r"`fine_tune_epochs` must be 0 for .* ONNX file.*fine_tune_epochs=2 with own\.onnx"
+    with pytest.raises(ValueError, match=expected):
+        prepare(experiment_of(digits.parse(options), digits.SETTINGS))
+
+
 def test_a_file_that_does_not_exist_is_named(tmp_path):
     options = [*SMALL, "--teacher", str(tmp_path / "none.onnx"), "--student", "resnet8"]
     with pytest.raises(FileNotFoundError, match=r"must be an \.onnx file or the name of a network"):
