@@ -209,6 +209,12 @@ def _check_file(parsed, name, argument):
     if path.suffix == ".onnx":
         check_packages(("onnx", "onnxruntime"), argument, name)
         return
+    if path.suffix in (".pt", ".pth", ".safetensors"):
+        raise ValueError(
+            f"`{argument}` must be a .keras file; one of PyTorch has weights, but no layers. For a "
+            "network of the zoo, convert it: python -m letkd_keras.models. Of another teacher, "
+            f"export the model: torch.onnx.export. Received: {argument}={name!r}"
+        )
     if path.suffix != ".keras":
         raise ValueError(
             f"`{argument}` must be a .keras file. Convert it: "

@@ -109,6 +109,13 @@ def test_weights_alone_and_a_saved_model_are_refused_with_what_helps(tmp_path, m
     assert check_network_name("resnet20").kind == "zoo"
 
 
+@pytest.mark.parametrize("name", ["net.pt", "net.pth", "net.safetensors"])
+def test_of_weights_of_pytorch_the_commands_that_convert_are_named(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=r"`teacher` .* -m letkd_keras\.models\..*torch\.onnx\.ex"):
+        check_network_name(tmp_path / name, "teacher")
+
+
 @pytest.mark.parametrize("name", ["keras_hub:some_preset", "hf://somebody/net"])
 def test_keras_hub_is_named_where_it_is_missing(name, monkeypatch):
     find_spec = importlib.util.find_spec
