@@ -82,6 +82,12 @@ def _card_of(file):
             f"`file` must be an exported artifact. Received: file={str(file)!r}, which does not "
             "exist"
         )
+    if (file / "card.json").is_file():
+        listed = ", ".join(each["file"] for each in read_card(file)["artifacts"].values())
+        raise ValueError(
+            f"`file` must be one of the artifacts in the folder: {listed}. "
+            f"Received: file={str(file)!r}"
+        )
     if not (file.parent / "card.json").is_file():
         raise FileNotFoundError(
             "`file` must lie beside its card.json, which says what the artifact takes and returns. "

@@ -89,6 +89,9 @@ def test_wrong_files(exported, tmp_path, capsys):
     assert "an artifact that its card.json lists: savedmodel, student.tflite, student.onnx" in (
         _error(capsys, image, image)
     )
+    assert "one of the artifacts in the folder: savedmodel, student.tflite, student.onnx. " in (
+        _error(capsys, exported, image)
+    )
     shutil.copy(exported / "student.tflite", tmp_path / "student.tflite")
     assert "without a card.json" in _error(capsys, tmp_path / "student.tflite", image)
     shutil.copy(exported / "card.json", tmp_path)
