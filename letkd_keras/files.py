@@ -21,6 +21,9 @@ except ImportError:  # Windows
 # The end of the names of temporary files and folders, so that no file of a user is taken for one.
 _TEMPORARY = ".letkd"
 
+# Errors of a full disk, an exceeded quota, and a file above the limit of the shell (`ulimit -f`).
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextlib.contextmanager
 def atomic_path(path):
@@ -87,11 +90,16 @@ def open_atomic(path):
 
 
 def _raise_if_full(error, path):
-    """Raise the system's error for a full disk, where a library reports that in another way."""
+    """Raise the system's error for a full disk, where a library reports that in another way.
+
+    That error of the system has no name of a file if it comes from `write`: it gets the name.
+    """
     if isinstance(error, OSError) and error.errno is not None:
+        if error.filename is None and error.errno in _FULL:
+            error.filename = str(path)
         return
     message = str(error)
-    for number in (errno.ENOSPC, errno.EDQUOT):
+    for number in _FULL:
         if os.strerror(number) in message:
             raise OSError(number, os.strerror(number), str(path)) from error
     # NumPy knows only that less was written than requested.

@@ -31,18 +31,19 @@ def create(path, shape, dtype, advice=""):
     """
     path = Path(path)
     path.unlink(missing_ok=True)  # what an interrupted run left would not count as free
-    check_room(path.parent, int(np.prod(shape)) * np.dtype(dtype).itemsize, advice)
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    if hasattr(os, "posix_fallocate"):
-        try:
+    needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    check_room(path.parent, needed, advice)
+    try:
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        if hasattr(os, "posix_fallocate"):
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
-        except OSError as error:
-            path.unlink(missing_ok=True)
-            raise OSError(
-                f"{array.nbytes:,} bytes cannot be reserved in {path.parent} ({error.strerror}). "
-                f"{advice}".rstrip()
-            ) from error
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise OSError(
+            f"{needed:,} bytes cannot be reserved in {path.parent} ({error.strerror}). "
+            f"{advice}".rstrip()
+        ) from error
     return array
 
 

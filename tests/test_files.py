@@ -237,6 +237,14 @@ def test_a_folder_that_can_be_written_is_left_as_it_was(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("write", [atomic_path, open_atomic])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_has_the_name_of_the_file(write, number, tmp_path):
+    with pytest.raises(OSError, match="artifact") as raised, write(tmp_path / "artifact"):
+        raise OSError(number, os.strerror(number))  # as `write` of a file does
+    assert raised.value.filename == str(tmp_path / "artifact")
+
+
 def test_an_exceeded_quota_is_the_error_of_the_system(tmp_path):
     error = RuntimeError(f"part-0: {os.strerror(errno.EDQUOT)}")
     with pytest.raises(OSError) as raised, atomic_path(tmp_path / "artifact"):

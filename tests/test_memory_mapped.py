@@ -1,5 +1,6 @@
 import errno
 import os
+import resource
 
 import numpy as np
 import pytest
@@ -50,6 +51,18 @@ def test_room_that_cannot_be_reserved_is_refused_and_leaves_no_file(tmp_path, mo
     expected = r"^16 bytes cannot be reserved in .* \(No space left on device\)\. Use less$"
     with pytest.raises(OSError, match=expected):
         memory_mapped.create(tmp_path / "array.npy", (2, 2), "float32", "Use less")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_above_the_limit_of_the_shell_is_refused_and_left_out(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # `ulimit -f`
+    try:
+        expected = r"^4,000 bytes cannot be reserved in .* \(File too large\)\. Use less$"
+        with pytest.raises(OSError, match=expected):
+            memory_mapped.create(tmp_path / "array.npy", (100, 10), "float32", "Use less")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
 
 
