@@ -50,7 +50,7 @@ def parse(arguments=None):
         type=positive_integer,
         default=[256],
         metavar="N",
-        help="numbers of templates to reduce to; nothing for none",
+        help="numbers of templates to reduce to, if a KD layer has more; nothing for none",
     )
     add(
         "--formats",
@@ -104,13 +104,17 @@ def forms(student, plain, data, options):
     """The forms one after the other: name, model, labels and formats."""
     from letkd_keras.export import reduce_templates
     from letkd_keras.export.cost_report import forms_of
+    from letkd_keras.functional.insertion import kd_layers_of
 
     wanted = known_formats.expand(options.formats)
     for form, (model, labels) in forms_of(student, data.images, data.labels, plain).items():
         yield form, model, labels, wanted[:1] if form == "trained" else wanted
+    # The templates of a KD layer with alpha 0 are not reduced.
+    sizes = [layer.templates for layer in kd_layers_of(student).values() if layer.alpha > 0]
     for count in options.templates:
-        reduced = reduce_templates(student, data.calibration, count).model
-        yield f"reduced-{count}", reduced, data.labels, wanted
+        if count < max(sizes, default=0):
+            reduced = reduce_templates(student, data.calibration, count).model
+            yield f"reduced-{count}", reduced, data.labels, wanted
 
 
 def main(arguments=None):

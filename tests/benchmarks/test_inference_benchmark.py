@@ -40,8 +40,20 @@ def test_a_run_has_accuracies(tmp_path):
     for method, model in (("student", plain), ("letkd1", student)):
         (run / method / "seed0").mkdir(parents=True)
         model.save(run / method / "seed0" / "student.keras")
-    options = ["--run", str(run), "--templates", "--out", str(tmp_path), "--check-images", "50"]
-    rows = inference.main([*options, *_FEW])
+    options = ["--run", str(run), "--templates", "16", "--out", str(tmp_path)]
+    rows = inference.main([*options, "--check-images", "50", *_FEW])
+    # The student has 16 templates: there is nothing to reduce.
     assert [row.form for row in rows] == ["plain", "trained", "folded"]
     assert rows[1].top1 == rows[2].top1 == pytest.approx(round(rows[1].top1 / 2) * 2)
     assert Image.open(tmp_path / "inference.png").width > 500
+
+
+def test_a_student_without_kd_layers_has_no_templates_to_reduce(tmp_path):
+    plain = models.build("resnet8", num_classes=10, input_shape=(32, 32, 3))
+    spec = DataSpec("digits")
+    data = {**spec.config(), "digest": spec.open().digest}
+    run = RunFolder(tmp_path / "run", {"export_method": "kd", "seed": 0, "data": data}).path
+    (run / "kd" / "seed0").mkdir(parents=True)
+    plain.save(run / "kd" / "seed0" / "student.keras")
+    rows = inference.main(["--run", str(run), "--out", str(tmp_path), *_FEW])
+    assert [row.form for row in rows] == ["trained", "folded"]
