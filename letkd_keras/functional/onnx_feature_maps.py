@@ -1,5 +1,10 @@
 """Where the feature maps of an ONNX graph are that methods compare."""
 
+import math
+
+from letkd_keras.functional.feature_map_choice import FeatureMapChoice
+from letkd_keras.functional.token_grid import grid_of_proportions
+
 POOLING = ("AveragePool", "MaxPool")
 CONVOLUTIONS = ("Conv", "QLinearConv", "ConvInteger")
 _GLOBAL_POOLING = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax")
@@ -13,21 +18,28 @@ def feature_points(graph, named):
 
     Args:
         graph: The graph, with `calls` (from the image to the logits), `cuts` (names of the tensors
-            on which all later ones depend alone), `shapes` by tensor, and `grid(tensor)`: height
-            and width of a feature map, `None` for another tensor.
+            on which all later ones depend alone), `image` and `logits` (names of tensors), `shapes`
+            by tensor without the batch dimension, and `grid(tensor)`: height and width of a feature
+            map, `None` for another tensor.
         named: Tensors that the user chose, by level; `None` to have them chosen.
 
     Returns:
         List of `(names of layers, tensor)`, in order; empty if there is no feature map.
     """
-    maps = _FeatureMaps(graph)
-    penultimate = named["penultimate"] or maps.last_map()
-    intermediate = named["intermediate"]
-    if penultimate is None:
-        return [(["intermediate"], intermediate)] if intermediate else []
-    if intermediate is None and graph.grid(penultimate):
-        intermediate = maps.first_block(penultimate)
-    chosen = [(f"stage{n}", end) for n, end in enumerate(maps.stage_ends(penultimate), 1)]
+    maps = _ONNXMaps(graph)
+    penultimate, intermediate = named["penultimate"], named["intermediate"]
+    if penultimate:
+        last = next(call for call in maps.calls if maps.point(call) == penultimate)
+    else:
+        last = maps.last_map()
+    ends = []
+    if last is not None:
+        maps.last = last
+        penultimate = maps.point(last)
+        if maps.grid(last) or maps.token_grid(last):
+            intermediate = intermediate or maps.intermediate()
+            ends = maps.stage_ends()
+    chosen = [(f"stage{n}", end) for n, end in enumerate(ends, 1)]
     chosen += [("intermediate", intermediate), ("penultimate", penultimate)]
     return [
         (names, tensor)
@@ -36,115 +48,169 @@ def feature_points(graph, named):
     ]
 
 
-class _FeatureMaps:
-    """The feature maps among the tensors of a graph."""
+class _ONNXMaps(FeatureMapChoice):
+    """The feature maps of an ONNX graph. A point is the name of a tensor."""
 
     def __init__(self, graph):
-        self.calls, self.cuts, self.shapes = graph.calls, graph.cuts, graph.shapes
-        self.grid = graph.grid
+        calls = graph.calls[1:]  # without that of the image
+        super().__init__(calls, [call.output_tensors[0] in graph.cuts for call in calls])
+        self.graph = graph
+        self.token_grids = self._token_grids()
+        self.last_product, last_merge = self._last_block()
+        self.last_tokens = self._last_tokens(last_merge)
 
-    def last_map(self):
-        """The feature map that is pooled or flattened before the classifier, or `None`."""
-        ends = [
-            (call, tensor)
-            for call in reversed(self.calls[self._after_blocks() :])
-            if (tensor := call.input_tensors[0]) in self.cuts[1:] and self.grid(tensor)
-        ]
+    def point(self, call):
+        return call.output_tensors[0]
+
+    def grid(self, call):
+        return self.graph.grid(self.point(call)) if len(call.output_tensors) == 1 else None
+
+    def token_grid(self, call):
+        return self.token_grids[id(call)]
+
+    def _token_grids(self):
+        """The grid of the patches that each call's output consists of, or `None`, by identity."""
+        grids, patches = {}, None
+        for call in self.calls:
+            # Convolutions inside a block of a transformer may give fewer patches.
+            embeds = self.is_cut(call) or not any(grids.values())
+            if call.node.op_type in CONVOLUTIONS and embeds:
+                patches = self.grid(call)
+            is_one = len(call.output_tensors) == 1
+            grids[id(call)] = self._arranged(self._shape(call), patches) if is_one else None
+        return grids
+
+    def _arranged(self, shape, patches):
+        """The grid of tokens, if it is that of the patches or what remains after merging them."""
+        if patches is None or len(shape) != 2:
+            return None
+        # The rule by which the tokens are arranged later.
+        layout = grid_of_proportions(shape[0], self.graph.grid(self.graph.image))
+        if layout is None:
+            return None
+        grid, extra = layout
+        # Where patches are merged, there are no further tokens.
+        return grid if grid == patches or (not extra and _is_merged(grid, patches)) else None
+
+    def products(self, call):
+        return int(call.node.op_type in _PRODUCTS)
+
+    def merges(self, call):
+        return call.node.op_type in _MERGES and len(call.input_tensors) > 1
+
+    def activates(self, call):
+        return call.node.op_type in _ACTIVATIONS
+
+    def activates_convolution(self, call):
+        if not self.activates(call):
+            return False
+        source = self._maker(call)
+        while source and source.node.op_type == "BatchNormalization":
+            source = self._maker(source)
+        return (
+            source is not None and source.node.op_type in CONVOLUTIONS and _groups(source.node) == 1
+        )
+
+    def _maker(self, call):
+        return self.makers.get(id(call.input_tensors[0]))
+
+    def pads(self, call):
+        return call.node.op_type == "Pad"
+
+    def gives_scores(self, call):
+        classes = self.graph.shapes[self.graph.logits]
+        return call.node.op_type in CONVOLUTIONS and self._shape(call)[:1] == classes
+
+    def endings(self):
         # A grid of 1 x 1 is the last one only where no larger one is pooled or flattened.
-        for leaves in (self._pools_globally, self._leaves_the_grid, self._leaves_one_location):
-            for call, tensor in ends:
-                if leaves(call):
-                    return self._before_scores(tensor)
-        return None
+        return [
+            (self._reads_last_tokens, self.token_grid),
+            (self._pools_globally, self._late_grid),
+            (self._leaves_the_grid, self._late_grid),
+            (self._leaves_one_location, self._late_grid),
+        ]
 
-    def _after_blocks(self):
-        """Number of the call after the last product that is part of a block.
-
-        So a transformer, which goes on with blocks after the grid of its patches, has no last map.
-        """
-        last, products = 1, 0
-        for number, call in enumerate(self.calls[1:], 2):
-            if call.node.op_type in _PRODUCTS:
-                products = number
-            # Vectors are merged where two classifiers are averaged.
-            elif products and _merges(call) and len(self.shapes[call.output_tensors[0]]) > 1:
-                last = products
+    def _last_block(self):
+        """Numbers of the last product that is part of a block, and of the merge after it."""
+        last, product = (-1, 0), -1
+        for number, call in enumerate(self.calls):
+            shape = self._shape(call)
+            if self.products(call):
+                product = number
+            # Vectors are merged where two classifiers are averaged, or in the pooling of tokens.
+            elif product >= 0 and self.merges(call) and not _is_vector(shape):
+                last = product, number
         return last
 
+    def _last_tokens(self, last_merge):
+        """The call that gives the last tokens, before some are selected or a head reads them."""
+        last = None
+        for call in self.calls[last_merge:]:
+            if self.products(call):
+                break
+            is_first = last is None or self._shape(call) == self._shape(last)
+            if is_first and self.is_cut(call) and self.token_grid(call):
+                last = call
+        return last
+
+    def _reads_last_tokens(self, call):
+        return self.last_tokens is not None and self.last_tokens in map(
+            self.makers.get, map(id, call.input_tensors)
+        )
+
+    def _late_grid(self, call):
+        """The grid of a call that can be the last map: no block follows, and it is a cut.
+
+        So a transformer whose tokens are not known to be patches, which goes on with blocks after
+        the grid of its patches, has no last map.
+        """
+        is_late = self.calls.index(call) >= self.last_product
+        return self.grid(call) if is_late and self.is_cut(call) else None
+
     def _pools_globally(self, call):
-        before, after = self.grid(call.input_tensors[0]), self.grid(call.output_tensors[0])
+        before, after = self.graph.grid(call.input_tensors[0]), self.grid(call)
         pools = call.node.op_type in POOLING and after == (1, 1)
         return before != (1, 1) and (
-            pools or (call.node.op_type in _GLOBAL_POOLING and after in (None, (1, 1)))
+            pools
+            or (call.node.op_type in _GLOBAL_POOLING and after in (None, (1, 1)))
+            or call.node.op_type == "Shape"  # where the pooled map is flattened
         )
 
     def _leaves_the_grid(self, call):
-        before, after = self.grid(call.input_tensors[0]), self.grid(call.output_tensors[0])
+        before, after = self.graph.grid(call.input_tensors[0]), self.grid(call)
         return before != (1, 1) and after in (None, (1, 1))
 
     def _leaves_one_location(self, call):
-        return call.node.op_type in _GLOBAL_POOLING or self.grid(call.output_tensors[0]) is None
+        return call.node.op_type in _GLOBAL_POOLING or self.grid(call) is None
 
-    def _before_scores(self, tensor):
-        """The map that a last convolution makes class scores of (SqueezeNet), or the one given."""
-        until = self._until(tensor)
-        after = self.calls[len(until) :]
-        if any(call.node.op_type in _PRODUCTS for call in after):
-            return tensor
-        last = next(call for call in reversed(until) if call.node.op_type in CONVOLUTIONS)
-        source = last.input_tensors[0]
-        return source if source in self.cuts[1:] else tensor
-
-    def _until(self, tensor):
-        """The calls from the image to a tensor."""
-        number = next(n for n, call in enumerate(self.calls) if tensor in call.output_tensors)
-        return self.calls[: number + 1]
-
-    def first_block(self, penultimate):
-        """The end of the first block on the grid of the last feature map, or `None`."""
-        convolutions, plain = 0, None
-        for call in self._until(penultimate)[1:]:
-            tensor = call.output_tensors[0]
-            if self.grid(tensor) != self.grid(penultimate):
+    def token_blocks(self):
+        ends, attentions = {}, 0
+        grid, channels = self.token_grid(self.last), self._shape(self.last)[1]
+        for call in self.until_last:
+            attentions += call.node.op_type == "Softmax" or "Attention" in call.node.op_type
+            if not (self.merges(call) and self.is_cut(call)):
                 continue
-            convolutions += call.node.op_type in _PRODUCTS
-            if not convolutions or tensor not in self.cuts:
-                continue
-            merges = _merges(call) or (
-                # A convolution that only changes the grid before the first block is no block.
-                convolutions > 1 and any(map(_merges, self._readers(tensor)))
-            )
-            if merges:
-                block = self._with_activation(tensor)
-                return None if penultimate in (tensor, block) else block
-            if plain is None and call.node.op_type in _ACTIVATIONS:
-                plain = tensor
-        return None if plain == penultimate else plain
+            if self.token_grid(call) == grid and self._shape(call)[1] == channels:
+                ends.setdefault(attentions, []).append(self.point(call))
+        if attentions:
+            # The last addition after one attention and before the next.
+            return [ends[number][-1] for number in sorted(ends) if number]
+        return ends.get(0, [])
 
-    def _readers(self, tensor):
-        return [call for call in self.calls if tensor in call.input_tensors]
-
-    def _with_activation(self, tensor):
-        reading = self._readers(tensor)
-        if len(reading) == 1 and reading[0].node.op_type in _ACTIVATIONS:
-            return reading[0].output_tensors[0]
-        return tensor
-
-    def stage_ends(self, penultimate):
-        """The last maps of each grid, from fine to coarse."""
-        ends, convolutions = [], 0
-        for call in self._until(penultimate)[1:]:
-            tensor = call.output_tensors[0]
-            convolutions += call.node.op_type in CONVOLUTIONS
-            is_map = convolutions and self.grid(tensor) and call.node.op_type != "Pad"
-            if is_map and tensor in self.cuts:
-                # Without padding, a convolution makes the grid a little smaller: the same stage.
-                if ends and self.grid(ends[-1])[0] < 1.5 * self.grid(tensor)[0]:
-                    ends.pop()
-                ends.append(tensor)
-        return ends
+    def _shape(self, call):
+        return self.graph.shapes[self.point(call)]
 
 
-def _merges(call):
-    """Whether a call adds or joins tensors that depend on the image."""
-    return call.node.op_type in _MERGES and len(call.input_tensors) > 1
+def _is_vector(shape):
+    """Whether a shape, without the batch dimension, is [C] or [1, C]."""
+    return len(shape) < 3 and math.prod(shape) == max(shape, default=1)
+
+
+def _is_merged(grid, patches):
+    """Whether a grid is what remains of another after patches were merged, 2 x 2 each time."""
+    times = patches[0] // grid[0]
+    return times.bit_count() == 1 and (times * grid[0], times * grid[1]) == patches
+
+
+def _groups(node):
+    return next((each.i for each in node.attribute if each.name == "group"), 1)

@@ -33,8 +33,9 @@ def open_onnx(
     layer. It cannot be trained, so it cannot be a student. The layers in it are parts of the ONNX
     graph (`letkd_keras.layers.ONNXGraph`), which end where methods compare features:
     `intermediate`, `penultimate`, and `stage1`, `stage2` and so on. They are chosen as in
-    `suggest_layers`. In a vision transformer (ViT) they are not found: name them, or use methods on
-    logits. The model computes in float32 and can be saved as a `.keras` file.
+    `suggest_layers`, also in a transformer whose tokens are the patches of a convolution. Where
+    they are not found, name them, or use methods on logits. The model computes in float32 and can
+    be saved as a `.keras` file.
 
     Args:
         path: The file. It has one input, of images [B, C, H, W] or [B, H, W, C], and as its first
@@ -111,7 +112,7 @@ def first_onnx_layer(model):
     return next((layer for layer in layers if isinstance(layer, ONNXGraph)), None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Call:
     """A node of the graph that depends on the image, as `cuts` reads it."""
 
@@ -255,6 +256,11 @@ class _Graph:
                 found = "channels_first"
             elif call.node.op_type == "Transpose":
                 found = _TRANSPOSED_TO.get(_permutation(call.node), found)
+            elif call.node.op_type == "Reshape":
+                before, after = (
+                    self.shapes[each] for each in (call.input_tensors[0], call.output_tensors[0])
+                )
+                found = _format_of_grid(before, after) or found
             formats |= dict.fromkeys(call.output_tensors, found)
         return formats
 
@@ -381,6 +387,15 @@ def _counts_images(node, image):
     """Whether a node gives the number of images: of the shape of the image, the first entry."""
     entries = {each.name: each.i for each in node.attribute}
     return node.op_type == "Shape" and node.input[0] == image and entries == {"start": 0, "end": 1}
+
+
+def _format_of_grid(before, after):
+    """Data format of a feature map to which tokens are arranged; `None` for other shapes."""
+    if len(after) == 3 and before == (after[0] * after[1], after[2]):
+        return "channels_last"
+    if len(after) == 3 and before == (after[0], after[1] * after[2]):
+        return "channels_first"
+    return None
 
 
 def _permutation(node):

@@ -62,15 +62,28 @@ class TokenGrids:
                 extra = tokens - math.prod(grid)
                 if 0 <= extra <= _MOST_EXTRA_TOKENS:
                     return tuple(grid), extra
-        rows, columns = (1, 1) if None in self.image else self.image
-        for extra in range(_MOST_EXTRA_TOKENS + 1):
-            patches = tokens - extra
-            if patches < _SMALLEST_GRID:
-                return None
-            height = math.isqrt(patches * rows // columns)
-            if height and patches % height == 0 and height * columns == patches // height * rows:
-                return (height, patches // height), extra
-        return None
+        return grid_of_proportions(tokens, (1, 1) if None in self.image else self.image)
+
+
+def grid_of_proportions(tokens, image):
+    """The largest grid with the proportions of the image that a number of tokens can have.
+
+    Args:
+        tokens: Number of tokens, at most 8 of which are no patches.
+        image: Height and width of the image.
+
+    Returns:
+        `((height, width), extra_tokens)`, or `None` if there is no such grid.
+    """
+    rows, columns = image
+    for extra in range(_MOST_EXTRA_TOKENS + 1):
+        patches = tokens - extra
+        if patches < _SMALLEST_GRID:
+            return None
+        height = math.isqrt(patches * rows // columns)
+        if height and patches % height == 0 and height * columns == patches // height * rows:
+            return (height, patches // height), extra
+    return None
 
 
 def _embedded_grids(operation, shape):

@@ -9,6 +9,7 @@ import pytest
 from in_a_process import in_a_process
 from onnx_files import residual_network
 from onnx_teacher_on_jax import history
+from small_vit import small_vit
 
 import letkd_keras as letkd
 from letkd_keras.functional import open_onnx
@@ -16,6 +17,8 @@ from letkd_keras.functional import open_onnx
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(12, 32, 32, 3)).astype("float32")
 LABELS = RNG.integers(0, 3, 12)
+# Of the network of the zoo: a block of another grid than the suggested one.
+LAYERS = {"penultimate_layer": "penultimate", "intermediate_layer": "stage2"}
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +30,12 @@ def teachers(tmp_path_factory):
     return teacher, open_onnx(letkd.export_student(teacher, folder, "onnx").path)
 
 
-def history_of(method, teacher):
+def history_of(method, teacher, **layers):
     keras.utils.set_random_seed(1)
     student = letkd.models.build("resnet8", num_classes=3)
     if method is letkd.LetKD:
         batches = [(IMAGES[:6], LABELS[:6]), (IMAGES[6:], LABELS[6:])]
-        prototypes = letkd.fit_prototypes(
-            teacher,
-            batches,
-            templates=4,
-            penultimate_layer="penultimate",
-            intermediate_layer="stage2",
-        )
+        prototypes = letkd.fit_prototypes(teacher, batches, templates=4, **layers)
         model = letkd.LetKD(teacher, student, prototypes)
     else:
         model = method(teacher, student)
@@ -52,10 +49,20 @@ def history_of(method, teacher):
 
 @pytest.mark.parametrize("method", [letkd.KD, letkd.LetKD, letkd.distillers.AT])
 def test_it_teaches_as_the_same_network_of_keras(method, teachers):
-    (_, expected), (_, found) = (history_of(method, teacher) for teacher in teachers)
+    check_same_histories(*(history_of(method, teacher, **LAYERS)[1] for teacher in teachers))
+
+
+def check_same_histories(expected, found):
     assert set(found) == set(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("method", [letkd.LetKD, letkd.distillers.AT])
+def test_a_vision_transformer_teaches_as_in_keras(method, tmp_path):
+    teacher = small_vit(size=32)
+    path = letkd.export_student(teacher, tmp_path, "onnx").path
+    check_same_histories(*(history_of(method, each)[1] for each in (teacher, open_onnx(path))))
 
 
 def test_a_distiller_is_saved_with_it(teachers, tmp_path):

@@ -1,20 +1,12 @@
 import logging
 
-import keras
 import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from onnx_files import patch_network, residual_network, tensors_of
+from onnx_files import outputs_at, residual_network, tensors_of
 
-import letkd_keras as letkd
-from letkd_keras.functional import (
-    fingerprint,
-    load_model,
-    open_onnx,
-    suggest_layers,
-    suggest_stage_ends,
-)
+from letkd_keras.functional import fingerprint, load_model, open_onnx, suggest_layers
 
 IMAGES = np.random.default_rng(1).normal(size=(4, 8, 8, 3)).astype("float32")
 
@@ -24,17 +16,11 @@ def file(tmp_path):
     return residual_network(tmp_path / "teacher.v1.onnx")
 
 
-def outputs_at(model, *names):
-    """Outputs of layers for `IMAGES`."""
-    outputs = [model.get_layer(name).output for name in names]
-    return keras.Model(model.inputs, outputs).predict(IMAGES, verbose=0)
-
-
 def test_logits_and_features_are_those_of_the_graph(file):
     model = open_onnx(file)
     names = ["a2", "b1", "b2", "logits"]
     expected = tensors_of(file, names, np.moveaxis(IMAGES, -1, 1))
-    found = outputs_at(model, "stage1", "intermediate", "penultimate", "logits")
+    found = outputs_at(IMAGES, model, "stage1", "intermediate", "penultimate", "logits")
     for each, other in zip(found, expected, strict=True):
         if other.ndim == 4:
             other = np.moveaxis(other, 1, -1)
@@ -42,32 +28,6 @@ def test_logits_and_features_are_those_of_the_graph(file):
     assert model.name == "teacher.v1"
     assert model.output_shape == (None, 5)  # the softmax is left out
     assert not model.trainable_weights
-
-
-def test_layers_are_suggested_as_for_a_network_of_keras(file):
-    model = open_onnx(file)
-    assert suggest_layers(model) == {"penultimate": "penultimate", "intermediate": "intermediate"}
-    assert suggest_stage_ends(model) == ["stage1", "stage2"]
-
-
-@pytest.mark.parametrize("network", ["snv1", "mnv2", "resnet20"])
-def test_the_layers_of_a_network_of_the_zoo_are_found_in_its_onnx_file(network, tmp_path):
-    student = letkd.models.build(network, num_classes=3)
-    keras.utils.set_random_seed(0)
-    path = letkd.export_student(student, tmp_path, "onnx").path
-    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
-    model = open_onnx(path)
-    np.testing.assert_allclose(
-        model.predict(images, verbose=0),
-        student.predict(images, verbose=0),
-        rtol=1e-3,
-        atol=1e-5,
-    )
-    shapes = [
-        [each.get_layer(name).output.shape for name in ("intermediate", "penultimate")]
-        for each in (model, student)
-    ]
-    assert shapes[0] == shapes[1]
 
 
 def test_a_keras_file_has_all_of_it(file, tmp_path):
@@ -128,66 +88,6 @@ def test_a_graph_of_a_fixed_number_of_images_runs_in_pieces(batch, tmp_path, cap
     np.testing.assert_allclose(model.predict(IMAGES, verbose=0), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_class_scores_that_are_pooled_are_no_features(tmp_path):
-    """As in SqueezeNet."""
-    file = residual_network(tmp_path / "a.onnx", head="SqueezeNet")
-    (expected,) = tensors_of(file, ["b2"], np.moveaxis(IMAGES, -1, 1))
-    found = outputs_at(open_onnx(file), "penultimate")
-    np.testing.assert_allclose(found, np.moveaxis(expected, 1, -1), rtol=1e-4, atol=1e-5)
-
-
-def test_layers_are_found_where_the_graph_counts_the_images_of_its_input(tmp_path):
-    """As in ConvNeXt, exported by `torch.onnx.export` with an open number of images."""
-    expected = open_onnx(residual_network(tmp_path / "a.onnx")).predict(IMAGES, verbose=0)
-    model = open_onnx(residual_network(tmp_path / "b.onnx", head="Shape"))
-    assert {"stage1", "intermediate", "penultimate"} <= {layer.name for layer in model.layers}
-    np.testing.assert_allclose(model.predict(IMAGES, verbose=0), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_a_map_of_which_tokens_are_made_is_not_the_last_one(tmp_path):
-    """As the patches of a vision transformer."""
-    model = open_onnx(residual_network(tmp_path / "a.onnx", head="Tokens"))
-    assert [layer.name for layer in model.layers] == ["image", "logits"]
-
-
-def test_a_scaled_image_is_no_feature_map(file, tmp_path):
-    """Recipes put the scaling of the pixels before a teacher."""
-
-    def scaled(teacher):
-        image = keras.Input((8, 8, 3))
-        return keras.Model(image, teacher(keras.layers.Rescaling(2.0)(image)))
-
-    without_maps = open_onnx(residual_network(tmp_path / "a.onnx", head="Tokens"))
-    with pytest.raises(ValueError, match="Name the layers"):
-        suggest_layers(scaled(without_maps))
-    of_one_block = open_onnx(file, penultimate_layer="stem")
-    assert suggest_layers(scaled(of_one_block)) == {
-        "penultimate": "penultimate",
-        "intermediate": None,
-    }
-
-
-def test_a_convolution_over_the_whole_grid_is_part_of_the_classifier(tmp_path):
-    model = open_onnx(residual_network(tmp_path / "a.onnx", head="Convolution"))
-    assert model.get_layer("stage2").output.shape == (None, 4, 4, 6)
-    assert suggest_stage_ends(model) == ["stage1", "stage2"]
-
-
-def test_the_last_grid_may_be_a_single_location(tmp_path):
-    model = open_onnx(residual_network(tmp_path / "a.onnx", size=2))
-    assert model.get_layer("intermediate").output.shape == (None, 1, 1, 6)
-    assert suggest_stage_ends(model) == ["stage1", "stage2"]
-
-
-def test_blocks_may_consist_of_matrix_products(tmp_path):
-    """As in Swin transformers."""
-    file = patch_network(tmp_path / "a.onnx")
-    expected = tensors_of(file, ["sum1", "sum2"], np.moveaxis(IMAGES, -1, 1))
-    found = outputs_at(open_onnx(file), "intermediate", "penultimate")
-    for each, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(each, other, rtol=1e-4, atol=1e-5)
-
-
 def test_a_transposition_may_reverse_all_axes(file):
     expected = open_onnx(file).predict(IMAGES, verbose=0)
     proto = onnx.load(file)
@@ -203,16 +103,9 @@ def test_a_transposition_may_reverse_all_axes(file):
 def test_layers_can_be_named(file):
     model = open_onnx(file, penultimate_layer="b1", intermediate_layer="a1")
     expected = tensors_of(file, ["a1", "b1"], np.moveaxis(IMAGES, -1, 1))
-    found = outputs_at(model, "intermediate", "penultimate")
+    found = outputs_at(IMAGES, model, "intermediate", "penultimate")
     for each, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(each, np.moveaxis(other, 1, -1), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("last", ["stem", "a1.sum"])
-def test_no_block_after_the_named_last_map_is_the_first_one(last, file):
-    layers = [layer.name for layer in open_onnx(file, penultimate_layer=last).layers]
-    assert "intermediate" not in layers
-    assert layers[-2:] == ["penultimate", "logits"]
 
 
 def test_an_image_size_that_the_file_leaves_open_is_asked_for(file):
@@ -322,15 +215,3 @@ def test_what_an_exporter_remarks_is_left_out(file):
     ]
     assert graphs
     assert not any(b"remark" in graph or b"somebody" in graph for graph in graphs)
-
-
-def test_a_padded_map_is_no_end_of_a_stage(file):
-    proto = onnx.load(file)
-    number = next(n for n, node in enumerate(proto.graph.node) if "a2" in node.output)
-    for node in proto.graph.node[number + 1 :]:
-        node.input[:] = ["padded" if name == "a2" else name for name in node.input]
-    pads = np.array([0, 0, 1, 1, 0, 0, 1, 1])
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(pads, "pads"))
-    proto.graph.node.insert(number + 1, helper.make_node("Pad", ["a2", "pads"], ["padded"]))
-    onnx.save(proto, file)
-    assert open_onnx(file).get_layer("stage1").output.shape[1:3] == (8, 8)

@@ -21,6 +21,8 @@ def _images(*shape, count=2):
         ({}, (7, 7)),
         ({"tokens": 0, "pooling": "mean"}, (7, 7)),
         ({"tokens": 5, "pooling": "both"}, (7, 7)),
+        ({"pooling": "patches"}, (7, 7)),
+        ({"pooling": "token and patches"}, (7, 7)),
         # Nine tokens would be a square of their own: the convolution of the patches decides.
         ({"size": 8, "tokens": 5}, (2, 2)),
         ({"size": (28, 12)}, (7, 3)),

@@ -1,5 +1,6 @@
 """ONNX files as PyTorch writes them: channels first, and batch normalizations as nodes."""
 
+import keras
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -140,3 +141,9 @@ def tensors_of(path, names, images):
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
     )
     return ReferenceEvaluator(model).run(None, {"image": images})
+
+
+def outputs_at(images, model, *names):
+    """Outputs of layers of a model for images."""
+    outputs = [model.get_layer(name).output for name in names]
+    return keras.Model(model.inputs, outputs).predict(images, verbose=0)

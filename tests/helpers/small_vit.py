@@ -52,6 +52,10 @@ def small_vit(
         x = x[:, 0]
     elif pooling == "both":
         x = layers.Concatenate()([x[:, 0], keras.ops.mean(x, axis=1)])
+    elif pooling == "patches":
+        x = layers.GlobalAveragePooling1D()(x[:, tokens:])
+    elif pooling == "token and patches":
+        x = layers.Concatenate()([x[:, 0], keras.ops.mean(x[:, tokens:], axis=1)])
     else:
         x = layers.GlobalAveragePooling1D()(x)
     return keras.Model(inputs, layers.Dense(classes, name="head")(x), name="small_vit")
