@@ -350,6 +350,7 @@ def _load(path, argument):
 
     try:
         proto = onnx.load(path)
+        _write_erfc(proto.graph)
         onnx.checker.check_model(proto)
     except Exception as error:  # protobuf and onnx have errors of many classes
         raise ValueError(
@@ -361,6 +362,28 @@ def _load(path, argument):
         node.doc_string = ""
         del node.metadata_props[:]
     return proto
+
+
+def _write_erfc(graph):
+    """Write erfc, which Keras' GELU is made of, as 1 - erf.
+
+    tf2onnx leaves erfc in its files, but ONNX has erf alone.
+    """
+    import onnx
+
+    nodes = []
+    for node in graph.node:
+        if node.op_type != "Erfc":
+            nodes.append(node)
+            continue
+        (output,) = node.output
+        one = onnx.numpy_helper.from_array(np.float32(1), f"{output}/one")
+        graph.initializer.append(one)
+        erf = onnx.helper.make_node("Erf", node.input, [f"{output}/erf"])
+        nodes += [erf, onnx.helper.make_node("Sub", [one.name, *erf.output], [output])]
+    if len(nodes) > len(graph.node):
+        del graph.node[:]
+        graph.node.extend(nodes)
 
 
 def _inputs(node):

@@ -1,5 +1,6 @@
 import logging
 
+import keras
 import numpy as np
 import onnx
 import pytest
@@ -215,3 +216,24 @@ def test_what_an_exporter_remarks_is_left_out(file):
     ]
     assert graphs
     assert not any(b"remark" in graph or b"somebody" in graph for graph in graphs)
+
+
+def test_a_gelu_of_a_model_that_keras_exports(tmp_path):
+    """Keras' exporter writes an operator that ONNX does not have."""
+
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.convolution = keras.layers.Conv2D(4, 3, activation="gelu")
+            self.classifier = keras.layers.Dense(5, activation="gelu")
+
+        def call(self, inputs):
+            return self.classifier(keras.ops.mean(self.convolution(inputs), (1, 2)))
+
+    model = Subclassed()
+    expected = model(IMAGES)
+    path = str(tmp_path / "a.onnx")
+    signature = [keras.InputSpec(shape=(None, 8, 8, 3), dtype="float32")]
+    model.export(path, format="onnx", verbose=False, input_signature=signature)
+    assert any(node.op_type == "Erfc" for node in onnx.load(path).graph.node)
+    np.testing.assert_allclose(open_onnx(path)(IMAGES), expected, rtol=1e-4, atol=1e-6)
