@@ -8,6 +8,8 @@ from letkd_keras.functional.token_grid import grid_of_proportions
 POOLING = ("AveragePool", "MaxPool")
 CONVOLUTIONS = ("Conv", "QLinearConv", "ConvInteger")
 _GLOBAL_POOLING = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax")
+# The shape of the map may be read where its means are flattened.
+_POOLING = (*POOLING, *_GLOBAL_POOLING, "Shape")
 _PRODUCTS = (*CONVOLUTIONS, "Gemm", "MatMul")
 _ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "Selu", "Gelu", "HardSwish")
 _MERGES = ("Add", "Concat")
@@ -168,13 +170,7 @@ class _ONNXMaps(FeatureMapChoice):
         return self.grid(call) if is_late and self.is_cut(call) else None
 
     def _pools_globally(self, call):
-        before, after = self.graph.grid(call.input_tensors[0]), self.grid(call)
-        pools = call.node.op_type in POOLING and after == (1, 1)
-        return before != (1, 1) and (
-            pools
-            or (call.node.op_type in _GLOBAL_POOLING and after in (None, (1, 1)))
-            or call.node.op_type == "Shape"  # where the pooled map is flattened
-        )
+        return call.node.op_type in _POOLING and self._leaves_the_grid(call)
 
     def _leaves_the_grid(self, call):
         before, after = self.graph.grid(call.input_tensors[0]), self.grid(call)

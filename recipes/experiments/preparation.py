@@ -51,6 +51,7 @@ def prepare(experiment):
     _check_fine_tuning(experiment, teacher)
     _check_warm_up(experiment)
     _warn_about_options(experiment)
+    _warn_about_pixels(experiment, teacher)
     needed = methods.layers_of(experiment.methods)
     experiment = replace(
         experiment,
@@ -229,6 +230,16 @@ def _warn_about_options(experiment):
             if name in (*OF_PROTOTYPES, *OF_KD_LAYERS):
                 option, names = option_of(name), ", ".join(experiment.methods)
                 log.warning("%s has no effect: students by %s have no KD layers.", option, names)
+
+
+def _warn_about_pixels(experiment, teacher):
+    """Warn that a teacher of an ONNX file may have been trained on pixels of another scale."""
+    if experiment.teacher.pixels is None and first_onnx_layer(teacher) is not None:
+        log.warning(
+            "The teacher %s gets the pixels as --pixels scales them. If it was trained on another "
+            "scale, give --teacher-pixels: imagenet for most models of PyTorch.",
+            experiment.teacher.label,
+        )
 
 
 def _check_unlabelled(experiment):

@@ -42,6 +42,16 @@ def test_it_is_not_fine_tuned(file, classes):
         prepare(experiment_of(digits.parse(options), digits.SETTINGS))
 
 
+def test_the_scale_of_its_pixels_is_asked_for(file, caplog):
+    options = [*SMALL, "--teacher", str(file), "--student", "resnet8"]
+    prepare(experiment_of(digits.parse(options), digits.SETTINGS))
+    assert "own.onnx gets the pixels as --pixels scales them" in caplog.text
+    caplog.clear()
+    options += ["--teacher-pixels", "0..1"]
+    prepare(experiment_of(digits.parse(options), digits.SETTINGS))
+    assert "--teacher-pixels" not in caplog.text
+
+
 def test_a_file_that_does_not_exist_is_named(tmp_path):
     options = [*SMALL, "--teacher", str(tmp_path / "none.onnx"), "--student", "resnet8"]
     with pytest.raises(FileNotFoundError, match=r"must be an \.onnx file or the name of a network"):
