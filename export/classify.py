@@ -41,7 +41,7 @@ def classify(file, images):
         images: Paths of image files.
 
     Returns:
-        `(probabilities, class_names)`: float64 [N, classes], and a list of names. Without names in
+        `(probabilities, class_names)`: float32 [N, classes], and a list of names. Without names in
         the card they are the numbers of the classes.
 
     Raises:
@@ -64,7 +64,7 @@ def classify(file, images):
                 f"deviation. Received: file={str(file)!r} with images 'normalized as in training'"
             )
         pixels = options.normalize(pixels)
-    outputs = _run(formats.find(name).runtime, file, pixels).astype("float64")
+    outputs = _run(formats.find(name).runtime, file, pixels)
     if options.output == "logits":
         outputs = softmax(outputs, axis=-1)
     names = card.get("class_names") or list(map(str, range(outputs.shape[-1])))

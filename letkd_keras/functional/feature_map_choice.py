@@ -135,8 +135,8 @@ class FeatureMapChoice(ABC):
         ends = []
         computed = self._computed_by_weights()
         for call in self.until_last:
-            is_map = self._any_grid(call) and id(call) in computed and self.is_cut(call)
-            if call is not self.last and (not is_map or self.pads(call)):
+            is_end = id(call) in computed and self.is_cut(call) and not self.pads(call)
+            if not self._any_grid(call) or not (is_end or call is self.last):
                 continue
             end = self.with_a_name(call)
             if not self.has_a_name(end):

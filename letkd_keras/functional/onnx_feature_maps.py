@@ -40,7 +40,7 @@ def feature_points(graph, named):
         penultimate = maps.point(last)
         if maps.grid(last) or maps.token_grid(last):
             intermediate = intermediate or maps.intermediate()
-            ends = maps.stage_ends()
+        ends = maps.stage_ends()
     chosen = [(f"stage{n}", end) for n, end in enumerate(ends, 1)]
     chosen += [("intermediate", intermediate), ("penultimate", penultimate)]
     return [

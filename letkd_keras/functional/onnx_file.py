@@ -80,7 +80,8 @@ def open_onnx(
             start = tensor
         for name in names:  # the other names of the same tensor
             x = keras.layers.Identity(name=name)(x)
-    name = re.sub(r"[^\w.-]", "_", Path(path).stem)
+    # TensorFlow takes no other characters, and not all of these as the first one.
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", f"onnx_{Path(path).stem}")
     return keras.Model(image, x, name=name)
 
 

@@ -44,8 +44,8 @@ class ONNXGraph(keras.layers.Layer):
         # What the graph gives does not depend on a policy.
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.graph = graph
-        self.output_shape_of_image = tuple(output_shape)
-        self.formats = tuple(formats)
+        self.output_shape_of_image = output_shape
+        self.formats = formats
         self.batch_size = batch_size
         self.data_format = data_format_or_default(data_format)
         # XLA has callbacks on JAX only.
@@ -61,7 +61,6 @@ class ONNXGraph(keras.layers.Layer):
                 trainable=False,
                 autocast=False,
             )
-        self.built = True
 
     def call(self, inputs):
         self._start()

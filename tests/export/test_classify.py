@@ -136,6 +136,10 @@ def test_damaged_card(exported, tmp_path, capsys):
         (tmp_path / "card.json").write_text(json.dumps({**card, **changes}))
         error = _error(capsys, tmp_path / "student.onnx", exported / "image.png")
         assert message in error, error
+    del card["class_names"]
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    _, names = command.classify(tmp_path / "student.onnx", [exported / "image.png"])
+    assert names == list("01234")
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,49 @@ def test_a_map_of_which_tokens_are_made_is_not_the_last_one(tmp_path):
     assert [layer.name for layer in model.layers] == ["image", "logits"]
 
 
+@pytest.mark.parametrize(
+    ("head", "size", "first", "last"),
+    [
+        ("Expand", 8, "plain1", "centered"),
+        ("Grid", 8, "plain1", "centered"),
+        ("Grid", 2, "b1", "centered"),
+        ("Two", 8, "sum1", "sum2"),
+    ],
+)
+def test_the_maps_of_other_classifiers(head, size, first, last, tmp_path):
+    file = residual_network(tmp_path / "a.onnx", head=head, size=size)
+    images = IMAGES[:, :size, :size]
+    expected = tensors_of(file, [first, last], np.moveaxis(images, -1, 1))
+    model = open_onnx(file)
+    found = outputs_at(images, model, "intermediate", "penultimate")
+    sides = [model.get_layer(name).output.shape[1] for name in suggest_stage_ends(model)]
+    assert sides == sorted(set(sides), reverse=True)
+    for each, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(each, np.moveaxis(other, 1, -1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_pooled_map_may_be_the_class_scores(file):
+    """The block that makes it is no last convolution of SqueezeNet."""
+    proto = onnx.load(file)
+    del proto.graph.node[-2]
+    proto.graph.node[-1].input[0] = "flat"
+    onnx.save(proto, file)
+    (expected,) = tensors_of(file, ["b2"], np.moveaxis(IMAGES, -1, 1))
+    found = outputs_at(IMAGES, open_onnx(file), "penultimate")
+    np.testing.assert_allclose(found, np.moveaxis(expected, 1, -1), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_can_be_named_where_there_is_no_last_map(tmp_path):
+    file = residual_network(tmp_path / "a.onnx", head="Tokens")
+    for named, expected in (
+        ({"intermediate_layer": "b1"}, ["intermediate"]),
+        ({"penultimate_layer": "pooled"}, ["stage1", "stage2", "penultimate"]),
+        ({"penultimate_layer": "logits"}, ["stage1", "stage2", "penultimate"]),
+    ):
+        layers = [layer.name for layer in open_onnx(file, **named).layers]
+        assert layers == ["image", *expected, "logits"]
+
+
 def test_a_scaled_image_is_no_feature_map(file, tmp_path):
     """Recipes put the scaling of the pixels before a teacher."""
 
@@ -104,6 +147,17 @@ def test_blocks_may_consist_of_matrix_products(tmp_path):
     found = outputs_at(IMAGES, open_onnx(file), "intermediate", "penultimate")
     for each, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(each, other, rtol=1e-4, atol=1e-5)
+
+
+def test_an_image_that_the_graph_scales_is_no_end_of_a_stage(tmp_path):
+    file = patch_network(tmp_path / "a.onnx")
+    proto = onnx.load(file)
+    proto.graph.node[0].input[0] = "scaled"
+    proto.graph.node.insert(0, helper.make_node("Add", ["image", "image"], ["scaled"]))
+    onnx.save(proto, file)
+    model = open_onnx(file)
+    shapes = [model.get_layer(name).output.shape for name in suggest_stage_ends(model)]
+    assert shapes == [(None, 4, 4, 4), (None, 2, 2, 6)]
 
 
 @pytest.mark.parametrize("last", ["stem", "a1.sum"])

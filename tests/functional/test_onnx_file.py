@@ -26,9 +26,15 @@ def test_logits_and_features_are_those_of_the_graph(file):
         if other.ndim == 4:
             other = np.moveaxis(other, 1, -1)
         np.testing.assert_allclose(each, other, rtol=1e-4, atol=1e-5)
-    assert model.name == "teacher.v1"
+    assert model.name == "onnx_teacher.v1"
     assert model.output_shape == (None, 5)  # the softmax is left out
     assert not model.trainable_weights
+
+
+@pytest.mark.parametrize("name", ["_a", "lehrer für (1)", "教師"])
+def test_a_file_may_have_any_name(name, tmp_path):
+    model = open_onnx(residual_network(tmp_path / f"{name}.onnx"))
+    assert model.predict(IMAGES, verbose=0).shape == (4, 5)
 
 
 def test_a_keras_file_has_all_of_it(file, tmp_path):
@@ -52,6 +58,15 @@ def test_the_fingerprint_depends_on_the_weights(file):
 def test_parameters_are_the_initializers(file):
     sizes = [np.prod(each.dims) for each in onnx.load(file).graph.initializer]
     assert open_onnx(file).count_params() == sum(sizes)
+
+
+def test_initializers_may_be_declared_as_inputs(file):
+    """As in files of 2019 and before."""
+    expected = open_onnx(file).predict(IMAGES, verbose=0)
+    proto = onnx.load(file)
+    proto.graph.input.append(helper.make_tensor_value_info("fc.bias", 1, [5]))
+    onnx.save(proto, file)
+    np.testing.assert_array_equal(open_onnx(file).predict(IMAGES, verbose=0), expected)
 
 
 def test_values_outside_of_the_file_are_read(file, tmp_path):

@@ -67,7 +67,28 @@ def residual_network(path, batch="N", head="Gemm", ending="Softmax", size=8):
             y = node("MatMul", [weight("mixer", 6, 6), x], "mixed")
             x = node("Add", [x, y], "tokens.sum")
             x = node("ReduceMean", [x], "pooled", axes=[2], keepdims=1)
+        elif head in ("Expand", "Grid"):  # as in VGG networks of torchvision
+            sides = [min(2, size // 2)] * 2
+            x = node("MaxPool", [x], "coarse", kernel_shape=sides, strides=sides)
+            x = node("Relu", [x], "coarse.r")
+            for name in ("plain1", "plain2"):
+                x = node("Conv", [x, weight(f"{name}.weight", 6, 6, 1, 1)], f"{name}.conv")
+                x = node("Relu", [x], name)
+            mean = node("ReduceMean", [x], "mean", axes=[1], keepdims=1)
+            x = node("Sub", [x, mean], "centered")
+            if head == "Expand":  # to the grid of larger images
+                x = node("MaxPool", [x], "pooled", kernel_shape=[2, 2])
+                initializers.append(numpy_helper.from_array(np.array([1, 6, 2, 2]), "grid"))
+                x = node("Expand", [x, "grid"], "expanded")
         else:
+            if head == "Two":  # after blocks that begin with their activation
+                x = node("MaxPool", [x], "coarse", kernel_shape=[2, 2], strides=[2, 2])
+                for name in ("start", "sum1", "sum2"):
+                    y = x if name == "start" else node("Relu", [x], f"{name}.r")
+                    y = node("Conv", [y, weight(f"{name}.weight", 6, 6, 1, 1)], f"{name}.conv")
+                    squeezed = node("GlobalAveragePool", [y], f"{name}.squeezed")
+                    y = node("Mul", [y, squeezed], f"{name}.scaled")
+                    x = y if name == "start" else node("Add", [x, y], name)
             x = node("GlobalAveragePool", [x], "pooled")
         if head == "Reshape":  # to a fixed number of images
             initializers.append(numpy_helper.from_array(np.array([batch, 6]), "shape"))
@@ -79,7 +100,14 @@ def residual_network(path, batch="N", head="Gemm", ending="Softmax", size=8):
             x = node("Reshape", [x, "shape"], "flat")
         else:
             x = node("Flatten", [x], "flat")
-        node("Gemm", [x, weight("fc", 5, 6), weight("fc.bias", 5)], "logits", transB=1)
+        if head == "Two":  # as in distilled transformers
+            y = node("Gemm", [x, weight("fc2", 5, 6)], "logits2", transB=1)
+            x = node("Gemm", [x, weight("fc", 5, 6)], "logits1", transB=1)
+            node("Add", [x, y], "logits")
+        else:
+            features = 6 * max(1, size // 4) ** 2 if head in ("Expand", "Grid") else 6
+            inputs = [x, weight("fc", 5, features), weight("fc.bias", 5)]
+            node("Gemm", inputs, "logits", transB=1)
     output = node(ending, ["logits"], "output") if ending else "logits"
     graph = helper.make_graph(
         nodes,
@@ -101,6 +129,7 @@ def patch_network(path):
     """
     rng = np.random.default_rng(0)
     shapes = {"patch": (4, 3, 2, 2), "merge": (16, 6), "one": (6, 6), "two": (6, 6), "fc": (6, 5)}
+    shapes["bias"] = (6,)
     initializers = [
         numpy_helper.from_array(rng.normal(0, 0.3, shape).astype("float32"), name)
         for name, shape in shapes.items()
@@ -110,7 +139,8 @@ def patch_network(path):
         helper.make_node("Conv", ["image", "patch"], ["patches"], strides=[2, 2]),
         helper.make_node("Transpose", ["patches"], ["last"], perm=[0, 2, 3, 1]),
         helper.make_node("Reshape", ["last", "shape"], ["merged"]),
-        helper.make_node("MatMul", ["merged", "merge"], ["x"]),
+        helper.make_node("MatMul", ["merged", "merge"], ["product"]),
+        helper.make_node("Add", ["product", "bias"], ["x"]),
         helper.make_node("MatMul", ["x", "one"], ["y1"]),
         helper.make_node("Add", ["x", "y1"], ["sum1"]),
         helper.make_node("MatMul", ["sum1", "two"], ["y2"]),

@@ -32,6 +32,8 @@ def test_it_is_made_again_from_its_configuration(layer):
 
 
 def test_weights_that_are_set_later_count(layer):
+    new = ONNXGraph.from_config(layer.get_config())
+    np.testing.assert_array_equal(new(IMAGES), np.zeros((4, 8, 8, 4)))
     before = np.asarray(layer(IMAGES))
     layer.set_weights([2 * weight for weight in layer.get_weights()])
     assert not np.allclose(layer(IMAGES), before)
@@ -88,6 +90,8 @@ def test_graphs_may_compute_in_half_precision(file, tmp_path):
     onnx.save(proto, tmp_path / "half.onnx")
     model = open_onnx(tmp_path / "half.onnx")
     assert {weight.dtype for weight in model.weights} == {"float16"}
+    new = ONNXGraph.from_config(model.layers[1].get_config())
+    np.testing.assert_array_equal(new(IMAGES), np.zeros((4, *new.output_shape_of_image)))
     found = model.predict(IMAGES, verbose=0)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=2e-2, atol=2e-2 * np.abs(expected).max())
