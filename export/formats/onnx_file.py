@@ -26,7 +26,7 @@ def write_onnx(student, path, options):
     import tf2onnx
 
     student = _with_native_groups(_with_channels_first_shuffles(student))
-    image = tf.TensorSpec((None, *student.input_shape[1:]), student.inputs[0].dtype, "image")
+    image = tf.TensorSpec((None, *student.input_shape[1:]), "float32", "image")
     function = tf.function(serving(student, options))
     model, _ = tf2onnx.convert.from_function(
         function,
@@ -99,7 +99,7 @@ def _with_native_groups(student):
     student = flatten(student)
     if not any(map(is_compiled, student.layers)):
         return student
-    return copy_with(student, copy_fn=copy, dtype="float32")
+    return copy_with(student, copy_fn=copy)
 
 
 def _with_channels_first_shuffles(student):

@@ -72,6 +72,6 @@ def _archive(student, options):
     archive.add_endpoint(
         "serve",
         serving(student, options),
-        [tf.TensorSpec(shape, student.inputs[0].dtype, "image")],
+        [tf.TensorSpec(shape, "float32", "image")],
     )
     return archive

@@ -55,3 +55,7 @@ def test_memories_on_jax():
 def test_averaged_weights_on_jax():
     """Keras 3.15 has no step after a training that ended with averages."""
     assert "1 passed" in _passed_on_jax("test_keras_callbacks.py", "-k", "can_go_on")
+
+
+def test_regularizers_on_jax():
+    assert "1 passed" in _passed_on_jax("test_distiller.py", "-k", "activity_regularizer")

@@ -13,6 +13,7 @@ from PIL import Image
 from letkd_keras.data.decoding import decode
 from letkd_keras.export import classify as command
 from letkd_keras.export import export_bundle, formats
+from letkd_keras.export.formats.reload import RUNTIMES
 
 _MEAN, _STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 _NAMES = ("ant", "bee", "cat", "dog", "red eel")
@@ -111,6 +112,23 @@ def test_wrong_images(exported, tmp_path, capsys):
     )
 
 
+def test_a_missing_runtime_is_named(exported, monkeypatch):
+    def run(path, threads):
+        raise ImportError("none")
+
+    monkeypatch.setitem(RUNTIMES, "onnx", run)
+    with pytest.raises(ImportError, match=r"student\.onnx needs onnxruntime: pip install onnxrun"):
+        command.classify(exported / "student.onnx", [exported / "image.png"])
+
+
+def test_equal_classes_are_printed_in_their_order(monkeypatch, capsys):
+    names, probabilities = [*map(str, range(39)), "a long name"], np.tile([0.02, 0.03], (1, 20))
+    monkeypatch.setattr(command, "classify", lambda file, images: (probabilities, names))
+    command.main(["student.tflite", "image.png", "--top", "20"])
+    rows = capsys.readouterr().out.splitlines()
+    assert rows == ["image.png", *(f"  {name:11}   3.00%" for name in names[1::2])]
+
+
 def test_artifact_whose_pixels_are_not_known(student, exported, tmp_path, capsys):
     export_bundle(student, tmp_path, ("onnx",))
     assert "normalized as in training" in (
@@ -131,6 +149,8 @@ def test_damaged_card(exported, tmp_path, capsys):
         ({"inputs": {**card["inputs"], "shape": [10**9, 10**9, 3]}}, "`shape` must be"),
         ({"inputs": {**card["inputs"], "checked_size": [None, 16]}}, "`checked_size` must be"),
         ({"inputs": {**card["inputs"], "checked_size": [16]}}, "square RGB or grayscale images"),
+        ({"inputs": {**card["inputs"], "checked_size": [16, 12]}}, "images of 16 x 12 x 3"),
+        ({"inputs": {**card["inputs"], "shape": [16, 16, 2]}}, "images of 16 x 16 x 2"),
         ({"outputs": {"kind": "scores"}}, "`outputs` must have one of logits, probabilities"),
     ):
         (tmp_path / "card.json").write_text(json.dumps({**card, **changes}))
@@ -217,10 +237,10 @@ def test_a_student_of_any_size_gets_the_size_that_was_checked(tmp_path):
     pooled = keras.layers.GlobalMaxPooling2D()(features)
     student = keras.Model(inputs, keras.layers.Dense(5)(pooled))
     pixels = np.random.default_rng(5).integers(0, 256, (4, 16, 16, 3), "uint8")
-    export_bundle(student, tmp_path, ("tflite",), images=pixels)
+    export_bundle(student, tmp_path, ("tflite",), images=pixels, crop=0.9)
     picture((200, 90, 20), (50, 40)).save(tmp_path / "image.png")
     (probabilities,), _ = command.classify(tmp_path / "student.tflite", [tmp_path / "image.png"])
-    image = decode(tmp_path / "image.png", 16).astype("float32")
+    image = decode(tmp_path / "image.png", 18)[1:17, 1:17].astype("float32")  # 16 of 17.8
     expected = keras.ops.softmax(student(image[None]))[0]
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
 

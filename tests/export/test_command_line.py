@@ -1,8 +1,10 @@
+import argparse
 import json
 import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -124,7 +126,8 @@ def test_options_reach_the_export(run, data_file, tmp_path, monkeypatch):
     written = (
         "--formats tflite-int8 tflite-int4 tflite-pruned tflite-clustered onnx --no-fold "
         "--integer-io --snr --precision kd_*=int8 conv1=float32 --channels-first --opset 15 "
-        "--epochs 2 --learning-rate 0.1 --sparsity 0.3 --clusters 8 --seed 5 --check-images 10"
+        "--epochs 2 --learning-rate 0.1 --sparsity 0.3 --clusters 8 --seed 5 --check-images 10 "
+        "--calibration-images 12"
     )
     with pytest.raises(_Received) as received:
         _run(command.main, run, "--out", tmp_path / "out", *written.split())
@@ -144,9 +147,44 @@ def test_options_reach_the_export(run, data_file, tmp_path, monkeypatch):
     }
     options = received.value.options
     assert {name: options[name] for name in expected} == expected
-    images, labels = take(DataSpec(str(data_file)).open(), "test", 10, seed=5)
+    data = DataSpec(str(data_file)).open()
+    images, labels = take(data, "test", 10, seed=5)
     np.testing.assert_array_equal(options["images"], images)
     np.testing.assert_array_equal(options["labels"], labels)
+    assert len(options["calibration"]) == 12
+    assert options["data_name"] == f"{data.name}, {data.split}"
+
+
+def test_a_student_that_rescales_takes_pixels_without_images(tmp_path, monkeypatch):
+    monkeypatch.setattr("letkd_keras.export.student.export_bundle", _raise)
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+    keras.Model(inputs, keras.layers.Dense(3)(x)).save(tmp_path / "student.keras")
+    words = ("--formats", "tflite", "--input", "pixels", "--out", tmp_path / "out")
+    with pytest.raises(_Received) as received:
+        _run(command.main, tmp_path / "student.keras", *words)
+    assert received.value.options["input"] == "pixels"
+
+
+def test_the_table_has_the_file_and_the_line_below_it_the_student(tmp_path, capsys):
+    result = SimpleNamespace(
+        path=tmp_path / "a.tflite",
+        bytes=1000,
+        max_difference=0.5,
+        agreement=0.9,
+        accuracy=0.75,
+        accuracy_before=0.8,
+        num_images=20,
+    )
+    command._print_results({"tflite-int8": result}, tmp_path, is_noise=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "tflite-int8 a.tflite 1,000 5.0e-01 90.00% 75.00%" in shown
+    assert "on 20 images, where it has an accuracy of 80.00%" in shown
+
+
+def test_a_precision_names_a_layer():
+    with pytest.raises(argparse.ArgumentTypeError, match="must be LAYER=TYPE"):
+        command.layer_precision("=int8")
 
 
 def test_options_reach_the_sweep(run, data_file, tmp_path, monkeypatch):
