@@ -366,6 +366,17 @@ def test_stages_end_with_the_last_map_of_a_grid():
     }
 
 
+def test_the_last_stage_ends_with_the_penultimate_layer_of_two_branches():
+    image = keras.Input((16, 16, 3))
+    x = layers.Conv2D(4, 3, strides=2, activation="relu", name="shared")(image)
+    maps = [layers.Conv2D(4, 3, strides=2, name=name)(x) for name in ("left", "right")]
+    pooled = layers.Concatenate()([layers.GlobalAveragePooling2D()(each) for each in maps])
+    model = keras.Model(image, layers.Dense(3)(pooled))
+    penultimate = suggest_layers(model)["penultimate"]
+    assert penultimate in ("left", "right")
+    assert suggest_stage_ends(model) == ["shared", penultimate]
+
+
 @pytest.mark.parametrize("convolution", [layers.Conv2D, layers.SeparableConv2D])
 def test_an_activation_may_be_the_convolutions_own(convolution):
     x = inputs = keras.Input((16, 16, 3))
