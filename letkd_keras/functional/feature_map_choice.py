@@ -127,7 +127,7 @@ class FeatureMapChoice(ABC):
 
     def stage_ends(self):
         """Points at the last map of each grid, from fine to coarse."""
-        if self._has_tokens() and not self._merges_patches():
+        if self._has_tokens() and not self._has_finer_blocks():
             blocks = self.token_blocks()
             numbers = {quarter * len(blocks) // 4 for quarter in (1, 2, 3)} - {0}
             ends = [blocks[number - 1] for number in sorted(numbers)]
@@ -179,7 +179,7 @@ class FeatureMapChoice(ABC):
     def _token_block(self):
         """The block of a transformer that serves the intermediate level, or `None`."""
         blocks = self.token_blocks()
-        if self._merges_patches():
+        if self._has_finer_blocks():
             return next((block for block in blocks if block), None)
         to_three_quarters = blocks[: 3 * len(blocks) // 4]
         return next((block for block in reversed(to_three_quarters) if block), None)
@@ -187,10 +187,11 @@ class FeatureMapChoice(ABC):
     def _has_tokens(self):
         return self.token_grid(self.last) is not None
 
-    def _merges_patches(self):
-        """Whether a transformer has finer grids of tokens before its last one."""
+    def _has_finer_blocks(self):
+        """Whether a transformer has blocks on finer grids than its last one."""
+        grids = list(map(self.token_grid, self.until_last))
+        grids += [self.grid(x) for x in self.until_last if self.merges(x) and self.is_cut(x)]
         last = math.prod(self.token_grid(self.last))
-        grids = map(self.token_grid, self.until_last)
         return any(math.prod(grid) >= 2 * last for grid in grids if grid)
 
     def _before_scores(self, last):

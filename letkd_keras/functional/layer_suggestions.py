@@ -40,10 +40,10 @@ def suggest_layers(model, argument="model"):
 
     In a transformer whose tokens [B, N, C] are patches, the penultimate layer outputs the last
     tokens before the class token is selected or the tokens are pooled. The paper has no
-    transformers; the choice of the intermediate layer is this package's. Where patches are merged
-    from stage to stage (Swin), it is the first block on the last grid, as above. Where all blocks
-    have the same grid (ViT, DeiT), it is the block at three quarters of the depth, number 9 of 12.
-    A block inside a composite layer is named `"vit_encoder/transformer_block_9"`.
+    transformers; the choice of the intermediate layer is this package's. Where earlier
+    blocks have finer grids (Swin), it is the first block of tokens on the last grid. Where all
+    blocks have the same grid (ViT, DeiT), it is the block at three quarters of the depth, number 9
+    of 12. A block inside a composite layer is named `"vit_encoder/transformer_block_9"`.
 
     In ResNets, wide ResNets, ShuffleNets and MobileNets these are the layers of the paper. If the
     model has layers named `"penultimate"` and `"intermediate"`, like the networks of
@@ -208,9 +208,7 @@ class _KerasMaps(FeatureMapChoice):
         """Whether a call leaves out tokens that are no patches."""
         before, after = (self._shape(x[0]) for x in (call.input_tensors, call.output_tensors))
         given, left = map(self.token_grids.layout, (before, after))
-        if given is None or left is None or before[2] != after[2]:
-            return False
-        return given[0] == left[0] and given[1] > left[1]
+        return None not in (given, left) and given[0] == left[0] and given[1] > left[1]
 
     def _leaves_the_grid(self, call):
         return all(

@@ -244,6 +244,27 @@ def test_where_patches_are_merged_the_last_stage_counts(tmp_path):
     check_same_layers(exported(model, tmp_path), model)
 
 
+def test_stages_of_convolutions_before_a_transformer_are_kept(tmp_path):
+    """As in EfficientFormer. Convolutions without blocks, as in XCiT, are no stage."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((16, 16, 3))
+    stem = layers.Conv2D(6, 3, strides=2, padding="same", activation="relu")(image)
+    convolved = layers.Conv2D(6, 3, padding="same", activation="relu")(stem)
+    for has_block, expected in (
+        (True, {"intermediate": "first", "ends": ["finer", "norm"]}),
+        (False, {"intermediate": "third", "ends": ["first", "second", "third", "norm"]}),
+    ):
+        x = layers.Add(name="finer")([stem, convolved]) if has_block else convolved
+        x = tokens_of(layers.Conv2D(6, 2, 2)(x))
+        for name in ("first", "second", "third", "fourth"):
+            x = attending(x, name)
+        x = layers.LayerNormalization(name="norm")(x)
+        model = keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
+        assert suggest_layers(model)["intermediate"] == expected["intermediate"]
+        assert suggest_stage_ends(model) == expected["ends"]
+        check_same_layers(exported(model, tmp_path), model)
+
+
 def test_a_convolution_inside_a_block_is_no_grid_of_its_patches(tmp_path):
     """As in pyramid vision transformers (PVT), whose keys have a coarser grid."""
     keras.utils.set_random_seed(0)
