@@ -2,9 +2,9 @@ import keras
 import numpy as np
 import onnx
 import pytest
-from keras import layers, ops
-from onnx import helper
-from onnx_files import outputs_at, patch_network, residual_network, tensors_of
+from keras import layers
+from onnx import helper, numpy_helper
+from onnx_files import outputs_at, patch_network, residual_network, save_graph, tensors_of
 from small_vit import small_vit
 
 import letkd_keras as letkd
@@ -173,7 +173,7 @@ def test_a_padded_map_is_no_end_of_a_stage(file):
     for node in proto.graph.node[number + 1 :]:
         node.input[:] = ["padded" if name == "a2" else name for name in node.input]
     pads = np.array([0, 0, 1, 1, 0, 0, 1, 1])
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(pads, "pads"))
+    proto.graph.initializer.append(numpy_helper.from_array(pads, "pads"))
     proto.graph.node.insert(number + 1, helper.make_node("Pad", ["a2", "pads"], ["padded"]))
     onnx.save(proto, file)
     assert open_onnx(file).get_layer("stage1").output.shape[1:3] == (8, 8)
@@ -281,17 +281,40 @@ def test_a_convolution_inside_a_block_is_no_grid_of_its_patches(tmp_path):
         np.testing.assert_allclose(each, other, rtol=1e-3, atol=1e-5)
 
 
-def test_the_patches_may_be_read_elsewhere(tmp_path):
-    """As where an exporter takes the number of images from the shape of the patches."""
-    keras.utils.set_random_seed(0)
-    image = keras.Input((16, 16, 3))
-    patches = layers.Conv2D(6, 4, 4)(image)
-    gate = ops.expand_dims(layers.GlobalAveragePooling2D()(patches), 1)
-    x = attending(attending(tokens_of(patches) * gate, "first"), "second")
-    model = keras.Model(image, layers.Dense(3)(x[:, 0]))
-    teacher = exported(model, tmp_path)
-    assert teacher.get_layer("penultimate").output.shape == (None, 16, 6)
-    check_same_layers(teacher, model)
+def test_the_number_of_images_may_be_read_before_the_patches(tmp_path):
+    """As PyTorch's older exporter writes a vision transformer."""
+    rng = np.random.default_rng(0)
+    shapes = {"patch": (5, 3, 4, 4), "first": (5, 5), "second": (5, 5), "fc": (5, 4)}
+    arrays = {name: rng.normal(0, 0.3, shape) for name, shape in shapes.items()}
+    numbers = {"from": [0], "to": [1], "sizes": [5, 6]}
+    path = save_graph(
+        tmp_path / "a.onnx",
+        [
+            helper.make_node("Shape", ["image"], ["dims"]),
+            helper.make_node("Slice", ["dims", "from", "to"], ["count"]),
+            helper.make_node("Conv", ["image", "patch"], ["patches"], strides=[4, 4]),
+            helper.make_node("Concat", ["count", "sizes"], ["shape"], axis=0),
+            helper.make_node("Reshape", ["patches", "shape"], ["flat"]),
+            helper.make_node("Transpose", ["flat"], ["tokens"], perm=[0, 2, 1]),
+            helper.make_node("MatMul", ["tokens", "first"], ["y1"]),
+            helper.make_node("Add", ["tokens", "y1"], ["sum1"]),
+            helper.make_node("MatMul", ["sum1", "second"], ["y2"]),
+            helper.make_node("Add", ["sum1", "y2"], ["sum2"]),
+            helper.make_node("ReduceMean", ["sum2"], ["pooled"], axes=[1], keepdims=0),
+            helper.make_node("MatMul", ["pooled", "fc"], ["logits"]),
+        ],
+        [
+            *(numpy_helper.from_array(x.astype("float32"), name) for name, x in arrays.items()),
+            *(numpy_helper.from_array(np.array(x), name) for name, x in numbers.items()),
+        ],
+        ["N", 3, 8, 12],
+    )
+    images = rng.normal(size=(2, 8, 12, 3)).astype("float32")
+    expected = tensors_of(path, ["sum1", "sum2"], np.moveaxis(images, -1, 1))
+    found = outputs_at(images, open_onnx(path), "intermediate", "penultimate")
+    for each, other in zip(found, expected, strict=True):
+        assert each.shape == (2, 6, 5)
+        np.testing.assert_allclose(each, other, rtol=1e-4, atol=1e-5)
 
 
 def test_tokens_may_be_pooled_by_attention(tmp_path):
@@ -321,12 +344,12 @@ def test_tokens_that_could_be_two_grids_are_none(tmp_path):
 def test_tokens_may_become_a_feature_map_again(order, tmp_path):
     rng = np.random.default_rng(0)
     first = order == "channels first"
-    shape = [0, 6, 2, 3] if first else [0, 2, 3, 6]
     arrays = {
         "patch": rng.normal(0, 0.3, (6, 3, 4, 4)).astype("float32"),
         "tokens": np.array([0, 6, 6]),
-        "map": np.array(shape),
-        "fc": rng.normal(0, 0.3, (6, 5)).astype("float32"),
+        "map": np.array([0, 6, 2, 3] if first else [0, 2, 3, 6]),
+        "vector": np.array([0, 6]),
+        "fc": rng.normal(0, 0.3, (6, 4)).astype("float32"),
     }
     transposed = {"perm": [0, 1, 2] if first else [0, 2, 1]}
     nodes = [
@@ -334,22 +357,12 @@ def test_tokens_may_become_a_feature_map_again(order, tmp_path):
         helper.make_node("Reshape", ["patches", "tokens"], ["flat"]),
         helper.make_node("Transpose", ["flat"], ["turned"], **transposed),
         helper.make_node("Reshape", ["turned", "map"], ["last"]),
-        helper.make_node("ReduceMean", ["last"], ["m"], axes=[2, 3] if first else [1, 2]),
-        helper.make_node("Reshape", ["m", "flat.shape"], ["pooled"]),
+        helper.make_node("ReduceMean", ["last"], ["mean"], axes=[2, 3] if first else [1, 2]),
+        helper.make_node("Reshape", ["mean", "vector"], ["pooled"]),
         helper.make_node("MatMul", ["pooled", "fc"], ["logits"]),
     ]
-    arrays["flat.shape"] = np.array([0, 6])
-    graph = helper.make_graph(
-        nodes,
-        "network",
-        [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["N", 3, 8, 12])],
-        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["N", 5])],
-        [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()],
-    )
-    path = tmp_path / "a.onnx"
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path
-    )
+    initializers = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    path = save_graph(tmp_path / "a.onnx", nodes, initializers, ["N", 3, 8, 12])
     images = rng.normal(size=(2, 8, 12, 3)).astype("float32")
     (expected,) = tensors_of(path, ["last"], np.moveaxis(images, -1, 1))
     teacher = open_onnx(path, penultimate_layer="last")

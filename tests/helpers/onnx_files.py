@@ -109,17 +109,8 @@ def residual_network(path, batch="N", head="Gemm", ending="Softmax", size=8):
             inputs = [x, weight("fc", 5, features), weight("fc.bias", 5)]
             node("Gemm", inputs, "logits", transB=1)
     output = node(ending, ["logits"], "output") if ending else "logits"
-    graph = helper.make_graph(
-        nodes,
-        "network",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, size, size])],
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, [batch, 5])],
-        initializers,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-    return path
+    shape = [batch, 3, size, size]
+    return save_graph(path, nodes, initializers, shape, output=output, batch=batch, classes=5)
 
 
 def patch_network(path):
@@ -148,16 +139,21 @@ def patch_network(path):
         helper.make_node("ReduceMean", ["sum2"], ["pooled"], axes=[1, 2], keepdims=0),
         helper.make_node("MatMul", ["pooled", "fc"], ["logits"]),
     ]
+    return save_graph(path, nodes, initializers, ["N", 3, 8, 8], classes=5)
+
+
+def save_graph(path, nodes, initializers, image_shape, output="logits", batch="N", classes=4):
+    """Write a graph from `image` to one output [B, classes], and return its file."""
     graph = helper.make_graph(
         nodes,
         "network",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 8, 8])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 5])],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, image_shape)],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, [batch, classes])],
         initializers,
     )
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path
-    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
     return path
 
 
