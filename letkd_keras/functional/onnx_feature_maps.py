@@ -113,6 +113,14 @@ class _ONNXMaps(FeatureMapChoice):
             source is not None and source.node.op_type in CONVOLUTIONS and _groups(source.node) == 1
         )
 
+    def _readers(self, call):
+        # Keras' exporter transposes a map before it is flattened, but not where it reads its shape.
+        readers = []
+        for reader in super()._readers(call):
+            is_turned = reader.node.op_type == "Transpose" and self.grid(reader)
+            readers += self._readers(reader) if is_turned else [reader]
+        return readers
+
     def _maker(self, call):
         return self.makers.get(id(call.input_tensors[0]))
 

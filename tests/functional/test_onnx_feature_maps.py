@@ -179,9 +179,6 @@ def test_a_padded_map_is_no_end_of_a_stage(file):
     assert open_onnx(file).get_layer("stage1").output.shape[1:3] == (8, 8)
 
 
-# === Transformers ===
-
-
 def exported(model, tmp_path):
     """The teacher of the ONNX file of a Keras model."""
     write_onnx(model, tmp_path / "model.onnx", ExportOptions())
@@ -199,6 +196,24 @@ def check_same_layers(teacher, model):
         np.testing.assert_allclose(each, other, rtol=1e-3, atol=1e-5)
     (grid,) = {each.shape[1:3] for each in feature_maps(model, list(names.values()))[1]}
     assert {each.shape[1:3] for each in feature_maps(teacher, list(names))[1]} == {grid}
+
+
+@pytest.mark.parametrize("heads", ["flattened", "flattened and pooled"])
+def test_a_map_that_keras_flattens(heads, tmp_path):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((16, 16, 3))
+    x = layers.Conv2D(4, 3, 2, padding="same", activation="relu")(image)
+    for name in ("first", "second"):
+        x = layers.Add(name=name)([x, layers.Conv2D(4, 3, padding="same", activation="relu")(x)])
+    logits = layers.Dense(3)(layers.Flatten()(x))
+    if heads == "flattened and pooled":
+        logits += layers.Dense(3)(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(image, logits)
+    assert suggest_layers(model) == {"penultimate": "second", "intermediate": "first"}
+    check_same_layers(exported(model, tmp_path), model)
+
+
+# === Transformers ===
 
 
 @pytest.mark.parametrize(
