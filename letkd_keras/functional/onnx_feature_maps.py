@@ -154,13 +154,15 @@ class _ONNXMaps(FeatureMapChoice):
 
     def _last_tokens(self, last_merge):
         """The call that gives the last tokens, before some are selected or a head reads them."""
+        merged = self.calls[last_merge]
         last = None
-        for call in self.calls[last_merge:]:
-            if self.products(call):
-                break
-            is_first = last is None or self._shape(call) == self._shape(last)
-            if is_first and self.is_cut(call) and self.token_grid(call):
-                last = call
+        # After blocks on another map, [C, H * W] may look like tokens.
+        if self.token_grid(merged):
+            for call in self.calls[last_merge:]:
+                if self.products(call):
+                    break
+                if self.is_cut(call) and self._shape(call) == self._shape(merged):
+                    last = call
         return last
 
     def _reads_last_tokens(self, call):

@@ -213,6 +213,15 @@ def test_a_map_that_keras_flattens(heads, tmp_path):
     check_same_layers(exported(model, tmp_path), model)
 
 
+def test_a_flattened_grid_is_not_taken_for_tokens(tmp_path):
+    """Six channels of a grid of 2 x 2 have the shape of 2 x 2 patches after two other tokens."""
+    file = residual_network(tmp_path / "a.onnx", head="Mean", size=4)
+    images = IMAGES[:, :4, :4]
+    (expected,) = tensors_of(file, ["b2"], np.moveaxis(images, -1, 1))
+    found = outputs_at(images, open_onnx(file), "penultimate")
+    np.testing.assert_allclose(found, np.moveaxis(expected, 1, -1), rtol=1e-4, atol=1e-5)
+
+
 # === Transformers ===
 
 

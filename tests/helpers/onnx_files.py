@@ -67,6 +67,10 @@ def residual_network(path, batch="N", head="Gemm", ending="Softmax", size=8):
             y = node("MatMul", [weight("mixer", 6, 6), x], "mixed")
             x = node("Add", [x, y], "tokens.sum")
             x = node("ReduceMean", [x], "pooled", axes=[2], keepdims=1)
+        elif head == "Mean":  # of a flattened grid
+            initializers.append(numpy_helper.from_array(np.array([0, 6, -1]), "rows.shape"))
+            x = node("Reshape", [x, "rows.shape"], "rows")
+            x = node("ReduceMean", [x], "pooled", axes=[2], keepdims=0)
         elif head in ("Expand", "Grid"):  # as in VGG networks of torchvision
             sides = [min(2, size // 2)] * 2
             x = node("MaxPool", [x], "coarse", kernel_shape=sides, strides=sides)
