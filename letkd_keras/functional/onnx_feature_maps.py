@@ -194,7 +194,9 @@ class _ONNXMaps(FeatureMapChoice):
         grid, channels = self.token_grid(self.last), self._shape(self.last)[1]
         for call in self.until_last:
             attentions += call.node.op_type == "Softmax" or "Attention" in call.node.op_type
-            if not (self.merges(call) and self.is_cut(call)):
+            # Where a class token joins the patches, no block ends.
+            same = any(self.graph.shapes[x] == self._shape(call) for x in call.input_tensors)
+            if not (self.merges(call) and self.is_cut(call) and same):
                 continue
             if self.token_grid(call) == grid and self._shape(call)[1] == channels:
                 ends.setdefault(attentions, []).append(self.point(call))

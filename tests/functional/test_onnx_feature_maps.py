@@ -289,6 +289,20 @@ def test_stages_of_convolutions_before_a_transformer_are_kept(tmp_path):
         check_same_layers(exported(model, tmp_path), model)
 
 
+def test_a_class_token_that_joins_the_last_stage_is_no_block(tmp_path):
+    """As in CoaT: attention of the stages before is none of this stage."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((16, 16, 3))
+    x = attending(tokens_of(layers.Conv2D(6, 2, 2)(image)), "first")
+    x = tokens_of(layers.Conv2D(10, 2, 2)(layers.Reshape((8, 8, 6))(x)))
+    x = layers.Concatenate(axis=1)([x[:, :1], x])
+    x = attending(attending(x, "second"), "third")
+    x = layers.LayerNormalization(name="norm")(x)
+    model = keras.Model(image, layers.Dense(3)(x[:, 0]))
+    assert suggest_layers(model) == {"penultimate": "norm", "intermediate": "second"}
+    check_same_layers(exported(model, tmp_path), model)
+
+
 def test_a_convolution_inside_a_block_is_no_grid_of_its_patches(tmp_path):
     """As in pyramid vision transformers (PVT), whose keys have a coarser grid."""
     keras.utils.set_random_seed(0)
