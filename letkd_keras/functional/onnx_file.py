@@ -378,10 +378,13 @@ def _write_erfc(graph):
             nodes.append(node)
             continue
         (output,) = node.output
-        one = onnx.numpy_helper.from_array(np.float32(1), f"{output}/one")
-        graph.initializer.append(one)
-        erf = onnx.helper.make_node("Erf", node.input, [f"{output}/erf"])
-        nodes += [erf, onnx.helper.make_node("Sub", [one.name, *erf.output], [output])]
+        erf, one, zero = (f"{output}/{part}" for part in ("erf", "one", "zero"))
+        graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0), zero))
+        nodes += [
+            onnx.helper.make_node("Erf", node.input, [erf]),
+            onnx.helper.make_node("Pow", [erf, zero], [one]),  # in the precision of the graph
+            onnx.helper.make_node("Sub", [one, erf], [output]),
+        ]
     if len(nodes) > len(graph.node):
         del graph.node[:]
         graph.node.extend(nodes)
