@@ -92,7 +92,7 @@ def open_atomic(path):
 def _raise_if_full(error, path):
     """Raise the system's error for a full disk, where a library reports that in another way.
 
-    That error of the system has no name of a file if it comes from `write`: it gets the name.
+    An error of `write` has no name of a file. It gets the name of this one.
     """
     if isinstance(error, OSError) and error.errno is not None:
         if error.filename is None and error.errno in _FULL:

@@ -26,8 +26,8 @@ weights, if it has any.
 Both networks get the same images, of --image-size and with pixels scaled as --pixels says. Without
 --image-size, images have the size that the student was trained with, otherwise that of the teacher,
 otherwise 64. The size of presets of keras-hub is not known: give --image-size. Networks of
-keras.applications, keras-hub and the zoo resize and scale the images as they need. For a
-network from a file that was trained on another scale, give --teacher-pixels or --student-pixels.
+keras.applications, keras-hub and the zoo resize and scale the images as they need. For a file of
+a network that was trained on another scale, give --teacher-pixels or --student-pixels.
 
 KD layers are inserted after suggested layers, which are printed, or after those that
 --student-penultimate-layer and --student-intermediate-layer name. A teacher may be a transformer

@@ -70,13 +70,13 @@ class FeatureMapChoice(ABC):
         """How the last feature map may be used up.
 
         Returns:
-            List of `(ends, grid)`, the first choice first: whether a call leaves the grid, and
-            `self.grid` or `self.token_grid`.
+            List of `(ends, grid)`, the first choice first. `ends(call)` says whether a call leaves
+            the grid. `grid(call)` is the grid of a call that may give the last map, or `None`.
         """
 
     @abstractmethod
     def token_blocks(self):
-        """The blocks on the last grid of tokens, in order, as `point` has them, or `None` each."""
+        """The points of the blocks on the last grid of tokens, in order; `None` for one without."""
 
     @abstractmethod
     def point(self, call):
