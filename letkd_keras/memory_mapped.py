@@ -38,6 +38,8 @@ def create(path, shape, dtype, advice=""):
         if hasattr(os, "posix_fallocate"):
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
+    except PermissionError:  # it names the file
+        raise
     except OSError as error:
         path.unlink(missing_ok=True)
         raise OSError(

@@ -66,6 +66,15 @@ def test_a_file_above_the_limit_of_the_shell_is_refused_and_left_out(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_missing_permission_is_no_lack_of_room(tmp_path, monkeypatch):
+    def refuse(path, **kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(np.lib.format, "open_memmap", refuse)
+    with pytest.raises(PermissionError, match=r"Permission denied: '.*array\.npy'"):
+        memory_mapped.create(tmp_path / "array.npy", (10, 10), "float32", "Use less")
+
+
 def test_what_an_interrupted_run_left_is_not_counted_as_taken(tmp_path, monkeypatch):
     path = tmp_path / "array.npy"
     path.write_bytes(b"half")

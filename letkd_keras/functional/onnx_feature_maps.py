@@ -8,8 +8,7 @@ from letkd_keras.functional.token_grid import grid_of_proportions
 POOLING = ("AveragePool", "MaxPool")
 CONVOLUTIONS = ("Conv", "QLinearConv", "ConvInteger")
 _GLOBAL_POOLING = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax")
-# The shape of the map may be read where its means are flattened.
-_POOLING = (*POOLING, *_GLOBAL_POOLING, "Shape")
+_POOLING = (*POOLING, *_GLOBAL_POOLING)
 _PRODUCTS = (*CONVOLUTIONS, "Gemm", "MatMul")
 _ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "Selu", "Gelu", "HardSwish")
 _MERGES = ("Add", "Concat")
@@ -128,8 +127,7 @@ class _ONNXMaps(FeatureMapChoice):
         return call.node.op_type == "Pad"
 
     def gives_scores(self, call):
-        classes = self.graph.shapes[self.graph.logits]
-        return call.node.op_type in CONVOLUTIONS and self._shape(call)[:1] == classes
+        return call.node.op_type in CONVOLUTIONS
 
     def endings(self):
         # A grid of 1 x 1 is the last one only where no larger one is pooled or flattened.
@@ -191,14 +189,13 @@ class _ONNXMaps(FeatureMapChoice):
 
     def token_blocks(self):
         ends, attentions = {}, 0
-        grid, channels = self.token_grid(self.last), self._shape(self.last)[1]
+        grid = self.token_grid(self.last)
         for call in self.until_last:
             attentions += call.node.op_type == "Softmax" or "Attention" in call.node.op_type
             # Where a class token joins the patches, no block ends.
             same = any(self.graph.shapes[x] == self._shape(call) for x in call.input_tensors)
-            if not (self.merges(call) and self.is_cut(call) and same):
-                continue
-            if self.token_grid(call) == grid and self._shape(call)[1] == channels:
+            is_end = self.merges(call) and self.is_cut(call) and same
+            if is_end and self.token_grid(call) == grid:
                 ends.setdefault(attentions, []).append(self.point(call))
         if attentions:
             # The last addition after one attention and before the next.
@@ -215,9 +212,9 @@ def _is_vector(shape):
 
 
 def _is_merged(grid, patches):
-    """Whether a grid is what remains of another after patches were merged, 2 x 2 each time."""
-    times = patches[0] // grid[0]
-    return times.bit_count() == 1 and (times * grid[0], times * grid[1]) == patches
+    """Whether a grid is what remains of another where squares of patches were merged."""
+    side = patches[0] // grid[0]
+    return (side * grid[0], side * grid[1]) == patches
 
 
 def _groups(node):

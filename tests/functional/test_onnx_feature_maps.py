@@ -160,6 +160,68 @@ def test_an_image_that_the_graph_scales_is_no_end_of_a_stage(tmp_path):
     assert shapes == [(None, 4, 4, 4), (None, 2, 2, 6)]
 
 
+def test_the_activation_of_a_convolution_over_all_channels_serves_where_there_are_no_blocks(
+    tmp_path,
+):
+    """As in MobileNet, the second version of which has blocks."""
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (3, 1, 3, 3), "w2": (6, 3, 1, 1), "w3": (6, 6, 1, 1), "fc": (6, 4)}
+    shapes |= dict.fromkeys(("scale", "shift", "mean", "variance"), (6,))
+    convolved = {"strides": [2, 2], "pads": [1, 1, 1, 1], "group": 3}
+    path = save_graph(
+        tmp_path / "a.onnx",
+        [
+            helper.make_node("Conv", ["image", "w1"], ["c1"], **convolved),
+            helper.make_node("Relu", ["c1"], ["depthwise"]),
+            helper.make_node("Conv", ["depthwise", "w2"], ["c2"]),
+            helper.make_node(
+                "BatchNormalization", ["c2", "scale", "shift", "mean", "variance"], ["b2"]
+            ),
+            helper.make_node("Relu", ["b2"], ["pointwise"]),
+            helper.make_node("Conv", ["pointwise", "w3"], ["c3"]),
+            helper.make_node("Relu", ["c3"], ["last"]),
+            helper.make_node("GlobalAveragePool", ["last"], ["pooled"]),
+            helper.make_node("Flatten", ["pooled"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "fc"], ["logits"]),
+        ],
+        [
+            numpy_helper.from_array(rng.uniform(0.1, 0.5, shape).astype("float32"), name)
+            for name, shape in shapes.items()
+        ],
+        ["N", 3, 8, 8],
+    )
+    expected = tensors_of(path, ["pointwise", "last"], np.moveaxis(IMAGES, -1, 1))
+    found = outputs_at(IMAGES, open_onnx(path), "intermediate", "penultimate")
+    for each, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(each, np.moveaxis(other, 1, -1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_half_of_the_channels_is_no_end_of_a_stage(tmp_path):
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (6, 3, 1, 1), "w2": (3, 3, 2, 2), "w3": (3, 3, 2, 2), "fc": (6, 4)}
+    path = save_graph(
+        tmp_path / "a.onnx",
+        [
+            helper.make_node("Conv", ["image", "w1"], ["first"]),
+            helper.make_node("Split", ["first"], ["left", "right"], axis=1),
+            helper.make_node("Conv", ["left", "w2"], ["c2"], strides=[2, 2]),
+            helper.make_node("Conv", ["right", "w3"], ["c3"], strides=[2, 2]),
+            helper.make_node("Concat", ["c2", "c3"], ["last"], axis=1),
+            helper.make_node("GlobalAveragePool", ["last"], ["pooled"]),
+            helper.make_node("Flatten", ["pooled"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "fc"], ["logits"]),
+        ],
+        [
+            numpy_helper.from_array(rng.normal(0, 0.5, shape).astype("float32"), name)
+            for name, shape in shapes.items()
+        ],
+        ["N", 3, 8, 8],
+    )
+    model = open_onnx(path)
+    shapes = [model.get_layer(name).output.shape for name in suggest_stage_ends(model)]
+    assert shapes == [(None, 8, 8, 6), (None, 4, 4, 6)]
+
+
 @pytest.mark.parametrize("last", ["stem", "a1.sum"])
 def test_no_block_after_the_named_last_map_is_the_first_one(last, file):
     layers = [layer.name for layer in open_onnx(file, penultimate_layer=last).layers]
@@ -364,6 +426,23 @@ def test_tokens_may_be_pooled_by_attention(tmp_path):
     probe = layers.GlobalAveragePooling1D(keepdims=True)(x)
     x = attending(0 * probe + 1, "pooled", x)
     model = keras.Model(image, layers.Dense(3)(x[:, 0]))
+    teacher = exported(model, tmp_path)
+    images = np.random.default_rng(0).random((2, 16, 16, 3), "float32")
+    (expected, found) = (
+        outputs_at(images, *pair) for pair in ((model, "norm"), (teacher, "penultimate"))
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_keys_and_values_of_a_pooling_are_not_the_last_tokens(tmp_path):
+    """They have the shape of the tokens."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((16, 16, 3))
+    x = tokens_of(layers.Conv2D(6, 4, 4)(image))
+    x = layers.LayerNormalization(name="norm")(attending(attending(x, "first"), "second"))
+    keys, values = layers.Dense(6)(x), layers.Dense(6)(x)
+    scores = layers.Softmax(axis=1)(layers.Dense(1)(keys))
+    model = keras.Model(image, layers.Dense(3)(keras.ops.sum(scores * values, axis=1)))
     teacher = exported(model, tmp_path)
     images = np.random.default_rng(0).random((2, 16, 16, 3), "float32")
     (expected, found) = (
