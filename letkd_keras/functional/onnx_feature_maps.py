@@ -90,8 +90,11 @@ class _ONNXMaps(FeatureMapChoice):
         if layout is None:
             return None
         grid, extra = layout
-        # Where patches are merged, there are no further tokens.
-        return grid if grid == patches or (not extra and _is_merged(grid, patches)) else None
+        if grid == patches:
+            return grid
+        # Where patches are merged, there are no further tokens. [C, H * W] is no merged grid.
+        is_merged = not extra and shape[1] != math.prod(patches) and _is_merged(grid, patches)
+        return grid if is_merged else None
 
     def products(self, call):
         return int(call.node.op_type in _PRODUCTS)

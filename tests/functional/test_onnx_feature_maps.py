@@ -330,6 +330,49 @@ def test_where_patches_are_merged_the_last_stage_counts(tmp_path):
     check_same_layers(exported(model, tmp_path), model)
 
 
+def test_channels_are_not_taken_for_merged_patches(tmp_path):
+    """As in Twins: four channels of 6 x 6 patches could be 2 x 2 patches."""
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (4, 3, 2, 2), "w2": (4, 4), "w3": (5, 4, 2, 2), "w4": (5, 5), "w5": (5, 5)}
+    arrays = {name: rng.normal(0, 0.3, shape) for name, shape in shapes.items()}
+    arrays["fc"] = rng.normal(0, 0.3, (5, 4))
+    numbers = {"flat1": [0, 4, 36], "map": [0, 4, 6, 6], "flat2": [0, 5, 9]}
+    path = save_graph(
+        tmp_path / "a.onnx",
+        [
+            helper.make_node("Conv", ["image", "w1"], ["patches"], strides=[2, 2]),
+            helper.make_node("Reshape", ["patches", "flat1"], ["f1"]),
+            helper.make_node("Transpose", ["f1"], ["tokens"], perm=[0, 2, 1]),
+            helper.make_node("MatMul", ["tokens", "w2"], ["y1"]),
+            helper.make_node("Add", ["tokens", "y1"], ["sum1"]),
+            helper.make_node("Transpose", ["sum1"], ["t1"], perm=[0, 2, 1]),
+            helper.make_node("Reshape", ["t1", "map"], ["m1"]),
+            helper.make_node("Conv", ["m1", "w3"], ["merged"], strides=[2, 2]),
+            helper.make_node("Reshape", ["merged", "flat2"], ["f2"]),
+            helper.make_node("Transpose", ["f2"], ["x"], perm=[0, 2, 1]),
+            helper.make_node("MatMul", ["x", "w4"], ["y2"]),
+            helper.make_node("Add", ["x", "y2"], ["sum2"]),
+            helper.make_node("MatMul", ["sum2", "w5"], ["y3"]),
+            helper.make_node("Add", ["sum2", "y3"], ["sum3"]),
+            helper.make_node("ReduceMean", ["sum3"], ["pooled"], axes=[1], keepdims=0),
+            helper.make_node("MatMul", ["pooled", "fc"], ["logits"]),
+        ],
+        [
+            *(numpy_helper.from_array(x.astype("float32"), name) for name, x in arrays.items()),
+            *(numpy_helper.from_array(np.array(x), name) for name, x in numbers.items()),
+        ],
+        ["N", 3, 12, 12],
+    )
+    model = open_onnx(path)
+    shapes = [model.get_layer(name).output.shape for name in suggest_stage_ends(model)]
+    assert shapes == [(None, 6, 6, 4), (None, 9, 5)]
+    images = rng.normal(size=(2, 12, 12, 3)).astype("float32")
+    expected = tensors_of(path, ["sum2", "sum3"], np.moveaxis(images, -1, 1))
+    found = outputs_at(images, model, "intermediate", "penultimate")
+    for each, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(each, other, rtol=1e-4, atol=1e-5)
+
+
 def test_stages_of_convolutions_before_a_transformer_are_kept(tmp_path):
     """As in EfficientFormer. Convolutions without blocks, as in XCiT, are no stage."""
     keras.utils.set_random_seed(0)
