@@ -1,6 +1,5 @@
 """Distillation from a teacher in an ONNX file."""
 
-import importlib.util
 import json
 
 import keras
@@ -91,8 +90,8 @@ def test_a_student_of_an_onnx_file_is_refused(teachers, tmp_path):
         letkd.KD(teachers[0], teachers[1])
 
 
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 def test_it_teaches_on_jax_as_on_tensorflow(tmp_path):
+    pytest.importorskip("jax", minversion="0.6.1")
     path = residual_network(tmp_path / "teacher.onnx", size=32)
     done = in_a_process("onnx_teacher_on_jax.py", path, KERAS_BACKEND="jax")
     assert done.returncode == 0, done.stderr
