@@ -74,8 +74,7 @@ class _ONNXMaps(FeatureMapChoice):
         grids, patches = {}, None
         for call in self.calls:
             # Convolutions inside a block of a transformer may give fewer patches.
-            embeds = self.is_cut(call) or not any(grids.values())
-            if call.node.op_type in CONVOLUTIONS and embeds:
+            if call.node.op_type in CONVOLUTIONS and (self.is_cut(call) or not any(grids.values())):
                 patches = self.grid(call)
             is_one = len(call.output_tensors) == 1
             grids[id(call)] = self._arranged(self._shape(call), patches) if is_one else None
@@ -130,6 +129,7 @@ class _ONNXMaps(FeatureMapChoice):
         return call.node.op_type == "Pad"
 
     def gives_scores(self, call):
+        # Nothing but pooling follows, so its channels are the classes.
         return call.node.op_type in CONVOLUTIONS
 
     def endings(self):

@@ -184,10 +184,7 @@ def test_the_activation_of_a_convolution_over_all_channels_serves_where_there_ar
             helper.make_node("Flatten", ["pooled"], ["flat"]),
             helper.make_node("MatMul", ["flat", "fc"], ["logits"]),
         ],
-        [
-            numpy_helper.from_array(rng.uniform(0.1, 0.5, shape).astype("float32"), name)
-            for name, shape in shapes.items()
-        ],
+        {name: rng.uniform(0.1, 0.5, shape) for name, shape in shapes.items()},
         ["N", 3, 8, 8],
     )
     expected = tensors_of(path, ["pointwise", "last"], np.moveaxis(IMAGES, -1, 1))
@@ -211,10 +208,7 @@ def test_a_half_of_the_channels_is_no_end_of_a_stage(tmp_path):
             helper.make_node("Flatten", ["pooled"], ["flat"]),
             helper.make_node("MatMul", ["flat", "fc"], ["logits"]),
         ],
-        [
-            numpy_helper.from_array(rng.normal(0, 0.5, shape).astype("float32"), name)
-            for name, shape in shapes.items()
-        ],
+        {name: rng.normal(0, 0.5, shape) for name, shape in shapes.items()},
         ["N", 3, 8, 8],
     )
     model = open_onnx(path)
@@ -336,7 +330,11 @@ def test_channels_are_not_taken_for_merged_patches(tmp_path):
     shapes = {"w1": (4, 3, 2, 2), "w2": (4, 4), "w3": (5, 4, 2, 2), "w4": (5, 5), "w5": (5, 5)}
     arrays = {name: rng.normal(0, 0.3, shape) for name, shape in shapes.items()}
     arrays["fc"] = rng.normal(0, 0.3, (5, 4))
-    numbers = {"flat1": [0, 4, 36], "map": [0, 4, 6, 6], "flat2": [0, 5, 9]}
+    arrays |= {
+        "flat1": np.array([0, 4, 36]),
+        "map": np.array([0, 4, 6, 6]),
+        "flat2": np.array([0, 5, 9]),
+    }
     path = save_graph(
         tmp_path / "a.onnx",
         [
@@ -357,10 +355,7 @@ def test_channels_are_not_taken_for_merged_patches(tmp_path):
             helper.make_node("ReduceMean", ["sum3"], ["pooled"], axes=[1], keepdims=0),
             helper.make_node("MatMul", ["pooled", "fc"], ["logits"]),
         ],
-        [
-            *(numpy_helper.from_array(x.astype("float32"), name) for name, x in arrays.items()),
-            *(numpy_helper.from_array(np.array(x), name) for name, x in numbers.items()),
-        ],
+        arrays,
         ["N", 3, 12, 12],
     )
     model = open_onnx(path)
@@ -429,7 +424,7 @@ def test_the_number_of_images_may_be_read_before_the_patches(tmp_path):
     rng = np.random.default_rng(0)
     shapes = {"patch": (5, 3, 4, 4), "first": (5, 5), "second": (5, 5), "fc": (5, 4)}
     arrays = {name: rng.normal(0, 0.3, shape) for name, shape in shapes.items()}
-    numbers = {"from": [0], "to": [1], "sizes": [5, 6]}
+    arrays |= {"from": np.array([0]), "to": np.array([1]), "sizes": np.array([5, 6])}
     path = save_graph(
         tmp_path / "a.onnx",
         [
@@ -446,10 +441,7 @@ def test_the_number_of_images_may_be_read_before_the_patches(tmp_path):
             helper.make_node("ReduceMean", ["sum2"], ["pooled"], axes=[1], keepdims=0),
             helper.make_node("MatMul", ["pooled", "fc"], ["logits"]),
         ],
-        [
-            *(numpy_helper.from_array(x.astype("float32"), name) for name, x in arrays.items()),
-            *(numpy_helper.from_array(np.array(x), name) for name, x in numbers.items()),
-        ],
+        arrays,
         ["N", 3, 8, 12],
     )
     images = rng.normal(size=(2, 8, 12, 3)).astype("float32")
@@ -505,11 +497,11 @@ def test_tokens_may_become_a_feature_map_again(order, tmp_path):
     rng = np.random.default_rng(0)
     first = order == "channels first"
     arrays = {
-        "patch": rng.normal(0, 0.3, (6, 3, 4, 4)).astype("float32"),
+        "patch": rng.normal(0, 0.3, (6, 3, 4, 4)),
         "tokens": np.array([0, 6, 6]),
         "map": np.array([0, 6, 2, 3] if first else [0, 2, 3, 6]),
         "vector": np.array([0, 6]),
-        "fc": rng.normal(0, 0.3, (6, 4)).astype("float32"),
+        "fc": rng.normal(0, 0.3, (6, 4)),
     }
     transposed = {"perm": [0, 1, 2] if first else [0, 2, 1]}
     nodes = [
@@ -521,8 +513,7 @@ def test_tokens_may_become_a_feature_map_again(order, tmp_path):
         helper.make_node("Reshape", ["mean", "vector"], ["pooled"]),
         helper.make_node("MatMul", ["pooled", "fc"], ["logits"]),
     ]
-    initializers = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
-    path = save_graph(tmp_path / "a.onnx", nodes, initializers, ["N", 3, 8, 12])
+    path = save_graph(tmp_path / "a.onnx", nodes, arrays, ["N", 3, 8, 12])
     images = rng.normal(size=(2, 8, 12, 3)).astype("float32")
     (expected,) = tensors_of(path, ["last"], np.moveaxis(images, -1, 1))
     teacher = open_onnx(path, penultimate_layer="last")

@@ -12,11 +12,10 @@ def residual_network(path, batch="N", head="Gemm", ending="Softmax", size=8):
     Names of tensors: `stem`, `a1`, `a2` (grid of `size`), `b1`, `b2` (half of it), `logits`.
     """
     rng = np.random.default_rng(0)
-    nodes, initializers = [], []
+    nodes, arrays = [], {}
 
     def weight(name, *shape):
-        array = rng.normal(0, 0.3, shape).astype("float32")
-        initializers.append(numpy_helper.from_array(array, name))
+        arrays[name] = rng.normal(0, 0.3, shape)
         return name
 
     def node(kind, inputs, output, **attributes):
@@ -33,9 +32,7 @@ def residual_network(path, batch="N", head="Gemm", ending="Softmax", size=8):
             pads=[pad] * 4,
             strides=[stride] * 2,
         )
-        initializers.append(
-            numpy_helper.from_array(rng.uniform(0.5, 1.5, after).astype("float32"), f"{output}.var")
-        )
+        arrays[f"{output}.var"] = rng.uniform(0.5, 1.5, after)
         others = [weight(f"{output}.{part}", after) for part in ("gamma", "beta", "mean")]
         return node("BatchNormalization", [y, *others, f"{output}.var"], output)
 
@@ -62,13 +59,13 @@ def residual_network(path, batch="N", head="Gemm", ending="Softmax", size=8):
             x = node("Conv", [x, weight("wide", 6, 6, size // 2, size // 2)], "one")
             x = node("Relu", [x], "one.r")
         if head == "Tokens":  # a block of a transformer
-            initializers.append(numpy_helper.from_array(np.array([0, 6, -1]), "tokens.shape"))
+            arrays["tokens.shape"] = np.array([0, 6, -1])
             x = node("Reshape", [x, "tokens.shape"], "tokens")
             y = node("MatMul", [weight("mixer", 6, 6), x], "mixed")
             x = node("Add", [x, y], "tokens.sum")
             x = node("ReduceMean", [x], "pooled", axes=[2], keepdims=1)
         elif head == "Mean":  # of a flattened grid
-            initializers.append(numpy_helper.from_array(np.array([0, 6, -1]), "rows.shape"))
+            arrays["rows.shape"] = np.array([0, 6, -1])
             x = node("Reshape", [x, "rows.shape"], "rows")
             x = node("ReduceMean", [x], "pooled", axes=[2], keepdims=0)
         elif head in ("Expand", "Grid"):  # as in VGG networks of torchvision
@@ -82,7 +79,7 @@ def residual_network(path, batch="N", head="Gemm", ending="Softmax", size=8):
             x = node("Sub", [x, mean], "centered")
             if head == "Expand":  # to the grid of larger images
                 x = node("MaxPool", [x], "pooled", kernel_shape=[2, 2])
-                initializers.append(numpy_helper.from_array(np.array([1, 6, 2, 2]), "grid"))
+                arrays["grid"] = np.array([1, 6, 2, 2])
                 x = node("Expand", [x, "grid"], "expanded")
         else:
             if head == "Two":  # after blocks that begin with their activation
@@ -95,10 +92,10 @@ def residual_network(path, batch="N", head="Gemm", ending="Softmax", size=8):
                     x = y if name == "start" else node("Add", [x, y], name)
             x = node("GlobalAveragePool", [x], "pooled")
         if head == "Reshape":  # to a fixed number of images
-            initializers.append(numpy_helper.from_array(np.array([batch, 6]), "shape"))
+            arrays["shape"] = np.array([batch, 6])
             x = node("Reshape", [x, "shape"], "flat")
         elif head == "Shape":  # to the number of images, as PyTorch counts them
-            initializers.append(numpy_helper.from_array(np.array([6]), "channels"))
+            arrays["channels"] = np.array([6])
             node("Shape", ["image"], "count", start=0, end=1)
             node("Concat", ["count", "channels"], "shape", axis=0)
             x = node("Reshape", [x, "shape"], "flat")
@@ -114,7 +111,7 @@ def residual_network(path, batch="N", head="Gemm", ending="Softmax", size=8):
             node("Gemm", inputs, "logits", transB=1)
     output = node(ending, ["logits"], "output") if ending else "logits"
     shape = [batch, 3, size, size]
-    return save_graph(path, nodes, initializers, shape, output=output, batch=batch, classes=5)
+    return save_graph(path, nodes, arrays, shape, output=output, batch=batch, classes=5)
 
 
 def patch_network(path):
@@ -125,11 +122,8 @@ def patch_network(path):
     rng = np.random.default_rng(0)
     shapes = {"patch": (4, 3, 2, 2), "merge": (16, 6), "one": (6, 6), "two": (6, 6), "fc": (6, 5)}
     shapes["bias"] = (6,)
-    initializers = [
-        numpy_helper.from_array(rng.normal(0, 0.3, shape).astype("float32"), name)
-        for name, shape in shapes.items()
-    ]
-    initializers.append(numpy_helper.from_array(np.array([0, 2, 2, 16]), "shape"))
+    arrays = {name: rng.normal(0, 0.3, shape) for name, shape in shapes.items()}
+    arrays["shape"] = np.array([0, 2, 2, 16])
     nodes = [
         helper.make_node("Conv", ["image", "patch"], ["patches"], strides=[2, 2]),
         helper.make_node("Transpose", ["patches"], ["last"], perm=[0, 2, 3, 1]),
@@ -143,11 +137,18 @@ def patch_network(path):
         helper.make_node("ReduceMean", ["sum2"], ["pooled"], axes=[1, 2], keepdims=0),
         helper.make_node("MatMul", ["pooled", "fc"], ["logits"]),
     ]
-    return save_graph(path, nodes, initializers, ["N", 3, 8, 8], classes=5)
+    return save_graph(path, nodes, arrays, ["N", 3, 8, 8], classes=5)
 
 
-def save_graph(path, nodes, initializers, image_shape, output="logits", batch="N", classes=4):
-    """Write a graph from `image` to one output [B, classes], and return its file."""
+def save_graph(path, nodes, arrays, image_shape, output="logits", batch="N", classes=4):
+    """Write a graph from `image` to one output [B, classes], and return its file.
+
+    `arrays` has the constants by name. Those that are not integers become float32.
+    """
+    initializers = [
+        numpy_helper.from_array(x if x.dtype == "int64" else x.astype("float32"), name)
+        for name, x in arrays.items()
+    ]
     graph = helper.make_graph(
         nodes,
         "network",
