@@ -239,16 +239,17 @@ def table(rows, command):
         command,
         "```",
         "",
-        f"Images of {SIZE} x {SIZE} pixels, {CLASSES} classes, fresh weights, 16 templates, batch "
-        f"{BATCH}, noise for images. Run on",
-        f"{datetime.date.today()}. Architectures of keras-hub are small versions, built from "
-        "arguments.",
-        "The command measures only what the page does not have yet, so its rows are of several "
-        "runs.",
+        f"The images are noise of {SIZE} x {SIZE} pixels in {CLASSES} classes, and a batch has "
+        f"{BATCH} of them. The networks have fresh",
+        "weights. There are 16 penultimate templates. Architectures of keras-hub are small "
+        "versions, built from arguments. The",
+        "command measures only what the page does not have yet, so the rows are of several runs, "
+        f"the last one on {datetime.date.today()}.",
+        "",
         "The numbers after a layer are its grid and channels. Where no intermediate layer is "
-        "suggested, letKD-1",
-        "was trained. Bytes are those of the TFLite file with KD layers; the difference is the "
-        "largest of a logit.",
+        "suggested, letKD-1 was trained. The",
+        "bytes are those of the TFLite file of the student with KD layers. The difference is the "
+        "largest difference of a logit.",
         "",
         "| architecture | library | parameters | penultimate layer | intermediate layer "
         "| trained | TFLite bytes | difference |",
