@@ -121,12 +121,12 @@ def run_main(main, *, interrupted="interrupted; the same command continues where
 
     A refusal (`ValueError`, `OSError`, `ImportError`, `FloatingPointError`, `MemoryError`) is
     printed as one line, and names the options that were typed rather than the arguments;
-    the status is 2. `LETKD_TRACEBACK=1` shows the traceback instead. Ctrl-C prints one line and the
-    status is 130; SIGTERM ends with 143.
+    the status is 2. `LETKD_TRACEBACK=1` shows the traceback instead. Ctrl-C and SIGTERM print one
+    line; the status is 130 or 143.
 
     Args:
         main: Function without arguments. An integer that it returns is the exit status.
-        interrupted: Line to print after Ctrl-C.
+        interrupted: Line to print after Ctrl-C or SIGTERM.
 
     Raises:
         SystemExit: Always.
@@ -157,9 +157,9 @@ def run_main(main, *, interrupted="interrupted; the same command continues where
         status = 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if received:
-            # C++ code of TensorFlow may put an error of its own in place of what `stop` raised.
+            # What `stop` raised, or an error that C++ code of TensorFlow put in its place.
             status = 128 + received[0]
         elif isinstance(error, _REFUSALS) and not os.environ.get("LETKD_TRACEBACK"):
             print(f"error: {describe(error)}", file=sys.stderr)
@@ -169,7 +169,7 @@ def run_main(main, *, interrupted="interrupted; the same command continues where
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    if status == 128 + signal.SIGINT:
+    if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         print(interrupted, file=sys.stderr)
     raise SystemExit(status if isinstance(status, int) else 0)
 
