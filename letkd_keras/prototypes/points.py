@@ -17,7 +17,7 @@ _LABEL = np.dtype("int32")
 
 # What to do where the disk has no room for a cache.
 NO_ROOM = (
-    "Use feature_cache='float16', another workdir, or no feature cache (each k-means then takes a "
+    "Use the feature cache float16, another folder, or no feature cache (each k-means then takes a "
     "sample)."
 )
 
