@@ -43,10 +43,11 @@ def cuts(calls):
         yield pending <= {id(tensor) for tensor in node.output_tensors}
 
 
-def token_blocks(calls, shape_of, shape, only_layers=False):
-    """Names of the blocks among calls that map tokens of a shape to tokens of the same shape.
+def token_blocks(calls, shape_of, are_patches, only_layers=False):
+    """Names of the blocks among calls that map tokens to tokens of the same shape.
 
-    A block ends where all later calls depend on its output alone: at a residual addition, or at a
+    `are_patches(shape)` says whether tokens of a shape are the patches of the grid in question. A
+    block ends where all later calls depend on its output alone: at a residual addition, or at a
     layer of several dense layers. Of the ends after one attention layer and before the next, the
     last counts. A layer of several blocks is looked into; operations on tensors in there have names
     that change.
@@ -55,14 +56,15 @@ def token_blocks(calls, shape_of, shape, only_layers=False):
     for node, is_cut in zip(calls, cuts(calls), strict=True):
         operation = node.operation
         attentions += _attends(operation)
+        shape = shape_of(node.output_tensors[0])
         same = any(shape_of(tensor) == shape for tensor in node.input_tensors)
-        if not (is_cut and same and shape_of(node.output_tensors[0]) == shape):
+        if not (is_cut and same and are_patches(shape)):
             continue
         if only_layers and not isinstance(operation, layers.Layer):
             continue
         names = [operation.name] if merges(operation) or count_convolutions(operation) > 1 else []
         if _holds_blocks(operation):
-            names = _blocks_inside(operation, node.input_tensors[0]) or names
+            names = _blocks_inside(operation, node.input_tensors[0], are_patches) or names
         if names:
             ends.setdefault(attentions, []).append(names)
     if attentions:
@@ -70,16 +72,14 @@ def token_blocks(calls, shape_of, shape, only_layers=False):
     return [name for names in ends.get(0, ()) for name in names]
 
 
-def _blocks_inside(layer, inputs):
+def _blocks_inside(layer, inputs, are_patches):
     """Names of the blocks inside a layer; none if its code cannot be called symbolically."""
     try:
         opened = open_layer(layer, inputs)
     except ValueError:
         return []
     calls = [node for node in nodes(opened) if not node.is_input]
-    inside = token_blocks(
-        calls, lambda tensor: tuple(tensor.shape), tuple(opened.inputs[0].shape), only_layers=True
-    )
+    inside = token_blocks(calls, lambda tensor: tuple(tensor.shape), are_patches, only_layers=True)
     return [f"{layer.name}/{name}" for name in inside]
 
 

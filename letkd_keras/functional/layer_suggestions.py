@@ -151,7 +151,10 @@ class _KerasMaps(FeatureMapChoice):
         return spatial_shape(shapes[0]) if [len(shape) for shape in shapes] == [4] else None
 
     def token_grid(self, call):
-        layout = self.token_grids.layout(self._shapes(call)[0])
+        return self._grid_of_tokens(self._shapes(call)[0])
+
+    def _grid_of_tokens(self, shape):
+        layout = self.token_grids.layout(shape)
         return layout and layout[0]
 
     def products(self, call):
@@ -216,7 +219,11 @@ class _KerasMaps(FeatureMapChoice):
         )
 
     def token_blocks(self):
-        names = token_blocks(self.until_last, self._shape, self._shapes(self.last)[0])
+        # A class token may be left out after the last block.
+        grid = self.token_grid(self.last)
+        names = token_blocks(
+            self.until_last, self._shape, lambda shape: self._grid_of_tokens(shape) == grid
+        )
         called = [node.operation.name for node in self.calls]
         return [name if called.count(name.partition("/")[0]) == 1 else None for name in names]
 

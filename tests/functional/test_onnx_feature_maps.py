@@ -290,6 +290,7 @@ def test_a_flattened_grid_is_not_taken_for_tokens(tmp_path):
         {"tokens": 5, "pooling": "both"},
         {"pooling": "patches"},
         {"pooling": "token and patches"},
+        {"pooling": "patches before the norm"},
         {"size": (28, 12)},
     ],
 )

@@ -47,6 +47,8 @@ def small_vit(
         y = layers.LayerNormalization()(x)
         y = layers.Dense(channels)(layers.Dense(2 * channels, activation="gelu")(y))
         x = layers.Add(name=f"block{block}")([x, y])
+    if pooling == "patches before the norm":
+        x = x[:, tokens:]
     x = layers.LayerNormalization(name="norm")(x)
     if pooling == "token":
         x = x[:, 0]
