@@ -106,7 +106,7 @@ def export_student(
 def export_bundle(
     model,
     path,
-    formats=("savedmodel", "tflite", "onnx"),
+    formats=("savedmodel", "tflite"),
     *,
     data_name=None,
     assumed_normalization=False,

@@ -1,4 +1,5 @@
 import argparse
+import inspect
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from random_students import with_kd_layers
 from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.data import DataSpec
 from letkd_keras.distillers import KD
-from letkd_keras.export import ExportMismatch, formats
+from letkd_keras.export import ExportMismatch, export_bundle, formats
 from letkd_keras.export import __main__ as command
 from letkd_keras.export import classify as classifying
 from letkd_keras.export import sweep as sweeping
@@ -43,6 +44,11 @@ def _run_folder(path, student, spec, **config):
 @pytest.fixture
 def run(student, tmp_path, data_file):
     return _run_folder(tmp_path / "run", student, DataSpec(str(data_file)))
+
+
+def test_a_command_and_python_write_the_same_formats_by_default():
+    in_python = inspect.signature(export_bundle).parameters["formats"].default
+    assert tuple(command.parse(["student.keras", "--out", "out"]).formats) == in_python
 
 
 def test_run_folder_to_verified_artifacts(tmp_path, capsys):
