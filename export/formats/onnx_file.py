@@ -1,10 +1,10 @@
+import functools
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from letkd_keras.export.formats.savedmodel import serving
-from letkd_keras.functional.graph import flatten
 from letkd_keras.functional.graph_copy import copy_of, copy_with
 from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
 from letkd_keras.layers.grouped_convolution import GroupedConv2D
@@ -14,7 +14,7 @@ def write_onnx(student, path, options):
     """Write an ONNX file in float32 for any batch size. It maps `image` to the outputs.
 
     Args:
-        student: Functional `keras.Model` that returns logits.
+        student: Functional `keras.Model` without models inside. It returns logits.
         path: File to write.
         options: `ExportOptions`: `opset`, and `channels_first` for images [N, C, H, W].
 
@@ -96,14 +96,13 @@ def _with_native_groups(student):
     def copy(layer, **changes):
         return copy_of(layer, GroupedConv2D if is_compiled(layer) else None, **changes)
 
-    student = flatten(student)
     if not any(map(is_compiled, student.layers)):
         return student
     return copy_with(student, copy_fn=copy)
 
 
 def _with_channels_first_shuffles(student):
-    """Copy a student with its channel shuffles, splits and concatenations in channels-first form.
+    """Copy a student with its channel shuffles and splits in channels-first form.
 
     ONNX convolutions are channels first. The converter puts transpositions around every other
     layer and removes adjacent ones. It cannot remove those next to a shuffle, whose own
@@ -112,31 +111,24 @@ def _with_channels_first_shuffles(student):
 
     def copy(layer, **changes):
         if _mixes_last_axis(layer):
-            joins = isinstance(layer, keras.layers.Concatenate)
-            changes |= {"axis": 1} if joins else {"data_format": "channels_first"}
+            changes["data_format"] = "channels_first"
         return copy_of(layer, **changes)
+
+    @functools.cache  # a layer may be called more than once
+    def permute(axes, name):
+        return keras.layers.Permute(axes, name=name)
 
     def call(layer, call_copy, *args, **kwargs):
         if not _mixes_last_axis(layer):
             return call_copy(*args, **kwargs)
-        first = [
-            keras.layers.Permute((3, 1, 2), name=f"{layer.name}_first{number}")(features)
-            for number, features in enumerate(keras.tree.flatten(args))
-        ]
-        mixed = call_copy(first if isinstance(layer, keras.layers.Concatenate) else first[0])
-        last = [
-            keras.layers.Permute((2, 3, 1), name=f"{layer.name}_last{number}")(features)
-            for number, features in enumerate(keras.tree.flatten(mixed))
-        ]
-        return tuple(last) if isinstance(mixed, tuple) else last[0]
+        mixed = call_copy(permute((3, 1, 2), f"{layer.name}_first")(*args))
+        return keras.tree.map_structure(permute((2, 3, 1), f"{layer.name}_last"), mixed)
 
-    if not any(isinstance(layer, ChannelShuffle) for layer in student.layers):
+    if not any(map(_mixes_last_axis, student.layers)):
         return student
-    return copy_with(flatten(student), call, copy, dtype="float32")
+    return copy_with(student, call, copy, dtype="float32")
 
 
 def _mixes_last_axis(layer):
-    if isinstance(layer, ChannelShuffle | ChannelSplit):
-        return layer.data_format == "channels_last"
-    is_join = isinstance(layer, keras.layers.Concatenate)
-    return is_join and len(layer.output.shape) == 4 and layer.axis in (-1, 3)
+    mixes = isinstance(layer, ChannelShuffle | ChannelSplit)
+    return mixes and layer.data_format == "channels_last"

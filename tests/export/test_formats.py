@@ -21,6 +21,7 @@ from letkd_keras.export.inverse_rms import (
     with_float16_floors,
 )
 from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
+from letkd_keras.precision import dtype_policy
 
 _RNG = np.random.default_rng(3)
 
@@ -201,6 +202,7 @@ def test_onnx_has_what_the_converter_lacks(images, tmp_path):
     x = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
     result = export_student(keras.Model(inputs, x), tmp_path, "onnx", images=images)
     assert result.max_difference < 1e-5
+    assert [tensor.name for tensor in onnx.load(result.path).graph.input] == ["image"]
 
 
 @pytest.mark.parametrize("format", ["tflite", "tflite-int8"])
@@ -256,6 +258,22 @@ def test_onnx_shuffles_channels_by_one_transpose(tmp_path):
     path = export_student(model, tmp_path, "onnx", channels_first=True).path
     transposes = [n for n in onnx.load(path).graph.node if n.op_type == "Transpose"]
     assert [len(n.attribute[0].ints) for n in transposes] == [5, 5]
+
+
+def test_onnx_may_shuffle_channels_twice_by_one_layer(images, tmp_path):
+    inputs = keras.Input((16, 16, 3))
+    shuffle, split = ChannelShuffle(2), ChannelSplit()
+    x = keras.layers.Conv2D(8, 3)(inputs)
+    for _ in range(2):
+        first, second = split(shuffle(x))
+        x = keras.layers.Concatenate()([keras.layers.Conv2D(4, 1)(first), second])
+    x = keras.layers.Permute((3, 1, 2))(x)
+    x = ChannelShuffle(4, data_format="channels_first")(x)
+    x = keras.layers.Dense(3)(keras.layers.Flatten()(x))
+    with dtype_policy("mixed_float16"):  # of no layer that is added
+        result = export_student(keras.Model(inputs, x), tmp_path, "onnx", images=images)
+    assert result.max_difference < 1e-5 * result.scale
+    assert "Cast" not in {node.op_type for node in onnx.load(result.path).graph.node}
 
 
 def test_savedmodel_classifies_raw_images(student, tmp_path):
