@@ -36,7 +36,7 @@ def write_int4(student, path, options):
         rows = list(rows_of["int4"])
         for layer, precision in chosen.items():
             # The last row that fits an operation counts.
-            regex = _scope_of(layer, student, file, options)
+            regex = _scope_of(layer, student, file)
             rows += [{**row, "regex": regex} for row in rows_of[precision]]
         quantize = quantizer.Quantizer(str(file))
         quantize.load_quantization_recipe(rows)
@@ -73,14 +73,13 @@ def layer_precisions(student, precision):
     return chosen
 
 
-def _scope_of(layer, student, file, options):
+def _scope_of(layer, student, file):
     """Regular expression for the names of the tensors that a layer's operations return.
 
     TensorFlow joins the names of what it merges by semicolons, and numbers the scopes of layers.
     """
     scope = rf"(^|[/;]){re.escape(layer)}(_\d+)?[/;]"
-    is_last = maker(student.outputs[0]).name == layer and options.output == "logits"
-    if not is_last:
+    if maker(student.outputs[0]).name != layer:
         return scope
     from ai_edge_litert.interpreter import Interpreter
 

@@ -183,6 +183,30 @@ def test_precision_of_the_last_layer(output, tmp_path):
     assert sizes[2] - sizes[1] == pytest.approx(64 * 50 * 3, rel=0.2)
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("litert_quantizer") is None, reason="litert-quantizer is missing"
+)
+def test_precision_of_layers_of_similar_names(tmp_path, capsys):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(64, 3, name="not_conv")(inputs)
+    x = keras.layers.Conv2D(64, 3, name="conv")(x)
+    x = keras.layers.Conv2D(64, 3, name="conv_too")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, keras.layers.Dense(50, name="last")(x))
+    options = {"images": np.ones((4, 8, 8, 3), "float32"), "min_agreement": 0}
+    names = ("not_conv", "conv", "conv_too", "last")
+    sizes = [
+        export_student(model, tmp_path, "tflite-int4", precision=precision, **options).bytes
+        for precision in ({"*": "int4"}, {"conv": "int8"}, {"*": "int8", "conv*": "int4"})
+    ]
+    kernels = {name: np.prod(model.get_layer(name).kernel.shape) for name in names}
+    assert sizes[1] - sizes[0] == pytest.approx(kernels["conv"] / 2, rel=0.02)
+    others = kernels["not_conv"] + kernels["last"]
+    assert sizes[2] - sizes[0] == pytest.approx(others / 2, rel=0.2)
+    assert capsys.readouterr().out == ""
+
+
 def test_precision_of_a_layer_that_does_not_exist(student, tmp_path):
     with pytest.raises(
         ValueError, match=r"must name layers with kernels.*Received: 'conv9'.*conv1"
@@ -190,6 +214,10 @@ def test_precision_of_a_layer_that_does_not_exist(student, tmp_path):
         export_student(student, tmp_path, "tflite-int4", precision={"conv9": "int8"})
     with pytest.raises(ValueError, match="must have values of int4, int8, float32"):
         export_student(student, tmp_path, "tflite-int4", precision={"conv1": "int2"})
+    with pytest.raises(
+        ValueError, match=r"'avgpool'.* last ones: (\w+, ){4}kd_penultimate_logits$"
+    ):
+        export_student(student, tmp_path, "tflite-int4", precision={"avgpool": "int8"})
 
 
 def test_all_formats_are_those_whose_packages_are_installed(monkeypatch):
