@@ -5,10 +5,9 @@ import math
 from letkd_keras.functional.feature_map_choice import FeatureMapChoice
 from letkd_keras.functional.token_grid import grid_of_proportions
 
-POOLING = ("AveragePool", "MaxPool")
 CONVOLUTIONS = ("Conv", "QLinearConv", "ConvInteger")
 _GLOBAL_POOLING = ("GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax")
-_POOLING = (*POOLING, *_GLOBAL_POOLING)
+_POOLING = ("AveragePool", "MaxPool", *_GLOBAL_POOLING)
 _PRODUCTS = (*CONVOLUTIONS, "Gemm", "MatMul")
 _ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "Selu", "Gelu", "HardSwish")
 _MERGES = ("Add", "Concat")

@@ -12,15 +12,12 @@ import numpy as np
 from letkd_keras.errors import check_packages, did_you_mean, error_reason
 from letkd_keras.functional.block_ends import cuts
 from letkd_keras.functional.graph import flatten
-from letkd_keras.functional.onnx_feature_maps import CONVOLUTIONS, POOLING, feature_points
+from letkd_keras.functional.onnx_feature_maps import CONVOLUTIONS, feature_points
 from letkd_keras.layers.onnx_graph import ONNXGraph, onnx_session, to_format, weight_initializers
 from letkd_keras.ranges import positive_integer
 
 log = logging.getLogger(__name__)
 
-# The image is in the data format of the file. Convolutions and pooling are channels first by
-# definition.
-_CHANNELS_FIRST = (*CONVOLUTIONS, *POOLING, "GlobalAveragePool", "GlobalMaxPool")
 _TRANSPOSED_TO = {(0, 2, 3, 1): "channels_last", (0, 3, 1, 2): "channels_first"}
 
 
@@ -144,9 +141,9 @@ class _Graph:
         self.nodes = [node for node in graph.node if not _counts_images(node, self.image)]
         self.calls = self._calls(constants)
         images = self._noise(declared_batch or 1)
-        logits = self._measure(images, declared_batch)
+        logits = self._measure(images)
         # Many files declare one image, but take several.
-        takes_any = self._takes_any_number(images, logits)
+        takes_any = self._takes_any_number(len(images), logits)
         self.batch_size = None if takes_any else len(images)
         if len(self.shapes[self.logits]) != 1:
             raise self._error(
@@ -169,7 +166,8 @@ class _Graph:
         )
 
     def _image_shape(self, image, image_size):
-        dims = [dim.dim_value for dim in image.type.tensor_type.shape.dim]
+        # An open size may be written as -1.
+        dims = [max(0, dim.dim_value) for dim in image.type.tensor_type.shape.dim]
         if len(dims) != 4:
             raise self._error(f"images [B, C, H, W] or [B, H, W, C] as input. Received: {dims}")
         batch, *shape = dims
@@ -184,7 +182,7 @@ class _Graph:
                         f"Received: {shape} for the images"
                     )
                 shape[axis] = image_size
-        return tuple(shape), batch or None
+        return tuple(shape), batch
 
     def _without_softmax(self, output):
         makers = {name: node for node in self.proto.graph.node for name in node.output}
@@ -210,13 +208,13 @@ class _Graph:
                 calls.append(_Call(node, inputs, outputs))
         return calls
 
-    def _measure(self, images, declared_batch):
+    def _measure(self, images):
         """Find the shapes and types of all tensors, and return the logits of the first image."""
         import onnx
 
         names = [name for call in self.calls[1:] for name in call.output_tensors]
         try:
-            outputs = self._run(names, images, declared_batch)
+            outputs = self._run(names, images)
         except Exception as error:  # ONNX Runtime has errors of many classes
             raise ValueError(
                 f"`{self.argument}` must be an ONNX file that ONNX Runtime can run. "
@@ -229,32 +227,32 @@ class _Graph:
             self.types[name] = onnx.helper.np_dtype_to_tensor_dtype(output.dtype)
         return outputs[names.index(self.logits)][0]
 
-    def _takes_any_number(self, images, logits):
+    def _takes_any_number(self, count, logits):
         """Whether the graph gives the same logits of the first image among more images."""
-        several = np.concatenate([images, self._noise(2)])
         try:
-            (found,) = self._run([self.logits], several, None)
-        except Exception:  # as above
+            (found,) = self._run([self.logits], self._noise(count + 2))
+            return np.allclose(found[0], logits, rtol=1e-3, atol=1e-3)
+        except Exception:  # as above, and shapes that differ
             return False
-        return np.allclose(found[0], logits, rtol=1e-3, atol=1e-3)
 
     def _noise(self, count):
+        """Images; those of a smaller number are the first ones of a larger number."""
         import onnx
 
         noise = np.random.default_rng(0).uniform(0, 1, (count, *self.shapes[self.image]))
         return noise.astype(onnx.helper.tensor_dtype_to_np_dtype(self.types[self.image]))
 
-    def _run(self, names, images, batch_size):
-        session = onnx_session(self._part(self.image, names, batch_size))
+    def _run(self, names, images):
+        session = onnx_session(self._part(self.image, names))
         return session.run(names, {self.image: images})
 
     def _formats(self):
-        """Data format of each tensor of four dimensions."""
+        """Data format of each tensor of four dimensions: that of the file, until it is changed."""
         formats = {self.image: self.image_format}
         for call in self.calls[1:]:
-            found = formats.get(call.input_tensors[0], "channels_first")
-            if call.node.op_type in _CHANNELS_FIRST:
-                found = "channels_first"
+            found = formats[call.input_tensors[0]]
+            if call.node.op_type in CONVOLUTIONS:
+                found = "channels_first"  # by definition
             elif call.node.op_type == "Transpose":
                 found = _TRANSPOSED_TO.get(_permutation(call.node), found)
             elif call.node.op_type == "Reshape":
@@ -282,7 +280,9 @@ class _Graph:
         """Refuse a name that a layer of the model cannot end at."""
         if tensor is None or tensor in self.cuts[1:]:
             return
-        if tensor in self.shapes and tensor not in self.of_images:
+        if tensor == self.image:
+            reason = "which is the image"
+        elif tensor in self.shapes and tensor not in self.of_images:
             reason = "the first axis of which is not that of the images"
         elif tensor in self.shapes:
             reason = "of which later ones depend on others, too"
@@ -299,12 +299,14 @@ class _Graph:
         """The part of the graph between two tensors."""
         import onnx
 
-        proto = self._part(start, [end], self.batch_size)
+        proto = self._part(start, [end])
         values = []
         for initializer in weight_initializers(proto):
             values.append(onnx.numpy_helper.to_array(initializer))
-            for field in ("raw_data", "float_data", "int32_data", "double_data"):
-                initializer.ClearField(field)
+            without_values = onnx.TensorProto(
+                name=initializer.name, dims=initializer.dims, data_type=initializer.data_type
+            )
+            initializer.CopyFrom(without_values)
         layer = ONNXGraph(
             base64.b64encode(proto.SerializeToString()).decode(),
             self.keras_shape(end),
@@ -315,7 +317,7 @@ class _Graph:
         layer.set_weights(values)
         return layer
 
-    def _part(self, start, ends, batch_size):
+    def _part(self, start, ends):
         """The part as an `onnx.ModelProto`."""
         import onnx
 
@@ -323,18 +325,17 @@ class _Graph:
         nodes = _needed(self.nodes, ends, start)
         used = {name for node in nodes for name in _inputs(node)}
         images = onnx.helper.make_tensor_value_info(
-            start, self.types[start], [batch_size or "N", *self.shapes[start]]
+            start, self.types[start], ["N", *self.shapes[start]]
         )
         part = onnx.ModelProto(
             ir_version=self.proto.ir_version,
             opset_import=self.proto.opset_import,
             functions=self.proto.functions,
         )
-        part.graph.name = graph.name or "part"
+        part.graph.name = graph.name
         for node in self.counts:
-            if node.output[0] in used:
-                part.graph.node.add().CopyFrom(node)
-                part.graph.node[-1].input[:] = [start]
+            part.graph.node.add().CopyFrom(node)
+            part.graph.node[-1].input[:] = [start]
         part.graph.node.extend(nodes)
         part.graph.input.append(images)
         part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in ends)
@@ -385,24 +386,22 @@ def _write_erfc(graph):
             onnx.helper.make_node("Pow", [erf, zero], [one]),  # in the precision of the graph
             onnx.helper.make_node("Sub", [one, erf], [output]),
         ]
-    if len(nodes) > len(graph.node):
-        del graph.node[:]
-        graph.node.extend(nodes)
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _inputs(node):
     """Names that a node reads, also in graphs inside of it."""
     names = [name for name in node.input if name]
     for attribute in node.attribute:
-        for graph in (*attribute.graphs, attribute.g):
-            for inner in graph.node:
-                names += _inputs(inner)
+        for inner in attribute.g.node:
+            names += _inputs(inner)
     return names
 
 
 def _needed(nodes, ends, start=None):
     """The nodes that tensors are computed by, in order, beginning with a tensor."""
-    wanted, needed = set(ends) - {start}, []
+    wanted, needed = set(ends), []
     for node in reversed(nodes):
         if wanted.intersection(node.output):
             needed.append(node)

@@ -157,7 +157,7 @@ def test_an_image_that_the_graph_scales_is_no_end_of_a_stage(tmp_path):
     onnx.save(proto, file)
     model = open_onnx(file)
     shapes = [model.get_layer(name).output.shape for name in suggest_stage_ends(model)]
-    assert shapes == [(None, 4, 4, 4), (None, 2, 2, 6)]
+    assert shapes == [(None, 4, 4, 4), (None, 2, 2, 8)]
 
 
 def test_the_activation_of_a_convolution_over_all_channels_serves_where_there_are_no_blocks(

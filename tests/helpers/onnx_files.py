@@ -117,11 +117,12 @@ def residual_network(path, batch="N", head="Gemm", ending="Softmax", size=8):
 def patch_network(path):
     """Write a network that merges patches and has no convolutions after, and return its file.
 
-    It has the blocks `sum1` and `sum2` of [B, 2, 2, 6]. Images have 8 x 8 pixels.
+    It has the blocks `sum1` of [B, 2, 2, 6] and `sum2` of [B, 2, 2, 8], whose map is transposed
+    and pooled. Images have 8 x 8 pixels.
     """
     rng = np.random.default_rng(0)
-    shapes = {"patch": (4, 3, 2, 2), "merge": (16, 6), "one": (6, 6), "two": (6, 6), "fc": (6, 5)}
-    shapes["bias"] = (6,)
+    shapes = {"patch": (4, 3, 2, 2), "merge": (16, 6), "one": (6, 6), "fc": (8, 5)}
+    shapes |= {"bias": (6,), "wider": (6, 8), "two": (8, 8)}
     arrays = {name: rng.normal(0, 0.3, shape) for name, shape in shapes.items()}
     arrays["shape"] = np.array([0, 2, 2, 16])
     nodes = [
@@ -132,10 +133,13 @@ def patch_network(path):
         helper.make_node("Add", ["product", "bias"], ["x"]),
         helper.make_node("MatMul", ["x", "one"], ["y1"]),
         helper.make_node("Add", ["x", "y1"], ["sum1"]),
-        helper.make_node("MatMul", ["sum1", "two"], ["y2"]),
-        helper.make_node("Add", ["sum1", "y2"], ["sum2"]),
-        helper.make_node("ReduceMean", ["sum2"], ["pooled"], axes=[1, 2], keepdims=0),
-        helper.make_node("MatMul", ["pooled", "fc"], ["logits"]),
+        helper.make_node("MatMul", ["sum1", "wider"], ["wide"]),
+        helper.make_node("MatMul", ["wide", "two"], ["y2"]),
+        helper.make_node("Add", ["wide", "y2"], ["sum2"]),
+        helper.make_node("Transpose", ["sum2"], ["first"], perm=[0, 3, 1, 2]),
+        helper.make_node("GlobalAveragePool", ["first"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "fc"], ["logits"]),
     ]
     return save_graph(path, nodes, arrays, ["N", 3, 8, 8], classes=5)
 
