@@ -113,6 +113,7 @@ class Number(_Range):
 positive_integer = Integer(1)
 non_negative_integer = Integer(0)
 class_count = Integer(2)
+byte_count = Integer(1, 2**50)  # 1024T, as in options
 seed = Integer(0)
 image_size = Integer(8, 4096)
 finite_number = Number()

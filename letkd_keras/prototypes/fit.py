@@ -152,10 +152,13 @@ def fit_prototypes(
         "components": components,
         "iterations": iterations,
         "batch_size": batch_size,
-        **({} if memory is None else {"memory": memory}),
     }
-    for name, value in numbers.items():
-        ranges.positive_integer.check(value, name)
+    # Integers of Python, since files of NumPy's could not be written.
+    templates, subclasses, components, iterations, batch_size = (
+        ranges.positive_integer.check(value, name) for name, value in numbers.items()
+    )
+    if memory is not None:
+        memory = ranges.byte_count.check(memory, "memory")
     seed = ranges.seed.check(seed, "seed")
     _check_feature_cache(feature_cache, workdir)
     engine = make_engine(engine, workers)

@@ -136,6 +136,7 @@ def test_number_of_components():
         ({"templates": 2.5}, "`templates` must be an integer"),
         ({"subclasses": 0}, "subclasses=0"),
         ({"iterations": 0}, "iterations=0"),
+        ({"memory": 0}, "`memory` must be .*memory=0"),
         ({"pool_size": {"penultimate": 2}}, "one for each of the levels penultimate, intermediate"),
         ({"levels": ("intermediate",)}, "`levels` must be .*levels=.'intermediate',"),
         ({"templates": True}, "templates=True"),
@@ -267,12 +268,15 @@ def test_a_teacher_without_an_intermediate_layer_gets_the_prototypes_of_letkd_1(
 
 
 def test_integers_of_numpy_and_paths_can_be_saved(teacher, tmp_path):
-    numbers = {"seed": np.int64(3), "pool_size": np.int32(2)}
+    numbers = {**SIZES, "seed": 3, "pool_size": 2, "iterations": 5, "memory": 2**40}
     received = fit_prototypes(
-        teacher(), small_images(), **SIZES, **numbers, data_name=Path("colours")
+        teacher(),
+        small_images(),
+        **{name: np.int64(number) for name, number in numbers.items()},
+        data_name=Path("colours"),
     )
     assert received.manifest["data"]["name"] == "colours"
-    expected = fit_prototypes(teacher(), small_images(), **SIZES, seed=3, pool_size=2)
+    expected = fit_prototypes(teacher(), small_images(), **numbers)
     np.testing.assert_array_equal(received.penultimate.centers, expected.penultimate.centers)
     received.save(tmp_path / "prototypes.npz")
 
