@@ -32,7 +32,7 @@ class _Range:
         except ValueError:
             raise refusal(self, text) from None
         if not self._contains(value):
-            raise refusal(self, text)
+            raise refusal(self._expected(value), text)
         return value
 
     def check(self, value, argument):
@@ -50,8 +50,13 @@ class _Range:
         """
         is_number = isinstance(value, self._accepted) and not isinstance(value, bool)
         if not is_number or not self._contains(value):
-            raise ValueError(f"`{argument}` must be {self}. Received: {argument}={value!r}")
+            expected = self._expected(value)
+            raise ValueError(f"`{argument}` must be {expected}. Received: {argument}={value!r}")
         return self._convert(value)
+
+    def _expected(self, value):
+        """What is expected in place of a value."""
+        return str(self)
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,11 @@ class Integer(_Range):
 
     def _contains(self, value):
         return self.smallest <= value <= self.largest
+
+    def _expected(self, value):
+        # Few come near the usual largest integer. It is named only where it is exceeded.
+        is_larger = isinstance(value, numbers.Integral) and value > self.largest == _LARGEST
+        return f"{self} and at most {self.largest}" if is_larger else str(self)
 
 
 @dataclass(frozen=True)

@@ -69,3 +69,19 @@ def test_an_error_says_what_is_expected(range_, message):
     with pytest.raises(ValueError) as error:
         range_.check(-math.inf, "x")
     assert str(error.value).startswith(f"`x` must be {message}. Received: x=")
+
+
+@pytest.mark.parametrize(
+    ("range_", "value", "message"),
+    [
+        (ranges.seed, 2**31, "an integer of at least 0 and at most 2147483647"),
+        (ranges.seed, np.int64(2**40), "an integer of at least 0 and at most 2147483647"),
+        (ranges.seed, -(2**31), "an integer of at least 0"),
+        (ranges.image_size, 2**31, "an integer from 8 to 4096"),
+    ],
+)
+def test_the_usual_largest_integer_is_named_where_it_is_exceeded(range_, value, message):
+    with pytest.raises(ValueError, match=rf"^`x` must be {message}\. Received: x="):
+        range_.check(value, "x")
+    with pytest.raises(argparse.ArgumentTypeError, match=rf"^must be {message}\. Received: "):
+        range_(str(value))

@@ -62,7 +62,10 @@ INTEGER = "must be an integer of at least"
         ("--components -4", f"--components {INTEGER} 1. Received: '-4'"),
         ("--iterations x", f"--iterations {INTEGER} 1. Received: 'x'"),
         ("--teacher-epochs 0", f"--teacher-epochs {INTEGER} 1. Received: '0'"),
-        ("--teacher-epochs 99999999999", f"--teacher-epochs {INTEGER} 1. Received: '99999999999'"),
+        (
+            "--teacher-epochs 99999999999",
+            f"--teacher-epochs {INTEGER} 1 and at most 2147483647. Received: '99999999999'",
+        ),
         ("--warm-up-steps -1", f"--warm-up-steps {INTEGER} 0. Received: '-1'"),
         ("--seed 1e30", f"--seed {INTEGER} 0. Received: '1e30'"),
         ("--seed -1", f"--seed {INTEGER} 0. Received: '-1'"),
