@@ -78,12 +78,15 @@ def list_item(value):
 
 
 def path(value):
-    """Convert a path.
+    """Convert a path. `~` and `~user` become home folders.
 
     Raises:
-        argparse.ArgumentTypeError: If it is empty.
+        argparse.ArgumentTypeError: If it is empty, or there is no such user.
     """
-    return Path(text(value)).expanduser()
+    try:
+        return Path(text(value)).expanduser()
+    except RuntimeError:
+        raise refusal("a path in the home folder of a user that exists", value) from None
 
 
 def output_file(suffix):

@@ -246,7 +246,7 @@ class DataSpec:
             return prefix.replace("-", "_")
         if Path(self.source).suffix.lower() == ".npz":
             return "npz"
-        if Path(self.source).expanduser().is_dir():
+        if _expanded(self.source).is_dir():
             return "folder"
         known = [*_NAMES, *(name for name in _SPELLED.values() if ":" in name)]
         raise ValueError(
@@ -256,7 +256,7 @@ class DataSpec:
         )
 
     def _check_exists(self):
-        path = Path(self.location).expanduser()
+        path = _expanded(self.location)
         if self.kind in ("tiny_imagenet", "imagenet") and not path.is_dir():
             raise FileNotFoundError(
                 f"`data` must name an existing folder. Received: data={self.source!r}"
@@ -270,7 +270,7 @@ class DataSpec:
             ("unlabelled", "folder", Path.is_dir),
         ):
             value = getattr(self, name)
-            if value is not None and not exists(Path(value).expanduser()):
+            if value is not None and not exists(_expanded(value)):
                 raise FileNotFoundError(
                     f"`{name}` must be an existing {what}. Received: {name}={str(value)!r}"
                 )
@@ -309,4 +309,9 @@ class DataSpec:
 
 
 def _absolute(path):
-    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - links are kept
+    return os.path.abspath(_expanded(path))  # noqa: PTH100 - links are kept
+
+
+def _expanded(path):
+    """A path in a home folder, if there is such a user; another path as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib raises a RuntimeError

@@ -26,3 +26,5 @@ def test_other_numbers_of_bytes_are_refused(text):
 def test_a_path_may_begin_at_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert path("~/photos") == tmp_path / "photos"
+    with pytest.raises(argparse.ArgumentTypeError, match="home folder of a user that exists"):
+        path("~nobody-here/photos")

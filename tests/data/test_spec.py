@@ -138,7 +138,9 @@ def test_unknown_source_is_refused(source, message):
         DataSpec(source)
 
 
-@pytest.mark.parametrize("source", ["none.npz", "imagenet:none", "tiny-imagenet:none"])
+@pytest.mark.parametrize(
+    "source", ["none.npz", "imagenet:none", "tiny-imagenet:none", "imagenet:~nobody-here/x"]
+)
 def test_missing_folder_or_file_is_refused(source):
     with pytest.raises(FileNotFoundError, match=f"existing f.*Received: data='{source}'"):
         DataSpec(source)
@@ -166,6 +168,13 @@ def test_missing_folder_or_file_is_refused(source):
 def test_wrong_options_are_refused(source, options, message):
     with pytest.raises(ValueError, match=message):
         DataSpec(source, **options)
+
+
+def test_the_home_folder_of_an_unknown_user_is_refused():
+    with pytest.raises(ValueError, match=r"`data` must be .*Received: data='~nobody-here/photos'"):
+        DataSpec("~nobody-here/photos")
+    with pytest.raises(FileNotFoundError, match=r"`unlabelled` must be .*='~nobody-here/x'"):
+        DataSpec("digits", unlabelled="~nobody-here/x")
 
 
 def test_too_many_classes_or_images_are_refused():
