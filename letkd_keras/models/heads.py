@@ -10,6 +10,7 @@ from letkd_keras.functional.graph import (
     calls_from_output,
     flatten,
     flatten_if_savable,
+    layers_inside,
 )
 from letkd_keras.ranges import class_count
 
@@ -99,14 +100,16 @@ def frozen_backbone(model):
     """
     head = classifier_layer(model)
     layers = [layer for layer in flatten(model).layers if layer is not head]
-    before = [layer.trainable for layer in layers]
+    # Keras freezes the layers inside a layer, and weights, with it. Some may be frozen already.
+    parts = [part for layer in layers for part in (layer, *layers_inside(layer), *layer.weights)]
+    before = [part.trainable for part in parts]
     try:
         for layer in layers:
             layer.trainable = False
         yield head
     finally:
-        for layer, trainable in zip(layers, before, strict=True):
-            layer.trainable = trainable
+        for part, trainable in zip(parts, before, strict=True):
+            part.trainable = trainable
 
 
 def free_name(model, name):

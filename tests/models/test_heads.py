@@ -149,3 +149,16 @@ def test_only_the_head_is_trained(network):
         )
         assert same == (layer is not head), layer.name
         assert layer.trainable == (layer is not model.layers[1])
+
+
+def test_what_is_frozen_inside_a_layer_stays_frozen():
+    block = layers.TimeDistributed(layers.Dense(4))
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3), block, layers.Flatten()])
+    model = add_head(model, 5)
+    block.layer.trainable = False
+    model.layers[1].bias.trainable = False
+    before = [weight.path for weight in model.trainable_weights]
+    with frozen_backbone(model):
+        assert len(model.trainable_weights) == 2
+    assert [weight.path for weight in model.trainable_weights] == before
+    assert block.trainable and not block.layer.trainable
