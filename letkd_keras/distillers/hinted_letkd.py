@@ -10,6 +10,7 @@ from letkd_keras.distillers.feature_maps import (
 )
 from letkd_keras.distillers.fitnet import regressor_of
 from letkd_keras.distillers.letkd import LetKD
+from letkd_keras.errors import argument_renamed
 from letkd_keras.ranges import non_negative_number
 
 
@@ -56,14 +57,18 @@ class HintedLetKD(LetKD):
             kwargs["teacher_layers"], kwargs["student_layers"] = compared_layers(
                 teacher, student, *(name and (name,) for name in given), "second"
             )
-        super().__init__(
-            teacher,
-            student,
-            prototypes,
-            levels=levels,
-            loss_weights={"hint": non_negative_number.check(hint_weight, "hint_weight")},
-            **kwargs,
-        )
+        with (
+            argument_renamed("student_layers", "student_hint_layer"),
+            argument_renamed("teacher_layers", "teacher_hint_layer"),
+        ):
+            super().__init__(
+                teacher,
+                student,
+                prototypes,
+                levels=levels,
+                loss_weights={"hint": non_negative_number.check(hint_weight, "hint_weight")},
+                **kwargs,
+            )
         self.student_hint_layer = self.student_layers[-1]
         self.teacher_hint_layer = self.teacher_layers[-1]
         student_shape, teacher_shape = self.student_shapes[-1], self.teacher_shapes[-1]

@@ -79,6 +79,14 @@ def test_a_hint_without_a_feature_map_is_refused(setting, role, layer):
         HintedLetKD(setting.teacher, setting.student(), setting.prototypes, **hint)
 
 
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_a_hint_of_no_layer_is_refused(setting, role):
+    hint = {**HINT, f"{role}_hint_layer": "pol"}
+    expected = rf"^`{role}_hint_layer` must name a layer .*Received: {role}_hint_layer='pol'\."
+    with pytest.raises(ValueError, match=expected):
+        HintedLetKD(setting.teacher, setting.student(), setting.prototypes, **hint)
+
+
 def test_by_default_the_hint_is_fitnets(setting, staged_networks):
     teacher, student = staged_networks
     prototypes = setting.prototypes_of(teacher)
