@@ -12,6 +12,7 @@ Every network names the feature maps that distillation reads by layers that chan
 import difflib
 import pkgutil
 import re
+from collections.abc import Iterable
 
 from letkd_keras.ranges import class_count
 
@@ -118,7 +119,7 @@ def build(name, num_classes=None, input_shape=None):
     num_classes = class_count.check(num_classes, "num_classes")
     if input_shape is None:
         input_shape = image_shape(default_size)
-    if len(tuple(input_shape)) != 3:
+    if not isinstance(input_shape, Iterable) or len(tuple(input_shape)) != 3:
         raise ValueError(
             "`input_shape` must be that of one image, three numbers. "
             f"Received: input_shape={input_shape}"

@@ -134,6 +134,8 @@ def test_what_cannot_be_built_is_refused():
         models.build("resnet8", num_classes=True)
     with pytest.raises(ValueError, match=r"`input_shape` must be .*\(32, 32\)"):
         models.build("resnet8", input_shape=(32, 32))
+    with pytest.raises(ValueError, match=r"`input_shape` must be .*input_shape=32$"):
+        models.build("resnet8", input_shape=32)
 
 
 @pytest.mark.parametrize(
