@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 from letkd_keras import ranges
@@ -70,7 +71,9 @@ def _of_folders(train_folder, test_folder, name, image_size):
 
 def _prepared(data_dir):
     """The `tfds` builder of ImageNet, which was prepared before."""
-    folder = Path(data_dir or "~/tensorflow_datasets").expanduser()
+    # The default is that of tensorflow-datasets, which may not be installed.
+    default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    folder = Path(data_dir or default).expanduser()
     versions = sorted((folder / _TFDS).glob("*/dataset_info.json"))
     if not versions:
         raise FileNotFoundError(

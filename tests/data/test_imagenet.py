@@ -1,4 +1,5 @@
 import io
+import re
 import shutil
 
 import numpy as np
@@ -324,6 +325,12 @@ def test_digest_is_of_names_sizes_and_labels(tree, tmp_path):
         file.write(b"more")
     assert load_imagenet(tmp_path / "copy").digest != digest
     assert load_imagenet(tree).hold_out(2 / 7).digest != digest
+
+
+def test_the_default_folder_is_that_of_tensorflow_datasets(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=re.escape(f"Received: {str(tmp_path)!r}")):
+        load_imagenet()
 
 
 def test_prepared_tensorflow_dataset(tmp_path):
