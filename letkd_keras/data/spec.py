@@ -289,18 +289,21 @@ class DataSpec:
     def _check_ranges(self):
         if not self.source.strip():
             raise ValueError(f"`data` must not be empty. Received: data={self.source!r}")
-        optional = {
+        numbers = {
             "image_size": ranges.image_size,
             "classes": ranges.class_count,
             "train_examples": ranges.positive_integer,
             "test_examples": ranges.positive_integer,
+            "validation_fraction": ranges.fraction,
             "labelled_fraction": ranges.positive_fraction,
+            "seed": ranges.seed,
         }
-        for name, range_ in optional.items():
-            if getattr(self, name) is not None:
-                range_.check(getattr(self, name), name)
-        ranges.fraction.check(self.validation_fraction, "validation_fraction")
-        ranges.seed.check(self.seed, "seed")
+        optional = {field.name for field in fields(self) if field.default is None}
+        for name, range_ in numbers.items():
+            value = getattr(self, name)
+            if value is not None or name not in optional:
+                # Python's own numbers, which JSON has.
+                object.__setattr__(self, name, range_.check(value, name))
         if self.pixels is not None and self.pixels not in option_types.PIXELS:
             raise ValueError(
                 f"`pixels` must be one of {', '.join(option_types.PIXELS)}. "

@@ -202,6 +202,17 @@ def test_pixel_scales_by_hand():
     assert tuple(PIXELS) == NAMES
 
 
+def test_numbers_of_numpy_can_be_written_as_json():
+    spec = DataSpec(
+        "digits",
+        image_size=np.int64(16),
+        train_examples=np.int32(60),
+        validation_fraction=np.float32(0.25),
+        seed=np.int64(3),
+    )
+    assert DataSpec.from_config(json.loads(json.dumps(spec.config()))) == spec
+
+
 def test_cifar_has_one_meaning():
     assert DataSpec("tfds:cifar100") == DataSpec("cifar100")
 
