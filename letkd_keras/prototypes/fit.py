@@ -257,8 +257,8 @@ def _penultimate(passes, iterations):
     """The k-means of the penultimate points, resumed after its last finished iteration."""
     steps, features, step = passes.steps, passes.features, "penultimate"
     gathered = steps.load("features")
-    points, images = gathered["points"], gathered["image_labels"]
-    per_class = np.bincount(images, minlength=features.num_classes)
+    points, image_labels = gathered["points"], gathered["image_labels"]
+    per_class = np.bincount(image_labels, minlength=features.num_classes)
     _check_points(per_class, features, passes.templates, passes.subclasses)
     total = passes.total(step)
     _log_sample_size(len(points), total, "templates", passes.templates)

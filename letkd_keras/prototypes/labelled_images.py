@@ -126,7 +126,8 @@ class LabelledImages:
             As `batches` does.
 
         Raises:
-            ValueError: As `batches` does. Labels are not compared with those of an earlier pass.
+            ValueError: As `batches` does, or if a batch before the last one has another size than
+                the first. Labels are not compared with those of an earlier pass.
         """
         for number in range(start, stop):
             if self._arrays is not None:
@@ -135,12 +136,19 @@ class LabelledImages:
             else:
                 images, labels = _entries(self.data[number])
                 first = number * self.first_size
+                if len(labels) != self.first_size and number + 1 < len(self.data):
+                    raise ValueError(
+                        '`data` must have batches of one size with engine="ray", except for the '
+                        f"last one. Received: a batch of {len(labels)} images, the first one has "
+                        f"{self.first_size}"
+                    )
             yield first, self._prepared(images, first), _checked_labels(labels, self.num_classes)
 
     def check_numbered(self):
         """Refuse data whose batches cannot be read by their numbers, in any order.
 
-        All batches must have the same size, except for the last one.
+        All batches must have the same size, except for the last one. `numbered_batches` refuses
+        others.
 
         Raises:
             ValueError: If the data are not of that kind.

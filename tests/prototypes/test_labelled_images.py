@@ -57,6 +57,15 @@ def test_batches_by_number_are_those_of_a_pass(kind):
             np.testing.assert_array_equal(one[2], other[2])
 
 
+def test_batches_by_number_have_one_size_except_for_the_last():
+    x, y = small_images()
+    images = LabelledImages([(x[:20], y[:20]), (x[20:30], y[20:30]), (x[30:], y[30:])], 5)
+    images.check_numbered()
+    with pytest.raises(ValueError, match=r"batches of one size .*a batch of 10 images.* has 20$"):
+        list(images.numbered_batches(1, 2))
+    assert [first for first, _, _ in images.numbered_batches(2, 3)] == [40]
+
+
 def test_no_batches_are_no_images_and_an_empty_batch_is_none():
     images = LabelledImages([], 5)
     images.check_numbered()
