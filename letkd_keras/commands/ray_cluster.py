@@ -57,7 +57,7 @@ def running_ray(workers):
     Raises:
         ConnectionError: If Ray does not start, or the cluster does not answer.
         ImportError: If Ray is not installed.
-        ValueError: If there are fewer GPUs than workers.
+        ValueError: If there are GPUs, but fewer than workers.
     """
     ray = import_ray()
     started = not ray.is_initialized()

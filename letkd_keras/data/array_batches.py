@@ -67,7 +67,8 @@ def training_batches(
 
     Raises:
         ValueError: If sizes disagree, the batch is larger than the data, or it cannot be divided,
-            or RandAugment is to change images that do not have three channels.
+            the padding is not less than height and width, a policy is unknown or cannot be used, or
+            RandAugment is to change images that do not have three channels.
     """
     import tensorflow as tf
 

@@ -33,7 +33,7 @@ class FitNet(Distiller):
         **kwargs: Further options of `Distiller`.
 
     Raises:
-        ValueError: If the image size is open, or as `Distiller`.
+        ValueError: If a layer has no feature map, the image size is open, or as `Distiller`.
     """
 
     suggested_layers = "second"

@@ -102,7 +102,7 @@ class VID(Distiller):
         **kwargs: Further options of `Distiller`.
 
     Raises:
-        ValueError: As `Distiller`.
+        ValueError: If a layer has no feature map, or as `Distiller`.
     """
 
     suggested_layers = "all"

@@ -45,8 +45,8 @@ def quantization_aware(model, *, weight_bits=8, bits=8, momentum=0.99):
         model: Functional or sequential `keras.Model`; it is not changed.
         weight_bits: Number of bits of the kernels of convolutions, dense and KD layers, from 2 to
             16.
-        bits: Number of bits of the outputs of layers.
-        momentum: Share of the old range that a step keeps.
+        bits: Number of bits of the outputs of layers, likewise.
+        momentum: Share of the old range that a step keeps, at least 0 and less than 1.
 
     Returns:
         A functional model of copied layers with the same names and weights.

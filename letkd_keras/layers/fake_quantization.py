@@ -121,7 +121,7 @@ class _FakeQuantizedKernel:
 
     Args:
         *args: The layer's arguments.
-        weight_bits: Number of bits of the kernel.
+        weight_bits: Number of bits of the kernel, from 2 to 16.
         **kwargs: The layer's arguments.
     """
 
@@ -183,8 +183,8 @@ class FakeQuantizedKDLayer(KDLayer):
 
     Args:
         *args: Arguments of `KDLayer`.
-        weight_bits: Number of bits of the kernels.
-        bits: Number of bits of the activations.
+        weight_bits: Number of bits of the kernels, from 2 to 16.
+        bits: Number of bits of the activations, likewise.
         momentum_of_ranges: `momentum` of the ranges, see `FakeQuantization`.
         **kwargs: Arguments of `KDLayer`.
 

@@ -44,8 +44,9 @@ class KDLayer(keras.layers.Layer):
 
     Args:
         templates: Number of templates K, at least 1.
-        alpha: Weight of the value added to the features (`value_ratio` in the authors' program).
-            With 0 the layer only supervises: it returns its input and has no value weights.
+        alpha: Weight of the value added to the features, 0 or more (`value_ratio` in the authors'
+            program). With 0 the layer only supervises: it returns its input and has no value
+            weights.
         initial_template_scale: Initial value of the trainable scale s1 of the scores.
         initial_value_scale: Initial value of the trainable scale s2 of the values.
         momentum: BN momentum in Keras' sense, at least 0 and less than 1.
