@@ -120,7 +120,7 @@ def _table(table, columns):
     heads, rows = table[0], table[1:]
     # Headings are wrapped, cells are not unless they are sentences.
     widths = [
-        max([*map(len, head.split()), *(min(len(row[i]), columns // 2) for row in rows)], default=1)
+        max(1, *map(len, head.split()), *(min(len(row[i]), columns // 2) for row in rows))
         for i, head in enumerate(heads)
     ]
     shown, used = [], 0

@@ -56,6 +56,10 @@ def test_a_column_may_be_wider_than_the_page():
     ]
 
 
+def test_a_column_may_be_empty():
+    assert terminal._table([["name", ""], ["x", ""]], 20) == ["name", "-------", "x"]
+
+
 def test_headings_are_wrapped_and_sentences_too():
     rows = [["method", "test top-1, last epoch"], ["KD", "96.46"], ["AT", "91.00"]]
     assert terminal._table(rows, 40) == [
