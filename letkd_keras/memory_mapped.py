@@ -30,6 +30,8 @@ def create(path, shape, dtype, advice=""):
         OSError: If fewer bytes are free than needed; both numbers are given. No file is left.
     """
     path = Path(path)
+    # NumPy writes the names of its own integers into the header, and then refuses to read it.
+    shape = tuple(map(int, shape))
     path.unlink(missing_ok=True)  # what an interrupted run left would not count as free
     needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
     check_room(path.parent, needed, advice)

@@ -27,6 +27,11 @@ def test_what_is_released_is_still_in_the_file(tmp_path):
     assert (np.load(tmp_path / "array.npy") == 3).all()
 
 
+def test_the_shape_may_be_of_integers_of_numpy(tmp_path):
+    memory_mapped.create(tmp_path / "array.npy", (np.int64(5), 2), "uint8")[:] = 3
+    np.testing.assert_array_equal(np.load(tmp_path / "array.npy"), np.full((5, 2), 3))
+
+
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot reserve room")
 def test_room_is_taken_before_anything_is_written(tmp_path):
     array = memory_mapped.create(tmp_path / "array.npy", (1000, 64), "float32")
