@@ -147,7 +147,11 @@ def steps_per_epoch(count, batch_size, drop_remainder=True):
 
     Returns:
         An integer.
+
+    Raises:
+        ValueError: If the batch size is not positive.
     """
+    check_batch_size(batch_size)
     return count // batch_size if drop_remainder else math.ceil(count / batch_size)
 
 

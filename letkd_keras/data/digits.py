@@ -12,8 +12,9 @@ def load_digits(image_size=32, test_fraction=1 / 3, seed=0):
 
     Args:
         image_size: Height and width, from 8 to 4096.
-        test_fraction: Share of the images of each class that are test images, in (0, 1).
-        seed: Seed of the split.
+        test_fraction: Share of the images of each class that are test images, in (0, 1). Each class
+            must have an image in either part.
+        seed: Seed of the split, 0 or more.
 
     Returns:
         An `ImageData` of ten classes.
@@ -27,6 +28,7 @@ def load_digits(image_size=32, test_fraction=1 / 3, seed=0):
 
     ranges.image_size.check(image_size, "image_size")
     ranges.positive_fraction.check(test_fraction, "test_fraction")
+    ranges.seed.check(seed, "seed")
     bunch = load()
     # The interpolation is linear in the pixels: a matrix for rows and columns is faster than `zoom`
     # of every image.
@@ -35,13 +37,19 @@ def load_digits(image_size=32, test_fraction=1 / 3, seed=0):
     # The first rounding removes the noise of float64, which would decide how 127.5 is rounded.
     images = np.round(255 * np.clip(images, 0, 1).round(9)).astype("uint8")
     images = np.repeat(images[..., None], 3, axis=-1)
-    x_train, x_test, y_train, y_test = train_test_split(
-        images,
-        bunch.target.astype("int64"),
-        test_size=test_fraction,
-        stratify=bunch.target,
-        random_state=seed,
-    )
+    try:
+        x_train, x_test, y_train, y_test = train_test_split(
+            images,
+            bunch.target.astype("int64"),
+            test_size=test_fraction,
+            stratify=bunch.target,
+            random_state=seed,
+        )
+    except ValueError as error:  # scikit-learn names an argument of its own
+        raise ValueError(
+            "`test_fraction` must give training and test images of each class. "
+            f"Received: test_fraction={test_fraction} of {len(images)} images"
+        ) from error
     pixels = x_train / 255.0
     return ImageData(
         name="digits",

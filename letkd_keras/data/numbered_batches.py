@@ -13,7 +13,7 @@ class NumberedBatches:
         split: `"test"`, `"train"` or, if there is one, `"validation"`.
 
     Raises:
-        ValueError: If there is no such split.
+        ValueError: If there is no such split, or the batch size is not positive.
     """
 
     def __init__(self, data, batch_size, split):

@@ -26,6 +26,10 @@ def test_the_digits_are_a_fixed_split_of_all_images():
             load_digits(image_size=size)
     with pytest.raises(ValueError, match=r"`test_fraction` must be .* less than 1.*n=2\.0"):
         load_digits(test_fraction=2.0)
+    with pytest.raises(ValueError, match=r"`test_fraction` must .*=0\.001 of 1797 images$"):
+        load_digits(8, test_fraction=0.001)
+    with pytest.raises(ValueError, match=r"`seed` must be .* seed=-1$"):
+        load_digits(seed=-1)
 
 
 @pytest.mark.parametrize("size", [8, 13, 24, 32])

@@ -33,5 +33,7 @@ def test_there_is_no_batch_beyond_the_last_and_no_other_split():
     for number in (4, -1):
         with pytest.raises(IndexError, match=f"4 batches. Received: number={number}"):
             batches[number]
+    with pytest.raises(ValueError, match=r"`batch_size` must be .*batch_size=0$"):
+        NumberedBatches(image_data(), 0, "train")
     with pytest.raises(ValueError, match="validation"):
         NumberedBatches(image_data(), 16, "validation")
