@@ -36,12 +36,18 @@ def insert_after(model, insertions):
 
     Raises:
         ValueError: If the model is not functional, has no layer of a given name or calls that layer
-            more than once, or has a layer whose `get_config` loses an argument.
+            more than once, what is to be inserted is no list, or the model has a layer whose
+            `get_config` loses an argument.
     """
     model = as_functional(model)
     flat = flatten(model)
-    for name in insertions:
+    for name, inserted in insertions.items():
         find_layer(flat, name, "insertions")
+        if not isinstance(inserted, list | tuple):
+            raise ValueError(
+                "`insertions` must have a list of layers for each name. "
+                f"Received: {name!r}: {inserted!r}"
+            )
 
     def call(layer, call_copy, *args, **kwargs):
         outputs = call_copy(*args, **kwargs)

@@ -158,6 +158,8 @@ def test_what_cannot_take_a_kd_layer_is_refused():
         insert_kd_layers(conv, KDLayer(5))
     with pytest.raises(ValueError, match=r"`insertions` must name a layer.*'cnv'"):
         insert_after(unsafe, {"cnv": []})
+    with pytest.raises(ValueError, match=r"`insertions` must have a list .*'relu': <KDLayer"):
+        insert_after(unsafe, {"relu": KDLayer(5)})
 
 
 class _ToChannelsLast(keras.layers.Layer):
