@@ -96,7 +96,7 @@ def frozen_backbone(model):
         The layer that is trained.
 
     Raises:
-        ValueError: If the model has no weights.
+        ValueError: If the model is not functional, or does not end in one layer with weights.
     """
     head = classifier_layer(model)
     layers = [layer for layer in flatten(model).layers if layer is not head]
