@@ -51,10 +51,10 @@ class WorkerGroup:
         Returns:
             List of the messages of all workers, in their order.
         """
-        lengths = np.zeros(self.count)
-        lengths[self.index] = len(message)
-        lengths = [int(length) for length in self.sum(lengths)]
-        # Two bytes in a number: a float32 has room for 24 bits.
+        # Two bytes of a message, or 24 bits of its length, in a number: JAX sums in float32.
+        lengths = np.zeros((self.count, 2))
+        lengths[self.index] = divmod(len(message), 2**24)
+        lengths = [int(high) * 2**24 + int(low) for high, low in self.sum(lengths)]
         pairs = [(length + 1) // 2 for length in lengths]
         own = np.frombuffer(message + b"\0" * (len(message) % 2), "<u2")
         begin, total = sum(pairs[: self.index]), sum(pairs)

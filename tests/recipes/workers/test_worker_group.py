@@ -15,6 +15,15 @@ def test_messages_of_any_length_reach_all(chunk, monkeypatch):
     assert received == [{"from": [0, "é"]}] * 4
 
 
+def test_a_message_of_many_bytes_keeps_its_length_where_sums_are_in_float32(monkeypatch):
+    # JAX makes float32 of float64.
+    plain_sum = Threads.sum
+    monkeypatch.setattr(Threads, "sum", lambda group, x: plain_sum(group, x.astype("float32")))
+    message = b"\1" * (2**24 + 1)
+    (first, second) = in_threads(2, lambda group: group.broadcast(message))
+    assert first == second == message
+
+
 def test_the_loss_of_a_worker_is_a_connection_error():
     class Lost(Threads):
         def errors_of_lost_workers(self):
