@@ -129,7 +129,7 @@ def _in_this_process(experiment, cell, teacher, prototypes, folder):
     method, seed = cell
     training = training_folder.student_folder(folder, method, seed)
     try:
-        with _locked(training):
+        with _locked(training), experiment.data.broken_files_named():
             train_student(experiment, method, seed, teacher, prototypes, folder)
     except ConnectionError:  # no other cell could be trained
         raise
@@ -233,7 +233,7 @@ def train_cell(folder, method, seed):
             config = read_config(folder)
             import_modules(config.get("imports", ()))
             experiment = Experiment.from_config(config, methods=(method,))
-            with gpus.scope():
+            with gpus.scope(), experiment.data.broken_files_named():
                 teacher, _ = train_teacher(experiment, folder)
                 levels = methods.levels_of([method])
                 prototypes = prototypes_of(experiment, teacher, folder, levels)

@@ -53,7 +53,12 @@ def run(experiment, setting, values, out, jobs=1):
     open_keys = (*prepared[0].open_keys, *_OPEN_LAYERS, setting.field, derived)
     folder = RunFolder(out, {**prepared[0].config(), "compared": setting.name}, open_keys=open_keys)
     if prepared[0].teacher_phases:
-        with folder.locked(), logged_to(out / "log.txt", messages), gpus.scope():
+        with (
+            folder.locked(),
+            logged_to(out / "log.txt", messages),
+            gpus.scope(),
+            experiment.data.broken_files_named(),
+        ):
             train_teacher(prepared[0], out)
         layers = {f"{level}_layer": experiment.teacher.layer(level) for level in LEVELS}
         teacher = Network.of(str(out / "teacher" / "teacher.keras"), **layers)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+from image_trees import write_tree
 from matplotlib.axes import Axes
 from PIL import Image
 
@@ -125,6 +126,20 @@ def test_the_teacher_of_all_values_is_trained_once(cells, tmp_path):
     _main("temperature --values 1 2 --teacher-epochs 3 --fine-tune-epochs 2", tmp_path / "out")
     # To each value it is a trained one, and no option of its training is without effect.
     assert [(e.fine_tune_schedule, e.typed) for e, _, _ in cells] == [(None, ())] * 2
+
+
+def test_an_image_that_stops_the_teacher_of_all_values_is_named(cells, tmp_path, monkeypatch):
+    for split in ("train", "val"):
+        write_tree(tmp_path / "data" / split, images=2, suffix=".JPEG")
+    (tmp_path / "data" / "train" / "bee" / "1.JPEG").write_bytes(b"no image")
+
+    def train_teacher(experiment, folder):
+        list(experiment.data.training_batches(2, epochs=1))
+
+    monkeypatch.setattr(value_sweep, "train_teacher", train_teacher)
+    data = ["--data", f"imagenet:{tmp_path / 'data'}", "--out", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match=r"bee/1\.JPEG"):
+        ablations.main(["temperature", "--values", "1", "2", *data])
 
 
 @pytest.mark.parametrize("ablation", ["alphas", "learning-rate --values 0.1 0.2"])

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
+from image_trees import write_tree
 from PIL import Image
 
 from letkd_keras.recipes import compare
@@ -105,6 +106,26 @@ def test_a_failed_cell_is_recorded_and_tried_again(cells, tmp_path):
     assert trained[-1] == ("kd", 0) and (row["trials"], row["failed"]) == (1, 0)
     assert not (out / "kd" / "seed0" / "error.txt").exists()
     assert "failed" not in (out / "table.md").read_text()
+
+
+def test_an_image_that_stops_a_cell_is_named(cells, tmp_path, monkeypatch):
+    for split in ("train", "val"):
+        write_tree(tmp_path / "data" / split, images=2, suffix=".JPEG")
+    (tmp_path / "data" / "train" / "bee" / "1.JPEG").write_bytes(b"no image")
+
+    def student(experiment, *others):
+        list(experiment.data.training_batches(2, epochs=1))
+
+    monkeypatch.setattr(grid, "train_student", student)
+    options = compare.parse(["--data", f"imagenet:{tmp_path / 'data'}", "--methods", "kd"])
+    out = tmp_path / "grid"
+    grid.run(experiment_of(options, settings_of(options)), out)
+    error = out / "kd" / "seed0" / "error.txt"
+    assert "bee/1.JPEG" in error.read_text().splitlines()[0]
+    error.unlink()
+    # In a process of its own, too.
+    assert not grid.train_cell(out, "kd", 0)
+    assert "bee/1.JPEG" in error.read_text().splitlines()[0]
 
 
 @pytest.mark.parametrize("command", ["compare", "ablations alphas", "ablations probe"])
