@@ -11,7 +11,8 @@ from letkd_keras.commands.log_file import logged_to, recorded
 from letkd_keras.commands.markdown import markdown_table, markdown_text
 from letkd_keras.commands.run_folder import RunFolder
 from letkd_keras.files import save_figure, write_csv, write_text
-from letkd_keras.functional import cost_of, insert_kd_layers
+from letkd_keras.functional import insert_kd_layers
+from letkd_keras.functional.cost import known_cost_of
 from letkd_keras.layers import KDLayer
 from letkd_keras.recipes.experiments.preparation import prepare
 from letkd_keras.recipes.reports import method_table
@@ -53,8 +54,8 @@ def measure(experiment, counts):
         counts: Numbers of templates.
 
     Returns:
-        List of dictionaries: `templates` (0 without the layer), `parameters`, `multiply_adds` and
-        `milliseconds_N` for batches of N images.
+        List of dictionaries: `templates` (0 without the layer), `parameters`, `multiply_adds`
+        (`None` where they cannot be counted) and `milliseconds_N` for batches of N images.
     """
     rows = []
     student = experiment.student.build(experiment.data, "student")
@@ -66,7 +67,7 @@ def measure(experiment, counts):
                 penultimate=KDLayer(count, name="kd_penultimate"),
                 penultimate_layer=experiment.student.penultimate_layer,
             )
-        cost = cost_of(model)
+        cost = known_cost_of(model)
         row = {
             "templates": count,
             "parameters": cost.parameters,
@@ -110,7 +111,8 @@ def _markdown(rows, title):
     cells = [
         [
             str(row["templates"] or "no KD layer"),
-            *(f"{row[name]:,}" for name in ("parameters", "multiply_adds")),
+            f"{row['parameters']:,}",
+            "-" if row["multiply_adds"] is None else f"{row['multiply_adds']:,}",
             *(f"{row[f'milliseconds_{size}']:.3f}" for size in BATCH_SIZES),
         ]
         for row in rows

@@ -449,6 +449,17 @@ def test_time_by_the_number_of_templates(tmp_path, monkeypatch, caplog):
         _main("time --values 64", out)
 
 
+def test_a_student_is_timed_whose_multiply_adds_cannot_be_counted(tmp_path, monkeypatch):
+    def unknown(*args):
+        raise ValueError("it is not known how to count this layer")
+
+    monkeypatch.setattr("letkd_keras.functional.cost.cost_of", unknown)
+    monkeypatch.setattr(layer_time, "milliseconds", lambda model, size: 1.5 / size)
+    rows = _main("time --values 16", tmp_path / "time")
+    assert [row["multiply_adds"] for row in rows] == [None, None]
+    assert " | - | 1.500 | 0.023 |" in (tmp_path / "time" / "time.md").read_text()
+
+
 def test_a_step_is_timed(monkeypatch):
     inputs = keras.Input((4, 4, 3))
     model = keras.Model(inputs, keras.layers.Flatten()(inputs))
