@@ -188,7 +188,7 @@ class Ablation:
             name of the file that is printed.
         methods: Methods of the students, where `--methods` names no others.
         values_of: Name of the `SweptSetting` that `--values` are values of; `None` for no values.
-        reads: Levels of KD layers; a student must have one of them.
+        reads: Levels of KD layers; every method must have one of them.
         trains_students: Whether students are trained at all.
     """
 
@@ -215,7 +215,7 @@ ABLATIONS = {
     "probe": Ablation(_run_probe, ("letkd_i0p1", "letkd2"), reads=("intermediate",)),
     "tsne": Ablation(_run_tsne, reads=LEVELS),
     "time": Ablation(_run_time, values_of="templates", trains_students=False),
-    "subclass-map": Ablation(_run_subclass_map, trains_students=False),
+    "subclass-map": Ablation(_run_subclass_map, reads=("intermediate",), trains_students=False),
 }
 
 

@@ -251,6 +251,7 @@ def test_values_that_are_refused(text, message, tmp_path, capsys):
     [
         ("probe --methods letkd2 letkd1", "`methods` of probe must have an intermediate KD layer"),
         ("tsne --methods student", "`methods` of tsne must have KD layers.*methods=student"),
+        ("subclass-map --methods letkd1", "`methods` of subclass-map must have an intermediate"),
     ],
 )
 def test_methods_without_the_layer_that_is_read_are_refused(text, message, tmp_path, monkeypatch):
