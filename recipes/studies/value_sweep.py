@@ -51,6 +51,9 @@ def run(experiment, setting, values, out, jobs=1):
         prepared = [prepare(candidate) for candidate in experiments.values()]
     derived = setting.field.replace("student_schedule.", "quantization_aware_schedule.")
     open_keys = (*prepared[0].open_keys, *_OPEN_LAYERS, setting.field, derived)
+    if experiment.growth is not None and setting.field in _OPEN_LAYERS:
+        # The share is the same for all layers; the numbers that it allows are not.
+        open_keys += ("templates", "subclasses")
     folder = RunFolder(out, {**prepared[0].config(), "compared": setting.name}, open_keys=open_keys)
     if prepared[0].teacher_phases:
         with (

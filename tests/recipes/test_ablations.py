@@ -142,6 +142,25 @@ def test_an_image_that_stops_the_teacher_of_all_values_is_named(cells, tmp_path,
         ablations.main(["temperature", "--values", "1", "2", *data])
 
 
+def test_layers_whose_growth_allows_other_numbers_of_templates_are_compared(
+    cells, tmp_path, monkeypatch
+):
+    def prepare(experiment):
+        layer = experiment.student.penultimate_layer
+        templates = {"stage2": 20, "stage3": 10}[layer]
+        return replace(experiment, templates=templates, pool_sizes={"penultimate": 1})
+
+    for module in (grid, value_sweep):
+        monkeypatch.setattr(module, "prepare", prepare)
+    out = tmp_path / "out"
+    for layer in ("stage2", "stage3"):
+        rows = _main(f"student-penultimate-layer --values {layer} --growth 25%", out)
+    tried = [(row["student-penultimate-layer"], row["accuracy_last_mean"]) for row in rows]
+    assert tried == [("stage3", 10), ("stage2", 20)]
+    with pytest.raises(ValueError, match=r"growth: 0\.25 before, 0\.5 now"):
+        _main("student-penultimate-layer --values stage2 --growth 50%", out)
+
+
 @pytest.mark.parametrize("ablation", ["alphas", "learning-rate --values 0.1 0.2"])
 def test_milestones_are_those_of_all_students(ablation, cells, tmp_path):
     _main(f"{ablation} --epochs 4 --milestones 1 3", tmp_path / "out")
