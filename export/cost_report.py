@@ -78,7 +78,7 @@ def measure(
         images: Test images [N, H, W, C], normalized.
         labels: Their classes, or `None`.
         selection: `(images, labels)` that a form is selected on, or `None`.
-        calibration: Training images, for int8.
+        calibration: Training images, for formats that are calibrated or train.
         repeats: Number of runs, of which the fastest is the latency.
         name: Name of the student; `None` for the model's.
 

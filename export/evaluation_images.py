@@ -80,7 +80,7 @@ def add_image_options(parser, calibration=None):
         parser.add_argument(
             "--calibration-images",
             default=calibration,
-            help="training images for int8 and to fit and train on, at most",
+            help="training images for int8 and int16x8, and to fit and train on, at most",
             **counts,
         )
 

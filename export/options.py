@@ -28,8 +28,8 @@ class ExportOptions:
     Attributes:
         calibration: Training images [N, H, W, C], normalized for the student. They may be uint8 if
             `mean` and `std` are given or the student rescales pixels itself.
-            `tflite-int8` measures the ranges of activations on them; `tflite-qat`,
-            `tflite-pruned` and `tflite-clustered` train on them.
+            `tflite-int8`, `tflite-int16x8` and `tflite-qat` measure the ranges of activations on
+            them; `tflite-qat`, `tflite-pruned` and `tflite-clustered` train on them.
         integer_io: Whether `tflite-int8` has integer inputs and outputs instead of float32: uint8
             pixels, or int8 for normalized images, and int8 outputs. Scale and zero point are in
             the file.

@@ -54,15 +54,16 @@ def reduce_templates(model, images, templates, *, seed=0):
         images: A few hundred training images [N, H, W, C], normalized. The penalty of the
             regression is chosen on a fifth of them.
         templates: Number of templates to keep in each KD layer, or a dictionary from layer names
-            to numbers. A layer without more templates than that keeps its kernels.
+            to numbers. A layer without more templates than that, or that the dictionary does not
+            name, keeps its kernels.
         seed: Seed of the choice of candidates.
 
     Returns:
         `Reduction`. Its model is folded like that of `letkd_keras.export.fold`.
 
     Raises:
-        ValueError: If there are no KD layers, there are too few images or they do not fit, or a
-            number is out of range.
+        ValueError: If there are no KD layers with alpha above 0, there are fewer than ten images or
+            they do not fit, a number is out of range, or the dictionary names another layer.
     """
     student = load_student(model)
     images = images_to_fit(student, images)

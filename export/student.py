@@ -78,10 +78,10 @@ def export_student(
             format's default, 0.98 in int8 and for the formats that train. By default a quantized
             or trained file with a smaller share is also accepted if it has 99% of the student's
             accuracy on at least 400 labelled images, and the student is better than chance.
-        **options: Fields of `letkd_keras.export.ExportOptions`: `calibration` (needed in int8 and
-            by the formats that train), `integer_io`, `input`, `output`, `mean`, `std`, `crop`,
-            `class_names`, `snr`, `precision`, `channels_first`, `opset`, `epochs`, `learning_rate`,
-            `sparsity`, `clusters`, `seed`.
+        **options: Fields of `letkd_keras.export.ExportOptions`: `calibration` (needed by
+            `tflite-int8`, `tflite-int16x8` and the formats that train), `integer_io`, `input`,
+            `output`, `mean`, `std`, `crop`, `class_names`, `snr`, `precision`, `channels_first`,
+            `opset`, `epochs`, `learning_rate`, `sparsity`, `clusters`, `seed`.
 
     Returns:
         `Exported`.

@@ -67,7 +67,8 @@ class Settings:
         components: Number of LDA components.
         iterations: Iterations of k-means.
         logit_losses: What differs from `letkd_keras.losses.LOGIT_LOSSES`, by name of the loss:
-            `options` of the loss, `weight`, `task_weight`, `warm_up_epochs` (of `epochs`).
+            `options` of the loss, `weight`, `task_weight`, `warm_up_epochs` (whatever the number of
+            epochs is).
     """
 
     dataset: str
