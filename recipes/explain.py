@@ -9,7 +9,8 @@ This reads the finished trainings and writes
   epoch, how well linear discriminant analysis separates the classes before and after the
   intermediate KD layer (x and x_hat), and the epochs at which one method overtakes another.
 
-Nothing is trained. If the images of the run are elsewhere now, `--data` names their new place.
+Nothing is trained. If the images of the run are elsewhere now, `--data` names their new place, or
+`--data-dir` that of the data sets of tensorflow-datasets.
 """
 
 from letkd_keras.commands import option_types
@@ -30,6 +31,8 @@ def parse(arguments=None):
         help="where the images of the run are now (default: where they were)",
     )
     path = option_types.path
+    add("--data-dir", type=path, metavar="DIR", help="likewise the folder of tensorflow-datasets")
+    add("--image-cache", type=path, metavar="DIR", help="likewise the folder of decoded images")
     add("--labels", type=path, metavar="FILE.csv", help="likewise its file of labels")
     add("--unlabelled", type=path, metavar="DIR", help="likewise its images without labels")
     add_import_option(parser)
@@ -55,7 +58,8 @@ def _move_data(config, options):
     """Change a configuration of data to what the options name, and refuse one of no images."""
     from letkd_keras.data import DataSpec
 
-    moved = {"source": options.data, "labels": options.labels, "unlabelled": options.unlabelled}
+    names = ("data_dir", "image_cache", "labels", "unlabelled")
+    moved = {"source": options.data, **{name: getattr(options, name) for name in names}}
     config.update({name: str(value) for name, value in moved.items() if value is not None})
     try:
         DataSpec.from_config(config)

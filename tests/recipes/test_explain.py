@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from image_trees import write_tree
 from PIL import Image
 
 from letkd_keras.commands.run_folder import read_config
@@ -11,7 +12,7 @@ from letkd_keras.data.npz import save_npz
 from letkd_keras.files import write_json
 from letkd_keras.functional import load_model
 from letkd_keras.recipes import compare, explain
-from letkd_keras.recipes.experiments.experiment import Experiment
+from letkd_keras.recipes.experiments.experiment import OPEN_KEYS, Experiment
 from letkd_keras.recipes.studies.explanation import (
     all_crossings,
     crossing,
@@ -150,6 +151,22 @@ def test_the_new_place_of_the_images_can_be_named(grid_folder, tmp_path):
     assert found == json.loads((grid_folder / "explain.json").read_text())
     with pytest.raises(FileNotFoundError, match=r"`data` must be an existing file.*nor_here"):
         explain.main([str(folder), "--data", str(tmp_path / "nor_here.npz")])
+
+
+def test_the_new_place_of_everything_that_a_run_may_find_elsewhere_can_be_named(tmp_path):
+    # What `OPEN_KEYS` says of the data, but for its name.
+    places = [key.removeprefix("data.") for key in OPEN_KEYS if key.startswith("data.")]
+    places = [name for name in places if name not in ("name", "source")]
+    tree, folder = (str(write_tree(tmp_path / name)) for name in ("images", "now"))
+    (tmp_path / "labels.csv").write_text("file,label\n")
+    for name in places:
+        now = str(tmp_path / "labels.csv") if name == "labels" else folder
+        source = "tfds:flowers" if name == "data_dir" else tree
+        config = {"source": source, name: str(tmp_path / "before")}
+        option = f"--{name.replace('_', '-')}"
+        options = explain.parse(["run", option, now])
+        explain._move_data(config, options)
+        assert config == {"source": source, name: now}
 
 
 def test_a_folder_without_its_teacher_is_refused(grid_folder, tmp_path):
