@@ -101,10 +101,11 @@ def _check_inputs(card, inputs):
         )
     for name, unknown in (("shape", (None,)), ("checked_size", ())):
         sizes = inputs[name]
-        if not isinstance(sizes, list) or not all(
+        are_sizes = isinstance(sizes, list) and all(
             size in unknown or (isinstance(size, int) and 0 < size <= _LARGEST_SIZE)
             for size in sizes
-        ):
+        )
+        if not are_sizes or (name == "shape" and not sizes):
             raise ValueError(f"{card} is damaged: `{name}` must be a list of sizes.")
     mean, std, crop = (inputs[key] for key in ("mean", "std", "crop"))
     known = (mean is None) == (std is None) and all(

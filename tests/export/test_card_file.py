@@ -68,6 +68,7 @@ def test_a_damaged_card_is_refused(changes, message, tmp_path):
         *(({"crop": crop}, "`crop` must be") for crop in (0, 1.01, "1", True, None, float("nan"))),
         *(({"crop": crop}, "`crop` must be") for crop in (9e-5, 10**400)),
         *(({"shape": [size, 8, 3]}, "`shape` must be") for size in (0, -1, 2**14 + 1, 1.5, "8")),
+        ({"shape": []}, "`shape` must be a list of sizes"),
         *(({"checked_size": sizes}, "`checked_size` must") for sizes in ([None, 8], [0, 8], 8)),
         ({"mean": None}, "`mean` and `std` must be"),
         ({"std": None}, "`mean` and `std` must be"),
