@@ -74,8 +74,8 @@ class Experiment:
         class_weights: `"balanced"` for weights of the training images by class, or `None`.
         growth: Share of the student's parameters that its KD layers may add, or `None`. `prepare`
             then lowers `templates` and `subclasses`.
-        pool_sizes: By level, the window that turns the teacher's grid into the student's; known
-            after `prepare`.
+        pool_sizes: By level for which prototypes can be fitted, the window that turns the teacher's
+            grid into the student's; known after `prepare`.
         sizes: Sizes of the networks (`sizes.measure`); known after `prepare`.
         typed: Options that were given, of `OF_TEACHER`, `OF_PROTOTYPES` and `OF_KD_LAYERS`.
             `prepare` warns about those that have no effect. They are not in `config`.

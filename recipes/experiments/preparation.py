@@ -71,8 +71,15 @@ def prepare(experiment):
     experiment = sizes.within_budget(experiment, student)
     if experiment.levels:
         _check_templates(experiment, teacher, pool_sizes["penultimate"])
-    if "intermediate" in experiment.levels:
-        _check_subclasses(experiment, teacher, pool_sizes["intermediate"])
+    if "intermediate" in pool_sizes:
+        try:
+            _check_subclasses(experiment, teacher, pool_sizes["intermediate"])
+        except ValueError:
+            if "intermediate" in experiment.levels:
+                raise
+            # A grid fits prototypes of all levels that have a pool size.
+            others = {level: pool_sizes[level] for level in pool_sizes if level != "intermediate"}
+            experiment = replace(experiment, pool_sizes=others)
     _check_methods(experiment, teacher, student)
     return replace(experiment, sizes=sizes.measure(experiment, teacher, student))
 

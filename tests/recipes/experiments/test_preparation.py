@@ -135,6 +135,17 @@ def test_grids_that_no_method_compares_need_not_fit(monkeypatch):
         prepare(_experiment("--methods letkd1"))
 
 
+def test_subclasses_that_no_method_needs_need_not_fit():
+    assert set(prepare(_experiment("--methods letkd1 --subclasses 64")).pool_sizes) == {
+        "penultimate",
+        "intermediate",
+    }
+    too_many = "--subclasses 9999 --methods"
+    assert prepare(_experiment(f"{too_many} letkd1")).pool_sizes == {"penultimate": 1}
+    with pytest.raises(ValueError, match="`subclasses` must be at most"):
+        prepare(_experiment(f"{too_many} letkd2"))
+
+
 def test_class_weights_are_checked_before_any_training(monkeypatch):
     def refuse(data):
         raise ValueError("records")
