@@ -59,7 +59,7 @@ class JaxWorkerGroup(WorkerGroup):
 
     def _is_loss(self, error):
         # JAX raises a plain ValueError, too, where the connection of two CPUs is closed.
-        if type(error) is ValueError:
+        if isinstance(error, ValueError):
             return "Gloo" in str(error)
         return not str(error).startswith(("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"))
 

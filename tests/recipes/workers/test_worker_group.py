@@ -2,6 +2,7 @@ import pytest
 from worker_threads import Threads, in_threads
 
 from letkd_keras.recipes.workers import worker_group
+from letkd_keras.recipes.workers.jax_worker_group import JaxWorkerGroup
 
 
 @pytest.mark.parametrize("chunk", [2**22, 3])
@@ -39,3 +40,18 @@ def test_the_loss_of_a_worker_is_a_connection_error():
     with pytest.raises(ConnectionError, match="Start all workers again"), group.watched():
         raise RuntimeError("gone")
     assert group.lost
+
+
+@pytest.mark.parametrize(
+    ("error", "is_loss"),
+    [
+        (ValueError("Gloo all-reduce failed: Connection closed by peer"), True),
+        (ValueError("the file is damaged"), False),
+        # A subclass of ValueError, such as that of a damaged JSON file.
+        (UnicodeError("no UTF-8"), False),
+        (RuntimeError("UNAVAILABLE: connection reset by peer"), True),
+        (RuntimeError("RESOURCE_EXHAUSTED: out of memory"), False),
+    ],
+)
+def test_only_errors_of_the_connection_are_the_loss_of_a_worker_of_jax(error, is_loss):
+    assert JaxWorkerGroup._is_loss(None, error) == is_loss
