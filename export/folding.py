@@ -11,7 +11,7 @@ from letkd_keras.export.comparison import compare, logits_of
 from letkd_keras.export.images_and_labels import images_for
 from letkd_keras.export.inverse_rms import InverseRMS
 from letkd_keras.export.loading import load_student
-from letkd_keras.functional.graph import flatten, is_called_once, only_reader
+from letkd_keras.functional.graph import is_called_once, only_reader
 from letkd_keras.functional.graph_copy import copy_with, with_weights
 from letkd_keras.functional.insertion import only_pooling
 from letkd_keras.layers import KDLayer
@@ -52,7 +52,7 @@ def fold(model, *, images=None):
             logit (a `ValueError`).
     """
     student = load_student(model)
-    folded = fold_kd_layers(fold_batch_norms(flatten(student)))
+    folded = fold_kd_layers(fold_batch_norms(student))
     images = images_for(student, images)
     comparison = compare(logits_of(student, images), logits_of(folded, images))
     comparison.check(f"{student.name!r}, folded,", _TOLERANCE)

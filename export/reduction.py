@@ -14,7 +14,7 @@ from letkd_keras.export.folding import Kernels, fold_kd_layers, kernels_of
 from letkd_keras.export.images_and_labels import images_for
 from letkd_keras.export.loading import load_student
 from letkd_keras.export.ridge import NormalEquations, fit_ridge, select_features
-from letkd_keras.functional.graph import flatten, output_of
+from letkd_keras.functional.graph import output_of
 from letkd_keras.functional.insertion import kd_layers_of
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def reduce_templates(model, images, templates, *, seed=0):
     images = images_to_fit(student, images)
     layers = reducible_layers(student)
     counts = _counts(layers, templates)
-    base = fold_batch_norms(flatten(student))
+    base = fold_batch_norms(student)
     base_layers = kd_layers_of(base)
     rng = np.random.default_rng(seed)
     kernels, kept, errors = {}, {}, {}
