@@ -75,6 +75,11 @@ def prepare_job(model, *, images=None, labels=None, fold=True, **options):
             untrained,
         )
     reference = expected_outputs(student, images, options)
+    if not np.all(np.isfinite(reference)):
+        raise ValueError(
+            f"`model` must return finite {options.output} for the images. "
+            f"Received: model={student.name!r}, which returns NaN or infinity"
+        )
     few = options.student_images(images[:64])
     written = fold_model(student, images=few) if fold else student
     if options.input == "pixels" and options.mean is not None:

@@ -88,8 +88,9 @@ def export_student(
 
     Raises:
         FileNotFoundError: If `model` is a path without a model.
-        ValueError: If the format is unknown, the model is not built or not functional or takes
-            images [N, C, H, W], images or options do not fit it, or the folder cannot be written.
+        ValueError: If the format is unknown, the model is not built or not functional, takes images
+            [N, C, H, W] or returns NaN or infinity, images or options do not fit it, or the folder
+            cannot be written.
         ImportError: If the format's converter or runtime is not installed.
         ExportMismatch: If the artifact does not compute what the student computes (a
             `ValueError`). Nothing is written then.

@@ -76,6 +76,18 @@ def test_distiller_file_and_run_folder_are_the_same_student(student, images, tmp
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
+def test_a_student_whose_logits_are_not_finite_is_refused_before_anything_is_written(tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    features = keras.layers.GlobalAveragePooling2D()(inputs)
+    classifier = keras.layers.Dense(5, bias_initializer=keras.initializers.Constant(np.nan))
+    model = keras.Model(inputs, classifier(features), name="diverged")
+    message = "`model` must return finite logits for the images. Received: model='diverged', which"
+    with pytest.raises(ValueError, match=message) as error:
+        export_student(model, tmp_path, "tflite")
+    assert not isinstance(error.value, ExportMismatch)
+    assert not any(tmp_path.iterdir())
+
+
 def test_exporting_again_replaces_what_was_there(student, tmp_path):
     first = export_student(student, tmp_path).path
     (first / "stale").write_text("")
