@@ -27,8 +27,8 @@ class Exported(Comparison):
     """An artifact that was written and verified. It can be given to `open` and `pathlib.Path`.
 
     Attributes:
-        max_difference, scale, agreement, num_images, accuracy_before, accuracy: Those of its
-            `letkd_keras.export.comparison.Comparison` with the student in Keras.
+        max_difference, scale, agreement, num_images, num_classes, accuracy_before, accuracy: Those
+            of its `letkd_keras.export.comparison.Comparison` with the student in Keras.
         path: The file or folder.
         format: Name of the format.
         bytes: Size of all its files.
