@@ -123,7 +123,7 @@ class Number(_Range):
 positive_integer = Integer(1)
 non_negative_integer = Integer(0)
 class_count = Integer(2)
-byte_count = Integer(1, 2**50)  # 1024T, as in options
+byte_count = Integer(1, 1024 * 2**40)  # 1024T
 seed = Integer(0)
 image_size = Integer(8, 4096)
 finite_number = Number()

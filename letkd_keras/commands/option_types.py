@@ -8,6 +8,7 @@ Only the standard library is imported, so that a wrong option is answered at onc
 import argparse
 from pathlib import Path
 
+from letkd_keras import ranges
 from letkd_keras.errors import did_you_mean
 from letkd_keras.ranges import refusal, shown
 
@@ -36,7 +37,7 @@ def byte_count(text):
         value = float(text[:-1] if unit else text) * (unit or 1)
     except ValueError:
         raise refusal(expected, text) from None
-    if not 1 <= value <= 1024 * _UNITS["T"]:  # also refuses NaN
+    if not 1 <= value <= ranges.byte_count.largest:  # also refuses NaN
         raise refusal(expected, text)
     return int(value)
 

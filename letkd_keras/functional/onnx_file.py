@@ -236,7 +236,7 @@ class _Graph:
             return False
 
     def _noise(self, count):
-        """Images; those of a smaller number are the first ones of a larger number."""
+        """Images of noise. The first ones are the same for every number of images."""
         import onnx
 
         noise = np.random.default_rng(0).uniform(0, 1, (count, *self.shapes[self.image]))
@@ -247,7 +247,7 @@ class _Graph:
         return session.run(names, {self.image: images})
 
     def _formats(self):
-        """Data format of each tensor of four dimensions: that of the file, until it is changed."""
+        """Data format of each tensor of four dimensions: the image's, until a node changes it."""
         formats = {self.image: self.image_format}
         for call in self.calls[1:]:
             found = formats[call.input_tensors[0]]

@@ -153,7 +153,7 @@ def fit_prototypes(
         "iterations": iterations,
         "batch_size": batch_size,
     }
-    # Integers of Python, since files of NumPy's could not be written.
+    # Python's integers: the files of a fit cannot have NumPy's.
     templates, subclasses, components, iterations, batch_size = (
         ranges.positive_integer.check(value, name) for name, value in numbers.items()
     )
