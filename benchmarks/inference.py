@@ -90,14 +90,16 @@ def trained_student(options):
     from letkd_keras.commands.run_folder import read_config
     from letkd_keras.export.loading import load_student
 
-    opened = open_data(options.run, options)
+    student, opened = load_student(options.run), open_data(options.run, options)
+    if opened is None:
+        raise ValueError("`run` must be a run folder, or `data` be given. Received: no data set")
     data = evaluation_images(
         opened.data, options.check_images, options.calibration_images, options.seed
     )
     seed = read_config(options.run, "run")["seed"]
     file = options.plain or options.run / "student" / f"seed{seed}" / "student.keras"
     plain = load_student(file) if options.plain or file.is_file() else None
-    return load_student(options.run), plain, data
+    return student, plain, data
 
 
 def forms(student, plain, data, options):

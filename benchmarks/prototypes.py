@@ -77,12 +77,12 @@ def _line(options, folder, step, points, channels):
         run("cache")
     line = {"step": step, "points": points, "channels": channels, **run(step)}
     line["peer"] = PEERS.get(step)
-    if step == "kmeans_sample":
-        # Its peer has run already, unless the steps were narrowed.
-        whole = cache / "kmeans.json"
-        peer = json.loads(whole.read_text()) if whole.exists() else run("kmeans")
+    if step == "kmeans_sample" and (cache / "kmeans.json").exists():
+        peer = json.loads((cache / "kmeans.json").read_text())
+    elif line["peer"] is None or options.no_peers:
+        peer = {}
     else:
-        peer = run(f"{step}-peer") if line["peer"] and not options.no_peers else {}
+        peer = run("kmeans" if step == "kmeans_sample" else f"{step}-peer")
     line.update({f"peer_{name}": peer.get(name) for name in ("seconds", "peak_mib", *peer)})
     if peer:
         for time_of in ("seconds", "cpu_seconds"):

@@ -298,7 +298,8 @@ class KDLayer(keras.layers.Layer):
             "alpha": self.alpha,
             "initial_template_scale": self.initial_template_scale,
             "initial_value_scale": self.initial_value_scale,
-            "momentum": self.momentum,
+            # `limit_normalization_momentum` reduces that of the batch normalization.
+            "momentum": getattr(self.batch_normalization, "momentum", self.momentum),
             "epsilon": self.epsilon,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "data_format": self.data_format,

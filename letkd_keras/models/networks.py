@@ -106,11 +106,11 @@ def open_network(
             )
     request = _Request(parsed.name, num_classes, image_size, weights, input_size, argument)
     given = _statistics(data_pixels, channels, "data_pixels")
+    expected = None if pixels is None else _statistics(pixels, channels, "pixels")
     if parsed.kind == "zoo":
-        expected = _statistics(pixels, channels) or pixels_of_zoo(given)
+        expected = expected or pixels_of_zoo(given)
         model, trained = _from_zoo(request, channels), "nothing"
     elif parsed.kind == "file":
-        expected = _statistics(pixels, channels)
         model, trained = _from_file(request, channels)
     elif parsed.kind == "applications":
         model, expected, trained = _from_applications(request)
@@ -264,7 +264,7 @@ def _from_hub(request):
         converter = keras_hub.layers.ImageConverter.from_preset(request.name)
         expected = _converted(converter)
     except (ValueError, FileNotFoundError):
-        expected = _statistics("0..255", 3)
+        expected = statistics_of("0..255", 3)
     model = keras.Model(model.inputs, model.outputs, name=model.name)
     if len(model.output_shape) != 2 or model.output_shape[-1] != request.num_classes:
         model = add_head(model, request.num_classes, argument=request.argument)
@@ -299,10 +299,8 @@ def _converted(converter):
     return tuple((-offset * std).tolist()), tuple(std.tolist())
 
 
-def _statistics(pixels, channels, argument="pixels"):
-    """Mean and standard deviation by a name or as given, tuples of floats; `None` stays `None`."""
-    if pixels is None:
-        return None
+def _statistics(pixels, channels, argument):
+    """Mean and standard deviation by a name or as given, tuples of floats."""
     if isinstance(pixels, str) and pixels in PIXELS:
         return statistics_of(pixels, channels)
     try:

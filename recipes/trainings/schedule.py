@@ -18,7 +18,8 @@ class Schedule:
     Attributes:
         epochs: Number of epochs.
         learning_rate: Learning rate of the first epochs, after the warm-up.
-        milestones: Completed epochs after which the learning rate is divided by 10.
+        milestones: Completed epochs after which the learning rate is divided by 10; `()` for a
+            cosine.
         batch_size: Images in a step, over all devices.
         momentum: Nesterov momentum of SGD.
         weight_decay: Weight decay: of SGD coupled and of all trainable variables, of AdamW
@@ -72,9 +73,11 @@ class Schedule:
         Returns:
             `Schedule`.
         """
-        milestones = optimizers.scale_milestones(
-            settings.milestones, epochs, settings.milestones_of or settings.epochs
-        )
+        milestones = ()
+        if options.get("schedule") != "cosine":
+            milestones = optimizers.scale_milestones(
+                settings.milestones, epochs, settings.milestones_of or settings.epochs
+            )
         options = {"weight_decay": settings.weight_decay, **options}
         return cls(epochs, learning_rate, tuple(milestones), batch_size, **options)
 
@@ -126,6 +129,7 @@ class Schedule:
             self,
             epochs=epochs,
             learning_rate=self.learning_rate / 100,
+            milestones=(),
             schedule="cosine",
             warm_up_epochs=0,
         )

@@ -57,3 +57,11 @@ def test_a_student_without_kd_layers_has_no_templates_to_reduce(tmp_path):
     plain.save(run / "kd" / "seed0" / "student.keras")
     rows = inference.main(["--run", str(run), "--out", str(tmp_path), *_FEW])
     assert [row.form for row in rows] == ["trained", "folded"]
+
+
+def test_a_student_without_a_run_needs_data(tmp_path):
+    models.build("resnet8", num_classes=10, input_shape=(32, 32, 3)).save(
+        tmp_path / "student.keras"
+    )
+    with pytest.raises(ValueError, match="`run` must be a run folder, or `data` be given"):
+        inference.main(["--run", str(tmp_path / "student.keras"), *_FEW])

@@ -8,6 +8,7 @@ from keras import layers
 from letkd_keras.distillers import LetKD
 from letkd_keras.functional import limit_normalization_momentum
 from letkd_keras.functional.graph import layers_inside
+from letkd_keras.layers import KDLayer
 from letkd_keras.prototypes import fit_prototypes
 
 
@@ -80,6 +81,18 @@ def test_the_student_of_a_distiller_is_changed_and_its_teacher_is_not():
     limit_normalization_momentum(model, 60)
     assert set(_momenta(model.student)) == {0.9}
     assert _momenta(teacher) == [0.99, 0.99]
+
+
+def test_a_saved_kd_layer_has_the_reduced_momentum(tmp_path):
+    images = keras.Input((4, 4, 3))
+    model = keras.Model(images, KDLayer(5, momentum=0.999, name="kd_penultimate")(images))
+    limit_normalization_momentum(model, 60)
+    model.save(tmp_path / "model.keras")
+    for again in (
+        keras.models.load_model(tmp_path / "model.keras"),
+        keras.models.clone_model(model),
+    ):
+        assert _momenta(again) == [0.9]
 
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5, "60"])

@@ -189,6 +189,8 @@ def test_arguments_out_of_range():
         opened("resnet8", input_size=2.5)
     with pytest.raises(ValueError, match=r"`data_pixels` must be one of .*data_pixels='0\.\.2'"):
         opened("resnet8", data_pixels="0..2")
+    with pytest.raises(ValueError, match=r"`data_pixels` must be one of .*data_pixels=None"):
+        opened("resnet8", data_pixels=None)
     zeros = (0, 0, 0)
     for wrong in ((zeros, zeros), (0.5,), "12", ((0.5, 0.5), (1, 1)), 3, (zeros, (1, 1, np.nan))):
         with pytest.raises(ValueError, match=r"`pixels` must be .* of 3 channels\. Received: pix"):

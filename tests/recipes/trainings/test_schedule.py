@@ -15,6 +15,9 @@ def test_milestones_scale_with_the_epochs():
     assert schedule == Schedule(24, 0.01, (15, 18, 21), 32, weight_decay=5e-4)
     assert Schedule.of(imagenet.SETTINGS, 0.1, 10, 256).milestones == (3, 6, 9)
     assert Schedule.from_config(schedule.config()) == schedule
+    # A cosine has none.
+    assert Schedule.of(cifar100.SETTINGS, 0.01, 24, 32, schedule="cosine").milestones == ()
+    assert schedule.quantization_aware(2).milestones == ()
 
 
 def test_learning_rates_by_hand():
