@@ -11,7 +11,7 @@ from letkd_keras.functional.graph import (
     flatten,
     layers_inside,
     nodes,
-    retrace,
+    run,
 )
 from letkd_keras.functional.graph_copy import copy_of
 
@@ -61,13 +61,18 @@ def remove_softmax(model, argument="model"):
             f"activation {getattr(activation, '__name__', activation)!r}"
         )
 
+    calls = [node for node in nodes(flat) if not node.is_input]
     # The same softmax may be called inside, too. Its last call is that at the end.
-    left = sum(node.operation is last for node in nodes(flat))
+    left = sum(node.operation is last for node in calls)
+    calls = iter(calls)
 
     def call(operation, *args, **kwargs):
         nonlocal left
+        node = next(calls)
         left -= operation is last
-        if operation is not last or left:
+        if left:  # not called again, so that `layer.output` is a tensor of the new model too
+            return node.output_tensors
+        if operation is not last:
             return operation(*args, **kwargs)
         if not getattr(last, "weights", ()):
             # A softmax in float32 ends a network of half precision: its logits are float32 too.
@@ -75,7 +80,8 @@ def remove_softmax(model, argument="model"):
             return args[0] if dtype == args[0].dtype else keras.ops.cast(args[0], dtype)
         return _call_without_activation(last, *args, **kwargs)
 
-    return keras.Model(*retrace(flat, call_fn=call), name=model.name)
+    outputs = run(flat, flat.inputs, call)
+    return keras.Model(flat.inputs[0], keras.tree.flatten(outputs)[0], name=model.name)
 
 
 def _call_without_activation(layer, *args, **kwargs):

@@ -154,6 +154,14 @@ def test_the_softmax_of_a_backend_is_one():
     )
 
 
+@pytest.mark.parametrize("head", [_dense_softmax, _softmax_layer, _noise_behind])
+def test_the_outputs_of_layers_are_those_of_the_logits_too(head):
+    logits = remove_softmax(_classifier(head))
+    features = logits.layers[1].output
+    both = keras.Model(logits.input, [features, logits.output])
+    np.testing.assert_array_equal(both(IMAGES)[1], logits(IMAGES))
+
+
 def test_logits_are_float32_where_the_softmax_was():
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
