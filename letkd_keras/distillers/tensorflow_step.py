@@ -104,7 +104,8 @@ def _check_ranks(data):
     """Refuse a batch of which TensorFlow knows no number of dimensions.
 
     Raises:
-        ValueError: If there is such a tensor, as where a generator declares types alone.
+        ValueError: If there is such a tensor, as where a generator declares types alone, or where
+            an earlier batch had another number of dimensions.
     """
     x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
     for name, values in (("x", x), ("y", y)):
@@ -112,8 +113,9 @@ def _check_ranks(data):
             # NumPy arrays reach a step without Keras' loop; their shape is a tuple.
             if tensor is not None and getattr(tensor.shape, "rank", 0) is None:
                 raise ValueError(
-                    f"`{name}` must have a known number of dimensions: give `output_signature` to "
-                    "`tf.data.Dataset.from_generator`, or use `tf.ensure_shape`. "
+                    f"`{name}` must have a known number of dimensions, the same in all calls since "
+                    "`compile`: give `output_signature` to `tf.data.Dataset.from_generator`, or "
+                    "use `tf.ensure_shape`. "
                     f"Received: a tensor of shape {tensor.shape}"
                 )
 

@@ -50,6 +50,18 @@ def test_batches_without_a_number_of_dimensions_are_refused():
             use(images_known, verbose=0)
 
 
+def test_another_number_of_dimensions_than_before_is_refused_until_it_is_compiled_again():
+    x, y = np.zeros((2, 8, 8, 3), "float32"), np.zeros(2, "int64")
+    model = _compiled()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss)
+    model.fit(x, y, verbose=0)
+    with pytest.raises(ValueError, match=r"`y` .*, the same in all calls since `compile`: "):
+        model.fit(x, y[:, None], verbose=0)
+    model.compile("sgd", loss)
+    model.fit(x, y[:, None], verbose=0)
+
+
 def test_a_step_under_xla_is_the_step_of_the_graph():
     """Also a guard: some TensorFlow operations XLA cannot compile, and GPUs take XLA unasked."""
     r = np.random.default_rng(0)
