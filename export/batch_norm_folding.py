@@ -80,10 +80,13 @@ def affine_of(batch_norm):
 
 
 def untrained_batch_norms(model):
-    """Names of the batch normalizations whose statistics are still the initial ones."""
+    """Names of the batch normalizations whose statistics are still the initial ones.
+
+    One inside a KD layer has the names of both: `"kd_penultimate/batch_normalization"`.
+    """
     layers = [layer for layer in layers_inside(model) if _is_batch_norm(layer)]
     return [
-        layer.name
+        layer.moving_mean.path.rpartition("/")[0]
         for layer in layers
         if layer.built
         and not np.any(np.asarray(layer.moving_mean))

@@ -135,10 +135,11 @@ def test_statistics_that_were_never_updated():
     x = _Unused()(inputs)
     for name in ("initial", "mean", "variance"):
         x = keras.layers.BatchNormalization(name=name)(x)
-    model = keras.Model(inputs, x)
+    x = keras.layers.Reshape((1, 1, 4))(x)
+    model = keras.Model(inputs, KDLayer(2, name="kd_penultimate")(x))
     model.get_layer("mean").moving_mean.assign([0, 0, 0, 0.1])
     model.get_layer("variance").moving_variance.assign([1, 1, 1, 2])
-    assert untrained_batch_norms(model) == ["initial"]
+    assert untrained_batch_norms(model) == ["initial", "kd_penultimate/batch_normalization"]
 
 
 def test_merges_with_the_classifier_only_where_that_is_smaller():
