@@ -11,6 +11,8 @@ from letkd_keras.functional.graph_copy import with_weights
 # and so can a larger mean or standard deviation in a `Normalization` layer.
 _LARGEST_SCALE = 1 / 64
 _LARGEST_STATISTIC = 16
+# Name of the layer in front of a student that normalizes pixels.
+PIXEL_SCALING = "pixel_scaling"
 # Layers that change the size of images, not the scale of their pixels.
 _RESIZING = (keras.layers.Resizing, keras.layers.CenterCrop, keras.layers.RandomCrop)
 # Operations that keep the scale of pixels, such as another order of the channels.
@@ -104,7 +106,7 @@ def with_pixel_input(student, mean, std):
     scale, shift = (np.broadcast_to(values, (channels,)) for values in (scale, shift))
     image = keras.Input(student.input_shape[1:], name="image")
     layer = keras.layers.DepthwiseConv2D(
-        1, data_format="channels_last", trainable=False, dtype="float32", name="pixel_scaling"
+        1, data_format="channels_last", trainable=False, dtype="float32", name=PIXEL_SCALING
     )
     images = with_weights(layer, [scale.reshape(1, 1, channels, 1), shift], image)
     outputs = run(student, images, lambda operation, *args, **kwargs: operation(*args, **kwargs))

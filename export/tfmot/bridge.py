@@ -12,6 +12,7 @@ import sys
 import keras
 import numpy as np
 
+from letkd_keras.export.input_scaling import PIXEL_SCALING
 from letkd_keras.export.inverse_rms import InverseRMS
 from letkd_keras.functional.graph import run
 from letkd_keras.layers.channel_shuffle import ChannelShuffle, ChannelSplit
@@ -99,7 +100,9 @@ def to_tf_keras(model):
 
     Returns:
         A functional `tf_keras.Model` that computes the same. Its batch normalizations are frozen
-        before tfmot wraps them: of a wrapped one, the scale and offset would still be trained.
+        before tfmot wraps them: of a wrapped one, the scale and offset would still be trained. The
+        normalization of pixels is frozen, too. All other layers are trained, also those that are
+        frozen in the student: tfmot changes their kernels as well.
 
     Raises:
         ValueError: If a layer or its activation has no counterpart; the message names it.
@@ -135,7 +138,7 @@ def to_tf_keras(model):
                 return CUSTOM[_ACTIVATION_LAYERS[activation]](name=layer.name)
             options["activation"] = _activation(layer, activation)
         if layer.weights:
-            options["trainable"] = layer.trainable and name != "BatchNormalization"
+            options["trainable"] = name != "BatchNormalization" and layer.name != PIXEL_SCALING
         kind = CUSTOM.get(name) or getattr(tf_keras.layers, name)
         return kind(name=layer.name, **options)
 

@@ -10,6 +10,7 @@ from random_students import trained_looking, with_kd_layers
 
 from letkd_keras import KDLayer, insert_kd_layers
 from letkd_keras.export import ExportOptions, export_student, fold
+from letkd_keras.export.input_scaling import with_pixel_input
 from letkd_keras.export.tfmot import compression
 from letkd_keras.export.tfmot.bridge import import_tfmot, to_tf_keras
 from letkd_keras.layers.channel_shuffle import ChannelShuffle
@@ -117,12 +118,22 @@ def test_counterparts_have_the_options_of_their_layers():
     x = GroupedConv2D(4, 2, groups=2)(layers.Concatenate(axis=2)([shared(x), shared(-1.0 * x)]))
     x = layers.Conv2D(3, 1)(layers.GlobalAveragePooling2D(keepdims=True)(x))
     model = trained_looking(keras.Model(inputs, layers.Flatten()(x)))
-    shared.trainable = False
     images = np.random.default_rng(0).standard_normal((3, 9, 9, 4)).astype("float32")
     rebuilt = to_tf_keras(model)
     expected = np.asarray(model(images, training=False))
     np.testing.assert_allclose(rebuilt(images), expected, rtol=1e-4, atol=1e-5)
-    assert not rebuilt.get_layer("shared").trainable
+
+
+def test_only_the_scaling_of_pixels_and_batch_normalizations_are_frozen():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.DepthwiseConv2D(3, name="frozen")(inputs)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization(name="bn")(x))
+    x = keras.layers.Dense(4, name="head")(keras.layers.GlobalAveragePooling2D()(x))
+    student = keras.Model(inputs, x)
+    student.get_layer("frozen").trainable = False
+    rebuilt = to_tf_keras(with_pixel_input(student, 0.5, 0.25))
+    trained = {layer.name: layer.trainable for layer in rebuilt.layers if layer.weights}
+    assert trained == {"pixel_scaling": False, "frozen": True, "bn": False, "head": True}
 
 
 def test_a_shuffle_of_the_first_axis_has_no_counterpart():
@@ -373,6 +384,15 @@ def test_clusters_of_an_unfolded_student_and_of_a_small_kernel(tmp_path):
     )
     # The kernel [16, 3] has fewer values than that.
     assert [len(np.unique(kernel)) for kernel in kernels] == [60]
+
+
+def test_a_frozen_layer_is_clustered(images, tmp_path):
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(16, 3, activation="relu", trainable=False)(inputs)
+    x = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
+    model = trained_looking(keras.Model(inputs, x))
+    (kernel,) = _kernels(_export(model, tmp_path, "tflite-clustered", images, clusters=60).path)
+    assert len(np.unique(kernel)) == 60
 
 
 @pytest.mark.parametrize("name", ["tflite-qat", "tflite-pruned", "tflite-clustered"])
