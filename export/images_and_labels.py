@@ -83,6 +83,11 @@ def check_labels(labels, images, classes):
     if labels is None:
         return None
     labels = classes_of(labels, classes)
+    if labels.dtype.kind not in "iufb":
+        raise ValueError(
+            f"`labels` must be integers from 0 to {classes - 1}, the classes of the model. "
+            f"Received: labels of type {labels.dtype}"
+        )
     if labels.shape != (len(images),):
         raise ValueError(
             f"`labels` must be one class for each of the {len(images)} images. "

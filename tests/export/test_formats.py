@@ -325,6 +325,7 @@ def test_a_wrong_endpoint_for_raw_images_is_refused(student, tmp_path, monkeypat
         ({"labels": (1, 2)}, "`labels` must be one class for each"),
         ({"labels": (0, 1, 2, 3, 4, 5)}, "`labels` must be integers from 0 to 4"),
         ({"labels": (0, 1, 2, 3, 4, 0.5)}, "`labels` must be integers from 0 to 4"),
+        ({"labels": list("abcdea")}, "`labels` must be integers from 0 to 4.*of type <U1"),
         (
             {"images": np.zeros((0, 16, 16, 3))},
             "`images` must be of the shape that the model takes",
