@@ -70,7 +70,7 @@ def write_card(path, job, results, *, data_name=None, assumed_normalization=Fals
         "class_names": _list(options.class_names),
         "kd_layers": describe_kd_layers(job.student),
         "parameters": job.student.count_params(),
-        "multiply_adds": known_cost_of(job.student).multiply_adds,
+        "multiply_adds": known_cost_of(job.student, job.images.shape[1:]).multiply_adds,
         "training": training,
         "untrained_batch_normalizations": untrained_batch_norms(job.student),
         "artifacts": {
@@ -126,7 +126,7 @@ def _artifact(result, job, data):
         "output_dtype": "int8" if is_integer else "float32",
         "layout": "NCHW" if is_nchw else "NHWC",
         "parameters": result.parameters,
-        "multiply_adds": known_cost_of(job.written).multiply_adds,
+        "multiply_adds": known_cost_of(job.written, job.images.shape[1:]).multiply_adds,
         "images": result.num_images,
         "data": data,
         "max_difference": result.max_difference,

@@ -169,7 +169,10 @@ def _network_lines(card):
     ]
     lines += [f"- Parameters: {card['parameters']:,} {form}"]
     if card["multiply_adds"] is not None:
-        lines += [f"- Multiply-adds: {card['multiply_adds']:,} {form}"]
+        inputs = card["inputs"]
+        is_open = None in inputs["shape"]
+        size = f", for {_sizes(inputs['checked_size'])}" if is_open else ""
+        lines += [f"- Multiply-adds: {card['multiply_adds']:,} {form}{size}"]
     lines += _settings_lines(training, has_kd_layers=bool(layers or reduced))
     lines += _weights_lines(training.get("result") or {})
     if reduced:

@@ -353,6 +353,21 @@ def test_multiply_adds_are_those_of_the_files(student, images, tmp_path):
     assert f"- Multiply-adds: {expected:,} as trained" in text.splitlines()
 
 
+def test_multiply_adds_of_an_open_size_are_those_of_the_images(tmp_path):
+    inputs = keras.Input((None, None, 3))
+    maps = keras.layers.Conv2D(4, 3)(keras.layers.Rescaling(1 / 255)(inputs))
+    pooled = keras.layers.GlobalAveragePooling2D()(maps)
+    job = prepare_job(
+        keras.Model(inputs, keras.layers.Dense(2)(pooled)),
+        images=np.zeros((2, 8, 10, 3), "uint8"),
+    )
+    card = write_card(tmp_path, job, _written(tmp_path, "tflite"))
+    expected = 6 * 8 * 3 * 3 * 3 * 4 + 4 * 2
+    assert card["multiply_adds"] == card["artifacts"]["tflite"]["multiply_adds"] == expected
+    lines = (tmp_path / "card.md").read_text().splitlines()
+    assert f"- Multiply-adds: {expected:,} as trained, for 8 x 10" in lines
+
+
 def test_formats_exported_later_are_added_to_the_card(student, images, copy, caplog):
     folder, _ = copy
     export_bundle(
