@@ -38,6 +38,10 @@ def write_onnx(student, path, options):
     _fix_captures(model.graph, function.get_concrete_function(image))
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
+    sides = model.graph.input[0].type.tensor_type.shape.dim[2 if options.channels_first else 1 :]
+    for side, name in zip(sides, ("height", "width"), strict=False):
+        if side.dim_param:  # a random name
+            side.dim_param = name
     layout = model.metadata_props.add()
     layout.key, layout.value = "layout", "NCHW" if options.channels_first else "NHWC"
     onnx.checker.check_model(model, full_check=True)

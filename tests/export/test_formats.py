@@ -181,6 +181,17 @@ def test_onnx_states_opset_batch_and_layout(student, images, tmp_path):
     assert (logits.name, dims(logits)) == ("logits", ["batch", 5])
 
 
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_onnx_names_open_sides(images, tmp_path, channels_first):
+    inputs = keras.Input((None, 16, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs))
+    student = keras.Model(inputs, keras.layers.Dense(3)(x))
+    result = export_student(student, tmp_path, "onnx", images=images, channels_first=channels_first)
+    (image,) = onnx.load(result.path).graph.input
+    dims = [side.dim_param or side.dim_value for side in image.type.tensor_type.shape.dim]
+    assert dims == ["batch", *([3, "height", 16] if channels_first else ["height", 16, 3])]
+
+
 def test_onnx_channels_first_has_no_transpose_at_its_borders(student, images, tmp_path):
     path = export_student(student, tmp_path, "onnx", images=images, channels_first=True).path
     model = onnx.load(path)
