@@ -30,7 +30,7 @@ def images_for(student, images=None, argument="images", options=None):
     if images is None:
         if None in shape:
             raise ValueError(
-                f"`{argument}` must be given for a model whose input size is open. "
+                f"`{argument}` must be given (--data) for a model whose input size is open. "
                 f"Received: {argument}=None, an input of shape {student.input_shape}"
             )
         rng, shape = np.random.default_rng(0), (_RANDOM_IMAGES, *shape)

@@ -186,6 +186,12 @@ def test_noise_is_of_pixels_where_files_take_pixels(student):
     assert images_for(student, options=ExportOptions(input="normalized")).min() < 0
 
 
+def test_there_is_no_noise_of_an_open_size():
+    student = keras.Sequential([keras.Input((None, None, 3)), keras.layers.GlobalMaxPooling2D()])
+    with pytest.raises(ValueError, match=r"^`images` must be given \(--data\) for a model whose"):
+        images_for(student)
+
+
 def test_a_channels_first_layer_in_a_student_of_images_three_pixels_high():
     inputs = keras.Input((3, 8, 3))
     x = keras.layers.Permute((3, 1, 2))(keras.layers.Conv2D(4, 1)(inputs))
