@@ -61,7 +61,7 @@ def export(experiment, folder):
     if keras.backend.backend() != "tensorflow":
         log.info(
             "Nothing is exported, since that needs TensorFlow. Where it is installed, run: "
-            "python -m letkd_keras.export %s --formats %s --out exported",
+            "KERAS_BACKEND=tensorflow python -m letkd_keras.export %s --formats %s --out exported",
             folder,
             " ".join(experiment.formats),
         )

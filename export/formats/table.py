@@ -203,14 +203,14 @@ def expand(names_or_all):
 
 
 def check_installed(names, to_write=True):
-    """Refuse formats that need a package which is not installed.
+    """Refuse formats that need a package which is not installed, or another backend.
 
     Args:
         names: Names of the formats.
         to_write: Whether they are to be written. Otherwise only what runs them is needed.
 
     Raises:
-        ValueError: If there is no such format.
+        ValueError: If there is no such format, or Keras runs on another backend than TensorFlow.
         ImportError: If a package of a format is missing, or TensorFlow, which writes them all.
     """
     if to_write and importlib.util.find_spec("tensorflow") is None:
@@ -226,6 +226,15 @@ def check_installed(names, to_write=True):
             extras = ",".join(sorted({_EXTRAS[package] for package in missing}))
             raise ImportError(
                 f"The format {name} needs {packages}: pip install 'letkd-keras[{extras}]'"
+            )
+    if to_write:
+        import keras
+
+        backend = keras.backend.backend()
+        if backend != "tensorflow":
+            raise ValueError(
+                "Export needs the TensorFlow backend (KERAS_BACKEND=tensorflow). "
+                f"Received: KERAS_BACKEND={backend}"
             )
 
 

@@ -401,6 +401,18 @@ def test_tensorflow_is_looked_for_before_anything_else(without, tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_another_backend_is_refused_before_the_model_is_loaded(monkeypatch, tmp_path):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    model, out = tmp_path / "absent.keras", tmp_path / "out"
+    message = r"^Export needs the TensorFlow backend .*\. Received: KERAS_BACKEND=jax$"
+    with pytest.raises(ValueError, match=message):
+        export_bundle(model, out, ("tflite",))
+    with pytest.raises(ValueError, match=message):
+        main([str(model), "--formats", "tflite", "--out", str(out)])
+    assert list(tmp_path.iterdir()) == []
+    formats.check_installed(["tflite"], to_write=False)
+
+
 def test_an_unknown_format_is_refused_and_each_is_written_once():
     with pytest.raises(ValueError, match=r"`format` must be one of savedmodel, .*'tfllite'"):
         formats.check_installed(["tfllite"])

@@ -44,7 +44,8 @@ def test_images_with_labels_are_exported_on_tensorflow(experiment, tmp_path, mon
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with caplog.at_level("INFO"):
         assert exporting.export(experiment, tmp_path) == {}
-    assert f"letkd_keras.export {tmp_path} --formats savedmodel --out exported" in caplog.text
+    command = f"python -m letkd_keras.export {tmp_path} --formats savedmodel --out exported"
+    assert f"KERAS_BACKEND=tensorflow {command}" in caplog.text
 
 
 def test_only_an_exported_student_of_another_method_is_warned_about(experiment, tmp_path, caplog):
