@@ -19,7 +19,10 @@ TESTED_KERAS = ("3.14.0", "3.15.1")
 IDLE_AT_INFERENCE = (
     keras.layers.Identity,
     keras.layers.Dropout,
+    keras.layers.SpatialDropout1D,
     keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+    keras.layers.AlphaDropout,
     keras.layers.GaussianDropout,
     keras.layers.GaussianNoise,
     keras.layers.ActivityRegularization,

@@ -284,6 +284,16 @@ def test_batch_norms_next_to_idle_layers_and_before_a_classifier(images):
     assert "kd_logits" in [layer.name for layer in folded.layers]  # merged with the classifier
 
 
+@pytest.mark.parametrize("name", [name for name in dir(keras.layers) if "Dropout" in name])
+def test_every_dropout_is_removed(images, name):
+    rank = {"SpatialDropout1D": (256, 3), "SpatialDropout3D": (2, 8, 16, 3)}
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Reshape(rank.get(name, (16, 16, 3)))(inputs)
+    x = keras.layers.Flatten()(getattr(keras.layers, name)(0.1)(x))
+    folded = _check(keras.Model(inputs, keras.layers.Dense(4)(x)), images)
+    assert name not in {type(layer).__name__ for layer in folded.layers}
+
+
 def test_layers_may_be_called_by_the_names_of_their_arguments(images):
     x = inputs = keras.Input((16, 16, 3))
     for layer in (
