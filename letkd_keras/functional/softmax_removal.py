@@ -10,8 +10,6 @@ from letkd_keras.functional.graph import (
     calls_from_output,
     flatten,
     layers_inside,
-    nodes,
-    run,
 )
 from letkd_keras.functional.graph_copy import copy_of
 
@@ -61,27 +59,25 @@ def remove_softmax(model, argument="model"):
             f"activation {getattr(activation, '__name__', activation)!r}"
         )
 
-    calls = [node for node in nodes(flat) if not node.is_input]
     # The same softmax may be called inside, too. Its last call is that at the end.
-    left = sum(node.operation is last for node in calls)
-    calls = iter(calls)
-
-    def call(operation, *args, **kwargs):
-        nonlocal left
-        node = next(calls)
-        left -= operation is last
-        if left:  # not called again, so that `layer.output` is a tensor of the new model too
-            return node.output_tensors
-        if operation is not last:
-            return operation(*args, **kwargs)
-        if not getattr(last, "weights", ()):
-            # A softmax in float32 ends a network of half precision: its logits are float32 too.
-            dtype = getattr(last, "compute_dtype", args[0].dtype)
-            return args[0] if dtype == args[0].dtype else keras.ops.cast(args[0], dtype)
-        return _call_without_activation(last, *args, **kwargs)
-
-    outputs = run(flat, flat.inputs, call)
-    return keras.Model(flat.inputs[0], keras.tree.flatten(outputs)[0], name=model.name)
+    behind = []
+    for node in calls_from_output(flat):
+        if node.operation is last:
+            break
+        behind.append(node.operation)
+    # What is before the softmax is not called again, so that `layer.output` is a tensor of the new
+    # model, too.
+    if getattr(last, "weights", ()):
+        arguments = node.arguments
+        logits = _call_without_activation(last, *arguments.args, **arguments.kwargs)
+    else:
+        # A softmax in float32 ends a network of half precision: its logits are float32 too.
+        (logits,) = node.input_tensors
+        dtype = getattr(last, "compute_dtype", logits.dtype)
+        logits = logits if dtype == logits.dtype else keras.ops.cast(logits, dtype)
+    for operation in reversed(behind):
+        logits = operation(logits)
+    return keras.Model(flat.inputs[0], logits, name=model.name)
 
 
 def _call_without_activation(layer, *args, **kwargs):
