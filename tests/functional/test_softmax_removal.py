@@ -162,13 +162,18 @@ def test_the_outputs_of_layers_are_those_of_the_logits_too(head):
     np.testing.assert_array_equal(both(IMAGES)[1], logits(IMAGES))
 
 
-def test_logits_are_float32_where_the_softmax_was():
+@pytest.mark.parametrize(
+    "head",
+    [
+        lambda x: layers.Activation("softmax", dtype="float32")(layers.Dense(5)(x)),
+        lambda x: layers.Activation("linear", dtype="float32")(_dense_softmax(x)),
+    ],
+)
+def test_logits_are_float32_where_the_probabilities_were(head):
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = _classifier(
-            lambda x: layers.Activation("softmax", dtype="float32")(layers.Dense(5)(x))
-        )
+        model = _classifier(head)
         logits = remove_softmax(model)
     finally:
         keras.config.set_dtype_policy(policy)
